@@ -1,0 +1,52 @@
+"""Encoders: frozen networks that turn frames or sound into embeddings.
+
+Shapes: B = frames or sounds, H, W = pixels, S = the network's input side, N = sound samples,
+W = windows of one sound, D = embedding size.
+
+An encoder is a pure function of one item: neither its neighbours in the batch nor the order of
+calls may change a row. Each plug-in offers `Config` and `build(config, device, precision)`; the
+loader is `extract.load_encoder`.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """What the pipeline needs of every network. `encoder(x)` is `forward(preprocess(x))`."""
+
+    name: str  # the plug-in's name
+    slug: str  # name and variant, the readable half of the feature's id
+    dim: int
+    modality: str  # "visual" or "audio"
+    identity: Mapping[str, Any]  # all that decides the numbers, as JSON; goes into the digest
+    notes: Mapping[str, Any]  # for people: weights' file name and licence; not in the digest
+
+    def preprocess(self, x: Tensor) -> Tensor: ...
+
+    def forward(self, x: Tensor) -> Float[Tensor, "B D"]: ...
+
+    def __call__(self, x: Tensor) -> Float[Tensor, "B D"]: ...
+
+
+@runtime_checkable
+class VisualEncoder(Encoder, Protocol):
+    """Frames `UInt8[B, H, W, 3]` RGB of any one size in; one row a frame out."""
+
+    short_side: int  # pixels: larger frames may be scaled down to this, keeping their aspect
+
+
+@runtime_checkable
+class AudioEncoder(Encoder, Protocol):
+    """Mono sound `Float[B, N]` in -1..1 at `sample_rate` in; W rows a sound out, B-major."""
+
+    sample_rate: int  # Hz
+    window_seconds: float  # 0: one window over the whole clip
+    hop_seconds: float
+
+    def window_starts_seconds(self, samples: int) -> Float[np.ndarray, "W"]: ...
