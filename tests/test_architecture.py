@@ -1,0 +1,129 @@
+"""The rules of docs/architecture.md, enforced on the source tree."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+OURS = {"cli", "extract", "learn", "store"}
+MAY_IMPORT = {"store": {"store"}, "extract": {"extract", "store"}, "learn": {"learn", "store"}}
+HEAVY = ("av", "dask", "faiss", "h5py", "numpy", "pyarrow", "sklearn", "torch", "zarr")
+
+
+def imported(path: Path) -> set[str]:
+    """Every module a file names in an import, at its top or inside a function."""
+    found = set()
+    package = ".".join(path.relative_to(ROOT).parent.parts)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = f"{package}." if node.level else ""
+            found.add(base + (node.module or ""))
+            found |= {f"{base}{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def sources(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def families() -> list[str]:
+    """Packages whose modules export `Config` and `build`."""
+    plugins = {
+        path.parent
+        for package in MAY_IMPORT
+        for path in sources(package)
+        if "\ndef build(" in path.read_text() and "\nclass Config" in path.read_text()
+    }
+    return sorted(".".join(folder.relative_to(ROOT).parts) for folder in plugins)
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_packages_only_import_downwards(package):
+    for path in sources(package):
+        tops = {module.split(".")[0] for module in imported(path)} & OURS
+        assert tops <= MAY_IMPORT[package], f"{path} imports {tops - MAY_IMPORT[package]}"
+
+
+def test_the_store_never_imports_torch():
+    for path in sources("store"):
+        assert not {m for m in imported(path) if m.split(".")[0] in ("torch", "torchaudio")}, path
+
+
+def test_the_families_are_found():
+    """Guards the two tests below: a rename must not leave them without subjects."""
+    assert {"extract.encoders", "learn.heads"} <= set(families())
+
+
+@pytest.mark.parametrize("family", families())
+def test_plugins_do_not_know_their_siblings(family):
+    folder = ROOT / family.replace(".", "/")
+    public = {f"{family}.{path.stem}" for path in folder.glob("[!_]*.py")}
+    for path in folder.glob("*.py"):
+        siblings = imported(path) & (public - {f"{family}.{path.stem}"})
+        assert not siblings, f"{path} imports {siblings}"
+
+
+@pytest.mark.parametrize("family", families())
+def test_plugins_keep_the_mechanics(family):
+    """A frozen `Config` that can be built from nothing, and one `build`."""
+    from dataclasses import is_dataclass
+
+    from store import plugins
+
+    for name in plugins.names(family):
+        module = plugins.module(family, name)
+        assert is_dataclass(module.Config), name
+        assert module.Config.__dataclass_params__.frozen, name
+        module.Config()
+        assert callable(module.build), name
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import cli",
+        "import extract, learn, store",
+        "from store import plugins; plugins.names('extract.encoders')",
+    ],
+)
+def test_help_and_listing_do_not_import_the_heavy_libraries(code):
+    code += f"; import sys; print([m for m in {HEAVY} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_no_import_cycles_inside_a_package():
+    """Modules of one package, followed through their top-level imports, form no ring."""
+    graph = {}
+    for package in MAY_IMPORT:
+        for path in sources(package):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+            top = ast.Module([n for n in ast.parse(path.read_text()).body], [])
+            found = {a for n in top.body for a in _top_level_names(n)}
+            graph[name] = found
+    graph = {name: {m for m in found if m in graph} - {name} for name, found in graph.items()}
+    state = dict.fromkeys(graph, "new")
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert state[name] != "open", " → ".join((*trail, name))
+        if state[name] == "new":
+            state[name] = "open"
+            for other in sorted(graph[name]):
+                visit(other, (*trail, name))
+            state[name] = "done"
+
+    for name in graph:
+        visit(name, ())
+
+
+def _top_level_names(node: ast.stmt) -> set[str]:
+    if isinstance(node, ast.Import):
+        return {alias.name for alias in node.names}
+    if isinstance(node, ast.ImportFrom) and node.module:
+        return {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return set()
