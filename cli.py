@@ -1,0 +1,390 @@
+"""The three console scripts. Parse, call, render, exit: no logic lives here.
+
+Exit codes: 0 done · 1 done, with findings · 2 you can fix it · 101 our bug · 130 Ctrl-C.
+Results go to stdout, one JSON object with `--json`; talk goes to stderr. Heavy libraries are
+imported inside commands, so that `--help` is instant.
+"""
+
+import json
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from store.errors import MicroshotError
+
+extract_app = typer.Typer(
+    no_args_is_help=True, help="Turn micro videos into features, once.", add_completion=False
+)
+store_app = typer.Typer(
+    no_args_is_help=True, help="Look into a feature store and check it.", add_completion=False
+)
+learn_app = typer.Typer(
+    no_args_is_help=True, help="Train on stored features; answer few-shot questions.",
+    add_completion=False,
+)  # fmt: skip
+
+DONE, FINDINGS, FIXABLE, OUR_BUG = 0, 1, 2, 101
+_ClickException = typer.BadParameter.__mro__[2]  # typer keeps its own click and exports no base
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Store = Annotated[Path, typer.Argument(metavar="DIR", help="The feature store.")]
+Manifest = Annotated[
+    Path, typer.Argument(metavar="MANIFEST", help="CSV, JSONL or Parquet with one row per clip.")
+]
+
+
+# ── extract ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@extract_app.command("run")
+def extract_run(
+    manifest: Manifest,
+    store_dir: Annotated[Path, typer.Option("--store", metavar="DIR", help="Where features go.")],
+    visual: Annotated[
+        list[str], typer.Option(metavar="SPEC", help="Frame encoder, NAME:key=value,…")
+    ] = [],  # noqa: B006 (typer copies it)
+    audio: Annotated[
+        list[str], typer.Option(metavar="SPEC", help="Sound encoder, NAME:key=value,…")
+    ] = [],  # noqa: B006
+    fps: Annotated[float | None, typer.Option(help="Frames per second. (default: 1.0)")] = None,
+    frames: Annotated[int | None, typer.Option(help="Or: so many frames per clip.")] = None,
+    max_seconds: Annotated[float, typer.Option(help="Read at most this much of a clip.")] = 30.0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    workers: Annotated[int, typer.Option(help="Decode processes; 0: one per core.")] = 0,
+    deadline_seconds: Annotated[float, typer.Option(help="Time one clip may take.")] = 60.0,
+    retry: Annotated[
+        str, typer.Option(metavar="KIND,…", help="Try failed clips of these kinds again.")
+    ] = "",
+    max_failures: Annotated[
+        float, typer.Option(help="Share of failed clips above which the run says so loudly.")
+    ] = 0.05,
+    as_json: Json = False,
+) -> int:
+    """Decode every clip once and store what the encoders make of it.
+
+    Run it again to go on where it stopped. A clip that fails becomes a row with a reason.
+    """
+    from extract import run
+
+    with _progress("clips", quiet=as_json) as progress:
+        result = run.run(
+            manifest,
+            store_dir,
+            visual=tuple(visual),
+            audio=tuple(audio),
+            sampling=run.sampling(fps=fps, frames=frames, max_seconds=max_seconds),
+            device=device,
+            precision=precision,
+            workers=workers,
+            deadline_seconds=deadline_seconds,
+            retry=tuple(filter(None, retry.split(","))),
+            max_failures=max_failures,
+            progress=progress,
+        )
+    _give(result.as_json(), as_json, lambda: _run_table(result.as_json()))
+    return FINDINGS if result.failed else DONE
+
+
+@extract_app.command("encoders")
+def extract_encoders(as_json: Json = False) -> int:
+    """List the encoders and their settings."""
+    rows = _plugins("extract.encoders")
+    _give({"encoders": rows}, as_json, lambda: _plugin_table(rows))
+    return DONE
+
+
+@extract_app.command("manifest")
+def extract_manifest(
+    layout: Annotated[str, typer.Argument(metavar="LAYOUT", help="How the dataset lies on disk.")],
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="The dataset.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="CSV", help="At or above it.")],
+    as_json: Json = False,
+) -> int:
+    """Write the manifest of a dataset, `folder` of class folders for one."""
+    from extract import manifest
+
+    facts = manifest.write(layout, source, output)
+    _give(facts, as_json, lambda: _pairs(facts))
+    return DONE
+
+
+@extract_app.command("synth")
+def extract_synth(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A new directory.")],
+    classes: Annotated[int, typer.Option(help="How many classes.")] = 20,
+    clips: Annotated[int, typer.Option(help="Clips per class.")] = 20,
+    seed: Annotated[int, typer.Option(help="Decides every byte.")] = 0,
+    seconds: Annotated[float, typer.Option(help="Mean length of a clip.")] = 3.0,
+    visual: Annotated[float, typer.Option(help="How much pictures tell of the class, 0..1.")] = 1.0,
+    audio: Annotated[float, typer.Option(help="How much sound tells of the class, 0..1.")] = 1.0,
+    noise: Annotated[float, typer.Option(help="Noise in picture and sound, 0..1.")] = 0.1,
+    silent: Annotated[float, typer.Option(help="Share of clips without sound.")] = 0.0,
+    broken: Annotated[float, typer.Option(help="Share of clips that are broken files.")] = 0.0,
+    groups: Annotated[int, typer.Option(help="Groups of look-alike clips per class.")] = 5,
+    as_json: Json = False,
+) -> int:
+    """Render labelled micro videos with sound, and their manifest."""
+    from extract import synth
+
+    with _progress("clips", quiet=as_json) as progress:
+        manifest = synth.render(
+            directory, classes=classes, clips=clips, seed=seed, seconds=seconds, visual=visual,
+            audio=audio, noise=noise, silent=silent, broken=broken, groups=groups,
+            progress=progress,
+        )  # fmt: skip
+    _give({"manifest": str(manifest)}, as_json, lambda: print(manifest))
+    return DONE
+
+
+# ── store ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@store_app.command("info")
+def store_info(directory: Store, as_json: Json = False) -> int:
+    """What is in a store: features, clips, rows, bytes, failures by kind, provenance."""
+    import store
+
+    facts = store.info(store.open(directory))
+    _give(facts, as_json, lambda: _info_table(facts))
+    return DONE
+
+
+@store_app.command("verify")
+def store_verify(
+    directory: Store,
+    deep: Annotated[bool, typer.Option(help="Check sha256 too, not only size and crc32c.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Check every committed byte; name each damaged unit."""
+    import store
+
+    report = store.verify(store.open(directory), deep=deep)
+    _give(report.as_json(), as_json, lambda: _verify_lines(report.as_json()))
+    return FINDINGS if report.problems else DONE
+
+
+# ── learn ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@learn_app.command("episodes")
+def learn_episodes(
+    directory: Store,
+    manifest: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Labels of another task for these clips.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Which split. (default: test where there are splits)")
+    ] = None,
+    label: Annotated[str, typer.Option(metavar="COLUMN", help="The labels.")] = "label",
+    group: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN|none", help="Kept apart. (default: group if present)"),
+    ] = None,
+    ways: Annotated[int, typer.Option(help="Classes per episode.")] = 5,
+    shots: Annotated[list[int], typer.Option(help="Support clips per class; may repeat.")] = [1],  # noqa: B006
+    queries: Annotated[int, typer.Option(help="Query clips per class.")] = 15,
+    episodes: Annotated[int, typer.Option(help="How many episodes.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="Decides the episodes.")] = 0,
+    visual: Annotated[
+        str | None, typer.Option(metavar="FEATURE", help="Which, where there are several.")
+    ] = None,
+    audio: Annotated[
+        str | None, typer.Option(metavar="FEATURE", help="Which, where there are several.")
+    ] = None,
+    head: Annotated[list[str], typer.Option(metavar="SPEC", help="Classifier; may repeat.")] = [],  # noqa: B006
+    projection: Annotated[list[Path], typer.Option(metavar="RUN", help="Of `learn train`.")] = [],  # noqa: B006
+    support: Annotated[list[str], typer.Option(metavar="v|a|av", help="May repeat.")] = [],  # noqa: B006
+    query: Annotated[
+        list[str], typer.Option(metavar="v|a|av", help="May repeat. (default: as the support)")
+    ] = [],  # noqa: B006
+    save_episodes: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep them.")] = None,
+    episodes_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Score these, drawn before.")
+    ] = None,
+    ci: Annotated[str, typer.Option(help="t-ddof1 or normal-ddof0.")] = "t-ddof1",
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Also write the JSON.")
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Accuracy of few-shot heads on stored features, with a 95 % interval over episodes."""
+    import learn
+
+    with _progress("episodes", quiet=as_json) as progress:
+        result = learn.run_episodes(
+            directory, manifest=manifest, split=split, label=label, group=group, ways=ways,
+            shots=tuple(shots), queries=queries, episodes=episodes, seed=seed, visual=visual,
+            audio=audio, heads=tuple(head), projections=tuple(projection), support=tuple(support),
+            query=tuple(query), save_episodes=save_episodes, episodes_file=episodes_file, ci=ci,
+            progress=progress,
+        ).as_json()  # fmt: skip
+    if output:
+        output.write_text(json.dumps(result, indent=1) + "\n")
+    _give(result, as_json, lambda: _episodes_table(result))
+    return DONE
+
+
+@learn_app.command("train")
+def learn_train(
+    directory: Store,
+    recipe: Annotated[str, typer.Option(metavar="NAME|FILE", help="See `learn recipes`.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="RUN", help="New directory.")],
+    setting: Annotated[
+        list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe; may repeat.")
+    ] = [],  # noqa: B006
+    as_json: Json = False,
+) -> int:
+    """Train projections of stored features into a common space."""
+    import learn
+
+    with _progress("steps", quiet=as_json) as progress:
+        result = learn.train(
+            directory, recipe, settings=tuple(setting), run_dir=output, progress=progress
+        )
+    _give(result.as_json(), as_json, lambda: _pairs(result.as_json()))
+    return DONE
+
+
+@learn_app.command("recipes")
+def learn_recipes(as_json: Json = False) -> int:
+    """List the recipes `learn train` knows by name."""
+    import learn
+
+    rows = learn.recipes()
+    _give({"recipes": rows}, as_json, lambda: _table(rows, ["name", "summary"]))
+    return DONE
+
+
+# ── rendering ────────────────────────────────────────────────────────────────────────────────────
+
+
+def _give(result: Mapping[str, Any], as_json: bool, render: Callable[[], None]) -> None:
+    if as_json:
+        print(json.dumps(result))
+    else:
+        render()
+
+
+def _plugins(family: str) -> list[dict[str, Any]]:
+    """Name, first docstring line and settings of every plug-in of a family."""
+    from dataclasses import fields
+
+    from store import plugins
+
+    rows = []
+    for name in plugins.names(family):
+        module = plugins.module(family, name)
+        summary = (module.__doc__ or "").strip().splitlines()[0]
+        settings = {f.name: f.default for f in fields(module.Config)}
+        rows.append({"name": name, "summary": summary, "settings": settings})
+    return rows
+
+
+def _plugin_table(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        print(f"{row['name']}: {row['summary']}")
+        settings = ", ".join(f"{key}={value!r}" for key, value in row["settings"].items())
+        print(f"    {settings}")
+
+
+def _table(rows: list[dict[str, Any]], columns: list[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column.replace("_", " "), overflow="fold")
+    for row in rows:
+        table.add_row(*(str(row[column]) for column in columns))
+    Console().print(table)
+
+
+def _pairs(facts: Mapping[str, Any]) -> None:
+    _table([{"": key, " ": value} for key, value in facts.items()], ["", " "])
+
+
+@contextmanager
+def _progress(noun: str, *, quiet: bool) -> Iterator[Callable[..., None]]:
+    """A bar on a terminal; otherwise the lines that `message` brings, one per commit."""
+    if quiet or not sys.stderr.isatty():
+
+        def lines(done: int, total: int, message: str = "") -> None:
+            if message and not quiet:
+                print(message, file=sys.stderr, flush=True)
+
+        yield lines
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        BarColumn(), MofNCompleteColumn(), TextColumn(noun),
+        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(noun, total=None)
+
+        def draw(done: int, total: int, message: str = "") -> None:
+            bar.update(task, completed=done, total=total)
+            if message:
+                bar.console.print(message, highlight=False)
+
+        yield draw
+
+
+def _start(app: typer.Typer) -> None:
+    """Run one console script and turn every outcome into its exit code."""
+    try:
+        code = app(standalone_mode=False)
+    except MicroshotError as error:
+        _complain(error.kind, str(error))
+    except _ClickException as error:
+        # No arguments at all: the help has been printed already, and the message is empty.
+        text = error.format_message()  # type: ignore[attr-defined]
+        if not text:
+            sys.exit(FIXABLE)
+        command = [name for name in sys.argv[1:2] if name in _commands(app)]
+        manual = " ".join([Path(sys.argv[0]).name, *command, "--help"])
+        _complain("usage", f"{text.rstrip('.')}. Try `{manual}`.")
+    except (KeyboardInterrupt, typer.Abort):
+        print("stopped; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+    except Exception:
+        traceback.print_exc()
+        print("error[bug]: this is ours, not yours; please report the lines above", file=sys.stderr)
+        sys.exit(OUR_BUG)
+    sys.exit(code or DONE)
+
+
+def _commands(app: typer.Typer) -> set[str | None]:
+    return {command.name for command in app.registered_commands}
+
+
+def _complain(kind: str, message: str) -> None:
+    print(f"error[{kind}]: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(FIXABLE)
+
+
+def extract_main() -> None:
+    _start(extract_app)
+
+
+def store_main() -> None:
+    _start(store_app)
+
+
+def learn_main() -> None:
+    _start(learn_app)
