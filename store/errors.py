@@ -4,6 +4,7 @@ MicroshotError               exit code 2; one line that names the value, the bou
 ├── InputError               what the user handed us: a manifest, a media folder, an option
 │   ├── MissingFile
 │   ├── ManifestError        all bad rows at once
+│   ├── UnknownColumn        a column the manifest does not have
 │   └── NotEnoughClips       the episodes asked for cannot be drawn from these clips
 ├── ConfigError              a SPEC or recipe names something that does not exist
 │   ├── UnknownPlugin
@@ -15,6 +16,7 @@ MicroshotError               exit code 2; one line that names the value, the bou
     └── DamagedStore
 """
 
+# ruff: noqa: N818 (`kind` says what they are; an Error suffix would say it again)
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import ClassVar
@@ -36,6 +38,10 @@ class MissingFile(InputError):
 
 class ManifestError(InputError):
     kind = "manifest"
+
+
+class UnknownColumn(InputError):
+    kind = "unknown-column"
 
 
 class NotEnoughClips(InputError):

@@ -78,7 +78,9 @@ def configure(family: str, spec: Spec) -> Any:
     known = [f.name for f in fields(config_type)]
     for key in spec.settings:
         if key not in known:
-            raise UnknownSetting(f"{spec.name} has no setting {key!r}; it has {choices(key, known)}")
+            raise UnknownSetting(
+                f"{spec.name} has no setting {key!r}; it has {choices(key, known)}"
+            )
     return config_type(
         **{key: _typed(spec.name, key, value, types[key]) for key, value in spec.settings.items()}
     )
@@ -107,5 +109,7 @@ def _typed(name: str, key: str, value: Any, wanted: Any) -> Any:
         try:
             return wanted(value)
         except ValueError:
-            raise ConfigError(f"{name}: {key}={value!r} is not a number of type {wanted.__name__}") from None
+            raise ConfigError(
+                f"{name}: {key}={value!r} is not a number of type {wanted.__name__}"
+            ) from None
     return value

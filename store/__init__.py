@@ -1,0 +1,49 @@
+"""The feature store: what it holds, how to write it, read it and trust it.
+
+    fs = store.open(DIR)                            # or store.create(DIR)
+    fs.features                                     # names of the features
+    values, offsets = fs[name].read(clip_ids)       # rows of those clips, in that order
+
+Names are imported on first use, so that `import store` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from store.feature import Feature
+    from store.manifest import Manifest, read_manifest
+    from store.root import Store, create, open
+    from store.rows import UnitRows
+    from store.spec import FeatureSpec
+    from store.status import Status
+
+__all__ = [
+    "Feature",
+    "FeatureSpec",
+    "Manifest",
+    "Status",
+    "Store",
+    "UnitRows",
+    "create",
+    "open",
+    "read_manifest",
+]
+
+_HOME = {
+    "Feature": "feature",
+    "FeatureSpec": "spec",
+    "Manifest": "manifest",
+    "Status": "status",
+    "Store": "root",
+    "UnitRows": "rows",
+    "create": "root",
+    "open": "root",
+    "read_manifest": "manifest",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'store' has no attribute {name!r}")
+    return getattr(import_module(f"store.{_HOME[name]}"), name)

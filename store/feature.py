@@ -1,0 +1,272 @@
+"""One feature of a store: committing units and reading rows.
+
+Shapes: n = clips committed, V = clips asked for, N = their rows, D = embedding size.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float16, Int32, Int64, UInt8
+
+from store import commit as protocol
+from store import layout
+from store.commit import CommitRecord, Places
+from store.errors import InputError
+from store.names import is_safe_name, unit_name
+from store.part import Part, blocks
+from store.rows import UnitRows
+from store.spec import STORE_DTYPE, FeatureSpec
+from store.status import Status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Index:
+    """Every committed clip once: in which part and where in it."""
+
+    parts: tuple[Part, ...]
+    clip_ids: list[str]
+    position: Mapping[str, int]  # clip id -> place in all of these
+    part: Int64[np.ndarray, "n"]
+    start: Int64[np.ndarray, "n"]
+    count: Int64[np.ndarray, "n"]
+    status: UInt8[np.ndarray, "n"]
+
+
+class Feature:
+    """Rows of many clips under one identity.
+
+    `clip_ids`, `status` and the reading methods see the units committed when first asked, and this
+    object's own commits; `store[name]` gives a fresh view.
+    """
+
+    def __init__(self, places: Places, spec: FeatureSpec) -> None:
+        self._places = places
+        self._parts: dict[str, Part] = {}
+        self._index: _Index | None = None
+        self.spec = spec
+        self.name = places.feature_id
+        self.dim = spec.dim
+        self.modality = spec.modality
+        self.notes = spec.notes
+        self.dtype = np.dtype(STORE_DTYPE)
+
+    def __repr__(self) -> str:
+        return f"Feature({self.name!r}, dim={self.dim}, modality={self.modality!r})"
+
+    @property
+    def clip_ids(self) -> list[str]:
+        """Committed clips, by unit name and then by place in the unit."""
+        return self._indexed().clip_ids
+
+    @property
+    def status(self) -> UInt8[np.ndarray, "n"]:
+        """What became of each of `clip_ids`."""
+        return self._indexed().status
+
+    def status_of(self, clip_ids: Sequence[str]) -> UInt8[np.ndarray, "V"]:
+        """What became of each of these clips; `Status.PENDING` where no unit holds one."""
+        index = self._indexed()
+        found = (index.position.get(clip_id) for clip_id in clip_ids)
+        codes = [Status.PENDING if i is None else index.status[i] for i in found]
+        return np.array(codes, dtype=np.uint8)
+
+    def committed(self) -> dict[str, Status]:
+        """What became of every committed clip, looked up anew: what a resumed run may skip."""
+        self._index = None
+        index = self._indexed()
+        by_code = {int(status): status for status in Status}
+        return {c: by_code[s] for c, s in zip(index.clip_ids, index.status.tolist(), strict=True)}
+
+    def unit_name(self, clip_ids: Sequence[str], *, retry: int = 0) -> str:
+        """The name under which exactly these clips, in this order, are one unit."""
+        return unit_name(self.name, clip_ids, retry=retry)
+
+    def has_unit(self, name: str) -> bool:
+        """Whether a unit is committed now."""
+        return is_safe_name(name) and self._places.record(name).exists()
+
+    def tries(self, clip_ids: Sequence[str]) -> int:
+        """In how many units the most tried of these clips is: the number of its next retry."""
+        wanted = set(clip_ids)
+        tried: dict[str, int] = dict.fromkeys(wanted, 0)
+        for part in self._indexed().parts:
+            for clip_id in wanted.intersection(part.clip_ids):
+                tried[clip_id] += 1
+        return max(tried.values(), default=0)
+
+    def commit(
+        self, rows: UnitRows, notes: Mapping[str, Any] | None = None, *, retry: int = 0
+    ) -> bool:
+        """Write and commit a unit; False if another attempt had won and this one is garbage.
+
+        `notes` is provenance of this attempt, such as library versions and device. To try
+        committed clips again, `retry` is `tries(clip_ids)`.
+
+        Raises:
+            ValueError: rows of another size.
+            StoreError: the disk refused; nothing was committed.
+        """
+        if rows.values.shape[1] != self.dim:
+            raise ValueError(
+                f"rows have {rows.values.shape[1]} numbers; {self.name} has {self.dim}"
+            )
+        record = protocol.commit(self._places, rows, notes=notes or {}, retry=retry)
+        self._index = None
+        return record is not None
+
+    def read(
+        self, clip_ids: Sequence[str]
+    ) -> tuple[Float16[np.ndarray, "N D"], Int64[np.ndarray, "V_plus_1"]]:
+        """Rows of those clips in that order, and where each begins; failed clips have none.
+
+        Raises:
+            InputError: a clip that is not committed.
+            DamagedStore: names the unit and file.
+        """
+        index, wanted = self._locate(clip_ids)
+        offsets = _offsets(index.count[wanted])
+        values = np.empty((offsets[-1], self.dim), dtype=self.dtype)
+        step = layout.chunk_rows(self.dim)
+        for part, members in _by_part(index, wanted):
+            start = index.start[wanted[members]]
+            stop = start + index.count[wanted[members]]
+            spans = blocks(
+                start.tolist(),
+                stop.tolist(),
+                chunk_rows=step,
+                limit_rows=layout.shard_rows(self.dim),
+            )
+            for first, last, low, high in spans:
+                block = part.rows(low, high)
+                for i in range(first, last):
+                    to = offsets[members[i]]
+                    values[to : to + stop[i] - start[i]] = block[start[i] - low : stop[i] - low]
+        return values, offsets
+
+    def read_times(self, clip_ids: Sequence[str]) -> Int32[np.ndarray, "N"]:
+        """Times of those clips' rows in milliseconds from each clip's beginning, as in `read`."""
+        index, wanted = self._locate(clip_ids)
+        offsets = _offsets(index.count[wanted])
+        times = np.empty(offsets[-1], dtype=np.int32)
+        for part, members in _by_part(index, wanted):
+            for member in members:
+                start, count = index.start[wanted[member]], index.count[wanted[member]]
+                times[offsets[member] : offsets[member + 1]] = part.row_time_ms[
+                    start : start + count
+                ]
+        return times
+
+    def scan(
+        self, verify: bool = False
+    ) -> Iterator[tuple[list[str], Float16[np.ndarray, "N D"], Int64[np.ndarray, "V_plus_1"]]]:
+        """Every committed clip once, part by part: ids, rows, and where each clip's begin.
+
+        `verify` compares each part's files with their checksums before yielding it.
+
+        Raises:
+            DamagedStore: names the unit and file.
+        """
+        index = self._indexed()
+        bounds = np.searchsorted(index.part, np.arange(len(index.parts) + 1))
+        for number, part in enumerate(index.parts):
+            clip_ids = index.clip_ids[bounds[number] : bounds[number + 1]]
+            if verify:
+                part.verify()
+            if clip_ids:
+                yield clip_ids, *self.read(clip_ids)
+
+    def records(self) -> Iterator[CommitRecord]:
+        """The commit records, by unit name."""
+        for part in self._indexed().parts:
+            yield part.record
+
+    def part_attributes(self) -> Iterator[dict[str, Any]]:
+        """Provenance of each part, by unit name."""
+        for part in self._indexed().parts:
+            yield part.attributes()
+
+    def details(self, clip_ids: Sequence[str]) -> list[str]:
+        """The decoder used, or what went wrong, for each of these clips.
+
+        Raises:
+            InputError: a clip that is not committed.
+        """
+        index, wanted = self._locate(clip_ids)
+        found = []
+        for i in wanted.tolist():
+            part = index.parts[index.part[i]]
+            found.append(part.details[part.clip_ids.index(index.clip_ids[i])])
+        return found
+
+    def _locate(self, clip_ids: Sequence[str]) -> tuple[_Index, Int64[np.ndarray, "V"]]:
+        index = self._indexed()
+        try:
+            wanted = [index.position[clip_id] for clip_id in clip_ids]
+        except KeyError:
+            lost = [clip_id for clip_id in clip_ids if clip_id not in index.position]
+            raise InputError(
+                f"{self.name} has no clip {lost[0]!r} ({len(lost)} of {len(clip_ids)} asked for "
+                f"are not committed, {len(index.clip_ids)} are)"
+            ) from None
+        return index, np.array(wanted, dtype=np.int64)
+
+    def _indexed(self) -> _Index:
+        if self._index is None:
+            for unit in committed_units(self._places):
+                if unit not in self._parts:
+                    record = protocol.read_record(self._places, unit)
+                    self._parts[unit] = Part(self._places, record)
+            self._index = _build_index([self._parts[unit] for unit in sorted(self._parts)])
+        return self._index
+
+
+def committed_units(places: Places) -> list[str]:
+    """Names of the units that have a commit record, sorted."""
+    names = (path.name for path in places.commits.glob("u-*.json"))
+    return sorted(name.removesuffix(".json") for name in names)
+
+
+def _build_index(parts: Sequence[Part]) -> _Index:
+    """Which part speaks for each clip: one with rows before one without, then the smallest name."""
+    chosen: dict[str, tuple[bool, int, int]] = {}  # clip id -> (no rows, part, place)
+    for number, part in enumerate(parts):
+        without_rows = (part.row_count == 0).tolist()
+        for place, clip_id in enumerate(part.clip_ids):
+            candidate = (without_rows[place], number, place)
+            chosen[clip_id] = min(candidate, chosen.get(clip_id, candidate))
+    ordered = sorted((number, place, clip_id) for clip_id, (_, number, place) in chosen.items())
+    numbers = np.array([number for number, _, _ in ordered], dtype=np.int64)
+    first = np.cumsum([0, *(len(part.clip_ids) for part in parts)])
+    places = first[numbers] + np.array([place for _, place, _ in ordered], dtype=np.int64)
+    clip_ids = [clip_id for _, _, clip_id in ordered]
+    return _Index(
+        parts=tuple(parts),
+        clip_ids=clip_ids,
+        position={clip_id: i for i, clip_id in enumerate(clip_ids)},
+        part=numbers,
+        start=_joined([part.row_start for part in parts], np.int64)[places],
+        count=_joined([part.row_count for part in parts], np.int64)[places],
+        status=_joined([part.status for part in parts], np.uint8)[places],
+    )
+
+
+def _joined(arrays: Sequence[np.ndarray], dtype: Any) -> np.ndarray:
+    return np.concatenate([np.empty(0, dtype), *arrays])
+
+
+def _offsets(counts: Int64[np.ndarray, "V"]) -> Int64[np.ndarray, "V_plus_1"]:
+    return np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+
+
+def _by_part(
+    index: _Index, wanted: Int64[np.ndarray, "V"]
+) -> Iterator[tuple[Part, Int64[np.ndarray, "_"]]]:
+    """The clips with rows, grouped by part and in file order: (part, places in `wanted`)."""
+    order = np.lexsort((index.start[wanted], index.part[wanted]))
+    order = order[index.count[wanted[order]] > 0]
+    cuts = np.flatnonzero(np.diff(index.part[wanted[order]])) + 1
+    for members in np.split(order, cuts):
+        if members.size:
+            yield index.parts[index.part[wanted[members[0]]]], members

@@ -1,0 +1,164 @@
+"""File primitives of the store: durable, atomic, and refusing to replace anything.
+
+Everything the commit protocol asks of a file system is in this module, so another kind of storage
+has one place to come in.
+"""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from secrets import token_hex
+
+import google_crc32c
+
+from store.errors import DamagedStore, StoreError
+
+_BLOCK_BYTES = 1 << 20
+_NO_LINKS = {
+    errno.EPERM,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+    errno.ENOSYS,
+    errno.EXDEV,
+    errno.EMLINK,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRecord:
+    """One file of a part as it was when written."""
+
+    key: str  # path inside the part
+    size: int
+    crc32c: str  # 8 hex
+    sha256: str
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an operating system error into ours.
+
+    Raises:
+        StoreError: names the file and the reason, such as a full disk.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {path}: {error.strerror or error}; nothing was committed"
+        ) from error
+
+
+def crc32c_hex(data: bytes) -> str:
+    return f"{google_crc32c.value(data):08x}"
+
+
+def file_digests(path: Path, *, deep: bool = True) -> tuple[int, str, str]:
+    """Size, crc32c and, if `deep`, sha256 of a file (else empty text)."""
+    size, crc, sha = 0, 0, sha256()
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(_BLOCK_BYTES):
+            size += len(block)
+            crc = google_crc32c.extend(crc, block)
+            if deep:
+                sha.update(block)
+    return size, f"{crc:08x}", sha.hexdigest() if deep else ""
+
+
+def file_record(root: Path, key: str) -> FileRecord:
+    """Measure one staged file."""
+    size, crc32c, digest = file_digests(root / key)
+    return FileRecord(key=key, size=size, crc32c=crc32c, sha256=digest)
+
+
+def keys_under(root: Path) -> list[str]:
+    """Every file below `root`, as sorted keys."""
+    return sorted(
+        (Path(folder) / name).relative_to(root).as_posix()
+        for folder, _, names in os.walk(root)
+        for name in names
+    )
+
+
+def read_small(path: Path, *, limit_bytes: int) -> bytes:
+    """A whole file that must not be large.
+
+    Raises:
+        DamagedStore: it is missing, unreadable or larger than the limit.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit_bytes + 1)
+    except OSError as error:
+        raise DamagedStore(f"cannot read {path}: {error.strerror or error}") from error
+    if len(data) > limit_bytes:
+        raise DamagedStore(f"{path} is larger than {limit_bytes} bytes; it is not ours")
+    return data
+
+
+def fsync(path: Path) -> None:
+    """Flush a file or a directory to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_directory(path: Path) -> None:
+    """Create a directory and its parents, each durable in its parent."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    for folder in reversed(missing):
+        with suppress(FileExistsError):
+            folder.mkdir()
+        fsync(folder.parent)
+
+
+def put_if_absent(path: Path, data: bytes, *, staging: Path) -> bool:
+    """Create `path` with `data`, whole and durable, unless it exists; False if it did.
+
+    Raises:
+        StoreError: the disk refused, or the file system has no hard links.
+    """
+    temporary = staging / f"put-{token_hex(8)}"
+    try:
+        with writing(path):
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            created = _link(temporary, path)
+            fsync(path.parent)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+    return created
+
+
+def publish(staged: Path, target: Path) -> None:
+    """Make a staged directory durable and rename it into place."""
+    for folder, _, names in os.walk(staged, topdown=False):
+        for name in names:
+            fsync(Path(folder, name))
+        fsync(Path(folder))
+    staged.rename(target)
+    fsync(target.parent)
+
+
+def _link(source: Path, target: Path) -> bool:
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno in _NO_LINKS:
+            raise StoreError(
+                f"{target.parent} has no hard links ({error.strerror}), which commits need; "
+                "keep the store on a local or other POSIX file system"
+            ) from error
+        raise
+    return True
