@@ -149,8 +149,9 @@ def extract_synth(
 def store_info(directory: Store, as_json: Json = False) -> int:
     """What is in a store: features, clips, rows, bytes, failures by kind, provenance."""
     import store
+    from store.info import info
 
-    facts = store.info(store.open(directory))
+    facts = info(store.open(directory))
     _give(facts, as_json, lambda: _info_table(facts))
     return DONE
 
@@ -163,8 +164,9 @@ def store_verify(
 ) -> int:
     """Check every committed byte; name each damaged unit."""
     import store
+    from store.verify import verify
 
-    report = store.verify(store.open(directory), deep=deep)
+    report = verify(store.open(directory), deep=deep)
     _give(report.as_json(), as_json, lambda: _verify_lines(report.as_json()))
     return FINDINGS if report.problems else DONE
 

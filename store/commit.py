@@ -228,7 +228,7 @@ def _stage(staged: Path, rows: UnitRows, attributes: Mapping[str, Any]) -> None:
         "media_sha256": rows.media_sha256,
         "detail": np.array(rows.detail, dtype=object),
     }
-    staged.mkdir()
+    files.make_directory(staged)
     (staged / "zarr.json").write_bytes(layout.group_json(attributes))
     for name in layout.ARRAYS:
         (staged / name).mkdir()

@@ -29,6 +29,7 @@ class _Index:
     clip_ids: list[str]
     position: Mapping[str, int]  # clip id -> place in all of these
     part: Int64[np.ndarray, "n"]
+    place: Int64[np.ndarray, "n"]  # in the part
     start: Int64[np.ndarray, "n"]
     count: Int64[np.ndarray, "n"]
     status: UInt8[np.ndarray, "n"]
@@ -194,11 +195,7 @@ class Feature:
             InputError: a clip that is not committed.
         """
         index, wanted = self._locate(clip_ids)
-        found = []
-        for i in wanted.tolist():
-            part = index.parts[index.part[i]]
-            found.append(part.details[part.clip_ids.index(index.clip_ids[i])])
-        return found
+        return [index.parts[index.part[i]].details[index.place[i]] for i in wanted.tolist()]
 
     def _locate(self, clip_ids: Sequence[str]) -> tuple[_Index, Int64[np.ndarray, "V"]]:
         index = self._indexed()
@@ -239,16 +236,18 @@ def _build_index(parts: Sequence[Part]) -> _Index:
     ordered = sorted((number, place, clip_id) for clip_id, (_, number, place) in chosen.items())
     numbers = np.array([number for number, _, _ in ordered], dtype=np.int64)
     first = np.cumsum([0, *(len(part.clip_ids) for part in parts)])
-    places = first[numbers] + np.array([place for _, place, _ in ordered], dtype=np.int64)
+    place = np.array([place for _, place, _ in ordered], dtype=np.int64)
+    joined = first[numbers] + place
     clip_ids = [clip_id for _, _, clip_id in ordered]
     return _Index(
         parts=tuple(parts),
         clip_ids=clip_ids,
         position={clip_id: i for i, clip_id in enumerate(clip_ids)},
         part=numbers,
-        start=_joined([part.row_start for part in parts], np.int64)[places],
-        count=_joined([part.row_count for part in parts], np.int64)[places],
-        status=_joined([part.status for part in parts], np.uint8)[places],
+        place=place,
+        start=_joined([part.row_start for part in parts], np.int64)[joined],
+        count=_joined([part.row_count for part in parts], np.int64)[joined],
+        status=_joined([part.status for part in parts], np.uint8)[joined],
     )
 
 

@@ -90,6 +90,8 @@ def read_small(path: Path, *, limit_bytes: int) -> bytes:
     Raises:
         DamagedStore: it is missing, unreadable or larger than the limit.
     """
+    if not path.is_file():  # opening a FIFO would wait for ever
+        raise DamagedStore(f"{path} is missing or no plain file")
     try:
         with path.open("rb") as file:
             data = file.read(limit_bytes + 1)
@@ -127,6 +129,7 @@ def put_if_absent(path: Path, data: bytes, *, staging: Path) -> bool:
     temporary = staging / f"put-{token_hex(8)}"
     try:
         with writing(path):
+            make_directory(staging)  # copying a store may lose empty directories
             with temporary.open("xb") as file:
                 file.write(data)
                 file.flush()

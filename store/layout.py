@@ -13,7 +13,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from store.spec import FeatureSpec
+from store.files import crc32c_hex
+from store.spec import FeatureSpec, canonical_json
 from store.status import cf_attributes
 
 FORMAT = 1
@@ -71,7 +72,9 @@ def group_json(attributes: Mapping[str, Any]) -> bytes:
 
 
 def feature_attributes(spec: FeatureSpec) -> dict[str, Any]:
-    return {"format": FORMAT, "feature_id": spec.feature_id, **spec.digested, "notes": spec.notes}
+    """The attributes of a feature's group; the checksum covers the notes, which the id does not."""
+    body = {"format": FORMAT, "feature_id": spec.feature_id, **spec.digested, "notes": spec.notes}
+    return {**body, "crc32c": crc32c_hex(canonical_json(body))}
 
 
 def array_metadata(name: str, *, clips: int, rows: int, dim: int) -> dict[str, Any]:

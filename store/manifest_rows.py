@@ -149,7 +149,7 @@ def checked(rows: Sequence[Row]) -> tuple[list[str], list[Problem]]:
         if clip_id and (fault := clip_id_fault(clip_id)) and not faults:
             faults.append(f"clip_id {fault}")
         if clip_id and (line := first_line.setdefault(clip_id, row.line)) != row.line:
-            faults.append(f"clip_id {_short(clip_id)} is on line {line} already")
+            faults.append(f"clip_id {_short(clip_id)} occurs twice (first at {line})")
         problems.extend((row.line, fault) for fault in faults)
     return clip_ids, problems
 

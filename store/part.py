@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float16, Int32, Int64, UInt8
+from jaxtyping import Float16, Int32, Int64, UInt8, UInt64
 
 from store import files, layout
 from store.commit import CommitRecord, Places
@@ -34,6 +34,10 @@ class Part:
     @cached_property
     def clip_ids(self) -> list[str]:
         return self._read("clip_id").tolist()
+
+    @cached_property
+    def clip_keys(self) -> UInt64[np.ndarray, "n 2"]:
+        return self._read("clip_key")
 
     @cached_property
     def details(self) -> list[str]:
@@ -69,8 +73,8 @@ class Part:
         """Consecutive rows."""
         with self._reading("values"):
             block = np.asarray(self._values[start:stop])
-        # The fill value is NaN and no stored value is: a hole in a shard shows here.
-        if not np.isfinite(block).all():
+        # The fill value is NaN and no stored value is: a hole in a shard shows in every column.
+        if np.isnan(block[:, 0]).any():
             raise self._damaged("values", f"has lost rows within {start}..{stop}")
         return block
 

@@ -14,7 +14,7 @@ from store.errors import DamagedStore, NotAStore, UnknownFeature, choices
 from store.feature import Feature
 from store.manifest import Manifest, from_parquet, to_parquet, union
 from store.names import is_safe_name
-from store.spec import STORE_DTYPE, FeatureSpec
+from store.spec import FeatureSpec
 
 _SKELETON = {"commits", "data.zarr", "manifests", "tmp"}
 _STAMP = "%Y%m%dt%H%M%S.%fz"
@@ -130,15 +130,16 @@ def read_spec(places: Places) -> FeatureSpec:
     path = places.feature / "zarr.json"
     data = files.read_small(path, limit_bytes=layout.MAX_METADATA_BYTES)
     try:
-        found: Mapping[str, Any] = json.loads(data)["attributes"]
+        document = json.loads(data)
+        found: Mapping[str, Any] = document["attributes"]
         names = ("slug", "modality", "dim", "identity", "notes")
         spec = FeatureSpec(**{name: found[name] for name in names})
-        sound = layout.feature_attributes(spec) == found
+        sound = json.loads(layout.group_json(layout.feature_attributes(spec))) == document
     except Exception as error:  # whatever a hostile file makes the parser or the value object say
         raise DamagedStore(
             f"{path} does not describe a feature ({type(error).__name__})"
         ) from error
-    if not sound or spec.feature_id != places.feature_id or found["store_dtype"] != STORE_DTYPE:
+    if not sound or spec.feature_id != places.feature_id:
         raise DamagedStore(f"{path} describes another feature than {places.feature_id}")
     return spec
 

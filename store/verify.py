@@ -1,0 +1,216 @@
+"""Does the disk still hold what was committed? Finds every changed, cut or lost file."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from store import files, layout
+from store.commit import CommitRecord, Places, read_record
+from store.errors import DamagedStore
+from store.names import clip_keys, is_safe_name, unit_name
+from store.part import Part
+from store.root import Store, read_spec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing that is not as it was written; empty text where a field does not apply."""
+
+    kind: str  # name, feature, record, missing, size, crc32c, sha256, unexpected, content, manifest
+    feature: str
+    unit: str
+    file: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What was looked at, and what is wrong with it.
+
+    Garbage is no problem: parts no record names, and staging that a crash left behind.
+    """
+
+    problems: list[Problem]
+    features: int
+    units: int
+    files: int
+    bytes: int
+    garbage_parts: int
+    garbage_staging: int
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return asdict(self)
+
+
+def verify(store: Store, deep: bool = False) -> Report:
+    """Compare every committed file with its record: size and crc32c.
+
+    `deep` adds sha256, and reads each part to see that its tables fit each other.
+    """
+    problems = list(_root_problems(store))
+    units = checked = size = garbage = 0
+    names = _feature_names(store)
+    for name in names:
+        if not is_safe_name(name):
+            problems.append(
+                _problem("name", name[:96], message=f"{name[:96]!r} is no feature name")
+            )
+            continue
+        places = Places(root=store.path, feature_id=name)
+        problems.extend(_feature_problems(places))
+        named: set[str] = set()
+        for file_name in sorted(path.name for path in _entries(places.commits)):
+            unit = file_name.removesuffix(".json")
+            units += 1
+            try:
+                if not is_safe_name(file_name) or not file_name.endswith(".json"):
+                    raise DamagedStore(f"{file_name[:96]!r} is no commit record's name")  # noqa: TRY301
+                record = read_record(places, unit)
+            except DamagedStore as error:
+                problems.append(
+                    _problem("record", name, unit, f"commits/{name}/{file_name}", str(error))
+                )
+                continue
+            named.add(record.part)
+            checked += len(record.files)
+            size += sum(file.size for file in record.files)
+            problems.extend(_part_problems(places, record, deep))
+        parts = {path.name for path in _entries(places.parts)} - {"zarr.json"}
+        garbage += len(parts - named)
+    problems.extend(_manifest_problems(store))
+    return Report(
+        problems=problems,
+        features=len(names),
+        units=units,
+        files=checked,
+        bytes=size,
+        garbage_parts=garbage,
+        garbage_staging=len(_entries(store.path / "tmp")),
+    )
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _feature_names(store: Store) -> list[str]:
+    """A feature is what has a group or commit records: losing one of them must show."""
+    found = {path.name for path in _entries(store.path / "data.zarr")} - {"zarr.json"}
+    return sorted(found | {path.name for path in _entries(store.path / "commits")})
+
+
+def _root_problems(store: Store) -> Iterator[Problem]:
+    try:
+        check_plain_group(store.path / "data.zarr")
+    except DamagedStore as error:
+        yield _problem("feature", "", file="data.zarr/zarr.json", message=str(error))
+
+
+def check_plain_group(path: Path) -> None:
+    """Raises `DamagedStore` unless the group is as we make it, without attributes."""
+    data = files.read_small(path / "zarr.json", limit_bytes=layout.MAX_METADATA_BYTES)
+    if data != layout.group_json({}):
+        raise DamagedStore(f"{path / 'zarr.json'} is not the group that was made")
+
+
+def _feature_problems(places: Places) -> Iterator[Problem]:
+    key = f"data.zarr/{places.feature_id}/zarr.json"
+    try:
+        read_spec(places)
+        key = f"data.zarr/{places.feature_id}/parts/zarr.json"
+        check_plain_group(places.parts)
+    except DamagedStore as error:
+        yield _problem("feature", places.feature_id, file=key, message=str(error))
+
+
+def _part_problems(places: Places, record: CommitRecord, deep: bool) -> Iterator[Problem]:
+    sound = True
+    folder = places.parts / record.part
+    for file in record.files:
+        path = folder / file.key
+        if not path.is_file():
+            kind, message = "missing", "is gone"
+        else:
+            try:
+                size, crc32c, sha256 = files.file_digests(path, deep=deep)
+            except OSError as error:
+                kind, message = "missing", f"cannot be read ({error.strerror or error})"
+            else:
+                kind, message = _difference(file, size, crc32c, sha256)
+        if kind:
+            sound = False
+            yield _problem(kind, record.feature_id, record.unit, file.key, f"{file.key} {message}")
+    for key in sorted(set(files.keys_under(folder)) - {file.key for file in record.files}):
+        yield _problem("unexpected", record.feature_id, record.unit, key, f"{key} was not written")
+    if sound:  # else the content is wrong for a reason already given
+        yield from _content_problems(places, record, deep)
+
+
+def _difference(file: files.FileRecord, size: int, crc32c: str, sha256: str) -> tuple[str, str]:
+    if size != file.size:
+        return "size", f"has {size} bytes instead of {file.size}"
+    if crc32c != file.crc32c:
+        return "crc32c", f"has crc32c {crc32c} instead of {file.crc32c}"
+    if sha256 and sha256 != file.sha256:
+        return "sha256", f"has sha256 {sha256[:12]}… instead of {file.sha256[:12]}…"
+    return "", ""
+
+
+def _content_problems(places: Places, record: CommitRecord, deep: bool) -> Iterator[Problem]:
+    """Intact files that do not belong together: a part moved here from elsewhere."""
+    part = Part(places, record)
+    try:
+        found = part.attributes()
+        wanted = {
+            "format": layout.FORMAT,
+            "feature_id": record.feature_id,
+            "unit": record.unit,
+            "attempt": record.part.rpartition("-")[2],
+            "n_clips": record.clips,
+            "n_rows": record.rows,
+        }
+        if fault := [key for key, value in wanted.items() if found.get(key) != value]:
+            yield _problem(
+                "content",
+                record.feature_id,
+                record.unit,
+                "zarr.json",
+                f"attribute {fault[0]} is {json.dumps(found.get(fault[0]))[:80]}",
+            )
+        if deep and (message := _table_fault(part)):
+            yield _problem("content", record.feature_id, record.unit, "", message)
+    except DamagedStore as error:
+        yield _problem("content", record.feature_id, record.unit, "", str(error))
+
+
+def _table_fault(part: Part) -> str | None:
+    record = part.record
+    if unit_name(record.feature_id, part.clip_ids, retry=record.retry) != record.unit:
+        return "its clips are not those of the unit"
+    if not np.array_equal(part.clip_keys, clip_keys(part.clip_ids)):
+        return "clip_key does not fit clip_id"
+    if len(part.row_start) and not np.array_equal(part.row_count > 0, part.status <= 1):
+        return "row_count does not fit status"
+    step = layout.shard_rows(record.dim)
+    for start in range(0, record.rows, step):
+        if not np.isfinite(part.rows(start, min(start + step, record.rows))).all():
+            return "values holds NaN or infinity"
+    return None
+
+
+def _manifest_problems(store: Store) -> Iterator[Problem]:
+    for stamp, digest in store.manifest_names():
+        try:
+            store.read_manifest(stamp, digest)
+        except DamagedStore as error:
+            key = f"manifests/{stamp}-{digest}.parquet"
+            yield _problem("manifest", "", file=key, message=str(error))
+
+
+def _problem(kind: str, feature: str, unit: str = "", file: str = "", message: str = "") -> Problem:
+    return Problem(kind=kind, feature=feature, unit=unit, file=file, message=message)
