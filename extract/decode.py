@@ -37,7 +37,7 @@ from extract.sound import resample, samples
 from store import Status
 
 DECODER = "pyav"  # part of a feature's identity
-MAX_CLIP_BYTES = 2 << 30  # of pixels handed out
+MAX_CLIP_BYTES = 1 << 29  # of pixels handed out; a few copies must fit into a decode process
 # Area averaging does not alias when it shrinks; the flags give the same pixels on every CPU and
 # chroma of full resolution.
 SCALING = int(
