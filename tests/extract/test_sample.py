@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extract.sample import Sampling, on_screen
@@ -20,12 +20,14 @@ def centres_one_by_one(fps, duration):
     return found or [duration / 2]
 
 
+@settings(deadline=None)
 @given(st.floats(0.05, 60.0), durations, st.floats(0.5, 40.0))
 def test_looks_at_a_rate_fall_on_bin_centres(fps, duration, max_seconds):
     looks = Sampling(fps=fps, max_seconds=max_seconds).wanted_seconds(duration)
     assert looks.tolist() == centres_one_by_one(fps, min(duration, max_seconds))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 64), durations)
 def test_a_number_of_looks_falls_on_segment_centres(frames, duration):
     looks = Sampling(frames=frames, max_seconds=50.0).wanted_seconds(duration)
@@ -33,6 +35,7 @@ def test_a_number_of_looks_falls_on_segment_centres(frames, duration):
     assert looks == pytest.approx([k * width + width / 2 for k in range(frames)])
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.floats(0, 30), min_size=1, max_size=40).map(sorted),
     st.lists(st.floats(-1, 40), min_size=1, max_size=20),

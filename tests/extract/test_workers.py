@@ -7,6 +7,7 @@ import sys
 import time
 from functools import partial
 from operator import call
+from pathlib import Path
 
 import pytest
 
@@ -17,17 +18,19 @@ from store import Status
 quick = partial(process_map, call, workers=2, deadline_seconds=30.0)
 
 
+def state_and_parent(pid):
+    """Of a process; None if there is none."""
+    try:
+        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return state, int(parent)
+
+
 def children():
     """Processes whose parent is this one, dead ones not collected yet included."""
-    mine = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{pid}/stat") as file:
-                if int(file.read().rpartition(")")[2].split()[1]) == os.getpid():
-                    mine.append(int(pid))
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return set(mine)
+    pids = {int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit()}
+    return {pid for pid in pids if (state_and_parent(pid) or (0, 0))[1] == os.getpid()}
 
 
 @pytest.fixture(autouse=True)
@@ -156,17 +159,12 @@ def test_children_die_with_their_parent():
         "for o in process_map(call, [os.getpid, partial(time.sleep, 600)], workers=1,"
         " deadline_seconds=900.0):\n    print(o.value, flush=True)\n"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
-    ) as parent:
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         child = int(parent.stdout.readline())
         time.sleep(0.3)
         parent.kill()
     limit = time.monotonic() + 10
-    while os.path.exists(f"/proc/{child}/stat") and time.monotonic() < limit:
-        with open(f"/proc/{child}/stat") as file:
-            if file.read().rpartition(")")[2].split()[0] == "Z":
-                break
+    while (found := state_and_parent(child)) and found[0] != "Z":
+        assert time.monotonic() < limit, "the child outlived its parent"
         time.sleep(0.05)
-    else:
-        assert not os.path.exists(f"/proc/{child}/stat"), "the child outlived its parent"

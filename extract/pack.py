@@ -1,0 +1,89 @@
+"""Batches of one shape, filled across clips, and the rows split back.
+
+Shapes: n = items of one clip (frames, or windows of its sound), D = embedding size.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(slots=True)
+class _Group:
+    """The batch being filled with items of one shape, and whose they are."""
+
+    batch: Tensor
+    filled: int = 0
+    owners: list[tuple[int, int, int]] = field(default_factory=list)  # clip, its item, how many
+
+
+class Packer:
+    """Gathers the items of many clips and hands the network full batches.
+
+    The network sees the same batch shape every time, the last batch of a unit being padded with
+    zeros: the kernels a library picks, and so the last bits of a row, depend on the shape. Items of
+    unequal shape (one window over a whole clip) fill batches of their own.
+    """
+
+    def __init__(self, forward: Callable[[Tensor], Tensor], batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.items = 0  # ever put
+        self.slots = 0  # ever run, padding included
+        self._forward = forward
+        self._groups: dict[torch.Size, _Group] = {}
+        self._done: list[
+            list[tuple[int, Tensor]]
+        ] = []  # per clip: its pieces and where they belong
+
+    @property
+    def fill(self) -> float:
+        """Share of the network's work that was not padding."""
+        return self.items / self.slots if self.slots else 1.0
+
+    def put(self, items: Float[Tensor, "n ..."]) -> None:
+        """Add a clip's items; runs the network as often as a batch is full."""
+        clip, start = len(self._done), 0
+        self._done.append([])
+        self.items += len(items)
+        while start < len(items):
+            group = self._group(items)
+            count = min(len(items) - start, self.batch_size - group.filled)
+            group.batch[group.filled : group.filled + count] = items[start : start + count]
+            group.owners.append((clip, start, count))
+            group.filled += count
+            start += count
+            if group.filled == self.batch_size:
+                self._run(group)
+
+    def finish(self) -> list[Float[Tensor, "_ D"]]:
+        """The rows of every clip put since the last call, on the CPU and in order."""
+        for group in self._groups.values():
+            if group.filled:
+                group.batch[group.filled :] = 0
+                self._run(group)
+        rows = [torch.cat([part for _, part in sorted(parts, key=_place)]) for parts in self._done]
+        sizes = [len(clip) for clip in rows]
+        self._done, self._groups = [], {}
+        return list(torch.cat(rows).cpu().split(sizes)) if rows else []
+
+    def _group(self, items: Tensor) -> _Group:
+        shape = items.shape[1:]
+        if shape not in self._groups:
+            self._groups[shape] = _Group(items.new_empty((self.batch_size, *shape)))
+        return self._groups[shape]
+
+    def _run(self, group: _Group) -> None:
+        rows = self._forward(group.batch)
+        at = 0
+        for clip, start, count in group.owners:
+            self._done[clip].append((start, rows[at : at + count]))
+            at += count
+        self.slots += self.batch_size
+        group.filled, group.owners = 0, []
+
+
+def _place(part: tuple[int, Tensor]) -> int:
+    return part[0]
