@@ -1,0 +1,251 @@
+"""PANNs: plain CNNs on log-mel spectrograms, trained on AudioSet; one row a window of sound.
+
+Shapes: B = sounds, N = samples, W = windows of a sound, R = B * W, T = frames, M = 64 mel bins,
+C, K = channels in and out, t, m = map size, D = embedding size.
+
+Source: Kong et al. (2020), "PANNs: Large-Scale Pretrained Audio Neural Networks for Audio Pattern
+Recognition". Names of the weights are those of the published files (Zenodo 3987831), which load as
+they are, front end included.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from extract import weights as weight_files
+from extract.network import Frozen
+from extract.spectrogram import Windows, slaney_mel_matrix, spectra
+from store.errors import ConfigError, choices
+
+NAME = "panns"
+REVISION = 1  # raise when our numbers change
+BINS = 64
+LOW_HZ = 50.0
+FLOOR = 1e-10
+FEWEST_FRAMES = 32  # five halvings of the map
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """What the networks of the family differ in."""
+
+    channels: tuple[int, ...]
+    sample_rate: int = 32_000  # Hz
+    fft: int = 1024  # samples
+    hop: int = 320
+    high_hz: float = 14_000.0
+
+    @property
+    def shortest(self) -> int:
+        return (FEWEST_FRAMES - 1) * self.hop
+
+
+VARIANTS = {
+    "cnn10": Variant(channels=(64, 128, 256, 512)),
+    "cnn14": Variant(channels=(64, 128, 256, 512, 1024, 2048)),
+}
+LICENCE = "CC BY 4.0 (PANNs, Kong et al. 2020, doi:10.5281/zenodo.3987831); trained on AudioSet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    variant: str = "cnn14"
+    weights: str = ""  # a published .pth, or its tensors as safetensors
+    untrained: bool = False
+    seed: int = 0  # of untrained weights
+    window_seconds: float = 2.0  # 0: one window over the whole sound
+    hop_seconds: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.variant not in VARIANTS:
+            raise ConfigError(
+                f"{NAME} has no variant {self.variant!r}; it has {choices(self.variant, VARIANTS)}"
+            )
+        variant = VARIANTS[self.variant]
+        shortest_seconds = variant.shortest / variant.sample_rate
+        if self.window_seconds and self.window_seconds < shortest_seconds:
+            raise ConfigError(
+                f"{NAME}: window_seconds={self.window_seconds:g} is shorter than the network's "
+                f"{shortest_seconds:g} s; give at least that, or 0 for the whole sound"
+            )
+
+
+class ConvBlock(nn.Module):
+    """Two 3x3 convolutions and an average over squares of `pool`."""
+
+    def __init__(self, channels: int, out: int, pool: int) -> None:
+        super().__init__()
+        # Each batch norm right after its convolution: that is how they are found and folded.
+        self.conv1 = nn.Conv2d(channels, out, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out)
+        self.conv2 = nn.Conv2d(out, out, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out)
+        self.pool = pool
+
+    def forward(self, x: Float[Tensor, "R C t m"]) -> Float[Tensor, "R K _ _"]:
+        x = F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
+        return F.avg_pool2d(x, self.pool) if self.pool > 1 else x
+
+
+class CNN(nn.Module):
+    """Cnn10 or Cnn14: normalised log-mel to the embedding before the classes."""
+
+    def __init__(self, channels: tuple[int, ...]) -> None:
+        super().__init__()
+        before = (1, *channels)
+        for i, out in enumerate(channels):
+            pool = 1 if i == 5 else 2  # the sixth block of Cnn14 keeps its size
+            self.add_module(f"conv_block{i + 1}", ConvBlock(before[i], out, pool))
+        self.blocks = len(channels)
+        self.fc1 = nn.Linear(channels[-1], channels[-1])
+
+    def forward(self, x: Float[Tensor, "R 1 T M"]) -> Float[Tensor, "R D"]:
+        for i in range(self.blocks):
+            x = self.get_submodule(f"conv_block{i + 1}")(x)
+        x = x.mean(3)
+        return F.relu(self.fc1(x.amax(2) + x.mean(2)))
+
+
+class LogMel(nn.Module):
+    """Sound to log-mel in dB; frames are centred on multiples of the hop, mirrored at the ends."""
+
+    melW: Tensor  # noqa: N815 (the published name)
+
+    def __init__(self, variant: Variant) -> None:
+        super().__init__()
+        self.register_buffer("melW", torch.empty(variant.fft // 2 + 1, BINS))
+        self.fft, self.hop = variant.fft, variant.hop
+
+    def forward(self, sound: Float[Tensor, "R N"]) -> Float[Tensor, "R T M"]:
+        sound = F.pad(sound[:, None], (self.fft // 2, self.fft // 2), mode="reflect")[:, 0]
+        power = spectra(sound, window=self.fft, hop=self.hop, fft=self.fft) ** 2
+        return 10 * torch.log10((power @ self.melW).clamp_min(FLOOR))
+
+
+class FrontEnd(nn.Module):
+    """Sound to log-mel, normalised per mel bin. Always fp32."""
+
+    def __init__(self, variant: Variant) -> None:
+        super().__init__()
+        self.logmel_extractor = LogMel(variant)
+        self.bn0 = nn.BatchNorm2d(BINS)
+
+    def forward(self, sound: Float[Tensor, "R N"]) -> Float[Tensor, "R 1 T M"]:
+        by_mel = self.logmel_extractor(sound).permute(0, 2, 1)[..., None]
+        return self.bn0(by_mel).permute(0, 3, 2, 1)
+
+
+class PANNsEncoder:
+    """A PANNs network as an encoder of sound."""
+
+    name = NAME
+    modality = "audio"
+
+    def __init__(
+        self,
+        front: FrontEnd,
+        network: Frozen,
+        slug: str,
+        windows: Windows,
+        config: Config,
+        *,
+        identity: Mapping[str, Any],
+        notes: Mapping[str, Any],
+    ) -> None:
+        variant = VARIANTS[config.variant]
+        self.slug, self.identity, self.notes = slug, identity, notes
+        self.dim, self.sample_rate = variant.channels[-1], variant.sample_rate
+        self.window_seconds, self.hop_seconds = config.window_seconds, config.hop_seconds
+        self._front = front.eval().requires_grad_(False).to(network.device)
+        self._network, self._windows = network, windows
+
+    def window_starts_seconds(self, samples: int) -> Float[np.ndarray, "W"]:
+        """When the windows of a sound of so many samples start."""
+        return self._windows.starts_seconds(samples)
+
+    def preprocess(self, x: Float[Tensor, "B N"]) -> Float[Tensor, "R 1 T M"]:
+        """The normalised log-mel spectrogram of every window of every sound."""
+        with torch.inference_mode():
+            return self._front(self._windows.cut(x.to(self._network.device)).flatten(0, 1))
+
+    def forward(self, x: Float[Tensor, "R 1 T M"]) -> Float[Tensor, "R D"]:
+        return self._network(x)
+
+    def __call__(self, x: Float[Tensor, "B N"]) -> Float[Tensor, "R D"]:
+        return self.forward(self.preprocess(x))
+
+
+def fill(front: FrontEnd, cnn: CNN, config: Config, weights: weight_files.Weights | None) -> None:
+    """Give front end and CNN their tensors; a file holds both under one roof."""
+    whole = nn.Module()
+    for name, child in (*front.named_children(), *cnn.named_children()):
+        whole.add_module(name, child)
+    variant = VARIANTS[config.variant]
+    mel = slaney_mel_matrix(
+        sample_rate=variant.sample_rate,
+        fft=variant.fft,
+        bins=BINS,
+        low_hz=LOW_HZ,
+        high_hz=variant.high_hz,
+    )
+    if weights:
+        # A published file brings the matrix it was trained with, which differs in last bits.
+        tensors = {"logmel_extractor.melW": mel, **weights.tensors}
+        weight_files.load(
+            whole,
+            replace(weights, tensors=tensors),
+            ignore=("spectrogram_extractor.", "fc_audioset."),
+        )
+        return
+    weight_files.initialise(whole, seed=config.seed, gain=2.0)
+    front.logmel_extractor.melW.copy_(mel)
+    # Without statistics every input would be some -50 dB in all bins and every row alike.
+    statistics = front.bn0.state_dict()
+    statistics["running_mean"].fill_(-40)
+    statistics["running_var"].fill_(20**2)
+
+
+def build(config: Config, device: str = "cpu", precision: str = "fp32") -> PANNsEncoder:
+    """The encoder, with weights from a file or random ones that were asked for."""
+    variant = VARIANTS[config.variant]
+    windows = Windows(
+        sample_rate=variant.sample_rate,
+        length=round(config.window_seconds * variant.sample_rate),
+        hop=round(config.hop_seconds * variant.sample_rate),
+        shortest=variant.shortest,
+    )
+    weights = weight_files.choose(NAME, config.weights, config.untrained)
+    with torch.device("meta"):
+        front, cnn = FrontEnd(variant), CNN(variant.channels)
+    fill(front, cnn, config, weights)
+    identity = {
+        "network": NAME,
+        "revision": REVISION,
+        "variant": config.variant,
+        "output": "embedding",
+        "weights": weight_files.identity(weights, config.seed),
+        "precision": precision,
+        "preprocessing": {
+            "sample_rate": variant.sample_rate,
+            "stft": [variant.fft, variant.hop],
+            "mel": {"scale": "slaney", "bins": BINS, "low_hz": LOW_HZ, "high_hz": variant.high_hz},
+            "floor": FLOOR,
+        },
+        "window_seconds": config.window_seconds,
+        "hop_seconds": config.hop_seconds if config.window_seconds else 0.0,
+    }
+    return PANNsEncoder(
+        front,
+        Frozen(cnn, device=device, precision=precision),
+        f"{NAME}-{config.variant}" + ("-untrained" if weights is None else ""),
+        windows,
+        config,
+        identity=identity,
+        notes=weight_files.notes(weights, LICENCE),
+    )

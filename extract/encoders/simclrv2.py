@@ -1,0 +1,278 @@
+"""SimCLRv2: self-supervised ResNets on images; one row a frame.
+
+Shapes: B = frames, H, W = frame size, C, K = channels in and out, h, w = map size, D = embedding.
+
+Source: Chen et al. (2020), "Big Self-Supervised Models are Strong Semi-Supervised Learners", with
+the ResNet-D stem and shortcuts of He et al. (2019) and Selective Kernels of Li et al. (2019).
+
+Names of the weights. Batch norms have weight, bias, running_mean, running_var; kernels are OIHW:
+
+    stem.{i}.{conv,bn}                     i = 0, or 0..2 with selective kernels
+    block_group{1..4}.{b}.shortcut.{conv,bn}                          the first block of a group
+    block_group{g}.{b}.{reduce,spatial,expand}.{conv,bn}              1x1, 3x3, 1x1
+    block_group{g}.{b}.spatial.{streams,squeeze}.{conv,bn}, .mix      in place of the 3x3, with sk1
+    head.nl_{0..2}.{dense,bn}              optional; nl_2.bn.bias is zero
+
+Modules are registered in the order in which the original program creates its variables (a block's
+shortcut first), so counting convolutions and batch norms gives the original's names.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from extract import weights as weight_files
+from extract.network import Frozen, same_padding
+from extract.resize import resize
+from store.errors import ConfigError, choices
+
+NAME = "simclrv2"
+REVISION = 1  # raise when our numbers change
+VARIANTS = ("r50_1x_sk0", "r50_1x_sk1")
+OUTPUTS = ("final_avg_pool", "nl_0", "nl_1", "nl_2")
+BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+SIDE = 224  # pixels
+CROP = 0.875
+LICENCE = "Apache-2.0 (google-research/simclr); trained on ImageNet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    variant: str = "r50_1x_sk1"
+    weights: str = ""  # a safetensors file with the names above
+    untrained: bool = False
+    seed: int = 0  # of untrained weights
+    output: str = "final_avg_pool"  # or a layer of the projection head
+    antialias: bool = False  # for frames much larger than 256 pixels; the original does not
+
+    def __post_init__(self) -> None:
+        for key, known in (("variant", VARIANTS), ("output", OUTPUTS)):
+            if (value := getattr(self, key)) not in known:
+                raise ConfigError(f"{NAME} has no {key} {value!r}; it has {choices(value, known)}")
+
+
+class ConvNorm(nn.Module):
+    """Convolution and batch norm. Padding is explicit and symmetric, as the original's."""
+
+    def __init__(self, channels: int, out: int, kernel: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, out, kernel, stride, kernel // 2, bias=False)
+        self.bn = nn.BatchNorm2d(out, eps=1e-5)
+
+    def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B K _ _"]:
+        return self.bn(self.conv(x))
+
+
+class SelectiveKernel(nn.Module):
+    """Two 3x3 streams, mixed by what the whole map holds. Takes the place of a 3x3 and its ReLU."""
+
+    def __init__(self, channels: int, out: int, stride: int) -> None:
+        super().__init__()
+        middle = max(int(out * 0.0625), 32)
+        self.streams = ConvNorm(channels, 2 * out, 3, stride)
+        self.squeeze = ConvNorm(out, middle, 1)
+        self.mix = nn.Conv2d(middle, 2 * out, 1, bias=False)
+
+    def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B K _ _"]:
+        first, second = F.relu(self.streams(x)).chunk(2, 1)
+        everywhere = (first + second).mean((2, 3), keepdim=True)
+        logits = self.mix(F.relu(self.squeeze(everywhere)))
+        share_first, share_second = logits.unflatten(1, (2, -1)).softmax(1).unbind(1)
+        return first * share_first + second * share_second
+
+
+class SmoothShortcut(ConvNorm):
+    """ResNet-D's projection: average over 2x2 first, then a 1x1 without stride.
+
+    At stride 1 the average at the lower and right border is over what is there; at stride 2 an odd
+    map is completed with zeros that count. Both as TensorFlow does.
+    """
+
+    def __init__(self, channels: int, out: int, stride: int) -> None:
+        super().__init__(channels, out, 1)
+        self.stride = stride
+
+    def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B K _ _"]:
+        # Repeating the border gives the average over what is there: (a + a) / 2 = a.
+        x = F.pad(x, (0, 1, 0, 1), mode="replicate" if self.stride == 1 else "constant")
+        return super().forward(F.avg_pool2d(x, 2, self.stride))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (with the stride), 1x1, and the shortcut around them."""
+
+    def __init__(
+        self, channels: int, filters: int, stride: int, *, project: bool, sk: bool
+    ) -> None:
+        super().__init__()
+        if project:
+            self.shortcut: nn.Module = (
+                SmoothShortcut(channels, 4 * filters, stride)
+                if sk
+                else ConvNorm(channels, 4 * filters, 1, stride)
+            )
+        else:
+            self.shortcut = nn.Identity()
+        self.reduce = ConvNorm(channels, filters, 1)
+        self.spatial = (SelectiveKernel if sk else _plain)(filters, filters, stride)
+        self.expand = ConvNorm(filters, 4 * filters, 1)
+
+    def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B K _ _"]:
+        inner = self.spatial(F.relu(self.reduce(x)))
+        if isinstance(self.spatial, ConvNorm):
+            inner = F.relu(inner)
+        return F.relu(self.expand(inner) + self.shortcut(x))
+
+
+def _plain(channels: int, out: int, stride: int) -> ConvNorm:
+    return ConvNorm(channels, out, 3, stride)
+
+
+class HeadLayer(nn.Module):
+    """One layer of the projection head."""
+
+    def __init__(self, width: int, out: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, out, bias=False)
+        self.bn = nn.BatchNorm1d(out, eps=1e-5)
+
+    def forward(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B _"]:
+        return self.bn(self.dense(x))
+
+
+class ResNet(nn.Module):
+    """The base network and, if `output` lies in it, the projection head up to there."""
+
+    def __init__(self, depth: int, width: int, *, sk: bool, output: str) -> None:
+        super().__init__()
+        first = 64 * width
+        stem = ((3, first // 2, 3, 2), (first // 2, first // 2, 3, 1), (first // 2, first, 3, 1))
+        self.stem = nn.ModuleList(
+            ConvNorm(*layer) for layer in (stem if sk else ((3, first, 7, 2),))
+        )
+        channels = first
+        for group, blocks in enumerate(BLOCKS[depth]):
+            filters = first * 2**group
+            layers = []
+            for block in range(blocks):
+                stride = 2 if group and not block else 1
+                layers.append(Bottleneck(channels, filters, stride, project=not block, sk=sk))
+                channels = 4 * filters
+            self.add_module(f"block_group{group + 1}", nn.Sequential(*layers))
+        head = OUTPUTS.index(output)
+        sizes = (channels, channels, channels, 128)[: head + 1]
+        self.head = nn.ModuleDict(
+            {f"nl_{i}": HeadLayer(a, b) for i, (a, b) in enumerate(pairwise(sizes))}
+        )
+        self.dim = sizes[-1]
+
+    def forward(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
+        for layer in self.stem:
+            x = F.relu(layer(x))
+        x = same_max_pool(x)
+        for group in range(4):
+            x = self.get_submodule(f"block_group{group + 1}")(x)
+        rows = x.mean((2, 3), dtype=torch.float32)
+        for name, layer in self.head.items():
+            rows = layer(rows.to(x.dtype))
+            rows = rows if name == "nl_2" else F.relu(rows)
+        return rows
+
+
+def same_max_pool(x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C _ _"]:
+    """3x3 maximum at stride 2 under TensorFlow's 'SAME': at even sizes only right and below."""
+    (top, bottom), (left, right) = (same_padding(size, 3, 2) for size in x.shape[2:])
+    return F.max_pool2d(F.pad(x, (left, right, top, bottom), value=-torch.inf), 3, 2)
+
+
+class SimCLRv2:
+    """A SimCLRv2 network as an encoder of frames."""
+
+    name = NAME
+    modality = "visual"
+    short_side = int(SIDE / CROP)
+
+    def __init__(
+        self,
+        network: Frozen,
+        dim: int,
+        slug: str,
+        *,
+        antialias: bool,
+        identity: Mapping[str, Any],
+        notes: Mapping[str, Any],
+    ) -> None:
+        self.dim, self.slug, self.identity, self.notes = dim, slug, identity, notes
+        self._network, self._antialias = network, antialias
+
+    def preprocess(self, x: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B 3 S S"]:
+        """The central square at 224 pixels, 0..1, without mean or deviation."""
+        with torch.inference_mode():
+            x = central_square(x.to(self._network.device)).permute(0, 3, 1, 2).float() / 255
+            return resize(x, SIDE, SIDE, kernel="bicubic", antialias=self._antialias).clamp(0, 1)
+
+    def forward(self, x: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B D"]:
+        return self._network(x)
+
+    def __call__(self, x: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B D"]:
+        return self.forward(self.preprocess(x))
+
+
+def central_square(frames: UInt8[Tensor, "B H W 3"]) -> UInt8[Tensor, "B S S 3"]:
+    """The central 87.5 % of the short side; halves are rounded to even, as TensorFlow's rint."""
+    height, width = frames.shape[1:3]
+    side = round(CROP * min(height, width))
+    top, left = (height - side + 1) // 2, (width - side + 1) // 2
+    return frames[:, top : top + side, left : left + side]
+
+
+def network_of(variant: str, output: str = "final_avg_pool") -> ResNet:
+    """The network of a variant, its tensors not yet filled."""
+    found = re.fullmatch(r"r(\d+)_(\d)x_sk([01])", variant)
+    assert found, variant
+    depth, width, sk = map(int, found.groups())
+    with torch.device("meta"):
+        return ResNet(depth, width, sk=bool(sk), output=output)
+
+
+def build(config: Config, device: str = "cpu", precision: str = "fp32") -> SimCLRv2:
+    """The encoder, with weights from a file or random ones that were asked for."""
+    weights = weight_files.choose(NAME, config.weights, config.untrained)
+    network = network_of(config.variant, config.output)
+    if weights:
+        weight_files.load(network, weights, ignore=("head.",))
+    else:
+        weight_files.initialise(network, seed=config.seed, gain=1.0)
+        for block in network.modules():
+            if isinstance(block, Bottleneck):
+                nn.init.zeros_(block.expand.bn.weight)  # blocks begin as their shortcut
+    identity = {
+        "network": NAME,
+        "revision": REVISION,
+        "variant": config.variant,
+        "output": config.output,
+        "weights": weight_files.identity(weights, config.seed),
+        "precision": precision,
+        "preprocessing": {
+            "crop": CROP,
+            "side": SIDE,
+            "resize": "keys_bicubic_half_pixel" + ("_antialias" if config.antialias else ""),
+            "range": [0, 1],
+        },
+    }
+    slug = f"{NAME}-{config.variant}" + ("-untrained" if weights is None else "")
+    return SimCLRv2(
+        Frozen(network, device=device, precision=precision),
+        network.dim,
+        slug,
+        antialias=config.antialias,
+        identity=identity,
+        notes=weight_files.notes(weights, LICENCE),
+    )

@@ -1,0 +1,103 @@
+"""What frozen networks share: TensorFlow's padding, folding, and running at rest.
+
+Shapes: B = items of a batch, C = channels, H, W = height and width, D = embedding size.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils import fusion
+
+from store.errors import ConfigError, choices
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Elements before and after, so that a window gives ceil(size / stride) outputs.
+
+    Source: TensorFlow's padding='SAME'. An odd total puts the larger part *after*, which is why
+    PyTorch's symmetric padding is not the same network at even sizes and stride 2.
+    """
+    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution with TensorFlow's 'SAME' padding; kernels are square."""
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B _ _ _"]:
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        (top, bottom), (left, right) = (same_padding(n, kernel, stride) for n in x.shape[2:])
+        if top == bottom and left == right:  # spares a copy: all convolutions of stride 1
+            return F.conv2d(x, self.weight, self.bias, self.stride, (top, left), 1, self.groups)
+        x = F.pad(x, (left, right, top, bottom))
+        return F.conv2d(x, self.weight, self.bias, self.stride, 0, 1, self.groups)
+
+
+def fold_batch_norm(network: nn.Module) -> None:
+    """Merge each batch norm into the layer registered right before it; the function stays equal."""
+    for parent in list(network.modules()):
+        for (name, layer), (norm_name, norm) in pairwise(list(parent.named_children())):
+            if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(parent, name, fusion.fuse_conv_bn_eval(layer, norm))
+                setattr(parent, norm_name, nn.Identity())
+            elif isinstance(layer, nn.Linear) and isinstance(norm, nn.BatchNorm1d):
+                setattr(parent, name, fusion.fuse_linear_bn_eval(layer, norm))
+                setattr(parent, norm_name, nn.Identity())
+
+
+class Frozen:
+    """A network at rest: evaluation mode, batch norm folded, one device and precision.
+
+    Raises:
+        ConfigError: an unknown precision, or a device this machine does not have.
+    """
+
+    def __init__(self, network: nn.Module, *, device: str, precision: str) -> None:
+        if precision not in PRECISIONS:
+            raise ConfigError(
+                f"no precision {precision!r}; there are {choices(precision, PRECISIONS)}"
+            )
+        self.device = present(device)
+        self.dtype = PRECISIONS[precision]
+        network.eval().requires_grad_(False)
+        fold_batch_norm(network)
+        self._network = network.to(self.device, self.dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def __call__(self, x: Float[Tensor, "B ..."]) -> Float[Tensor, "B D"]:
+        with torch.inference_mode(), _whole_fp32(self.device):
+            return self._network(x.to(self.device, self.dtype)).float()
+
+
+def present(device: str) -> torch.device:
+    """`device` as torch's own, if this machine has it.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise ConfigError(f"no device {device!r}; write cpu, cuda or cuda:N") from None
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"no device {device!r}: this machine has {torch.cuda.device_count()} CUDA devices; "
+            f"use device=cpu"
+        )
+    return found
+
+
+@contextmanager
+def _whole_fp32(device: torch.device) -> Iterator[None]:
+    """fp32 means fp32: cuDNN would round inputs of convolutions to 10 bits (TF32) by default."""
+    if device.type != "cuda":
+        yield
+        return
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False):
+        yield
