@@ -236,15 +236,15 @@ def _build_index(parts: Sequence[Part]) -> _Index:
     ordered = sorted((number, place, clip_id) for clip_id, (_, number, place) in chosen.items())
     numbers = np.array([number for number, _, _ in ordered], dtype=np.int64)
     first = np.cumsum([0, *(len(part.clip_ids) for part in parts)])
-    place = np.array([place for _, place, _ in ordered], dtype=np.int64)
-    joined = first[numbers] + place
+    within = np.array([place for _, place, _ in ordered], dtype=np.int64)
+    joined = first[numbers] + within
     clip_ids = [clip_id for _, _, clip_id in ordered]
     return _Index(
         parts=tuple(parts),
         clip_ids=clip_ids,
         position={clip_id: i for i, clip_id in enumerate(clip_ids)},
         part=numbers,
-        place=place,
+        place=within,
         start=_joined([part.row_start for part in parts], np.int64)[joined],
         count=_joined([part.row_count for part in parts], np.int64)[joined],
         status=_joined([part.status for part in parts], np.uint8)[joined],
