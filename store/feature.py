@@ -13,7 +13,7 @@ from jaxtyping import Float16, Int32, Int64, UInt8
 from store import commit as protocol
 from store import layout
 from store.commit import CommitRecord, Places
-from store.errors import InputError
+from store.errors import DamagedStore, InputError
 from store.names import is_safe_name, unit_name
 from store.part import Part, blocks
 from store.rows import UnitRows
@@ -214,6 +214,8 @@ class Feature:
             for unit in committed_units(self._places):
                 if unit not in self._parts:
                     record = protocol.read_record(self._places, unit)
+                    if record.dim != self.dim:
+                        raise DamagedStore(f"{self.name}/{unit} has rows of {record.dim} numbers")
                     self._parts[unit] = Part(self._places, record)
             self._index = _build_index([self._parts[unit] for unit in sorted(self._parts)])
         return self._index

@@ -78,6 +78,11 @@ class Part:
             raise self._damaged("values", f"has lost rows within {start}..{stop}")
         return block
 
+    def check_layout(self) -> None:
+        """See that every array is described as it was written."""
+        for name in layout.ARRAYS:
+            self._open(name)
+
     def verify(self) -> None:
         """Compare every file with the checksums of the commit record."""
         for file in self.record.files:

@@ -62,7 +62,8 @@ def verify(store: Store, deep: bool = False) -> Report:
             )
             continue
         places = Places(root=store.path, feature_id=name)
-        problems.extend(_feature_problems(places))
+        dim, faults = _feature_problems(places)
+        problems.extend(faults)
         named: set[str] = set()
         for file_name in sorted(path.name for path in _entries(places.commits)):
             unit = file_name.removesuffix(".json")
@@ -79,6 +80,11 @@ def verify(store: Store, deep: bool = False) -> Report:
             named.add(record.part)
             checked += len(record.files)
             size += sum(file.size for file in record.files)
+            if dim not in (0, record.dim):
+                message = f"its rows have {record.dim} numbers, the feature's {dim}"
+                problems.append(
+                    _problem("record", name, unit, f"commits/{name}/{file_name}", message)
+                )
             problems.extend(_part_problems(places, record, deep))
         parts = {path.name for path in _entries(places.parts)} - {"zarr.json"}
         garbage += len(parts - named)
@@ -118,14 +124,17 @@ def check_plain_group(path: Path) -> None:
         raise DamagedStore(f"{path / 'zarr.json'} is not the group that was made")
 
 
-def _feature_problems(places: Places) -> Iterator[Problem]:
+def _feature_problems(places: Places) -> tuple[int, list[Problem]]:
+    """The feature's size, 0 if it cannot be told, and what is wrong with its groups."""
+    dim = 0
     key = f"data.zarr/{places.feature_id}/zarr.json"
     try:
-        read_spec(places)
+        dim = read_spec(places).dim
         key = f"data.zarr/{places.feature_id}/parts/zarr.json"
         check_plain_group(places.parts)
     except DamagedStore as error:
-        yield _problem("feature", places.feature_id, file=key, message=str(error))
+        return dim, [_problem("feature", places.feature_id, file=key, message=str(error))]
+    return dim, []
 
 
 def _part_problems(places: Places, record: CommitRecord, deep: bool) -> Iterator[Problem]:
@@ -182,6 +191,7 @@ def _content_problems(places: Places, record: CommitRecord, deep: bool) -> Itera
                 "zarr.json",
                 f"attribute {fault[0]} is {json.dumps(found.get(fault[0]))[:80]}",
             )
+        part.check_layout()
         if deep and (message := _table_fault(part)):
             yield _problem("content", record.feature_id, record.unit, "", message)
     except DamagedStore as error:
