@@ -175,7 +175,8 @@ class RowReader:
                 chunk, skip = divmod(start, grid.chunk_rows)
                 file, inner = divmod(chunk, grid.file_chunks)
                 rows = min(stop - start, grid.chunk_rows - skip)
-                offset = self._offsets(source, file)[inner]
+                offsets = self._offsets(source, file)
+                offset = offsets[inner] if offsets else -1
                 if offset < 0 and not self._fill_missing:
                     raise _damaged(source, file, f"has lost chunk {inner}")
                 pieces.append(_Piece(source, file, offset, chunk, skip, rows, to))
@@ -338,7 +339,7 @@ def _open(source: RowArray, file: int) -> _File:
 
 
 def _read_offsets(opened: _Opened, source: RowArray, file: int) -> array:
-    """Where each chunk of a file begins, -1 where it was never written."""
+    """Where each chunk of a file begins, -1 where it was never written; nothing without a file."""
     grid = source.grid
     try:
         handle = opened(source, file)
@@ -347,7 +348,7 @@ def _read_offsets(opened: _Opened, source: RowArray, file: int) -> array:
         index = os.pread(handle.descriptor, size, at) if size else b""
         offsets = grid.chunk_offsets(index, file_bytes=handle.size)
     except FileNotFoundError:
-        offsets = np.full(grid.file_chunks, -1, dtype=np.int64)
+        return array("q")
     except OSError as error:
         raise _unreadable(source, file, error) from error
     except ValueError as error:
