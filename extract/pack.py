@@ -67,7 +67,7 @@ class Packer:
         rows = [torch.cat([part for _, part in sorted(parts, key=_place)]) for parts in self._done]
         sizes = [len(clip) for clip in rows]
         self._done, self._groups = [], {}
-        return list(torch.cat(rows).cpu().split(sizes)) if rows else []
+        return list(torch.split(torch.cat(rows).cpu(), sizes)) if rows else []
 
     def _group(self, items: Tensor) -> _Group:
         shape = items.shape[1:]

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
@@ -55,7 +55,7 @@ def process_map(
     deadline_seconds: float,
     ahead: int = 0,
     memory_bytes: int = MEMORY_BYTES,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """`function(item)` of each item, in order, from `workers` child processes.
 
     Close the generator, or exhaust it, and every child is dead.

@@ -1,0 +1,125 @@
+"""What a run did and what bounded it, with the numbers."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from store import Feature, Status
+
+
+@dataclass(slots=True, kw_only=True)
+class Spent:
+    """Where a run's time went. The main thread waits for clips, encodes or commits, one at a time;
+    decoding goes on in its own processes all the while.
+    """
+
+    workers: int
+    seconds: float = 0.0
+    clips: int = 0
+    decode_cpu_seconds: float = 0.0
+    waiting: float = 0.0  # seconds the encoders had nothing to do
+    encoding: float = 0.0
+    committing: float = 0.0
+
+    @contextmanager
+    def on(self, what: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            setattr(self, what, getattr(self, what) + time.perf_counter() - begun)
+
+    @property
+    def bottleneck(self) -> str:
+        """`decode`, `encoder` or `disk`: what the main thread spent most time on or waiting for."""
+        if not self.clips:
+            return "nothing to do"
+        by_cause = {"decode": self.waiting, "encoder": self.encoding, "disk": self.committing}
+        return max(by_cause, key=lambda cause: by_cause[cause])
+
+    @property
+    def clips_per_second(self) -> float:
+        return self.clips / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureReport:
+    """A feature after the run: what became of the manifest's clips, whenever that was."""
+
+    feature: str
+    modality: str
+    counts: dict[str, int]  # clips of the manifest by kind
+    new: int  # clips committed by this run
+    batch_fill: float  # share of the encoder's work that was not padding
+
+    @classmethod
+    def of(
+        cls, feature: Feature, clip_ids: Sequence[str], *, new: int, fill: float
+    ) -> "FeatureReport":
+        kinds = [Status(int(code)) for code in feature.status_of(clip_ids)]
+        counts = {s.kind: kinds.count(s) for s in Status if s in kinds}
+        return cls(
+            feature=feature.name,
+            modality=feature.modality,
+            counts=counts,
+            new=new,
+            batch_fill=fill,
+        )
+
+    @property
+    def failed(self) -> int:
+        return sum(n for kind, n in self.counts.items() if Status.from_kind(kind).failed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """What `extract run` answers."""
+
+    features: Sequence[FeatureReport]
+    spent: Spent
+    max_failures: float = field(default=0.05)
+
+    @property
+    def failed(self) -> int:
+        """Clips that failed, counted once per feature."""
+        return sum(report.failed for report in self.features)
+
+    @property
+    def findings(self) -> list[str]:
+        """What somebody should look at, one line each."""
+        found = []
+        for report in self.features:
+            total = sum(report.counts.values())
+            if report.failed > self.max_failures * total:
+                share = report.failed / total
+                found.append(
+                    f"{report.feature}: {report.failed} of {total} clips failed ({share:.1%}; "
+                    f"at most {self.max_failures:.1%} were expected)"
+                )
+        return found
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data for `--json`."""
+        spent = self.spent
+        evidence = {
+            "decode_cpu_seconds": round(spent.decode_cpu_seconds, 3),
+            "decode_cpu_seconds_per_clip": round(
+                spent.decode_cpu_seconds / spent.clips if spent.clips else 0.0, 4
+            ),
+            "waiting_for_decode_seconds": round(spent.waiting, 3),
+            "encoder_seconds": round(spent.encoding, 3),
+            "commit_seconds": round(spent.committing, 3),
+            "batch_fill": {r.feature: round(r.batch_fill, 3) for r in self.features},
+            "workers": spent.workers,
+        }
+        return {
+            "features": [asdict(report) | {"failed": report.failed} for report in self.features],
+            "clips": spent.clips,
+            "seconds": round(spent.seconds, 3),
+            "clips_per_second": round(spent.clips_per_second, 2),
+            "bottleneck": spent.bottleneck,
+            "evidence": evidence,
+            "findings": self.findings,
+        }
