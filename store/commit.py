@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from store import files, layout
-from store.errors import DamagedStore
+from store.errors import ConfigError, DamagedStore
 from store.names import clip_keys, unit_name
 from store.rows import MAX_UNIT_CLIPS, UnitRows
-from store.spec import canonical_json, normalised
+from store.spec import MAX_SPEC_BYTES, canonical_json, normalised
 from store.status import STORED, Status
 
 MAX_RECORD_BYTES = 4 << 20
@@ -163,6 +163,7 @@ def commit(
     """Write a part and commit it; None if another attempt had won.
 
     Raises:
+        ConfigError: notes that are no JSON data, or too many.
         StoreError: the disk refused. Nothing was committed.
     """
     unit = unit_name(places.feature_id, rows.clip_ids, retry=retry)
@@ -172,6 +173,9 @@ def commit(
     part = f"{unit}-{attempt}"
     written = datetime.now(UTC).isoformat(timespec="seconds")
     staged = places.staging / part
+    notes = normalised(notes, "attempt notes")
+    if (size := len(canonical_json(notes))) > MAX_SPEC_BYTES:
+        raise ConfigError(f"attempt notes take {size} bytes; at most {MAX_SPEC_BYTES} fit")
     attributes = {
         "format": layout.FORMAT,
         "feature_id": places.feature_id,
@@ -180,7 +184,7 @@ def commit(
         "n_clips": len(rows.clip_ids),
         "n_rows": len(rows.values),
         "written": written,
-        "writer": {**_versions(), **normalised(notes, "attempt notes")},
+        "writer": {**_versions(), **notes},
     }
     try:
         with files.writing(staged):

@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from store.errors import NotAStore
+from store.errors import MissingFile
 from store.feature import Feature
 from store.root import Store
 from store.status import Status
@@ -18,7 +18,7 @@ def info(store: Store) -> dict[str, Any]:
     try:
         manifest = store.manifest()
         clips, columns = len(manifest), list(manifest.columns)
-    except NotAStore:
+    except MissingFile:
         clips, columns = 0, []
     return {
         "path": str(store.path),

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from store import files, layout
 from store.commit import Places
-from store.errors import DamagedStore, NotAStore, UnknownFeature, choices
+from store.errors import DamagedStore, MissingFile, NotAStore, UnknownFeature, choices
 from store.feature import Feature
 from store.manifest import Manifest, from_parquet, to_parquet, union
 from store.names import is_safe_name
@@ -94,13 +94,13 @@ class Store:
         """All kept manifests as one: in order of addition, later rows winning per clip.
 
         Raises:
+            MissingFile: none was kept.
             DamagedStore: a kept manifest cannot be read.
-            NotAStore: none was kept.
         """
         kept = self.manifest_names()
         if not kept:
-            raise NotAStore(
-                f"{self.path} keeps no manifest; run: extract run MANIFEST --store {self.path}"
+            raise MissingFile(
+                f"{self.path} keeps no manifest; run: extract run MANIFEST --store DIR"
             )
         return union([self.read_manifest(stamp, digest) for stamp, digest in kept])
 

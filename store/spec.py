@@ -11,6 +11,7 @@ from typing import Any
 from store.errors import ConfigError
 
 STORE_DTYPE = "float16"
+MAX_SPEC_BYTES = 1 << 16
 _SLUG = re.compile(r"[a-z0-9_-][a-z0-9._-]{0,82}")  # with "-" and 12 hex: at most 96 characters
 
 
@@ -76,6 +77,8 @@ class FeatureSpec:
         object.__setattr__(self, "slug", slug)
         object.__setattr__(self, "identity", normalised(self.identity, "identity"))
         object.__setattr__(self, "notes", normalised(self.notes, "notes"))
+        if (size := len(canonical_json([self.identity, self.notes]))) > MAX_SPEC_BYTES:
+            raise ConfigError(f"identity and notes take {size} bytes; at most {MAX_SPEC_BYTES} fit")
 
     @property
     def digested(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ def units(draw):
     return clips, draw(st.lists(st.sampled_from(every), max_size=12)), draw(st.integers(1, 9))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(units())
 def test_any_clips_in_any_order_come_back(tmp_path_factory, make_rows, drawn):
     clips, order, dim = drawn

@@ -12,7 +12,6 @@ from store.errors import (
     InputError,
     ManifestError,
     MissingFile,
-    NotAStore,
     UnknownColumn,
 )
 from store.manifest import from_parquet, to_parquet, union
@@ -224,7 +223,7 @@ def test_later_rows_win_and_columns_are_united():
 def test_a_store_keeps_manifests_in_order(fs):
     one = of(clip_id=["a", "b"], label=["x", "y"])
     two = of(clip_id=["b", "c"], label=["q", "r"])
-    with pytest.raises(NotAStore, match="keeps no manifest"):
+    with pytest.raises(MissingFile, match="keeps no manifest"):
         fs.manifest()
     for manifest in (one, one, two, two):
         fs.add_manifest(manifest)

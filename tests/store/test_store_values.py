@@ -96,6 +96,7 @@ def test_notes_are_not_digested_and_all_else_is():
         {"identity": {"x": {"y": b"bytes"}}},
         {"identity": {"x": np.float32(1)}},
         {"notes": {"x": math.nan}},
+        {"notes": {"x": "y" * 70_000}},
     ],
 )
 def test_a_spec_is_not_born_wrong(changed):

@@ -339,13 +339,13 @@ def test_a_decompression_bomb_is_refused(copy):
 
 
 def test_random_damage_gives_only_our_errors(copy):
-    """300 mutations of metadata, tables and records: an error of ours or the true rows, soon."""
+    """200 mutations of metadata, tables and records: an error of ours or the true rows, soon."""
     rng = np.random.default_rng(5)
     clips = ["a", "c", "b"]
     truth = copy["toy"].read(clips)[0]
     targets = [p for p in copy.path.rglob("*") if p.is_file() and p.stat().st_size < 100_000]
     caught = 0
-    for _ in range(300):
+    for _ in range(200):
         path = targets[rng.integers(len(targets))]
         kept = path.read_bytes()
         data = bytearray(kept)
@@ -365,7 +365,7 @@ def test_random_damage_gives_only_our_errors(copy):
         except MicroshotError:
             caught += 1
         path.write_bytes(kept)
-    assert caught > 150
+    assert caught > 100
 
 
 def test_special_files_are_not_opened(copy):
