@@ -1,0 +1,327 @@
+"""Look-up of clips by key among 100 million: a sorted file, mapped, never trusted.
+
+The file is a cache. Its name is the digest of the committed parts it was built from; another set
+of parts is another file, and a damaged one is built again. It holds, in this order,
+
+    records    32 bytes per clip, sorted by key, in blocks of 512
+    fences     uint64 per block: the first half of its first key; kept in memory
+    checksums  uint32 per block: crc32c of its records, compared when the block is first used
+    trailer    magic, number of records, digest, crc32c of everything after the records
+
+Building sorts runs of bounded size and merges them range by range, so memory does not grow with
+the number of clips.
+
+Shapes: n = clips of a part, V = clips asked for.
+"""
+
+import mmap
+import os
+import struct
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from hashlib import sha256
+from itertools import pairwise
+from pathlib import Path
+from secrets import token_hex
+from typing import IO, NamedTuple
+
+import google_crc32c
+import numpy as np
+from jaxtyping import Int64, UInt8, UInt16, UInt64
+
+from store.status import Status
+
+_RECORD = np.dtype(
+    [
+        ("high", "<u8"),
+        ("low", "<u8"),
+        ("start", "<u8"),
+        ("part", "<u4"),
+        ("rows", "<u2"),
+        ("status", "u1"),
+        ("unused", "u1"),
+    ]
+)
+Records = np.ndarray  # of that type, one axis; jaxtyping has no word for it
+_BLOCK = 512
+_BLOCK_BYTES = _BLOCK * _RECORD.itemsize
+_RUN = 4 << 20  # records sorted at once: 128 MiB, and twice that while sorting
+_SAMPLE = 1024
+_TRAILER = struct.Struct("<8sQ32sI")
+_MAGIC = b"clipidx1"
+_TEMPORARY_SECONDS = 24 * 3600
+
+
+class PartTable(NamedTuple):
+    """The clips of one part."""
+
+    clip_key: UInt64[np.ndarray, "n 2"]
+    row_start: Int64[np.ndarray, "n"] | UInt64[np.ndarray, "n"]
+    row_count: Int64[np.ndarray, "n"] | UInt16[np.ndarray, "n"]
+    status: UInt8[np.ndarray, "n"]
+
+
+class Found(NamedTuple):
+    """Where clips are; part -1 and `Status.PENDING` for one that is nowhere."""
+
+    part: Int64[np.ndarray, "V"]
+    start: Int64[np.ndarray, "V"]
+    rows: Int64[np.ndarray, "V"]
+    status: UInt8[np.ndarray, "V"]
+
+
+class _Damaged(Exception):  # noqa: N818
+    """The file is not what was written; nobody outside needs to know."""
+
+
+class ClipIndex:
+    """Which part speaks for each clip, and where its rows are in it.
+
+    One with rows before one without, then the smallest part name. `load` gives the table of a part
+    and is only called if the index must be built.
+    """
+
+    def __init__(
+        self, folder: Path, parts: Iterable[str], load: Callable[[str], PartTable]
+    ) -> None:
+        self.parts = tuple(sorted(parts))  # `Found.part` counts these
+        self._digest = sha256("\n".join(self.parts).encode()).digest()
+        self._path = folder / f"{self._digest.hex()[:32]}.idx"
+        self._load = load
+        self._file: _IndexFile | None = None
+
+    def __len__(self) -> int:
+        return len(self._opened())
+
+    def lookup(self, keys: UInt64[np.ndarray, "V 2"]) -> Found:
+        """Where these clips are.
+
+        Raises:
+            StoreError: from `load`, if the index had to be built.
+        """
+        try:
+            return self._opened().lookup(keys, len(self.parts))
+        except _Damaged:
+            self._file = self._build()
+            return self._file.lookup(keys, len(self.parts))
+
+    def _opened(self) -> "_IndexFile":
+        if self._file is None:
+            try:
+                self._file = _IndexFile(self._path, self._digest)
+            except (_Damaged, OSError):
+                self._file = self._build()
+        return self._file
+
+    def _build(self) -> "_IndexFile":
+        tables = map(self._load, self.parts)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            staging = self._path.with_name(f"tmp-{token_hex(8)}")
+            staging.touch()
+        except OSError:  # a store we may only read: an index for this process alone
+            with tempfile.TemporaryDirectory() as private:
+                path = Path(private, self._path.name)
+                build(path, tables, digest=self._digest)
+                return _IndexFile(path, self._digest)
+        try:
+            build(staging, tables, digest=self._digest)
+            opened = _IndexFile(staging, self._digest)
+            staging.replace(self._path)
+        finally:
+            with suppress(OSError):
+                staging.unlink()
+        _sweep(self._path)
+        return opened
+
+
+class _IndexFile:
+    """One index file, mapped.
+
+    Raises:
+        _Damaged: it is not an index of that digest, or not what was written.
+    """
+
+    def __init__(self, path: Path, digest: bytes) -> None:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            file.seek(max(0, size - _TRAILER.size))
+            trailer = file.read()
+            if len(trailer) != _TRAILER.size:
+                raise _Damaged
+            magic, records, found, crc = _TRAILER.unpack(trailer)
+            blocks = -(-records // _BLOCK)
+            if size != records * _RECORD.itemsize + 12 * blocks + _TRAILER.size:
+                raise _Damaged
+            file.seek(records * _RECORD.itemsize)
+            tail = file.read()
+            if (magic, found) != (_MAGIC, digest) or google_crc32c.value(tail[:-4]) != crc:
+                raise _Damaged
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._records = np.frombuffer(self._map, _RECORD, records)
+        self._fences = np.frombuffer(tail, "<u8", blocks)
+        self._checksums = np.frombuffer(tail, "<u4", blocks, 8 * blocks)
+        self._verified = np.zeros(blocks, dtype=bool)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def lookup(self, keys: UInt64[np.ndarray, "V 2"], parts: int) -> Found:
+        missing = np.full(len(keys), -1, dtype=np.int64)
+        nowhere = Found(missing, missing * 0, missing * 0, np.full(len(keys), 255, np.uint8))
+        if not (len(self) and len(keys)):
+            return nowhere
+        high, low = np.ascontiguousarray(keys.T)
+        # Halves of keys may be equal, so the first block with such a half counts, and the last.
+        first = np.maximum(np.searchsorted(self._fences, high) - 1, 0)
+        last = np.searchsorted(self._fences, high, side="right")
+        self._verify(first, last)
+        begin, end = first * _BLOCK, np.minimum(last * _BLOCK, len(self))
+        at = self._lower_bound(high, low, begin, end.copy())
+        record = self._records[np.minimum(at, len(self) - 1)]
+        there = (at < end) & (record["high"] == high) & (record["low"] == low)
+        if (record["part"][there] >= parts).any():
+            raise _Damaged
+        return Found(
+            *(
+                np.where(there, record[name].astype(default.dtype), default)
+                for name, default in nowhere._asdict().items()
+            )
+        )
+
+    def _lower_bound(
+        self,
+        high: UInt64[np.ndarray, "V"],
+        low: UInt64[np.ndarray, "V"],
+        begin: Int64[np.ndarray, "V"],
+        end: Int64[np.ndarray, "V"],
+    ) -> Int64[np.ndarray, "V"]:
+        """The first record in [begin, end) that is not before the key, for all keys at once."""
+        highs, lows = self._records["high"], self._records["low"]
+        while (open_ := begin < end).any():
+            middle = (begin + end) >> 1
+            probe = np.minimum(middle, len(self) - 1)
+            at_high = highs[probe]
+            before = (at_high < high) | ((at_high == high) & (lows[probe] < low))
+            begin = np.where(open_ & before, middle + 1, begin)
+            end = np.where(open_ & ~before, middle, end)
+        return begin
+
+    def _verify(self, first: Int64[np.ndarray, "V"], last: Int64[np.ndarray, "V"]) -> None:
+        """Compare the blocks from first to last with their checksums, each once."""
+        steps = last - first
+        blocks = np.repeat(first - np.cumsum(steps) + steps, steps) + np.arange(steps.sum())
+        fresh = np.unique(blocks[~self._verified[blocks]]).tolist()
+        for block in fresh:  # all at once from the disk, if they are not cached
+            with suppress(OSError, ValueError, AttributeError):
+                self._map.madvise(mmap.MADV_WILLNEED, block * _BLOCK_BYTES, _BLOCK_BYTES)
+        for block in fresh:
+            records = self._records[block * _BLOCK : (block + 1) * _BLOCK]
+            if google_crc32c.value(records.view(np.uint8)) != self._checksums[block]:
+                raise _Damaged
+            self._verified[block] = True
+
+
+def build(path: Path, tables: Iterable[PartTable], *, digest: bytes) -> None:
+    """Write the index of these parts, in the order of their numbers.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    with tempfile.TemporaryFile(dir=path.parent) as spool:
+        ends = [0]
+        for run in _runs(tables):
+            spool.write(_sorted(run).tobytes())
+            ends.append(spool.tell() // _RECORD.itemsize)
+        spool.flush()
+        with path.open("wb") as file:
+            _write(file, _merged(spool, ends), digest)
+
+
+def _runs(tables: Iterable[PartTable]) -> Iterator[Records]:
+    """Records of the parts in groups that are not much larger than a run."""
+    waiting, total = [], 0
+    for number, table in enumerate(tables):
+        records = np.zeros(len(table.status), dtype=_RECORD)
+        records["high"], records["low"] = table.clip_key.T
+        records["start"], records["rows"] = table.row_start, table.row_count
+        records["part"], records["status"] = number, table.status
+        waiting.append(records)
+        total += len(records)
+        if total >= _RUN:
+            yield np.concatenate(waiting)
+            waiting, total = [], 0
+    if total:
+        yield np.concatenate(waiting)
+
+
+def _merged(spool: IO[bytes], ends: Sequence[int]) -> Iterator[Records]:
+    """All records of the sorted runs in order, each clip once, in groups of about a run."""
+    if ends[-1] == 0:
+        return
+    mapped = mmap.mmap(spool.fileno(), 0, access=mmap.ACCESS_READ)
+    highs = np.frombuffer(mapped, _RECORD)["high"]
+    runs = [highs[begin:end] for begin, end in pairwise(ends)]
+    sample = np.sort(np.concatenate([run[::_SAMPLE] for run in runs]))
+    groups = -(-ends[-1] // _RUN)
+    edges = sample[(np.arange(1, groups) * len(sample)) // groups]
+    cuts = np.array([[0, *np.searchsorted(run, edges), len(run)] for run in runs])
+    for group in range(groups):
+        pieces = []
+        for run, cut in enumerate(cuts):
+            spool.seek((ends[run] + int(cut[group])) * _RECORD.itemsize)
+            pieces.append(np.fromfile(spool, _RECORD, int(cut[group + 1] - cut[group])))
+        yield _sorted(np.concatenate(pieces))
+
+
+def _sorted(records: Records) -> Records:
+    """Records by key; of several with one key only that which speaks for the clip."""
+    high = np.ascontiguousarray(records["high"])
+    order = np.argsort(high)
+    tied = np.zeros(len(order) + 1, dtype=bool)
+    tied[1:-1] = np.diff(high[order]) == 0
+    group = np.flatnonzero(tied[1:] | tied[:-1])  # few: the rest of the order is settled
+    members = order[group]
+    rivals = records[members]
+    without_rows = ~np.isin(rivals["status"], (Status.OK, Status.PARTIAL))
+    ranking = (rivals["start"], rivals["part"], without_rows, rivals["low"], rivals["high"])
+    order[group] = members[np.lexsort(ranking)]
+    found = records[order]
+    again = np.zeros(len(found), dtype=bool)
+    again[1:] = (found["high"][1:] == found["high"][:-1]) & (found["low"][1:] == found["low"][:-1])
+    return found[~again] if again.any() else found
+
+
+def _write(file: IO[bytes], groups: Iterable[Records], digest: bytes) -> None:
+    total, fences, checksums = 0, [], []
+    rest = np.empty(0, dtype=_RECORD)
+
+    def put(records: Records) -> None:
+        file.write(records.tobytes())
+        fences.append(records["high"][::_BLOCK].astype("<u8"))
+        raw = records.view(np.uint8)
+        for at in range(0, len(raw), _BLOCK_BYTES):
+            checksums.append(google_crc32c.value(raw[at : at + _BLOCK_BYTES]))
+
+    for group in groups:
+        total += len(group)
+        joined = np.concatenate([rest, group])
+        whole = len(joined) // _BLOCK * _BLOCK
+        put(joined[:whole])
+        rest = joined[whole:]
+    put(rest)
+    tail = b"".join(part.tobytes() for part in fences) + np.array(checksums, "<u4").tobytes()
+    tail += _TRAILER.pack(_MAGIC, total, digest, 0)[:-4]
+    file.write(tail + google_crc32c.value(tail).to_bytes(4, "little"))
+
+
+def _sweep(current: Path) -> None:
+    """Remove indexes of other commit sets, and what builders that died left long ago."""
+    for path in current.parent.iterdir():
+        with suppress(OSError):
+            abandoned = time.time() - path.stat().st_mtime > _TEMPORARY_SECONDS
+            stale = path.suffix == ".idx" and path != current
+            if stale or (path.name.startswith("tmp-") and abandoned):
+                path.unlink()
