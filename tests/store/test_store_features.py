@@ -8,7 +8,7 @@ from hypothesis import given, settings
 import store
 from store import FeatureSpec, Status, layout
 from store.errors import DamagedStore, InputError, NotAStore, UnknownFeature
-from store.part import blocks
+from store.part import Part, blocks
 
 
 @st.composite
@@ -83,6 +83,18 @@ def test_blocks_cover_each_span_once(gaps, chunk_rows):
     for first, last, low, high in found:
         assert (low, high) == (starts[first], stops[last - 1])
         assert high - low <= 12 or last - first == 1
+        inner = zip(stops[first : last - 1], starts[first + 1 : last], strict=True)
+        assert all(begin // chunk_rows - (end - 1) // chunk_rows <= 1 for end, begin in inner)
+
+
+def test_a_part_is_read_once_whatever_the_order(feature, make_rows, monkeypatch):
+    for unit in ("ab", "cd"):
+        feature.commit(make_rows({f"{unit}{i}": 2 for i in range(4)}))
+    asked = []
+    rows = Part.rows
+    monkeypatch.setattr(Part, "rows", lambda part, *span: asked.append(span) or rows(part, *span))
+    feature.read(["cd3", "ab0", "cd0", "ab3", "cd1", "ab2", "cd2", "ab1"])
+    assert asked == [(0, 8), (0, 8)]
 
 
 def test_a_chunk_of_zeros_is_written(feature, make_rows, fs):

@@ -291,6 +291,60 @@ def test_a_hostile_record_with_a_good_checksum_is_refused(copy, change):
     assert {p.unit for p in verify(copy).problems} == {unit}
 
 
+def rewrite_record(fs, unit, change):
+    """Change a record's content and seal it again."""
+    path = fs.path / "commits" / fs["toy"].name / f"{unit}.json"
+    record = json.loads(path.read_bytes())
+    change(record, {entry["key"]: entry for entry in record["files"]})
+    path.write_bytes(sealed(record))
+
+
+def test_a_size_no_such_file_can_have_is_refused(copy):
+    unit, _ = part_of(copy)
+    rewrite_record(copy, unit, lambda _, files: files["values/c/0/0"].update(size=1 << 39))
+    with pytest.raises(DamagedStore, match="values/c/0/0 cannot have"):
+        copy["toy"].read(["a"])
+
+
+def test_another_spelling_of_a_record_is_not_the_record(copy):
+    unit, _ = part_of(copy)
+    name = copy["toy"].name
+    data = (copy.path / "commits" / name / f"{unit}.json").read_bytes()
+    for spelled in (data.replace(b":", b": "), b'{"clips":1,' + data[1:], data + b"\n"):
+        with pytest.raises(DamagedStore, match="own checksum"):
+            CommitRecord.from_bytes(spelled, feature_id=name, unit=unit)
+
+
+def test_rows_of_another_size_than_the_feature_are_refused(copy):
+    """Record and metadata agree with each other, but not with the feature."""
+    from store import layout
+
+    unit, part = part_of(copy)
+    metadata = layout.array_metadata("values", clips=2, rows=3, dim=8)
+    (part / "values" / "zarr.json").write_text(json.dumps(metadata))
+    size, crc32c, sha256 = files.file_digests(part / "values" / "zarr.json")
+
+    def widen(record, entries):
+        record["dim"] = 8
+        entries["values/zarr.json"].update(size=size, crc32c=crc32c, sha256=sha256)
+
+    rewrite_record(copy, unit, widen)
+    with pytest.raises(DamagedStore, match="rows of 8 numbers"):
+        copy["toy"].read(["a"])
+    assert [(p.kind, p.unit) for p in verify(copy).problems] == [("record", unit)]
+
+
+def test_a_file_of_another_size_is_refused_without_verifying(copy):
+    _, part = part_of(copy)
+    for key in ("values/c/0/0", "status/c/0"):
+        path = part / key
+        path.write_bytes(path.read_bytes() + b"\0")
+        with pytest.raises(DamagedStore, match=f"{key} has .* bytes instead of"):
+            store.open(copy.path)["toy"].read(["a"])
+        cut(path)
+    store.open(copy.path)["toy"].read(["a"])
+
+
 @pytest.mark.parametrize(
     ("name", "change"),
     [
