@@ -6,6 +6,7 @@ imported inside commands, so that `--help` is instant.
 """
 
 import json
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -273,6 +274,71 @@ def _give(result: Mapping[str, Any], as_json: bool, render: Callable[[], None]) 
         render()
 
 
+def _run_table(result: Mapping[str, Any]) -> None:
+    """What became of the clips, and what bounded the run."""
+    for one in result["features"]:
+        counts = ", ".join(f"{n} {kind}" for kind, n in one["counts"].items())
+        print(f"{one['feature']}  {counts}; {one['new']} new")
+    evidence = result["evidence"]
+    print(
+        f"{result['clips']} clips in {result['seconds']:.1f} s, {result['clips_per_second']:.2f}/s"
+    )
+    if result["clips"]:
+        fill = ", ".join(f"{share:.0%}" for share in evidence["batch_fill"].values())
+        print(
+            f"bounded by: {result['bottleneck']} (encoders {evidence['encoder_seconds']:.1f} s, "
+            f"waiting for decode {evidence['waiting_for_decode_seconds']:.1f} s,\n"
+            f"    commits {evidence['commit_seconds']:.1f} s; decode "
+            f"{evidence['decode_cpu_seconds_per_clip']:.3f} CPU-s a clip on {evidence['workers']} "
+            f"processes; batch fill {fill})"
+        )
+    for finding in result["findings"]:
+        print(f"finding: {finding}")
+
+
+def _info_table(facts: Mapping[str, Any]) -> None:
+    kept = facts["manifests"]
+    print(f"{facts['path']}  store {facts['store_id']}")
+    _wrapped(f"{kept['clips']} clips in the manifests, columns {', '.join(kept['columns'])}")
+    for one in facts["features"]:
+        counts = ", ".join(f"{n} {kind}" for kind, n in one["status"].items())
+        stamp = "  UNTRAINED" if one["notes"].get("untrained") else ""
+        print(f"\n{one['name']}{stamp}")
+        print(f"    {one['modality']}, {one['dim']} numbers a row, {one['dtype']}")
+        print(f"    {one['clips']} clips: {counts}")
+        print(f"    {one['rows']} rows, {_size(one['bytes'])} in {one['parts']} parts")
+        writers = (f"{key} {'/'.join(seen)}" for key, seen in one["written_by"].items())
+        _wrapped(f"written by {', '.join(writers)}", indent="    ")
+
+
+def _verify_lines(report: Mapping[str, Any]) -> None:
+    for one in report["problems"]:
+        where = "/".join(filter(None, (one["feature"], one["unit"], one["file"])))
+        print(f"{one['kind']}: {where}: {one['message']}")
+    garbage = report["garbage_parts"] + report["garbage_staging"]
+    print(
+        f"{len(report['problems'])} problems; {report['units']} units of {report['features']} "
+        f"features, {report['files']} files, {_size(report['bytes'])}"
+    )
+    if garbage:
+        print(f"{garbage} leftovers of interrupted writes, which no reader sees")
+
+
+def _wrapped(text: str, indent: str = "") -> None:
+    import textwrap
+
+    print(textwrap.fill(text, 80, initial_indent=indent, subsequent_indent=indent + "    "))
+
+
+def _size(count: float) -> str:
+    """Bytes for people: 1.7 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
 def _plugins(family: str) -> list[dict[str, Any]]:
     """Name, first docstring line and settings of every plug-in of a family."""
     from dataclasses import fields
@@ -349,6 +415,9 @@ def _progress(noun: str, *, quiet: bool) -> Iterator[Callable[..., None]]:
 
 def _start(app: typer.Typer) -> None:
     """Run one console script and turn every outcome into its exit code."""
+    # Threads of a matrix product that spin while they wait for each other stall as soon as anything
+    # else wants the cores, as decode processes do: 2.7 times slower with 2 threads on 2 busy cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         code = app(standalone_mode=False)
     except MicroshotError as error:
