@@ -76,7 +76,7 @@ def spectra(
 def htk_mel_matrix(
     *, sample_rate: int, fft: int, bins: int, low_hz: float, high_hz: float
 ) -> Float[Tensor, "F M"]:
-    """Triangles of height 1 that are straight in mel; bin 0 Hz is left out.
+    """Triangles of height 1 that are straight in mel.
 
     Source: HTK's mel scale, as in the AudioSet models' `mel_features`.
     """
@@ -87,7 +87,6 @@ def htk_mel_matrix(
     low, high = mel(np.array([low_hz, high_hz]))
     edges = np.linspace(low, high, bins + 2)
     bands = _triangles(mel(np.linspace(0, sample_rate / 2, fft // 2 + 1)), edges)
-    bands[0] = 0
     return torch.from_numpy(bands).float()
 
 
