@@ -1,0 +1,292 @@
+"""Every head, many episodes at once against one at a time, on the same 5-way 15-query episodes.
+
+    python -m benchmarks.heads [--episodes 10000] [--dim 2048] [--seconds 2]
+
+The loops are what a careful user writes for one episode: whole-array numpy, scikit-learn or
+PyTorch, clips gathered by index. Each side runs through the same list of episodes from its start
+until `seconds` are over; what a head needs before its first episode (the table of inner products)
+counts. Both run on one thread, and its time on the processor is what counts: other work on the
+machine changes the ratios little.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression, Ridge
+from threadpoolctl import threadpool_limits
+
+from learn.heads import Context, GramHead, ProductHead
+from store import plugins
+
+WAYS, QUERIES, CLASSES, CLIPS, AT_ONCE = 5, 15, 20, 60, 64
+GOALS = {"prototypes": 20.0, "logistic": 20.0, "tim": 4.0, "pt_map": 4.0}
+Loop = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    clips: torch.Tensor  # V D
+    support: np.ndarray  # E N K positions of clips
+    query: np.ndarray  # E M
+
+    @property
+    def shots(self) -> int:
+        return self.support.shape[2]
+
+
+def task(episodes: int, dim: int, shots: int) -> Task:
+    """Classes as a ReLU leaves them: about half the entries zero, far from perfectly apart."""
+    rng = np.random.default_rng(shots)
+    centre = 0.3 * rng.standard_normal((CLASSES, 1, dim), dtype=np.float32)
+    clips = np.maximum(centre + rng.standard_normal((CLASSES, CLIPS, dim), dtype=np.float32), 0)
+    drawn = np.empty((episodes, WAYS, shots + QUERIES), np.int32)
+    for episode in drawn:
+        for row, chosen in zip(episode, rng.choice(CLASSES, WAYS, replace=False), strict=True):
+            row[:] = chosen * CLIPS + rng.choice(CLIPS, shots + QUERIES, replace=False)
+    return Task(
+        clips=torch.from_numpy(clips.reshape(-1, dim)),
+        support=drawn[..., :shots],
+        query=drawn[..., shots:].reshape(episodes, -1),
+    )
+
+
+# --- one episode at a time: support N K D, query M D -> answers M
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def squared(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    return (left**2).sum(-1)[:, None] + (right**2).sum(-1) - 2 * left @ right.T
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def prototypes(support: np.ndarray, query: np.ndarray) -> np.ndarray:
+    return squared(query, support.mean(1)).argmin(-1)
+
+
+def nearest(support: np.ndarray, query: np.ndarray) -> np.ndarray:
+    return squared(query, support.reshape(-1, query.shape[1])).argmin(-1) // support.shape[1]
+
+
+def logistic(support: np.ndarray, query: np.ndarray) -> np.ndarray:
+    labels = np.repeat(np.arange(WAYS), support.shape[1])
+    model = LogisticRegression(C=1.0, max_iter=1000).fit(support.reshape(len(labels), -1), labels)
+    return model.predict(query)
+
+
+def ridge(support: np.ndarray, query: np.ndarray) -> np.ndarray:
+    targets = np.repeat(np.eye(WAYS), support.shape[1], axis=0)
+    return (
+        Ridge(alpha=1.0).fit(support.reshape(len(targets), -1), targets).predict(query).argmax(-1)
+    )
+
+
+def label_propagation(support: np.ndarray, query: np.ndarray) -> np.ndarray:
+    shots = WAYS * support.shape[1]
+    points = unit(np.concatenate([support.reshape(shots, -1), query]))
+    d2 = np.maximum(squared(points, points), 0)
+    np.fill_diagonal(d2, np.inf)
+    near = np.zeros(d2.shape, bool)
+    np.put_along_axis(near, np.argsort(d2, axis=1)[:, :10], True, axis=1)
+    near |= near.T
+    weight = np.where(near, np.exp(-d2 / (2 * 0.5**2 * d2[near].mean())), 0)
+    root = weight.sum(1) ** -0.5
+    system = np.eye(len(points)) - 0.8 * root[:, None] * weight * root
+    targets = np.zeros((len(points), WAYS))
+    targets[np.arange(shots), np.arange(shots) // support.shape[1]] = 1
+    return np.linalg.solve(system, targets)[shots:].argmax(-1)
+
+
+def bdcspn(support: np.ndarray, query: np.ndarray) -> np.ndarray:
+    support, query = unit(support), unit(query)
+    query = query + support.mean((0, 1)) - query.mean(0)
+    mean = unit(support.mean(1))
+    cosine = unit(query) @ mean.T
+    sure, label = softmax(cosine).max(-1), cosine.argmax(-1)
+    rectified = []
+    for n in range(WAYS):
+        own = np.flatnonzero(label == n)
+        own = own[np.argsort(-sure[own])[:8]]
+        members = np.concatenate([support[n], query[own]])
+        rectified.append(softmax(10 * unit(members) @ mean[n]) @ members)
+    return (unit(query) @ unit(np.stack(rectified)).T).argmax(-1)
+
+
+def laplacian(support: np.ndarray, query: np.ndarray) -> np.ndarray:
+    support, query = unit(support), unit(query)
+    unary = squared(query, support.mean(1))
+    d2 = squared(query, query)
+    np.fill_diagonal(d2, np.inf)
+    near = np.zeros_like(d2)
+    np.put_along_axis(near, np.argpartition(d2, 3, axis=1)[:, :3], 1, axis=1)
+    y = softmax(-unary)
+    for _ in range(20):
+        y = softmax(0.5 * near @ y - unary)
+    return y.argmax(-1)
+
+
+def tim(support: np.ndarray, query: np.ndarray) -> np.ndarray:
+    z_s = torch.from_numpy(unit(support))
+    z_q = torch.from_numpy(unit(query))
+    w = z_s.mean(1).requires_grad_()
+    z_s, labels = z_s.flatten(0, 1), torch.arange(WAYS).repeat_interleave(support.shape[1])
+    adam = torch.optim.Adam([w], lr=1e-4)
+
+    def logits(z: torch.Tensor) -> torch.Tensor:
+        return 15 * (z @ w.T - w.square().sum(-1) / 2)
+
+    for _ in range(150):
+        log_p = logits(z_q).log_softmax(-1)
+        p = log_p.exp()
+        conditional = -(p * log_p).sum(-1).mean()
+        marginal = -(p.mean(0) * p.mean(0).log()).sum()
+        cross_entropy = torch.nn.functional.cross_entropy(logits(z_s), labels)
+        adam.zero_grad()
+        (0.1 * cross_entropy - marginal + 0.1 * conditional).backward()
+        adam.step()
+    return logits(z_q).argmax(-1).numpy()
+
+
+def pt_map(support: np.ndarray, query: np.ndarray) -> np.ndarray:
+    shots = WAYS * support.shape[1]
+    z_s = unit(np.sqrt(support.reshape(shots, -1) + 1e-6))
+    z_q = unit(np.sqrt(query + 1e-6))
+    z_s, z_q = unit(z_s - z_s.mean(0)), unit(z_q - z_q.mean(0))
+    points = np.concatenate([z_s, z_q])
+    answer = np.repeat(np.eye(WAYS, dtype=points.dtype), support.shape[1], axis=0)
+    mean = answer.T @ z_s / support.shape[1]
+
+    def plan() -> np.ndarray:
+        p = np.exp(-10 * squared(z_q, mean))
+        p, before = p / p.sum(), np.zeros(len(p))
+        for _ in range(1000):
+            given = p.sum(1)
+            if np.abs(given - before).max() <= 1e-6:
+                break
+            before = given
+            p = p / given[:, None]
+            p = p * (len(p) / WAYS / p.sum(0))
+        return p
+
+    for _ in range(20):
+        mask = np.concatenate([answer, plan()])
+        mean = mean + 0.2 * (mask.T @ points / mask.sum(0)[:, None] - mean)
+    return plan().argmax(-1)
+
+
+LOOPS: dict[str, tuple[Loop, str]] = {
+    "prototypes": (prototypes, "numpy"),
+    "nearest": (nearest, "numpy"),
+    "logistic": (logistic, "scikit-learn"),
+    "ridge": (ridge, "scikit-learn"),
+    "label_propagation": (label_propagation, "numpy"),
+    "bdcspn": (bdcspn, "numpy"),
+    "laplacian": (laplacian, "numpy"),
+    "tim": (tim, "PyTorch"),
+    "pt_map": (pt_map, "numpy"),
+}
+
+
+# --- many episodes at once
+
+
+def batched(name: str, task: Task) -> Iterator[np.ndarray]:
+    """Answers of `AT_ONCE` episodes after another, E M each."""
+    head = plugins.build("learn.heads", name)
+    context = Context(blocks=(task.clips.shape[1],), origin=task.clips.mean(0))
+    if by_table := isinstance(head, ProductHead | GramHead):
+        left, right = head.embed(task.clips, task.clips, context)
+        assert torch.equal(left, right), "both sides are of one modality here"
+        table = left @ left.T
+        square = table.diagonal()
+    for first in range(0, len(task.query), AT_ONCE):
+        support = torch.from_numpy(task.support[first : first + AT_ONCE])
+        query = torch.from_numpy(task.query[first : first + AT_ONCE])
+        shots = support.flatten(1)
+        if by_table and isinstance(head, GramHead):
+            points = torch.cat([shots, query], 1)
+            scores = head.from_gram(look_up(table, points, points), WAYS, task.shots)
+        elif by_table:
+            predict = head.fit_products(look_up(table, shots, shots), WAYS)
+            scores = predict(look_up(table, query, shots), square[query])
+        else:
+            scores = head.fit(task.clips[support], context)(task.clips[query])
+        yield scores.argmax(-1).numpy()
+
+
+def look_up(table: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    return table.view(-1)[(rows[:, :, None] * len(table) + columns[:, None]).long()]
+
+
+def looped(name: str, task: Task) -> Iterator[np.ndarray]:
+    """Answers of one episode after another, 1 M each."""
+    clips = task.clips.numpy()
+    for support, query in zip(task.support, task.query, strict=True):
+        yield LOOPS[name][0](clips[support], clips[query])[None]
+
+
+def timed(answers: Iterator[np.ndarray], seconds: float) -> tuple[np.ndarray, float]:
+    """The answers given before time was up, and milliseconds an episode."""
+    given, start = [], time.process_time()
+    for some in answers:
+        given.append(some)
+        if time.process_time() - start > seconds:
+            break
+    taken = time.process_time() - start
+    all_given = np.concatenate(given)
+    return all_given, 1e3 * taken / len(all_given)
+
+
+def measure(
+    episodes: int = 10_000, dim: int = 2048, seconds: float = 2.0
+) -> Iterator[dict[str, Any]]:
+    """One row a head and number of shots; `value` is of the batched head."""
+    torch.set_num_threads(1)
+    for shots in (1, 5):
+        problem = task(episodes, dim, shots)
+        for name, (_, library) in LOOPS.items():
+            with threadpool_limits(1):
+                next(looped(name, problem))  # imports and first-call set-up are nobody's time
+                fast, ms = timed(batched(name, problem), seconds)
+                slow, loop_ms = timed(looped(name, problem), seconds)
+            both = min(len(fast), len(slow))
+            agree = float((fast[:both] == slow[:both]).mean())
+            yield {
+                "what": f"{name}, {shots}-shot, {dim}-d, {len(fast)} episodes",
+                "value": ms,
+                "unit": "ms/episode",
+                "ratio": loop_ms / ms,
+                "against": f"{library} loop, {loop_ms:.3g} ms; {agree:.2%} of answers alike",
+                "goal": GOALS.get(name),
+            }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--episodes", type=int, default=10_000)
+    parser.add_argument("--dim", type=int, default=2048)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    options = parser.parse_args()
+    print(f"{'what':52} {'ms/episode':>10} {'ratio':>7} {'goal':>6}  against")
+    for row in measure(options.episodes, options.dim, options.seconds):
+        goal = "" if row["goal"] is None else f">= {row['goal']:g}"
+        print(
+            f"{row['what']:52} {row['value']:10.3f} {row['ratio']:6.1f}x {goal:>6}  "
+            f"{row['against']}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
