@@ -112,7 +112,7 @@ class Part:
         record = self.record
         found = self._metadata(name)
         wanted = layout.array_metadata(name, clips=record.clips, rows=record.rows, dim=record.dim)
-        if {key: found.get(key) for key in wanted} != wanted or set(found) != set(wanted):
+        if found != wanted:
             raise self._damaged(f"{name}/zarr.json", "does not describe the array that was written")
         for file in record.files:
             if file.key.startswith(f"{name}/"):
