@@ -78,12 +78,13 @@ def _rows(
 ) -> UnitRows:
     count = rng.integers(1, rows + 1, len(clip_ids)) if ragged else np.full(len(clip_ids), rows)
     count[status != Status.OK] = 0
-    noise = rng.standard_normal((int(count.sum()), means.shape[1]), dtype=np.float32)
+    made = rng.standard_normal((int(count.sum()), means.shape[1]), dtype=np.float32)
+    made += np.repeat(means.astype(np.float32), count, axis=0)
     start = np.repeat(np.cumsum(count) - count, count)
     digests = b"".join(sha256(clip_id.encode()).digest() for clip_id in clip_ids)
     return UnitRows(
         clip_ids=clip_ids,
-        values=(noise + np.repeat(means, count, axis=0)).astype(np.float16),
+        values=made.astype(np.float16),
         row_time_ms=((np.arange(len(start)) - start) * 1000).astype(np.int32),
         row_count=count.astype(np.uint16),
         status=status,
