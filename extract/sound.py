@@ -49,15 +49,17 @@ class Samples:
 
 
 def samples(track: Track, start_seconds: float, end_seconds: float) -> Samples:
-    """Decode what may sound between two moments; a broken packet leaves a gap."""
+    """Decode what may sound between two moments, and the first sample of all; a broken packet
+    leaves a gap.
+    """
     found = Samples(track=track, start_seconds=start_seconds, end_seconds=end_seconds)
     context, origin = track.stream.codec_context, None
     skipping = False
     for packet in [*track.packets, None]:
         if packet is not None and origin is not None and packet.pts is not None:
             now = track.seconds(packet.pts) - origin
-            if now > end_seconds + PREROLL_SECONDS:
-                continue
+            if now > end_seconds + (PREROLL_SECONDS if end_seconds else 0):
+                break
             if now < start_seconds - PREROLL_SECONDS:
                 skipping = True
                 continue
