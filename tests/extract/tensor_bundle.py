@@ -87,7 +87,7 @@ def table(pairs, *, per_block: int = 1000, interval: int = 16, kind: int = 0) ->
 
 def write(prefix: Path, tensors: dict, *, shards: int = 1, extra=(), **layout) -> None:
     """A checkpoint of numpy arrays, dealt to the shards in turn; `extra` are raw entries."""
-    data = [b""] * shards
+    data = [bytearray() for _ in range(shards)]
     pairs = [(b"", header(shards))]
     for i, name in enumerate(sorted(tensors, key=str.encode)):
         values = np.asarray(tensors[name])
