@@ -202,20 +202,22 @@ def rows_word(name: str) -> str:
 
 
 def union(manifests: Sequence[Manifest]) -> Manifest:
-    """Clips of all, later rows winning per clip; a column somebody lacks is empty there."""
+    """Clips of all; a later row wins in the columns it has, and keeps what it does not speak of."""
     columns: list[str] = reduce(
         lambda seen, m: [*seen, *(c for c in m.columns if c not in seen)], manifests, []
     )
-    rows: dict[str, tuple[str, ...]] = {}
+    position: dict[str, int] = {}
     for manifest in manifests:
-        nothing = ("",) * len(manifest)
-        cells = zip(*(manifest.table.get(column, nothing) for column in columns), strict=True)
-        rows.update(zip(manifest.clip_ids, cells, strict=True))
-    table = {
-        column: tuple(cells)
-        for column, cells in zip(columns, zip(*rows.values(), strict=True), strict=True)
-    }
-    return Manifest(table=table)
+        for clip_id in manifest.clip_ids:
+            position.setdefault(clip_id, len(position))
+    table = {column: [""] * len(position) for column in columns}
+    for manifest in manifests:
+        places = [position[clip_id] for clip_id in manifest.clip_ids]
+        for column, cells in manifest.table.items():
+            merged = table[column]
+            for place, cell in zip(places, cells, strict=True):
+                merged[place] = cell
+    return Manifest(table={column: tuple(cells) for column, cells in table.items()})
 
 
 def to_parquet(manifest: Manifest) -> bytes:

@@ -91,7 +91,7 @@ class Store:
         self._put(self.path / "manifests" / name, to_parquet(manifest))
 
     def manifest(self) -> Manifest:
-        """All kept manifests as one: in order of addition, later rows winning per clip.
+        """All kept manifests as one: in order of addition, later rows winning in their columns.
 
         Raises:
             MissingFile: none was kept.

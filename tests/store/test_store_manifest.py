@@ -220,6 +220,14 @@ def test_later_rows_win_and_columns_are_united():
     assert both.column("genre") == ("h", "", "g")
 
 
+def test_a_manifest_without_a_column_does_not_blank_it():
+    first = of(clip_id=["a", "b"], label=["x", "y"], split=["train", "test"])
+    second = of(clip_id=["b"], label=["w"])
+    both = union([first, second])
+    assert both.column("label") == ("x", "w")
+    assert both.column("split") == ("train", "test")
+
+
 def test_a_store_keeps_manifests_in_order(fs):
     one = of(clip_id=["a", "b"], label=["x", "y"])
     two = of(clip_id=["b", "c"], label=["q", "r"])
