@@ -11,7 +11,7 @@ from torch import Tensor
 from learn.heads import Context, GramHead, Predict, normalise_blocks
 
 CENTRES = ("none", "base")
-CACHE_BYTES = 2 * 2**20  # vectors worked through at once on a CPU
+CACHE_BYTES = 6 * 2**20  # vectors worked through at once on a CPU
 
 
 def unit(x: Float[Tensor, "... D"], blocks: tuple[int, ...]) -> Float[Tensor, "... D"]:

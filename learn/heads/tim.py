@@ -24,6 +24,8 @@ from learn.heads import Context, Predict, one_of
 from learn.heads._points import CENTRES, at_once, prepare
 from store.errors import ConfigError
 
+BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Adam's own defaults
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
@@ -72,42 +74,50 @@ class TIM:
         self, support: Float[Tensor, "E N K D"], query: Float[Tensor, "E M D"]
     ) -> Float[Tensor, "E M N"]:
         """Log probabilities after the last step."""
-        points_DT = torch.cat([support.flatten(1, 2), query], 1).mT
+        points = torch.cat([support.flatten(1, 2), query], 1)
+        ways, shots = support.shape[1:3]
+        answer = torch.eye(ways, dtype=points.dtype, device=points.device)
+        answer = answer.repeat_interleave(shots, dim=1)
         weights = support.mean(2)
-        adam = torch.optim.Adam([weights], lr=self.config.lr, fused=True)
-        for _ in range(self.config.steps):
-            weights.grad = self._gradient(weights, points_DT, support.shape[2])
-            adam.step()
-        return self._logits(weights, query.mT).log_softmax(1).mT
+        mean, square = torch.zeros_like(weights), torch.zeros_like(weights)
+        for step in range(1, self.config.steps + 1):
+            gradient = self._gradient(weights, points, answer)
+            mean.lerp_(gradient, 1 - BETA_1)
+            square.mul_(BETA_2).addcmul_(gradient, gradient, value=1 - BETA_2)
+            spread = square.sqrt().mul_((1 - BETA_2**step) ** -0.5).add_(EPSILON)
+            weights.addcdiv_(mean, spread, value=-self.config.lr / (1 - BETA_1**step))
+        return self._logits(weights, query).log_softmax(1).mT
 
     def _logits(
-        self, weights: Float[Tensor, "E N D"], points: Float[Tensor, "E D T"]
+        self, weights: Float[Tensor, "E N D"], points: Float[Tensor, "E T D"]
     ) -> Float[Tensor, "E N T"]:
         """Up to what is the same for all classes of a point."""
-        half = weights.square().sum(-1, keepdim=True) / 2
-        return self.config.temperature * (weights @ points - half)
+        half = torch.linalg.vecdot(weights, weights)[..., None] / 2
+        return (weights @ points.mT).sub_(half).mul_(self.config.temperature)
 
     def _gradient(
-        self, weights: Float[Tensor, "E N D"], points: Float[Tensor, "E D T"], shots: int
+        self,
+        weights: Float[Tensor, "E N D"],
+        points: Float[Tensor, "E T D"],
+        answer: Float[Tensor, "N S"],
     ) -> Float[Tensor, "E N D"]:
         c = self.config
-        ways = weights.shape[1]
-        clips = ways * shots
+        clips = answer.shape[1]
         log_p = self._logits(weights, points).log_softmax(1)
         p = log_p.exp()
-        answer = torch.eye(ways, dtype=p.dtype, device=p.device).repeat_interleave(shots, dim=1)
-        of_shots = c.lmd / clips * (p[..., :clips] - answer)
-        of_queries = self._of_queries(p[..., clips:], log_p[..., clips:])
-        g = c.temperature * torch.cat([of_shots, of_queries], -1)
-        return torch.baddbmm(g.sum(-1, keepdim=True) * weights, g, points.mT, beta=-1)
+        g = torch.empty_like(p)
+        torch.sub(p[..., :clips], answer, out=g[..., :clips]).mul_(c.temperature * c.lmd / clips)
+        g[..., clips:] = c.temperature * _of_queries(p[..., clips:], log_p[..., clips:], c.alpha)
+        return (g @ points).sub_(g.sum(-1, keepdim=True) * weights)
 
-    def _of_queries(
-        self, p: Float[Tensor, "E N M"], log_p: Float[Tensor, "E N M"]
-    ) -> Float[Tensor, "E N M"]:
-        """How -H(Y) + alpha H(Y|X) grows with the queries' logits."""
-        tiny = torch.finfo(p.dtype).tiny
-        slope = p.mean(-1, keepdim=True).clamp_min(tiny).log() - self.config.alpha * log_p
-        return p * (slope - (p * slope).sum(1, keepdim=True)) / p.shape[-1]
+
+def _of_queries(
+    p: Float[Tensor, "E N M"], log_p: Float[Tensor, "E N M"], alpha: float
+) -> Float[Tensor, "E N M"]:
+    """How -H(Y) + alpha H(Y|X) grows with the queries' logits."""
+    tiny = torch.finfo(p.dtype).tiny
+    slope = p.mean(-1, keepdim=True).clamp_min_(tiny).log_() - alpha * log_p
+    return slope.sub_((p * slope).sum(1, keepdim=True)).mul_(p).div_(p.shape[-1])
 
 
 def build(config: Config) -> TIM:

@@ -69,3 +69,12 @@ def test_labels_follow_a_chain_where_the_nearest_shot_misleads():
 def test_impossible_settings_are_refused(setting):
     with pytest.raises(ConfigError, match=setting.partition("=")[0]):
         plugins.build("learn.heads", f"label_propagation:{setting}")
+
+
+def test_a_clip_out_of_reach_of_all_others_does_no_harm():
+    """So narrow a width that no weight to it differs from 0 in float32."""
+    rng = torch.Generator().manual_seed(0)
+    support, query = torch.randn(2, 3, 2, 6, generator=rng), torch.randn(2, 8, 6, generator=rng)
+    head = plugins.build("learn.heads", "label_propagation:k=3,sigma=0.01")
+    got = head.fit(support, Context(blocks=(6,)))(query)
+    assert got.isfinite().all()

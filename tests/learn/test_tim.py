@@ -32,7 +32,7 @@ def literal(support, query, *, temperature=15.0, lmd=0.1, alpha=0.1, steps=150, 
     return p(query).detach()
 
 
-def episodes(shots: int, *, ways: int = 4, count: int = 5, dim: int = 12):
+def episodes(shots: int, *, ways: int = 4, count: int = 3, dim: int = 12):
     rng = torch.Generator().manual_seed(shots)
     support = torch.randn(count, ways, shots, dim, generator=rng, dtype=torch.float64)
     return support, torch.randn(count, 13, dim, generator=rng, dtype=torch.float64)
