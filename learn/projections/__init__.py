@@ -2,7 +2,8 @@
 
 Shapes: B = clips, T = rows (padded), D = stored size, E = embedding size.
 
-Each plug-in offers `Config` and `build(config, dim_in)`.
+Each plug-in offers `Config` and `build(config, dim_in)`. Rows arrive standardised, see
+`learn/tower.py`.
 """
 
 from typing import Protocol, runtime_checkable
@@ -13,7 +14,7 @@ from torch import Tensor
 
 @runtime_checkable
 class Projection(Protocol):
-    """A trainable map (an `nn.Module`). Padding never changes the answer."""
+    """A trainable map (an `nn.Module`). Padding never changes the answer, whatever it holds."""
 
     dim_out: int
 
@@ -23,3 +24,9 @@ class Projection(Protocol):
         real: Bool[Tensor, "B T"],
         seconds: Float[Tensor, "B T"],
     ) -> Float[Tensor, "B E"]: ...
+
+
+def mean_of_rows(rows: Float[Tensor, "B T D"], real: Bool[Tensor, "B T"]) -> Float[Tensor, "B D"]:
+    """The mean over real rows; zero for a clip without any."""
+    total = rows.masked_fill(~real[..., None], 0).sum(1)  # not a product: 0 * inf is no zero
+    return total / real.sum(1, keepdim=True).clamp_min(1)

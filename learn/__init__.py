@@ -1,0 +1,20 @@
+"""Turn stored features into knowledge: train projections, answer few-shot questions."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from learn.recipe import recipes
+    from learn.score import run_episodes
+    from learn.training import train
+
+__all__ = ["recipes", "run_episodes", "train"]
+
+_HOME = {"recipes": "learn.recipe", "run_episodes": "learn.score", "train": "learn.training"}
+
+
+def __getattr__(name: str) -> Any:
+    """The public functions, imported on first use: `import learn` itself costs nothing."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'learn' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

@@ -1,0 +1,234 @@
+"""The clips of a split and their stored rows, in memory.
+
+Shapes: V = clips, R = rows of all clips, D = stored size, B = clips of a batch, T = rows (padded).
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float16, Float32, Int, Int32, Int64
+from torch import Tensor
+
+from store import Status
+from store.errors import InputError, UnknownFeature, choices
+
+if TYPE_CHECKING:
+    from store import Feature, Manifest, Store
+
+MODALITIES = ("visual", "audio")
+UNLABELLED = -1
+CLIPS_AT_ONCE = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Clips:
+    """Clips in the order of their ids, so that a manifest's order decides nothing.
+
+    Raises:
+        ValueError: columns of different lengths, ids out of order, a code without a class.
+    """
+
+    ids: tuple[str, ...]
+    codes: Int32[np.ndarray, "V"]  # positions in `classes`, or UNLABELLED
+    classes: tuple[str, ...]
+    groups: Int32[np.ndarray, "V"] | None  # equal codes: of one source
+    split: str
+
+    def __post_init__(self) -> None:
+        if len(self.codes) != len(self.ids) or list(self.ids) != sorted(set(self.ids)):
+            raise ValueError("ids must be sorted, different, and as many as the codes")
+        if self.groups is not None and len(self.groups) != len(self.ids):
+            raise ValueError(f"{len(self.groups)} groups for {len(self.ids)} clips")
+        if len(self.codes) and not UNLABELLED <= self.codes.min() <= self.codes.max() < len(
+            self.classes
+        ):
+            raise ValueError("a code has no class")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def sha256(self) -> str:
+        """Digest of ids, labels and groups."""
+        groups = None if self.groups is None else self.groups.tolist()
+        told = [self.ids, self.classes, self.codes.tolist(), groups]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+    def keep(self, wanted: Bool[np.ndarray, "V"]) -> "Clips":
+        """Only these clips, and only the classes they have."""
+        codes = self.codes[wanted]
+        used = np.unique(codes[codes != UNLABELLED])
+        new = np.where(codes == UNLABELLED, UNLABELLED, np.searchsorted(used, codes))
+        return Clips(
+            ids=tuple(clip for clip, keep in zip(self.ids, wanted, strict=True) if keep),
+            codes=new.astype(np.int32),
+            classes=tuple(self.classes[c] for c in used),
+            groups=None if self.groups is None else self.groups[wanted],
+            split=self.split,
+        )
+
+
+def splits(manifest: "Manifest") -> list[str]:
+    """The names in the column `split`, or none."""
+    return sorted(set(manifest.column("split")) - {""}) if "split" in manifest.columns else []
+
+
+def choose_split(manifest: "Manifest", asked: str | None, default: str) -> str:
+    """`asked`, or `default` where the manifest has splits, or "all".
+
+    Raises:
+        InputError: no clip is in that split.
+    """
+    known = splits(manifest)
+    chosen = asked or (default if known else "all")
+    if chosen != "all" and chosen not in known:
+        raise InputError(
+            f"no clip is in split {chosen!r}; there are {choices(chosen, [*known, 'all'])}"
+        )
+    return chosen
+
+
+def load_clips(
+    manifest: "Manifest", *, split: str, label: str | None, group: str | None = None
+) -> Clips:
+    """The clips of one split ("all": of every split) with their labels and groups.
+
+    `label=None` leaves all of them unlabelled. `group` names a column; by default it is `group`
+    where there is one, and "none" switches it off. A clip without a group is a group of its own.
+
+    Raises:
+        UnknownColumn: says which there are.
+        InputError: a cell with several labels.
+    """
+    ids = manifest.clip_ids
+    labels = manifest.labels(label) if label else [()] * len(ids)
+    of_split = ["all"] * len(ids) if split == "all" else manifest.column("split")
+    rows = sorted((i for i in range(len(ids)) if of_split[i] == split), key=ids.__getitem__)
+    if several := [i for i in rows if len(labels[i]) > 1]:
+        raise InputError(
+            f"{len(several)} clips have several labels in column {label!r} (first "
+            f"{ids[several[0]]!r}: {', '.join(labels[several[0]])}); name a column with one each"
+        )
+    classes = sorted({name for i in rows for name in labels[i]})
+    code = {(): UNLABELLED, **{(name,): c for c, name in enumerate(classes)}}
+    return Clips(
+        ids=tuple(ids[i] for i in rows),
+        codes=np.array([code[labels[i]] for i in rows], np.int32),
+        classes=tuple(classes),
+        groups=_groups(manifest, group, rows),
+        split=split,
+    )
+
+
+def _groups(
+    manifest: "Manifest", group: str | None, rows: list[int]
+) -> Int32[np.ndarray, "V"] | None:
+    if group == "none" or (group is None and "group" not in manifest.columns):
+        return None
+    cells = manifest.column(group or "group")
+    names = [("of", cells[i]) if cells[i] else ("alone", str(i)) for i in rows]
+    code = {name: c for c, name in enumerate(dict.fromkeys(names))}
+    return np.array([code[name] for name in names], np.int32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rows:
+    """The stored rows of one modality, clip after clip; a clip may have none.
+
+    Raises:
+        ValueError: offsets that do not fit the rows.
+    """
+
+    values: Float16[Tensor, "R D"]
+    offsets: Int64[Tensor, "V+1"]
+    seconds: Float32[Tensor, "R"]
+
+    def __post_init__(self) -> None:
+        counts = self.offsets.diff()
+        if self.offsets[0] != 0 or self.offsets[-1] != len(self.values) or bool((counts < 0).any()):
+            raise ValueError(f"offsets do not cover {len(self.values)} rows")
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def dim(self) -> int:
+        return self.values.shape[1]
+
+    @property
+    def valid(self) -> Bool[np.ndarray, "V"]:
+        """Which clips have rows."""
+        return self.offsets.diff().numpy() > 0
+
+    def padded(
+        self, places: Int[Tensor, "B"]
+    ) -> tuple[Float32[Tensor, "B T D"], Bool[Tensor, "B T"], Float32[Tensor, "B T"]]:
+        """Rows, which of them are real, and their times, of these clips; padding is zero."""
+        start, count = self.offsets[places], self.offsets.diff()[places]
+        step = torch.arange(max(1, int(count.max())))
+        real = step < count[:, None]
+        row = torch.where(real, start[:, None] + step, 0)
+        return self.values[row].float() * real[..., None], real, self.seconds[row] * real
+
+    def means(self) -> Float32[Tensor, "V D"]:
+        """The mean of each clip's rows; zero for a clip without any."""
+        counts = self.offsets.diff()
+        means = torch.zeros(len(self), self.dim)
+        for start in range(0, len(self), CLIPS_AT_ONCE):
+            some = counts[start : start + CLIPS_AT_ONCE]
+            rows = self.values[self.offsets[start] : self.offsets[start + len(some)]].float()
+            clip = torch.repeat_interleave(some)
+            means[start : start + len(some)].index_add_(0, clip, rows)
+        return means / counts.clamp_min(1)[:, None]
+
+    def keep(self, wanted: Bool[np.ndarray, "V"]) -> "Rows":
+        """The rows of only these clips."""
+        of_clip = torch.from_numpy(wanted)
+        of_row = of_clip.repeat_interleave(self.offsets.diff())
+        counts = self.offsets.diff()[of_clip]
+        return Rows(
+            values=self.values[of_row],
+            offsets=torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]),
+            seconds=self.seconds[of_row],
+        )
+
+
+def choose_feature(store: "Store", modality: str, asked: str | None) -> "Feature | None":
+    """The feature asked for, or the only one of that modality, or None where there is none.
+
+    Raises:
+        UnknownFeature: no such feature, one of another modality, or several and none named.
+    """
+    if asked is not None:
+        feature = store[asked]
+        if feature.modality != modality:
+            raise UnknownFeature(
+                f"{feature.name} is {feature.modality}, not {modality}; name another"
+            )
+        return feature
+    known = [f for f in map(store.__getitem__, store.features) if f.modality == modality]
+    if len(known) > 1:
+        raise UnknownFeature(
+            f"the store has {len(known)} {modality} features; name one with --{modality}: "
+            f"{', '.join(f.name for f in known)}"
+        )
+    return known[0] if known else None
+
+
+def load_rows(feature: "Feature", ids: Sequence[str]) -> Rows:
+    """The rows of these clips; clips that failed or were never extracted have none."""
+    there = np.isin(np.asarray(feature.status_of(ids)), (Status.OK, Status.PARTIAL))
+    known = [clip for clip, has_rows in zip(ids, there, strict=True) if has_rows]
+    values, offsets = feature.read(known)
+    counts = np.zeros(len(ids), np.int64)
+    counts[there] = np.diff(offsets)
+    return Rows(
+        values=torch.from_numpy(np.ascontiguousarray(values)),
+        offsets=torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)),
+        seconds=torch.from_numpy((feature.read_times(known) / 1000).astype(np.float32)),
+    )

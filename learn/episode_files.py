@@ -1,0 +1,90 @@
+"""All episodes of one call in one file, so that anything can be scored on them again."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from learn.data import Clips
+from learn.episodes import Episodes
+from store.errors import InputError, MissingFile
+
+FORMAT = "microshot-episodes-1"
+
+
+def digest(draws: Sequence[Episodes]) -> str:
+    """One digest of several draws, in order."""
+    return hashlib.sha256("".join(draw.sha256 for draw in draws).encode()).hexdigest()
+
+
+def save(path: Path, clips: Clips, draws: Sequence[Episodes]) -> None:
+    """Write `draws` of `clips`; the file appears whole or not at all."""
+    arrays = {}
+    for i, draw in enumerate(draws):
+        arrays[f"{i}.indices"], arrays[f"{i}.classes"] = draw.indices, draw.classes
+    groups = None if clips.groups is None else clips.groups.tolist()
+    told = {
+        "format": FORMAT,
+        "clips": json.dumps(clips.ids),
+        "clips_sha256": clips.sha256,
+        "labels": json.dumps([clips.classes[c] for c in clips.codes]),
+        "groups": json.dumps(groups),
+        "draws": json.dumps([{"shots": draw.shots, "seed": draw.seed} for draw in draws]),
+        "sha256": digest(draws),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".unfinished")
+    save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, unfinished, metadata=told)
+    unfinished.replace(path)
+
+
+def load(path: Path, clips: Clips) -> tuple[Clips, list[Episodes]]:
+    """The clips of the file's episodes, out of `clips`, and the episodes.
+
+    Raises:
+        MissingFile: there is no such file.
+        InputError: not such a file, changed since it was written, or drawn from other clips.
+    """
+    if not path.is_file():
+        raise MissingFile(f"no episodes file {path}; write one with --save-episodes")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            told = file.metadata() or {}
+            if told.get("format") != FORMAT:
+                raise InputError(f"{path} is not an episodes file; write one with --save-episodes")
+            ids = json.loads(told["clips"])
+            draws = [
+                Episodes(
+                    indices=file.get_tensor(f"{i}.indices"),
+                    classes=file.get_tensor(f"{i}.classes"),
+                    clips_sha256=told["clips_sha256"],
+                    **draw,
+                )
+                for i, draw in enumerate(json.loads(told["draws"]))
+            ]
+    except (SafetensorError, KeyError, TypeError, ValueError) as fault:
+        raise InputError(f"{path} is not an episodes file ({fault}); draw them again") from None
+    if digest(draws) != told["sha256"]:
+        raise InputError(f"{path} was changed since it was written: its digest differs; draw again")
+    return _same_clips(path, clips, ids, told), draws
+
+
+def _same_clips(path: Path, clips: Clips, ids: list[str], told: dict[str, str]) -> Clips:
+    if missing := sorted(set(ids) - set(clips.ids)):
+        raise InputError(
+            f"{len(missing)} of the {len(ids)} clips of {path} are not among those scored here "
+            f"(first: {missing[0]!r}): it belongs to another manifest or split, or they lack a "
+            "modality asked for; use the same or draw again"
+        )
+    kept = clips.keep(np.isin(clips.ids, ids))
+    if kept.sha256 != told["clips_sha256"]:
+        labels = [kept.classes[c] for c in kept.codes] == json.loads(told["labels"])
+        what = "groups" if labels else "labels"
+        raise InputError(
+            f"{path} was drawn with other {what} for the same clips; use the same or draw again"
+        )
+    return kept

@@ -1,0 +1,143 @@
+"""Heads: classifiers fitted on the support of an episode, many episodes at once.
+
+Shapes: E = episodes, N = ways, K = shots, S = N * K support clips (class by class), M = query
+clips, D = size of a clip's vector, V and W = clips of a table.
+
+Each plug-in offers `Config` and `build(config) -> Head`. A head keeps no state between episodes:
+`predict = head.fit(support, context)` holds all that was learnt.
+
+A head that needs no more of the vectors than their inner products, after a map of each vector by
+itself, may also be a `ProductHead`: it then looks its numbers up in one table for all episodes.
+Both ways must give the same answers.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from store.errors import ConfigError
+
+Predict = Callable[[Float[Tensor, "E M D"]], Float[Tensor, "E M N"]]
+PredictFromProducts = Callable[
+    [Float[Tensor, "E M S"], Float[Tensor, "E M"]], Float[Tensor, "E M N"]
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What a head may know beside the support; none of it comes from query labels.
+
+    The two sides may be of different modalities, so each has a base mean of its own. `origin` is
+    any point near the data: heads that do not change under translation subtract it to lose fewer
+    bits to rounding, so it decides no answer.
+    """
+
+    blocks: tuple[int, ...]  # sizes of the modalities' blocks in a vector; they sum to D
+    support_mean: Float[Tensor, "D"] | None = None  # of the base split, seen in the support's mode
+    query_mean: Float[Tensor, "D"] | None = None  # of the base split, seen in the query's mode
+    origin: Float[Tensor, "D"] | None = None
+    balanced: bool = True  # has every class as many queries as the others? known from the sampling
+
+    def __post_init__(self) -> None:
+        for vector in (self.support_mean, self.query_mean, self.origin):
+            if vector is not None and len(vector) != sum(self.blocks):
+                raise ValueError(f"blocks {self.blocks} do not sum to {len(vector)}")
+
+    def base_means(self) -> tuple[Float[Tensor, "D"], Float[Tensor, "D"]]:
+        """The means of the base split for the support's and the query's side.
+
+        Raises:
+            ConfigError: there is no base split.
+        """
+        if self.support_mean is None or self.query_mean is None:
+            raise ConfigError(
+                "centre=base needs the mean of a base split, and there is none: give the manifest "
+                "a 'train' split apart from the clips evaluated, or use centre=support"
+            )
+        return self.support_mean, self.query_mean
+
+
+@runtime_checkable
+class Head(Protocol):
+    """Scores of N classes for each query clip: the highest is the answer, the first of equals."""
+
+    transductive: bool  # do the queries of an episode see each other?
+    centred_by: str  # whose mean is subtracted: none, support, base or episode (queries too)
+
+    def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict: ...
+
+
+@runtime_checkable
+class ProductHead(Head, Protocol):
+    """A head that is a function of inner products of embedded vectors."""
+
+    by_products: bool  # do these settings allow it?
+
+    def embed(
+        self, support: Float[Tensor, "V D"], query: Float[Tensor, "W D"], context: Context
+    ) -> tuple[Float[Tensor, "V D"], Float[Tensor, "W D"]]:
+        """Both sides, each vector mapped by itself."""
+        ...
+
+    def fit_products(self, products: Float[Tensor, "E S S"], ways: int) -> PredictFromProducts:
+        """From support · support to a function of (query · support, query · query)."""
+        ...
+
+
+@runtime_checkable
+class GramHead(Head, Protocol):
+    """A transductive head that is a function of inner products of embedded vectors.
+
+    It differs from a `ProductHead` in that it needs the queries' products with each other.
+    T = S + M points: the shots class by class, then the queries.
+    """
+
+    by_gram: bool  # do these settings allow it?
+
+    def embed(
+        self, support: Float[Tensor, "V D"], query: Float[Tensor, "W D"], context: Context
+    ) -> tuple[Float[Tensor, "V D"], Float[Tensor, "W D"]]:
+        """Both sides, each vector mapped by itself."""
+        ...
+
+    def from_gram(
+        self, gram: Float[Tensor, "E T T"], ways: int, shots: int
+    ) -> Float[Tensor, "E M N"]:
+        """Scores from the products of all points of an episode."""
+        ...
+
+
+def fit_by_products(
+    head: ProductHead, support: Float[Tensor, "E N K D"], context: Context
+) -> Predict:
+    """`Head.fit` for a product head: embed, multiply, and let `fit_products` do the rest."""
+    _, ways, _, dim = support.shape
+    nothing = support.new_zeros(0, dim)
+    embedded, _ = head.embed(support.reshape(-1, dim), nothing, context)
+    embedded = embedded.view(len(support), -1, dim)
+    predict = head.fit_products(embedded @ embedded.mT, ways)
+
+    def of_queries(query: Float[Tensor, "E M D"]) -> Float[Tensor, "E M N"]:
+        _, flat = head.embed(nothing, query.reshape(-1, dim), context)
+        q = flat.view(query.shape)
+        return predict(q @ embedded.mT, q.square().sum(-1))
+
+    return of_queries
+
+
+def normalise_blocks(x: Float[Tensor, "... D"], blocks: tuple[int, ...]) -> Float[Tensor, "... D"]:
+    """Each modality's block scaled to length 1; a block of zeros stays zero."""
+    return torch.cat(
+        [F.normalize(block, dim=-1) for block in torch.split(x, list(blocks), dim=-1)], dim=-1
+    )
+
+
+def one_of(plugin: str, key: str, value: str, known: tuple[str, ...]) -> None:
+    """Refuse a setting that is none of the words it may be."""
+    if value not in known:
+        raise ConfigError(f"{plugin}: {key}={value!r} is none of {', '.join(known)}")

@@ -1,0 +1,103 @@
+"""The k nearest shots vote.
+
+A class's score is its number of votes; between equals the class of the nearer shot wins, and
+between equally near ones the class that comes first. `backend=faiss` finds the distances with an
+exact FAISS index for each episode: the same answers, for comparison and for galleries.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from learn.heads import Context, Predict, PredictFromProducts, fit_by_products, one_of
+from store.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    k: int = 1
+    metric: str = "euclidean"
+    backend: str = "matmul"
+
+    def __post_init__(self) -> None:
+        one_of("nearest", "metric", self.metric, ("euclidean", "cosine"))
+        one_of("nearest", "backend", self.backend, ("matmul", "faiss"))
+        if self.k < 1:
+            raise ConfigError(f"nearest: k={self.k} is less than 1")
+
+
+class Nearest:
+    transductive = False
+    centred_by = "none"
+
+    def __init__(self, config: Config) -> None:
+        self.k = config.k
+        self.metric = config.metric
+        self.by_products = config.backend == "matmul"
+
+    def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
+        if self.by_products:
+            return fit_by_products(self, support, context)
+        return self._fit_faiss(support, context)
+
+    def embed(
+        self, support: Float[Tensor, "V D"], query: Float[Tensor, "W D"], context: Context
+    ) -> tuple[Float[Tensor, "V D"], Float[Tensor, "W D"]]:
+        if self.metric == "cosine":
+            return F.normalize(support, dim=-1), F.normalize(query, dim=-1)
+        if context.origin is None:
+            return support, query
+        return support - context.origin, query - context.origin
+
+    def fit_products(self, products: Float[Tensor, "E S S"], ways: int) -> PredictFromProducts:
+        square_of_shot = products.diagonal(dim1=1, dim2=2)[:, None, :]
+
+        def predict(
+            query: Float[Tensor, "E M S"], square: Float[Tensor, "E M"]
+        ) -> Float[Tensor, "E M N"]:
+            if self.metric == "cosine":
+                return self._vote(-query, ways)
+            return self._vote(square_of_shot + square[..., None] - 2 * query, ways)
+
+        return predict
+
+    def _fit_faiss(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
+        episodes, ways, _, dim = support.shape
+        nothing = support.new_zeros(0, dim)
+        shots = self.embed(support.reshape(-1, dim), nothing, context)[0].view(episodes, -1, dim)
+        import faiss  # seconds, which no other setting should pay
+
+        kind = faiss.IndexFlatIP if self.metric == "cosine" else faiss.IndexFlatL2
+
+        def predict(query: Float[Tensor, "E M D"]) -> Float[Tensor, "E M N"]:
+            q = self.embed(nothing, query.reshape(-1, dim), context)[1].view(query.shape)
+            distance = np.empty((*q.shape[:2], shots.shape[1]), np.float32)
+            for one, s, qs in zip(
+                distance, shots.float().cpu().numpy(), q.float().cpu().numpy(), strict=True
+            ):
+                index = kind(dim)
+                index.add(np.ascontiguousarray(s))
+                found, place = index.search(np.ascontiguousarray(qs), len(s))
+                np.put_along_axis(one, place, found, axis=1)
+            sign = -1.0 if self.metric == "cosine" else 1.0
+            return self._vote(sign * torch.from_numpy(distance).to(query), ways)
+
+        return predict
+
+    def _vote(self, distance: Float[Tensor, "E M S"], ways: int) -> Float[Tensor, "E M N"]:
+        shots = distance.shape[-1] // ways
+        nearest = distance.view(*distance.shape[:2], ways, shots).amin(-1)
+        if self.k == 1:
+            return -nearest
+        order = distance.argsort(dim=-1, stable=True)[..., : self.k]
+        votes = F.one_hot(order // shots, ways).sum(-2)
+        rank = nearest.argsort(dim=-1, stable=True).argsort(dim=-1)
+        return votes + (ways - rank).to(distance.dtype) / (ways + 1)
+
+
+def build(config: Config) -> Nearest:
+    return Nearest(config)

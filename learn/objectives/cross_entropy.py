@@ -1,0 +1,49 @@
+"""Cross-entropy of one linear classifier that all modalities share.
+
+Sharing it is what brings the modalities together: the same weights must name a clip's class from
+what is seen and from what is heard. The cost is the mean over modalities.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from learn.objectives import Batch, Scene
+from store.errors import ConfigError
+
+SUPERVISED = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise ConfigError(
+                f"cross_entropy: label_smoothing={self.label_smoothing} is not in [0, 1)"
+            )
+
+
+class CrossEntropy(nn.Module):
+    def __init__(self, config: Config, scene: Scene) -> None:
+        super().__init__()
+        self.config = config
+        self.classifier = nn.Linear(scene.dim, scene.classes)
+
+    def forward(self, batch: Batch) -> Float[Tensor, ""]:
+        smoothing = self.config.label_smoothing
+        costs = [
+            F.cross_entropy(self.classifier(x), batch.labels, label_smoothing=smoothing)
+            for x in batch.embeddings.values()
+        ]
+        return torch.stack(costs).mean()
+
+
+def build(config: Config, scene: Scene) -> CrossEntropy:
+    if scene.classes < 2:
+        raise ConfigError(f"cross_entropy needs two classes to tell apart, not {scene.classes}")
+    return CrossEntropy(config, scene)

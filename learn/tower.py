@@ -1,0 +1,53 @@
+"""One modality's way into the common space: standardise the stored rows, then project.
+
+Shapes: B = clips, T = rows (padded), R = rows of all clips, D = stored size, E = embedding size.
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from learn.data import CLIPS_AT_ONCE, Rows
+from learn.projections import Projection
+from store import plugins
+
+
+class Tower(nn.Module):
+    """A projection behind the mean and deviation of its training rows, so that features of any
+    scale train alike. A dimension that never varied passes unscaled."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, projection: plugins.Spec, dim_in: int) -> None:
+        super().__init__()
+        self.projection: Projection = plugins.build("learn.projections", projection, dim_in)
+        self.register_buffer("mean", torch.zeros(dim_in))
+        self.register_buffer("deviation", torch.ones(dim_in))
+
+    def forward(
+        self,
+        rows: Float[Tensor, "B T D"],
+        real: Bool[Tensor, "B T"],
+        seconds: Float[Tensor, "B T"],
+    ) -> Float[Tensor, "B E"]:
+        return self.projection((rows - self.mean) / self.deviation, real, seconds)
+
+    def measure(self, rows: Rows) -> None:
+        """Take mean and deviation from these rows, in double precision and two passes."""
+        parts = torch.split(rows.values, 8192)
+        mean = sum((part.double().sum(0) for part in parts), torch.zeros(rows.dim).double())
+        mean = mean / len(rows.values)
+        square = sum(
+            ((part.double() - mean).square().sum(0) for part in parts), torch.zeros_like(mean)
+        )
+        deviation = (square / len(rows.values)).sqrt()
+        self.mean.copy_(mean)
+        self.deviation.copy_(torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation)))
+
+    @torch.inference_mode()
+    def embed(self, rows: Rows) -> Float[Tensor, "V E"]:
+        """The vector of every clip, in eval mode."""
+        self.eval()
+        places = torch.split(torch.arange(len(rows)), CLIPS_AT_ONCE)
+        return torch.cat([self(*rows.padded(some)) for some in places])

@@ -1,0 +1,85 @@
+"""From modalities to the vectors a head compares: one per clip for each side of an episode.
+
+A side is seen in a mode: `v` (visual), `a` (audio) or `av` (both).
+
+    one mode on both sides   v, a: the clip's vector; av: both, each scaled to length 1, joined
+    two different modes      vectors in the common space of a projection; av: the mean of both
+
+Shapes: V = clips, D = size of a vector.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from store.errors import ConfigError, InputError, choices
+
+MODES = {"v": ("visual",), "a": ("audio",), "av": ("visual", "audio")}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Pair:
+    """Both sides of the same clips, and how the vectors divide into modalities."""
+
+    support: Float[Tensor, "V D"]
+    query: Float[Tensor, "V D"]
+    blocks: tuple[int, ...]
+
+
+def cells(
+    support: Sequence[str], query: Sequence[str], modalities: Sequence[str]
+) -> list[tuple[str, str]]:
+    """(support mode, query mode) of every comparison asked for.
+
+    Both given: every combination. One given: the same on the other side. None: every mode that the
+    store's modalities allow, the same on both sides.
+
+    Raises:
+        ConfigError: an unknown mode.
+    """
+    for mode in (*support, *query):
+        if mode not in MODES:
+            raise ConfigError(f"no mode {mode!r}; there are {choices(mode, MODES)}")
+    if support and query:
+        return list(dict.fromkeys((s, q) for s in support for q in query))
+    possible = [mode for mode, of in MODES.items() if set(of) <= set(modalities)]
+    return [(mode, mode) for mode in dict.fromkeys(support or query or possible)]
+
+
+def pair(
+    vectors: Mapping[str, Float[Tensor, "V _"]], support: str, query: str, *, common: bool
+) -> Pair:
+    """The two sides, from one vector per clip and modality.
+
+    `common`: the vectors are unit vectors in one common space.
+
+    Raises:
+        InputError: a modality is missing, or two modes meet outside a common space.
+    """
+    for modality in (*MODES[support], *MODES[query]):
+        if modality not in vectors:
+            where = (
+                "the projection was not trained on it"
+                if common
+                else "the store has no such feature"
+            )
+            raise InputError(
+                f"mode {support} against {query} needs {modality} vectors, but {where}"
+            )
+    if support == query:
+        parts = [vectors[modality] for modality in MODES[support]]
+        if len(parts) > 1:
+            parts = [F.normalize(part, dim=-1) for part in parts]
+        side = torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
+        return Pair(support=side, query=side, blocks=tuple(part.shape[1] for part in parts))
+    if not common:
+        raise InputError(
+            f"support {support} against query {query} needs a common space; train a projection "
+            "of both modalities with `learn train` and give it with --projection"
+        )
+    sides = [torch.stack([vectors[m] for m in MODES[mode]]).mean(0) for mode in (support, query)]
+    return Pair(support=sides[0], query=sides[1], blocks=(sides[0].shape[1],))
