@@ -256,8 +256,9 @@ def _stretches(track: Track, shown: Timeline, positions: list[int]) -> list[tupl
         pts = track.packets[position].pts
         # A frame shown before the key frame it follows in the file refers to the one before.
         start = max((k for k in keys if k <= position and track.packets[k].pts <= pts), default=0)
-        if spans and start <= spans[-1][1]:
-            start, position = spans[-1][0], max(position, spans.pop()[1])
+        while spans and start <= spans[-1][1]:
+            begun, ended = spans.pop()
+            start, position = min(start, begun), max(position, ended)
         spans.append((start, position))
     return spans
 

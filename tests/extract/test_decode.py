@@ -67,14 +67,15 @@ def test_only_stretches_with_wanted_frames_are_decoded(plain):
     assert spans[0][1] < 12
 
 
+def open_groups(path):
+    """Groups of ten frames whose first B-frames refer to the group before."""
+    params = "open-gop=1:keyint=10:min-keyint=10:scenecut=0:bframes=3:b-adapt=0"
+    return media.write(path, EVERY_40_MS, options={"x264-params": params})
+
+
 def test_open_groups_of_pictures_decode_from_the_key_frame_before(tmp_path):
-    path = media.write(
-        tmp_path / "open.mkv",
-        EVERY_40_MS,
-        options={
-            "x264-params": "open-gop=1:keyint=10:min-keyint=10:scenecut=0:bframes=3:b-adapt=0"
-        },
-    )
+    path = open_groups(tmp_path / "open.mkv")
+    assert indices(look(path)) == list(range(50))
     for k in range(50):
         assert indices(look(path, pick=lambda t, d, k=k: np.array([k]))) == [k]
 
@@ -137,6 +138,26 @@ def test_preroll_of_a_stream_copied_cut_is_not_shown(tmp_path, plain, name):
     assert onset_seconds(clip.sound[16_000]) == pytest.approx(flash, abs=0.003)
     for k in (0, 7, 24):
         assert indices(look(cut, pick=lambda t, d, k=k: np.array([k]))) == [25 + k]
+
+
+def test_a_cut_between_frames_begins_with_the_next_one(tmp_path, plain):
+    clip = look(media.copy_cut(plain, tmp_path / "cut.mp4", 1.013))
+    assert clip.visual == Status.OK
+    assert indices(clip) == list(range(indices(clip)[0], 50))
+    assert indices(clip)[0] in (25, 26)  # 25 is on screen when the cut begins
+    assert clip.frames[4096].seconds[0] < 0.04
+
+
+def test_leading_pictures_of_a_file_that_begins_with_an_open_group_are_not_shown(tmp_path):
+    path = open_groups(tmp_path / "open.mkv")
+    with av.open(str(path)) as container:
+        keys = [k for k, p in enumerate(container.demux(video=0)) if p.size and p.is_keyframe]
+    clip = look(media.drop_head(path, tmp_path / "tail.mkv", keys[1]))
+    shown = indices(clip)
+    assert clip.visual == Status.OK
+    assert shown == list(range(shown[0], 50))
+    whole = look(path).frames[4096].pixels[shown[0] :]
+    np.testing.assert_array_equal(clip.frames[4096].pixels, whole)
 
 
 def test_frames_whose_key_frame_is_missing_are_not_shown(tmp_path, plain):
