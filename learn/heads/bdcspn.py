@@ -4,10 +4,9 @@ Queries are shifted by the difference of the two sides' means. Then each class t
 the shifted queries that are nearest to its mean by cosine, and its new mean weights them and the
 shots by softmax(epsilon cos(x, mean)) over the members of the class.
 
-Defaults: the paper's, Z = 8 queries and epsilon = 10; vectors of length 1, as in its cosine
-network.
+`top` is the paper's Z; 8 and epsilon = 10 suit vectors of length 1, as its cosine network has.
 
-Source: Liu et al., 2020, section 3.2 (label propagation and feature shifting).
+Source: Liu et al., 2020 (label propagation and feature shifting).
 """
 
 from dataclasses import dataclass

@@ -8,7 +8,7 @@ Defaults are ours, for frozen features: Zhou et al. have alpha = 0.99, no limit 
 data set; Liu et al. have alpha = 0.99, k = 20, and learn sigma with the features. Near 1, alpha
 lets the classes whose shots lie most centrally take nearly all queries.
 
-Source: Zhou et al., 2004, section 2 (closed form); Liu et al., 2019 (few-shot).
+Source: Zhou et al., 2004 (closed form); Liu et al., 2019 (few-shot).
 """
 
 from dataclasses import dataclass

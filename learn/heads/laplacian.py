@@ -11,7 +11,7 @@ Defaults: the paper's plain method, k = 3 and 20 steps; lmd = 0.5 is the publish
 is not tuned on a validation split. That code searches k neighbours among which is the query itself,
 so its k = 3 is k = 2 here.
 
-Source: Ziko et al., 2020, equations 3, 8, 12 and section 3.3.
+Source: Ziko et al., 2020 (bound updates; prototype rectification).
 """
 
 from dataclasses import dataclass

@@ -14,7 +14,7 @@ the sign of negative entries, which the paper's features (after a ReLU) do not h
 
 Defaults: beta = 0.5, lmd = 10, and the published code's alpha = 0.2 and 20 steps.
 
-Source: Hu et al., 2021, equations 1 to 7 and algorithm 1.
+Source: Hu et al., 2021 (power transform and MAP).
 """
 
 from dataclasses import dataclass

@@ -11,7 +11,7 @@ worked through a few episodes at a time on a CPU, whose cache would not hold the
 Defaults: the paper's: temperature 15, lmd = alpha = 0.1, 150 steps of rate 1e-4, vectors of
 length 1.
 
-Source: Boudiaf et al., 2020, equations 1 to 4 and section 4 (TIM-GD).
+Source: Boudiaf et al., 2020 (TIM-GD).
 """
 
 from dataclasses import dataclass
