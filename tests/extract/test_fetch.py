@@ -26,8 +26,9 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.body, self.etag, self.plan, self.seen = BODY, '"one"', [], []
-        self.ranges = True
+        self.body, self.etag, self.plan = BODY, '"one"', []
+        self.seen, self.conditions = [], []
+        self.ranges, self.careless = True, False
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
 
@@ -38,7 +39,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         server = self.server
         asked = self.headers.get("Range")
+        condition = self.headers.get("If-Range")
         server.seen.append((self.path, asked))
+        server.conditions.append(condition)
         fault = server.plan.pop(0) if server.plan else None
         match fault:
             case int():
@@ -53,7 +56,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.send_header("Content-Length", "0")
                 return self.end_headers()
         start = 0
-        if asked and server.ranges and self.headers.get("If-Range") == server.etag:
+        if asked and server.ranges and (condition in (None, server.etag) or server.careless):
             start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
         body = server.body[start:]
         self.send_response(206 if start else 200)
@@ -147,6 +150,19 @@ def test_a_later_call_goes_on_too(server, tmp_path, folder):
     fetch.fetch(NAME, tmp_path)
     assert_whole(folder)
     assert server.seen[0][1] == "bytes=3000000-"
+    assert server.conditions[-1] == '"one"'
+
+
+def test_an_answer_without_a_mark_ends_what_was_known_of_the_part(server, tmp_path, folder):
+    for etag, body, cut in (('"one"', BODY, 3_000_000), ("", BODY[::-1], 2_000_000)):
+        server.etag, server.body = etag, body
+        server.plan = [("cut", cut), 404]
+        with pytest.raises(WeightsError):
+            fetch.fetch(NAME, tmp_path)
+    server.etag, server.body = '"one"', BODY
+    fetch.fetch(NAME, tmp_path)
+    assert_whole(folder)
+    assert server.seen[-1][1] is None
 
 
 def test_a_whole_part_is_not_fetched_again(server, tmp_path, folder, monkeypatch):
@@ -178,11 +194,14 @@ def test_a_server_without_a_strong_mark_is_never_continued(server, tmp_path, fol
     assert server.seen[1][1] is None
 
 
-def test_a_file_that_changes_between_two_attempts_is_not_patched_together(server, tmp_path, folder):
+@pytest.mark.parametrize("careless", [False, True], ids=["obeys If-Range", "ignores it"])
+def test_a_file_that_changes_between_two_attempts_is_not_patched_together(
+    server, tmp_path, folder, careless
+):
     server.plan = [("cut", 3_000_000), *[500] * 4]
     with pytest.raises(WeightsError):
         fetch.fetch(NAME, tmp_path)
-    server.body, server.etag = BODY[::-1], '"two"'
+    server.body, server.etag, server.careless = BODY[::-1], '"two"', careless
     fetch.fetch(NAME, tmp_path)
     assert (folder / FILE).read_bytes() == BODY[::-1]
 
