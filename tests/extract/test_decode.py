@@ -136,6 +136,10 @@ def test_preroll_of_a_stream_copied_cut_is_not_shown(tmp_path, plain, name):
     assert clip.frames[4096].seconds == pytest.approx(np.arange(25) * 0.04, abs=0.03)
     flash = clip.frames[4096].seconds[indices(clip).index(30)]  # shown at 1.2 s of the whole
     assert onset_seconds(clip.sound[16_000]) == pytest.approx(flash, abs=0.003)
+    with probe.opened(cut) as container:
+        video, _ = probe.tracks(container)
+        assert len(video.packets) == 30  # five of them are pre-roll
+        assert len(probe.timeline(video).stamps) == 25
     for k in (0, 7, 24):
         assert indices(look(cut, pick=lambda t, d, k=k: np.array([k]))) == [25 + k]
 
