@@ -8,7 +8,7 @@ answer by the cheapest of three ways, and `path` says which one that is:
 
     full      every real token sees every real token: time O(T^2), memory O(T)
     banded    queries in chunks, each chunk beside the keys it can reach: time and memory O(T)
-    masked    a T x T mask, for clips so short that a chunk would reach everything anyway
+    masked    a T x T mask, for clips so short that cutting them up costs more than it saves
 
 Padding neither looks nor is looked at, whatever it holds: its answer is zero, and so is its
 gradient. Every real token sees itself. Softmax runs in float32 or better.
@@ -27,6 +27,7 @@ from torch import Tensor
 from store.errors import ConfigError
 
 CHUNK = 32  # least queries in a chunk; 16 to 128 were measured: fewer copy more, more score in vain
+SHORT = 128  # tokens: up to here one masked table was measured to be no slower than chunks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +71,8 @@ def path(pattern: Pattern, tokens: int) -> str:
     if pattern.reach is None or (pattern.dilation == 1 and pattern.reach >= others - 1):
         return "full"
     _, reach, size = _chunking(pattern.reach, pattern.dilation, others)
-    return "banded" if size + 2 * reach + pattern.hubs < tokens else "masked"
+    keys = size + 2 * reach + pattern.hubs
+    return "banded" if tokens > SHORT and 4 * keys <= 3 * tokens else "masked"
 
 
 def attend(

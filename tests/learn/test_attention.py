@@ -213,7 +213,10 @@ def test_full_attention_keeps_no_table():
         (Pattern(reach=5), 200, "banded"),
         (Pattern(reach=5, dilation=2), 6, "masked"),
         (Pattern(reach=5, dilation=2, hubs=1), 200, "banded"),
-        (Pattern(reach=0, dilation=1000), 5, "banded"),
+        (Pattern(reach=0, dilation=1000), 128, "masked"),
+        (Pattern(reach=0, dilation=1000), 129, "banded"),
+        (Pattern(reach=64), 255, "masked"),
+        (Pattern(reach=64), 256, "banded"),
     ],
 )
 def test_the_path_told_is_the_path_taken(pattern, tokens, way, monkeypatch):
