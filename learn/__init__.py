@@ -4,13 +4,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from learn.evaluate import run_episodes
     from learn.recipe import recipes
-    from learn.score import run_episodes
     from learn.training import train
 
 __all__ = ["recipes", "run_episodes", "train"]
 
-_HOME = {"recipes": "learn.recipe", "run_episodes": "learn.score", "train": "learn.training"}
+_HOME = {"recipes": "learn.recipe", "run_episodes": "learn.evaluate", "train": "learn.training"}
 
 
 def __getattr__(name: str) -> Any:

@@ -214,7 +214,7 @@ def choose_feature(store: "Store", modality: str, asked: str | None) -> "Feature
     known = [f for f in map(store.__getitem__, store.features) if f.modality == modality]
     if len(known) > 1:
         raise UnknownFeature(
-            f"the store has {len(known)} {modality} features; name one with --{modality}: "
+            f"the store has {len(known)} {modality} features; name one of them: "
             f"{', '.join(f.name for f in known)}"
         )
     return known[0] if known else None

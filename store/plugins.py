@@ -73,16 +73,23 @@ def configure(family: str, spec: Spec) -> Any:
         UnknownPlugin, UnknownSetting: the name or key does not exist.
         ConfigError: a value that is not of the field's type.
     """
-    config_type = module(family, spec.name).Config
+    return settle(module(family, spec.name).Config, spec.name, spec.settings)
+
+
+def settle(config_type: Any, name: str, settings: Mapping[str, Any]) -> Any:
+    """A settings dataclass from text or values, each converted to its field's type.
+
+    Raises:
+        UnknownSetting: `name` has no such key.
+        ConfigError: a value that is not of the field's type.
+    """
     types = get_type_hints(config_type)
     known = [f.name for f in fields(config_type)]
-    for key in spec.settings:
+    for key in settings:
         if key not in known:
-            raise UnknownSetting(
-                f"{spec.name} has no setting {key!r}; it has {choices(key, known)}"
-            )
+            raise UnknownSetting(f"{name} has no setting {key!r}; it has {choices(key, known)}")
     return config_type(
-        **{key: _typed(spec.name, key, value, types[key]) for key, value in spec.settings.items()}
+        **{key: _typed(name, key, value, types[key]) for key, value in settings.items()}
     )
 
 

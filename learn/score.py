@@ -1,0 +1,105 @@
+"""Scoring episodes: head in, accuracy of each episode out, in bounded memory.
+
+Heads that need only inner products (`ProductHead`, `GramHead`) look them up in one table of all
+clips; others get the vectors of a few episodes at a time. Both ways give the same answers.
+
+Shapes: V = clips, D = size of a vector, E = episodes, S = support clips, M = queries, N = ways.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from learn.episodes import Episodes
+from learn.heads import Context, GramHead, Head, ProductHead
+from learn.views import Pair
+
+TABLE_CLIPS = 8192  # 256 MB of float32
+TABLE_WORTH = 16  # products of a table that cost as much as fetching and comparing one query
+NUMBERS_AT_ONCE = 4_000_000
+
+Score = Callable[[Episodes], Float64[np.ndarray, "E"]]
+
+
+def scorer(head: Head, pair: Pair, context: Context, *, queries: int) -> Score:
+    """The share of right answers per episode, for any episodes of these clips.
+
+    `queries`, of all episodes to come, decides whether a table of products pays.
+    """
+    few_clips = len(pair.support) <= TABLE_CLIPS and len(pair.support) ** 2 <= TABLE_WORTH * queries
+    if few_clips and isinstance(head, ProductHead) and head.by_products:
+        return by_products(head, pair, context)
+    if few_clips and isinstance(head, GramHead) and head.by_gram:
+        return by_gram(head, pair, context)
+    return by_vectors(head, pair, context)
+
+
+def by_vectors(head: Head, pair: Pair, context: Context) -> Score:
+    """The obvious way: gather, fit, predict."""
+
+    def few(episodes: Episodes, part: slice) -> Float[Tensor, "E M N"]:
+        support = pair.support[_index(episodes.support[part])]
+        return head.fit(support, context)(pair.query[_index(episodes.query[part])])
+
+    return _in_parts(few, lambda e: e.indices[0].size * pair.support.shape[1])
+
+
+def by_products(head: ProductHead, pair: Pair, context: Context) -> Score:
+    """Products of all clips once, then look-ups."""
+    left, right = head.embed(pair.support, pair.query, context)
+    among = left @ left.T
+    across = among if torch.equal(left, right) else right @ left.T
+    square = right.square().sum(1)
+
+    def few(episodes: Episodes, part: slice) -> Float[Tensor, "E M N"]:
+        support = _index(episodes.support[part]).flatten(1)
+        query = _index(episodes.query[part])
+        predict = head.fit_products(_look_up(among, support, support), episodes.ways)
+        return predict(_look_up(across, query, support), square[query])
+
+    return _in_parts(few, lambda e: e.query[0].size * e.support[0].size)
+
+
+def by_gram(head: GramHead, pair: Pair, context: Context) -> Score:
+    """As `by_products`, with the queries' products among themselves."""
+    left, right = head.embed(pair.support, pair.query, context)
+    joined = left if torch.equal(left, right) else torch.cat([left, right])
+    table, shift = joined @ joined.T, len(joined) - len(left)
+
+    def few(episodes: Episodes, part: slice) -> Float[Tensor, "E M N"]:
+        support, query = _index(episodes.support[part]), _index(episodes.query[part])
+        points = torch.cat([support.flatten(1), query + shift], dim=1)
+        return head.from_gram(_look_up(table, points, points), *support.shape[1:])
+
+    return _in_parts(few, lambda e: 4 * e.indices[0].size ** 2)
+
+
+def _in_parts(
+    scores: Callable[[Episodes, slice], Float[Tensor, "E M N"]],
+    numbers: Callable[[Episodes], int],
+) -> Score:
+    """`scores` of as many episodes at once as memory allows, held against the right answers."""
+
+    @torch.inference_mode()
+    def score(episodes: Episodes) -> Float64[np.ndarray, "E"]:
+        answers = torch.from_numpy(episodes.answers)
+        size = max(1, NUMBERS_AT_ONCE // numbers(episodes))
+        parts = (slice(first, first + size) for first in range(0, len(episodes), size))
+        right = [(scores(episodes, part).argmax(-1) == answers).double().mean(-1) for part in parts]
+        return torch.cat(right).numpy()
+
+    return score
+
+
+def _index(places: np.ndarray) -> Int64[Tensor, "..."]:
+    return torch.from_numpy(np.ascontiguousarray(places)).long()
+
+
+def _look_up(
+    table: Float[Tensor, "V W"], rows: Int64[Tensor, "E A"], columns: Int64[Tensor, "E B"]
+) -> Float[Tensor, "E A B"]:
+    place = rows[:, :, None] * table.shape[1] + columns[:, None]
+    return table.view(-1).index_select(0, place.view(-1)).view(place.shape)
