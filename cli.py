@@ -24,6 +24,8 @@ extract_app = typer.Typer(
 store_app = typer.Typer(
     no_args_is_help=True, help="Look into a feature store and check it.", add_completion=False
 )
+weights_app = typer.Typer(no_args_is_help=True, help="Published weights: list, fetch, convert.")
+extract_app.add_typer(weights_app, name="weights")
 learn_app = typer.Typer(
     no_args_is_help=True, help="Train on stored features; answer few-shot questions.",
     add_completion=False,
@@ -140,6 +142,50 @@ def extract_synth(
             progress=progress,
         )  # fmt: skip
     _give({"manifest": str(manifest)}, as_json, lambda: print(manifest))
+    return DONE
+
+
+@weights_app.command("list")
+def weights_list(as_json: Json = False) -> int:
+    """The published weights that encoders load, and whether they are here."""
+    from extract import fetch
+
+    rows = fetch.listing()
+    _give({"directory": str(fetch.default_directory()), "weights": rows}, as_json,
+          lambda: _weights_table(rows))  # fmt: skip
+    return DONE
+
+
+@weights_app.command("fetch")
+def weights_fetch(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="As `extract weights list` says.")],
+    sha256: Annotated[
+        str | None, typer.Option(metavar="HEX[,HEX…]", help="What each file's digest must be.")
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Fetch published weights; goes on where an earlier try stopped, and checks what it got."""
+    from extract import fetch
+
+    with _progress("bytes", quiet=as_json) as progress:
+        result = fetch.fetch(name, sha256=sha256, progress=progress).as_json()
+    _give(result, as_json, lambda: _fetched_lines(result))
+    return DONE
+
+
+@weights_app.command("convert")
+def weights_convert(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Of TensorFlow 1.")],
+    encoder: Annotated[str, typer.Option(metavar="SPEC", help="Whose weights they are.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT.safetensors")],
+    ema: Annotated[bool, typer.Option(help="Take the moving average of the weights.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Turn a SimCLRv2 checkpoint into safetensors, every variable used exactly once."""
+    from extract import convert
+
+    result = convert.convert(checkpoint, encoder, output, ema=ema)
+    _give(result, as_json, lambda: _pairs(result))
     return DONE
 
 
@@ -330,6 +376,55 @@ def _wrapped(text: str, indent: str = "") -> None:
     print(textwrap.fill(text, 80, initial_indent=indent, subsequent_indent=indent + "    "))
 
 
+def _episodes_table(result: Mapping[str, Any]) -> None:
+    """Accuracy in percent with its 95 % interval: a row per mode, projection and head."""
+    drawn, rows = result["episodes"], result["results"]
+    apart = f"{drawn['group']} kept apart" if drawn["group"] else "groups may meet"
+    _wrapped(
+        f"{drawn['ways']}-way, {drawn['queries']} queries a class, {drawn['episodes']} episodes; "
+        f"{drawn['clips']} clips of {drawn['classes']} classes, split {drawn['split']}, {apart}"
+    )
+    if dropped := [f"{n} with {why}" for why, n in drawn["dropped"].items() if n]:
+        print(f"left out: {', '.join(dropped)}")
+    shots = list(dict.fromkeys(row["shots"] for row in rows))
+    lines: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for row in rows:
+        mode = (
+            row["support"] if row["support"] == row["query"] else "{support}→{query}".format(**row)
+        )
+        mark = "*" if row["untrained"] else "!" if row["seen_in_training"] else ""
+        line = lines.setdefault((mode, row["projection"], row["head"]), {})
+        margin = "" if row["ci95"] is None else f" ± {100 * row['ci95']:.1f}"
+        line[f"{row['shots']}-shot"] = f"{100 * row['accuracy']:.1f}{margin}{mark}"
+    runs = {row["projection"] for row in rows}
+    keys = ["mode", *(["projection"] if runs != {"none"} else []), "head"]
+    table = [
+        {"mode": mode, "projection": Path(run).name, "head": head} | line
+        for (mode, run, head), line in lines.items()
+    ]
+    _table(table, [*keys, *(f"{k}-shot" for k in shots)])
+    if any(row["untrained"] for row in rows):
+        print("* weights are UNTRAINED (random): this shows the plumbing, not an encoder's worth")
+    if any(row["seen_in_training"] for row in rows):
+        print("! the projection was trained on clips scored here")
+
+
+def _weights_table(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        mark = "*" if row["present"] else " "
+        size = _size(row["size_bytes"]) if row["size_bytes"] else ""
+        accuracy = (row["accuracy"] or "").partition(",")[0]
+        line = f"{mark} {row['name']:<37} {accuracy:<21} {row['licence'] or '':<10} {size}"
+        print(line.rstrip())
+    print("\n* is here; sources, attributions and how accuracy was measured: --json")
+
+
+def _fetched_lines(result: Mapping[str, Any]) -> None:
+    for path, digest in result["files"].items():
+        print(f"{path}\n    sha256 {digest}")
+    print(result["next_step"])
+
+
 def _size(count: float) -> str:
     """Bytes for people: 1.7 GB."""
     for unit in ("B", "kB", "MB", "GB"):
@@ -429,7 +524,7 @@ def _start(app: typer.Typer) -> None:
             sys.exit(FIXABLE)
         command = [name for name in sys.argv[1:2] if name in _commands(app)]
         manual = " ".join([Path(sys.argv[0]).name, *command, "--help"])
-        _complain("usage", f"{text.rstrip('.')}. Try `{manual}`.")
+        _complain("usage", f"{text if text.endswith(('.', '?')) else text + '.'} Try `{manual}`.")
     except (KeyboardInterrupt, typer.Abort):
         print("stopped; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
@@ -441,7 +536,7 @@ def _start(app: typer.Typer) -> None:
 
 
 def _commands(app: typer.Typer) -> set[str | None]:
-    return {command.name for command in app.registered_commands}
+    return {entry.name for entry in (*app.registered_commands, *app.registered_groups)}
 
 
 def _complain(kind: str, message: str) -> None:
