@@ -1,0 +1,70 @@
+"""Attention pooling: learnt queries pick rows by what they hold; no row sees another, nor its time.
+
+Each learnt query takes a weighted mean of the rows' values; its weights are a softmax over the
+clip's real rows. The means are joined and mapped to the answer. With all scores alike that is the
+mean over rows; with a sharp one it is a single row. A clip without rows pools to zeros.
+
+Shapes: B = clips, T = rows (padded), D = stored size, Q = queries, E = embedding size.
+
+Source: Lee et al., 2019, "Set Transformer", section 3.2 (pooling by attention), without its
+feed-forward layers.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from store.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    dim_out: int = 128
+    queries: int = 4
+    width: int = 128  # of keys, and of values
+    dropout: float = 0.1  # on the pooled values
+
+    def __post_init__(self) -> None:
+        for key in ("dim_out", "queries", "width"):
+            if (value := getattr(self, key)) < 1:
+                raise ConfigError(f"attention_pool: {key}={value} is less than 1")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"attention_pool: dropout={self.dropout} is not in [0, 1)")
+
+
+class AttentionPool(nn.Module):
+    def __init__(self, config: Config, dim_in: int) -> None:
+        super().__init__()
+        self.dim_out = config.dim_out
+        # No bias: the same score added to every row would change no weight.
+        self.to_keys = nn.Linear(dim_in, config.width, bias=False)
+        self.to_values = nn.Linear(dim_in, config.width)
+        self.queries = nn.Parameter(torch.randn(config.queries, config.width))
+        self.dropout = nn.Dropout(config.dropout)
+        self.output = nn.Linear(config.queries * config.width, config.dim_out)
+
+    def forward(
+        self,
+        rows: Float[Tensor, "B T D"],
+        real: Bool[Tensor, "B T"],
+        seconds: Float[Tensor, "B T"],
+    ) -> Float[Tensor, "B E"]:
+        rows = rows.masked_fill(~real[..., None], 0)
+        pooled = self.weights(rows, real) @ self.to_values(rows)
+        return self.output(self.dropout(pooled.flatten(1)))
+
+    def weights(
+        self, rows: Float[Tensor, "B T D"], real: Bool[Tensor, "B T"]
+    ) -> Float[Tensor, "B Q T"]:
+        """How much of each row each query takes: sums to 1 over real rows, 0 on padding."""
+        scores = self.queries @ self.to_keys(rows).mT / self.queries.shape[1] ** 0.5
+        wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        lowest = torch.finfo(wide.dtype).min  # finite: no NaN even on the way
+        shares = wide.masked_fill(~real[:, None], lowest).softmax(-1)
+        return shares.masked_fill(~real[:, None], 0).to(scores.dtype)
+
+
+def build(config: Config, dim_in: int) -> AttentionPool:
+    return AttentionPool(config, dim_in)
