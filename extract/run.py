@@ -27,7 +27,7 @@ from extract.workers import Outcome, process_map
 from store import Feature, Manifest, Status, Store
 from store.errors import ConfigError, InputError, choices
 
-CLIPS_PER_UNIT = 256
+CLIPS_PER_UNIT = {"cpu": 64, "cuda": 512}  # about a minute's work: what a kill may cost
 AHEAD_BYTES = 1 << 30  # of decoded frames that may wait for the encoders
 BATCH_SIZE = {"cpu": 16, "cuda": 128}
 
@@ -60,7 +60,7 @@ def run(
     deadline_seconds: float = 60.0,
     retry: Sequence[str] = (),
     max_failures: float = 0.05,
-    clips_per_unit: int = CLIPS_PER_UNIT,
+    clips_per_unit: int | None = None,
     batch_size: int | None = None,
     progress: Progress = _silent,
 ) -> RunResult:
@@ -82,6 +82,7 @@ def run(
     _check(manifest, visual, audio, workers, deadline_seconds, max_failures, clips_per_unit)
     device, precision = _resolved(device, precision)
     batch_size = batch_size or BATCH_SIZE[device.partition(":")[0]]
+    clips_per_unit = clips_per_unit or CLIPS_PER_UNIT[device.partition(":")[0]]
     encoders = [
         *(_loaded(one, "visual", device, precision) for one in visual),
         *(_loaded(one, "audio", device, precision) for one in audio),
@@ -242,7 +243,7 @@ def _check(
     workers: int,
     deadline_seconds: float,
     max_failures: float,
-    clips_per_unit: int,
+    clips_per_unit: int | None,
 ) -> None:
     if not visual and not audio:
         raise InputError("no encoder; give --visual SPEC or --audio SPEC (see: extract encoders)")
@@ -254,7 +255,7 @@ def _check(
         raise InputError(f"deadline_seconds={deadline_seconds:g} must be above 0, at most 86400")
     if not 0 <= max_failures <= 1:
         raise InputError(f"max_failures={max_failures:g} is a share between 0 and 1")
-    if not 1 <= clips_per_unit <= 65_536:
+    if clips_per_unit is not None and not 1 <= clips_per_unit <= 65_536:
         raise InputError(f"clips_per_unit={clips_per_unit} must be between 1 and 65536")
 
 
