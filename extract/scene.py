@@ -31,7 +31,7 @@ def pictures(
     (width, height), frames = size, max(1, round(seconds * fps))
     side = min(width, height)
     ground = _background(height, width, group)
-    radius = side * (0.16 + 0.03 * rng.uniform(-1, 1))
+    radius = side * (0.22 + 0.03 * rng.uniform(-1, 1))
     mask = _shape(radius, sharpness=shape, lobes=3 + int(lobes * 5))
     centres = _path(
         (np.arange(frames) / fps) * (0.25 + 0.9 * speed) + rng.random(),
@@ -59,7 +59,7 @@ def _background(
 ) -> Float32[np.ndarray, "H W 3"]:
     """Soft coloured waves."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float32) / min(height, width)
-    tint = group.uniform(30, 150, 3)
+    tint = group.uniform(40, 120) + group.uniform(-20, 20, 3)
     waves = np.zeros((height, width), np.float32)
     for _ in range(3):
         across, down = group.uniform(-9, 9, 2)
