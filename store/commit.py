@@ -4,12 +4,15 @@
 2. It is renamed into parts/, under a name no other attempt has.
 3. commits/<feature>/<unit>.json is created if absent. That is the only commit point: what no
    record names does not exist for readers, and whoever comes second has written garbage.
+4. The writer sees that its part is still there: one that slept for a day between 2 and 3 may have
+   lost it to the collector, and then takes the record back before anybody was told of it.
 """
 
 import json
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -20,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from store import files, layout
-from store.errors import ConfigError, DamagedStore
+from store.errors import ConfigError, DamagedStore, StoreError
 from store.names import clip_keys, unit_name
 from store.rows import MAX_UNIT_CLIPS, UnitRows
 from store.spec import MAX_SPEC_BYTES, canonical_json, normalised
@@ -28,7 +31,7 @@ from store.status import STORED, Status
 
 MAX_RECORD_BYTES = 4 << 20
 _HEX = {"crc32c": re.compile(r"[0-9a-f]{8}"), "sha256": re.compile(r"[0-9a-f]{64}")}
-_PART = re.compile(r"(u-[0-9a-f]{20})-([0-9a-f]{12})")
+PART_NAME = re.compile(r"(u-[0-9a-f]{20})-([0-9a-f]{12})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +91,7 @@ class CommitRecord:
                 return f"{name}={getattr(self, name)!r} is not a number in 0..{limit}"
         if (self.feature_id, self.unit) != (feature_id, unit):
             return f"it speaks of {self.feature_id!r}/{self.unit!r}"
-        named = _PART.fullmatch(self.part)
+        named = PART_NAME.fullmatch(self.part)
         if named is None or named[1] != unit:
             return f"{self.part!r} is no part of this unit"
         if not set(self.status) <= {status.kind for status in STORED}:
@@ -164,7 +167,7 @@ def commit(
 
     Raises:
         ConfigError: notes that are no JSON data, or too many.
-        StoreError: the disk refused. Nothing was committed.
+        StoreError: the disk refused. Nothing was committed, unless the message says so.
     """
     unit = unit_name(places.feature_id, rows.clip_ids, retry=retry)
     if places.record(unit).exists():
@@ -210,10 +213,26 @@ def commit(
         written=written,
     )
     assert (fault := record._fault(places.feature_id, unit)) is None, fault
-    if files.put_if_absent(places.record(unit), record.to_bytes(), staging=places.staging):
-        return record
+    return record if put_record(places, record) else None
+
+
+def put_record(places: Places, record: CommitRecord) -> bool:
+    """Commit a part that is in its place; False if another attempt had won.
+
+    Raises:
+        DamagedStore: the record that is there cannot be read.
+        StoreError: the disk refused, or the part is no longer there.
+    """
+    path = places.record(record.unit)
+    won = files.put_if_absent(path, record.to_bytes(), staging=places.staging)
     # The refusal may be the echo of our own success whose answer was lost (NFS does that).
-    return record if read_record(places, unit).nonce == record.nonce else None
+    if not won and read_record(places, record.unit).nonce != record.nonce:
+        return False
+    if not (places.parts / record.part / "zarr.json").is_file():
+        with suppress(OSError):
+            path.unlink()
+        raise StoreError(f"{record.part} was collected as garbage before its commit; run again")
+    return True
 
 
 def _stage(staged: Path, rows: UnitRows, attributes: Mapping[str, Any]) -> None:

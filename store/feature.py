@@ -178,6 +178,17 @@ class Feature:
             if clip_ids:
                 yield clip_ids, *self.read(clip_ids)
 
+    def parts(self) -> list[Part]:
+        """The committed parts, by unit name."""
+        return list(self._indexed().parts)
+
+    def row_spans(
+        self,
+    ) -> tuple[Int64[np.ndarray, "n"], Int64[np.ndarray, "n"], Int64[np.ndarray, "n"]]:
+        """Where the rows of each of `clip_ids` are: number among `parts()`, first row, rows."""
+        index = self._indexed()
+        return index.part, index.start, index.count
+
     def records(self) -> Iterator[CommitRecord]:
         """The commit records, by unit name."""
         for part in self._indexed().parts:

@@ -124,7 +124,8 @@ def put_if_absent(path: Path, data: bytes, *, staging: Path) -> bool:
     """Create `path` with `data`, whole and durable, unless it exists; False if it did.
 
     Raises:
-        StoreError: the disk refused, or the file system has no hard links.
+        StoreError: the disk refused, or the file system has no hard links. Only where the message
+            says so `path` is there although it was not flushed.
     """
     temporary = staging / f"put-{token_hex(8)}"
     try:
@@ -134,8 +135,14 @@ def put_if_absent(path: Path, data: bytes, *, staging: Path) -> bool:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            created = _link(temporary, path)
+            created = link(temporary, path)
+        try:
             fsync(path.parent)
+        except OSError as error:  # who sees it relies on it: too late to take it back
+            raise StoreError(
+                f"{path} is written, but may not outlive a power cut: {error.strerror or error}; "
+                "check the disk, then: store verify DIR"
+            ) from error
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -143,7 +150,11 @@ def put_if_absent(path: Path, data: bytes, *, staging: Path) -> bool:
 
 
 def publish(staged: Path, target: Path) -> None:
-    """Make a staged directory durable and rename it into place."""
+    """Make a staged directory durable and rename it into place.
+
+    Raises:
+        OSError: the disk refused, or `target` is there with files in it.
+    """
     for folder, _, names in os.walk(staged, topdown=False):
         for name in names:
             fsync(Path(folder, name))
@@ -152,7 +163,13 @@ def publish(staged: Path, target: Path) -> None:
     fsync(target.parent)
 
 
-def _link(source: Path, target: Path) -> bool:
+def link(source: Path, target: Path) -> bool:
+    """Give a file a second name unless that is taken; False if it was.
+
+    Raises:
+        StoreError: the file system has no hard links.
+        OSError: any other refusal.
+    """
     try:
         os.link(source, target)
     except FileExistsError:

@@ -44,6 +44,10 @@ class Part:
         return self._read("detail").tolist()
 
     @cached_property
+    def media_sha256(self) -> UInt8[np.ndarray, "n 32"]:
+        return self._read("media_sha256")
+
+    @cached_property
     def status(self) -> UInt8[np.ndarray, "n"]:
         status = self._read("status")
         if not np.isin(status, STORED).all():
@@ -83,9 +87,11 @@ class Part:
         for name in layout.ARRAYS:
             self._open(name)
 
-    def verify(self) -> None:
-        """Compare every file with the checksums of the commit record."""
+    def verify(self, array: str = "") -> None:
+        """Compare every file, or those of one array, with the checksums of the commit record."""
         for file in self.record.files:
+            if array and not file.key.startswith(f"{array}/"):
+                continue
             with self._reading(file.key):
                 found = files.file_digests(self.path / file.key, deep=False)
             if found[:2] != (file.size, file.crc32c):

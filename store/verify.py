@@ -66,26 +66,13 @@ def verify(store: Store, deep: bool = False) -> Report:
         problems.extend(faults)
         named: set[str] = set()
         for file_name in sorted(path.name for path in _entries(places.commits)):
-            unit = file_name.removesuffix(".json")
             units += 1
-            try:
-                if not is_safe_name(file_name) or not file_name.endswith(".json"):
-                    raise DamagedStore(f"{file_name[:96]!r} is no commit record's name")  # noqa: TRY301
-                record = read_record(places, unit)
-            except DamagedStore as error:
-                problems.append(
-                    _problem("record", name, unit, f"commits/{name}/{file_name}", str(error))
-                )
-                continue
-            named.add(record.part)
-            checked += len(record.files)
-            size += sum(file.size for file in record.files)
-            if dim not in (0, record.dim):
-                message = f"its rows have {record.dim} numbers, the feature's {dim}"
-                problems.append(
-                    _problem("record", name, unit, f"commits/{name}/{file_name}", message)
-                )
-            problems.extend(_part_problems(places, record, deep))
+            record, faults = _check_unit(places, file_name, dim, deep)
+            problems.extend(faults)
+            if record:
+                named.add(record.part)
+                checked += len(record.files)
+                size += sum(file.size for file in record.files)
         parts = {path.name for path in _entries(places.parts)} - {"zarr.json"}
         garbage += len(parts - named)
     problems.extend(_manifest_problems(store))
@@ -98,6 +85,32 @@ def verify(store: Store, deep: bool = False) -> Report:
         garbage_parts=garbage,
         garbage_staging=len(_entries(store.path / "tmp")),
     )
+
+
+def unit_problems(store: Store, feature: str, unit: str, deep: bool = False) -> list[Problem]:
+    """What is wrong with one unit."""
+    places = Places(root=store.path, feature_id=feature)
+    dim, _ = _feature_problems(places)
+    return _check_unit(places, f"{unit}.json", dim, deep)[1]
+
+
+def _check_unit(
+    places: Places, file_name: str, dim: int, deep: bool
+) -> tuple[CommitRecord | None, list[Problem]]:
+    """A unit's record, if it can be read, and what is wrong with the unit."""
+    name, unit = places.feature_id, file_name.removesuffix(".json")
+    key = f"commits/{name}/{file_name}"
+    try:
+        if not is_safe_name(file_name) or not file_name.endswith(".json"):
+            raise DamagedStore(f"{file_name[:96]!r} is no commit record's name")  # noqa: TRY301
+        record = read_record(places, unit)
+    except DamagedStore as error:
+        return None, [_problem("record", name, unit, key, str(error))]
+    problems = list(_part_problems(places, record, deep))
+    if dim not in (0, record.dim):
+        message = f"its rows have {record.dim} numbers, the feature's {dim}"
+        problems.insert(0, _problem("record", name, unit, key, message))
+    return record, problems
 
 
 def _entries(folder: Path) -> list[Path]:
