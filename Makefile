@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 
-.PHONY: demo test check bench lock clean
+.PHONY: demo test soak bench check lock clean
 
 $(VENV)/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), "microshot needs Python 3.11 to 3.13; try: make PYTHON=python3.12 ..."'
@@ -13,8 +13,26 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --no-deps --editable .
 	@touch $@
 
+# Renders labelled clips, some silent and some broken, extracts with random weights (the published
+# ones are a download), asks few-shot questions, trains a common space, and asks again.
+demo: $(VENV)/.ready
+	rm -rf $(DEMO)
+	$(BIN)/extract synth $(DEMO)/clips --classes 20 --clips 12 --silent 0.04 --broken 0.02
+	$(BIN)/extract run $(DEMO)/clips/manifest.csv --store $(DEMO)/store \
+	    --visual simclrv2:variant=r50_1x_sk0,untrained --audio yamnet:untrained || test $$? -eq 1
+	$(BIN)/store info $(DEMO)/store
+	$(BIN)/learn train $(DEMO)/store --recipe infonce -o $(DEMO)/run
+	$(BIN)/learn episodes $(DEMO)/store --shots 1 --shots 5 --queries 5 --episodes 2000 \
+	    --head prototypes --head nearest --head logistic --projection none --projection $(DEMO)/run
+
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest -q
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q
+
+soak: $(VENV)/.ready
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -m soak
+
+bench: $(VENV)/.ready
+	$(BIN)/python -m benchmarks
 
 check: $(VENV)/.ready
 	$(BIN)/ruff check .

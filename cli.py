@@ -396,13 +396,16 @@ def _episodes_table(result: Mapping[str, Any]) -> None:
         line = lines.setdefault((mode, row["projection"], row["head"]), {})
         margin = "" if row["ci95"] is None else f" ± {100 * row['ci95']:.1f}"
         line[f"{row['shots']}-shot"] = f"{100 * row['accuracy']:.1f}{margin}{mark}"
-    runs = {row["projection"] for row in rows}
-    keys = ["mode", *(["projection"] if runs != {"none"} else []), "head"]
-    table = [
-        {"mode": mode, "projection": Path(run).name, "head": head} | line
-        for (mode, run, head), line in lines.items()
-    ]
-    _table(table, [*keys, *(f"{k}-shot" for k in shots)])
+    runs = list(dict.fromkeys(row["projection"] for row in rows))
+    for run in runs:
+        if runs != ["none"]:
+            print(f"\nprojection: {run}")
+        table = [
+            {"mode": mode, "head": head} | line
+            for (mode, projection, head), line in lines.items()
+            if projection == run
+        ]
+        _table(table, ["mode", "head", *(f"{k}-shot" for k in shots)])
     if any(row["untrained"] for row in rows):
         print("* weights are UNTRAINED (random): this shows the plumbing, not an encoder's worth")
     if any(row["seen_in_training"] for row in rows):
@@ -456,20 +459,21 @@ def _plugin_table(rows: list[dict[str, Any]]) -> None:
         print(f"    {settings}")
 
 
-def _table(rows: list[dict[str, Any]], columns: list[str]) -> None:
+def _table(rows: list[dict[str, Any]], columns: list[str], *, header: bool = True) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold", show_header=header)
     for column in columns:
-        table.add_column(column.replace("_", " "), overflow="fold")
+        table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(str(row[column]) for column in columns))
-    Console().print(table)
+    Console(highlight=False).print(table)
 
 
 def _pairs(facts: Mapping[str, Any]) -> None:
-    _table([{"": key, " ": value} for key, value in facts.items()], ["", " "])
+    shown = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in facts.items()}
+    _table([{"key": k, "value": v} for k, v in shown.items()], ["key", "value"], header=False)
 
 
 @contextmanager
