@@ -145,7 +145,7 @@ class Rows:
     """
 
     values: Float16[Tensor, "R D"]
-    offsets: Int64[Tensor, "V+1"]
+    offsets: Int64[Tensor, "V_plus_1"]
     seconds: Float32[Tensor, "R"]
 
     def __post_init__(self) -> None:

@@ -66,9 +66,12 @@ def load(path: Path, clips: Clips) -> tuple[Clips, list[Episodes]]:
                 )
                 for i, draw in enumerate(json.loads(told["draws"]))
             ]
+            if any(draw.indices.max(initial=-1) >= len(ids) for draw in draws):
+                raise ValueError("an index beyond the last clip")
     except (SafetensorError, KeyError, TypeError, ValueError) as fault:
-        raise InputError(f"{path} is not an episodes file ({fault}); draw them again") from None
-    if digest(draws) != told["sha256"]:
+        what = str(fault).partition("\n")[0]
+        raise InputError(f"{path} is not an episodes file ({what}); draw them again") from None
+    if not draws or digest(draws) != told.get("sha256"):
         raise InputError(f"{path} was changed since it was written: its digest differs; draw again")
     return _same_clips(path, clips, ids, told), draws
 

@@ -1,7 +1,7 @@
 """Episode tasks: labelled clips in, few-shot problems out. They never touch features.
 
 Shapes: V = clips to draw from, E = episodes, N = ways, K = shots, Q = queries of each class,
-M = N * Q queries of an episode (class by class).
+C = K + Q clips of a class in an episode, M = N * Q queries (class by class).
 
 Each plug-in offers `Config` and `build(config) -> EpisodeTask`.
 """
@@ -25,13 +25,18 @@ class Episodes:
         ValueError: a clip outside the set, or one that is drawn twice for one class.
     """
 
-    indices: Int32[np.ndarray, "E N K+Q"]  # positions in the clips whose digest is `clips_sha256`
+    indices: Int32[np.ndarray, "E N C"]  # positions in the clips whose digest is `clips_sha256`
     classes: Int32[np.ndarray, "E N"]  # class codes of those clips
     shots: int
     seed: int
     clips_sha256: str
 
     def __post_init__(self) -> None:
+        kinds = (self.indices.dtype, self.classes.dtype)
+        if kinds != (np.int32, np.int32) or self.indices.ndim != 3:
+            raise ValueError(f"indices and classes are {kinds}, not int32 of 3 and 2 dimensions")
+        if self.classes.shape != self.indices.shape[:2]:
+            raise ValueError(f"{self.classes.shape} classes for {self.indices.shape} indices")
         if not 1 <= self.shots < self.indices.shape[2]:
             raise ValueError(
                 f"{self.shots} shots leave no query among {self.indices.shape[2]} clips"

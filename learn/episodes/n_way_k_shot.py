@@ -6,6 +6,8 @@ queries are uniform among all sets of Q clips of those other groups; without gro
 draws without replacement. Shots that leave too few clips are drawn again; where that keeps failing
 (a class of a few large groups) the shots come from an exact count of the sets that do not fail,
 which is the same distribution. Groups are kept apart within a class; two classes may share one.
+
+Shapes: as in `learn.episodes`; R = draws, one for each class of each episode, P = size of a pool.
 """
 
 import random
@@ -145,7 +147,7 @@ def _draw(
     classes: Int32[np.ndarray, "R"],
     shots: int,
     queries: int,
-) -> Int32[np.ndarray, "R K+Q"]:
+) -> Int32[np.ndarray, "R C"]:
     """Shots and queries for each row's class."""
     sizes = np.array([len(m) for m in members])
     table = np.zeros((len(members), sizes.max()), np.int32)

@@ -1,0 +1,89 @@
+"""Every episode task, present and future, keeps the promises of `EpisodeTask`."""
+
+import numpy as np
+import pytest
+
+from learn.data import Clips
+from learn.episodes import EpisodeTask
+from store import plugins
+from store.errors import NotEnoughClips
+
+FAMILY = "learn.episodes"
+CLASSES, PER_CLASS = 9, 40
+
+
+def clips(per_class=PER_CLASS, grouped=True):
+    """Classes of clips in groups of two, in mixed order."""
+    codes = np.arange(CLASSES * per_class, dtype=np.int32) % CLASSES
+    return Clips(
+        ids=tuple(f"c{i:05d}" for i in range(len(codes))),
+        codes=codes,
+        classes=tuple(f"class{c}" for c in range(CLASSES)),
+        groups=(np.arange(len(codes), dtype=np.int32) // (2 * CLASSES)) if grouped else None,
+        split="test",
+    )
+
+
+@pytest.fixture(params=plugins.names(FAMILY))
+def task(request):
+    """As the plug-in would have it, but fewer episodes."""
+    return plugins.build(FAMILY, plugins.Spec(request.param, {"episodes": 300}))
+
+
+def test_it_is_a_task_that_keeps_the_format(task):
+    assert isinstance(task, EpisodeTask)
+    episodes, pool = task(clips(), seed=0), clips()
+    assert len(episodes) == 300
+    assert episodes.indices.max() < len(pool)
+    assert episodes.clips_sha256 == pool.sha256
+    assert episodes.query.shape == (300, episodes.ways * episodes.queries)
+
+
+def test_support_and_query_never_share_a_clip_or_a_group(task):
+    pool = clips()
+    episodes = task(pool, seed=0)
+    for n in range(episodes.ways):
+        drawn = pool.groups[episodes.indices[:, n]]
+        support, query = np.split(drawn, [episodes.shots], axis=1)
+        assert not (support[:, :, None] == query[:, None, :]).any()
+    assert all(len(np.unique(one)) == one.size for one in episodes.indices)
+
+
+def test_clips_are_of_the_class_they_stand_for(task):
+    pool = clips()
+    episodes = task(pool, seed=0)
+    assert (pool.codes[episodes.indices] == episodes.classes[..., None]).all()
+    assert all(len(set(row)) == episodes.ways for row in episodes.classes.tolist())
+    answers = pool.codes[episodes.query]
+    assert (answers == episodes.classes[:, episodes.answers]).all()
+
+
+def test_every_clip_and_class_has_its_turn(task):
+    pool = clips()
+    episodes = task(pool, seed=0)
+    assert set(episodes.classes.ravel().tolist()) == set(range(CLASSES))
+    assert len(np.unique(episodes.query)) > 0.9 * len(pool)
+    assert len({tuple(row) for row in episodes.classes.tolist()}) > 100
+
+
+def test_the_seed_decides_everything(task):
+    first, again, other = (task(clips(), seed=seed) for seed in (0, 0, 1))
+    assert np.array_equal(first.indices, again.indices)
+    assert first.sha256 == again.sha256
+    assert not np.array_equal(first.indices, other.indices)
+    assert first.sha256 != other.sha256
+
+
+def test_numpys_global_state_is_neither_used_nor_moved(task):
+    before = np.random.get_state()[1].copy()
+    first = task(clips(), seed=0)
+    assert np.array_equal(np.random.get_state()[1], before)
+    np.random.seed(5)
+    assert task(clips(), seed=0).sha256 == first.sha256
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_too_few_clips_is_one_line_that_names_the_classes(task, grouped):
+    with pytest.raises(NotEnoughClips, match=r"class0: 2.*Lower") as refusal:
+        task(clips(per_class=2, grouped=grouped), seed=0)
+    assert "\n" not in str(refusal.value)

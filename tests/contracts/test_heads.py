@@ -1,0 +1,127 @@
+"""Every head, present and future, keeps the promises of `Head`."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from learn.episodes import Episodes
+from learn.heads import Context, GramHead, Head, ProductHead
+from learn.score import by_gram, by_products, by_vectors
+from learn.views import Pair
+from store import plugins
+
+HEADS = {name: plugins.build("learn.heads", name) for name in plugins.names("learn.heads")}
+every_head = pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
+E, N, K, M, BLOCKS = 4, 3, 2, 9, (5, 6)
+D = sum(BLOCKS)
+
+
+@pytest.fixture
+def task():
+    """Support, query and context; classes overlap, so that answers differ."""
+    rng = torch.Generator().manual_seed(3)
+    centre = 1.5 * torch.randn(E, N, 1, D, generator=rng)
+    support = centre + torch.randn(E, N, K, D, generator=rng)
+    query = centre[:, torch.arange(M) % N, 0] + torch.randn(E, M, D, generator=rng)
+    support_mean, query_mean, origin = torch.randn(3, D, generator=rng) / 4
+    context = Context(
+        blocks=BLOCKS, support_mean=support_mean, query_mean=query_mean, origin=origin
+    )
+    return support, query, context
+
+
+def close(left, right):
+    torch.testing.assert_close(left, right, rtol=1e-4, atol=2e-4)
+
+
+@every_head
+def test_a_head_says_what_it_is(head):
+    assert isinstance(head, Head)
+    assert head.centred_by in {"none", "support", "base", "episode"}
+    assert head.transductive in (True, False)
+
+
+@every_head
+def test_scores_tell_classes_apart(head, task):
+    support, query, context = task
+    scores = head.fit(support, context)(query)
+    assert scores.shape == (E, M, N)
+    assert scores.isfinite().all()
+    assert (scores.argmax(-1) == torch.arange(M) % N).float().mean() > 0.6
+
+
+@every_head
+def test_all_episodes_at_once_are_each_alone(head, task):
+    support, query, context = task
+    together = head.fit(support, context)(query)
+    alone = [head.fit(support[i : i + 1], context)(query[i : i + 1]) for i in range(E)]
+    close(together, torch.cat(alone))
+
+
+@every_head
+def test_scores_follow_the_order_of_queries(head, task):
+    support, query, context = task
+    predict, order = head.fit(support, context), torch.tensor([3, 0, 6, 1, 5, 8, 2, 4, 7])
+    close(predict(query[:, order]), predict(query)[:, order])
+
+
+@every_head
+def test_a_query_does_not_see_the_others_unless_the_head_says_so(head, task):
+    support, query, context = task
+    predict = head.fit(support, context)
+    same = torch.allclose(predict(query[:, :3]), predict(query)[:, :3], rtol=1e-4, atol=2e-4)
+    assert same != head.transductive
+
+
+@every_head
+def test_scores_follow_the_order_of_classes_and_not_that_of_shots(head, task):
+    support, query, context = task
+    scores = head.fit(support, context)(query)
+    order = torch.tensor([2, 0, 1])
+    close(head.fit(support[:, order], context)(query), scores[..., order])
+    close(head.fit(support.flip(2), context)(query), scores)
+
+
+@every_head
+def test_nothing_leaks_from_one_fit_to_the_next(head, task):
+    support, query, context = task
+    first = head.fit(support, context)
+    before = first(query)
+    head.fit(support.flip(0) + 1, context)(query)
+    assert torch.equal(first(query), before)
+
+
+@every_head
+def test_the_origin_decides_nothing(head, task):
+    support, query, context = task
+    close(
+        head.fit(support, context)(query), head.fit(support, replace(context, origin=None))(query)
+    )
+
+
+@every_head
+@pytest.mark.parametrize("one_mode", [True, False])
+def test_looking_products_up_gives_what_vectors_give(head, task, one_mode):
+    _, _, context = task
+    rng = np.random.default_rng(0)
+    left, right = torch.randn(2, 40, D, generator=torch.Generator().manual_seed(1))
+    pair = Pair(support=left, query=left if one_mode else right, blocks=BLOCKS)
+    if one_mode:
+        context = replace(context, query_mean=context.support_mean)
+    indices = np.stack([rng.permutation(40)[: N * 5].reshape(N, 5) for _ in range(50)])
+    episodes = Episodes(
+        indices=indices.astype(np.int32),
+        classes=np.tile(np.arange(N, dtype=np.int32), (50, 1)),
+        shots=2,
+        seed=0,
+        clips_sha256="",
+    )
+    expected = by_vectors(head, pair, context)(episodes)
+    if isinstance(head, ProductHead) and head.by_products:
+        np.testing.assert_array_equal(by_products(head, pair, context)(episodes), expected)
+    if isinstance(head, GramHead) and head.by_gram:
+        # A query between two classes may fall to either by rounding alone.
+        got = by_gram(head, pair, context)(episodes)
+        assert (got != expected).sum() <= 1

@@ -1,0 +1,88 @@
+"""Every objective, present and future, keeps the promises of `Objective`."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from learn.objectives import Batch, Objective, Scene
+from store import plugins
+
+B, DIM = 8, 16
+SCENE = Scene(modalities=("visual", "audio"), dim=DIM, classes=B, clips=B)
+
+
+@pytest.fixture(params=plugins.names("learn.objectives"))
+def objective(request):
+    torch.manual_seed(0)
+    return plugins.build("learn.objectives", request.param, SCENE).eval()
+
+
+@pytest.fixture
+def batch():
+    """Eight clips of eight classes, both modalities free to be learnt."""
+    generator = torch.Generator().manual_seed(0)
+    embeddings = {
+        m: torch.randn(B, DIM, generator=generator).requires_grad_() for m in SCENE.modalities
+    }
+    return Batch(embeddings=embeddings, labels=torch.arange(B), clips=torch.arange(B))
+
+
+def rearranged(batch, order, *, only=SCENE.modalities, labels=True):
+    """The batch with some of its parts in another order."""
+    embeddings = {m: x[order] if m in only else x for m, x in batch.embeddings.items()}
+    tags = {"labels": batch.labels[order], "clips": batch.clips[order]} if labels else {}
+    return replace(batch, embeddings=embeddings, **tags)
+
+
+def test_it_is_an_objective_that_says_whether_it_needs_labels(objective, request):
+    assert isinstance(objective, Objective)
+    assert isinstance(objective, torch.nn.Module)
+    name = request.node.callspec.params["objective"]
+    assert plugins.module("learn.objectives", name).SUPERVISED in (True, False)
+
+
+def test_once_learnt_the_right_pairing_costs_less_than_every_wrong_one(objective, batch):
+    learnt = [*batch.embeddings.values(), *objective.parameters()]
+    adam = torch.optim.Adam(learnt, lr=0.05)
+    at_first = objective(batch).item()
+    for _ in range(60):
+        adam.zero_grad()
+        objective(batch).backward()
+        adam.step()
+    right = objective(batch)
+    assert right < at_first
+    orders = [torch.arange(B).roll(shift) for shift in range(1, B)]
+    assert all(right < objective(rearranged(batch, o, only="visual", labels=False)) for o in orders)
+
+
+def test_it_does_not_care_about_the_order_of_clips(objective, batch):
+    order = torch.randperm(B, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(objective(rearranged(batch, order)), objective(batch))
+
+
+def test_computing_it_changes_nothing(objective, batch):
+    before = {key: value.clone() for key, value in objective.state_dict().items()}
+    first = objective(batch)
+    assert torch.equal(objective(batch), first)
+    assert all(torch.equal(value, before[key]) for key, value in objective.state_dict().items())
+
+
+def test_every_gradient_is_finite_and_every_modality_learns(objective, batch):
+    objective(batch).backward()
+    for x in (*batch.embeddings.values(), *objective.parameters()):
+        assert x.grad.isfinite().all()
+        assert x.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-6, 1e4])
+def test_embeddings_of_any_length_give_finite_numbers(objective, batch, scale):
+    embeddings = {m: (scale * x.detach()).requires_grad_() for m, x in batch.embeddings.items()}
+    cost = objective(replace(batch, embeddings=embeddings))
+    cost.backward()
+    assert cost.isfinite()
+    assert all(x.grad.isfinite().all() for x in embeddings.values())
+
+
+def test_clips_of_one_class_are_no_reason_to_fail(objective, batch):
+    assert objective(replace(batch, labels=torch.zeros_like(batch.labels))).isfinite()

@@ -1,0 +1,96 @@
+"""Every projection, present and future, keeps the promises of `Projection`."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from learn.projections import Projection
+from store import plugins
+
+DIM = 6
+
+
+def build(name, seed=0):
+    torch.manual_seed(seed)
+    return plugins.build("learn.projections", name, DIM)
+
+
+@pytest.fixture(params=plugins.names("learn.projections"))
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def projection(name):
+    return build(name).eval()
+
+
+@pytest.fixture
+def batch():
+    """Clips of 3, 5 and 1 rows."""
+    generator = torch.Generator().manual_seed(0)
+    real = torch.arange(5) < torch.tensor([[3], [5], [1]])
+    rows = torch.randn(3, 5, DIM, generator=generator) * real[..., None]
+    return rows, real, torch.arange(5.0) * real
+
+
+def test_it_gives_one_vector_a_clip(projection, batch):
+    assert isinstance(projection, Projection)
+    out = projection(*batch)
+    assert out.shape == (3, projection.dim_out)
+    assert not torch.allclose(out[0], out[1])
+
+
+@pytest.mark.parametrize("junk", [1e30, math.inf, math.nan])
+def test_padding_never_changes_the_answer_whatever_it_holds(projection, batch, junk):
+    rows, real, seconds = batch
+    expected = projection(rows, real, seconds)
+    noisy = torch.where(real[..., None], rows, junk), real, torch.where(real, seconds, junk)
+    torch.testing.assert_close(projection(*noisy), expected)
+    longer = F.pad(rows, (0, 0, 0, 4)), F.pad(real, (0, 4)), F.pad(seconds, (0, 4))
+    torch.testing.assert_close(projection(*longer), expected)
+
+
+def test_padding_never_reaches_a_gradient(name, batch):
+    projection = build(name).eval()
+    rows, real, seconds = batch
+    rows = torch.where(real[..., None], rows, 1e4).requires_grad_()
+    projection(rows, real, seconds).square().sum().backward()
+    assert (rows.grad[~real] == 0).all()
+    assert (rows.grad[real] != 0).any()
+
+
+def test_a_clip_does_not_see_its_batch(projection, batch):
+    together = projection(*batch)
+    for i in range(3):
+        alone = projection(*(part[i : i + 1] for part in batch))
+        torch.testing.assert_close(alone, together[i : i + 1])
+
+
+def test_a_clip_without_rows_is_finite(projection, batch):
+    rows, real, seconds = batch
+    assert projection(rows, torch.zeros_like(real), seconds).isfinite().all()
+
+
+def test_every_parameter_learns(name, batch):
+    projection = build(name).train()
+    pull = torch.randn(3, projection.dim_out, generator=torch.Generator().manual_seed(1))
+    (projection(*batch) * pull).sum().backward()
+    still = [
+        key
+        for key, p in projection.named_parameters()
+        if p.grad is None or not p.grad.isfinite().all() or not p.grad.abs().sum() > 0
+    ]
+    assert still == []
+
+
+def test_the_seed_decides_the_start(name):
+    first, again, other = (build(name, seed).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert any(not torch.equal(first[key], other[key]) for key in first)
+
+
+def test_evaluation_is_no_game_of_chance(projection, batch):
+    assert torch.equal(projection(*batch), projection(*batch))
