@@ -31,7 +31,7 @@ learn_app = typer.Typer(
     add_completion=False,
 )  # fmt: skip
 
-DONE, FINDINGS, FIXABLE, OUR_BUG = 0, 1, 2, 101
+DONE, FINDINGS, FIXABLE, OUR_BUG, STOPPED = 0, 1, 2, 101, 130
 _ClickException = typer.BadParameter.__mro__[2]  # typer keeps its own click and exports no base
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
@@ -344,7 +344,8 @@ def _run_table(result: Mapping[str, Any]) -> None:
 
 def _info_table(facts: Mapping[str, Any]) -> None:
     kept = facts["manifests"]
-    print(f"{facts['path']}  store {facts['store_id']}")
+    print(facts["path"])
+    print(f"store {facts['store_id']}")
     _wrapped(f"{kept['clips']} clips in the manifests, columns {', '.join(kept['columns'])}")
     for one in facts["features"]:
         counts = ", ".join(f"{n} {kind}" for kind, n in one["status"].items())
@@ -530,12 +531,13 @@ def _start(app: typer.Typer) -> None:
         manual = " ".join([Path(sys.argv[0]).name, *command, "--help"])
         _complain("usage", f"{text if text.endswith(('.', '?')) else text + '.'} Try `{manual}`.")
     except (KeyboardInterrupt, typer.Abort):
-        print("stopped; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
+        code = STOPPED
     except Exception:
         traceback.print_exc()
         print("error[bug]: this is ours, not yours; please report the lines above", file=sys.stderr)
         sys.exit(OUR_BUG)
+    if code == STOPPED:  # typer turns Ctrl-C into this code by itself
+        print("stopped; what is committed stays, run the same command to go on", file=sys.stderr)
     sys.exit(code or DONE)
 
 
