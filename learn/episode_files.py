@@ -66,12 +66,11 @@ def load(path: Path, clips: Clips) -> tuple[Clips, list[Episodes]]:
                 )
                 for i, draw in enumerate(json.loads(told["draws"]))
             ]
-            if any(draw.indices.max(initial=-1) >= len(ids) for draw in draws):
-                raise ValueError("an index beyond the last clip")
     except (SafetensorError, KeyError, TypeError, ValueError) as fault:
         what = str(fault).partition("\n")[0]
         raise InputError(f"{path} is not an episodes file ({what}); draw them again") from None
-    if not draws or digest(draws) != told.get("sha256"):
+    beyond = any(draw.indices.max(initial=-1) >= len(ids) for draw in draws)
+    if not draws or beyond or digest(draws) != told.get("sha256"):
         raise InputError(f"{path} was changed since it was written: its digest differs; draw again")
     return _same_clips(path, clips, ids, told), draws
 

@@ -26,7 +26,7 @@ def paired(tmp_path_factory):
     rng = np.random.default_rng(0)
     clips, classes, hidden, dims = 600, 10, 6, {"visual": 20, "audio": 12}
     label = np.arange(clips) % classes
-    latent = 1.5 * rng.standard_normal((classes, hidden))[label]
+    latent = 2.5 * rng.standard_normal((classes, hidden))[label]
     latent = latent + rng.standard_normal((clips, hidden))
     names = tuple(f"clip{i:04d}.mp4" for i in range(clips))
     split = np.array(["train", "val", "test"])[

@@ -1,0 +1,43 @@
+import numpy as np
+import torch
+
+from learn.data import Rows
+from learn.tower import Tower
+from store import plugins
+
+LINEAR = plugins.Spec("linear", {"dim_out": 5})
+
+
+def rows(scale=1.0, shift=0.0):
+    values = torch.randn(50, 4, generator=torch.Generator().manual_seed(0)) * scale + shift
+    values[:, 3] = shift  # never varies
+    offsets = torch.tensor([0, 0, 10, 11, 50])
+    return Rows(values=values.half(), offsets=offsets, seconds=torch.zeros(50))
+
+
+def test_mean_and_deviation_are_those_of_the_rows():
+    tower = Tower(LINEAR, 4)
+    tower.measure(rows(3.0, 200.0))
+    values = rows(3.0, 200.0).values.double().numpy()
+    np.testing.assert_allclose(tower.mean, values.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(tower.deviation[:3], values.std(0)[:3], rtol=1e-5)
+    assert tower.deviation[3] == 1
+
+
+def test_features_of_any_scale_come_out_alike():
+    torch.manual_seed(0)
+    tower = Tower(LINEAR, 4)
+    tower.measure(rows())
+    plain = tower.embed(rows())
+    tower.measure(rows(64.0))
+    torch.testing.assert_close(tower.embed(rows(64.0)), plain, rtol=1e-3, atol=1e-3)
+
+
+def test_all_clips_are_embedded_in_order(monkeypatch):
+    torch.manual_seed(0)
+    tower = Tower(plugins.Spec("mlp", {"dropout": 0.5}), 4)
+    tower.measure(rows())
+    together = tower.embed(rows())
+    assert together.shape == (4, tower.projection.dim_out)
+    monkeypatch.setattr("learn.tower.CLIPS_AT_ONCE", 1)
+    torch.testing.assert_close(tower.embed(rows()), together)
