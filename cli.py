@@ -36,6 +36,7 @@ _ClickException = typer.BadParameter.__mro__[2]  # typer keeps its own click and
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Store = Annotated[Path, typer.Argument(metavar="DIR", help="The feature store.")]
+Deep = Annotated[bool, typer.Option("--deep", help="Check sha256 too, not only size and crc32c.")]
 Manifest = Annotated[
     Path, typer.Argument(metavar="MANIFEST", help="CSV, JSONL or Parquet with one row per clip.")
 ]
@@ -206,7 +207,7 @@ def store_info(directory: Store, as_json: Json = False) -> int:
 @store_app.command("verify")
 def store_verify(
     directory: Store,
-    deep: Annotated[bool, typer.Option(help="Check sha256 too, not only size and crc32c.")] = False,
+    deep: Deep = False,
     as_json: Json = False,
 ) -> int:
     """Check every committed byte; name each damaged unit."""
@@ -216,6 +217,77 @@ def store_verify(
     report = verify(store.open(directory), deep=deep)
     _give(report.as_json(), as_json, lambda: _verify_lines(report.as_json()))
     return FINDINGS if report.problems else DONE
+
+
+@store_app.command("gc")
+def store_gc(
+    directory: Store,
+    older_than: Annotated[str, typer.Option(metavar="AGE", help="90s, 15m, 24h or 7d.")] = "24h",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Remove what interrupted writes left behind; nothing committed is touched."""
+    import store
+    from store import gc
+
+    age = gc.age_seconds(older_than)
+    result = gc.gc(store.open(directory), older_than_seconds=age, dry_run=dry_run).as_json()
+    _give(result, as_json, lambda: _gc_lines(result))
+    return DONE
+
+
+@store_app.command("repair")
+def store_repair(directory: Store, deep: Deep = False, as_json: Json = False) -> int:
+    """Set damaged units aside, so that the next `extract run` makes exactly them again."""
+    import store
+    from store.repair import repair
+
+    result = repair(store.open(directory), deep=deep).as_json()
+    _give(result, as_json, lambda: _repair_lines(result))
+    return FINDINGS if result["units"] or result["files"] or result["left"] else DONE
+
+
+@store_app.command("merge")
+def store_merge(
+    directory: Store,
+    others: Annotated[list[Path], typer.Argument(metavar="OTHER…", help="Stores to copy from.")],
+    as_json: Json = False,
+) -> int:
+    """Copy the sound units and manifests of other stores into this one."""
+    import store
+    from store.merge import merge
+
+    result = merge(store.open(directory), others).as_json()
+    _give(result, as_json, lambda: _pairs(result))
+    return FINDINGS if result["damaged"] else DONE
+
+
+@store_app.command("view")
+def store_view(
+    directory: Store,
+    feature: Annotated[str, typer.Argument(metavar="FEATURE", help="Its name or a beginning.")],
+    as_json: Json = False,
+) -> int:
+    """One array of all rows of a feature, without copying them; opens in zarr, xarray and dask."""
+    import store
+    from store.view import view
+
+    result = view(store.open(directory), feature).as_json()
+    _give(result, as_json, lambda: _pairs(result))
+    return DONE
+
+
+@store_app.command("doctor")
+def store_doctor(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where a store is or will be.")],
+    as_json: Json = False,
+) -> int:
+    """Try whether the storage can do what many writers at once need."""
+    from store.doctor import doctor
+
+    result = doctor(directory).as_json()
+    _give(result, as_json, lambda: _doctor_lines(result))
+    return DONE if result["many_writers"] else FINDINGS
 
 
 # ── learn ────────────────────────────────────────────────────────────────────────────────────────
@@ -369,6 +441,37 @@ def _verify_lines(report: Mapping[str, Any]) -> None:
     )
     if garbage:
         print(f"{garbage} leftovers of interrupted writes, which no reader sees")
+
+
+def _gc_lines(result: Mapping[str, Any]) -> None:
+    for path in (*result["parts"], *result["staging"]):
+        print(path)
+    verb = "would go" if result["dry_run"] else "gone"
+    count = len(result["parts"]) + len(result["staging"])
+    print(
+        f"{count} leftovers {verb}, {_size(result['bytes'])}; {result['too_young']} are too young"
+    )
+
+
+def _repair_lines(result: Mapping[str, Any]) -> None:
+    for one in result["units"]:
+        clips = "?" if one["clips"] is None else len(one["clips"])
+        print(
+            f"{one['feature']}/{one['unit']}: {clips} clips are to be made again; {one['reason']}"
+        )
+    for path in result["files"]:
+        print(f"set aside: {path}")
+    for one in result["left"]:
+        print(f"left alone: {one['kind']}: {one['message']}")
+    again = "; run `extract run` again to make them" if result["units"] else ""
+    print(f"{len(result['units'])} units set aside{again}")
+
+
+def _doctor_lines(result: Mapping[str, Any]) -> None:
+    for one in result["checks"]:
+        print(f"{'ok' if one['ok'] else 'NO':<3} {one['name']}: {one['message']}")
+    verdict = "may" if result["many_writers"] else "must not"
+    print(f"many writers {verdict} share {result['path']}")
 
 
 def _wrapped(text: str, indent: str = "") -> None:
