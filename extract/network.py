@@ -5,7 +5,7 @@ Shapes: B = items of a batch, C = channels, H, W = height and width, D = embeddi
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
+from contextvars import ContextVar
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,20 @@ from torch.nn.utils import fusion
 from store.errors import ConfigError, choices
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_fast = ContextVar("fast", default=True)
+
+
+@contextmanager
+def plain() -> Iterator[None]:
+    """Networks frozen inside keep their batch norms and torch's layout.
+
+    They are the obvious twin that the fast path is compared with, in tests and benchmarks.
+    """
+    token = _fast.set(False)
+    try:
+        yield
+    finally:
+        _fast.reset(token)
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -41,15 +55,22 @@ class SameConv2d(nn.Conv2d):
 
 
 def fold_batch_norm(network: nn.Module) -> None:
-    """Merge each batch norm into the layer registered right before it; the function stays equal."""
+    """Merge each batch norm into the layer registered before it; the function stays equal.
+
+    An unpadded average pool may lie between: averaging commutes with a scale and an offset.
+    """
     for parent in list(network.modules()):
-        for (name, layer), (norm_name, norm) in pairwise(list(parent.named_children())):
-            if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(parent, name, fusion.fuse_conv_bn_eval(layer, norm))
-                setattr(parent, norm_name, nn.Identity())
-            elif isinstance(layer, nn.Linear) and isinstance(norm, nn.BatchNorm1d):
-                setattr(parent, name, fusion.fuse_linear_bn_eval(layer, norm))
-                setattr(parent, norm_name, nn.Identity())
+        layer_name, layer = "", None
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.BatchNorm2d) and isinstance(layer, nn.Conv2d):
+                setattr(parent, layer_name, fusion.fuse_conv_bn_eval(layer, child))
+                setattr(parent, name, nn.Identity())
+            elif isinstance(child, nn.BatchNorm1d) and isinstance(layer, nn.Linear):
+                setattr(parent, layer_name, fusion.fuse_linear_bn_eval(layer, child))
+                setattr(parent, name, nn.Identity())
+            unpadded_average = isinstance(child, nn.AvgPool2d) and child.padding == 0
+            if not isinstance(child, nn.Identity) and not unpadded_average:
+                layer_name, layer = name, child
 
 
 class Frozen:
@@ -66,9 +87,11 @@ class Frozen:
             )
         self.device = present(device)
         self.dtype = PRECISIONS[precision]
-        network.eval().requires_grad_(False)
-        fold_batch_norm(network)
-        self._network = network.to(self.device, self.dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network = network.eval().requires_grad_(False)
+        if _fast.get():
+            fold_batch_norm(network)
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.to(self.device, self.dtype)
 
     def __call__(self, x: Float[Tensor, "B ..."]) -> Float[Tensor, "B D"]:
         with torch.inference_mode(), _whole_fp32(self.device):

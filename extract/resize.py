@@ -7,7 +7,7 @@ The rule is in the matrix alone, so it is the same on every device, and a batch 
 """
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from jaxtyping import Float
@@ -18,32 +18,67 @@ def _triangle(x: Float[Tensor, "T S"]) -> Float[Tensor, "T S"]:
     return (1 - x.abs()).clamp_min(0)
 
 
-def _keys(x: Float[Tensor, "T S"]) -> Float[Tensor, "T S"]:
-    """Source: Keys (1981), cubic convolution interpolation, a = -0.5."""
+def _cubic(x: Float[Tensor, "T S"], *, a: float) -> Float[Tensor, "T S"]:
+    """Source: Keys (1981), cubic convolution interpolation."""
     x = x.abs()
-    near = (1.5 * x - 2.5) * x * x + 1
-    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
     return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
 
 
-KERNELS: dict[str, Callable[[Tensor], Tensor]] = {"bicubic": _keys, "bilinear": _triangle}
+KERNELS: dict[str, Callable[[Tensor], Tensor]] = {
+    "bicubic": partial(_cubic, a=-0.5),
+    "bilinear": _triangle,
+}
 
 
 @lru_cache(maxsize=256)
-def resize_matrix(
-    source: int, target: int, *, kernel: str, antialias: bool
+def smooth_matrix(
+    source: int, target: int, *, kernel: str, crop: int | None = None
 ) -> Float[Tensor, "T S"]:
     """The weights of every source pixel in every target pixel; each row sums to 1.
 
-    Pixels are areas (half-pixel centres); taps outside the image are dropped and the rest
-    renormalised. `antialias` widens the kernel by the scale when shrinking.
-    Source: TensorFlow 2's `tf.image.resize` (ScaleAndTranslate), and Pillow's with antialias.
+    `crop` keeps that many target pixels in the middle.
+
+    Pixels are areas (half-pixel centres), and the kernel is as wide as a target pixel when
+    shrinking; taps outside the image are dropped and the rest renormalised.
+    Source: Pillow's `Image.resize`; `tf.image.resize(antialias=True)` is the same.
     """
     scale = source / target
-    centre_T = (torch.arange(target, dtype=torch.float64) + 0.5) * scale - 0.5
+    crop = crop or target
+    at_T = torch.arange(crop, dtype=torch.float64) + round((target - crop) / 2)
+    centre_T = (at_T + 0.5) * scale - 0.5
     distance_TS = torch.arange(source, dtype=torch.float64) - centre_T[:, None]
-    weights = KERNELS[kernel](distance_TS / (max(scale, 1.0) if antialias else 1.0))
+    weights = KERNELS[kernel](distance_TS / max(scale, 1.0))
     return (weights / weights.sum(1, keepdim=True)).float()
+
+
+@lru_cache(maxsize=256)
+def tensorflow_bicubic_matrix(
+    source: int, target: int, *, half_pixel: bool
+) -> Float[Tensor, "T S"]:
+    """The weights of TensorFlow's bicubic resize, which always mixes four pixels; rows sum to 1.
+
+    With `half_pixel` (TensorFlow 2) pixels are areas, a = -0.5, and taps outside the image are
+    dropped and the rest renormalised. Without (TensorFlow 1) they are points that start in the
+    corner, a = -0.75, and taps outside fall on the border. Positions are rounded to 1/1024 of a
+    pixel, in single precision, because TensorFlow looks its kernel up in a table.
+    Source: TensorFlow's ResizeBicubic operation.
+    """
+    at_T = torch.arange(target, dtype=torch.float32)
+    scale = torch.tensor(source / target, dtype=torch.float32)
+    at_T = (at_T + 0.5) * scale - 0.5 if half_pixel else at_T * scale
+    first_T = at_T.floor()
+    past_T = torch.round((at_T - first_T) * 1024).double() / 1024
+    matrix = torch.zeros(target, source, dtype=torch.float64)
+    for tap in range(-1, 3):
+        wanted_T = first_T.long() + tap
+        index_T = wanted_T.clamp(0, source - 1)
+        weight_T = _cubic((past_T - tap)[:, None], a=-0.5 if half_pixel else -0.75)[:, 0]
+        if half_pixel:
+            weight_T = weight_T * (index_T == wanted_T)
+        matrix.scatter_add_(1, index_T[:, None], weight_T[:, None])
+    return (matrix / matrix.sum(1, keepdim=True)).float()
 
 
 def resize(
@@ -52,16 +87,26 @@ def resize(
     width: int,
     *,
     kernel: str,
-    antialias: bool,
+    crop: int | None = None,
     eight_bits: bool = False,
 ) -> Float[Tensor, "B C P Q"]:
-    """The images at another size. `eight_bits` rounds to 0..255 after each pass, as Pillow does."""
-    columns = resize_matrix(images.shape[3], width, kernel=kernel, antialias=antialias)
-    rows = resize_matrix(images.shape[2], height, kernel=kernel, antialias=antialias)
-    images = images @ columns.T.to(images.device)
-    images = _eight_bits(images) if eight_bits else images
-    images = rows.to(images.device) @ images
-    return _eight_bits(images) if eight_bits else images
+    """The images at another size, or the middle of them.
+
+    `eight_bits` rounds to 0..255 after each pass, as Pillow does.
+    """
+    columns = smooth_matrix(images.shape[3], width, kernel=kernel, crop=crop)
+    rows = smooth_matrix(images.shape[2], height, kernel=kernel, crop=crop)
+    if not eight_bits:
+        return separable(images, rows, columns)
+    images = _eight_bits(images @ columns.T.to(images.device))
+    return _eight_bits(rows.to(images.device) @ images)
+
+
+def separable(
+    images: Float[Tensor, "B C H W"], rows: Float[Tensor, "P H"], columns: Float[Tensor, "Q W"]
+) -> Float[Tensor, "B C P Q"]:
+    """The images under one matrix for their columns and one for their rows."""
+    return rows.to(images.device) @ (images @ columns.T.to(images.device))
 
 
 def _eight_bits(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:

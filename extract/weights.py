@@ -6,9 +6,8 @@ second, trusting attempt.
 """
 
 import hashlib
-import pickle
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,7 +117,7 @@ def load(network: nn.Module, weights: Weights, *, ignore: tuple[str, ...] = ()) 
 def initialise(network: nn.Module, *, seed: int, gain: float) -> None:
     """Fill a network with random weights that `seed` alone decides.
 
-    Kernels are normal of variance `gain / fan_in`, biases 0; batch norms are neutral.
+    Kernels are normal of variance `gain / fan_in`, biases 0; norms are neutral.
     """
     generator = torch.Generator().manual_seed(seed)
     network.to_empty(device="cpu")
@@ -128,7 +127,7 @@ def initialise(network: nn.Module, *, seed: int, gain: float) -> None:
             nn.init.normal_(module.weight, 0, std, generator=generator)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+        elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm):
             module.reset_parameters()
 
 
@@ -152,16 +151,29 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise WeightsError(f"weights {path} are not a whole safetensors file: {error}") from None
 
 
-def _read_torch(path: Path) -> dict[str, Tensor]:
-    """The state dict of a PyTorch file: its top level, or the `model` of a training script."""
+def unpickle(path: Path, stand_ins: Sequence[tuple[Callable[..., Any], str]] = ()) -> Any:
+    """What a PyTorch file holds: tensors, containers and numbers, and no code run to make them.
+
+    `stand_ins` take the place of the names beside them, and so must be harmless.
+
+    Raises:
+        WeightsError: a damaged file, or one that holds anything else.
+    """
     try:
-        with warnings.catch_warnings():  # a foreign pickle warns before it fails; we say it once
-            warnings.simplefilter("ignore")
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError):
+        with warnings.catch_warnings(), torch.serialization.safe_globals(list(stand_ins)):
+            warnings.simplefilter(
+                "ignore"
+            )  # a foreign pickle warns before it fails; we say it once
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # a damaged or hostile file may fail anywhere in the reader
         raise WeightsError(
             f"weights {path} are damaged or hold more than tensors; only plain state dicts are read"
         ) from None
+
+
+def _read_torch(path: Path) -> dict[str, Tensor]:
+    """The state dict of a PyTorch file: its top level, or the `model` of a training script."""
+    found = unpickle(path)
     if isinstance(found, Mapping) and isinstance(found.get("model"), Mapping):
         found = found["model"]
     if not isinstance(found, Mapping) or not found:

@@ -4,16 +4,28 @@ Shapes: B = frames or sounds, H, W = pixels, S = the network's input side, N = s
 W = windows of one sound, D = embedding size.
 
 An encoder is a pure function of one item: neither its neighbours in the batch nor the order of
-calls may change a row. Each plug-in offers `Config` and `build(config, device, precision)`; the
-loader is `extract.load_encoder`.
+calls may change a row. The loader is `extract.load_encoder`. Each plug-in offers
+
+    Config, build(config, device, precision)    as every plug-in does
+    DESCRIPTION                                 what it gives, known without building a network
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """What a plug-in gives; for lists and choices."""
+
+    modality: str  # "visual" or "audio"
+    dims: Mapping[str, int]  # embedding size by `variant=`; under "" where there is no such setting
+    licence: str  # of the published weights
 
 
 @runtime_checkable

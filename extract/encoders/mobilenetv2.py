@@ -20,6 +20,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from extract import weights as weight_files
+from extract.encoders import Description
 from extract.network import Frozen, SameConv2d
 from extract.resize import resize
 
@@ -37,6 +38,7 @@ STAGES = (  # expansion, channels, blocks, stride of the first
     (6, 320, 1, 1),
 )
 LICENCE = "Apache-2.0 (google-coral/test_data, TensorFlow Authors); trained on ImageNet"
+DESCRIPTION = Description(modality="visual", dims={"": DIM}, licence=LICENCE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +123,7 @@ class MobileNetV2Encoder:
         """The whole frame at 224x224, -1..1."""
         with torch.inference_mode():
             x = x.to(self._network.device).permute(0, 3, 1, 2).float()
-            x = resize(x, SIDE, SIDE, kernel="bilinear", antialias=True, eight_bits=True)
+            x = resize(x, SIDE, SIDE, kernel="bilinear", eight_bits=True)
             return (x - 128) / 128
 
     def forward(self, x: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B D"]:

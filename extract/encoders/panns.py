@@ -1,4 +1,4 @@
-"""PANNs: plain CNNs on log-mel spectrograms, trained on AudioSet; one row a window of sound.
+"""PANNs: CNNs on log-mel spectrograms, trained on AudioSet; one row a window of sound.
 
 Shapes: B = sounds, N = samples, W = windows of a sound, R = B * W, T = frames, M = 64 mel bins,
 C, K = channels in and out, t, m = map size, D = embedding size.
@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from extract import weights as weight_files
+from extract.encoders import Description
 from extract.network import Frozen
 from extract.spectrogram import Windows, slaney_mel_matrix, spectra
 from store.errors import ConfigError, choices
@@ -29,28 +30,46 @@ BINS = 64
 LOW_HZ = 50.0
 FLOOR = 1e-10
 FEWEST_FRAMES = 32  # five halvings of the map
+MOBILE = (  # channels and stride of MobileNetV1's blocks
+    (32, 2), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2),
+    (512, 1), (512, 1), (512, 1), (512, 1), (512, 1), (1024, 2), (1024, 1),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
     """What the networks of the family differ in."""
 
-    channels: tuple[int, ...]
+    channels: tuple[int, ...] = ()  # of the blocks of a plain CNN; none: MobileNetV1
+    kernel: int = 3  # 3: two such convolutions a block; 5: one
     sample_rate: int = 32_000  # Hz
     fft: int = 1024  # samples
     hop: int = 320
     high_hz: float = 14_000.0
 
     @property
+    def dim(self) -> int:
+        return self.channels[-1] if self.channels else MOBILE[-1][0]
+
+    @property
     def shortest(self) -> int:
         return (FEWEST_FRAMES - 1) * self.hop
 
 
+SMALL = (64, 128, 256, 512)
 VARIANTS = {
-    "cnn10": Variant(channels=(64, 128, 256, 512)),
-    "cnn14": Variant(channels=(64, 128, 256, 512, 1024, 2048)),
+    "cnn6": Variant(channels=SMALL, kernel=5),
+    "cnn10": Variant(channels=SMALL),
+    "cnn14": Variant(channels=(*SMALL, 1024, 2048)),
+    "cnn14_16k": Variant(
+        channels=(*SMALL, 1024, 2048), sample_rate=16_000, fft=512, hop=160, high_hz=8000.0
+    ),
+    "mobilenetv1": Variant(),
 }
 LICENCE = "CC BY 4.0 (PANNs, Kong et al. 2020, doi:10.5281/zenodo.3987831); trained on AudioSet"
+DESCRIPTION = Description(
+    modality="audio", dims={name: v.dim for name, v in VARIANTS.items()}, licence=LICENCE
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,37 +96,67 @@ class Config:
 
 
 class ConvBlock(nn.Module):
-    """Two 3x3 convolutions and an average over squares of `pool`."""
+    """Two 3x3 convolutions or one 5x5, and an average over squares of `pool`."""
 
-    def __init__(self, channels: int, out: int, pool: int) -> None:
+    def __init__(self, channels: int, out: int, kernel: int, pool: int) -> None:
         super().__init__()
         # Each batch norm right after its convolution: that is how they are found and folded.
-        self.conv1 = nn.Conv2d(channels, out, 3, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(channels, out, kernel, padding=kernel // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(out)
-        self.conv2 = nn.Conv2d(out, out, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(out)
+        self.twice = kernel == 3
+        if self.twice:
+            self.conv2 = nn.Conv2d(out, out, kernel, padding=1, bias=False)
+            self.bn2 = nn.BatchNorm2d(out)
         self.pool = pool
 
     def forward(self, x: Float[Tensor, "R C t m"]) -> Float[Tensor, "R K _ _"]:
-        x = F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = F.relu(self.bn2(self.conv2(x))) if self.twice else x
         return F.avg_pool2d(x, self.pool) if self.pool > 1 else x
 
 
-class CNN(nn.Module):
-    """Cnn10 or Cnn14: normalised log-mel to the embedding before the classes."""
+def plain_layers(variant: Variant) -> dict[str, nn.Module]:
+    """The blocks of Cnn6, Cnn10 and Cnn14; the sixth keeps the size of its map."""
+    before = (1, *variant.channels)
+    return {
+        f"conv_block{i + 1}": ConvBlock(before[i], out, variant.kernel, 1 if i == 5 else 2)
+        for i, out in enumerate(variant.channels)
+    }
 
-    def __init__(self, channels: tuple[int, ...]) -> None:
+
+def mobile_layers() -> dict[str, nn.Module]:
+    """MobileNetV1, whose strides are averages between a convolution and its batch norm."""
+    blocks, channels = [], 1
+    for i, (out, stride) in enumerate(MOBILE):
+        first = out if i == 0 else channels  # a full convolution, then depthwise ones
+        groups = 1 if i == 0 else channels
+        block = [
+            nn.Conv2d(channels, first, 3, padding=1, groups=groups, bias=False),
+            nn.AvgPool2d(stride) if stride > 1 else nn.Identity(),
+            nn.BatchNorm2d(first),
+            nn.ReLU(),
+        ]
+        if i:
+            block += [nn.Conv2d(first, out, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
+        blocks.append(nn.Sequential(*block))
+        channels = out
+    return {"features": nn.Sequential(*blocks)}
+
+
+class CNN(nn.Module):
+    """Normalised log-mel to the embedding before the classes."""
+
+    def __init__(self, variant: Variant) -> None:
         super().__init__()
-        before = (1, *channels)
-        for i, out in enumerate(channels):
-            pool = 1 if i == 5 else 2  # the sixth block of Cnn14 keeps its size
-            self.add_module(f"conv_block{i + 1}", ConvBlock(before[i], out, pool))
-        self.blocks = len(channels)
-        self.fc1 = nn.Linear(channels[-1], channels[-1])
+        layers = plain_layers(variant) if variant.channels else mobile_layers()
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+        self.layers = tuple(layers)
+        self.fc1 = nn.Linear(variant.dim, variant.dim)
 
     def forward(self, x: Float[Tensor, "R 1 T M"]) -> Float[Tensor, "R D"]:
-        for i in range(self.blocks):
-            x = self.get_submodule(f"conv_block{i + 1}")(x)
+        for name in self.layers:
+            x = self.get_submodule(name)(x)
         x = x.mean(3)
         return F.relu(self.fc1(x.amax(2) + x.mean(2)))
 
@@ -160,7 +209,7 @@ class PANNsEncoder:
     ) -> None:
         variant = VARIANTS[config.variant]
         self.slug, self.identity, self.notes = slug, identity, notes
-        self.dim, self.sample_rate = variant.channels[-1], variant.sample_rate
+        self.dim, self.sample_rate = variant.dim, variant.sample_rate
         self.window_seconds, self.hop_seconds = config.window_seconds, config.hop_seconds
         self._front = front.eval().requires_grad_(False).to(network.device)
         self._network, self._windows = network, windows
@@ -222,7 +271,7 @@ def build(config: Config, device: str = "cpu", precision: str = "fp32") -> PANNs
     )
     weights = weight_files.choose(NAME, config.weights, config.untrained)
     with torch.device("meta"):
-        front, cnn = FrontEnd(variant), CNN(variant.channels)
+        front, cnn = FrontEnd(variant), CNN(variant)
     fill(front, cnn, config, weights)
     identity = {
         "network": NAME,

@@ -13,6 +13,10 @@ Names of the weights. Batch norms have weight, bias, running_mean, running_var; 
     block_group{g}.{b}.spatial.{streams,squeeze}.{conv,bn}, .mix      in place of the 3x3, with sk1
     head.nl_{0..2}.{dense,bn}              optional; nl_2.bn.bias is zero
 
+Outputs: `block_group{1..4}` are means over the map of each group; the last is `final_avg_pool`, the
+usual embedding. `h1`, `h2`, `h3` come after one, two and three layers of the projection head
+(`nl_0` to `nl_2` in files); the paper fine-tunes from `h1`.
+
 Modules are registered in the order in which the original program creates its variables (a block's
 shortcut first), so counting convolutions and batch norms gives the original's names.
 """
@@ -20,7 +24,7 @@ shortcut first), so counting convolutions and batch norms gives the original's n
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import torch
@@ -29,18 +33,31 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from extract import weights as weight_files
+from extract.encoders import Description
 from extract.network import Frozen, same_padding
-from extract.resize import resize
+from extract.resize import separable, smooth_matrix, tensorflow_bicubic_matrix
 from store.errors import ConfigError, choices
 
 NAME = "simclrv2"
 REVISION = 1  # raise when our numbers change
-VARIANTS = ("r50_1x_sk0", "r50_1x_sk1")
-OUTPUTS = ("final_avg_pool", "nl_0", "nl_1", "nl_2")
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+VARIANTS = (
+    *(f"r{depth}_{width}x_sk{sk}" for depth, width, sk in product(BLOCKS, (1, 2), (0, 1))),
+    "r152_3x_sk1",
+)
+GROUPS = tuple(f"block_group{i}" for i in range(1, 5))
+HEAD = ("h1", "h2", "h3")
+HEAD_DIM = 128  # of its last layer
+OUTPUTS = ("final_avg_pool", *GROUPS, *HEAD)
+RESIZES = ("tf2", "tf1")
 SIDE = 224  # pixels
 CROP = 0.875
 LICENCE = "Apache-2.0 (google-research/simclr); trained on ImageNet"
+DESCRIPTION = Description(
+    modality="visual",
+    dims={variant: 2048 * int(variant.split("_")[1][0]) for variant in VARIANTS},
+    licence=LICENCE,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,13 +66,16 @@ class Config:
     weights: str = ""  # a safetensors file with the names above
     untrained: bool = False
     seed: int = 0  # of untrained weights
-    output: str = "final_avg_pool"  # or a layer of the projection head
+    output: str = "final_avg_pool"
+    resize: str = "tf2"  # of evaluation; tf1 is that of training
     antialias: bool = False  # for frames much larger than 256 pixels; the original does not
 
     def __post_init__(self) -> None:
-        for key, known in (("variant", VARIANTS), ("output", OUTPUTS)):
+        for key, known in (("variant", VARIANTS), ("output", OUTPUTS), ("resize", RESIZES)):
             if (value := getattr(self, key)) not in known:
                 raise ConfigError(f"{NAME} has no {key} {value!r}; it has {choices(value, known)}")
+        if self.antialias and self.resize == "tf1":
+            raise ConfigError(f"{NAME}: resize=tf1 has no antialias; drop one of the two")
 
 
 class ConvNorm(nn.Module):
@@ -148,7 +168,7 @@ class HeadLayer(nn.Module):
 
 
 class ResNet(nn.Module):
-    """The base network and, if `output` lies in it, the projection head up to there."""
+    """The network up to where `output` is taken: some groups of blocks, or all and some head."""
 
     def __init__(self, depth: int, width: int, *, sk: bool, output: str) -> None:
         super().__init__()
@@ -158,16 +178,17 @@ class ResNet(nn.Module):
             ConvNorm(*layer) for layer in (stem if sk else ((3, first, 7, 2),))
         )
         channels = first
-        for group, blocks in enumerate(BLOCKS[depth]):
-            filters = first * 2**group
+        self.groups = GROUPS[: GROUPS.index(output) + 1] if output in GROUPS else GROUPS
+        for i, group in enumerate(self.groups):
+            filters = first * 2**i
             layers = []
-            for block in range(blocks):
-                stride = 2 if group and not block else 1
+            for block in range(BLOCKS[depth][i]):
+                stride = 2 if i and not block else 1
                 layers.append(Bottleneck(channels, filters, stride, project=not block, sk=sk))
                 channels = 4 * filters
-            self.add_module(f"block_group{group + 1}", nn.Sequential(*layers))
-        head = OUTPUTS.index(output)
-        sizes = (channels, channels, channels, 128)[: head + 1]
+            self.add_module(group, nn.Sequential(*layers))
+        head = HEAD.index(output) + 1 if output in HEAD else 0
+        sizes = (channels, channels, channels, HEAD_DIM)[: head + 1]
         self.head = nn.ModuleDict(
             {f"nl_{i}": HeadLayer(a, b) for i, (a, b) in enumerate(pairwise(sizes))}
         )
@@ -177,8 +198,8 @@ class ResNet(nn.Module):
         for layer in self.stem:
             x = F.relu(layer(x))
         x = same_max_pool(x)
-        for group in range(4):
-            x = self.get_submodule(f"block_group{group + 1}")(x)
+        for group in self.groups:
+            x = self.get_submodule(group)(x)
         rows = x.mean((2, 3), dtype=torch.float32)
         for name, layer in self.head.items():
             rows = layer(rows.to(x.dtype))
@@ -204,19 +225,20 @@ class SimCLRv2:
         network: Frozen,
         dim: int,
         slug: str,
+        config: Config,
         *,
-        antialias: bool,
         identity: Mapping[str, Any],
         notes: Mapping[str, Any],
     ) -> None:
         self.dim, self.slug, self.identity, self.notes = dim, slug, identity, notes
-        self._network, self._antialias = network, antialias
+        self._network, self._config = network, config
 
     def preprocess(self, x: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B 3 S S"]:
         """The central square at 224 pixels, 0..1, without mean or deviation."""
         with torch.inference_mode():
             x = central_square(x.to(self._network.device)).permute(0, 3, 1, 2).float() / 255
-            return resize(x, SIDE, SIDE, kernel="bicubic", antialias=self._antialias).clamp(0, 1)
+            matrix = resize_matrix(x.shape[2], self._config)
+            return separable(x, matrix, matrix).clamp(0, 1)
 
     def forward(self, x: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B D"]:
         return self._network(x)
@@ -233,6 +255,13 @@ def central_square(frames: UInt8[Tensor, "B H W 3"]) -> UInt8[Tensor, "B S S 3"]
     return frames[:, top : top + side, left : left + side]
 
 
+def resize_matrix(source: int, config: Config) -> Float[Tensor, "S source"]:
+    """The bicubic rule that was asked for."""
+    if config.antialias:
+        return smooth_matrix(source, SIDE, kernel="bicubic")
+    return tensorflow_bicubic_matrix(source, SIDE, half_pixel=config.resize == "tf2")
+
+
 def network_of(variant: str, output: str = "final_avg_pool") -> ResNet:
     """The network of a variant, its tensors not yet filled."""
     found = re.fullmatch(r"r(\d+)_(\d)x_sk([01])", variant)
@@ -247,7 +276,7 @@ def build(config: Config, device: str = "cpu", precision: str = "fp32") -> SimCL
     weights = weight_files.choose(NAME, config.weights, config.untrained)
     network = network_of(config.variant, config.output)
     if weights:
-        weight_files.load(network, weights, ignore=("head.",))
+        weight_files.load(network, weights, ignore=("head.", *GROUPS[len(network.groups) :]))
     else:
         weight_files.initialise(network, seed=config.seed, gain=1.0)
         for block in network.modules():
@@ -263,7 +292,7 @@ def build(config: Config, device: str = "cpu", precision: str = "fp32") -> SimCL
         "preprocessing": {
             "crop": CROP,
             "side": SIDE,
-            "resize": "keys_bicubic_half_pixel" + ("_antialias" if config.antialias else ""),
+            "resize": config.resize + "_bicubic" + ("_antialias" if config.antialias else ""),
             "range": [0, 1],
         },
     }
@@ -272,7 +301,7 @@ def build(config: Config, device: str = "cpu", precision: str = "fp32") -> SimCL
         Frozen(network, device=device, precision=precision),
         network.dim,
         slug,
-        antialias=config.antialias,
+        config,
         identity=identity,
         notes=weight_files.notes(weights, LICENCE),
     )

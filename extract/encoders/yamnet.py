@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from extract import weights as weight_files
+from extract.encoders import Description
 from extract.network import Frozen, SameConv2d
 from extract.spectrogram import Windows, htk_mel_matrix, spectra
 from store.errors import ConfigError
@@ -41,6 +42,7 @@ PATCHES = Windows(
 STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
 CHANNELS = (64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
 LICENCE = "Apache-2.0 (tensorflow/models, The TensorFlow Authors); trained on AudioSet"
+DESCRIPTION = Description(modality="audio", dims={"": DIM}, licence=LICENCE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -109,7 +109,7 @@ def test_names_and_shapes_are_those_of_the_original_and_of_ours(architecture):
     for layer in range(3):
         entries += convert.head_variables(depth, width, layer)
     with torch.device("meta"):
-        network = simclrv2.ResNet(depth, width, sk=sk, output="nl_2")
+        network = simclrv2.ResNet(depth, width, sk=sk, output="h3")
     ours = {
         key: tuple(tensor.shape)
         for key, tensor in network.state_dict().items()
@@ -184,7 +184,7 @@ def test_a_converted_file_is_the_network_itself(published, tmp_path, ema):
     assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in digests.values())
     save_file(direct | {"head.nl_2.bn.bias": np.zeros(128, "f4")}, tmp_path / "d.safetensors")
     frames = torch.randint(0, 256, (1, 64, 80, 3), dtype=torch.uint8)
-    for feature in ("final_avg_pool", "nl_2"):
+    for feature in ("final_avg_pool", "h3"):
         rows = [
             simclrv2.build(
                 simclrv2.Config(variant=f"r50_1x_sk{sk}", weights=str(path), output=feature)
@@ -199,7 +199,7 @@ def test_a_converted_file_is_the_network_itself(published, tmp_path, ema):
 def ordered_keys(sk):
     """Original names beside the network's own keys, both in order, the converter not asked."""
     with torch.device("meta"):
-        network = simclrv2.ResNet(50, 1, sk=bool(sk), output="nl_2")
+        network = simclrv2.ResNet(50, 1, sk=bool(sk), output="h3")
     keys = [k for k in network.state_dict() if not k.endswith("num_batches_tracked")]
     names = [*created(50, 1, bool(sk)), *head_shapes(1)]
     keys.remove("head.nl_2.bn.bias")

@@ -22,7 +22,7 @@ from store.errors import ConfigError, WeightsError
 
 TOLERANCE = 1e-5  # measured: 3e-7; 4e-6 is what fp32 may cost at full size
 SIZES = [(64, 64), (65, 65), (56, 47)]  # even throughout, odd throughout, mixed
-LAYERS = (3, 4, 6, 3)
+LAYERS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
 
 @dataclass(frozen=True)
@@ -117,13 +117,15 @@ def shortcut(x, stride, sk, variables):
     return variables.norm(variables.conv(x, stride))
 
 
-def reference(tensors, x, sk, rules):
+def reference(tensors, x, sk, rules, depth=50):
+    """The means over the map of each group of blocks; the last is the embedding."""
     variables = Variables(tensors, rules)
     x = x.double().numpy().transpose(0, 2, 3, 1)
     for i in range(3 if sk else 1):
         x = relu(variables.norm(variables.conv(x, 1 if i else 2)))
     x = max_pool(x, rules.pool)
-    for group, blocks in enumerate(LAYERS):
+    means = []
+    for group, blocks in enumerate(LAYERS[depth]):
         for block in range(blocks):
             stride = 2 if group and not block else 1
             around = x if block else shortcut(x, stride, sk, variables)
@@ -133,8 +135,9 @@ def reference(tensors, x, sk, rules):
             else:
                 inner = relu(variables.norm(variables.conv(inner, stride)))
             x = relu(variables.norm(variables.conv(inner)) + around)
+        means.append(x.mean((1, 2)))
     assert variables.used_up()
-    return x.mean((1, 2))
+    return means
 
 
 def scramble(network):
@@ -167,7 +170,7 @@ def relative(ours, theirs):
     return np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
 
 
-@pytest.fixture(scope="module", params=simclrv2.VARIANTS[:2])
+@pytest.fixture(scope="module", params=["r50_1x_sk0", "r50_1x_sk1"])
 def pair(request):
     """The frozen, folded network, and the tensors it was made from."""
     network = scramble(simclrv2.network_of(request.param))
@@ -185,9 +188,51 @@ def frames(size):
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_the_embedding_is_the_reference_s(pair, size):
     network, tensors, sk = pair
-    ours, theirs = network(frames(size)).numpy(), reference(tensors, frames(size), sk, Rules())
+    ours, theirs = network(frames(size)).numpy(), reference(tensors, frames(size), sk, Rules())[-1]
     assert relative(ours, theirs) < TOLERANCE
     assert relative(theirs[0], theirs[1]) > 1000 * TOLERANCE  # two frames do not look the same
+
+
+@pytest.mark.parametrize(
+    ("variant", "size"),
+    [("r101_1x_sk0", (33, 33)), ("r101_1x_sk1", (33, 33)), ("r50_2x_sk0", (32, 32)),
+     ("r50_2x_sk1", (33, 33)), ("r101_2x_sk1", (32, 32))],
+)  # fmt: skip
+def test_depth_and_width_are_the_reference_s(variant, size):
+    network = scramble(simclrv2.network_of(variant))
+    depth, sk = int(variant[1:].split("_")[0]), variant.endswith("sk1")
+    x = frames(size)[:1]
+    theirs = reference(tensors_of(network), x, sk, Rules(), depth)[-1]
+    ours = Frozen(network, device="cpu", precision="fp32")(x).numpy()
+    assert ours.shape == (1, 4096 if "2x" in variant else 2048)
+    assert relative(ours, theirs) < TOLERANCE
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("size", [(224, 224), (161, 161)], ids=str)
+@pytest.mark.parametrize("width", [1, 2])
+@pytest.mark.parametrize("sk", [0, 1])
+@pytest.mark.parametrize("depth", [50, 101])
+def test_every_size_is_the_reference_s(depth, width, sk, size):
+    network = scramble(simclrv2.network_of(f"r{depth}_{width}x_sk{sk}"))
+    x = frames(size)[:1]
+    theirs = reference(tensors_of(network), x, sk, Rules(), depth)[-1]
+    ours = Frozen(network, device="cpu", precision="fp32")(x).numpy()
+    assert relative(ours, theirs) < TOLERANCE
+
+
+def test_every_group_of_blocks_can_be_had(pair):
+    network, tensors, sk = pair
+    variant = f"r50_1x_sk{int(sk)}"
+    means = reference(tensors, frames((32, 32)), sk, Rules())
+    for i, theirs in enumerate(means):
+        shallow = simclrv2.network_of(variant, f"block_group{i + 1}")
+        given = {k: v for k, v in tensors.items() if k in shallow.state_dict()}
+        assert len(given) < len(tensors) or i == 3  # what is not needed is not built
+        shallow.to_empty(device="cpu").load_state_dict(given, strict=False)
+        ours = Frozen(shallow, device="cpu", precision="fp32")(frames((32, 32))).numpy()
+        assert relative(ours, theirs) < TOLERANCE
+    assert np.array_equal(ours, network(frames((32, 32))).numpy())
 
 
 EVERYWHERE = [{"pool": "symmetric"}, {"epsilon": 1e-3}, {"padding": "same"}]
@@ -202,8 +247,30 @@ WITH_SK = [*EVERYWHERE, {"average": "all"}, {"halves": "interleaved"}]
 )
 def test_a_known_error_of_ports_would_be_noticed(pair, error):
     network, tensors, sk = pair
-    theirs = reference(tensors, frames((64, 64)), sk, replace(Rules(), **error))
+    theirs = reference(tensors, frames((64, 64)), sk, replace(Rules(), **error))[-1]
     assert relative(network(frames((64, 64))).numpy(), theirs) > 100 * TOLERANCE
+
+
+def imagenet(x):
+    mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    return (x - mean[:, None, None]) / deviation[:, None, None]
+
+
+@pytest.mark.parametrize("error", [imagenet, lambda x: x.flip(1)], ids=["imagenet", "bgr"])
+def test_other_colours_would_be_noticed(pair, error):
+    network, tensors, sk = pair
+    theirs = reference(tensors, error(frames((64, 64))), sk, Rules())[-1]
+    assert relative(network(frames((64, 64))).numpy(), theirs) > 1000 * TOLERANCE
+
+
+def test_bf16_would_be_noticed(pair):
+    """For scale: the tolerance is finer than what rounding to 8 bits does."""
+    _, tensors, sk = pair
+    coarse = simclrv2.network_of(f"r50_1x_sk{int(sk)}").to_empty(device="cpu")
+    coarse.load_state_dict(tensors, strict=False)
+    rows = Frozen(coarse, device="cpu", precision="bf16")(frames((64, 64))).numpy()
+    theirs = reference(tensors, frames((64, 64)), sk, Rules())[-1]
+    assert 50 * TOLERANCE < relative(rows, theirs) < 0.1
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (6, 7), (9, 8)], ids=str)
@@ -237,7 +304,7 @@ def test_the_head_follows_the_embedding():
     with torch.inference_mode():
         rows = base(x).double().numpy()
     for last in range(3):
-        network = scramble(simclrv2.network_of("r50_1x_sk0", f"nl_{last}"))
+        network = scramble(simclrv2.network_of("r50_1x_sk0", f"h{last + 1}"))
         tensors = {k: v.double().numpy() for k, v in tensors_of(network).items()}
         network.load_state_dict(base.state_dict(), strict=False)
         expected = rows
@@ -254,35 +321,67 @@ def test_the_head_follows_the_embedding():
         assert relative(ours, expected) < TOLERANCE
 
 
-@pytest.mark.parametrize(("variant", "millions"), [("r50_1x_sk0", 23.56), ("r50_1x_sk1", 35.28)])
+PUBLISHED = {  # in millions, as the authors print them, statistics of batch norms included
+    "r50_1x_sk0": 23.56, "r50_1x_sk1": 35.28, "r50_2x_sk0": 94.01, "r50_2x_sk1": 140.43,
+    "r101_1x_sk0": 42.61, "r101_1x_sk1": 64.79, "r101_2x_sk0": 169.98, "r101_2x_sk1": 257.38,
+    "r152_1x_sk0": 58.30, "r152_1x_sk1": 89.12, "r152_2x_sk0": 232.56, "r152_2x_sk1": 353.75,
+    "r152_3x_sk1": 795.24,
+}  # fmt: skip
+
+
+def test_all_published_variants_are_there():
+    assert set(simclrv2.VARIANTS) == set(PUBLISHED)
+
+
+@pytest.mark.parametrize(("variant", "millions"), PUBLISHED.items())
 def test_the_count_of_weights_is_the_published_one(variant, millions):
     tensors = tensors_of(simclrv2.network_of(variant))
     assert sum(t.numel() for t in tensors.values()) / 1e6 == pytest.approx(millions, abs=0.005)
 
 
-def bicubic_matrix(source, target):
-    """Four taps of Keys' kernel, half-pixel centres, renormalised at the border."""
+def bicubic_matrix(source, target, rule):
+    """Four taps of Keys' kernel: between areas, renormalised at the border; or between points,
+    with the border repeated. Positions are rounded to 1024ths, as TensorFlow's table has them."""
     matrix = np.zeros((target, source))
+    scale, a = np.float32(source / target), {"tf1": -0.75, "tf2": -0.5}[rule]
+    half = np.float32(0.5 if rule == "tf2" else 0)
     for i in range(target):
-        centre = (i + 0.5) * source / target - 0.5
-        for j in range(max(int(centre) - 2, 0), min(int(centre) + 4, source)):
-            d = abs(centre - j)
-            near, far = 1.5 * d**3 - 2.5 * d**2 + 1, -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2
-            matrix[i, j] = near if d <= 1 else far if d < 2 else 0
+        centre = (np.float32(i) + half) * scale - half
+        near = int(np.floor(centre))
+        past = np.rint((centre - np.float32(near)) * 1024) / 1024
+        for j in range(near - 1, near + 3):
+            d = abs(near + past - j)
+            weight = (a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a) * (d < 2)
+            weight = (a + 2) * d**3 - (a + 3) * d**2 + 1 if d <= 1 else weight
+            if rule == "tf1" or 0 <= j < source:
+                matrix[i, min(max(j, 0), source - 1)] += weight
     return matrix / matrix.sum(1, keepdims=True)
 
 
 @pytest.mark.parametrize("size", [(40, 50), (300, 290), (256, 341), (4, 3)], ids=str)
-def test_preprocessing(size):
-    encoder = extract.load_encoder("simclrv2:untrained")
+@pytest.mark.parametrize("rule", ["tf1", "tf2"])
+def test_preprocessing(size, rule):
+    encoder = extract.load_encoder(f"simclrv2:untrained,resize={rule}")
     pixels = np.random.default_rng(0).integers(0, 256, (1, *size, 3), np.uint8)
     side = int(np.rint(0.875 * min(size)))
     top, left = ((n - side + 1) // 2 for n in size)
     crop = pixels[0, top : top + side, left : left + side] / 255.0
-    matrix = bicubic_matrix(side, 224)
+    matrix = bicubic_matrix(side, 224, rule)
     expected = np.einsum("yh,xw,hwc->cyx", matrix, matrix, crop, optimize=True).clip(0, 1)
     ours = encoder.preprocess(torch.from_numpy(pixels))[0].numpy()
     np.testing.assert_allclose(ours, expected, atol=2e-6)
+
+
+def test_antialias_averages_where_four_pixels_would_be_picked():
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 256, (1, 1100, 1100, 3), dtype=torch.uint8, generator=generator)
+    sharp, smooth = (extract.load_encoder(f"simclrv2:untrained{s}") for s in ("", ",antialias"))
+    assert smooth.preprocess(noise).std() < 0.5 * sharp.preprocess(noise).std()
+    small = noise[:, :100, :100]
+    difference = smooth.preprocess(small) - sharp.preprocess(small)
+    assert difference.abs().max() < 2e-3  # no more than TensorFlow's table costs
+    with pytest.raises(ConfigError, match="tf1 has no antialias"):
+        extract.load_encoder("simclrv2:untrained,antialias,resize=tf1")
 
 
 def test_weights_come_from_a_file_under_the_documented_names(tmp_path):
@@ -297,6 +396,10 @@ def test_weights_come_from_a_file_under_the_documented_names(tmp_path):
     assert encoder.slug == "simclrv2-r50_1x_sk0"
     assert "untrained" not in encoder.notes
     assert len(encoder.identity["weights"]["sha256"]) == 64
+    shallow = extract.load_encoder(
+        f"simclrv2:variant=r50_1x_sk0,output=block_group2,weights={path}"
+    )
+    assert (shallow.dim, encoder.dim) == (512, 2048)
     x = frames((32, 32))
     with torch.inference_mode():
         expected = network(x)
@@ -308,6 +411,8 @@ def test_weights_come_from_a_file_under_the_documented_names(tmp_path):
 def test_unknown_variants_and_outputs_say_what_exists():
     with pytest.raises(ConfigError, match=r"r50_1x_sk1.*did you mean"):
         extract.load_encoder("simclrv2:variant=r50_1x_sk2,untrained")
+    with pytest.raises(ConfigError, match="tf1, tf2"):
+        extract.load_encoder("simclrv2:resize=tf3,untrained")
     with pytest.raises(ConfigError, match="final_avg_pool"):
         extract.load_encoder("simclrv2:output=logits,untrained")
 
@@ -315,6 +420,14 @@ def test_unknown_variants_and_outputs_say_what_exists():
 def test_the_spec_decides_the_identity():
     identities = {
         str(extract.load_encoder(f"simclrv2:untrained{more}").identity)
-        for more in ("", ",variant=r50_1x_sk0", ",output=nl_0", ",antialias", ",seed=1")
+        for more in (
+            "",
+            ",variant=r50_1x_sk0",
+            ",output=h1",
+            ",output=block_group2",
+            ",resize=tf1",
+            ",antialias",
+            ",seed=1",
+        )
     }
-    assert len(identities) == 5
+    assert len(identities) == 7
