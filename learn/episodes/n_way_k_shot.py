@@ -23,7 +23,7 @@ from learn.episodes import Episodes
 from store.errors import ConfigError, NotEnoughClips
 
 REDRAWS = 100
-POOL_ENTRIES = 16_000_000  # of the table that is shuffled at a time: 64 MB
+POOL_ENTRIES = 1_000_000  # shuffled at a time: 4 MB, which a cache holds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,13 +129,15 @@ def _shuffle(
     pool: Int32[np.ndarray, "R P"],
     sizes: Int[np.ndarray, "R"],
     draws: int,
+    *,
+    start: int = 0,
 ) -> Int32[np.ndarray, "R draws"]:
-    """`draws` different entries of each row's first `size`; the others stay in the pool, behind."""
+    """`draws` different entries of each row's `start` to size; the others stay, further behind."""
     rows = np.arange(len(pool))
     drawn = np.empty((len(pool), draws), np.int32)
-    for j in range(draws):
+    for j in range(start, start + draws):
         place = rng.integers(j, sizes)
-        drawn[:, j] = pool[rows, place]
+        drawn[:, j - start] = pool[rows, place]
         pool[rows, place] = pool[:, j]
     return drawn
 
@@ -196,20 +198,24 @@ def _queries(
 
     Goes on with a shuffle whose first K places are spent, passing over the support's groups.
     """
-    drawn = np.zeros((len(pool), queries), np.int32)
-    found = np.zeros(len(pool), int)
+    shots, clips = support.shape[1], pool.shape[1]
     taken = groups[support]
-    busy = np.arange(len(pool))
-    for j in range(support.shape[1], pool.shape[1]):
+    drawn = _shuffle(rng, pool, sizes, queries, start=shots)
+    apart = (groups[drawn][:, :, None] != taken[:, None]).all(2)
+    found = apart.sum(1)
+    busy = np.flatnonzero(found < queries)
+    first = np.argsort(~apart[busy], axis=1, kind="stable")
+    drawn[busy] = np.take_along_axis(drawn[busy], first, axis=1)
+    for j in range(shots + queries, clips):
         busy = busy[(found[busy] < queries) & (j < sizes[busy])]
         if not len(busy):
             break
         place = rng.integers(j, sizes[busy])
         clip = pool[busy, place]
         pool[busy, place] = pool[busy, j]
-        apart = (groups[clip][:, None] != taken[busy]).all(1)
-        drawn[busy[apart], found[busy[apart]]] = clip[apart]
-        found[busy] += apart
+        fits = (groups[clip][:, None] != taken[busy]).all(1)
+        drawn[busy[fits], found[busy[fits]]] = clip[fits]
+        found[busy] += fits
     return drawn, found == queries
 
 

@@ -1,0 +1,134 @@
+"""Few-shot episodes, 10,000 at a time, against a loop that draws and scores one after another.
+
+    python -m benchmarks.episodes
+
+Draw and score: clip means are in memory on both sides, groups are kept apart. The loop is
+whole-array numpy. The whole call also opens the store, reads the rows and takes the interval. All
+on one thread, by processor time, the best of three; both sides agree on the same episodes.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+
+import learn
+import store
+from learn.data import load_clips, load_rows
+from learn.episodes import Episodes
+from learn.heads import Context
+from learn.score import scorer
+from learn.views import Pair
+from store import plugins, testing
+
+WAYS, QUERIES, EPISODES, LOOPED = 5, 15, 10_000, 400
+CLIPS, CLASSES = 4000, 20  # of them 1,000 clips in 5 classes are in the test split
+HEADS = ("prototypes", "prototypes:metric=cl2n", "nearest")
+
+
+def draw(
+    rng: np.random.Generator, codes: np.ndarray, groups: np.ndarray, shots: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of one episode's support and queries, class by class."""
+    support, query = [], []
+    for c in rng.choice(codes.max() + 1, WAYS, replace=False):
+        order = rng.permutation(np.flatnonzero(codes == c))
+        support.append(order[:shots])
+        apart = order[~np.isin(groups[order], groups[order[:shots]])]
+        query.append(apart[:QUERIES])
+    return np.stack(support), np.concatenate(query)
+
+
+def score(vectors: np.ndarray, support: np.ndarray, query: np.ndarray) -> float:
+    """Accuracy of the nearest class mean in one episode."""
+    mean, x = vectors[support].mean(1), vectors[query]
+    distance = (mean**2).sum(1) - 2 * x @ mean.T
+    return float((distance.argmin(1) == np.repeat(np.arange(WAYS), len(query) // WAYS)).mean())
+
+
+def timed(call: Callable[[], Any]) -> tuple[Any, float]:
+    """What it gave, and its processor seconds."""
+    seconds = []
+    for _ in range(3):
+        begun = time.process_time()
+        result = call()
+        seconds.append(time.process_time() - begun)
+    return result, min(seconds)
+
+
+def measure() -> Iterator[dict[str, Any]]:
+    """Rows per vector size and number of shots."""
+    torch.set_num_threads(1)
+    with threadpool_limits(1), TemporaryDirectory() as folder:
+        for dim in (512, 2048):
+            path = Path(folder) / str(dim)
+            testing.fill(path, clips=CLIPS, rows=4, dim=dim, classes=CLASSES)
+            for shots in (1, 5):
+                yield against_the_loop(path, dim, shots)
+            yield in_one_call(path, dim, modes=("v",), heads=("prototypes",), shots=(1,))
+            yield in_one_call(path, dim, modes=(), heads=HEADS, shots=(1, 5))
+
+
+def against_the_loop(path: Path, dim: int, shots: int) -> dict[str, Any]:
+    fs = store.open(path)
+    clips = load_clips(fs.manifest(), split="test", label="label")
+    (feature,) = (fs[name] for name in fs.features if fs[name].modality == "visual")
+    vectors = load_rows(feature, clips.ids).means()
+    pair = Pair(support=vectors, query=vectors, blocks=(dim,))
+    head = plugins.build("learn.heads", "prototypes")
+    asked = {"ways": WAYS, "shots": shots, "queries": QUERIES, "episodes": EPISODES}
+    rng = np.random.default_rng(0)
+
+    def ours() -> tuple[Episodes, np.ndarray]:
+        drawn = plugins.build("learn.episodes", plugins.Spec("n_way_k_shot", asked))(clips, seed=0)
+        context = Context(blocks=(dim,), origin=vectors.mean(0))
+        return drawn, scorer(head, pair, context, queries=drawn.query.size)(drawn)
+
+    def loop() -> list[float]:
+        x, codes, groups = vectors.numpy(), clips.codes, clips.groups
+        return [score(x, *draw(rng, codes, groups, shots)) for _ in range(LOOPED)]
+
+    (drawn, accuracy), seconds = timed(ours)
+    _, theirs = timed(loop)
+    same = [score(vectors.numpy(), drawn.support[i], drawn.query[i]) for i in range(LOOPED)]
+    alike = float((np.abs(np.array(same) - accuracy[:LOOPED]) < 1e-9).mean())
+    each = theirs / LOOPED
+    return {
+        "what": f"draw, score by prototypes, {shots}-shot, {dim}-d",
+        "value": seconds,
+        "unit": "s",
+        "ratio": each * EPISODES / seconds,
+        "against": f"numpy loop, {1e3 * each:.3g} ms an episode; {alike:.1%} of episodes alike",
+        "goal": 20 if shots == 1 else None,
+    }
+
+
+def in_one_call(
+    path: Path, dim: int, *, modes: tuple[str, ...], heads: tuple[str, ...], shots: tuple[int, ...]
+) -> dict[str, Any]:
+    """All rows share the reading, the drawing and the vectors."""
+    result, seconds = timed(
+        lambda: learn.run_episodes(
+            path, ways=WAYS, queries=QUERIES, episodes=EPISODES, support=modes, heads=heads,
+            shots=shots,
+        )
+    )  # fmt: skip
+    return {
+        "what": f"the whole call, {len(result.results)} rows, {dim}-d",
+        "value": seconds,
+        "unit": "s",
+        "ratio": None,
+        "against": None,
+        "goal": None,
+    }
+
+
+if __name__ == "__main__":
+    from benchmarks.__main__ import main
+
+    main(["episodes"])
