@@ -1,0 +1,59 @@
+"""Word embeddings of class names: `text/*.npy`, a pickled dictionary {name: vector}.
+
+They become one clip `text/<name>` each, of split text and labelled with the name, so that they are
+found by name and never by position.
+
+Shapes: D = embedding size.
+"""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from store import pickles
+from store.errors import InputError
+from store.formats import Clips, Track
+from store.formats._common import gathered, text
+
+
+def word_tracks(folder: Path, *, trust_pickle: bool) -> Iterator[Track]:
+    """One track for each file of word embeddings in a folder."""
+    for path in sorted(folder.glob("*.npy")):
+        pickles.check_trust(path, trust_pickle)
+        yield _track(path)
+
+
+def _track(path: Path) -> Track:
+    where = str(path)
+    found = pickles.mapping(_object(path), name=where)
+    names = [text(name, where) for name in found]
+    vectors = [pickles.array(vector, name=where).reshape(-1) for vector in found.values()]
+    if len({vector.size for vector in vectors}) != 1:
+        raise InputError(f"{where}: vectors are missing or not of one length")
+    cells = {"label": names, "split": ["text"] * len(names)}
+    made = gathered([f"text/{name}" for name in names], np.stack(vectors), cells, where)
+
+    def clips() -> Iterator[Clips]:
+        yield made
+
+    return Track(
+        name=path.stem, modality="text", dim=vectors[0].size, clips=clips, files=(path,)
+    )  # fmt: skip
+
+
+def _object(path: Path) -> object:
+    """The object in an npy file; numpy's own loader would run the pickle."""
+    file = io.BytesIO(pickles.read_bytes(path))
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    try:
+        _, _, dtype = readers[np.lib.format.read_magic(file)](file)
+    except Exception as error:  # numpy raises many types on damaged bytes
+        raise InputError(f"{path} is no npy file") from error
+    if not dtype.hasobject:
+        raise InputError(f"{path} holds {dtype} where a dictionary belongs")
+    return pickles.load(file, name=str(path))
