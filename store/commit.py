@@ -12,7 +12,6 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -28,6 +27,7 @@ from store.names import clip_keys, unit_name
 from store.rows import MAX_UNIT_CLIPS, UnitRows
 from store.spec import MAX_SPEC_BYTES, canonical_json, normalised
 from store.status import STORED, Status
+from store.storage import PosixStorage, Storage
 
 MAX_RECORD_BYTES = 4 << 20
 _HEX = {"crc32c": re.compile(r"[0-9a-f]{8}"), "sha256": re.compile(r"[0-9a-f]{64}")}
@@ -213,24 +213,21 @@ def commit(
         written=written,
     )
     assert (fault := record._fault(places.feature_id, unit)) is None, fault
-    return record if put_record(places, record) else None
+    return record if put_record(PosixStorage(places.root), record) else None
 
 
-def put_record(places: Places, record: CommitRecord) -> bool:
+def put_record(storage: Storage, record: CommitRecord) -> bool:
     """Commit a part that is in its place; False if another attempt had won.
 
     Raises:
-        DamagedStore: the record that is there cannot be read.
-        StoreError: the disk refused, or the part is no longer there.
+        StoreError: the storage refused, or the part is no longer there.
     """
-    path = places.record(record.unit)
-    won = files.put_if_absent(path, record.to_bytes(), staging=places.staging)
-    # The refusal may be the echo of our own success whose answer was lost (NFS does that).
-    if not won and read_record(places, record.unit).nonce != record.nonce:
+    key = f"commits/{record.feature_id}/{record.unit}.json"
+    # The same bytes, nonce included, are ours: an answer was lost (NFS and S3 do that).
+    if not storage.put_if_absent(key, record.to_bytes()):
         return False
-    if not (places.parts / record.part / "zarr.json").is_file():
-        with suppress(OSError):
-            path.unlink()
+    if not storage.exists(f"data.zarr/{record.feature_id}/parts/{record.part}/zarr.json"):
+        storage.delete(key)
         raise StoreError(f"{record.part} was collected as garbage before its commit; run again")
     return True
 

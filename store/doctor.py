@@ -7,12 +7,15 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from store import files
 from store.errors import StoreError
+from store.storage import PosixStorage, Storage, storage_at
 
 _RACES, _RACERS = 20, 8
 _FLUSHES = 20
@@ -36,29 +39,32 @@ class Diagnosis:
     path: str
     checks: list[Check]
     many_writers: bool
-    fsync_seconds: float
-    free_bytes: int
+    write_seconds: float  # to make 4 KiB durable: the median
+    free_bytes: int | None  # None for a bucket
 
     def as_json(self) -> dict[str, Any]:
         """The same as plain data."""
         return asdict(self)
 
 
-def doctor(path: str | Path) -> Diagnosis:
-    """Try out the directory, or the nearest one above it; leaves nothing behind.
+def doctor(where: str | Path) -> Diagnosis:
+    """Try out a bucket, a directory, or the nearest one above it; leaves nothing behind.
 
     Raises:
         StoreError: nothing can be written there.
     """
-    folder = Path(path).absolute()
+    if "://" in str(where):
+        return _examine_bucket(str(where))
+    folder = Path(where).absolute()
     while not folder.is_dir():
         folder = folder.parent
     with files.writing(folder), tempfile.TemporaryDirectory(prefix=".doctor-", dir=folder) as name:
         probe = Path(name)
+        storage = PosixStorage(probe)
         needed = [
-            _check("conditional put", _put_probe, probe),
-            _check("race", _race_probe, probe),
-            _check("rename", _rename_probe, probe),
+            _check("conditional put", lambda: _put_probe(storage, "")),
+            _check("race", lambda: _race_probe(storage, "")),
+            _check("rename", lambda: _rename_probe(probe)),
         ]
         seconds = _fsync_seconds(probe)
         skew = abs(_clock_skew_seconds(probe))
@@ -80,39 +86,61 @@ def doctor(path: str | Path) -> Diagnosis:
         path=str(folder),
         checks=[*needed, *wanted],
         many_writers=all(check.ok for check in needed),
-        fsync_seconds=seconds,
+        write_seconds=seconds,
         free_bytes=usage.free,
     )
 
 
-def _check(name: str, probe: Callable[[Path], str], folder: Path) -> Check:
+def _examine_bucket(url: str) -> Diagnosis:
+    storage, folder = storage_at(url), f"tmp/doctor-{token_hex(8)}/"
+    try:
+        checks = [
+            _check("conditional put", lambda: _put_probe(storage, folder)),
+            _check("race", lambda: _race_probe(storage, folder)),
+        ]
+        seconds = _put_seconds(storage, folder)
+    finally:
+        with suppress(StoreError):
+            for key in storage.list(folder):
+                storage.delete(key)
+    return Diagnosis(
+        path=url,
+        checks=checks,
+        many_writers=all(check.ok for check in checks),
+        write_seconds=seconds,
+        free_bytes=None,
+    )
+
+
+def _check(name: str, probe: Callable[[], str]) -> Check:
     """`probe` gives what is wrong, or an empty text."""
     try:
-        fault = probe(folder)
+        fault = probe()
     except (StoreError, OSError) as error:
         fault = str(error)
     return Check(name=name, ok=not fault, message=fault or "as it should be")
 
 
-def _put_probe(folder: Path) -> str:
-    first = files.put_if_absent(folder / "once", b"first", staging=folder / "tmp")
-    second = files.put_if_absent(folder / "once", b"second", staging=folder / "tmp")
-    if not first or second or (folder / "once").read_bytes() != b"first":
+def _put_probe(storage: Storage, folder: str) -> str:
+    first = storage.put_if_absent(f"{folder}once", b"first")
+    second = storage.put_if_absent(f"{folder}once", b"second")
+    if not first or second or storage.get(f"{folder}once", limit_bytes=99) != b"first":
         return "a second put of the same name was not refused; use it with one writer only"
     return ""
 
 
-def _race_probe(folder: Path) -> str:
+def _race_probe(storage: Storage, folder: str) -> str:
     """Several at once; only one may win, and its bytes stay."""
     with ThreadPoolExecutor(_RACERS) as pool:
         for number in range(_RACES):
-            key = folder / f"race{number}"
+            key = f"{folder}race{number}"
 
-            def put(who: int, key: Path = key) -> bool:
-                return files.put_if_absent(key, b"%d" % who * 1000, staging=folder / "tmp")
+            def put(who: int, key: str = key) -> bool:
+                return storage.put_if_absent(key, b"%d" % who * 1000)
 
             winners = [who for who, won in enumerate(pool.map(put, range(_RACERS))) if won]
-            if len(winners) != 1 or key.read_bytes() != b"%d" % winners[0] * 1000:
+            found = storage.get(key, limit_bytes=1000)
+            if len(winners) != 1 or found != b"%d" % winners[0] * 1000:
                 return f"of {_RACERS} puts at once {len(winners)} won; use it with one writer only"
     return ""
 
@@ -139,6 +167,15 @@ def _fsync_seconds(folder: Path) -> float:
             file.flush()
             os.fsync(file.fileno())
             taken.append(time.perf_counter() - began)
+    return statistics.median(taken)
+
+
+def _put_seconds(storage: Storage, folder: str) -> float:
+    taken = []
+    for number in range(_FLUSHES):
+        began = time.perf_counter()
+        storage.put_if_absent(f"{folder}flush{number}", bytes(4096))
+        taken.append(time.perf_counter() - began)
     return statistics.median(taken)
 
 

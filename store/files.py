@@ -37,6 +37,12 @@ class FileRecord:
     crc32c: str  # 8 hex
     sha256: str
 
+    @classmethod
+    def of(cls, key: str, data: bytes) -> "FileRecord":
+        """Measure what is to become a file."""
+        digest = sha256(data).hexdigest()
+        return cls(key=key, size=len(data), crc32c=crc32c_hex(data), sha256=digest)
+
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:

@@ -27,6 +27,7 @@ from store.errors import (
 from store.manifest_rows import Row, checked, read_csv, read_jsonl, read_parquet
 from store.spec import canonical_json
 
+MAX_KEPT_BYTES = 1 << 30
 RESERVED = ("path", "clip_id", "start_seconds", "end_seconds", "split", "group")
 
 

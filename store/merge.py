@@ -1,27 +1,37 @@
 """Bringing the units of other stores into one: copied, checked, and committed as they are.
 
-Units have the same name everywhere, so merging twice changes nothing and a merge that was
-interrupted goes on. Where both have a unit the one that is there stays; clips that have rows only
-in the other store are then written as a retry, for a clip with rows beats one without.
+Both sides may be directories or buckets, so this is also the way into a bucket and out of it.
+Units have the same name everywhere: merging twice changes nothing, and a merge that was interrupted
+goes on. Where both have a unit the one that is there stays; clips that have rows only in the other
+store are then written as a retry, for a clip with rows beats one without.
 """
 
-import shutil
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from secrets import token_hex
 from typing import Any
 
 import numpy as np
 
-from store import files
-from store.commit import CommitRecord, Places, put_record, read_record
-from store.errors import DamagedStore, InputError, StoreError
-from store.feature import Feature, committed_units
+from store import files, layout
+from store.commit import MAX_RECORD_BYTES, CommitRecord, Places, put_record
+from store.errors import DamagedStore, InputError, NotAStore, StoreError
+from store.feature import Feature
+from store.manifest import MAX_KEPT_BYTES, from_parquet
+from store.names import is_safe_name
 from store.part import Part
-from store.root import Store
-from store.root import open as open_store
+from store.root import (
+    MANIFEST_NAME,
+    MAX_STORE_JSON_BYTES,
+    create,
+    new_store_json,
+    parse_spec,
+    parse_store_json,
+    read_spec,
+)
 from store.rows import UnitRows
+from store.storage import PosixStorage, Storage, storage_at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +52,7 @@ class Merged:
     units: int = 0  # copied
     present: int = 0  # were there already
     retried_clips: int = 0  # had rows only in the other store
+    unresolved: list[str] = field(default_factory=list)  # differ, and the target is a bucket
     manifests: int = 0
     bytes: int = 0
     damaged: list[Damage] = field(default_factory=list)
@@ -51,110 +62,171 @@ class Merged:
         return asdict(self)
 
 
-def merge(target: Store, others: Sequence[str | Path]) -> Merged:
-    """Copy every sound unit and manifest of the other stores into `target`.
+def merge(target: str | Path, others: Sequence[str | Path]) -> Merged:
+    """Copy every sound unit and manifest of the other stores into `target`, made if need be.
+
+    Each is a directory or `s3://BUCKET/PREFIX`.
 
     Raises:
         NotAStore: one of the others is none.
         InputError: one of the others is the target.
-        StoreError: the disk refused.
+        StoreError: the disk or the bucket refused.
     """
-    sources = [open_store(path) for path in others]
-    if any(source.path.samefile(target.path) for source in sources):
-        raise InputError(f"{target.path} cannot be merged into itself; name other stores")
+    there = storage_at(target)
+    sources = [storage_at(other) for other in others]
+    for source in sources:
+        if _same(source, there):
+            raise InputError(f"{target} cannot be merged into itself; name other stores")
+        _check_store(source)
+    _make(there)
     merged = Merged()
     for source in sources:
-        _merge_manifests(target, source, merged)
-        for name in source.features:
-            _merge_feature(target, source, name, merged)
+        _merge_manifests(source, there, merged)
+        for name, units in _committed(source).items():
+            try:
+                _merge_feature(source, there, name)
+            except DamagedStore as error:
+                merged.damaged.append(_damage(source, name, "", error))
+                continue
+            merged.features += 1
+            present = set(_committed(there, name).get(name, ()))
+            for unit in units:
+                try:
+                    _merge_unit(source, there, name, unit, unit in present, merged)
+                except DamagedStore as error:
+                    merged.damaged.append(_damage(source, name, unit, error))
     return merged
 
 
-def _merge_manifests(target: Store, source: Store, merged: Merged) -> None:
-    for stamp, digest in source.manifest_names():
-        name = f"{stamp}-{digest}.parquet"
-        try:
-            source.read_manifest(stamp, digest)
-            data = (source.path / "manifests" / name).read_bytes()
-        except (DamagedStore, OSError) as error:
-            merged.damaged.append(
-                Damage(store=str(source.path), feature="", unit="", message=str(error))
-            )
+def _same(left: Storage, right: Storage) -> bool:
+    if isinstance(left, PosixStorage) and isinstance(right, PosixStorage):
+        return right.root.exists() and left.root.exists() and left.root.samefile(right.root)
+    return left.name == right.name
+
+
+def _check_store(storage: Storage) -> None:
+    if not storage.exists("store.json"):
+        raise NotAStore(f"{storage.name} is no store; name one that `extract run` made")
+    data = storage.get("store.json", limit_bytes=MAX_STORE_JSON_BYTES)
+    parse_store_json(data, where=storage.name)
+
+
+def _make(storage: Storage) -> None:
+    if isinstance(storage, PosixStorage):
+        create(storage.root)
+    elif not storage.exists("store.json"):
+        storage.put_if_absent("data.zarr/zarr.json", layout.group_json({}))
+        storage.put_if_absent("store.json", new_store_json())
+    _check_store(storage)
+
+
+def _committed(storage: Storage, feature: str = "") -> dict[str, list[str]]:
+    """Unit names by feature."""
+    found: dict[str, list[str]] = {}
+    for key in storage.list(f"commits/{feature}/" if feature else "commits/"):
+        _, name, file, *deeper = [*key.split("/"), ""]
+        unit = file.removesuffix(".json")
+        if not any(deeper) and unit != file and is_safe_name(name) and is_safe_name(unit):
+            found.setdefault(name, []).append(unit)
+    return found
+
+
+def _merge_manifests(source: Storage, target: Storage, merged: Merged) -> None:
+    present = set(target.list("manifests/"))
+    for key in source.list("manifests/"):
+        named = MANIFEST_NAME.fullmatch(key.removeprefix("manifests/"))
+        if not named or key in present:
             continue
-        path = target.path / "manifests" / name
-        merged.manifests += files.put_if_absent(path, data, staging=target.path / "tmp")
-
-
-def _merge_feature(target: Store, source: Store, name: str, merged: Merged) -> None:
-    theirs = Places(root=source.path, feature_id=name)
-    try:
-        ours = target.add_feature(source[name].spec)
-    except DamagedStore as error:
-        merged.damaged.append(_damage(source, name, "", error))
-        return
-    merged.features += 1
-    places = Places(root=target.path, feature_id=name)
-    for unit in committed_units(theirs):
         try:
-            record = read_record(theirs, unit)
-            if not places.record(unit).exists():
-                _copy_part(theirs, places, record)
-                if put_record(places, record):
-                    merged.units += 1
-                    merged.bytes += sum(file.size for file in record.files)
-                    continue
-            merged.present += 1
-            if read_record(places, unit).nonce != record.nonce:
-                merged.retried_clips += _retry(ours, Part(theirs, record))
+            data = source.get(key, limit_bytes=MAX_KEPT_BYTES)
+            with tempfile.NamedTemporaryFile(suffix=".parquet") as file:
+                file.write(data)
+                file.flush()
+                if from_parquet(Path(file.name)).digest[:12] != named[2]:
+                    raise DamagedStore(f"{key} is not the manifest that was kept")  # noqa: TRY301
         except DamagedStore as error:
-            merged.damaged.append(_damage(source, name, unit, error))
+            merged.damaged.append(_damage(source, "", "", error))
+            continue
+        merged.manifests += target.put_if_absent(key, data)
 
 
-def _copy_part(theirs: Places, places: Places, record: CommitRecord) -> None:
+def _merge_feature(source: Storage, target: Storage, name: str) -> None:
+    key, limit = f"data.zarr/{name}/zarr.json", layout.MAX_METADATA_BYTES
+    theirs = parse_spec(source.get(key, limit_bytes=limit), name, where=f"{source.name}/{key}")
+    target.put_if_absent(f"data.zarr/{name}/parts/zarr.json", layout.group_json({}))
+    target.put_if_absent(key, layout.group_json(layout.feature_attributes(theirs)))
+    ours = parse_spec(target.get(key, limit_bytes=limit), name, where=f"{target.name}/{key}")
+    if ours.digested != theirs.digested:
+        raise DamagedStore(f"{target.name}/{key} has another identity; run: store verify DIR")
+    if isinstance(target, PosixStorage):
+        with files.writing(target.root):
+            files.make_directory(target.root / "commits" / name)
+
+
+def _merge_unit(
+    source: Storage, target: Storage, feature: str, unit: str, present: bool, merged: Merged
+) -> None:
+    record = _record(source, feature, unit)
+    if not present:
+        _copy_part(source, target, record)
+        if put_record(target, record):
+            merged.units += 1
+            merged.bytes += sum(file.size for file in record.files)
+            return
+    merged.present += 1
+    if _record(target, feature, unit).nonce == record.nonce:
+        return
+    if not isinstance(target, PosixStorage):
+        merged.unresolved.append(f"{feature}/{unit}")
+        return
+    places = Places(root=target.root, feature_id=feature)
+    ours = Feature(places, read_spec(places))
+    with tempfile.TemporaryDirectory(prefix="microshot-merge-") as folder:
+        local = source if isinstance(source, PosixStorage) else PosixStorage(Path(folder))
+        if local is not source:
+            _copy_part(source, local, record)
+        part = Part(Places(root=local.root, feature_id=feature), record)
+        merged.retried_clips += _retry(ours, part)
+
+
+def _record(storage: Storage, feature: str, unit: str) -> CommitRecord:
+    data = storage.get(f"commits/{feature}/{unit}.json", limit_bytes=MAX_RECORD_BYTES)
+    return CommitRecord.from_bytes(data, feature_id=feature, unit=unit)
+
+
+def _copy_part(source: Storage, target: Storage, record: CommitRecord) -> None:
     """Copy the files a record names, each as it was written, and nothing else.
 
     Raises:
         DamagedStore: a file is not as it was written.
     """
-    target = places.parts / record.part
-    if target.exists():  # a merge that was interrupted before it committed
-        if _is_whole(target, record):
+    key = f"data.zarr/{record.feature_id}/parts/{record.part}"
+    if isinstance(target, PosixStorage):
+        _clear(target.root, key, record)
+        if (target.root / key).exists():
             return
-        with files.writing(target):
-            target.rename(places.staging / f"torn-{record.part}-{token_hex(4)}")
-    staged = places.staging / f"merge-{record.part}-{token_hex(4)}"
-    try:
-        with files.writing(staged):
-            for file in record.files:
-                files.make_directory((staged / file.key).parent)
-                _copy_file(theirs, record, file, staged / file.key)
-            try:
-                files.publish(staged, target)
-            except OSError:
-                if not target.exists():  # else another merge was quicker with the same files
-                    raise
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+    target.publish(key, _checked_files(source, key, record))
 
 
-def _copy_file(theirs: Places, record: CommitRecord, file: files.FileRecord, target: Path) -> None:
-    source = theirs.parts / record.part / file.key
-    where = f"{record.feature_id}/{record.unit}: {file.key}"
-    if not source.is_file():
-        raise DamagedStore(f"{where} is gone; run: store repair {theirs.root}")
-    shutil.copyfile(source, target)
-    if files.file_digests(target) != (file.size, file.crc32c, file.sha256):
-        raise DamagedStore(
-            f"{where} is not the file that was written; run: store repair {theirs.root}"
-        )
+def _clear(root: Path, key: str, record: CommitRecord) -> None:
+    """Move a torn part out of the way; one of a merge that did not get to commit is whole."""
+    part = root / key
+    if part.exists():
+        found = [files.file_record(part, name) for name in files.keys_under(part)]
+        if found != list(record.files):
+            with files.writing(part):
+                part.rename(Path(tempfile.mkdtemp(prefix="torn-", dir=root / "tmp")) / part.name)
 
 
-def _is_whole(part: Path, record: CommitRecord) -> bool:
-    try:
-        found = [files.file_record(part, key) for key in files.keys_under(part)]
-    except OSError:
-        return False
-    return found == list(record.files)
+def _checked_files(source: Storage, key: str, record: CommitRecord) -> Iterator[tuple[str, bytes]]:
+    for file in record.files:
+        data = source.get(f"{key}/{file.key}", limit_bytes=file.size)
+        if files.FileRecord.of(file.key, data) != file:
+            raise DamagedStore(
+                f"{record.feature_id}/{record.unit}: {file.key} is not the file that was written; "
+                f"run: store repair {source.name}"
+            )
+        yield file.key, data
 
 
 def _retry(ours: Feature, part: Part) -> int:
@@ -174,23 +246,20 @@ def _retry(ours: Feature, part: Part) -> int:
         return 0
     start, count = part.row_start[wanted], part.row_count[wanted]
     spans = list(zip(start.tolist(), (start + count).tolist(), strict=True))
-    taken = np.concatenate([np.arange(*span) for span in spans])
-    values = np.concatenate([part.rows(*span) for span in spans])
-    clip_ids = tuple(part.clip_ids[place] for place in wanted)
     rows = UnitRows(
-        clip_ids=clip_ids,
-        values=values,
-        row_time_ms=part.row_time_ms[taken],
+        clip_ids=tuple(part.clip_ids[place] for place in wanted),
+        values=np.concatenate([part.rows(*span) for span in spans]),
+        row_time_ms=part.row_time_ms[np.concatenate([np.arange(*span) for span in spans])],
         row_count=count.astype(np.uint16),
         status=part.status[wanted],
         media_sha256=part.media_sha256[wanted],
         detail=tuple(part.details[place] for place in wanted),
     )
     writer = part.attributes().get("writer", {})
-    if not ours.commit(rows, writer, retry=ours.tries(clip_ids)):
+    if not ours.commit(rows, writer, retry=ours.tries(rows.clip_ids)):
         raise StoreError(f"{ours.name}: another writer tried the same clips again; merge again")
     return len(wanted)
 
 
-def _damage(source: Store, feature: str, unit: str, error: DamagedStore) -> Damage:
-    return Damage(store=str(source.path), feature=feature, unit=unit, message=str(error))
+def _damage(source: Storage, feature: str, unit: str, error: DamagedStore) -> Damage:
+    return Damage(store=source.name, feature=feature, unit=unit, message=str(error))

@@ -17,8 +17,9 @@ from store.names import is_safe_name
 from store.spec import FeatureSpec
 
 _SKELETON = {"commits", "data.zarr", "manifests", "tmp"}
+MAX_STORE_JSON_BYTES = 1 << 16
 _STAMP = "%Y%m%dt%H%M%S.%fz"
-_MANIFEST = re.compile(r"(\d{8}t\d{6}\.\d{6}z)-([0-9a-f]{12})\.parquet")
+MANIFEST_NAME = re.compile(r"(\d{8}t\d{6}\.\d{6}z)-([0-9a-f]{12})\.parquet")
 
 
 class Store:
@@ -106,7 +107,7 @@ class Store:
 
     def manifest_names(self) -> list[tuple[str, str]]:
         """Time stamp and digest of each kept manifest, oldest first."""
-        found = (_MANIFEST.fullmatch(path.name) for path in (self.path / "manifests").glob("*"))
+        found = (MANIFEST_NAME.fullmatch(path.name) for path in (self.path / "manifests").glob("*"))
         return sorted((match[1], match[2]) for match in found if match)
 
     def read_manifest(self, stamp: str, digest: str) -> Manifest:
@@ -129,6 +130,15 @@ def read_spec(places: Places) -> FeatureSpec:
     """
     path = places.feature / "zarr.json"
     data = files.read_small(path, limit_bytes=layout.MAX_METADATA_BYTES)
+    return parse_spec(data, places.feature_id, where=str(path))
+
+
+def parse_spec(data: bytes, feature_id: str, *, where: str) -> FeatureSpec:
+    """The identity in the attributes of a feature's group.
+
+    Raises:
+        DamagedStore: they do not give the feature's own name.
+    """
     try:
         document = json.loads(data)
         found: Mapping[str, Any] = document["attributes"]
@@ -137,10 +147,10 @@ def read_spec(places: Places) -> FeatureSpec:
         sound = json.loads(layout.group_json(layout.feature_attributes(spec))) == document
     except Exception as error:  # whatever a hostile file makes the parser or the value object say
         raise DamagedStore(
-            f"{path} does not describe a feature ({type(error).__name__})"
+            f"{where} does not describe a feature ({type(error).__name__})"
         ) from error
-    if not sound or spec.feature_id != places.feature_id:
-        raise DamagedStore(f"{path} describes another feature than {places.feature_id}")
+    if not sound or spec.feature_id != feature_id:
+        raise DamagedStore(f"{where} describes another feature than {feature_id}")
     return spec
 
 
@@ -154,16 +164,33 @@ def open(path: str | Path) -> Store:
     if not (path / "store.json").is_file():
         what = "is no store" if path.exists() else "does not exist"
         raise NotAStore(f"{path} {what}; make one with: extract run MANIFEST --store {path}")
+    data = files.read_small(path / "store.json", limit_bytes=MAX_STORE_JSON_BYTES)
+    return Store(path, parse_store_json(data, where=str(path)))
+
+
+def parse_store_json(data: bytes, *, where: str) -> str:
+    """The id of a store.
+
+    Raises:
+        NotAStore: the file of something else, or of a store of another format.
+    """
     try:
-        found = json.loads(files.read_small(path / "store.json", limit_bytes=1 << 16))
+        found = json.loads(data)
         version, store_id = found["format"], found["store_id"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise NotAStore(f"{path / 'store.json'} is not ours; name another directory") from error
+        raise NotAStore(f"{where}/store.json is not ours; name another directory") from error
     if version != layout.FORMAT:
         raise NotAStore(
-            f"{path} has format {version!r}, this microshot reads {layout.FORMAT}; install a newer"
+            f"{where} has format {version!r}, this microshot reads {layout.FORMAT}; install a newer"
         )
-    return Store(path, str(store_id))
+    return str(store_id)
+
+
+def new_store_json() -> bytes:
+    """The `store.json` of a store that is being made."""
+    written = datetime.now(UTC).isoformat(timespec="seconds")
+    document = {"format": layout.FORMAT, "store_id": str(uuid4()), "created": written}
+    return json.dumps(document).encode()
 
 
 def create(path: str | Path) -> Store:
@@ -188,7 +215,5 @@ def create(path: str | Path) -> Store:
             files.make_directory(path / name)
     staging = path / "tmp"
     files.put_if_absent(path / "data.zarr" / "zarr.json", layout.group_json({}), staging=staging)
-    written = datetime.now(UTC).isoformat(timespec="seconds")
-    document = {"format": layout.FORMAT, "store_id": str(uuid4()), "created": written}
-    files.put_if_absent(path / "store.json", json.dumps(document).encode(), staging=staging)
+    files.put_if_absent(path / "store.json", new_store_json(), staging=staging)
     return open(path)

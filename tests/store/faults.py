@@ -87,6 +87,8 @@ def _audit(event, args):
             _current.event("open", args[0])
     elif event in _WATCHED:
         path = args[1] if event == "os.link" else args[0]
+        if event in ("os.remove", "os.rmdir") and args[1] >= 0:  # relative to a descriptor
+            path = Path(f"/proc/self/fd/{args[1]}").readlink() / path
         _current.event(event.removeprefix("os."), path)
 
 

@@ -64,7 +64,7 @@ def repair(path):
 
 
 def merge(path):
-    merge_stores(store.open(path), [path.with_name("other")])
+    merge_stores(path, [path.with_name("other")])
 
 
 def view(path):

@@ -133,11 +133,12 @@ class StoreMachine(RuleBasedStateMachine):
         from store.commit import put_record
         from store.errors import StoreError
 
-        rows, places, record = self.zombies.pop(which % len(self.zombies))
+        rows, storage, record = self.zombies.pop(which % len(self.zombies))
+        places = Places(root=self.fs.path, feature_id=self.feature.name)
         there = (places.parts / record.part).exists()
         free = record.unit not in self.units
         try:
-            won = put_record(places, record)
+            won = put_record(storage, record)
         except StoreError:
             assert free
             assert not there
@@ -183,7 +184,7 @@ class StoreMachine(RuleBasedStateMachine):
     def merge_away(self):
         """A new store takes all over, and is equal."""
         target = store.create(self.folder / "merged")
-        assert merge(target, [self.fs.path]).damaged == []
+        assert merge(target.path, [self.fs.path]).damaged == []
         if self.units:
             self.assert_equal(target["toy"])
         assert verify(target, deep=True).problems == []
@@ -253,7 +254,7 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize(
-    ("examples", "steps"), [(8, 20), pytest.param(200, 75, marks=pytest.mark.soak)]
+    ("examples", "steps"), [(12, 20), pytest.param(200, 75, marks=pytest.mark.soak)]
 )
 def test_a_store_is_a_dictionary(examples, steps):
     run_state_machine_as_test(

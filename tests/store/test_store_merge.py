@@ -1,6 +1,5 @@
 """Merged stores hold what each held; merging again, or after a crash, changes nothing more."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +38,7 @@ def files_of(fs):
 def test_units_features_and_manifests_come_over(pair):
     one, two = pair
     both = one["toy"].read(["both"])[0]
-    done = merge(one, [two.path])
+    done = merge(one.path, [two.path])
     assert (done.features, done.units, done.present, done.manifests) == (2, 2, 1, 1)
     assert (done.retried_clips, done.damaged) == (0, [])
     merged = store.open(one.path)
@@ -55,9 +54,9 @@ def test_units_features_and_manifests_come_over(pair):
 
 def test_merging_twice_changes_nothing(pair):
     one, two = pair
-    merge(one, [two.path, two.path])
+    merge(one.path, [two.path, two.path])
     before = files_of(one)
-    done = merge(one, [two.path])
+    done = merge(one.path, [two.path])
     assert (done.units, done.present, done.manifests) == (0, 3, 0)
     assert files_of(one) == before
 
@@ -68,7 +67,7 @@ def test_rows_win_over_their_absence_in_one_unit(tmp_path, spec, make_rows):
     ours, theirs = make_rows({"a": 0, "b": 2, "c": 0}, seed=1), make_rows({"a": 3, "b": 2, "c": 1})
     one.add_feature(spec).commit(ours)
     two.add_feature(spec).commit(theirs, {"torch": "2.12"})
-    done = merge(one, [two.path])
+    done = merge(one.path, [two.path])
     assert (done.units, done.present, done.retried_clips) == (0, 1, 2)
     feature = store.open(one.path)["toy"]
     wanted = two["toy"].read(["a", "c"])
@@ -78,9 +77,9 @@ def test_rows_win_over_their_absence_in_one_unit(tmp_path, spec, make_rows):
     np.testing.assert_array_equal(feature.read_times(["a"]), two["toy"].read_times(["a"]))
     assert feature.details(["c"]) == ["how c went"]
     assert "2.12" in [attributes["writer"].get("torch") for attributes in feature.part_attributes()]
-    again = merge(one, [two.path])
+    again = merge(one.path, [two.path])
     assert (again.present, again.retried_clips) == (1, 0)
-    assert merge(two, [one.path]).retried_clips == 0
+    assert merge(two.path, [one.path]).retried_clips == 0
     assert verify(one, deep=True).problems == []
 
 
@@ -93,7 +92,7 @@ def test_a_damaged_unit_is_named_and_not_taken(pair):
     values.write_bytes(data)
     (manifest,) = (two.path / "manifests").iterdir()
     manifest.write_bytes(b"x")
-    done = merge(one, [two.path])
+    done = merge(one.path, [two.path])
     assert [damage.unit for damage in done.damaged] == ["", unit]
     assert "store repair" in done.damaged[1].message
     assert (done.units, done.manifests) == (1, 0)
@@ -107,12 +106,12 @@ def test_an_interrupted_merge_goes_on(pair, monkeypatch, moment):
     one, two = pair
     copied = 0
 
-    def stops(*args, _copy=shutil.copyfile):
+    def stops(path, data, _write=Path.write_bytes):
         nonlocal copied
         copied += 1
         if copied == 7:
             raise OSError(28, "No space left on device")
-        return _copy(*args)
+        return _write(path, data)
 
     def refuses(path, data, *, staging, _put=files.put_if_absent):
         if "commits" in path.parts:
@@ -121,16 +120,16 @@ def test_an_interrupted_merge_goes_on(pair, monkeypatch, moment):
 
     with monkeypatch.context() as patch:
         if moment == "copying":
-            patch.setattr(shutil, "copyfile", stops)
+            patch.setattr(Path, "write_bytes", stops)
         else:
             patch.setattr(files, "put_if_absent", refuses)
         with pytest.raises(StoreError, match=r"No space left|stopped"):
-            merge(one, [two.path])
+            merge(one.path, [two.path])
     assert verify(one, deep=True).problems == []
     if moment == "published":  # the part is reused if it is whole, else put aside
         (part,) = [p for p in one.path.glob("data.zarr/*/parts/u-*") if is_of(p, two, one)]
         (part / "detail" / "c" / "0").unlink()
-    merge(one, [two.path])
+    merge(one.path, [two.path])
     report = verify(one, deep=True)
     assert (report.problems, report.garbage_parts) == ([], 0)
     assert sorted(store.open(one.path)["sound"].clip_ids) == ["one", "two"]
@@ -147,6 +146,6 @@ def is_of(part: Path, source, target):
 def test_what_is_no_other_store_is_refused(pair, tmp_path):
     one, _ = pair
     with pytest.raises(NotAStore):
-        merge(one, [tmp_path])
+        merge(one.path, [tmp_path])
     with pytest.raises(InputError, match="into itself"):
-        merge(one, [one.path / ".." / "one"])
+        merge(one.path, [one.path / ".." / "one"])
