@@ -223,7 +223,7 @@ def _fit(
                 kept = {k: v.clone() for k, v in network.state_dict().items()} if val else {}
             if progress:
                 of_val = f", val {val_loss:.4f}" if val_loss is not None else ""
-                progress(epoch + 1, o.epochs, f"epoch {epoch + 1}: loss {loss:.4f}{of_val}")
+                progress(epoch + 1, o.epochs, f"epoch {epoch}: loss {loss:.4f}{of_val}")
             if val and o.patience and epoch - best >= o.patience:
                 break
     if kept:
