@@ -330,23 +330,27 @@ def learn_episodes(
     ] = None,
     ci: Annotated[str, typer.Option(help="t-ddof1 or normal-ddof0.")] = "t-ddof1",
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Also write the JSON.")
+        Path | None, typer.Option("-o", "--output", metavar="RUN", help="Keep all in a directory.")
     ] = None,
     as_json: Json = False,
 ) -> int:
     """Accuracy of few-shot heads on stored features, with a 95 % interval over episodes."""
     import learn
+    from learn.runs import refuse_existing
 
+    if output:
+        refuse_existing(output)
     with _progress("episodes", quiet=as_json) as progress:
-        result = learn.run_episodes(
+        found = learn.run_episodes(
             directory, manifest=manifest, split=split, label=label, group=group, ways=ways,
             shots=tuple(shots), queries=queries, episodes=episodes, seed=seed, visual=visual,
             audio=audio, heads=tuple(head), projections=tuple(projection), support=tuple(support),
             query=tuple(query), save_episodes=save_episodes, episodes_file=episodes_file, ci=ci,
             progress=progress,
-        ).as_json()  # fmt: skip
+        )  # fmt: skip
     if output:
-        output.write_text(json.dumps(result, indent=1) + "\n")
+        found.save(output)
+    result = found.as_json()
     _give(result, as_json, lambda: _episodes_table(result))
     return DONE
 
@@ -490,6 +494,10 @@ def _episodes_table(result: Mapping[str, Any]) -> None:
     )
     if dropped := [f"{n} with {why}" for why, n in drawn["dropped"].items() if n]:
         print(f"left out: {', '.join(dropped)}")
+    for draw in drawn["draws"]:
+        if idle := draw["classes_never_drawn"]:
+            listed = ", ".join(idle[:8]) + (", …" if len(idle) > 8 else "")
+            _wrapped(f"{draw['shots']}-shot without {len(idle)} classes of too few clips: {listed}")
     shots = list(dict.fromkeys(row["shots"] for row in rows))
     lines: dict[tuple[str, str, str], dict[str, Any]] = {}
     for row in rows:

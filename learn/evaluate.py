@@ -130,7 +130,7 @@ def run_episodes(
         results.append(result)
         if progress:
             progress(len(results), task.size, "")
-    return EpisodesResult(sampling=sampling, draws=draws, results=results)
+    return EpisodesResult(sampling=sampling, clips=side.clips, draws=draws, results=results)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -3,15 +3,21 @@
 Shapes: E = episodes.
 """
 
+import json
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
 
 from learn import episode_files
+from learn.data import Clips
 from learn.episodes import Episodes
+from learn.runs import refuse_existing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -47,14 +53,48 @@ class EpisodesResult:
     """What one call of `run_episodes` came to."""
 
     sampling: Mapping[str, Any]
+    clips: Clips
     draws: Sequence[Episodes]
     results: Sequence[Result]
 
     def as_json(self) -> dict[str, Any]:
         """The object that `learn episodes --json` prints."""
-        draws = [{"shots": draw.shots, "sha256": draw.sha256} for draw in self.draws]
+        draws = [
+            {"shots": draw.shots, "sha256": draw.sha256, "classes_never_drawn": self._idle(draw)}
+            for draw in self.draws
+        ]
         digest = episode_files.digest(self.draws)
         return {
             "episodes": {**self.sampling, "draws": draws, "sha256": digest},
             "results": [result.as_json() for result in self.results],
         }
+
+    def _idle(self, draw: Episodes) -> list[str]:
+        """Classes in no episode: too few clips, or too few in groups kept apart."""
+        drawn = set(np.unique(draw.classes).tolist())
+        return [name for code, name in enumerate(self.clips.classes) if code not in drawn]
+
+    def save(self, run_dir: Path) -> None:
+        """Write a directory that holds all of it; it appears whole or not at all.
+
+        `result.json` is `as_json`, `accuracy.npy` has a row of single episodes for each of its
+        results (padded with NaN where draws differ in length), `episodes.safetensors` the episodes.
+
+        Raises:
+            InputError: the directory exists.
+        """
+        refuse_existing(run_dir)
+        run_dir.parent.mkdir(parents=True, exist_ok=True)
+        staged = Path(tempfile.mkdtemp(prefix=f".{run_dir.name}-", dir=run_dir.parent))
+        try:
+            (staged / "result.json").write_text(json.dumps(self.as_json(), indent=1) + "\n")
+            longest = max(len(result.of_episodes) for result in self.results)
+            accuracy = np.full((len(self.results), longest), np.nan)
+            for row, result in zip(accuracy, self.results, strict=True):
+                row[: len(result.of_episodes)] = result.of_episodes
+            np.save(staged / "accuracy.npy", accuracy)
+            episode_files.save(staged / "episodes.safetensors", self.clips, self.draws)
+            staged.chmod(0o755)
+            staged.rename(run_dir)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)

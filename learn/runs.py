@@ -71,10 +71,18 @@ def make(run_dir: Path) -> None:
     Raises:
         InputError: something is there already.
     """
-    try:
-        run_dir.mkdir(parents=True)
-    except FileExistsError:
-        raise InputError(f"{run_dir} exists; name a new directory with -o") from None
+    refuse_existing(run_dir)
+    run_dir.mkdir(parents=True)
+
+
+def refuse_existing(run_dir: Path) -> None:
+    """Ask before long work, not after it.
+
+    Raises:
+        InputError: something is there already.
+    """
+    if run_dir.exists():
+        raise InputError(f"{run_dir} exists; name a new directory with -o")
 
 
 def write_json(path: Path, content: Any) -> None:

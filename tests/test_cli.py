@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import cli
@@ -191,10 +192,18 @@ def test_json_is_the_only_thing_on_stdout(call, filled):
 
 def test_episodes_keep_their_json_contract(call, filled, tmp_path):
     words = ("--episodes", "50", "--queries", "3", "--shots", "1", "--shots", "5", "--split", "all")
-    out = call("learn", "episodes", filled, *words, "--json", "-o", tmp_path / "r.json")
+    out = call("learn", "episodes", filled, *words, "--json", "-o", tmp_path / "run")
     assert out[0] == 0, out[2]
     result = json.loads(out[1])
-    assert result == json.loads((tmp_path / "r.json").read_text())
+    assert result == json.loads((tmp_path / "run" / "result.json").read_text())
+    accuracy = np.load(tmp_path / "run" / "accuracy.npy")
+    assert accuracy.mean(1).tolist() == pytest.approx([r["accuracy"] for r in result["results"]])
+    again = call("learn", "episodes", filled, *words, "-o", tmp_path / "run")
+    assert "exists" in refused(again, "input")
+    kept = ("--episodes-file", tmp_path / "run" / "episodes.safetensors", "--split", "all")
+    code, text, err = call("learn", "episodes", filled, *kept, "--json")
+    assert code == 0, err
+    assert json.loads(text)["episodes"]["sha256"] == result["episodes"]["sha256"]
     assert len(result["episodes"]["sha256"]) == 64
     keys = {
         "head", "projection", "support", "query", "ways", "shots", "queries", "episodes",
