@@ -249,15 +249,16 @@ def store_repair(directory: Store, deep: Deep = False, as_json: Json = False) ->
 
 @store_app.command("merge")
 def store_merge(
-    directory: Store,
-    others: Annotated[list[Path], typer.Argument(metavar="OTHER…", help="Stores to copy from.")],
+    directory: Annotated[
+        str, typer.Argument(metavar="DIR", help="A store, or s3://BUCKET/PREFIX.")
+    ],
+    others: Annotated[list[str], typer.Argument(metavar="OTHER…", help="Stores to copy from.")],
     as_json: Json = False,
 ) -> int:
     """Copy the sound units and manifests of other stores into this one."""
-    import store
     from store.merge import merge
 
-    result = merge(store.open(directory), others).as_json()
+    result = merge(directory, others).as_json()
     _give(result, as_json, lambda: _pairs(result))
     return FINDINGS if result["damaged"] else DONE
 
@@ -288,6 +289,56 @@ def store_doctor(
     result = doctor(directory).as_json()
     _give(result, as_json, lambda: _doctor_lines(result))
     return DONE if result["many_writers"] else FINDINGS
+
+
+@store_app.command("export")
+def store_export(
+    directory: Store,
+    form: Annotated[str, typer.Option("--format", metavar="F", help="As `store formats` says.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="A new path.")],
+    feature: Annotated[
+        list[str], typer.Option(metavar="NAME", help="May repeat. (default: all)")
+    ] = [],  # noqa: B006
+    label: Annotated[str, typer.Option(metavar="COLUMN", help="The labels.")] = "label",
+    as_json: Json = False,
+) -> int:
+    """Write features as a file that other tools of the field read."""
+    import store
+    from store.exchange import export
+
+    with _progress("clips", quiet=as_json) as progress:
+        facts = export(
+            store.open(directory), form, output, features=feature, label=label, progress=progress
+        )
+    _give(facts, as_json, lambda: _pairs(facts))
+    return DONE
+
+
+@store_app.command("import")
+def store_import(
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="A file or directory.")],
+    form: Annotated[str, typer.Option("--format", metavar="F", help="As `store formats` says.")],
+    store_dir: Annotated[Path, typer.Option("--store", metavar="DIR", help="Where it goes.")],
+    trust_pickle: Annotated[
+        bool, typer.Option("--trust-pickle", help="Read pickles, arrays and names only.")
+    ] = False,
+    as_json: Json = False,
+) -> int:
+    """Commit the features of another tool's file to a store."""
+    from store.exchange import import_
+
+    with _progress("clips", quiet=as_json) as progress:
+        facts = import_(form, source, store_dir, trust_pickle=trust_pickle, progress=progress)
+    _give(facts, as_json, lambda: _pairs(facts))
+    return DONE
+
+
+@store_app.command("formats")
+def store_formats(as_json: Json = False) -> int:
+    """List the formats of `store export` and `store import`, and their settings."""
+    rows = _plugins("store.formats")
+    _give({"formats": rows}, as_json, lambda: _plugin_table(rows))
+    return DONE
 
 
 # ── learn ────────────────────────────────────────────────────────────────────────────────────────
@@ -653,7 +704,8 @@ def _start(app: typer.Typer) -> None:
 
 
 def _commands(app: typer.Typer) -> set[str | None]:
-    return {entry.name for entry in (*app.registered_commands, *app.registered_groups)}
+    groups = {group.name for group in app.registered_groups}
+    return groups | {command.name for command in app.registered_commands}
 
 
 def _complain(kind: str, message: str) -> None:

@@ -23,7 +23,7 @@ from store.status import Status
 
 FAMILY = "store.formats"
 
-Progress = Callable[[int], object]  # told of so many clips more
+Progress = Callable[[int, int], object]  # told of the clips done, once per feature, and all
 
 
 def export(
@@ -55,7 +55,8 @@ def export(
             + ", ".join(feature.name for feature in chosen)
         )
     table = _columns(store)
-    tracks = [_leaving(feature, table, progress) for feature in chosen]
+    told = _counter(progress, sum(len(feature.clip_ids) for feature in chosen))
+    tracks = [_leaving(feature, table, told) for feature in chosen]
     with _new(output) as target:
         written = made.write(tracks, target, label=label)
     status = Counter(code for feature in chosen for code in feature.status.tolist())
@@ -100,6 +101,7 @@ def import_(
         imported.manifest_of(known, {}, source)  # refuses what no manifest may say
     store = create(store_dir)
     counts: Counter[str] = Counter()
+    told = _counter(progress, len(known) * len(tracks))
     done = []
     for track, spec in zip(tracks, specs, strict=True):
         feature = store.add_feature(spec)
@@ -109,8 +111,7 @@ def import_(
                 feature.commit(
                     imported.unit_rows(clips, parsed.name), {"imported_from": source.name}
                 )
-            if progress:
-                progress(len(clips.clip_ids))
+            told(len(clips.clip_ids))
         counts.update(Status(code).kind for code in store[feature.name].status.tolist())
     imported.keep_manifest(store, known, source)
     return {
@@ -138,8 +139,21 @@ def _columns(store: Store) -> dict[str, dict[str, str]]:
     }
 
 
+def _counter(progress: Progress | None, total: int) -> Callable[[int], None]:
+    """A function that takes how many clips more are done."""
+    done = 0
+
+    def told(more: int) -> None:
+        nonlocal done
+        done += more
+        if progress:
+            progress(done, total)
+
+    return told
+
+
 def _leaving(
-    feature: Feature, table: Mapping[str, Mapping[str, str]], progress: Progress | None
+    feature: Feature, table: Mapping[str, Mapping[str, str]], told: Callable[[int], None]
 ) -> Track:
     def clips() -> Iterator[Clips]:
         for clip_ids, values, offsets in feature.scan():
@@ -153,8 +167,7 @@ def _leaving(
                     c: tuple(cells.get(i, "") for i in clip_ids) for c, cells in table.items()
                 },
             )
-            if progress:
-                progress(len(clip_ids))
+            told(len(clip_ids))
 
     known = {"origin": feature.spec.digested, "notes": dict(feature.notes)}
     return Track(
