@@ -32,9 +32,9 @@ class Episodes:
     clips_sha256: str
 
     def __post_init__(self) -> None:
-        kinds = (self.indices.dtype, self.classes.dtype)
-        if kinds != (np.int32, np.int32) or self.indices.ndim != 3:
-            raise ValueError(f"indices and classes are {kinds}, not int32 of 3 and 2 dimensions")
+        kinds = {str(self.indices.dtype), str(self.classes.dtype)}
+        if kinds != {"int32"} or self.indices.ndim != 3:
+            raise ValueError("indices and classes must be int32, of 3 and of 2 dimensions")
         if self.classes.shape != self.indices.shape[:2]:
             raise ValueError(f"{self.classes.shape} classes for {self.indices.shape} indices")
         if not 1 <= self.shots < self.indices.shape[2]:

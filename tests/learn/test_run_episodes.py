@@ -4,11 +4,14 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 import learn
 import store
 from learn.data import choose_feature, load_clips, load_rows
+from learn.evaluate import _context
 from learn.intervals import ci95
+from learn.views import Pair
 from store import testing
 from store.errors import (
     ConfigError,
@@ -159,6 +162,22 @@ def test_cl2n_is_centred_by_the_training_split_of_each_modality(filled):
     with pytest.raises(ConfigError, match="centre=support"):
         one(filled, heads=("prototypes:metric=cl2n",), split="train")
     assert one(filled, heads=("prototypes:metric=cl2n,centre=support",), split="all").accuracy > 0.5
+
+
+def test_each_side_is_centred_by_the_base_split_in_its_own_mode():
+    rng = torch.Generator().manual_seed(0)
+    scored, base = (
+        Pair(
+            support=torch.randn(9, 3, generator=rng) + shift,
+            query=torch.randn(9, 3, generator=rng) - shift,
+            blocks=(3,),
+        )
+        for shift in (0.0, 5.0)
+    )
+    context = _context(scored, base)
+    torch.testing.assert_close(context.support_mean, base.support.mean(0))
+    torch.testing.assert_close(context.query_mean, base.query.mean(0))
+    assert _context(scored, None).query_mean is None
 
 
 def test_another_manifest_brings_labels_of_another_task(filled, tmp_path):

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -6,8 +7,9 @@ from safetensors.torch import load_file
 
 import learn
 import store
-from learn.data import choose_feature, load_rows
+from learn.data import Rows, choose_feature, load_rows
 from learn.runs import load_run
+from learn.training import _comparable, _Data
 from store import testing
 from store.errors import InputError, MissingFile, UnknownColumn, UnknownFeature
 
@@ -119,6 +121,18 @@ def test_classes_apart_leave_supervised_training_without_validation(tmp_path):
     assert (done.val_clips, done.val_loss, done.best_epoch) == (0, None, 2)
     unsupervised = learn.train(tmp_path / "s", "infonce", settings=QUICK, run_dir=tmp_path / "u")
     assert unsupervised.val_clips == 30
+
+
+@pytest.mark.parametrize("supervised", [True, False])
+def test_validation_labels_mean_what_the_training_labels_do(make_clips, supervised):
+    """Classes of the training come first and keep their codes; others follow, or are left out."""
+    clips = replace(make_clips([2, 3, 1]), classes=("b", "c", "d"))
+    rows = Rows(values=torch.zeros(6, 1).half(), offsets=torch.arange(7), seconds=torch.zeros(6))
+    val = _comparable(_Data(clips=clips, rows={"audio": rows}), ("a", "c", "d"), supervised)
+    told = [val.clips.classes[code] for code in val.clips.codes]
+    assert val.clips.classes[:3] == ("a", "c", "d")
+    assert told == (["c"] * 3 + ["d"] if supervised else ["b"] * 2 + ["c"] * 3 + ["d"])
+    assert len(val.rows["audio"]) == len(told)
 
 
 def test_without_labels_only_unsupervised_training_works(tmp_path):
