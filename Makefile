@@ -29,7 +29,7 @@ test: $(VENV)/.ready
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q
 
 soak: $(VENV)/.ready
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -m soak
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -m soak -o faulthandler_timeout=3600
 
 bench: $(VENV)/.ready
 	$(BIN)/python -m benchmarks

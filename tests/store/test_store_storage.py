@@ -179,7 +179,15 @@ def test_writers_meet_in_a_bucket_over_a_bad_line(tmp_path, spec, make_rows, url
         for n in range(6):
             stores[who]["toy"].commit(make_rows({f"clip{n}": 2}, seed=10 * who + n))
     rng = random.Random(1)
-    kinds = ["lost", "reset", "late 503", 409, 500, 503, *[None] * 12]
+    kinds = [
+        "lost",
+        "reset",
+        "late 503",
+        409,
+        500,
+        503,
+        *[None] * 30,
+    ]  # seven in a row are an error
     for method, words in (
         ("PUT", "commits/"),
         ("PUT", "/values/"),
