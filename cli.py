@@ -97,9 +97,16 @@ def extract_run(
 
 @extract_app.command("encoders")
 def extract_encoders(as_json: Json = False) -> int:
-    """List the encoders and their settings."""
-    rows = _plugins("extract.encoders")
-    _give({"encoders": rows}, as_json, lambda: _plugin_table(rows))
+    """List the encoders: what they take, variants with their sizes, settings, licences."""
+    from dataclasses import asdict
+
+    from store import plugins
+
+    family = "extract.encoders"
+    rows = [
+        row | asdict(plugins.module(family, row["name"]).DESCRIPTION) for row in _plugins(family)
+    ]
+    _give({"encoders": rows}, as_json, lambda: _encoder_lines(rows))
     return DONE
 
 
@@ -615,11 +622,20 @@ def _plugins(family: str) -> list[dict[str, Any]]:
     return rows
 
 
+def _encoder_lines(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        _wrapped(f"{row['name']} ({row['modality']}): {row['summary']}")
+        dims = ", ".join(f"{variant} {dim}".strip() for variant, dim in row["dims"].items())
+        _wrapped(f"numbers a row: {dims}", indent="    ")
+        settings = ", ".join(f"{key}={value}" for key, value in row["settings"].items())
+        _wrapped(f"settings: {settings}", indent="    ")
+        _wrapped(f"weights: {row['licence']}", indent="    ")
+
+
 def _plugin_table(rows: list[dict[str, Any]]) -> None:
     for row in rows:
-        print(f"{row['name']}: {row['summary']}")
-        settings = ", ".join(f"{key}={value!r}" for key, value in row["settings"].items())
-        print(f"    {settings}")
+        _wrapped(f"{row['name']}: {row['summary']}")
+        _wrapped(", ".join(f"{key}={value!r}" for key, value in row["settings"].items()), "    ")
 
 
 def _table(rows: list[dict[str, Any]], columns: list[str], *, header: bool = True) -> None:
