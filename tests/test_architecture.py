@@ -97,6 +97,39 @@ def test_help_and_listing_do_not_import_the_heavy_libraries(code):
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
+def wrong_shape_in_store() -> None:
+    import numpy as np
+
+    from store.feature import _offsets
+
+    _offsets(np.zeros((2, 2), np.int64))
+
+
+def wrong_shape_in_extract() -> None:
+    import numpy as np
+
+    from extract.sample import on_screen
+
+    on_screen(np.zeros((2, 2)), np.zeros(1))
+
+
+def wrong_shape_in_learn() -> None:
+    import torch
+
+    from learn.projections import mean_of_rows
+
+    mean_of_rows(torch.zeros(2, 3), torch.ones(2, 3, dtype=torch.bool))
+
+
+@pytest.mark.parametrize(
+    "call", [wrong_shape_in_store, wrong_shape_in_extract, wrong_shape_in_learn]
+)
+def test_the_shape_checker_is_switched_on(call):
+    """Each package's annotations are checked in every test run: this is nobody's own error."""
+    with pytest.raises(Exception, match="Type-check error"):
+        call()
+
+
 def test_no_import_cycles_inside_a_package():
     """Modules of one package, followed through their top-level imports, form no ring."""
     graph = {}

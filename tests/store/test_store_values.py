@@ -212,10 +212,3 @@ def test_times_may_fall_between_clips_and_details_stay_one_line(make_rows):
     assert rows.row_start.tolist() == [0, 2, 2]
     assert rows.detail[0] == "a b"
     assert len(rows.detail[1]) == 500
-
-
-def test_the_shape_checker_is_switched_on():
-    from store.feature import _offsets
-
-    with pytest.raises(Exception, match="Int64"):
-        _offsets(np.zeros(3, np.float32))
