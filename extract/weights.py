@@ -47,8 +47,8 @@ def choose(encoder: str, weights: str, untrained: bool) -> Weights | None:
         )
     if not weights and not untrained:
         raise WeightsError(
-            f"{encoder} needs weights=FILE, or {encoder}:untrained for random ones "
-            f"(results are then stamped untrained)"
+            f"{encoder} needs weights=FILE (published ones: extract weights list), or "
+            f"{encoder}:untrained for random ones (results are then stamped untrained)"
         )
     return read(Path(weights)) if weights else None
 

@@ -151,7 +151,7 @@ def read_manifest(path: str | Path) -> Manifest:
         ".parquet": read_parquet,
     }
     if not path.is_file():
-        raise MissingFile(f"no manifest {path}; write one with: extract manifest")
+        raise MissingFile(f"no manifest {path}; write one: extract manifest folder DIR -o CSV")
     if path.suffix.lower() not in readers:
         raise ManifestError(f"{path.name} is none of {', '.join(readers)}; convert or rename it")
     try:
