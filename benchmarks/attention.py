@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks._table import show
 from learn.attention import Pattern, attend, dense, path
 
 HEADS, CHANNELS = 4, 64
@@ -108,20 +109,9 @@ def measure(longest: int = 4096, seconds: float = 0.5) -> Iterator[dict[str, Any
             }
 
 
-def main() -> None:
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--longest", type=int, default=4096)
     parser.add_argument("--seconds", type=float, default=0.5, help="at least this long a cell")
     options = parser.parse_args()
-    print(f"{'what':52} {'value':>9} {'unit':5} {'ratio':>7} {'goal':>7}  against")
-    for row in measure(options.longest, options.seconds):
-        goal = "" if row["goal"] is None else f">= {row['goal']:g}"
-        print(
-            f"{row['what']:52} {row['value']:9.2f} {row['unit']:5} {row['ratio']:6.2f}x "
-            f"{goal:>7}  {row['against']}",
-            flush=True,
-        )
-
-
-if __name__ == "__main__":
-    main()
+    show(measure(options.longest, options.seconds))

@@ -19,6 +19,7 @@ from threadpoolctl import threadpool_limits
 
 import learn
 import store
+from benchmarks._table import show
 from learn.data import load_clips, load_rows
 from learn.episodes import Episodes
 from learn.heads import Context
@@ -129,6 +130,4 @@ def in_one_call(
 
 
 if __name__ == "__main__":
-    from benchmarks.__main__ import main
-
-    main(["episodes"])
+    show(measure())

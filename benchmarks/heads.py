@@ -20,6 +20,7 @@ import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 from threadpoolctl import threadpool_limits
 
+from benchmarks._table import show
 from learn.heads import Context, GramHead, ProductHead
 from store import plugins
 
@@ -272,21 +273,10 @@ def measure(
             }
 
 
-def main() -> None:
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--episodes", type=int, default=10_000)
     parser.add_argument("--dim", type=int, default=2048)
     parser.add_argument("--seconds", type=float, default=2.0)
     options = parser.parse_args()
-    print(f"{'what':52} {'ms/episode':>10} {'ratio':>7} {'goal':>6}  against")
-    for row in measure(options.episodes, options.dim, options.seconds):
-        goal = "" if row["goal"] is None else f">= {row['goal']:g}"
-        print(
-            f"{row['what']:52} {row['value']:10.3f} {row['ratio']:6.1f}x {goal:>6}  "
-            f"{row['against']}",
-            flush=True,
-        )
-
-
-if __name__ == "__main__":
-    main()
+    show(measure(options.episodes, options.dim, options.seconds))

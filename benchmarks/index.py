@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks._table import show
 from store.index import ClipIndex, PartTable
 
 CLIPS_PER_PART = 8192
@@ -34,8 +35,13 @@ def part_table(name: str, clips: int) -> PartTable:
     )
 
 
-def measure(folder: Path, clips: int) -> Iterator[dict[str, Any]]:
+def measure(folder: Path | None = None, clips: int = 1_000_000) -> Iterator[dict[str, Any]]:
     """One row per figure."""
+    with TemporaryDirectory(dir=folder) as scratch:
+        yield from measure_in(Path(scratch), clips)
+
+
+def measure_in(folder: Path, clips: int) -> Iterator[dict[str, Any]]:
     names = [f"part-{i:08d}" for i in range(-(-clips // CLIPS_PER_PART))]
     last = clips - CLIPS_PER_PART * (len(names) - 1)
     sizes = dict.fromkeys(names, CLIPS_PER_PART) | {names[-1]: last}
@@ -103,16 +109,9 @@ def row(what: str, value: float, unit: str, *, goal: float | None = None) -> dic
     }
 
 
-def main() -> None:
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=1_000_000)
     parser.add_argument("--folder", type=Path, default=None)
     asked = parser.parse_args()
-    print(f"{asked.clips:,} clips")
-    with TemporaryDirectory(dir=asked.folder) as folder:
-        for found in measure(Path(folder), asked.clips):
-            print(f"{found['what']:32} {found['value']:10.3f} {found['unit']}", flush=True)
-
-
-if __name__ == "__main__":
-    main()
+    show(measure(asked.folder, asked.clips))

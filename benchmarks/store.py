@@ -1,0 +1,224 @@
+"""Reading stored rows, side by side on the same bytes: full scans and batches of 64 random clips.
+
+    python -m benchmarks.store --megabytes 512 --folder /var/tmp
+
+warm: in the page cache. cold: after fsync and POSIX_FADV_DONTNEED. Scans fill one preallocated
+array, where the reader has a way to. The best of several runs counts, warm; the median, cold.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import h5py
+import numpy as np
+import zarr
+
+from benchmarks._table import show
+from store import layout
+from store.direct import RowArray, RowReader, Span
+from store.grid import Grid
+
+DIM = 2048
+CLIP_ROWS = (1, 41)  # 83 KiB on average
+BATCH = 64
+SCAN_GOALS = {"read()": 0.5, "zarr-python": 4.0}
+RANDOM_GOAL = 10.0
+
+Spans = list[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reader:
+    """One way to read; `scan` fills the array it is given."""
+
+    name: str
+    files: list[Path]
+    scan: Callable[[np.ndarray], None]
+    batch: Callable[[Spans], np.ndarray] | None
+
+
+def readers(folder: Path, rows: int, stack: ExitStack) -> list[Reader]:
+    """Writes the same rows in each format."""
+    values = np.random.default_rng(0).standard_normal((rows, DIM), np.float32).astype(np.float16)
+    flat, chunked, part = folder / "flat.bin", folder / "chunked.h5", folder / "values"
+    values.tofile(flat)
+    with h5py.File(chunked, "w") as file:
+        file.create_dataset("values", data=values, chunks=(layout.chunk_rows(DIM), DIM))
+    part.mkdir()
+    metadata = layout.array_metadata("values", clips=1, rows=rows, dim=DIM)
+    (part / "zarr.json").write_text(json.dumps(metadata))
+    array = zarr.open_array(str(part), mode="r+", zarr_format=3)
+    array[...] = values
+    shards = sorted((part / "c").glob("*/0"))
+    mapped = np.memmap(flat, np.float16, "r", shape=(rows, DIM))
+    dataset = stack.enter_context(h5py.File(chunked, "r"))["values"]
+    grid = Grid.of(metadata)
+    assert grid is not None
+    source, reader = RowArray(path=part, grid=grid, name="values"), RowReader()
+
+    def slices(of: Any) -> Callable[[Spans], np.ndarray]:
+        return lambda spans: np.concatenate([of[start:stop] for start, stop in spans])
+
+    def zarr_scan(out: np.ndarray) -> None:
+        out[...] = array[...]  # it offers no way into an array of ours
+
+    def direct(verify: bool) -> Reader:
+        def batch(spans: Spans) -> np.ndarray:
+            wanted, to = [], 0
+            for start, stop in spans:
+                wanted.append(Span(source, start, stop, to))
+                to += stop - start
+            out = np.empty((to, DIM), np.float16)
+            reader.read(wanted, out, verify=verify)
+            return out
+
+        def scan(out: np.ndarray) -> None:
+            reader.read([Span(source, 0, rows, 0)], out, verify=verify)
+
+        name = "ours, verified" if verify else "ours"
+        return Reader(name=name, files=shards, scan=scan, batch=batch)
+
+    return [
+        Reader(
+            name="np.memmap",
+            files=[flat],
+            scan=lambda out: np.copyto(out, mapped),
+            batch=slices(mapped),
+        ),
+        Reader(name="read()", files=[flat], scan=lambda out: read_into(flat, out), batch=None),
+        Reader(
+            name="h5py, 1 MiB chunks",
+            files=[chunked],
+            scan=dataset.read_direct,
+            batch=slices(dataset),
+        ),
+        Reader(name="zarr-python", files=shards, scan=zarr_scan, batch=slices(array)),
+        direct(False),
+        direct(True),
+    ]
+
+
+def measure(folder: Path | None = None, megabytes: int = 512) -> Iterator[dict[str, Any]]:
+    """One row per figure; `ratio` is to `against`, and no less than `goal` is wanted."""
+    with TemporaryDirectory(dir=folder) as scratch:
+        yield from measure_in(Path(scratch), megabytes)
+
+
+def measure_in(folder: Path, megabytes: int) -> Iterator[dict[str, Any]]:
+    rows = megabytes * 10**6 // (2 * DIM)
+    rng = np.random.default_rng(1)
+    counts = rng.integers(*CLIP_ROWS, rows // CLIP_ROWS[0])
+    stops = np.cumsum(counts)
+    spans = [(int(b - n), int(b)) for n, b in zip(counts, stops, strict=True) if b <= rows]
+    batches = [[spans[i] for i in rng.integers(0, len(spans), BATCH)] for _ in range(24)]
+    out = np.ones((rows, DIM), np.float16)
+    with ExitStack() as stack:
+        subjects = readers(folder, rows, stack)
+        assert check(subjects, out, batches[0])
+        for cold in (False, True):
+            temperature = "cold" if cold else "warm"
+            scans = timed(subjects, lambda one: one.scan(out), 3 if cold else 7, cold)
+            speeds = {name: out.nbytes / seconds / 1e9 for name, seconds in scans.items()}
+            yield from table(f"scan, {temperature}", "GB/s", speeds, {} if cold else SCAN_GOALS)
+            able = [one for one in subjects if one.batch]
+            gathers = timed(able, lambda one: gather(one, batches), 2 if cold else 5, cold)
+            rates = {name: BATCH * len(batches) / seconds for name, seconds in gathers.items()}
+            goals = {} if cold else {"zarr-python": RANDOM_GOAL}
+            yield from table(f"64 random clips, {temperature}", "clips/s", rates, goals)
+
+
+def check(subjects: list[Reader], out: np.ndarray, spans: Spans) -> bool:
+    """Whether all give the same bits."""
+    scans, batches = [], []
+    for one in subjects:
+        out[...] = 0
+        one.scan(out)
+        scans.append(hash(out.tobytes()))
+        if one.batch:
+            batches.append(one.batch(spans).tobytes())
+    return len(set(scans)) == len(set(batches)) == 1
+
+
+def gather(one: Reader, batches: list[Spans]) -> None:
+    assert one.batch is not None
+    for spans in batches:
+        one.batch(spans)
+
+
+def timed(
+    subjects: list[Reader], act: Callable[[Reader], None], repeats: int, cold: bool
+) -> dict[str, float]:
+    """Seconds of each reader; they take turns, so that a busy moment hits all."""
+    seconds: dict[str, list[float]] = {one.name: [] for one in subjects}
+    for _ in range(repeats):
+        for one in subjects:
+            if cold:
+                for path in one.files:
+                    drop_cache(path)
+            start = time.perf_counter()
+            act(one)
+            seconds[one.name].append(time.perf_counter() - start)
+    return {name: median(found) if cold else min(found) for name, found in seconds.items()}
+
+
+def table(
+    what: str, unit: str, values: dict[str, float], goals: dict[str, float]
+) -> Iterator[dict[str, Any]]:
+    for name, value in values.items():
+        yield row(f"{what}: {name}", value, unit)
+    against = goals or {"zarr-python": None}
+    for ours in ("ours", "ours, verified"):
+        for other, goal in against.items():
+            # Only whole chunks can be verified; random clips are parts of them.
+            bound = goal if (ours == "ours, verified") == what.startswith("scan") else None
+            yield row(f"{what}: {ours}", values[ours], unit, values[other], other, bound)
+
+
+def row(
+    what: str,
+    value: float,
+    unit: str,
+    other: float | None = None,
+    against: str | None = None,
+    goal: float | None = None,
+) -> dict[str, Any]:
+    ratio = None if other is None else value / other
+    return {
+        "what": what,
+        "value": value,
+        "unit": unit,
+        "ratio": ratio,
+        "against": against,
+        "goal": goal,
+    }
+
+
+def read_into(path: Path, out: np.ndarray) -> None:
+    view = memoryview(out.reshape(-1).view(np.uint8))
+    with path.open("rb", buffering=0) as file:
+        while len(view):
+            view = view[file.readinto(view) :]
+
+
+def drop_cache(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(descriptor)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--megabytes", type=int, default=512)
+    parser.add_argument("--folder", type=Path, default=None)
+    asked = parser.parse_args()
+    show(measure(asked.folder, asked.megabytes))
