@@ -150,7 +150,7 @@ def test_choosing():
     assert weights.choose("net", "", untrained=True) is None
     with pytest.raises(ConfigError, match="exclude each other"):
         weights.choose("net", "a.pth", untrained=True)
-    with pytest.raises(WeightsError, match="net needs weights=FILE .*, or net:untrained"):
+    with pytest.raises(WeightsError, match=r"net needs weights=FILE .*, or net:untrained"):
         weights.choose("net", "", untrained=False)
 
 
