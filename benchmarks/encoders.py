@@ -6,7 +6,9 @@ Each encoder runs with random weights as fp32 plain (batch norms unfolded, torch
 bf16 (folded, channels last), and beside them a matrix product in the same precision; all take
 turns, so that other work on the machine slows all alike, and the best of several rounds counts.
 One thread runs, its time on the processor is measured, and figures are scaled to all cores.
-What is timed is the network on prepared input. On a GPU wall time counts, at several batch sizes.
+What is timed is the network on prepared input. A share above 100 % means that convolutions make
+better use of the processor than its matrix product does. On a GPU wall time counts, at several
+batch sizes.
 """
 
 import os

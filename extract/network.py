@@ -80,7 +80,9 @@ class Frozen:
         ConfigError: an unknown precision, or a device this machine does not have.
     """
 
-    def __init__(self, network: nn.Module, *, device: str, precision: str) -> None:
+    def __init__(
+        self, network: nn.Module, *, device: str, precision: str, channels_last: bool = True
+    ) -> None:
         if precision not in PRECISIONS:
             raise ConfigError(
                 f"no precision {precision!r}; there are {choices(precision, PRECISIONS)}"
@@ -90,6 +92,7 @@ class Frozen:
         self._network = network.eval().requires_grad_(False)
         if _fast.get():
             fold_batch_norm(network)
+        if _fast.get() and channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         network.to(self.device, self.dtype)
 
