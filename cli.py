@@ -75,6 +75,7 @@ def extract_run(
     Run it again to go on where it stopped. A clip that fails becomes a row with a reason.
     """
     from extract import run
+    from extract.tables import run_table
 
     with _progress("clips", quiet=as_json) as progress:
         result = run.run(
@@ -91,7 +92,7 @@ def extract_run(
             max_failures=max_failures,
             progress=progress,
         )
-    _give(result.as_json(), as_json, lambda: _run_table(result.as_json()))
+    _give(result.as_json(), as_json, lambda: run_table(result.as_json()))
     return FINDINGS if result.failed else DONE
 
 
@@ -100,13 +101,15 @@ def extract_encoders(as_json: Json = False) -> int:
     """List the encoders: what they take, variants with their sizes, settings, licences."""
     from dataclasses import asdict
 
+    from extract.tables import encoder_lines
     from store import plugins
 
     family = "extract.encoders"
     rows = [
-        row | asdict(plugins.module(family, row["name"]).DESCRIPTION) for row in _plugins(family)
+        row | asdict(plugins.module(family, row["name"]).DESCRIPTION)
+        for row in plugins.describe(family)
     ]
-    _give({"encoders": rows}, as_json, lambda: _encoder_lines(rows))
+    _give({"encoders": rows}, as_json, lambda: encoder_lines(rows))
     return DONE
 
 
@@ -119,9 +122,10 @@ def extract_manifest(
 ) -> int:
     """Write the manifest of a dataset, `folder` of class folders for one."""
     from extract import manifest
+    from store.text import pairs
 
     facts = manifest.write(layout, source, output)
-    _give(facts, as_json, lambda: _pairs(facts))
+    _give(facts, as_json, lambda: pairs(facts))
     return DONE
 
 
@@ -157,10 +161,11 @@ def extract_synth(
 def weights_list(as_json: Json = False) -> int:
     """The published weights that encoders load, and whether they are here."""
     from extract import fetch
+    from extract.tables import weights_table
 
     rows = fetch.listing()
     _give({"directory": str(fetch.default_directory()), "weights": rows}, as_json,
-          lambda: _weights_table(rows))  # fmt: skip
+          lambda: weights_table(rows))  # fmt: skip
     return DONE
 
 
@@ -174,10 +179,11 @@ def weights_fetch(
 ) -> int:
     """Fetch published weights; goes on where an earlier try stopped, and checks what it got."""
     from extract import fetch
+    from extract.tables import fetched_lines
 
     with _progress("bytes", quiet=as_json) as progress:
         result = fetch.fetch(name, sha256=sha256, progress=progress).as_json()
-    _give(result, as_json, lambda: _fetched_lines(result))
+    _give(result, as_json, lambda: fetched_lines(result))
     return DONE
 
 
@@ -191,9 +197,10 @@ def weights_convert(
 ) -> int:
     """Turn a SimCLRv2 checkpoint into safetensors, every variable used exactly once."""
     from extract import convert
+    from store.text import pairs
 
     result = convert.convert(checkpoint, encoder, output, ema=ema)
-    _give(result, as_json, lambda: _pairs(result))
+    _give(result, as_json, lambda: pairs(result))
     return DONE
 
 
@@ -205,9 +212,10 @@ def store_info(directory: Store, as_json: Json = False) -> int:
     """What is in a store: features, clips, rows, bytes, failures by kind, provenance."""
     import store
     from store.info import info
+    from store.tables import info_table
 
     facts = info(store.open(directory))
-    _give(facts, as_json, lambda: _info_table(facts))
+    _give(facts, as_json, lambda: info_table(facts))
     return DONE
 
 
@@ -219,10 +227,11 @@ def store_verify(
 ) -> int:
     """Check every committed byte; name each damaged unit."""
     import store
+    from store.tables import verify_lines
     from store.verify import verify
 
     report = verify(store.open(directory), deep=deep)
-    _give(report.as_json(), as_json, lambda: _verify_lines(report.as_json()))
+    _give(report.as_json(), as_json, lambda: verify_lines(report.as_json()))
     return FINDINGS if report.problems else DONE
 
 
@@ -236,10 +245,11 @@ def store_gc(
     """Remove what interrupted writes left behind; nothing committed is touched."""
     import store
     from store import gc
+    from store.tables import gc_lines
 
     age = gc.age_seconds(older_than)
     result = gc.gc(store.open(directory), older_than_seconds=age, dry_run=dry_run).as_json()
-    _give(result, as_json, lambda: _gc_lines(result))
+    _give(result, as_json, lambda: gc_lines(result))
     return DONE
 
 
@@ -248,9 +258,10 @@ def store_repair(directory: Store, deep: Deep = False, as_json: Json = False) ->
     """Set damaged units aside, so that the next `extract run` makes exactly them again."""
     import store
     from store.repair import repair
+    from store.tables import repair_lines
 
     result = repair(store.open(directory), deep=deep).as_json()
-    _give(result, as_json, lambda: _repair_lines(result))
+    _give(result, as_json, lambda: repair_lines(result))
     return FINDINGS if result["units"] or result["files"] or result["left"] else DONE
 
 
@@ -264,9 +275,10 @@ def store_merge(
 ) -> int:
     """Copy the sound units and manifests of other stores into this one."""
     from store.merge import merge
+    from store.text import pairs
 
     result = merge(directory, others).as_json()
-    _give(result, as_json, lambda: _pairs(result))
+    _give(result, as_json, lambda: pairs(result))
     return FINDINGS if result["damaged"] else DONE
 
 
@@ -278,10 +290,11 @@ def store_view(
 ) -> int:
     """One array of all rows of a feature, without copying them; opens in zarr, xarray and dask."""
     import store
+    from store.text import pairs
     from store.view import view
 
     result = view(store.open(directory), feature).as_json()
-    _give(result, as_json, lambda: _pairs(result))
+    _give(result, as_json, lambda: pairs(result))
     return DONE
 
 
@@ -292,9 +305,10 @@ def store_doctor(
 ) -> int:
     """Try whether the storage can do what many writers at once need."""
     from store.doctor import doctor
+    from store.tables import doctor_lines
 
     result = doctor(directory).as_json()
-    _give(result, as_json, lambda: _doctor_lines(result))
+    _give(result, as_json, lambda: doctor_lines(result))
     return DONE if result["many_writers"] else FINDINGS
 
 
@@ -312,12 +326,13 @@ def store_export(
     """Write features as a file that other tools of the field read."""
     import store
     from store.exchange import export
+    from store.text import pairs
 
     with _progress("clips", quiet=as_json) as progress:
         facts = export(
             store.open(directory), form, output, features=feature, label=label, progress=progress
         )
-    _give(facts, as_json, lambda: _pairs(facts))
+    _give(facts, as_json, lambda: pairs(facts))
     return DONE
 
 
@@ -333,18 +348,22 @@ def store_import(
 ) -> int:
     """Commit the features of another tool's file to a store."""
     from store.exchange import import_
+    from store.text import pairs
 
     with _progress("clips", quiet=as_json) as progress:
         facts = import_(form, source, store_dir, trust_pickle=trust_pickle, progress=progress)
-    _give(facts, as_json, lambda: _pairs(facts))
+    _give(facts, as_json, lambda: pairs(facts))
     return DONE
 
 
 @store_app.command("formats")
 def store_formats(as_json: Json = False) -> int:
     """List the formats of `store export` and `store import`, and their settings."""
-    rows = _plugins("store.formats")
-    _give({"formats": rows}, as_json, lambda: _plugin_table(rows))
+    from store import plugins
+    from store.tables import plugin_table
+
+    rows = plugins.describe("store.formats")
+    _give({"formats": rows}, as_json, lambda: plugin_table(rows))
     return DONE
 
 
@@ -395,6 +414,7 @@ def learn_episodes(
     """Accuracy of few-shot heads on stored features, with a 95 % interval over episodes."""
     import learn
     from learn.runs import refuse_existing
+    from learn.tables import episodes_table
 
     if output:
         refuse_existing(output)
@@ -409,7 +429,7 @@ def learn_episodes(
     if output:
         found.save(output)
     result = found.as_json()
-    _give(result, as_json, lambda: _episodes_table(result))
+    _give(result, as_json, lambda: episodes_table(result))
     return DONE
 
 
@@ -425,12 +445,13 @@ def learn_train(
 ) -> int:
     """Train projections of stored features into a common space."""
     import learn
+    from store.text import pairs
 
     with _progress("steps", quiet=as_json) as progress:
         result = learn.train(
             directory, recipe, settings=tuple(setting), run_dir=output, progress=progress
         )
-    _give(result.as_json(), as_json, lambda: _pairs(result.as_json()))
+    _give(result.as_json(), as_json, lambda: pairs(result.as_json()))
     return DONE
 
 
@@ -438,13 +459,14 @@ def learn_train(
 def learn_recipes(as_json: Json = False) -> int:
     """List the recipes `learn train` knows by name."""
     import learn
+    from store.text import table
 
     rows = learn.recipes()
-    _give({"recipes": rows}, as_json, lambda: _table(rows, ["name", "summary"]))
+    _give({"recipes": rows}, as_json, lambda: table(rows, ["name", "summary"]))
     return DONE
 
 
-# ── rendering ────────────────────────────────────────────────────────────────────────────────────
+# ── the rest ────────────────────────────────────────────────────────────────────────────────────
 
 
 def _give(result: Mapping[str, Any], as_json: bool, render: Callable[[], None]) -> None:
@@ -452,207 +474,6 @@ def _give(result: Mapping[str, Any], as_json: bool, render: Callable[[], None]) 
         print(json.dumps(result))
     else:
         render()
-
-
-def _run_table(result: Mapping[str, Any]) -> None:
-    """What became of the clips, and what bounded the run."""
-    for one in result["features"]:
-        counts = ", ".join(f"{n} {kind}" for kind, n in one["counts"].items())
-        print(f"{one['feature']}  {counts}; {one['new']} new")
-    evidence = result["evidence"]
-    print(
-        f"{result['clips']} clips in {result['seconds']:.1f} s, {result['clips_per_second']:.2f}/s"
-    )
-    if result["clips"]:
-        fill = ", ".join(f"{share:.0%}" for share in evidence["batch_fill"].values())
-        print(
-            f"bounded by: {result['bottleneck']} (encoders {evidence['encoder_seconds']:.1f} s, "
-            f"waiting for decode {evidence['waiting_for_decode_seconds']:.1f} s,\n"
-            f"    commits {evidence['commit_seconds']:.1f} s; decode "
-            f"{evidence['decode_cpu_seconds_per_clip']:.3f} CPU-s a clip on {evidence['workers']} "
-            f"processes; batch fill {fill})"
-        )
-    for finding in result["findings"]:
-        print(f"finding: {finding}")
-
-
-def _info_table(facts: Mapping[str, Any]) -> None:
-    kept = facts["manifests"]
-    print(facts["path"])
-    print(f"store {facts['store_id']}")
-    _wrapped(f"{kept['clips']} clips in the manifests, columns {', '.join(kept['columns'])}")
-    for one in facts["features"]:
-        counts = ", ".join(f"{n} {kind}" for kind, n in one["status"].items())
-        stamp = "  UNTRAINED" if one["notes"].get("untrained") else ""
-        print(f"\n{one['name']}{stamp}")
-        print(f"    {one['modality']}, {one['dim']} numbers a row, {one['dtype']}")
-        print(f"    {one['clips']} clips: {counts}")
-        print(f"    {one['rows']} rows, {_size(one['bytes'])} in {one['parts']} parts")
-        writers = (f"{key} {'/'.join(seen)}" for key, seen in one["written_by"].items())
-        _wrapped(f"written by {', '.join(writers)}", indent="    ")
-
-
-def _verify_lines(report: Mapping[str, Any]) -> None:
-    for one in report["problems"]:
-        where = "/".join(filter(None, (one["feature"], one["unit"], one["file"])))
-        print(f"{one['kind']}: {where}: {one['message']}")
-    garbage = report["garbage_parts"] + report["garbage_staging"]
-    print(
-        f"{len(report['problems'])} problems; {report['units']} units of {report['features']} "
-        f"features, {report['files']} files, {_size(report['bytes'])}"
-    )
-    if garbage:
-        print(f"{garbage} leftovers of interrupted writes, which no reader sees")
-
-
-def _gc_lines(result: Mapping[str, Any]) -> None:
-    for path in (*result["parts"], *result["staging"]):
-        print(path)
-    verb = "would go" if result["dry_run"] else "gone"
-    count = len(result["parts"]) + len(result["staging"])
-    print(
-        f"{count} leftovers {verb}, {_size(result['bytes'])}; {result['too_young']} are too young"
-    )
-
-
-def _repair_lines(result: Mapping[str, Any]) -> None:
-    for one in result["units"]:
-        clips = "?" if one["clips"] is None else len(one["clips"])
-        print(
-            f"{one['feature']}/{one['unit']}: {clips} clips are to be made again; {one['reason']}"
-        )
-    for path in result["files"]:
-        print(f"set aside: {path}")
-    for one in result["left"]:
-        print(f"left alone: {one['kind']}: {one['message']}")
-    again = "; run `extract run` again to make them" if result["units"] else ""
-    print(f"{len(result['units'])} units set aside{again}")
-
-
-def _doctor_lines(result: Mapping[str, Any]) -> None:
-    for one in result["checks"]:
-        print(f"{'ok' if one['ok'] else 'NO':<3} {one['name']}: {one['message']}")
-    verdict = "may" if result["many_writers"] else "must not"
-    print(f"many writers {verdict} share {result['path']}")
-
-
-def _wrapped(text: str, indent: str = "") -> None:
-    import textwrap
-
-    print(textwrap.fill(text, 80, initial_indent=indent, subsequent_indent=indent + "    "))
-
-
-def _episodes_table(result: Mapping[str, Any]) -> None:
-    """Accuracy in percent with its 95 % interval: a row per mode, projection and head."""
-    drawn, rows = result["episodes"], result["results"]
-    apart = f"{drawn['group']} kept apart" if drawn["group"] else "groups may meet"
-    _wrapped(
-        f"{drawn['ways']}-way, {drawn['queries']} queries a class, {drawn['episodes']} episodes; "
-        f"{drawn['clips']} clips of {drawn['classes']} classes, split {drawn['split']}, {apart}"
-    )
-    if dropped := [f"{n} with {why}" for why, n in drawn["dropped"].items() if n]:
-        print(f"left out: {', '.join(dropped)}")
-    for draw in drawn["draws"]:
-        if idle := draw["classes_never_drawn"]:
-            listed = ", ".join(idle[:8]) + (", …" if len(idle) > 8 else "")
-            _wrapped(f"{draw['shots']}-shot without {len(idle)} classes of too few clips: {listed}")
-    shots = list(dict.fromkeys(row["shots"] for row in rows))
-    lines: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for row in rows:
-        mode = (
-            row["support"] if row["support"] == row["query"] else "{support}→{query}".format(**row)
-        )
-        mark = "*" if row["untrained"] else "!" if row["seen_in_training"] else ""
-        line = lines.setdefault((mode, row["projection"], row["head"]), {})
-        margin = "" if row["ci95"] is None else f" ± {100 * row['ci95']:.1f}"
-        line[f"{row['shots']}-shot"] = f"{100 * row['accuracy']:.1f}{margin}{mark}"
-    runs = list(dict.fromkeys(row["projection"] for row in rows))
-    for run in runs:
-        if runs != ["none"]:
-            print(f"\nprojection: {run}")
-        table = [
-            {"mode": mode, "head": head} | line
-            for (mode, projection, head), line in lines.items()
-            if projection == run
-        ]
-        _table(table, ["mode", "head", *(f"{k}-shot" for k in shots)])
-    if any(row["untrained"] for row in rows):
-        print("* weights are UNTRAINED (random): this shows the plumbing, not an encoder's worth")
-    if any(row["seen_in_training"] for row in rows):
-        print("! the projection was trained on clips scored here")
-
-
-def _weights_table(rows: list[dict[str, Any]]) -> None:
-    for row in rows:
-        mark = "*" if row["present"] else " "
-        size = _size(row["size_bytes"]) if row["size_bytes"] else ""
-        accuracy = (row["accuracy"] or "").partition(",")[0]
-        line = f"{mark} {row['name']:<37} {accuracy:<21} {row['licence'] or '':<10} {size}"
-        print(line.rstrip())
-    print("\n* is here; sources, attributions and how accuracy was measured: --json")
-
-
-def _fetched_lines(result: Mapping[str, Any]) -> None:
-    for path, digest in result["files"].items():
-        print(f"{path}\n    sha256 {digest}")
-    print(result["next_step"])
-
-
-def _size(count: float) -> str:
-    """Bytes for people: 1.7 GB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
-def _plugins(family: str) -> list[dict[str, Any]]:
-    """Name, first docstring line and settings of every plug-in of a family."""
-    from dataclasses import fields
-
-    from store import plugins
-
-    rows = []
-    for name in plugins.names(family):
-        module = plugins.module(family, name)
-        summary = (module.__doc__ or "").strip().splitlines()[0]
-        settings = {f.name: f.default for f in fields(module.Config)}
-        rows.append({"name": name, "summary": summary, "settings": settings})
-    return rows
-
-
-def _encoder_lines(rows: list[dict[str, Any]]) -> None:
-    for row in rows:
-        _wrapped(f"{row['name']} ({row['modality']}): {row['summary']}")
-        dims = ", ".join(f"{variant} {dim}".strip() for variant, dim in row["dims"].items())
-        _wrapped(f"numbers a row: {dims}", indent="    ")
-        settings = ", ".join(f"{key}={value}" for key, value in row["settings"].items())
-        _wrapped(f"settings: {settings}", indent="    ")
-        _wrapped(f"weights: {row['licence']}", indent="    ")
-
-
-def _plugin_table(rows: list[dict[str, Any]]) -> None:
-    for row in rows:
-        _wrapped(f"{row['name']}: {row['summary']}")
-        _wrapped(", ".join(f"{key}={value!r}" for key, value in row["settings"].items()), "    ")
-
-
-def _table(rows: list[dict[str, Any]], columns: list[str], *, header: bool = True) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold", show_header=header)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(str(row[column]) for column in columns))
-    Console(highlight=False).print(table)
-
-
-def _pairs(facts: Mapping[str, Any]) -> None:
-    shown = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in facts.items()}
-    _table([{"key": k, "value": v} for k, v in shown.items()], ["key", "value"], header=False)
 
 
 @contextmanager

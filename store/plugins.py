@@ -120,3 +120,14 @@ def _typed(name: str, key: str, value: Any, wanted: Any) -> Any:
                 f"{name}: {key}={value!r} is not a number of type {wanted.__name__}"
             ) from None
     return value
+
+
+def describe(family: str) -> list[dict[str, Any]]:
+    """Name, first docstring line and settings of every plug-in of a family."""
+    rows = []
+    for name in names(family):
+        plugin = module(family, name)
+        summary = (plugin.__doc__ or "").strip().splitlines()[0]
+        settings = {f.name: f.default for f in fields(plugin.Config)}
+        rows.append({"name": name, "summary": summary, "settings": settings})
+    return rows
