@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from store.text import wrapped
+from store.text import table, wrapped
 
 
 def episodes_table(result: Mapping[str, Any]) -> None:
