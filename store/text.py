@@ -13,7 +13,7 @@ def wrapped(text: str, indent: str = "") -> None:
     print(textwrap.fill(text, 80, initial_indent=indent, subsequent_indent=indent + "    "))
 
 
-def size(count: float) -> str:
+def size(count: int | float) -> str:
     """Bytes for people: 1.7 GB."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:

@@ -217,8 +217,8 @@ def test_episodes_keep_their_json_contract(call, filled, tmp_path):
 def test_tables_fit_eighty_columns(call, filled):
     words = ("--episodes", "20", "--queries", "3", "--shots", "1", "--shots", "5", "--split", "all")
     for command in [("learn", "episodes", filled, *words), ("store", "info", filled)]:
-        code, out, _ = call(*command)
-        assert code == 0
+        code, out, err = call(*command)
+        assert code == 0, err
         lines = [line for line in out.splitlines() if str(filled) not in line]
         assert max(map(len, lines)) <= 80
 
