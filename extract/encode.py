@@ -57,7 +57,7 @@ class UnitEncoder:
         self._status: list[Status] = []
         self._detail: list[str] = []
         self._sha256: list[bytes] = []
-        self._times: list[Int32[np.ndarray, _]] = []  # of the clips with rows
+        self._times: list[Int32[np.ndarray, "_"]] = []  # of the clips with rows
 
     def put(self, clip_id: str, clip: Clip) -> None:
         """Add the unit's next clip."""
@@ -92,7 +92,7 @@ class UnitEncoder:
     def finish(self) -> UnitRows:
         """The rows of the clips put since the last call."""
         kept: list[Float16[np.ndarray, "_ D"]] = [np.zeros((0, self.encoder.dim), np.float16)]
-        times: list[Int32[np.ndarray, _]] = [np.zeros(0, np.int32)]
+        times: list[Int32[np.ndarray, "_"]] = [np.zeros(0, np.int32)]
         count = np.zeros(len(self._clip_ids), np.uint16)
         with_rows = [i for i, status in enumerate(self._status) if status.has_rows]
         for i, rows, when in zip(with_rows, self.packer.finish(), self._times, strict=True):
