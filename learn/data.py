@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Bool, Float16, Float32, Int, Int32, Int64
 from torch import Tensor
 
-from store import Status
 from store.errors import InputError, UnknownFeature, choices
 
 if TYPE_CHECKING:
@@ -222,13 +221,9 @@ def choose_feature(store: "Store", modality: str, asked: str | None) -> "Feature
 
 def load_rows(feature: "Feature", ids: Sequence[str]) -> Rows:
     """The rows of these clips; clips that failed or were never extracted have none."""
-    there = np.isin(np.asarray(feature.status_of(ids)), (Status.OK, Status.PARTIAL))
-    known = [clip for clip, has_rows in zip(ids, there, strict=True) if has_rows]
-    values, offsets = feature.read(known)
-    counts = np.zeros(len(ids), np.int64)
-    counts[there] = np.diff(offsets)
+    packed = feature.packed(ids)
     return Rows(
-        values=torch.from_numpy(np.ascontiguousarray(values)),
-        offsets=torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)),
-        seconds=torch.from_numpy((feature.read_times(known) / 1000).astype(np.float32)),
+        values=torch.from_numpy(packed.values),
+        offsets=torch.from_numpy(packed.offsets),
+        seconds=torch.from_numpy((packed.time_ms / 1000).astype(np.float32)),
     )

@@ -11,14 +11,17 @@ import numpy as np
 from jaxtyping import Float16, Int32, Int64, UInt8
 
 from store import commit as protocol
-from store import layout
+from store import layout, stream
 from store.commit import CommitRecord, Places
 from store.errors import DamagedStore, InputError
+from store.index import Found
 from store.names import is_safe_name, unit_name
+from store.packed import Packed, offsets_of
 from store.part import Part, blocks
 from store.rows import UnitRows
 from store.spec import STORE_DTYPE, FeatureSpec
 from store.status import Status
+from store.stream import MEMORY_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -117,8 +120,13 @@ class Feature:
         self._index = None
         return record is not None
 
+    @property
+    def location(self) -> str:
+        """What `store.open` takes to find this feature's store."""
+        return str(self._places.root)
+
     def read(
-        self, clip_ids: Sequence[str]
+        self, clip_ids: Sequence[str], *, verify: bool = True
     ) -> tuple[Float16[np.ndarray, "N D"], Int64[np.ndarray, "V_plus_1"]]:
         """Rows of those clips in that order, and where each begins; failed clips have none.
 
@@ -127,7 +135,7 @@ class Feature:
             DamagedStore: names the unit and file.
         """
         index, wanted = self._locate(clip_ids)
-        offsets = _offsets(index.count[wanted])
+        offsets = offsets_of(index.count[wanted])
         values = np.empty((offsets[-1], self.dim), dtype=self.dtype)
         step = layout.chunk_rows(self.dim)
         for part, members in _by_part(index, wanted):
@@ -149,7 +157,7 @@ class Feature:
     def read_times(self, clip_ids: Sequence[str]) -> Int32[np.ndarray, "N"]:
         """Times of those clips' rows in milliseconds from each clip's beginning, as in `read`."""
         index, wanted = self._locate(clip_ids)
-        offsets = _offsets(index.count[wanted])
+        offsets = offsets_of(index.count[wanted])
         times = np.empty(offsets[-1], dtype=np.int32)
         for part, members in _by_part(index, wanted):
             for member in members:
@@ -159,8 +167,68 @@ class Feature:
                 ]
         return times
 
+    def locate(self, clip_ids: Sequence[str]) -> Found:
+        """Number among `parts()`, first row, rows and status of these clips; see `Found`."""
+        index = self._indexed()
+        places = np.array([index.position.get(c, -1) for c in clip_ids], dtype=np.int64)
+        there, found = places >= 0, places[places >= 0]
+        part, start, rows = (np.full(len(places), fill, np.int64) for fill in (-1, 0, 0))
+        status = np.full(len(places), Status.PENDING, np.uint8)
+        part[there], start[there] = index.part[found], index.start[found]
+        rows[there], status[there] = index.count[found], index.status[found]
+        return Found(part, start, rows, status)
+
+    def packed(self, clip_ids: Sequence[str] | None = None, *, verify: bool = True) -> Packed:
+        """Rows, masks and times of these clips (all committed, if None) in one piece of memory.
+
+        Clips that failed, have no such stream or are not committed have no rows. `.padded()` makes
+        them equally long.
+
+        Raises:
+            DamagedStore: names the unit and file.
+        """
+        clip_ids = self.clip_ids if clip_ids is None else clip_ids
+        rows = self.locate(clip_ids).rows
+        known = [clip_id for clip_id, n in zip(clip_ids, rows.tolist(), strict=True) if n]
+        return Packed(
+            clip_ids=tuple(clip_ids),
+            values=self.read(known, verify=verify)[0],
+            offsets=offsets_of(rows),
+            time_ms=self.read_times(known),
+        )
+
+    def batches(
+        self,
+        clip_ids: Sequence[str] | None = None,
+        *,
+        clips: int | None = None,
+        memory_bytes: int = MEMORY_BYTES,
+        seed: int | None = None,
+        verify: bool = True,
+    ) -> Iterator[Packed]:
+        """Each of these clips (all committed, if None) once, in batches; for more than fits in RAM.
+
+        Blocks of at most `memory_bytes` are read in the order of the disk and cut into batches of
+        `clips`, if given; batches end where blocks end. With a `seed` the order is random: parts
+        first, then the clips within a block. Only rows on their way through memory are held: one
+        block and a copy of one batch.
+
+        Raises:
+            InputError: no clips to a batch, or no memory.
+            DamagedStore: names the unit and file.
+        """
+        clip_ids = self.clip_ids if clip_ids is None else clip_ids
+        return stream.batches(
+            self, clip_ids, clips=clips, memory_bytes=memory_bytes, seed=seed, verify=verify
+        )
+
+    def dask(self, clip_ids: Sequence[str] | None = None, *, verify: bool = True) -> stream.Lazy:
+        """These clips (all committed, if None) as dask arrays, read in blocks when computed."""
+        clip_ids = self.clip_ids if clip_ids is None else clip_ids
+        return stream.lazy(self, clip_ids, verify=verify)
+
     def scan(
-        self, verify: bool = False
+        self, verify: bool = True
     ) -> Iterator[tuple[list[str], Float16[np.ndarray, "N D"], Int64[np.ndarray, "V_plus_1"]]]:
         """Every committed clip once, part by part: ids, rows, and where each clip's begin.
 
@@ -266,10 +334,6 @@ def _build_index(parts: Sequence[Part]) -> _Index:
 
 def _joined(arrays: Sequence[np.ndarray], dtype: Any) -> np.ndarray:
     return np.concatenate([np.empty(0, dtype), *arrays])
-
-
-def _offsets(counts: Int64[np.ndarray, "V"]) -> Int64[np.ndarray, "V_plus_1"]:
-    return np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
 
 
 def _by_part(

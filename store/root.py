@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from store.errors import DamagedStore, MissingFile, NotAStore, UnknownFeature, c
 from store.feature import Feature
 from store.manifest import Manifest, from_parquet, to_parquet, union
 from store.names import is_safe_name
+from store.packed import Packed
 from store.spec import FeatureSpec
 
 _SKELETON = {"commits", "data.zarr", "manifests", "tmp"}
@@ -117,6 +118,18 @@ class Store:
         if manifest.digest[:12] != digest:
             raise DamagedStore(f"{path} is not the manifest that was kept")
         return manifest
+
+    def packed(self, feature: str, *, verify: bool = True, **where: str | Iterable[str]) -> Packed:
+        """Rows, masks and times of a split (or of what else columns of the manifest say).
+
+        `fs.packed("simclrv2", split="train").padded()`
+
+        Raises:
+            MissingFile: the store keeps no manifest.
+            UnknownFeature, UnknownColumn: say which there are.
+            DamagedStore: names the unit and file.
+        """
+        return self[feature].packed(self.manifest().select(**where).clip_ids, verify=verify)
 
     def _put(self, path: Path, data: bytes) -> bool:
         return files.put_if_absent(path, data, staging=self.path / "tmp")

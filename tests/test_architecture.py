@@ -103,9 +103,9 @@ def test_help_and_listing_do_not_import_the_heavy_libraries(code):
 def wrong_shape_in_store() -> None:
     import numpy as np
 
-    from store.feature import _offsets
+    from store.packed import offsets_of
 
-    _offsets(np.zeros((2, 2), np.int64))
+    offsets_of(np.zeros((2, 2), np.int64))
 
 
 def wrong_shape_in_extract() -> None:
