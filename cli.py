@@ -57,10 +57,17 @@ def extract_run(
     ] = [],  # noqa: B006
     fps: Annotated[float | None, typer.Option(help="Frames per second. (default: 1.0)")] = None,
     frames: Annotated[int | None, typer.Option(help="Or: so many frames per clip.")] = None,
+    sample: Annotated[
+        str | None, typer.Option(metavar="SPEC", help="Or: a policy, NAME:key=value,… like shots.")
+    ] = None,
     max_seconds: Annotated[float, typer.Option(help="Read at most this much of a clip.")] = 30.0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     workers: Annotated[int, typer.Option(help="Decode processes; 0: one per core.")] = 0,
+    decoder: Annotated[str, typer.Option(help="auto, pyav or decord.")] = "auto",
+    follow_links: Annotated[
+        bool, typer.Option("--follow-links", help="Also where links leave the manifest's folder.")
+    ] = False,
     deadline_seconds: Annotated[float, typer.Option(help="Time one clip may take.")] = 60.0,
     retry: Annotated[
         str, typer.Option(metavar="KIND,…", help="Try failed clips of these kinds again.")
@@ -83,10 +90,12 @@ def extract_run(
             store_dir,
             visual=tuple(visual),
             audio=tuple(audio),
-            sampling=run.sampling(fps=fps, frames=frames, max_seconds=max_seconds),
+            sampling=run.sampling(fps=fps, frames=frames, sample=sample, max_seconds=max_seconds),
             device=device,
             precision=precision,
             workers=workers,
+            decoder=decoder,
+            follow_links=follow_links,
             deadline_seconds=deadline_seconds,
             retry=tuple(filter(None, retry.split(","))),
             max_failures=max_failures,

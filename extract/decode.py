@@ -29,16 +29,20 @@ from extract.probe import (
     Track,
     fingerprint,
     frame_seconds,
+    inside,
     opened,
     timeline,
     tracks,
 )
+from extract.samplers import Footage
 from extract.sound import resample, samples
 from store import Status
 
 DECODER = "pyav"  # part of a feature's identity
+DECODERS = ("auto", "pyav", "decord")
 # Decoders seen to give the same pixels when they skip frames nobody refers to; dav1d does not.
 SKIPS_FRAMES = ("h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video")
+THUMBNAIL = 32  # pixels each way: enough to tell a cut
 MAX_CLIP_BYTES = 1 << 29  # of pixels handed out; a few copies must fit into a decode process
 # Area averaging does not alias when it shrinks; the flags give the same pixels on every CPU and
 # chroma of full resolution.
@@ -78,20 +82,30 @@ class Sound:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What to decode of one clip. `pick` takes the frames' times and the duration, both in seconds
-    of the piece, and gives the indices wanted, in order; without it no frame is decoded.
+    """What to decode of one clip. `pick` gives the indices of the frames wanted, in order; without
+    it no frame is decoded.
     """
 
     path: Path
+    root: Path | None = None  # a link that leads out of it is not followed
     start_seconds: float = 0.0
     end_seconds: float = float("inf")
-    pick: Callable[[Float[np.ndarray, "N"], float], Int[np.ndarray, "T"]] | None = None
+    limit_seconds: float = float("inf")  # so much of the piece is decoded; what is cut off is told
+    pick: Callable[[Footage], Int[np.ndarray, "T"]] | None = None
     short_sides: tuple[int, ...] = ()  # pixels; larger frames are scaled down to each of these
     sample_rates: tuple[int, ...] = ()  # Hz; the sound is given at each of these
+    decoder: str = "auto"  # or "pyav" or "decord"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.start_seconds < self.end_seconds:
+        if not 0 <= self.start_seconds < self.end_seconds or not self.limit_seconds > 0:
             raise ValueError(f"a piece from {self.start_seconds} to {self.end_seconds} s is none")
+        if self.decoder not in DECODERS:
+            raise ValueError(f"decoder {self.decoder!r} is none of {', '.join(DECODERS)}")
+
+    @property
+    def stop_seconds(self) -> float:
+        """Where decoding ends."""
+        return min(self.end_seconds, self.start_seconds + self.limit_seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +132,7 @@ def decode(request: Request) -> Clip:
     """The clip's frames and sound; whatever is wrong with the file becomes a status."""
     sha256 = bytes(32)
     try:
+        inside(request.path, request.root)
         sha256 = fingerprint(request.path)
         with opened(request.path) as container:
             clip = _decode(container, request)
@@ -128,12 +143,17 @@ def decode(request: Request) -> Clip:
     return replace(clip, sha256=sha256)
 
 
+def safely(request: Request) -> Request:
+    """The same, for a second try after the faster decoder hung or died."""
+    return replace(request, decoder="pyav")
+
+
 def _decode(container: Any, request: Request) -> Clip:
     video, audio = tracks(
-        container, start_seconds=request.start_seconds, end_seconds=request.end_seconds
+        container, start_seconds=request.start_seconds, end_seconds=request.stop_seconds
     )
     # The sound's first sample has its part in where second 0 is, even if only frames are wanted.
-    end = request.end_seconds if request.sample_rates else 0.0
+    end = request.stop_seconds if request.sample_rates else 0.0
     sound = samples(audio, request.start_seconds, end) if audio else None
     starts = [video.seconds(video.first_pts)] if video and video.first_pts is not None else []
     starts += [sound.first_seconds] if sound and sound.first_seconds is not None else []
@@ -207,7 +227,7 @@ def _plan(track: Track, origin: float, request: Request) -> _Plan:
         raise Failure(status, track.damage or "the video stream holds no frame")
     seconds = np.array([track.seconds(s) for s in stamps]) - origin - request.start_seconds
     end = float(seconds[-1] + frame_seconds(track, stamps)[-1])
-    length = request.end_seconds - request.start_seconds
+    length = request.stop_seconds - request.start_seconds
     first = max(int(np.searchsorted(seconds, 0.0, side="right")) - 1, 0)
     last = int(np.searchsorted(seconds, length, side="left"))
     if end <= 0 or first >= last:
@@ -216,10 +236,36 @@ def _plan(track: Track, origin: float, request: Request) -> _Plan:
         )
     # The first frame of a piece is on screen since before it begins.
     inside = np.maximum(seconds[first:last], 0.0)
+    keys = [track.packets[shown.at[stamp]].is_keyframe for stamp in stamps[first:last]]
+    footage = Footage(
+        seconds=inside,
+        duration=min(end, length),
+        key=np.array(keys),
+        changes=lambda: _changes(track, shown, stamps[first:last]),
+    )
     assert request.pick is not None
-    picked = request.pick(inside, min(end, length))
-    wanted = [(stamps[first + i], float(inside[i])) for i in picked]
+    wanted = [(stamps[first + i], float(inside[i])) for i in request.pick(footage)]
     return _Plan(wanted=wanted, shown=shown)
+
+
+def _changes(track: Track, shown: Timeline, stamps: list[int]) -> Float[np.ndarray, "N"]:
+    """How much each frame differs from the one before, from 0 to 1; frames that are lost change
+    nothing.
+    """
+    everything = _Plan(wanted=[(stamp, 0.0) for stamp in stamps], shown=shown)
+    small = {
+        stamp: frame.reformat(
+            width=THUMBNAIL, height=THUMBNAIL, format="gray", interpolation=SCALING, threads=1
+        ).to_ndarray()
+        for stamp, frame in _wanted_frames(track, everything)
+    }
+    found, before = np.zeros(len(stamps)), None
+    for k, stamp in enumerate(stamps):
+        now = small.get(stamp)
+        if now is not None and before is not None:
+            found[k] = np.abs(now.astype(np.int16) - before).mean() / 255
+        before = before if now is None else now
+    return found
 
 
 def _wanted_frames(track: Track, plan: _Plan) -> Iterator[tuple[int, Any]]:

@@ -4,7 +4,6 @@ Shapes: n = clips of the unit, R = their rows, D = embedding size.
 """
 
 import platform
-from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
@@ -23,11 +22,15 @@ MAX_FLOAT16 = 65_504.0
 MAX_ROWS = 65_535
 
 
-def feature_spec(encoder: Encoder, sampling: Sampling) -> FeatureSpec:
-    """The identity of what `encoder` makes of clips looked at in this way."""
+def feature_spec(encoder: Encoder, sampling: Sampling, decoder: str = "auto") -> FeatureSpec:
+    """The identity of what `encoder` makes of clips looked at in this way.
+
+    `auto` takes another decoder only where its pixels are, within a tolerance, PyAV's.
+    """
     how: dict[str, Any] = {"max_seconds": sampling.max_seconds, "decoder": DECODER}
     if isinstance(encoder, VisualEncoder):
-        how |= {k: v for k, v in asdict(sampling).items() if v is not None}
+        how |= sampling.identity
+        how["decoder"] = DECODER if decoder == "auto" else decoder
         how["short_side"] = encoder.short_side
     return FeatureSpec(
         slug=encoder.slug,

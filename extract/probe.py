@@ -66,6 +66,18 @@ class Track:
         return float(pts * self.tick)
 
 
+def inside(path: Path, root: Path | None) -> None:
+    """Refuse what a link leads out of `root` to; manifests come with media that others packed.
+
+    Raises:
+        Failure: REFUSED.
+    """
+    if root is not None and not path.resolve().is_relative_to(root.resolve()):
+        raise Failure(
+            Status.REFUSED, "a link leads out of the manifest's folder; allow it: --follow-links"
+        )
+
+
 def fingerprint(path: Path) -> bytes:
     """SHA-256 of the file's bytes.
 

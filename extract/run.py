@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,17 @@ import torch
 
 import store
 from extract import load_encoder
-from extract.decode import Clip, Request, decode, failed
+from extract.child import Outcome
+from extract.decode import DECODERS, Clip, Request, decode, failed, safely
 from extract.encode import UnitEncoder, feature_spec, provenance
 from extract.encoders import AudioEncoder, Encoder, VisualEncoder
 from extract.report import FeatureReport, RunResult, Spent
 from extract.sample import Sampling
-from extract.workers import Outcome, process_map
+from extract.workers import process_map
 from store import Feature, Manifest, Status, Store
 from store.errors import ConfigError, InputError, choices
 
 CLIPS_PER_UNIT = {"cpu": 64, "cuda": 512}  # about a minute's work: what a kill may cost
-AHEAD_BYTES = 1 << 30  # of decoded frames that may wait for the encoders
 BATCH_SIZE = {"cpu": 16, "cuda": 128}
 
 
@@ -40,11 +40,15 @@ def _silent(done: int, total: int, message: str = "") -> None: ...
 
 
 def sampling(
-    *, fps: float | None = None, frames: int | None = None, max_seconds: float = 30.0
+    *,
+    fps: float | None = None,
+    frames: int | None = None,
+    sample: str | None = None,
+    max_seconds: float = 30.0,
 ) -> Sampling:
-    """When to look at clips; one frame a second unless said otherwise."""
-    fps = 1.0 if fps is None and frames is None else fps
-    return Sampling(fps=fps, frames=frames, max_seconds=max_seconds)
+    """How to look at clips; one frame a second unless said otherwise."""
+    fps = 1.0 if fps is None and frames is None and sample is None else fps
+    return Sampling(fps=fps, frames=frames, sample=sample, max_seconds=max_seconds)
 
 
 def run(
@@ -57,6 +61,8 @@ def run(
     device: str = "auto",
     precision: str = "auto",
     workers: int = 0,
+    decoder: str = "auto",
+    follow_links: bool = False,
     deadline_seconds: float = 60.0,
     retry: Sequence[str] = (),
     max_failures: float = 0.05,
@@ -67,8 +73,10 @@ def run(
     """Store what every encoder makes of every clip of the manifest.
 
     `visual` and `audio` are SPECs or loaded encoders. `workers=0` is one decode process per core.
-    Clips that failed with one of the kinds in `retry` are tried again. Nothing is written before
-    all that was asked for is known to exist.
+    `decoder` is `auto`, `pyav` or `decord`; `auto` has the pixels of `pyav` within a tolerance.
+    With `follow_links`, links may lead out of the manifest's folder. Clips that failed with one of
+    the kinds in `retry` are tried again. Nothing is written before all that was asked for is known
+    to exist.
 
     Raises:
         InputError: a manifest or option that cannot be used; see also `store.read_manifest`.
@@ -80,6 +88,8 @@ def run(
     manifest = manifest if isinstance(manifest, Manifest) else store.read_manifest(manifest)
     again = frozenset(_failure(kind) for kind in retry)
     _check(manifest, visual, audio, workers, deadline_seconds, max_failures, clips_per_unit)
+    if decoder not in DECODERS:
+        raise ConfigError(f"no decoder {decoder!r}; there are {choices(decoder, DECODERS)}")
     device, precision = _resolved(device, precision)
     batch_size = batch_size or BATCH_SIZE[device.partition(":")[0]]
     clips_per_unit = clips_per_unit or CLIPS_PER_UNIT[device.partition(":")[0]]
@@ -87,7 +97,7 @@ def run(
         *(_loaded(one, "visual", device, precision) for one in visual),
         *(_loaded(one, "audio", device, precision) for one in audio),
     ]
-    specs = [feature_spec(encoder, policy) for encoder in encoders]
+    specs = [feature_spec(encoder, policy, decoder) for encoder in encoders]
     if len({spec.feature_id for spec in specs}) < len(specs):
         raise InputError("the same encoder with the same settings is asked for twice; name it once")
 
@@ -106,10 +116,19 @@ def run(
     spent = Spent(workers=workers)
     outcomes = process_map(
         decode,
-        (_request(manifest, row, wanted, policy) for unit in units for row, wanted in unit),
+        (
+            replace(
+                _request(manifest, row, wanted, policy),
+                root=None if follow_links else manifest.root,
+                decoder=decoder,
+            )
+            for unit in units
+            for row, wanted in unit
+        ),
         workers=workers,
         deadline_seconds=deadline_seconds,
-        ahead=_ahead(goals, policy),
+        together=_file,
+        again=safely,
     )
     with closing(outcomes), torch.inference_mode():
         _work(manifest, units, outcomes, spent, progress, bool(again))
@@ -205,20 +224,17 @@ def _request(manifest: Manifest, row: int, wanted: list[_Goal], policy: Sampling
     return Request(
         path=manifest.root / manifest.paths[row],
         start_seconds=start,
-        end_seconds=min(float(manifest.end_seconds[row]), start + policy.max_seconds),
+        end_seconds=float(manifest.end_seconds[row]),
+        limit_seconds=policy.max_seconds,
         pick=policy if sides else None,
         short_sides=tuple(sorted(sides)),
         sample_rates=tuple(sorted(rates)),
     )
 
 
-def _ahead(goals: list[_Goal], policy: Sampling) -> int:
-    """How many decoded clips may wait, so that even long ones stay within `AHEAD_BYTES`."""
-    sides = {g.unit.encoder.short_side for g in goals if isinstance(g.unit.encoder, VisualEncoder)}
-    frames = policy.frames or policy.max_seconds * (policy.fps or 1)
-    pixels = frames * sum(2 * side * side for side in sides)
-    clip_bytes = 3 * pixels + 4 * 32_000 * policy.max_seconds
-    return max(8, min(64, int(AHEAD_BYTES / clip_bytes)))
+def _file(request: Request) -> Path:
+    """What pieces of one file have in common: one child decodes them from one open."""
+    return request.path
 
 
 def _cores() -> int:

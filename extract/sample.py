@@ -1,73 +1,66 @@
-"""Which frames to look at: pure planning from times to indices. Knows no file.
+"""How clips are looked at: a policy of `extract/samplers`, within the first seconds of a clip."""
 
-Shapes: N = frames of the clip in presentation order, T = frames wanted.
-"""
-
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
+from extract.samplers import Footage, Sampler
+from store import plugins
 from store.errors import InputError
 
+FAMILY = "extract.samplers"
 MAX_ROWS = 65_535  # a clip's row count is stored as uint16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """When to look: `fps` looks a second, or `frames` looks a clip, within the first `max_seconds`.
-
-    Looks fall on bin centres, so that none lands on the ambiguous edge of a frame.
+    """`fps` looks a second, or `frames` looks a clip, or the policy of a SPEC (`sample`), within
+    the first `max_seconds`. T = frames wanted.
 
     Raises:
-        InputError: not exactly one of `fps` and `frames`, or a value out of bounds.
+        InputError: not exactly one of the three, or a value out of bounds.
+        UnknownPlugin, UnknownSetting, ConfigError: a SPEC that names no policy.
     """
 
     fps: float | None = None
     frames: int | None = None
+    sample: str | None = None
     max_seconds: float = 30.0
+    sampler: Sampler = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if (self.fps is None) == (self.frames is None):
-            raise InputError(f"give fps or frames, not {'both' if self.fps else 'neither'}")
+        given = [v for v in (self.fps, self.frames, self.sample) if v is not None]
+        if len(given) != 1:
+            raise InputError(f"give one of fps, frames and sample, not {len(given)} of them")
         if not 0 < self.max_seconds <= 3600:
             raise InputError(f"max_seconds={self.max_seconds} must be above 0 and at most 3600")
-        if self.fps is not None and not 0 < self.fps * self.max_seconds <= MAX_ROWS:
-            most = MAX_ROWS / self.max_seconds
+        spec = self._short() if self.sample is None else plugins.parse_spec(self.sample)
+        object.__setattr__(self, "sampler", plugins.build(FAMILY, spec))
+        if (most := self.sampler.most_frames(self.max_seconds)) > MAX_ROWS:
             raise InputError(
-                f"fps={self.fps} must be above 0 and at most {most:.0f} for this max_seconds"
+                f"{self._said()} wants up to {most} frames of max_seconds={self.max_seconds:g}; "
+                f"at most {MAX_ROWS} can be stored"
             )
-        if self.frames is not None and not 1 <= self.frames <= MAX_ROWS:
-            raise InputError(f"frames={self.frames} must be between 1 and {MAX_ROWS}")
 
-    def wanted_seconds(self, duration: float) -> Float[np.ndarray, "T"]:
-        """The moments to look at in a clip of `duration` seconds; at least one, all inside it.
+    def _short(self) -> plugins.Spec:
+        if self.fps is not None:
+            return plugins.Spec("fps", {"rate": self.fps})
+        return plugins.Spec("uniform", {"frames": self.frames})
 
-        At `fps` F: (k + 0.5) / F, or the middle of a clip too short for the first of them.
-        With `frames` N: the centres of N equal segments.
-        """
-        if not duration > 0:
-            raise ValueError(f"duration is {duration} s; only a clip that lasts can be sampled")
-        duration = min(duration, self.max_seconds)
-        if self.frames is not None:
-            return (np.arange(self.frames) + 0.5) * (duration / self.frames)
-        assert self.fps is not None
-        centres = (np.arange(np.ceil(duration * self.fps) + 1) + 0.5) / self.fps
-        inside = centres[centres < duration]
-        return inside if len(inside) else np.array([duration / 2])
+    def _said(self) -> str:
+        return self.sample or (f"fps={self.fps:g}" if self.fps else f"frames={self.frames}")
 
-    def __call__(self, times: Float[np.ndarray, "N"], duration: float) -> Int[np.ndarray, "T"]:
-        """Index of the frame on screen at each wanted moment; it repeats where a frame stays."""
-        return on_screen(times, self.wanted_seconds(duration))
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """All that decides which frames are taken, as JSON."""
+        return {**self.sampler.identity, "max_seconds": self.max_seconds}
 
+    def most_frames(self) -> int:
+        """How many frames a clip may give."""
+        return self.sampler.most_frames(self.max_seconds)
 
-def on_screen(
-    times: Float[np.ndarray, "N"], wanted: Float[np.ndarray, "T"]
-) -> Int[np.ndarray, "T"]:
-    """Index of the last frame shown at or before each wanted time; the first frame before that.
-
-    Nothing is assumed of the frame rate, so clips with a variable one come out right.
-    """
-    if not len(times) or np.any(np.diff(times) < 0):
-        raise ValueError("presentation times must be given, and in order")
-    return np.maximum(np.searchsorted(times, wanted, side="right") - 1, 0)
+    def __call__(self, footage: Footage) -> Int[np.ndarray, "T"]:
+        return self.sampler(footage.until(self.max_seconds))

@@ -111,9 +111,9 @@ def wrong_shape_in_store() -> None:
 def wrong_shape_in_extract() -> None:
     import numpy as np
 
-    from extract.sample import on_screen
+    from extract.sound import mono
 
-    on_screen(np.zeros((2, 2)), np.zeros(1))
+    mono(np.zeros(3, np.float32))
 
 
 def wrong_shape_in_learn() -> None:

@@ -359,7 +359,7 @@ def test_odd_and_broken_files_all_get_a_status(tmp_path):
     (tmp_path / "torture").symlink_to(Path(folder) / "torture")
     paths = sorted(p for p in (tmp_path / "torture").glob("*/*") if p.is_file())
     manifest = write_manifest(tmp_path, [str(p.relative_to(tmp_path)) for p in paths])
-    options = {"sampling": Sampling(fps=1.0), "deadline_seconds": 20.0}
+    options = {"sampling": Sampling(fps=1.0), "deadline_seconds": 20.0, "follow_links": True}
     result = quick(manifest, tmp_path / "s", audio=[Windows()], **options)
     frames, sounds = (report.counts for report in result.features)
     assert sum(frames.values()) == sum(sounds.values()) == len(paths) >= 60

@@ -1,17 +1,21 @@
-"""The functions mapped are the standard library's, so that a fresh interpreter can import them."""
+"""Functions mapped must be importable by a fresh interpreter."""
 
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
+from multiprocessing.connection import Pipe
 from operator import call
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from extract import workers
+from extract import child, transport, workers
+from extract.child import Outcome
 from extract.workers import process_map
 from store import Status
 
@@ -74,6 +78,160 @@ def test_memory_is_limited():
     items = [partial(bytearray, 3 << 30), partial(len, "four")]
     outcomes = list(quick(items, memory_bytes=1 << 30))
     assert [o.status for o in outcomes] == [Status.OUT_OF_MEMORY, Status.OK]
+
+
+def test_one_that_hangs_stops_nothing_when_order_does_not_matter():
+    items = [partial(time.sleep, 600), *(partial(abs, -k) for k in range(1, 40))]
+    outcomes = quick(items, ordered=False, deadline_seconds=2.0)
+    begun = time.monotonic()
+    first = [next(outcomes) for _ in range(39)]
+    assert time.monotonic() - begun < 1.5
+    assert sorted(o.index for o in first) == [o.value for o in first] == list(range(1, 40))
+    (last,) = outcomes
+    assert (last.index, last.status) == (0, Status.DEADLINE)
+
+
+def careless(item):
+    """Announces a risk and comes to grief, unless it is the second try; for children."""
+    how, safe = item
+    if not safe:
+        child.risk("haste")
+        {"hang": partial(time.sleep, 600), "die": partial(os._exit, 7), "fine": int}[how]()
+    if how == "never":
+        time.sleep(600)
+    return how, safe
+
+
+def test_who_took_a_risk_gets_a_second_try():
+    items = [("fine", False), ("hang", False), ("die", False), ("fine", False)]
+    outcomes = list(
+        process_map(
+            careless, items, workers=2, deadline_seconds=3.0, again=lambda item: (item[0], True)
+        )
+    )
+    assert [o.value for o in outcomes] == [
+        ("fine", False), ("hang", True), ("die", True), ("fine", False),
+    ]  # fmt: skip
+    assert "haste: not done after 1.5 s" in outcomes[1].earlier
+    assert "haste" in outcomes[2].earlier
+    assert "exit code 7" in outcomes[2].earlier
+
+
+def test_the_second_try_is_the_last():
+    begun = time.monotonic()
+    (outcome,) = process_map(
+        careless,
+        [("hang", False)],
+        workers=1,
+        deadline_seconds=1.0,
+        again=lambda _: ("never", True),
+    )
+    assert outcome.status == Status.DEADLINE
+    assert outcome.detail.startswith("haste: not done after 0.5 s; not done after")
+    assert time.monotonic() - begun < 10
+
+
+def test_items_that_belong_together_go_to_one_child():
+    items = [partial(pid_after, name) for name in "aaabbbccc"]
+    pids = [o.value for o in quick(items, together=lambda item: item.args[0], workers=2)]
+    assert all(len(set(pids[k : k + 3])) == 1 for k in (0, 3, 6))
+    assert len(set(pids)) == 2
+
+
+def pid_after(_):
+    time.sleep(0.05)
+    return os.getpid()
+
+
+def test_arrays_come_through_shared_memory_and_are_freed():
+    held = resident_bytes()
+    outcomes = quick([partial(np.full, 8 << 20, k, np.uint8) for k in range(64)], ahead=4)
+    for k, outcome in enumerate(outcomes):
+        assert outcome.value[::4096].tolist() == [k] * 2048
+        outcome.value[:] = 0  # it is the caller's to change
+        assert resident_bytes() - held < 128 << 20
+    assert k == 63
+
+
+def resident_bytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_what_waits_is_bounded_in_bytes(monkeypatch):
+    monkeypatch.setattr(workers, "AHEAD_BYTES", 20 << 20)
+    drawn = []
+
+    def items():
+        for k in range(50):
+            drawn.append(k)
+            yield partial(np.zeros, 8 << 20, np.uint8)
+
+    outcomes = quick(items())
+    next(outcomes)
+    time.sleep(1.0)
+    assert 3 <= len(drawn) <= 6
+    outcomes.close()
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_both_ways_carry_the_same(shared):
+    ours, theirs = Pipe()
+    message = Outcome(value=np.arange(1 << 20, dtype=np.int32).reshape(2, -1), index=3)
+    thread = threading.Thread(
+        target=transport.send, args=(theirs, message), kwargs={"shared": shared}
+    )
+    thread.start()
+    got, held = transport.receive(ours)
+    thread.join()
+    np.testing.assert_array_equal(got.value, message.value)
+    assert got.index == 3
+    assert (held > 0) == shared
+
+
+def test_only_values_are_built_from_what_a_child_says(tmp_path):
+    """A child whose memory an attacker owns can send any pickle."""
+    (outcome,) = quick([partial(Nasty, f"touch {tmp_path / 'canary'}")])
+    assert outcome.status == Status.CRASH
+    assert "posix.system" in outcome.detail
+    assert not (tmp_path / "canary").exists()
+
+
+class Nasty:
+    def __init__(self, command):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+def test_processor_time_is_limited():
+    (outcome,) = quick([spin], deadline_seconds=0.4, workers=1)
+    assert outcome.status == Status.DEADLINE
+    with subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "from extract.child import _limit_cpu; _limit_cpu(0.1)\nwhile 1: pass",
+        ]
+    ) as process:
+        assert process.wait(timeout=30) == -signal.SIGXCPU
+
+
+def spin():
+    while True:
+        pass
+
+
+def test_children_that_grew_are_replaced(monkeypatch):
+    monkeypatch.setattr(workers, "RECYCLE_BYTES", 300 << 20)
+    items = [os.getpid, partial(hoard, 400 << 20), os.getpid]
+    first, grown, after = (o.value for o in quick(items, workers=1))
+    assert first == grown != after
+
+
+def hoard(size, kept=[]):  # noqa: B006 (a leak)
+    kept.append(b"x" * size)
+    return os.getpid()
 
 
 def test_exceptions_are_outcomes():

@@ -1,0 +1,76 @@
+"""Samplers: which frames of a clip to look at, one policy a file.
+
+Each plug-in offers `Config` and `build(config)`, which gives a `Sampler`. A sampler is pure: it
+sees the times of the frames, which of them are key frames, and, if it asks, how much the picture
+changes; it knows no file. It answers with indices of frames, at least one, in order; a frame may
+come twice.
+
+Shapes: N = frames of the clip in presentation order, T = frames wanted.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float, Float64, Int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Footage:
+    """What is known of a clip before its frames are decoded; times are seconds of the clip.
+
+    `changes` decodes every frame, small: the mean difference to the frame before, from 0 (the same)
+    to 1 (black to white); 0 for the first. Ask for it only where nothing cheaper will do.
+    """
+
+    seconds: Float64[np.ndarray, "N"]  # when each frame appears
+    duration: float  # when the last one goes
+    key: Bool[np.ndarray, "N"]  # frames that decode without any other
+    changes: Callable[[], Float[np.ndarray, "N"]]
+
+    def __post_init__(self) -> None:
+        if not len(self.seconds) == len(self.key) > 0 or np.any(np.diff(self.seconds) < 0):
+            raise ValueError("presentation times must be given, and in order")
+        if not self.duration > 0:
+            raise ValueError(f"duration is {self.duration} s; only a clip that lasts has frames")
+
+    def until(self, second: float) -> "Footage":
+        """The same clip, if it ended there."""
+        if second >= self.duration:
+            return self
+        count = max(1, int(np.searchsorted(self.seconds, second)))
+        return Footage(
+            seconds=self.seconds[:count],
+            duration=second,
+            key=self.key[:count],
+            changes=lambda: self.changes()[:count],
+        )
+
+    def on_screen(self, moments: Float[np.ndarray, "T"]) -> Int[np.ndarray, "T"]:
+        """Index of the frame on screen at each moment; the first frame before it appears.
+
+        Nothing is assumed of the frame rate, so clips with a variable one come out right.
+        """
+        return np.maximum(np.searchsorted(self.seconds, moments, side="right") - 1, 0)
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """A policy. `identity` is all that decides its answer, as JSON, for the feature's digest."""
+
+    @property
+    def identity(self) -> Mapping[str, Any]: ...
+
+    def __call__(self, footage: Footage) -> Int[np.ndarray, "T"]: ...
+
+    def most_frames(self, seconds: float) -> int:
+        """How many frames it may want of a clip of that length."""
+        ...
+
+
+def thinned(chosen: Int[np.ndarray, "T"], most: int) -> Int[np.ndarray, "_"]:
+    """At most `most` of them, evenly spread: those in the middle of as many equal groups."""
+    if len(chosen) <= most:
+        return chosen
+    return chosen[((np.arange(most) + 0.5) * (len(chosen) / most)).astype(np.int64)]
