@@ -450,16 +450,31 @@ def learn_train(
     setting: Annotated[
         list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe; may repeat.")
     ] = [],  # noqa: B006
+    manifest: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Splits and labels of another task.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the training in RUN, if it is there.")
+    ] = False,
+    device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Where to train.")] = "cpu",
+    tensorboard: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write TensorBoard scalars there.")
+    ] = None,
+    checkpoint_seconds: Annotated[
+        float, typer.Option(metavar="SECONDS", help="How much a kill may cost.")
+    ] = 30.0,
     as_json: Json = False,
 ) -> int:
     """Train projections of stored features into a common space."""
     import learn
     from store.text import pairs
 
-    with _progress("steps", quiet=as_json) as progress:
+    with _progress("epochs", quiet=as_json) as progress:
         result = learn.train(
-            directory, recipe, settings=tuple(setting), run_dir=output, progress=progress
-        )
+            directory, recipe, settings=tuple(setting), run_dir=output, manifest=manifest,
+            resume=resume, device=device, tensorboard=tensorboard,
+            checkpoint_seconds=checkpoint_seconds, progress=progress,
+        )  # fmt: skip
     _give(result.as_json(), as_json, lambda: pairs(result.as_json()))
     return DONE
 

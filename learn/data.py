@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -135,6 +135,14 @@ def _groups(
     return np.array([code[name] for name in names], np.int32)
 
 
+class Padded(NamedTuple):
+    """The rows of a batch of clips; those that are not real are padding."""
+
+    rows: Float32[Tensor, "B T D"]
+    real: Bool[Tensor, "B T"]
+    seconds: Float32[Tensor, "B T"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Rows:
     """The stored rows of one modality, clip after clip; a clip may have none.
@@ -162,22 +170,28 @@ class Rows:
     @property
     def valid(self) -> Bool[np.ndarray, "V"]:
         """Which clips have rows."""
-        return self.offsets.diff().numpy() > 0
+        return self.offsets.diff().cpu().numpy() > 0
 
-    def padded(
-        self, places: Int[Tensor, "B"]
-    ) -> tuple[Float32[Tensor, "B T D"], Bool[Tensor, "B T"], Float32[Tensor, "B T"]]:
+    def padded(self, places: Int[Tensor, "B"]) -> Padded:
         """Rows, which of them are real, and their times, of these clips; padding is zero."""
         start, count = self.offsets[places], self.offsets.diff()[places]
-        step = torch.arange(max(1, int(count.max())))
+        step = torch.arange(max(1, int(count.max())), device=self.values.device)
         real = step < count[:, None]
         row = torch.where(real, start[:, None] + step, 0)
-        return self.values[row].float() * real[..., None], real, self.seconds[row] * real
+        return Padded(self.values[row].float() * real[..., None], real, self.seconds[row] * real)
+
+    def to(self, device: torch.device) -> "Rows":
+        """The same rows on that device."""
+        return Rows(
+            values=self.values.to(device),
+            offsets=self.offsets.to(device),
+            seconds=self.seconds.to(device),
+        )
 
     def means(self) -> Float32[Tensor, "V D"]:
         """The mean of each clip's rows; zero for a clip without any."""
         counts = self.offsets.diff()
-        means = torch.zeros(len(self), self.dim)
+        means = torch.zeros(len(self), self.dim, device=self.values.device)
         for start in range(0, len(self), CLIPS_AT_ONCE):
             some = counts[start : start + CLIPS_AT_ONCE]
             rows = self.values[self.offsets[start] : self.offsets[start + len(some)]].float()

@@ -1,17 +1,19 @@
 """A training's directory: what it holds, written in order, `done.json` last; and reading it back.
 
-    config.json            the complete recipe, its name, and their digest
-    metrics.jsonl          one line per epoch
-    weights.safetensors    towers and objective
-    provenance.json        store, features, clips trained on, versions
-    done.json              digests of the files above
+    config.json                the complete recipe, its name, and their digest
+    provenance.json            store, features, clips trained on, seed, code, versions, device
+    metrics.jsonl              a line per step, epoch and round, told apart by `event`
+    checkpoint.safetensors     where an unfinished training stands; see learn/checkpoint.py
+    weights.safetensors        the space and the last stage's objective
+    bank.safetensors           what outlives a stage, such as a memory bank; where there is any
+    done.json                  digests of the files above
 
 Shapes: V = clips, E = embedding size.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,14 +26,14 @@ from torch import Tensor, nn
 
 from learn import recipe as recipes
 from learn.data import Rows
-from learn.tower import Tower
-from store import plugins
+from learn.space import Space
 from store.errors import InputError, MicroshotError, MissingFile
 
 if TYPE_CHECKING:
     from store import Feature
 
-FILES = ("config.json", "metrics.jsonl", "weights.safetensors", "provenance.json")
+FILES = ("config.json", "provenance.json", "metrics.jsonl", "weights.safetensors")
+BANK = "bank.safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -40,7 +42,7 @@ class Run:
 
     path: Path
     features: Mapping[str, str]  # modality -> the feature it was trained on
-    towers: Mapping[str, Tower]
+    space: Space
     trained_on: frozenset[str]  # ids of clips that gave gradients or chose the best epoch
 
     def check(self, feature: "Feature") -> None:
@@ -56,23 +58,11 @@ class Run:
                 "or train again"
             )
 
-    def embed(self, rows: Mapping[str, Rows]) -> dict[str, Float[Tensor, "V E"]]:
-        """A unit vector in the common space for every clip, per modality it was trained on."""
-        return {
-            modality: F.normalize(tower.embed(rows[modality]), dim=-1)
-            for modality, tower in self.towers.items()
-            if modality in rows
-        }
-
-
-def make(run_dir: Path) -> None:
-    """Make a new run directory.
-
-    Raises:
-        InputError: something is there already.
-    """
-    refuse_existing(run_dir)
-    run_dir.mkdir(parents=True)
+    def embed(self, rows: Mapping[str, Rows]) -> dict[str, Float[Tensor, "V _"]]:
+        """Unit vectors in the common space for every clip: visual, audio, and av of a network
+        that makes one vector of both."""
+        known = {m: one for m, one in rows.items() if m in self.features}
+        return {name: F.normalize(x, dim=-1) for name, x in self.space.embed(known).items()}
 
 
 def refuse_existing(run_dir: Path) -> None:
@@ -90,18 +80,31 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_weights(run_dir: Path, modules: Mapping[str, nn.Module]) -> None:
-    """All parameters and buffers, each under its module's name."""
-    tensors = {
-        f"{name}.{key}": value.detach().cpu().contiguous()
+    """All parameters and buffers, each under its module's name; those of "" under their own."""
+    save_file(_flat(modules), run_dir / "weights.safetensors")
+
+
+def write_bank(
+    run_dir: Path, states: Mapping[str, nn.Module], clips: Sequence[str], clips_sha256: str
+) -> None:
+    """What outlives a stage, with the ids of the clips that its rows belong to."""
+    if states:
+        about = {"clips": json.dumps(list(clips)), "clips_sha256": clips_sha256}
+        save_file(_flat(states), run_dir / BANK, metadata=about)
+
+
+def _flat(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    return {
+        f"{name}.{key}" if name else key: value.detach().cpu().contiguous()
         for name, module in modules.items()
         for key, value in module.state_dict().items()
     }
-    save_file(tensors, run_dir / "weights.safetensors")
 
 
 def finish(run_dir: Path, facts: Mapping[str, Any]) -> None:
     """Declare the run complete: from now on readers accept it."""
-    digests = {name: _sha256(run_dir / name) for name in FILES}
+    there = [name for name in (*FILES, BANK) if name in FILES or (run_dir / name).is_file()]
+    digests = {name: _sha256(run_dir / name) for name in there}
     unfinished = run_dir / "done.json.unfinished"
     write_json(unfinished, {"files": digests, **facts})
     unfinished.replace(run_dir / "done.json")
@@ -117,7 +120,9 @@ def load_run(path: Path) -> Run:
     if not (path / "config.json").is_file():
         raise MissingFile(f"no run {path}; make one with: learn train DIR --recipe NAME -o {path}")
     if not (path / "done.json").is_file():
-        raise MissingFile(f"{path} is unfinished (no done.json); train again into a new directory")
+        raise MissingFile(
+            f"{path} is unfinished (no done.json); go on with: learn train … -o {path} --resume"
+        )
     try:
         for name, digest in json.loads((path / "done.json").read_text())["files"].items():
             if _sha256(path / name) != digest:
@@ -126,7 +131,10 @@ def load_run(path: Path) -> Run:
         provenance = json.loads((path / "provenance.json").read_text())
         recipe = recipes.from_tables(config["recipe"], where=str(path))
         weights = load_file(path / "weights.safetensors")
-        towers = {m: _tower(m, recipe.projection, weights) for m in provenance["features"]}
+        own = {k: v for k, v in weights.items() if not k.startswith("objective.")}
+        with torch.random.fork_rng(devices=[]):
+            space = Space(recipe, provenance["dims"])
+        space.load_state_dict(own)
     except MicroshotError:
         raise
     except (OSError, KeyError, TypeError, ValueError, RuntimeError) as fault:
@@ -134,21 +142,9 @@ def load_run(path: Path) -> Run:
     return Run(
         path=path,
         features=provenance["features"],
-        towers=towers,
+        space=space.eval(),
         trained_on=frozenset(provenance["clips"]) | frozenset(provenance["val_clips"]),
     )
-
-
-def _tower(modality: str, projection: plugins.Spec, weights: Mapping[str, Tensor]) -> Tower:
-    own = {
-        k.removeprefix(f"{modality}."): v
-        for k, v in weights.items()
-        if k.startswith(f"{modality}.")
-    }
-    with torch.random.fork_rng(devices=[]):
-        tower = Tower(projection, dim_in=len(own["mean"]))
-    tower.load_state_dict(own)
-    return tower.eval()
 
 
 def _sha256(path: Path) -> str:

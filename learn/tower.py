@@ -12,18 +12,38 @@ from learn.projections import Projection
 from store import plugins
 
 
-class Tower(nn.Module):
-    """A projection behind the mean and deviation of its training rows, so that features of any
-    scale train alike. A dimension that never varied passes unscaled."""
+class Standard(nn.Module):
+    """Mean and deviation of the training rows, so that features of any scale train alike. A
+    dimension that never varied passes unscaled."""
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, projection: plugins.Spec, dim_in: int) -> None:
+    def __init__(self, dim_in: int) -> None:
         super().__init__()
-        self.projection: Projection = plugins.build("learn.projections", projection, dim_in)
         self.register_buffer("mean", torch.zeros(dim_in))
         self.register_buffer("deviation", torch.ones(dim_in))
+
+    def standardised(self, rows: Float[Tensor, "*any D"]) -> Float[Tensor, "*any D"]:
+        return (rows - self.mean) / self.deviation
+
+    def measure(self, rows: Rows) -> None:
+        """Take mean and deviation from these rows, in double precision and two passes."""
+        parts = torch.split(rows.values, 8192)
+        nothing = torch.zeros(rows.dim, dtype=torch.float64, device=rows.values.device)
+        mean = sum((part.double().sum(0) for part in parts), nothing) / len(rows.values)
+        square = sum(((part.double() - mean).square().sum(0) for part in parts), nothing)
+        deviation = (square / len(rows.values)).sqrt()
+        self.mean.copy_(mean)
+        self.deviation.copy_(torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation)))
+
+
+class Tower(Standard):
+    """A projection behind the mean and deviation of its training rows."""
+
+    def __init__(self, projection: plugins.Spec, dim_in: int) -> None:
+        super().__init__(dim_in)
+        self.projection: Projection = plugins.build("learn.projections", projection, dim_in)
 
     def forward(
         self,
@@ -31,19 +51,7 @@ class Tower(nn.Module):
         real: Bool[Tensor, "B T"],
         seconds: Float[Tensor, "B T"],
     ) -> Float[Tensor, "B E"]:
-        return self.projection((rows - self.mean) / self.deviation, real, seconds)
-
-    def measure(self, rows: Rows) -> None:
-        """Take mean and deviation from these rows, in double precision and two passes."""
-        parts = torch.split(rows.values, 8192)
-        mean = sum((part.double().sum(0) for part in parts), torch.zeros(rows.dim).double())
-        mean = mean / len(rows.values)
-        square = sum(
-            ((part.double() - mean).square().sum(0) for part in parts), torch.zeros_like(mean)
-        )
-        deviation = (square / len(rows.values)).sqrt()
-        self.mean.copy_(mean)
-        self.deviation.copy_(torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation)))
+        return self.projection(self.standardised(rows), real, seconds)
 
     @torch.inference_mode()
     def embed(self, rows: Rows) -> Float[Tensor, "V E"]:

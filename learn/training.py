@@ -1,12 +1,12 @@
 """Train projections of stored features into a common space, as a recipe says.
 
-Shapes: B = clips of a batch.
+This module gathers what a training needs and writes what comes of it; `learn/engine.py` trains.
 """
 
 import json
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from importlib.metadata import version
@@ -15,30 +15,30 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import nn
 
+from learn import checkpoint, runs, validate
 from learn import recipe as recipes
-from learn import runs
 from learn.data import (
     MODALITIES,
     UNLABELLED,
     Clips,
-    Rows,
     choose_feature,
     choose_split,
     load_clips,
     load_rows,
     splits,
 )
-from learn.objectives import Batch, Objective, Scene
+from learn.engine import Data, Engine, Scalars
+from learn.objectives import Objective, Scene
 from learn.recipe import DataSettings, Recipe
-from learn.tower import Tower
+from learn.space import Space
 from store import open as open_store
-from store import plugins
-from store.errors import InputError
+from store import plugins, read_manifest
+from store.errors import ConfigError, InputError
 
 Progress = Callable[[int, int, str], None]
+SAME = ("store_id", "features", "dims", "clips_sha256", "val_clips")  # of a resumed training
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,26 +48,26 @@ class Training:
     run: str
     clips: int
     val_clips: int
-    epochs: int
-    best_epoch: int
-    loss: float  # of the best epoch
+    epochs: int  # of all stages and rounds
+    best_epoch: int  # of the last round
+    loss: float  # of that epoch, as the next two
     val_loss: float | None
-    seconds: float
+    val_accuracy: float | None
+    seconds: float  # of this call
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Data:
-    """Clips with rows in every modality, and those rows."""
+class _Job:
+    """What is trained on what."""
 
-    clips: Clips
-    rows: Mapping[str, Rows]
-
-    def keep(self, wanted: np.ndarray) -> "_Data":
-        rows = {modality: rows.keep(wanted) for modality, rows in self.rows.items()}
-        return _Data(clips=self.clips.keep(wanted), rows=rows)
+    store_id: str
+    features: Mapping[str, str]
+    data: Data
+    val: Data | None  # under the training's class codes
+    watches: Mapping[int, str]  # by stage
 
 
 def train(
@@ -76,62 +76,119 @@ def train(
     *,
     settings: Sequence[str] = (),
     run_dir: str | Path,
+    manifest: str | Path | None = None,
+    resume: bool = False,
+    device: str = "cpu",
+    tensorboard: str | Path | None = None,
+    checkpoint_seconds: float = 30.0,
     progress: Progress | None = None,
 ) -> Training:
-    """Train towers as the recipe says, changed by `section.key=value`, into a new directory.
+    """Train as the recipe says, changed by `section.key=value`, into a new directory.
 
     The same store, recipe and seed give the same weights, bit for bit, on one machine with one
-    number of threads. Where the manifest has the validation split, the weights of the epoch with
-    the lowest validation loss are kept.
+    number of threads; so does a training that was killed and goes on with `resume`. Where the
+    manifest has the validation split, the weights of the best epoch of each round are kept.
 
     Raises:
         MissingFile, ConfigError: no such recipe, or settings it does not have.
-        InputError: the directory exists, or no clips to train on.
+        InputError: the directory exists, or is of another training; no clips to train on.
     """
     begun = time.monotonic()
-    run_dir = Path(run_dir)
+    run_dir, place = Path(run_dir), _device(device)
+    if not resume:
+        runs.refuse_existing(run_dir)
     recipe_ = recipes.load(recipe, settings)
-    features, data, val, store_id = _load(store_path, recipe_)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe_.optimiser.seed)
-        towers = {m: Tower(recipe_.projection, rows.dim) for m, rows in data.rows.items()}
-        scene = Scene(
-            modalities=tuple(features),
-            dim=towers[min(features)].projection.dim_out,
-            classes=len(data.clips.classes),
-            clips=len(data.clips),
-        )
-        objective = plugins.build("learn.objectives", recipe_.objective, scene)
-        runs.make(run_dir)
-        plain = recipe_.as_json()
-        digest = sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
-        config = {"recipe": plain, "from": str(recipe), "set": list(settings), "sha256": digest}
-        runs.write_json(run_dir / "config.json", config)
-        for modality, tower in towers.items():
-            tower.measure(data.rows[modality])
-        history, best = _fit(recipe_, towers, objective, data, val, run_dir, progress)
-    runs.write_weights(run_dir, {**towers, "objective": objective})
-    runs.write_json(run_dir / "provenance.json", _provenance(store_id, features, data, val))
+    plain = recipe_.as_json()
+    digest = sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+    config = {"recipe": plain, "from": str(recipe), "set": list(settings), "sha256": digest}
+    job = _load(store_path, manifest, recipe_)
+    told = _provenance(job, recipe_, place)
+    if finished := _open_run(run_dir, config, told):
+        return finished
+    cuda = [place] if place.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda), _scalars(tensorboard) as scalars:
+        torch.manual_seed(recipe_.seed)
+        data, val = job.data.to(place), job.val.to(place) if job.val else None
+        space = Space(recipe_, {m: rows.dim for m, rows in data.rows.items()})
+        states: dict[str, nn.Module] = {}
+        objectives = [_objective(stage, space, job, states) for stage in recipe_.stages]
+        engine = Engine(
+            run_dir=run_dir, space=space, stages=recipe_.stages, objectives=objectives,
+            states=states, data=data, val=val, watches=job.watches, seed=recipe_.seed,
+            device=place, checkpoint_seconds=checkpoint_seconds, progress=progress,
+            scalars=scalars,
+        )  # fmt: skip
+        for modality, rows in data.rows.items():
+            space.of(modality).measure(rows)
+        engine.run()
+    runs.write_weights(run_dir, {"": space, "objective": objectives[-1]})
+    runs.write_bank(run_dir, states, data.clips.ids, data.clips.sha256)
+    last, best = engine.place.rounds[-1], engine.place.best
     result = Training(
         run=str(run_dir),
         clips=len(data.clips),
         val_clips=len(val.clips) if val else 0,
-        epochs=len(history),
+        epochs=sum(map(len, engine.place.rounds)),
         best_epoch=best,
-        loss=history[best]["loss"],
-        val_loss=history[best]["val_loss"],
+        loss=last[best]["loss"],
+        val_loss=last[best]["val_loss"],
+        val_accuracy=last[best]["val_accuracy"],
         seconds=round(time.monotonic() - begun, 3),
     )
     runs.finish(run_dir, result.as_json())
+    checkpoint.remove(run_dir)
     return result
 
 
-def _load(
-    store_path: str | Path, recipe: Recipe
-) -> tuple[dict[str, str], _Data, _Data | None, str]:
-    """Features by modality, the training clips, the validation clips and the store's id."""
+def _device(name: str) -> torch.device:
+    """Raises:
+    ConfigError: no such device here; nothing runs elsewhere silently.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"no device {name!r}; there are cpu and cuda") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"no device {name!r}; there are cpu and cuda")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda, but torch finds no GPU; use --device cpu")
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
+def _open_run(
+    run_dir: Path, config: Mapping[str, Any], provenance: Mapping[str, Any]
+) -> Training | None:
+    """Make the directory, or check that it is of this very training; its result if it is done.
+
+    Raises:
+        InputError: another recipe, store or clips.
+    """
+    if not (run_dir / "provenance.json").is_file():
+        run_dir.mkdir(parents=True, exist_ok=True)
+        runs.write_json(run_dir / "config.json", config)
+        runs.write_json(run_dir / "provenance.json", provenance)
+        return None
+    wanted = json.loads(json.dumps({"config": config, "provenance": provenance}))
+    for name, now in wanted.items():
+        then = json.loads((run_dir / f"{name}.json").read_text())
+        keys = ("sha256",) if name == "config" else SAME
+        if changed := [key for key in keys if then.get(key) != now[key]]:
+            raise InputError(
+                f"{run_dir} was begun with another {'recipe' if name == 'config' else changed[0]}; "
+                "go on with the same, or name a new directory with -o"
+            )
+    if not (run_dir / "done.json").is_file():
+        return None
+    done = json.loads((run_dir / "done.json").read_text())
+    return Training(**{key: value for key, value in done.items() if key != "files"})
+
+
+def _load(store_path: str | Path, manifest_path: str | Path | None, recipe: Recipe) -> _Job:
+    """The clips to train and validate on, and their rows."""
     store = open_store(store_path)
-    manifest = store.manifest()
+    manifest = read_manifest(manifest_path) if manifest_path else store.manifest()
     chosen = {}
     for modality in MODALITIES:
         asked = getattr(recipe.data, modality)
@@ -140,42 +197,55 @@ def _load(
             chosen[modality] = feature
     if not chosen:
         raise InputError(f"{store_path} has no feature to train on; run: extract run MANIFEST")
-    supervised = plugins.module("learn.objectives", recipe.objective.name).SUPERVISED
+    modules = [plugins.module("learn.objectives", s.objective.name) for s in recipe.stages]
+    supervised = [bool(module.SUPERVISED) for module in modules]
     label: str | None = recipe.data.label
-    if not supervised and label == DataSettings().label and label not in manifest.columns:
+    default = label == DataSettings().label
+    if not any(supervised) and default and label not in manifest.columns:
         label = None  # nobody named it, and nothing needs it
+    keep = recipe.data.missing == "keep"
+    for module in modules:
+        if keep and not getattr(module, "MISSING", False):
+            name = module.__name__.rpartition(".")[2]
+            raise ConfigError(f"objective {name} needs every modality; set data.missing=drop")
 
-    def of_split(split: str) -> _Data:
-        clips = load_clips(manifest, split=split, label=label, group="none")
+    def of_split(split: str) -> Data:
+        clips = load_clips(manifest, split=split, label=label, group=None)
         rows = {modality: load_rows(feature, clips.ids) for modality, feature in chosen.items()}
-        usable = np.logical_and.reduce([r.valid for r in rows.values()])
-        if supervised:
+        some = np.logical_or if keep else np.logical_and
+        usable = some.reduce([r.valid for r in rows.values()])
+        if any(supervised):
             usable &= clips.codes != UNLABELLED
-        return _Data(clips=clips, rows=rows).keep(usable)
+        return Data(clips=clips, rows=rows).keep(usable)
 
     split = choose_split(manifest, recipe.data.split or None, "train")
     data = of_split(split)
     if len(data.clips) < 2:
         raise InputError(
             f"split {split!r} has {len(data.clips)} clips with {' and '.join(chosen)} rows"
-            f"{' and labels' if supervised else ''}; training needs 2 at least"
+            f"{' and labels' if any(supervised) else ''}; training needs 2 at least"
         )
-    val = None
+    val, watches = None, {}
     if split not in ("all", recipe.data.val_split) and recipe.data.val_split in splits(manifest):
-        val = _comparable(of_split(recipe.data.val_split), data.clips.classes, supervised)
-    names = {modality: feature.name for modality, feature in chosen.items()}
-    return names, data, val, store.store_id
+        val = _comparable(of_split(recipe.data.val_split), data.clips.classes)
+        watches = {
+            i: _watch(stage.optimiser.watch, supervised[i], val, data.clips.classes, recipe.seed)
+            for i, stage in enumerate(recipe.stages)
+        }
+        if set(watches.values()) == {"none"}:
+            val = None
+    return _Job(
+        store_id=store.store_id,
+        features={modality: feature.name for modality, feature in chosen.items()},
+        data=data,
+        val=val,
+        watches=watches,
+    )
 
 
-def _comparable(val: _Data, classes: tuple[str, ...], supervised: bool) -> _Data | None:
-    """Validation clips under the training's class codes; None if fewer than two are left.
-
-    A supervised objective knows no class it was not trained on, so it is judged on the others.
-    """
+def _comparable(val: Data, classes: tuple[str, ...]) -> Data:
+    """Validation clips under the training's class codes, new classes after those."""
     place = {name: c for c, name in enumerate(classes)}
-    if supervised:
-        known = np.array([c in place for c in val.clips.classes], bool)
-        val = val.keep(known[val.clips.codes])
     for name in val.clips.classes:
         place.setdefault(name, len(place))
     new = np.array([place[name] for name in val.clips.classes], np.int32)
@@ -188,99 +258,85 @@ def _comparable(val: _Data, classes: tuple[str, ...], supervised: bool) -> _Data
         groups=val.clips.groups,
         split=val.clips.split,
     )
-    return _Data(clips=clips, rows=val.rows) if len(clips) > 1 else None
+    return Data(clips=clips, rows=val.rows)
 
 
-def _fit(
-    recipe: Recipe,
-    towers: Mapping[str, Tower],
-    objective: Objective,
-    data: _Data,
-    val: _Data | None,
-    run_dir: Path,
-    progress: Progress | None,
-) -> tuple[list[dict[str, Any]], int]:
-    """Train in place and leave the best weights in; the epochs' losses and which was best."""
-    o = recipe.optimiser
-    assert isinstance(objective, nn.Module)
-    network = nn.ModuleDict({**towers, "objective": objective})
-    adam = torch.optim.AdamW(network.parameters(), lr=o.learning_rate, weight_decay=o.weight_decay)
-    rng = np.random.default_rng(o.seed)
-    history: list[dict[str, Any]] = []
-    best, kept = 0, {}
-    with (run_dir / "metrics.jsonl").open("w") as file:
-        for epoch in range(o.epochs):
-            loss = _epoch(network, data, _shuffled(rng, len(data.clips), o.batch_size), adam)
-            val_loss = None
-            if val:
-                with torch.inference_mode():
-                    val_loss = _epoch(network, val, _in_order(len(val.clips), o.batch_size), None)
-            history.append({"epoch": epoch, "loss": loss, "val_loss": val_loss})
-            file.write(json.dumps(history[-1]) + "\n")
-            file.flush()
-            if val_loss is None or val_loss <= min(h["val_loss"] for h in history):
-                best = epoch
-                kept = {k: v.clone() for k, v in network.state_dict().items()} if val else {}
-            if progress:
-                of_val = f", val {val_loss:.4f}" if val_loss is not None else ""
-                progress(epoch + 1, o.epochs, f"epoch {epoch}: loss {loss:.4f}{of_val}")
-            if val and o.patience and epoch - best >= o.patience:
-                break
-    if kept:
-        network.load_state_dict(kept)
-    return history, best
+def _watch(asked: str, supervised: bool, val: Data, classes: tuple[str, ...], seed: int) -> str:
+    """What tells the best epoch: a supervised objective knows no class but its own.
+
+    Raises:
+        InputError: asked for what these clips cannot give.
+    """
+    known = len(val.clips) > 1 and (not supervised or bool((val.clips.codes < len(classes)).all()))
+    possible = {"loss": known, "episodes": validate.draw(val.clips, seed) is not None, "none": True}
+    if asked == "auto":
+        return next(name for name, can in possible.items() if can)
+    if not possible[asked]:
+        reason = "has classes that training has not" if asked == "loss" else "has too few clips"
+        raise InputError(
+            f"optimiser.watch={asked}, but split {val.clips.split!r} {reason}; use "
+            f"{' or '.join(name for name, can in possible.items() if can)}"
+        )
+    return asked
 
 
-def _epoch(
-    network: nn.ModuleDict,
-    data: _Data,
-    batches: Iterator[Int[Tensor, "B"]],
-    adam: torch.optim.Optimizer | None,
-) -> float:
-    """The mean loss over clips; learns if there is an optimiser."""
-    network.train(adam is not None)
-    labels = torch.from_numpy(data.clips.codes).long()
-    total, clips = 0.0, 0
-    for places in batches:
-        embeddings = {m: network[m](*rows.padded(places)) for m, rows in data.rows.items()}
-        batch = Batch(embeddings=embeddings, labels=labels[places], clips=places)
-        loss: Float[Tensor, ""] = network["objective"](batch)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise InputError("the loss is not finite; lower optimiser.learning_rate")
-        if adam:
-            adam.zero_grad()
-            torch.autograd.backward(loss)
-            adam.step()
-        total, clips = total + value * len(places), clips + len(places)
-    return total / clips
+def _objective(
+    stage: recipes.Stage, space: Space, job: _Job, states: dict[str, nn.Module]
+) -> Objective:
+    scene = Scene(
+        outputs=space.outputs,
+        inputs={m: rows.dim for m, rows in job.data.rows.items()},
+        classes=job.data.clips.classes,
+        clips=len(job.data.clips),
+        views=stage.views.copies,
+        states=states,
+    )
+    objective: Objective = plugins.build("learn.objectives", stage.objective, scene)
+    return objective
 
 
-def _shuffled(rng: np.random.Generator, clips: int, size: int) -> Iterator[Int[Tensor, "B"]]:
-    yield from _cut(torch.from_numpy(rng.permutation(clips)), size)
-
-
-def _in_order(clips: int, size: int) -> Iterator[Int[Tensor, "B"]]:
-    yield from _cut(torch.arange(clips), size)
-
-
-def _cut(order: Int[Tensor, "_"], size: int) -> list[Int[Tensor, "B"]]:
-    """Batches of nearly one size; two clips at least, as one alone has nothing to tell apart."""
-    parts = min(math.ceil(len(order) / size), len(order) // 2)
-    return list(torch.tensor_split(order, max(1, parts)))
-
-
-def _provenance(
-    store_id: str, features: Mapping[str, str], data: _Data, val: _Data | None
-) -> dict[str, Any]:
+def _provenance(job: _Job, recipe: Recipe, device: torch.device) -> dict[str, Any]:
+    data, val = job.data, job.val
     return {
-        "store_id": store_id,
-        "features": dict(features),
+        "store_id": job.store_id,
+        "features": dict(job.features),
+        "dims": {m: rows.dim for m, rows in data.rows.items()},
         "split": data.clips.split,
         "clips": data.clips.ids,
         "clips_sha256": data.clips.sha256,
         "classes": data.clips.classes,
         "val_clips": val.clips.ids if val else (),
+        "seed": recipe.seed,
+        "code_sha256": _code(),
         "versions": {name: version(name) for name in ("microshot", "torch", "numpy")},
+        "device": device.type,
         "threads": torch.get_num_threads(),
     }
+
+
+def _code() -> str:
+    """Digest of this package's source."""
+    folder, digest = Path(__file__).parent, sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _scalars(folder: str | Path | None) -> Iterator[Scalars | None]:
+    """TensorBoard's writer, where one is asked for.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    if folder is None:
+        yield None
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise InputError(
+            "TensorBoard is not installed; run: pip install 'microshot[tensorboard]'"
+        ) from None
+    with SummaryWriter(str(folder)) as writer:  # type: ignore[no-untyped-call]
+        yield writer

@@ -6,12 +6,11 @@ what is seen and from what is heard. The cost is the mean over modalities.
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from learn.objectives import Batch, Scene
+from learn.objectives import Batch, Objective, Scene
 from store.errors import ConfigError
 
 SUPERVISED = True
@@ -28,22 +27,24 @@ class Config:
             )
 
 
-class CrossEntropy(nn.Module):
+class CrossEntropy(Objective):
     def __init__(self, config: Config, scene: Scene) -> None:
         super().__init__()
         self.config = config
-        self.classifier = nn.Linear(scene.dim, scene.classes)
+        self.classifier = nn.Linear(scene.dim, len(scene.classes))
 
-    def forward(self, batch: Batch) -> Float[Tensor, ""]:
-        smoothing = self.config.label_smoothing
-        costs = [
-            F.cross_entropy(self.classifier(x), batch.labels, label_smoothing=smoothing)
-            for x in batch.embeddings.values()
-        ]
-        return torch.stack(costs).mean()
+    def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        smoothing, share = self.config.label_smoothing, 1 / len(batch.embeddings)
+        return {
+            name: share
+            * F.cross_entropy(self.classifier(x), batch.labels, label_smoothing=smoothing)
+            for name, x in batch.embeddings.items()
+        }
 
 
 def build(config: Config, scene: Scene) -> CrossEntropy:
-    if scene.classes < 2:
-        raise ConfigError(f"cross_entropy needs two classes to tell apart, not {scene.classes}")
+    if len(scene.classes) < 2:
+        raise ConfigError(
+            f"cross_entropy needs two classes to tell apart, not {len(scene.classes)}"
+        )
     return CrossEntropy(config, scene)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from learn.objectives import Batch, Scene
+from learn.objectives import Batch, Objective, Scene
 from store.errors import ConfigError
 
 SUPERVISED = False
@@ -37,19 +37,22 @@ class Config:
             )
 
 
-class InfoNCE(nn.Module):
+class InfoNCE(Objective):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
 
-    def forward(self, batch: Batch) -> Float[Tensor, ""]:
+    def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         left, right = (F.normalize(x, dim=-1) for x in batch.embeddings.values())
         similarity_BB = left @ right.T / self.config.temperature
         if self.config.negatives == "exclude_same_class":
             similarity_BB = similarity_BB.masked_fill(_false_negatives(batch.labels), -torch.inf)
         partner_B = torch.arange(len(left), device=left.device)
-        forth, back = (F.cross_entropy(s, partner_B) for s in (similarity_BB, similarity_BB.T))
-        return forth + back if self.config.symmetric == "sum" else (forth + back) / 2
+        share = 0.5 if self.config.symmetric == "mean" else 1.0
+        return {
+            "forth": share * F.cross_entropy(similarity_BB, partner_B),
+            "back": share * F.cross_entropy(similarity_BB.T, partner_B),
+        }
 
 
 def _false_negatives(labels: Int[Tensor, "B"]) -> Bool[Tensor, "B B"]:
@@ -58,9 +61,8 @@ def _false_negatives(labels: Int[Tensor, "B"]) -> Bool[Tensor, "B B"]:
 
 
 def build(config: Config, scene: Scene) -> InfoNCE:
-    if len(scene.modalities) != 2:
+    if len(scene.outputs) != 2:
         raise ConfigError(
-            f"infonce pairs two modalities, not {len(scene.modalities)}: "
-            f"{', '.join(scene.modalities)}"
+            f"infonce pairs two modalities, not {len(scene.outputs)}: {', '.join(scene.outputs)}"
         )
     return InfoNCE(config)

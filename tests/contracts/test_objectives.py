@@ -9,26 +9,29 @@ from learn.objectives import Batch, Objective, Scene
 from store import plugins
 
 B, DIM = 8, 16
-SCENE = Scene(modalities=("visual", "audio"), dim=DIM, classes=B, clips=B)
+MODALITIES = ("visual", "audio")
+
+
+def scene():
+    sizes = dict.fromkeys(MODALITIES, DIM)
+    return Scene(outputs=sizes, inputs=sizes, classes=tuple("abcdefgh"), clips=B)
 
 
 @pytest.fixture(params=plugins.names("learn.objectives"))
 def objective(request):
     torch.manual_seed(0)
-    return plugins.build("learn.objectives", request.param, SCENE).eval()
+    return plugins.build("learn.objectives", request.param, scene()).eval()
 
 
 @pytest.fixture
 def batch():
     """Eight clips of eight classes, both modalities free to be learnt."""
     generator = torch.Generator().manual_seed(0)
-    embeddings = {
-        m: torch.randn(B, DIM, generator=generator).requires_grad_() for m in SCENE.modalities
-    }
+    embeddings = {m: torch.randn(B, DIM, generator=generator).requires_grad_() for m in MODALITIES}
     return Batch(embeddings=embeddings, labels=torch.arange(B), clips=torch.arange(B))
 
 
-def rearranged(batch, order, *, only=SCENE.modalities, labels=True):
+def rearranged(batch, order, *, only=MODALITIES, labels=True):
     """The batch with some of its parts in another order."""
     embeddings = {m: x[order] if m in only else x for m, x in batch.embeddings.items()}
     tags = {"labels": batch.labels[order], "clips": batch.clips[order]} if labels else {}

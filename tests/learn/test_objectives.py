@@ -12,7 +12,8 @@ from learn.objectives.cross_entropy import build as build_cross_entropy
 from learn.objectives.infonce import Config, build
 from store.errors import ConfigError
 
-SCENE = Scene(modalities=("visual", "audio"), dim=6, classes=3, clips=9)
+BOTH = {"visual": 6, "audio": 6}
+SCENE = Scene(outputs=BOTH, inputs=BOTH, classes=("a", "b", "c"), clips=9)
 
 
 def batch(labels=(0, 1, 0, 2, -1, -1, 1), seed=0):
@@ -68,7 +69,8 @@ def test_settings_out_of_bounds_are_refused():
             Config(**asked)
     with pytest.raises(ConfigError, match="label_smoothing"):
         CrossEntropyConfig(label_smoothing=1.0)
-    one_sided = Scene(modalities=("audio",), dim=6, classes=1, clips=9)
+    alone = {"audio": 6}
+    one_sided = Scene(outputs=alone, inputs=alone, classes=("a",), clips=9)
     with pytest.raises(ConfigError, match="two modalities"):
         build(Config(), one_sided)
     with pytest.raises(ConfigError, match="two classes"):

@@ -24,17 +24,17 @@ def test_changes_are_typed_like_the_recipe():
         ("projection.dim_out=7", "optimiser.learning_rate=3e-4", "objective.symmetric=sum",
          "data.label=topic"),
     )  # fmt: skip
-    assert changed.projection.settings["dim_out"] == 7
-    assert changed.optimiser.learning_rate == 3e-4
-    assert changed.objective.settings["symmetric"] == "sum"
+    assert changed.projection["audio"].settings["dim_out"] == 7
+    assert changed.stages[0].optimiser.learning_rate == 3e-4
+    assert changed.stages[0].objective.settings["symmetric"] == "sum"
     assert changed.data.label == "topic"
-    assert changed.projection.settings["dropout"] == 0.1  # defaults are written out
+    assert changed.projection["visual"].settings["dropout"] == 0.1  # defaults are written out
 
 
 def test_a_file_serves_as_well_as_a_name(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text('[projection]\nname = "linear"\n[objective]\nname = "infonce"\n')
-    assert recipe.load(path).projection.name == "linear"
+    assert recipe.load(path).projection["visual"].name == "linear"
     path.write_text("[projection")
     with pytest.raises(ConfigError, match="is not TOML"):
         recipe.load(path)

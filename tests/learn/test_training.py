@@ -8,10 +8,11 @@ from safetensors.torch import load_file
 import learn
 import store
 from learn.data import Rows, choose_feature, load_rows
+from learn.engine import Data, Engine
 from learn.runs import load_run
-from learn.training import _comparable, _Data
+from learn.training import _comparable
 from store import testing
-from store.errors import InputError, MissingFile, UnknownColumn, UnknownFeature
+from store.errors import ConfigError, InputError, MissingFile, UnknownColumn, UnknownFeature
 
 QUICK = ("optimiser.epochs=3", "projection.hidden=16", "projection.dim_out=8")
 
@@ -66,13 +67,19 @@ def test_a_run_says_all_of_itself(paired, quick):
         "config.json", "metrics.jsonl", "weights.safetensors", "provenance.json", "done.json",
     }  # fmt: skip
     config = json.loads((run / "config.json").read_text())
-    assert config["recipe"]["projection"]["hidden"] == 16
-    assert config["recipe"]["optimiser"]["seed"] == 0
+    assert config["recipe"]["projection"]["audio"]["hidden"] == 16
+    assert config["recipe"]["stages"][0]["optimiser"]["seed"] == 0
     assert len(config["sha256"]) == 64
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if line["event"] == "step"]
+    assert [line["step"] for line in steps] == list(range(1, 13))  # 400 clips by 128, three times
+    assert [line["no_gradient"] for line in lines if line["event"] == "round"] == [[]]
+    lines = [line for line in lines if line["event"] == "epoch"]
     assert [line["epoch"] for line in lines] == [0, 1, 2] == list(range(done.epochs))
     assert lines[done.best_epoch]["val_loss"] == done.val_loss
     assert done.val_loss == min(line["val_loss"] for line in lines)
+    of_first = [(line["loss"], line["clips"]) for line in steps if line["epoch"] == 0]
+    assert lines[0]["loss"] == pytest.approx(sum(x * n for x, n in of_first) / 400)
     provenance = json.loads((run / "provenance.json").read_text())
     fs = store.open(paired)
     assert provenance["store_id"] == fs.store_id
@@ -90,7 +97,7 @@ def test_reading_back_gives_the_trained_towers(paired, quick):
     assert {m: v.shape for m, v in vectors.items()} == {"visual": (9, 8), "audio": (9, 8)}
     torch.testing.assert_close(vectors["audio"].norm(dim=1), torch.ones(9))
     weights = load_file(quick[0] / "weights.safetensors")
-    assert torch.equal(run.towers["visual"].mean, weights["visual.mean"])
+    assert torch.equal(run.space.of("visual").mean, weights["visual.mean"])
     assert torch.equal(load_run(quick[0]).embed(rows)["visual"], vectors["visual"])
 
 
@@ -115,24 +122,30 @@ def test_clips_scored_and_trained_on_are_counted(paired, quick):
         }
 
 
-def test_classes_apart_leave_supervised_training_without_validation(tmp_path):
+def test_classes_apart_are_judged_by_episodes(tmp_path):
     testing.fill(tmp_path / "s", clips=120, rows=2, dim=8, classes=8)
     done = learn.train(tmp_path / "s", "cross_entropy", settings=QUICK, run_dir=tmp_path / "r")
-    assert (done.val_clips, done.val_loss, done.best_epoch) == (0, None, 2)
+    assert (done.val_clips, done.val_loss) == (30, None)
+    assert 0.5 < done.val_accuracy <= 1
+    told = (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()
+    lines = [json.loads(line) for line in told]
+    seen = [line["val_accuracy"] for line in lines if line["event"] == "epoch"]
+    assert done.val_accuracy == max(seen) == seen[done.best_epoch]
+    asked = (*QUICK, "optimiser.watch=loss")
+    with pytest.raises(InputError, match=r"classes that training has not; use episodes or none"):
+        learn.train(tmp_path / "s", "cross_entropy", settings=asked, run_dir=tmp_path / "x")
     unsupervised = learn.train(tmp_path / "s", "infonce", settings=QUICK, run_dir=tmp_path / "u")
     assert unsupervised.val_clips == 30
 
 
-@pytest.mark.parametrize("supervised", [True, False])
-def test_validation_labels_mean_what_the_training_labels_do(make_clips, supervised):
-    """Classes of the training come first and keep their codes; others follow, or are left out."""
+def test_validation_labels_mean_what_the_training_labels_do(make_clips):
+    """Classes of the training come first and keep their codes; others follow."""
     clips = replace(make_clips([2, 3, 1]), classes=("b", "c", "d"))
     rows = Rows(values=torch.zeros(6, 1).half(), offsets=torch.arange(7), seconds=torch.zeros(6))
-    val = _comparable(_Data(clips=clips, rows={"audio": rows}), ("a", "c", "d"), supervised)
+    val = _comparable(Data(clips=clips, rows={"audio": rows}), ("a", "c", "d"))
+    assert val.clips.classes == ("a", "c", "d", "b")
     told = [val.clips.classes[code] for code in val.clips.codes]
-    assert val.clips.classes[:3] == ("a", "c", "d")
-    assert told == (["c"] * 3 + ["d"] if supervised else ["b"] * 2 + ["c"] * 3 + ["d"])
-    assert len(val.rows["audio"]) == len(told)
+    assert told == ["b"] * 2 + ["c"] * 3 + ["d"]
 
 
 def test_without_labels_only_unsupervised_training_works(tmp_path):
@@ -178,7 +191,7 @@ def test_an_unfinished_run_is_refused(paired, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         learn.train(paired, "infonce", settings=QUICK, run_dir=tmp_path / "r")
     assert (tmp_path / "r" / "weights.safetensors").exists()
-    with pytest.raises(MissingFile, match=r"unfinished.*train again"):
+    with pytest.raises(MissingFile, match=r"unfinished.*--resume"):
         load_run(tmp_path / "r")
     with pytest.raises(MissingFile, match="no run"):
         load_run(tmp_path / "none")
@@ -219,3 +232,133 @@ def test_progress_counts_epochs(paired, tmp_path):
         progress=lambda *told: seen.append(told),
     )  # fmt: skip
     assert [told[:2] for told in seen] == [(1, 3), (2, 3), (3, 3)]
+
+
+STAGED = """
+[projection]
+name = "mlp"
+hidden = 16
+dim_out = 8
+[objective]
+name = "infonce"
+[optimiser]
+epochs = 2
+batch_size = 100
+schedule = "cosine"
+[[stages]]
+name = "align"
+rounds = 2
+[[stages]]
+name = "name"
+train = ["audio", "objective"]
+objective = { name = "cross_entropy" }
+optimiser = { method = "sgd", learning_rate = 0.1 }
+"""
+
+
+class Killed(BaseException):
+    """What SIGKILL leaves behind, without waiting for a process to start."""
+
+
+@pytest.mark.parametrize("after", [1, 5, 8, 13, 18, 23])
+def test_a_killed_training_goes_on_bit_for_bit(paired, tmp_path, monkeypatch, after):
+    """Killed after any step, of any stage and round, with a checkpoint some steps before."""
+    recipe = tmp_path / "staged.toml"
+    recipe.write_text(STAGED)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    done = learn.train(paired, recipe, run_dir=whole)
+    steps: list[Engine] = []
+
+    def dies_later(engine):
+        steps.append(engine)
+        if len(steps) == after:
+            raise Killed
+        if len(steps) % 3 == 0:
+            save_now(engine)
+
+    save_now = Engine._save
+    flush = Engine._flush
+
+    def counted(self):
+        flush(self)
+        dies_later(self)
+
+    monkeypatch.setattr("learn.engine.FLUSH_STEPS", 1)
+    monkeypatch.setattr(Engine, "_flush", counted)
+    with pytest.raises(Killed):
+        learn.train(paired, recipe, run_dir=parts)
+    assert not (parts / "done.json").exists()
+    monkeypatch.undo()
+    assert (parts / "checkpoint.safetensors").exists() == (after > 3)
+    again = learn.train(paired, recipe, run_dir=parts, resume=True)
+    for name in ("weights.safetensors", "metrics.jsonl", "config.json", "provenance.json"):
+        assert (whole / name).read_bytes() == (parts / name).read_bytes(), name
+    assert not (parts / "checkpoint.safetensors").exists()
+    assert replace(again, run="", seconds=0.0) == replace(done, run="", seconds=0.0)
+
+
+def test_only_the_parts_named_learn(paired, tmp_path):
+    recipe = tmp_path / "staged.toml"
+    recipe.write_text(STAGED)
+    learn.train(paired, recipe, run_dir=tmp_path / "both")
+    learn.train(
+        paired, recipe, run_dir=tmp_path / "less",
+        settings=("stages.name.optimiser.learning_rate=1e-9",),
+    )  # fmt: skip
+    both, less = (load_file(tmp_path / r / "weights.safetensors") for r in ("both", "less"))
+    moved = {key.split(".")[0] for key in both if not torch.allclose(both[key], less[key])}
+    assert moved == {"audio", "objective"}
+    rows = [json.loads(x) for x in (tmp_path / "both/metrics.jsonl").read_text().splitlines()]
+    rounds = [(r["stage"], r["round"]) for r in rows if r["event"] == "round"]
+    assert rounds == [("align", 0), ("align", 1), ("name", 0)]
+    rates = [r["learning_rate"] for r in rows if r["event"] == "step" and r["stage"] == "align"]
+    assert rates[0] == 1e-3 == rates[8]
+    assert rates[:8] == sorted(rates[:8], reverse=True)
+    bad = (f"stages.name.train={name}" for name in ("visual,head", "objective"))
+    with pytest.raises(ConfigError, match=r"no part 'head' to train; there are visual, audio"):
+        learn.train(paired, recipe, run_dir=tmp_path / "x", settings=(next(bad),))
+
+
+def test_resuming_another_training_is_refused(paired, filled, quick, tmp_path):
+    for store_path, settings, what in (
+        (paired, (*QUICK, "optimiser.epochs=4"), "recipe"),
+        (filled, QUICK, "store_id"),
+    ):
+        with pytest.raises(InputError, match=f"begun with another {what}; .* -o"):
+            learn.train(store_path, "infonce", settings=settings, run_dir=quick[0], resume=True)
+    done = learn.train(paired, "infonce", settings=QUICK, run_dir=quick[0], resume=True)
+    assert done == quick[1]  # nothing is left to do
+    new = learn.train(paired, "infonce", settings=QUICK, run_dir=tmp_path / "new", resume=True)
+    assert new.loss == done.loss
+
+
+def test_a_damaged_checkpoint_says_what_to_do(paired, tmp_path, monkeypatch):
+    monkeypatch.setattr("learn.runs.finish", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        learn.train(
+            paired, "infonce", settings=QUICK, run_dir=tmp_path / "r", checkpoint_seconds=0.0
+        )
+    (tmp_path / "r" / "checkpoint.safetensors").write_bytes(b"torn")
+    with pytest.raises(InputError, match=r"damaged.*delete it"):
+        learn.train(paired, "infonce", settings=QUICK, run_dir=tmp_path / "r", resume=True)
+
+
+def test_a_device_that_is_not_there_is_refused(paired, tmp_path):
+    with pytest.raises(ConfigError, match="there are cpu and cuda"):
+        learn.train(paired, "infonce", run_dir=tmp_path / "r", device="tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="finds no GPU"):
+            learn.train(paired, "infonce", run_dir=tmp_path / "r", device="cuda")
+
+
+def test_scalars_reach_tensorboard(paired, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    done = learn.train(
+        paired, "infonce", settings=QUICK, run_dir=tmp_path / "r", tensorboard=tmp_path / "tb"
+    )
+    drawn = EventAccumulator(str(tmp_path / "tb"))
+    drawn.Reload()
+    losses = [one.value for one in drawn.Scalars("main/epoch/val_loss")]
+    assert losses[done.best_epoch] == pytest.approx(done.val_loss)

@@ -1,0 +1,85 @@
+"""One file that holds where a training stands, bit for bit; it is replaced whole or not at all.
+
+    model.…          all parameters and buffers: space, objectives of every stage, states
+    optimiser.…      moments of the optimiser of the round in progress
+    best.…           the weights that did best in this round so far
+    random.…         torch's random numbers
+
+and, in its header, the place (stage, round, epoch, step) and all sums and histories up to it. The
+order of the clips and all that objectives draw follow from the place and the seed.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from store.errors import InputError
+
+NAME = "checkpoint.safetensors"
+
+
+def save(run_dir: Path, tensors: Mapping[str, Mapping[str, Tensor]], facts: Any) -> None:
+    flat = {
+        f"{group}.{key}": value.detach().cpu().contiguous()
+        for group, of_group in tensors.items()
+        for key, value in of_group.items()
+    }
+    whole, part = run_dir / NAME, run_dir / f".{NAME}.unfinished"
+    save_file(flat, part, metadata={"facts": json.dumps(facts)})
+    with part.open("rb+") as file:
+        os.fsync(file.fileno())
+    part.replace(whole)
+
+
+def load(run_dir: Path) -> tuple[dict[str, dict[str, Tensor]], Any] | None:
+    """Tensors by group, and the facts; None if the training had not got so far.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    path = run_dir / NAME
+    if not path.is_file():
+        return None
+    groups: dict[str, dict[str, Tensor]] = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads(file.metadata()["facts"])
+            for name in file.keys():  # noqa: SIM118
+                group, _, key = name.partition(".")
+                groups.setdefault(group, {})[key] = file.get_tensor(name)
+    except (SafetensorError, KeyError, TypeError, ValueError) as fault:
+        raise InputError(
+            f"{path} is damaged ({fault}); delete it to start this training again"
+        ) from None
+    return groups, facts
+
+
+def remove(run_dir: Path) -> None:
+    """A finished training needs none."""
+    for name in (NAME, f".{NAME}.unfinished"):
+        (run_dir / name).unlink(missing_ok=True)
+
+
+def pack_optimiser(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The moments, by number of the parameter."""
+    return {
+        f"{number}.{key}": torch.as_tensor(value)
+        for number, of_one in optimiser.state_dict()["state"].items()
+        for key, value in of_one.items()
+        if value is not None
+    }
+
+
+def unpack_optimiser(optimiser: torch.optim.Optimizer, packed: Mapping[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in packed.items():
+        number, _, key = name.partition(".")
+        state.setdefault(int(number), {})[key] = value
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
