@@ -5,52 +5,37 @@ Shapes: V = clips, D = size of a vector, E = episodes.
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float
-from torch import Tensor
 
 from learn import episode_files, intervals, views
-from learn.data import (
-    UNLABELLED,
-    Clips,
-    Rows,
-    choose_feature,
-    choose_split,
-    load_clips,
-    load_rows,
-    splits,
-)
+from learn.data import Clips, choose_split, splits
 from learn.episodes import Episodes
 from learn.heads import Context, Head
 from learn.results import EpisodesResult, Result
-from learn.runs import Run, load_run
+from learn.runs import Run
 from learn.score import scorer
+from learn.sides import (
+    NONE,
+    Side,
+    features_of,
+    in_play,
+    load_side,
+    modalities_of,
+    runs_of,
+    vectors_of,
+)
 from store import open as open_store
 from store import plugins, read_manifest
-from store.errors import ConfigError, InputError
+from store.errors import ConfigError
 
 if TYPE_CHECKING:
-    from store import Feature, Manifest, Store
+    from store import Feature, Manifest
 
-NONE = "none"  # the projection that is none: stored vectors as they are
 Progress = Callable[[int, int, str], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Side:
-    """Clips with rows in every modality in play."""
-
-    clips: Clips
-    rows: Mapping[str, Rows]
-    dropped: Mapping[str, int]  # how many lack a label, or rows of a modality
-
-    def keep(self, wanted: Bool[np.ndarray, "V"]) -> "_Side":
-        rows = {modality: rows.keep(wanted) for modality, rows in self.rows.items()}
-        return replace(self, clips=self.clips.keep(wanted), rows=rows)
 
 
 def run_episodes(
@@ -88,20 +73,19 @@ def run_episodes(
     """
     intervals.check(ci)
     built = {spec: _head(spec) for spec in dict.fromkeys(heads or ("prototypes",))}
-    paths = dict.fromkeys(map(str, projections or (NONE,)))
-    runs = {path: None if path == NONE else load_run(Path(path)) for path in paths}
+    runs = runs_of(projections)
     store = open_store(store_path)
     table = read_manifest(manifest) if manifest else store.manifest()
     asked = {"visual": visual, "audio": audio}
     if support or query:
         named = views.cells(support, query, ())
-        asked = {m: name for m, name in asked.items() if m in _modalities(named)}
-    features = _features(store, runs, asked)
+        asked = {m: name for m, name in asked.items() if m in modalities_of(named)}
+    features = features_of(store, runs, asked)
     in_all = [m for m in features if all(m in run.features for run in runs.values() if run)]
     cells = views.cells(support, query, in_all)
-    features = _in_play(features, cells)
+    features = in_play(features, cells)
     chosen = choose_split(table, split, "test")
-    side = _load(table, features, split=chosen, label=label, group=group)
+    side = load_side(table, features, split=chosen, label=label, group=group)
     if episodes_file:
         clips, draws = episode_files.load(Path(episodes_file), side.clips)
         side = side.keep(np.isin(side.clips.ids, clips.ids))
@@ -141,8 +125,8 @@ class _Task:
     runs: Mapping[str, Run | None]
     cells: Sequence[tuple[str, str]]
     features: Mapping[str, "Feature"]
-    side: _Side
-    base: _Side | None
+    side: Side
+    base: Side | None
     draws: Sequence[Episodes]
 
     @property
@@ -154,13 +138,13 @@ class _Task:
         ids = set(self.side.clips.ids)
         queries = sum(draw.query.size for draw in self.draws)
         for projection, run in self.runs.items():
-            vectors = _vectors(self.side, run)
-            of_base = _vectors(self.base, run) if self.base else None
+            vectors = vectors_of(self.side, run)
+            of_base = vectors_of(self.base, run) if self.base else None
             seen = len(run.trained_on & ids) if run else 0
             for cell in self.cells:
                 pair = views.pair(vectors, *cell, common=run is not None)
                 base = views.pair(of_base, *cell, common=run is not None) if of_base else None
-                notes = (self.features[modality].notes for modality in _modalities([cell]))
+                notes = (self.features[modality].notes for modality in modalities_of([cell]))
                 untrained = any(bool(of_feature.get("untrained")) for of_feature in notes)
                 for spec, head in self.heads.items():
                     begun = time.monotonic()
@@ -194,66 +178,11 @@ def _head(spec: str) -> Head:
     return plugins.build("learn.heads", spec)
 
 
-def _features(
-    store: "Store", runs: Mapping[str, Run | None], asked: Mapping[str, str | None]
-) -> dict[str, "Feature"]:
-    """By modality: the feature asked for, the one a run was trained on, or the only one."""
-    found = {}
-    for modality, name in asked.items():
-        trained = (run.features.get(modality) for run in runs.values() if run)
-        there = (one for one in trained if one in store.features)
-        feature = choose_feature(store, modality, name or next(there, None))
-        if feature is None:
-            continue
-        for run in filter(None, runs.values()):
-            run.check(feature)
-        found[modality] = feature
-    return found
-
-
-def _modalities(cells: Sequence[tuple[str, str]]) -> set[str]:
-    return {modality for cell in cells for mode in cell for modality in views.MODES[mode]}
-
-
-def _in_play(
-    features: Mapping[str, "Feature"], cells: Sequence[tuple[str, str]]
-) -> dict[str, "Feature"]:
-    """The features that some mode needs: only they decide which clips are scored."""
-    wanted = _modalities(cells)
-    if not wanted:
-        raise InputError("no visual or audio feature to score; run: extract run MANIFEST")
-    if missing := sorted(wanted - set(features)):
-        raise InputError(
-            f"the modes asked for need {missing[0]} features, and the store has none; run: "
-            f"extract run MANIFEST --{missing[0]} SPEC"
-        )
-    return {modality: feature for modality, feature in features.items() if modality in wanted}
-
-
-def _load(
-    manifest: "Manifest",
-    features: Mapping[str, "Feature"],
-    *,
-    split: str,
-    label: str | None,
-    group: str | None,
-) -> _Side:
-    """The clips of a split that have rows in every modality, and a label where one is named."""
-    clips = load_clips(manifest, split=split, label=label, group=group)
-    rows = {modality: load_rows(feature, clips.ids) for modality, feature in features.items()}
-    usable = {modality: r.valid for modality, r in rows.items()}
-    if label:
-        usable["label"] = clips.codes != UNLABELLED
-    dropped = {f"no {what}": int((~has).sum()) for what, has in usable.items()}
-    side = _Side(clips=clips, rows=rows, dropped=dropped)
-    return side.keep(np.logical_and.reduce(list(usable.values())))
-
-
-def _base(manifest: "Manifest", features: Mapping[str, "Feature"], split: str) -> _Side | None:
+def _base(manifest: "Manifest", features: Mapping[str, "Feature"], split: str) -> Side | None:
     """The clips of the split `train`, where it is none of those scored."""
     if split in ("all", "train") or "train" not in splits(manifest):
         return None
-    side = _load(manifest, features, split="train", label=None, group=NONE)
+    side = load_side(manifest, features, split="train", label=None, group=NONE)
     return side if len(side.clips) else None
 
 
@@ -265,13 +194,6 @@ def _draw(
     asked = {"ways": ways, "queries": queries, "episodes": episodes}
     specs = [plugins.Spec("n_way_k_shot", {**asked, "shots": k}) for k in dict.fromkeys(shots)]
     return [plugins.build("learn.episodes", spec)(clips, seed=seed) for spec in specs]
-
-
-def _vectors(side: _Side, run: Run | None) -> dict[str, Float[Tensor, "V _"]]:
-    """One vector per clip and modality: the mean row, or a unit vector in the common space."""
-    if run is not None:
-        return run.embed(side.rows)
-    return {modality: rows.means() for modality, rows in side.rows.items()}
 
 
 def _context(pair: views.Pair, base: views.Pair | None) -> Context:
