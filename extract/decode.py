@@ -5,53 +5,30 @@ piece. Frames carry the time at which they appear; sound begins at sample 0 = se
 silence where it starts late. Which frames are wanted is the caller's business (`pick`), so this
 module knows no policy; it imports no torch and no zarr, because it runs in decode processes.
 
-The packets of the file are read first, undecoded: their time stamps tell every frame's time, so
-`pick` is answered before any work is done, and of the video only the stretches from a key frame to
-a wanted frame are decoded.
-
-Shapes: N = frames of the clip, T = frames wanted, H, W = pixels, S = sound samples, C = channels.
+Shapes: T = frames wanted, H, W = pixels, S = sound samples.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
-from av.video.reformatter import Interpolation
-from jaxtyping import Float, Float32, Float64, Int, UInt8
+from jaxtyping import Float32, Float64, Int, UInt8
 
-from extract.probe import (
-    Failure,
-    Timeline,
-    Track,
-    fingerprint,
-    frame_seconds,
-    inside,
-    opened,
-    timeline,
-    tracks,
-)
+from extract import decord_reader
+from extract.packets import Media, Track
+from extract.pictures import Plan, pictures, plan
+from extract.probe import Failure, examined, inside
 from extract.samplers import Footage
 from extract.sound import resample, samples
 from store import Status
 
 DECODER = "pyav"  # part of a feature's identity
 DECODERS = ("auto", "pyav", "decord")
-# Decoders seen to give the same pixels when they skip frames nobody refers to; dav1d does not.
-SKIPS_FRAMES = ("h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video")
-THUMBNAIL = 32  # pixels each way: enough to tell a cut
-MAX_CLIP_BYTES = 1 << 29  # of pixels handed out; a few copies must fit into a decode process
-# Area averaging does not alias when it shrinks; the flags give the same pixels on every CPU and
-# chroma of full resolution.
-SCALING = int(
-    Interpolation.AREA
-    | Interpolation.ACCURATE_RND
-    | Interpolation.FULL_CHR_H_INT
-    | Interpolation.BITEXACT
-)
+TOLERANCE_SECONDS = 0.5  # a clip may be so much longer than the limit before anybody is told
+PADDING_SECONDS = 0.1  # of silence in front of late sound, before anybody is told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -95,6 +72,7 @@ class Request:
     short_sides: tuple[int, ...] = ()  # pixels; larger frames are scaled down to each of these
     sample_rates: tuple[int, ...] = ()  # Hz; the sound is given at each of these
     decoder: str = "auto"  # or "pyav" or "decord"
+    because: str = "asked for"  # why PyAV, where it is `decoder`
 
     def __post_init__(self) -> None:
         if not 0 <= self.start_seconds < self.end_seconds or not self.limit_seconds > 0:
@@ -128,30 +106,41 @@ def failed(status: Status, detail: str, sha256: bytes = bytes(32)) -> Clip:
     )
 
 
+_last: Media | None = None  # the file decoded last: the next request may be a piece of it too
+
+
 def decode(request: Request) -> Clip:
     """The clip's frames and sound; whatever is wrong with the file becomes a status."""
+    global _last
+    media, _last = _last, None  # whatever is raised, a decoder in an unknown state is not kept
     sha256 = bytes(32)
     try:
         inside(request.path, request.root)
-        sha256 = fingerprint(request.path)
-        with opened(request.path) as container:
-            clip = _decode(container, request)
+        file = examined(request.path, media.file if media else None)
+        sha256 = file.sha256
+        if media is not None and media.file is not file:
+            media.close()
+            media = None
+        media = media or Media(file)
+        clip = _decode(media, request)
     except Failure as failure:
         return failed(failure.status, failure.detail, sha256)
     except MemoryError:
         return failed(Status.OUT_OF_MEMORY, "over the memory limit of a decode process", sha256)
+    if Status.PARTIAL in (clip.visual, clip.audio) or clip.visual.failed or clip.audio.failed:
+        media.close()
+    else:
+        _last = media
     return replace(clip, sha256=sha256)
 
 
 def safely(request: Request) -> Request:
     """The same, for a second try after the faster decoder hung or died."""
-    return replace(request, decoder="pyav")
+    return replace(request, decoder="pyav", because="decord hung or died")
 
 
-def _decode(container: Any, request: Request) -> Clip:
-    video, audio = tracks(
-        container, start_seconds=request.start_seconds, end_seconds=request.stop_seconds
-    )
+def _decode(media: Media, request: Request) -> Clip:
+    video, audio = media.tracks(request.start_seconds, request.stop_seconds)
     # The sound's first sample has its part in where second 0 is, even if only frames are wanted.
     end = request.stop_seconds if request.sample_rates else 0.0
     sound = samples(audio, request.start_seconds, end) if audio else None
@@ -159,17 +148,21 @@ def _decode(container: Any, request: Request) -> Clip:
     starts += [sound.first_seconds] if sound and sound.first_seconds is not None else []
     origin = min(starts, default=0.0)
 
+    over = _over_limit(media, request)
     clip = Clip(visual=Status.ABSENT, audio=Status.ABSENT)
     if video and request.pick:
-        clip = replace(clip, **_frames(video, origin, request))
+        clip = replace(clip, **_frames(media, video, origin, request, over))
     if audio and sound and request.sample_rates:
         try:
+            audio.refuse_encryption()
             mono = sound.piece(origin)
             given = {rate: resample(mono, sound.rate, rate) for rate in request.sample_rates}
+            late = sound.late_seconds(origin)
+            silence = f"silence up to second {late:.2f}" if late > PADDING_SECONDS else ""
             clip = replace(
                 clip,
                 audio=Status.PARTIAL if audio.damage else Status.OK,
-                audio_detail=f"{DECODER} {audio.damage}".strip(),
+                audio_detail=_told("pyav", audio.damage, silence, over),
                 sound={rate: Sound(samples=s, rate=rate) for rate, s in given.items()},
             )
         except Failure as failure:
@@ -177,197 +170,71 @@ def _decode(container: Any, request: Request) -> Clip:
     return clip
 
 
-def _frames(track: Track, origin: float, request: Request) -> dict[str, Any]:
+def _told(decoder: str, *notes: str) -> str:
+    """The detail of a clip with rows: who decoded it, and what is odd about it."""
+    return "; ".join(filter(None, (decoder, *notes)))
+
+
+def _over_limit(media: Media, request: Request) -> str:
+    """What is cut off because the clip is longer than clips may be."""
+    length = min(media.seconds, request.end_seconds) - request.start_seconds
+    if length <= request.limit_seconds + TOLERANCE_SECONDS:
+        return ""
+    return f"the first {request.limit_seconds:g} of {length:.1f} s"
+
+
+def _frames(
+    media: Media, track: Track, origin: float, request: Request, over: str
+) -> dict[str, Any]:
     """The visual half of a `Clip`."""
+    assert request.pick is not None
     try:
-        plan = _plan(track, origin, request)
-        pictures = {}
-        scale = _Scaler(track, request.short_sides)
-        for stamp, frame in _wanted_frames(track, plan):
-            pictures[stamp] = scale(frame)
+        track.refuse_encryption()
+        wanted = plan(
+            track,
+            request.pick,
+            origin=origin,
+            start_seconds=request.start_seconds,
+            end_seconds=request.stop_seconds,
+        )
+        found, decoder, note = _pictures(media, track, wanted, request)
     except Failure as failure:
         return {"visual": failure.status, "visual_detail": failure.detail}
     except av.error.FFmpegError as error:
         return {"visual": Status.DECODE_ERROR, "visual_detail": str(error)}
-    got = [(second, stamp) for stamp, second in plan.wanted if stamp in pictures]
+    got = [(second, stamp) for stamp, second in wanted.wanted if stamp in found]
     if not got:
         reason = track.damage or "no frame came out of the decoder"
         return {"visual": Status.DECODE_ERROR, "visual_detail": reason}
-    lost = len(plan.wanted) - len(got)
-    damage = track.damage or (f"{lost} of {len(plan.wanted)} frames do not decode" if lost else "")
+    lost = len(wanted.wanted) - len(got)
+    damage = track.damage or (
+        f"{lost} of {len(wanted.wanted)} frames do not decode" if lost else ""
+    )
     seconds = np.array([second for second, _ in got])
     return {
         "visual": Status.PARTIAL if damage else Status.OK,
-        "visual_detail": f"{DECODER} {damage}".strip(),
+        "visual_detail": _told(decoder, damage, note, over),
         "frames": {
-            side: Frames(
-                pixels=np.stack([pictures[stamp][side] for _, stamp in got]), seconds=seconds
-            )
+            side: Frames(pixels=np.stack([found[stamp][side] for _, stamp in got]), seconds=seconds)
             for side in request.short_sides
         },
     }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
-    wanted: list[tuple[int, float]]  # time stamp and second of each frame picked, in order
-    shown: Timeline
-
-
-def _plan(track: Track, origin: float, request: Request) -> _Plan:
-    """Which frames the caller wants, from time stamps alone.
-
-    Raises:
-        Failure: EMPTY, there are no frames in the piece.
-    """
-    shown = timeline(track)
-    stamps = shown.stamps
-    if not stamps:
-        status = Status.DECODE_ERROR if track.damage else Status.EMPTY
-        raise Failure(status, track.damage or "the video stream holds no frame")
-    seconds = np.array([track.seconds(s) for s in stamps]) - origin - request.start_seconds
-    end = float(seconds[-1] + frame_seconds(track, stamps)[-1])
-    length = request.stop_seconds - request.start_seconds
-    first = max(int(np.searchsorted(seconds, 0.0, side="right")) - 1, 0)
-    last = int(np.searchsorted(seconds, length, side="left"))
-    if end <= 0 or first >= last:
-        raise Failure(
-            Status.EMPTY, f"no frame in this piece: the frames end after {end:.3f} s of it"
-        )
-    # The first frame of a piece is on screen since before it begins.
-    inside = np.maximum(seconds[first:last], 0.0)
-    keys = [track.packets[shown.at[stamp]].is_keyframe for stamp in stamps[first:last]]
-    footage = Footage(
-        seconds=inside,
-        duration=min(end, length),
-        key=np.array(keys),
-        changes=lambda: _changes(track, shown, stamps[first:last]),
-    )
-    assert request.pick is not None
-    wanted = [(stamps[first + i], float(inside[i])) for i in request.pick(footage)]
-    return _Plan(wanted=wanted, shown=shown)
-
-
-def _changes(track: Track, shown: Timeline, stamps: list[int]) -> Float[np.ndarray, "N"]:
-    """How much each frame differs from the one before, from 0 to 1; frames that are lost change
-    nothing.
-    """
-    everything = _Plan(wanted=[(stamp, 0.0) for stamp in stamps], shown=shown)
-    small = {
-        stamp: frame.reformat(
-            width=THUMBNAIL, height=THUMBNAIL, format="gray", interpolation=SCALING, threads=1
-        ).to_ndarray()
-        for stamp, frame in _wanted_frames(track, everything)
-    }
-    found, before = np.zeros(len(stamps)), None
-    for k, stamp in enumerate(stamps):
-        now = small.get(stamp)
-        if now is not None and before is not None:
-            found[k] = np.abs(now.astype(np.int16) - before).mean() / 255
-        before = before if now is None else now
-    return found
-
-
-def _wanted_frames(track: Track, plan: _Plan) -> Iterator[tuple[int, Any]]:
-    """Every wanted frame that decodes, under the time stamp it was wanted for.
-
-    A packet without a picture of its own (VP8 has such) is stood for by the picture on screen then.
-    """
-    at = plan.shown.at
-    wanted = sorted({stamp for stamp, _ in plan.wanted})
-    for start, stop in _stretches(track, plan.shown, [at[stamp] for stamp in wanted]):
-        due = [stamp for stamp in wanted if start <= at[stamp] <= stop]
-        held = None
-        for stamp, frame in _stretch(track, plan.shown, start, stop, frozenset(due)):
-            while due and due[0] < stamp:
-                missed = due.pop(0)
-                if held is not None:
-                    yield missed, held
-            if due and due[0] == stamp:
-                yield due.pop(0), frame
-            held = frame
-            if not due:
-                break
-        if held is not None and not track.damage:
-            yield from ((stamp, held) for stamp in due)
-
-
-def _stretches(track: Track, shown: Timeline, positions: list[int]) -> list[tuple[int, int]]:
-    """Spans of packets from key frames on that hold the wanted frames and what they refer to."""
-    if not shown.timed:
-        return [(0, len(track.packets) - 1)]  # frames are counted, so none may be left out
-    keys = [i for i, p in enumerate(track.packets) if p.is_keyframe and p.pts is not None]
-    spans: list[tuple[int, int]] = []
-    for position in sorted(positions):
-        pts = track.packets[position].pts
-        # A frame shown before the key frame it follows in the file refers to the one before.
-        start = max((k for k in keys if k <= position and track.packets[k].pts <= pts), default=0)
-        while spans and start <= spans[-1][1]:
-            begun, ended = spans.pop()
-            start, position = min(start, begun), max(position, ended)
-        spans.append((start, position))
-    return spans
-
-
-def _stretch(
-    track: Track, shown: Timeline, start: int, stop: int, wanted: frozenset[int]
-) -> Iterator[tuple[int, Any]]:
-    """Frames of one span and their time stamps, in presentation order, up to the first damage.
-
-    Frames that are neither wanted nor referred to are not decoded (a quarter of the cost of H.264).
-    """
-    context = track.stream.codec_context
-    counted = iter(shown.stamps)
-    skips = shown.timed and context.name in SKIPS_FRAMES
-    try:
-        for packet in [*track.packets[start : stop + 1], None]:
-            if skips and packet is not None:
-                context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
-            for frame in context.decode(packet):
-                stamp = frame.pts if shown.timed else next(counted, None)
-                if frame.is_corrupt:
-                    track.damage = track.damage or "a frame is damaged"
-                elif stamp in shown.at:
-                    yield stamp, frame
-    except av.error.FFmpegError as error:
-        track.damage = track.damage or f"{type(error).__name__}: {error.strerror}"
-    finally:
-        context.skip_frame = "DEFAULT"
-        context.flush_buffers()
-
-
-class _Scaler:
-    """Frames as upright RGB with square pixels, once for each short side."""
-
-    def __init__(self, track: Track, short_sides: tuple[int, ...]) -> None:
-        self.short_sides = short_sides
-        self.aspect = Fraction(track.stream.codec_context.sample_aspect_ratio or 1)
-        if not Fraction(1, 8) <= self.aspect <= 8 or abs(self.aspect - 1) < Fraction(1, 100):
-            self.aspect = Fraction(1)
-        self.sizes: dict[int, tuple[int, int]] = {}
-        self.bytes = 0
-
-    def __call__(self, frame: Any) -> dict[int, UInt8[np.ndarray, "H W 3"]]:
-        if not self.sizes:  # of the first frame, also for those after a change of size
-            wide = (max(1, round(frame.width * self.aspect)), frame.height)
-            self.sizes = {side: _scaled(wide, side) for side in self.short_sides}
-        self.bytes += sum(3 * w * h for w, h in self.sizes.values())
-        if self.bytes > MAX_CLIP_BYTES:
-            raise Failure(
-                Status.REFUSED, f"the frames wanted take more than {MAX_CLIP_BYTES} bytes"
-            )
-        return {side: self._picture(frame, *size) for side, size in self.sizes.items()}
-
-    def _picture(self, frame: Any, width: int, height: int) -> UInt8[np.ndarray, "H W 3"]:
-        rgb = frame.reformat(
-            width=width, height=height, format="rgb24", interpolation=SCALING, threads=1
-        ).to_ndarray()
-        turns, odd = divmod(frame.rotation, 90)  # anything but quarter turns is a broken matrix
-        return rgb if odd else np.rot90(rgb, turns % 4)
-
-
-def _scaled(size: tuple[int, int], short_side: int) -> tuple[int, int]:
-    short = min(size)
-    if short <= short_side:
-        return size
-    return max(1, round(size[0] * short_side / short)), max(1, round(size[1] * short_side / short))
+def _pictures(
+    media: Media, track: Track, wanted: Plan, request: Request
+) -> tuple[dict[int, dict[int, UInt8[np.ndarray, "H W 3"]]], str, str]:
+    """The frames, who decoded them and why, and what is odd about them."""
+    reason = request.because
+    if request.decoder != "pyav":
+        sides, must = request.short_sides, request.decoder == "decord"
+        reason = decord_reader.not_for(media, track, wanted, sides, must=must)
+    if not reason:
+        try:
+            found = decord_reader.pictures(media, track, wanted, request.short_sides[0])
+        except decord_reader.Unfit as unfit:
+            reason = str(unfit)
+        else:
+            return found, f"decord ({wanted.share:.0%} of the frames)", ""
+    found, note = pictures(track, wanted, request.short_sides)
+    return found, f"pyav ({reason})", note

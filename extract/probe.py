@@ -1,4 +1,4 @@
-"""What a media file holds: its packets and their times, before anything is decoded.
+"""What a media file is, before anything of it is decoded.
 
 The file is hostile until proven otherwise. It must be a regular file of bounded size, in one of a
 few containers that cannot refer to other files (`CONTAINERS`), read through the file protocol
@@ -9,18 +9,13 @@ Animated GIF is in: people post it as micro video, and it refers to nothing.
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from fractions import Fraction
-from itertools import pairwise
+import struct
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
-import numpy as np
 from av.container import InputContainer
-from jaxtyping import Float
 
 from store import Status
 
@@ -28,6 +23,9 @@ CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,flv,gif,mp3,
 MAX_FILE_BYTES = 4 << 30
 MAX_STREAMS = 64
 MAX_PIXELS = 36_000_000  # a frame of 8K has 33 million
+MAX_SECONDS = 24 * 3600.0  # of the file a clip is a piece of
+MAX_BOXES = 100_000  # of a fragmented file
+_EBML, _SEGMENT = 0x1A45DFA3, 0x18538067
 
 av.logging.set_level(av.logging.PANIC)  # damage is reported as a status, not on the terminal
 
@@ -40,30 +38,15 @@ class Failure(Exception):  # noqa: N818 (a clip that fails is data, not an error
         self.status, self.detail = status, detail
 
 
-@dataclass(slots=True, kw_only=True)
-class Track:
-    """One stream and its packets in decode order."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class File:
+    """A regular file as it was when its digest was taken."""
 
-    stream: Any
-    packets: list[Any] = field(default_factory=list)
-    first_pts: int | None = None  # of all packets that are shown, also those dropped from `packets`
-    damage: str = ""  # what says that packets are missing or broken
-
-    @property
-    def tick(self) -> Fraction:
-        """Seconds of one time stamp unit."""
-        return self.stream.time_base
-
-    @property
-    def timed(self) -> bool:
-        """False for AVI: it stores no presentation times, and those made up for it are wrong."""
-        return self.stream.container.format.name != "avi"
-
-    def stamp(self, packet: Any) -> int | None:
-        return packet.pts if self.timed and packet.pts is not None else packet.dts
-
-    def seconds(self, pts: int) -> float:
-        return float(pts * self.tick)
+    path: Path
+    sha256: bytes
+    size: int
+    version: tuple[int, ...]  # changes when the file does
+    cut_short: bool  # it is shorter than its own header says
 
 
 def inside(path: Path, root: Path | None) -> None:
@@ -78,8 +61,8 @@ def inside(path: Path, root: Path | None) -> None:
         )
 
 
-def fingerprint(path: Path) -> bytes:
-    """SHA-256 of the file's bytes.
+def examined(path: Path, known: File | None = None) -> File:
+    """The file and its SHA-256; `known`, if it is that file and unchanged.
 
     Raises:
         Failure: MISSING, UNREADABLE, or REFUSED for what is not a regular file of bounded size.
@@ -92,16 +75,24 @@ def fingerprint(path: Path) -> bytes:
                 raise Failure(Status.REFUSED, "not a regular file")
             if found.st_size > MAX_FILE_BYTES:
                 raise Failure(Status.REFUSED, f"{found.st_size} bytes; at most {MAX_FILE_BYTES}")
-            return hashlib.file_digest(file, "sha256").digest()
+            version = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+            if known is not None and (known.path, known.version) == (path, version):
+                return known
+            return File(
+                path=path,
+                sha256=hashlib.file_digest(file, "sha256").digest(),
+                size=found.st_size,
+                version=version,
+                cut_short=_declared_bytes(file, found.st_size) > found.st_size,
+            )
     except (FileNotFoundError, NotADirectoryError):
         raise Failure(Status.MISSING, "no such file") from None
     except OSError as error:
         raise Failure(Status.UNREADABLE, error.strerror or str(error)) from None
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[InputContainer]:
-    """The file's container, open for reading.
+def opened(path: Path) -> InputContainer:
+    """The file's container, open for reading; the caller closes it.
 
     Raises:
         Failure: REFUSED or UNREADABLE.
@@ -115,138 +106,100 @@ def opened(path: Path) -> Iterator[InputContainer]:
     except av.error.ArgumentError:
         raise Failure(Status.REFUSED, "not a container that is allowed") from None
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise Failure(Status.UNREADABLE, _say(error)) from None
-    with container:
-        if len(container.streams) > MAX_STREAMS:
-            raise Failure(
-                Status.REFUSED, f"{len(container.streams)} streams; at most {MAX_STREAMS}"
-            )
-        yield container
+        raise Failure(Status.UNREADABLE, say(error)) from None
+    count, seconds = len(container.streams), (container.duration or 0) / av.time_base
+    for much, most, what in (
+        (count, MAX_STREAMS, f"{count} streams"),
+        (seconds, MAX_SECONDS, f"the header says {seconds:.0f} s"),
+    ):
+        if much > most:
+            container.close()
+            raise Failure(Status.REFUSED, f"{what}; at most {most:g}")
+    return container
 
 
-def tracks(
-    container: InputContainer, *, start_seconds: float = 0.0, end_seconds: float = float("inf")
-) -> tuple[Track | None, Track | None]:
-    """The video and the audio track that matter, with the packets needed for a piece of the clip.
+def best_streams(container: InputContainer) -> tuple[Any | None, Any | None]:
+    """The video and the audio stream to decode, of those that can be.
 
-    Reads from the front of the file: where second 0 is, only its first packets can tell.
+    A default stream goes before others; then counts what it holds: pixels, or channels and rate;
+    then the order in the file. A cover picture is no video.
 
     Raises:
-        Failure: UNREADABLE, there is neither video nor audio; REFUSED, a frame is too large.
+        Failure: UNREADABLE, there is neither; REFUSED, frames are too large.
     """
-    video, audio = _video(container), _audio(container)
-    found = {t.stream.index: t for t in (video, audio) if t}
-    if not found:
+    kind = av.stream.Disposition
+
+    def rank(stream: Any) -> tuple[bool, int, int, int]:
+        context, default = stream.codec_context, bool(stream.disposition & kind.default)
+        if stream.type == "video":
+            return default, context.width * context.height, 0, -stream.index
+        return default, context.channels, context.sample_rate or 0, -stream.index
+
+    real = [s for s in container.streams if s.type in ("video", "audio") and s.codec_context]
+    shown = [s for s in real if s.type == "video" and not s.disposition & kind.attached_pic]
+    video = max(shown, key=rank, default=None)
+    audio = max((s for s in real if s.type == "audio"), key=rank, default=None)
+    if video is None and audio is None:
         raise Failure(Status.UNREADABLE, "no video and no audio stream")
-    origin, done, size = float("inf"), set(), container.size
-    try:
-        for packet in container.demux([t.stream for t in found.values()]):
-            if not packet.size:
-                continue
-            track = found[packet.stream_index]
-            if packet.is_corrupt:
-                track.damage = "a packet is cut short"
-            _keep(track, packet)
-            if track.first_pts is None:
-                continue
-            # The estimate only falls as packets come in, so nothing is given up too early; a
-            # second covers frames that are stored out of order.
-            origin = min(origin, track.seconds(track.first_pts))
-            stamp = packet.pts if packet.dts is None else packet.dts
-            now = track.seconds(stamp or 0) - origin
-            if now > end_seconds + 1:
-                done.add(track.stream.index)
-                if len(done) == len(found):
-                    break
-            elif (
-                track is video
-                and packet.is_keyframe
-                and track.timed
-                and packet.pts is not None
-                and track.seconds(packet.pts) - origin <= start_seconds
-            ):
-                del track.packets[:-1]  # nothing before this frame is needed any more
-    except av.error.FFmpegError as error:
-        for track in found.values():
-            track.damage = _say(error)
-    for track in found.values():
-        track.damage = track.damage or _cut_short(container, track, size, origin + end_seconds)
+    if video is not None:
+        context = video.codec_context
+        if context.width * context.height > MAX_PIXELS:
+            raise Failure(
+                Status.REFUSED, f"{context.width}x{context.height} pixels; at most {MAX_PIXELS}"
+            )
+        context.thread_count = 1  # clips are decoded in parallel, not slices of one
+        context.options = {"max_pixels": str(MAX_PIXELS)}  # where frames grow in mid-stream
     return video, audio
 
 
-def _keep(track: Track, packet: Any) -> None:
-    track.packets.append(packet)
-    pts = track.stamp(packet)
-    if pts is not None and not packet.is_discard:
-        track.first_pts = pts if track.first_pts is None else min(track.first_pts, pts)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timeline:
-    """The frames a player would show."""
-
-    stamps: list[int]  # time stamps in presentation order
-    at: Mapping[int, int]  # position of a frame's packet in decode order, by time stamp
-    timed: bool  # false: there are no presentation times, so frames must be counted
-
-
-def timeline(track: Track) -> Timeline:
-    """The frames of a video track, from its packets alone.
-
-    Left out are packets that the container marks as pre-roll, those before the first key frame,
-    and those shown before it: what they refer to is not in the file.
-    """
-    key = next((i for i, p in enumerate(track.packets) if p.is_keyframe), 0)
-    rest = [(i, p) for i, p in enumerate(track.packets) if i >= key and not p.is_discard]
-    timed = track.timed and all(p.pts is not None for _, p in rest)
-    at = {(p.pts if timed else p.dts): i for i, p in rest}
-    at.pop(None, None)
-    if timed and rest and (first := track.packets[key].pts) is not None:
-        at = {pts: i for pts, i in at.items() if pts >= first}
-    return Timeline(stamps=sorted(at), at=at, timed=timed)
-
-
-def frame_seconds(track: Track, stamps: list[int]) -> Float[np.ndarray, "N"]:
-    """How long each frame stays on screen; the last one as long as its packet says."""
-    gaps = [b - a for a, b in pairwise(stamps)]
-    last = track.packets[-1].duration or 0
-    if last <= 0 or (gaps and last > 10 * max(gaps)):
-        rate = track.stream.average_rate
-        last = int(np.median(gaps)) if gaps else (1 / rate / track.tick if rate else 0)
-    return np.array([float(g * track.tick) for g in [*gaps, max(last, 1)]])
-
-
-def _video(container: InputContainer) -> Track | None:
-    """The default video stream; a cover picture is none."""
-    attached = av.stream.Disposition.attached_pic
-    real = [s for s in container.streams.video if not s.disposition & attached and s.codec_context]
-    if not real:
-        return None
-    best = container.streams.best("video")
-    stream = best if best in real else real[0]
-    context = stream.codec_context
-    if context.width * context.height > MAX_PIXELS:
-        raise Failure(
-            Status.REFUSED, f"{context.width}x{context.height} pixels; at most {MAX_PIXELS}"
-        )
-    context.thread_count = 1  # clips are decoded in parallel, not slices of one
-    return Track(stream=stream)
-
-
-def _audio(container: InputContainer) -> Track | None:
-    real = [s for s in container.streams.audio if s.codec_context]
-    best = container.streams.best("audio")
-    return Track(stream=best if best in real else real[0]) if real else None
-
-
-def _cut_short(container: InputContainer, track: Track, file_bytes: int, end: float) -> str:
-    """What says that the file ends before its own index does, as far as this piece is concerned."""
-    if container.format.name.startswith("mov"):
-        for entry in track.stream.index_entries:
-            if entry.pos + entry.size > file_bytes and track.seconds(entry.timestamp) < end:
-                return "the file ends before its index does"
-    return ""
-
-
-def _say(error: BaseException) -> str:
+def say(error: BaseException) -> str:
+    """An error on one line."""
     return f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}"
+
+
+def _declared_bytes(file: BinaryIO, size: int) -> int:
+    """How long the file would be if its outermost elements were whole; 0 if it does not say."""
+    file.seek(0)
+    head = file.read(64)
+    file.seek(0)
+    if head[:4] in (b"RIFF", b"RIFX"):
+        length = struct.unpack("<I" if head[:4] == b"RIFF" else ">I", head[4:8].ljust(4, b"\0"))[0]
+        return 0 if length in (0, 0xFFFFFFFF) else length + 8
+    if head[:4] == _EBML.to_bytes(4, "big"):
+        return _matroska_bytes(head)
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip"):
+        return _boxes_bytes(file, size)
+    return 0
+
+
+def _matroska_bytes(head: bytes) -> int:
+    """End of the segment: the EBML header is one element, the segment the next."""
+    at = 0
+    for wanted in (_EBML, _SEGMENT):
+        if int.from_bytes(head[at : at + 4], "big") != wanted or len(head) < at + 12:
+            return 0
+        first = head[at + 4]
+        width = 9 - first.bit_length() if first else 9
+        if width > 8:
+            return 0
+        length = int.from_bytes(head[at + 4 : at + 4 + width], "big") & ((1 << 7 * width) - 1)
+        unknown = length == (1 << 7 * width) - 1  # a stream that was never finished
+        at += 4 + width + (0 if unknown else length)
+    return 0 if unknown else at
+
+
+def _boxes_bytes(file: BinaryIO, size: int) -> int:
+    """End of the last of an ISO file's boxes."""
+    at = 0
+    for _ in range(MAX_BOXES):
+        if at + 8 > size:
+            break
+        file.seek(at)
+        head = file.read(16)
+        length = int.from_bytes(head[:4], "big")
+        if length == 1:
+            length = int.from_bytes(head[8:16], "big")
+        if length < 8:  # 0: to the end of the file
+            break
+        at += length
+    return at

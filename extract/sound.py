@@ -10,7 +10,8 @@ import av
 import numpy as np
 from jaxtyping import Float32
 
-from extract.probe import Failure, Track
+from extract.packets import Track
+from extract.probe import Failure
 from store import Status
 
 JITTER_SECONDS = 0.05  # time stamps of coarse containers wander; only larger steps are gaps
@@ -28,6 +29,10 @@ class Samples:
     rate: int = 0
     first_seconds: float | None = None  # when the first sample of the file sounds
     stretches: list[tuple[float, Float32[np.ndarray, "_ _"]]] = field(default_factory=list)
+
+    def late_seconds(self, origin: float) -> float:
+        """How long the piece is silent because the sound begins late."""
+        return min(s for s, _ in self.stretches) - origin - self.start_seconds
 
     def piece(self, origin: float) -> Float32[np.ndarray, "S"]:
         """The mono sound from `start_seconds` to `end_seconds` after `origin`.
@@ -55,6 +60,8 @@ def samples(track: Track, start_seconds: float, end_seconds: float) -> Samples:
     found = Samples(track=track, start_seconds=start_seconds, end_seconds=end_seconds)
     context, origin = track.stream.codec_context, None
     skipping = False
+    if context.is_open:
+        context.flush_buffers()  # after another piece of the same file
     for packet in [*track.packets, None]:
         if packet is not None and origin is not None and packet.pts is not None:
             now = track.seconds(packet.pts) - origin

@@ -12,6 +12,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from extract import decord_reader
 from extract.decode import decode
 
 MILLI = Fraction(1, 1000)
@@ -132,20 +133,34 @@ def drop_head(source, path, packets):
     return Path(path)
 
 
-def rotate_clockwise(path):
-    """Write a quarter turn clockwise into the display matrix of the first track of an mp4."""
+def turn(path, a, b, c, d):
+    """Write a display matrix into an mp4's first track: (x, y) is shown at (ax + cy, bx + dy)."""
     data = bytearray(path.read_bytes())
     at = data.index(b"tkhd") + 4 + 40
-    matrix = np.array([0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30], ">i4")
+    one = 1 << 16
+    matrix = np.array([a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30], ">i4")
     data[at : at + 36] = matrix.tobytes()
     path.write_bytes(data)
     return path
+
+
+def noisy(count, width=128, height=96, seed=0):
+    """Pictures as `picture` gives, with noise, so that files have some size."""
+    noise = np.random.default_rng(seed).integers(-25, 26, (count, height, width, 3))
+    clear = np.stack([picture(k, width, height) for k in range(count)]).astype(int)
+    return np.clip(clear + noise, 0, 255).astype("u1")
 
 
 def cut_bytes(source, path, share):
     data = Path(source).read_bytes()
     Path(path).write_bytes(data[: int(len(data) * share)])
     return Path(path)
+
+
+def decord_that_loops(request):
+    """Decodes, with a decord that never answers; for decode processes."""
+    decord_reader._library = lambda: time.sleep(600)
+    return decode(request)
 
 
 def troubled(request):

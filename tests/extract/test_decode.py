@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from extract import decode as decoding
-from extract import probe, sound
+from extract import packets, pictures, probe, sound
 from extract.decode import Frames, Request, Sound, decode
 from extract.sample import Sampling
 from store import Status
@@ -21,12 +21,18 @@ def every(footage):
     return np.arange(len(footage.seconds))
 
 
-def look(path, pick=every, side=4096, rates=(16_000,), **piece):
-    return decode(Request(path=path, pick=pick, short_sides=(side,), sample_rates=rates, **piece))
+def look(path, pick=every, side=4096, rates=(16_000,), **more):
+    """By PyAV, unless told otherwise; decord stays out of a process that may hold a GPU."""
+    more = {"decoder": "pyav"} | more
+    return decode(Request(path=path, pick=pick, short_sides=(side,), sample_rates=rates, **more))
 
 
 def indices(clip, side=4096):
     return [media.read_index(p) for p in clip.frames[side].pixels]
+
+
+def tracks(path):
+    return packets.Media(probe.examined(path)).tracks()
 
 
 def onset_seconds(sound):
@@ -59,10 +65,9 @@ def test_a_sparse_pick_gives_the_same_pixels_as_decoding_everything(plain, wante
 
 
 def test_only_stretches_with_wanted_frames_are_decoded(plain):
-    with probe.opened(plain) as container:
-        video, _ = probe.tracks(container)
-        shown = probe.timeline(video)
-        spans = decoding._stretches(video, shown, [shown.at[shown.stamps[k]] for k in (2, 45)])
+    video, _ = tracks(plain)
+    shown = packets.timeline(video)
+    spans = pictures.stretches(video, shown, [shown.at[shown.stamps[k]] for k in (2, 45)])
     assert [start for start, _ in spans] == [0, 40]
     assert spans[0][1] < 12
 
@@ -123,7 +128,7 @@ def test_frames_that_start_late_keep_their_time(tmp_path):
 
 def test_the_clock_does_not_depend_on_what_is_asked(tmp_path):
     path = media.write(tmp_path / "v.mp4", range(500, 1500, 40), sound=media.click(2.0, 1.0))
-    alone = decode(Request(path=path, pick=every, short_sides=(64,)))
+    alone = look(path, side=64, rates=())
     assert alone.frames[64].seconds[0] == pytest.approx(0.5, abs=0.002)
     assert (alone.visual, alone.audio) == (Status.OK, Status.ABSENT)
 
@@ -136,10 +141,9 @@ def test_preroll_of_a_stream_copied_cut_is_not_shown(tmp_path, plain, name):
     assert clip.frames[4096].seconds == pytest.approx(np.arange(25) * 0.04, abs=0.03)
     flash = clip.frames[4096].seconds[indices(clip).index(30)]  # shown at 1.2 s of the whole
     assert onset_seconds(clip.sound[16_000]) == pytest.approx(flash, abs=0.003)
-    with probe.opened(cut) as container:
-        video, _ = probe.tracks(container)
-        assert len(video.packets) == 30  # five of them are pre-roll
-        assert len(probe.timeline(video).stamps) == 25
+    video, _ = tracks(cut)
+    assert len(video.packets) == 30  # five of them are pre-roll
+    assert len(packets.timeline(video).stamps) == 25
     for k in (0, 7, 24):
         assert indices(look(cut, pick=lambda _, k=k: np.array([k]))) == [25 + k]
 
@@ -204,9 +208,35 @@ def test_rotation_is_applied(tmp_path):
     sideways = [np.rot90(media.picture(k, 128, 96), 1) for k in range(25)]
     path = media.write(tmp_path / "r.mp4", range(0, 1000, 40), pictures=sideways, size=(96, 128))
     assert look(path).frames[4096].pixels.shape[1:3] == (128, 96)
-    clip = look(media.rotate_clockwise(path), side=48)
+    clip = look(media.turn(path, 0, 1, -1, 0), side=48)
     assert clip.frames[48].pixels.shape == (25, 48, 64, 3)
     assert indices(clip, 48) == list(range(25))
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("turns", range(4))
+def test_all_eight_display_matrices(tmp_path, turns, mirrored):
+    """A corner is marked; where it must be seen is computed from the matrix itself."""
+    way = np.linalg.matrix_power([[0, -1], [1, 0]], turns) @ (
+        [[-1, 0], [0, 1]] if mirrored else np.eye(2)
+    )
+    (a, c), (b, d) = way.astype(int).tolist()
+    stored = np.full((96, 128, 3), 20, "u1")
+    stored[:24, :32] = 235  # left of and above the middle: (-1, -1) from it
+    path = media.write(tmp_path / "m.mp4", [0, 40], pictures=[stored] * 2)
+    shown = look(media.turn(path, a, b, c, d)).frames[4096].pixels[0].mean(axis=2)
+    x, y = way @ [-1, -1]
+    height, width = shown.shape
+    assert (height, width) == ((96, 128) if turns % 2 == 0 else (128, 96))
+    corner = shown[12 if y < 0 else height - 12, 12 if x < 0 else width - 12]
+    assert corner > 200
+    assert (shown > 128).mean() == pytest.approx(1 / 16, abs=0.01)
+
+
+def test_a_broken_display_matrix_changes_nothing(tmp_path):
+    path = media.write(tmp_path / "m.mp4", [0, 40])
+    for matrix in ((1, 1, -1, 1), (0, 0, 0, 0), (2, 1, 1, 2)):
+        assert look(media.turn(path, *matrix)).frames[4096].pixels.shape == (2, 96, 128, 3)
 
 
 def test_scaling_keeps_the_aspect_and_never_enlarges(plain):
@@ -294,6 +324,89 @@ def test_the_first_frame_of_a_piece_may_have_been_on_screen_before(tmp_path):
     assert clip.frames[4096].seconds == pytest.approx([0.0, 0.5])
 
 
+@pytest.fixture(scope="module")
+def minute(tmp_path_factory):
+    """A minute at 5 frames/s, a key frame every 4 s, and a click at 40.2 s."""
+    path = tmp_path_factory.mktemp("long") / "minute.mp4"
+    pixels = [media.picture(k % 256) for k in range(300)]
+    return media.write(
+        path, range(0, 60_000, 200), pictures=pixels, gop=20, sound=media.click(60.0, 40.2)
+    )
+
+
+def remuxed(source, path):
+    with av.open(str(source)) as inp, av.open(str(path), "w") as out:
+        streams = {s.index: out.add_stream_from_template(s) for s in inp.streams}
+        for packet in inp.demux():
+            if packet.dts is not None:
+                packet.stream = streams[packet.stream.index]
+                out.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize("name", ["m.mp4", "m.mkv", "m.ts"])
+def test_a_piece_is_the_same_however_it_is_reached(tmp_path, minute, name, monkeypatch):
+    path = remuxed(minute, tmp_path / name)
+    pieces = [(40.0, 41.0), (39.9, 44.05), (57.0, 70.0), (3.2, 9.0), (0.0, 1.0), (40.0, 41.0)]
+    sought = [look(path, start_seconds=a, end_seconds=b) for a, b in pieces]
+    monkeypatch.setattr(packets, "SEEKING", ("nothing",))
+    for (a, b), piece in zip(pieces, sought, strict=True):
+        decoding._last = None
+        front = look(path, start_seconds=a, end_seconds=b)
+        assert (piece.visual, piece.audio) == (front.visual, front.audio) == (Status.OK, Status.OK)
+        assert indices(piece) == indices(front)
+        np.testing.assert_array_equal(piece.frames[4096].pixels, front.frames[4096].pixels)
+        np.testing.assert_array_equal(piece.frames[4096].seconds, front.frames[4096].seconds)
+        np.testing.assert_allclose(
+            piece.sound[16_000].samples, front.sound[16_000].samples, atol=2e-3
+        )
+    flash = sought[0].frames[4096].seconds[indices(sought[0]).index(201)]
+    assert onset_seconds(sought[0].sound[16_000]) == pytest.approx(flash, abs=0.003)
+
+
+def test_pieces_of_one_file_share_one_open_and_read_little(minute, monkeypatch):
+    opens, read = [], []
+    keep = packets.Track.keep
+    monkeypatch.setattr(packets, "opened", lambda path: opens.append(path) or probe.opened(path))
+    monkeypatch.setattr(
+        packets.Track, "keep", lambda self, packet: read.append(packet) or keep(self, packet)
+    )
+    decoding._last = None
+    for second in map(float, range(20, 60, 2)):
+        clip = look(minute, start_seconds=second, end_seconds=second + 1.0)
+        assert indices(clip)[0] == round(5 * second) % 256
+    assert len(opens) == 1
+    with av.open(str(minute)) as container:
+        total = sum(1 for p in container.demux() if p.size)
+    assert len(read) / 20 < total / 4
+
+
+def test_a_file_that_changed_is_opened_anew(tmp_path):
+    path = media.write(tmp_path / "x.mp4", EVERY_40_MS)
+    first = look(path)
+    media.write(path, range(0, 400, 40))
+    second = look(path)
+    assert first.sha256 != second.sha256
+    assert len(indices(second)) == 10
+
+
+def test_links_do_not_lead_out_of_the_root(tmp_path, plain):
+    root = tmp_path / "root"
+    (root / "sub").mkdir(parents=True)
+    (root / "sub" / "in.mp4").write_bytes(plain.read_bytes())
+    (root / "in.mp4").symlink_to(root / "sub" / "in.mp4")
+    (root / "out.mp4").symlink_to(plain)
+    (root / "folder").symlink_to(plain.parent)
+    (tmp_path / "alias").symlink_to(root)
+    for path in (root / "in.mp4", root / "sub/in.mp4", tmp_path / "alias" / "in.mp4"):
+        assert look(path, root=tmp_path / "alias").visual == Status.OK
+    for path in (root / "out.mp4", root / "folder" / "plain.mp4", root / "sub/../../alias/out.mp4"):
+        clip = look(path, root=root)
+        assert (clip.visual, clip.sha256) == (Status.REFUSED, bytes(32))
+        assert "--follow-links" in clip.visual_detail
+        assert look(path).visual == Status.OK
+
+
 def test_missing_modalities_are_data(tmp_path):
     mute = look(media.write(tmp_path / "mute.mp4", EVERY_40_MS))
     assert (mute.visual, mute.audio, mute.sound) == (Status.OK, Status.ABSENT, {})
@@ -355,15 +468,10 @@ def test_resampling_keeps_length_and_pitch():
 
 
 def test_what_decodes_before_the_damage_is_kept(tmp_path):
-    noise = np.random.default_rng(0).integers(0, 60, (50, 96, 128, 3)).astype("u1")
-    pictures = [
-        np.clip(media.picture(k).astype(int) + noise[k] - 30, 0, 255).astype("u1")
-        for k in range(50)
-    ]
     source = media.write(
         tmp_path / "s.mp4",
         EVERY_40_MS,
-        pictures=pictures,
+        pictures=media.noisy(50),
         sound=media.tone(2.0),
         muxer={"movflags": "faststart"},
     )
@@ -374,6 +482,38 @@ def test_what_decodes_before_the_damage_is_kept(tmp_path):
     assert got[:whole] == list(range(whole))
     assert 10 < len(got) < 45
     assert clip.visual_detail
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "muxer"),
+    [
+        ("a.mkv", "libx264", {}),
+        ("a.webm", "libvpx", {}),
+        ("a.avi", "mpeg4", {}),
+        ("a.mp4", "libx264", {"movflags": "frag_keyframe+empty_moov"}),
+    ],
+)
+def test_a_file_cut_short_is_partial_in_every_container(tmp_path, name, codec, muxer):
+    every = range(0, 4000, 40)
+    sound_ = None if codec == "libvpx" else media.tone(4.0)
+    audio = {"audio_codec": "mp2"} if codec == "mpeg4" else {}
+    path = media.write(
+        tmp_path / name, every, codec=codec, gop=20, pictures=media.noisy(100), sound=sound_,
+        muxer=muxer, **audio,
+    )  # fmt: skip
+    whole = look(path)
+    assert (whole.visual, len(whole.frames[4096].pixels)) == (Status.OK, 100)
+    cut = media.cut_bytes(path, tmp_path / f"cut-{name}", 0.6)
+    clip = look(cut)
+    got = indices(clip)
+    assert (clip.visual, clip.audio) == (
+        Status.PARTIAL, Status.PARTIAL if sound_ is not None else Status.ABSENT,
+    )  # fmt: skip
+    assert got == list(range(len(got)))
+    assert 30 < len(got) < 90
+    early = look(cut, end_seconds=0.8)
+    assert early.visual == Status.OK
+    assert indices(early)[:18] == list(range(18))
 
 
 def test_damage_beyond_what_was_asked_does_not_matter(tmp_path, plain):
@@ -423,8 +563,88 @@ def test_caps(plain, monkeypatch):
     monkeypatch.setattr(probe, "MAX_FILE_BYTES", 1000)
     assert look(plain).visual == Status.REFUSED
     monkeypatch.undo()
-    monkeypatch.setattr(decoding, "MAX_CLIP_BYTES", 100_000)
+    monkeypatch.setattr(pictures, "MAX_CLIP_BYTES", 100_000)
     assert (look(plain).visual, look(plain).audio) == (Status.REFUSED, Status.OK)
+
+
+def test_a_header_of_days_is_refused(tmp_path, plain, monkeypatch):
+    monkeypatch.setattr(probe, "MAX_SECONDS", 1.0)
+    clip = look(plain)
+    assert clip.visual == Status.REFUSED
+    assert "the header says 2 s" in clip.visual_detail
+
+
+def test_frames_larger_than_the_header_says_are_not_decoded(tmp_path, monkeypatch):
+    """The container says 64 x 48, the stream itself 128 x 96."""
+    path = media.write(tmp_path / "x.mkv", EVERY_40_MS)
+    data = bytearray(path.read_bytes())
+    for element, value in ((b"\xb0", 128), (b"\xba", 96)):  # PixelWidth, PixelHeight
+        at = data.index(element + b"\x81" + bytes([value]))
+        data[at + 2] = value // 2
+    path.write_bytes(data)
+    monkeypatch.setattr(probe, "MAX_PIXELS", 64 * 48)
+    assert look(path).visual == Status.REFUSED
+
+
+def test_encrypted_streams_are_said_to_be(tmp_path):
+    key = "00112233445566778899aabbccddeeff"
+    path = media.write(
+        tmp_path / "e.mp4", EVERY_40_MS, sound=media.tone(2.0),
+        muxer={"encryption_scheme": "cenc-aes-ctr", "encryption_key": key, "encryption_kid": key},
+    )  # fmt: skip
+    clip = look(path)
+    assert (clip.visual, clip.audio) == (Status.DECODE_ERROR, Status.DECODE_ERROR)
+    assert (clip.visual_detail, clip.audio_detail) == (
+        "the video is encrypted", "the audio is encrypted",
+    )  # fmt: skip
+
+
+def test_what_is_cut_off_or_padded_is_told(tmp_path):
+    long = media.write(
+        tmp_path / "l.mp4", range(0, 3000, 40), sound=media.tone(2.2), sound_start=0.8
+    )
+    clip = look(long, limit_seconds=1.5)
+    assert (clip.visual, len(indices(clip))) == (Status.OK, 38)
+    assert "the first 1.5 of 3.0 s" in clip.visual_detail
+    assert "the first 1.5 of 3.0 s" in clip.audio_detail
+    assert "silence up to second 0.78" in clip.audio_detail
+    assert "first" not in look(long, limit_seconds=2.7).visual_detail  # within the tolerance
+    assert "first" not in look(long, end_seconds=1.0, limit_seconds=1.5).visual_detail
+
+
+def test_hdr_is_told(tmp_path):
+    path = tmp_path / "hdr.mp4"
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=25)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.color_trc = 16
+        frame = av.VideoFrame.from_ndarray(media.picture(3, 64, 64), "rgb24").reformat(
+            format="yuv420p"
+        )
+        frame.color_trc, frame.pts = 16, 0
+        out.mux([*stream.encode(frame), *stream.encode(None)])
+    assert "HDR (PQ) without tone mapping" in look(path).visual_detail
+
+
+def test_of_several_streams_the_default_and_then_the_largest_is_taken(tmp_path):
+    for default, wanted in (((), (96, 128)), ((0,), (48, 64))):
+        path = tmp_path / f"{len(default)}.mkv"
+        with av.open(str(path), "w", options={"default_mode": "passthrough"}) as out:
+            streams = []
+            for k, (width, height) in enumerate([(64, 48), (128, 96)]):
+                stream = out.add_stream("libx264", rate=25)
+                stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+                stream.disposition = (
+                    av.stream.Disposition.default if k in default else av.stream.Disposition(0)
+                )
+                streams.append(stream)
+            for stream in streams:
+                pixels = media.picture(5, stream.width, stream.height)
+                frame = av.VideoFrame.from_ndarray(pixels, "rgb24").reformat(format="yuv420p")
+                frame.pts = 0
+                out.mux([*stream.encode(frame), *stream.encode(None)])
+        assert look(path).frames[4096].pixels.shape[1:3] == wanted
 
 
 def test_a_cover_picture_is_no_video(tmp_path):
