@@ -63,7 +63,7 @@ def readers(folder: Path, rows: int, stack: ExitStack) -> list[Reader]:
     dataset = stack.enter_context(h5py.File(chunked, "r"))["values"]
     grid = Grid.of(metadata)
     assert grid is not None
-    source, reader = RowArray(path=part, grid=grid, name="values"), RowReader()
+    source, reader = RowArray.at(part, grid=grid, name="values"), RowReader()
 
     def slices(of: Any) -> Callable[[Spans], np.ndarray]:
         return lambda spans: np.concatenate([of[start:stop] for start, stop in spans])

@@ -10,7 +10,6 @@
 
 import json
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -27,7 +26,7 @@ from store.names import clip_keys, unit_name
 from store.rows import MAX_UNIT_CLIPS, UnitRows
 from store.spec import MAX_SPEC_BYTES, canonical_json, normalised
 from store.status import STORED, Status
-from store.storage import PosixStorage, Storage
+from store.storage import Storage
 
 MAX_RECORD_BYTES = 4 << 20
 _HEX = {"crc32c": re.compile(r"[0-9a-f]{8}"), "sha256": re.compile(r"[0-9a-f]{64}")}
@@ -125,29 +124,30 @@ def _is_count(value: Any, limit: int) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Places:
-    """Where the pieces of one feature lie."""
+    """The keys of one feature's pieces."""
 
-    root: Path
+    storage: Storage
     feature_id: str
 
     @property
-    def staging(self) -> Path:
-        return self.root / "tmp"
+    def feature(self) -> str:
+        return f"data.zarr/{self.feature_id}"
 
     @property
-    def feature(self) -> Path:
-        return self.root / "data.zarr" / self.feature_id
+    def parts(self) -> str:
+        return f"{self.feature}/parts"
 
     @property
-    def parts(self) -> Path:
-        return self.feature / "parts"
+    def commits(self) -> str:
+        return f"commits/{self.feature_id}"
 
-    @property
-    def commits(self) -> Path:
-        return self.root / "commits" / self.feature_id
+    def record(self, unit: str) -> str:
+        return f"{self.commits}/{unit}.json"
 
-    def record(self, unit: str) -> Path:
-        return self.commits / f"{unit}.json"
+    def units(self) -> list[str]:
+        """Names of the units that have a commit record, sorted."""
+        names = self.storage.names(f"{self.commits}/")
+        return [n.removesuffix(".json") for n in names if n.startswith("u-") and n[-5:] == ".json"]
 
 
 def read_record(places: Places, unit: str) -> CommitRecord:
@@ -156,7 +156,7 @@ def read_record(places: Places, unit: str) -> CommitRecord:
     Raises:
         DamagedStore: it is missing or not what was written.
     """
-    data = files.read_small(places.record(unit), limit_bytes=MAX_RECORD_BYTES)
+    data = places.storage.get(places.record(unit), limit_bytes=MAX_RECORD_BYTES)
     return CommitRecord.from_bytes(data, feature_id=places.feature_id, unit=unit)
 
 
@@ -170,12 +170,12 @@ def commit(
         StoreError: the disk refused. Nothing was committed, unless the message says so.
     """
     unit = unit_name(places.feature_id, rows.clip_ids, retry=retry)
-    if places.record(unit).exists():
+    storage = places.storage
+    if storage.exists(places.record(unit)):
         return None
     attempt = token_hex(6)
     part = f"{unit}-{attempt}"
     written = datetime.now(UTC).isoformat(timespec="seconds")
-    staged = places.staging / part
     notes = normalised(notes, "attempt notes")
     if (size := len(canonical_json(notes))) > MAX_SPEC_BYTES:
         raise ConfigError(f"attempt notes take {size} bytes; at most {MAX_SPEC_BYTES} fit")
@@ -189,13 +189,11 @@ def commit(
         "written": written,
         "writer": {**_versions(), **notes},
     }
-    try:
+    with storage.staging(part) as staged:
         with files.writing(staged):
             _stage(staged, rows, attributes)
             listed = tuple(files.file_record(staged, key) for key in files.keys_under(staged))
-            files.publish(staged, places.parts / part)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+        storage.publish(staged, f"{places.parts}/{part}")
     record = CommitRecord(
         feature_id=places.feature_id,
         unit=unit,
@@ -213,7 +211,7 @@ def commit(
         written=written,
     )
     assert (fault := record._fault(places.feature_id, unit)) is None, fault
-    return record if put_record(PosixStorage(places.root), record) else None
+    return record if put_record(storage, record) else None
 
 
 def put_record(storage: Storage, record: CommitRecord) -> bool:
@@ -248,7 +246,6 @@ def _stage(staged: Path, rows: UnitRows, attributes: Mapping[str, Any]) -> None:
         "media_sha256": rows.media_sha256,
         "detail": np.array(rows.detail, dtype=object),
     }
-    files.make_directory(staged)
     (staged / "zarr.json").write_bytes(layout.group_json(attributes))
     for name in layout.ARRAYS:
         (staged / name).mkdir()

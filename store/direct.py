@@ -2,18 +2,18 @@
 
 There rows are byte ranges of files (see `store.grid`), and `preadv` puts them where they belong: no
 temporary, no copy. Chunks may lie in any order; only the index of a shard says where. It is read
-and checked once.
+and checked once. In a bucket the same ranges are fetched many at a time.
 
 Shapes: N = rows asked for, D = numbers in a row.
 """
 
 import os
-import stat
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +23,9 @@ import numpy as np
 from jaxtyping import Shaped
 
 from store.errors import DamagedStore
+from store.files import OpenFile
 from store.grid import CRC_BYTES, Grid
+from store.storage import Blob
 
 CAN_READ = hasattr(os, "pread")  # not on Windows
 _READ_BYTES = 2 << 20  # so little that it is still in the processor's cache when it is verified
@@ -32,15 +34,22 @@ _GAP_BYTES = 8 << 10  # reading over a small gap costs less than another call
 _WINDOW_BYTES = 64 << 20  # what may be announced to the kernel at once
 _CAN_ANNOUNCE = hasattr(os, "RWF_NOWAIT") and hasattr(os, "posix_fadvise")
 _KEPT_INDEXES = 1 << 14  # of 1 KiB each with 128 chunks
+_REQUESTS = 16  # at once, of a bucket
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RowArray:
-    """One array on disk; `name` is what errors call it."""
+    """One array: `open` gives its n-th file, `name` is what errors call it."""
 
-    path: Path
+    open: Callable[[int], Blob]
     grid: Grid
     name: str
+    remote: bool = False  # each read waits for an answer: ask for many at once
+
+    @classmethod
+    def at(cls, path: Path, *, grid: Grid, name: str) -> "RowArray":
+        """The array in a directory."""
+        return cls(open=lambda file: OpenFile(path / "c" / str(file) / "0"), grid=grid, name=name)
 
 
 class Span(NamedTuple):
@@ -75,7 +84,7 @@ class _Piece(NamedTuple):
         return target[self.to * size : (self.to + self.rows) * size]
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class _Read:
     """One range of one file and where its bytes go; then what to verify and what to copy."""
 
@@ -106,26 +115,7 @@ class _Read:
         self.copies += other.copies
 
 
-class _File:
-    """An open file, closed when nobody uses it any more."""
-
-    __slots__ = ("descriptor", "size")
-
-    def __init__(self, path: Path) -> None:
-        self.descriptor = -1
-        # Without O_NONBLOCK, opening a pipe that someone put here would wait for ever.
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        found = os.fstat(self.descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError("it is no regular file")
-        self.size = found.st_size
-
-    def __del__(self) -> None:
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-
-
-_Opened = Callable[[RowArray, int], _File]
+_Opened = Callable[[RowArray, int], Blob]
 
 
 class RowReader:
@@ -148,8 +138,23 @@ class RowReader:
         Raises:
             DamagedStore: see `read`.
         """
-        pieces = self._pieces([Span(source, start, stop, 0)])
-        out = np.empty((stop - start, source.grid.dim), dtype=source.grid.dtype)
+        spans = [Span(source, start, stop, 0)]
+        return self.gather(
+            spans, stop - start, dim=source.grid.dim, dtype=source.grid.dtype, verify=verify
+        )
+
+    def gather(
+        self,
+        spans: Iterable[Span],
+        rows: int,
+        *,
+        dim: int,
+        dtype: np.dtype,
+        verify: bool = False,
+    ) -> Shaped[np.ndarray, "N D"]:
+        """Rows of many arrays as one, which the spans must fill; see `rows` and `read`."""
+        pieces = self._pieces(spans)
+        out = np.empty((rows, dim), dtype=dtype)
         self._run(pieces, out, verify)
         return out
 
@@ -197,12 +202,28 @@ class RowReader:
         stored.sort(key=lambda p: (id(p.source), p.file, p.offset, p.skip))
         target = memoryview(out.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
         for window in _windows(stored, verify):
-            announced = False
-            for read in _joined(_reads(window, target, verify)):
-                if not announced and not self._is_cached(read):
-                    self._announce(window, verify)
-                    announced = True
-                self._execute(read)
+            for read in self._fetched(_joined(_reads(window, target, verify)), window, verify):
+                _check(read)
+                for whole, place in read.copies:
+                    place[:] = whole
+
+    def _fetched(
+        self, reads: Iterable[_Read], window: Sequence[_Piece], verify: bool
+    ) -> Iterator[_Read]:
+        """The reads of a window, done: one by one from the disk, many at once from a bucket."""
+        if any(piece.source.remote for piece in window):
+            yield from self._requests.map(self._execute, list(reads))
+            return
+        announced = False
+        for read in reads:
+            if not announced and not self._is_cached(read):
+                self._announce(window, verify)
+                announced = True
+            yield self._execute(read)
+
+    @cached_property
+    def _requests(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(_REQUESTS, thread_name_prefix="rows")
 
     def _is_cached(self, read: _Read) -> bool:
         """Whether the first byte can be had without the disk, as far as the system can tell."""
@@ -210,6 +231,7 @@ class RowReader:
             return True
         try:
             file = self._open(read.source, read.file)
+            assert isinstance(file, OpenFile)
             return os.preadv(file.descriptor, [bytearray(1)], read.offset, os.RWF_NOWAIT) == 1
         except OSError:  # it cannot, or the file system cannot tell
             return False
@@ -220,26 +242,27 @@ class RowReader:
             offset, size = piece.extent(whole=verify)
             with suppress(OSError):  # a hint; reading reports what is wrong
                 file = self._open(piece.source, piece.file)
+                assert isinstance(file, OpenFile)
                 os.posix_fadvise(file.descriptor, offset, size, os.POSIX_FADV_WILLNEED)
 
-    def _execute(self, read: _Read) -> None:
+    def _execute(self, read: _Read) -> _Read:
         try:
-            file = self._open(read.source, read.file)
-            done = _read_into(file.descriptor, read.views, read.offset)
+            done = self._open(read.source, read.file).read_into(read.views, read.offset)
         except OSError as error:
             raise _unreadable(read.source, read.file, error) from error
         if done != read.size:
             raise _damaged(read.source, read.file, "has lost its end")
-        for inner, views, stored in read.checks:
-            crc = 0
-            for view in views:
-                crc = google_crc32c.extend(crc, np.frombuffer(view, np.uint8))
-            if crc != int.from_bytes(stored, "little"):
-                raise _damaged(
-                    read.source, read.file, f"does not match the checksum of chunk {inner}"
-                )
-        for whole, place in read.copies:
-            place[:] = whole
+        return read
+
+
+def _check(read: _Read) -> None:
+    """Compare chunks with their checksums."""
+    for inner, views, stored in read.checks:
+        crc = 0
+        for view in views:
+            crc = google_crc32c.extend(crc, np.frombuffer(view, np.uint8))
+        if crc != int.from_bytes(stored, "little"):
+            raise _damaged(read.source, read.file, f"does not match the checksum of chunk {inner}")
 
 
 def _windows(pieces: Sequence[_Piece], verify: bool) -> Iterator[Sequence[_Piece]]:
@@ -314,28 +337,8 @@ def _joined(reads: Iterable[_Read]) -> Iterator[_Read]:
         yield current
 
 
-def _read_into(descriptor: int, views: Sequence[memoryview], offset: int) -> int:
-    """Fill the views with the bytes from `offset` on; how many there were."""
-    views, done = list(views), 0
-    while views:
-        if hasattr(os, "preadv"):
-            got = os.preadv(descriptor, views, offset + done)
-        else:
-            block = os.pread(descriptor, len(views[0]), offset + done)
-            got = len(block)
-            views[0][:got] = block
-        if not got:
-            break
-        done += got
-        while views and got >= len(views[0]):
-            got -= len(views.pop(0))
-        if got:
-            views[0] = views[0][got:]
-    return done
-
-
-def _open(source: RowArray, file: int) -> _File:
-    return _File(source.path / "c" / str(file) / "0")
+def _open(source: RowArray, file: int) -> Blob:
+    return source.open(file)
 
 
 def _read_offsets(opened: _Opened, source: RowArray, file: int) -> array:
@@ -345,8 +348,9 @@ def _read_offsets(opened: _Opened, source: RowArray, file: int) -> array:
         handle = opened(source, file)
         at = 0 if grid.index_first else max(0, handle.size - grid.index_bytes)
         size = min(grid.index_bytes, handle.size)
-        index = os.pread(handle.descriptor, size, at) if size else b""
-        offsets = grid.chunk_offsets(index, file_bytes=handle.size)
+        index = bytearray(size)
+        done = handle.read_into([memoryview(index)], at) if size else 0
+        offsets = grid.chunk_offsets(bytes(index[:done]), file_bytes=handle.size)
     except FileNotFoundError:
         return array("q")
     except OSError as error:

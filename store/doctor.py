@@ -101,7 +101,7 @@ def _examine_bucket(url: str) -> Diagnosis:
         seconds = _put_seconds(storage, folder)
     finally:
         with suppress(StoreError):
-            for key in storage.list(folder):
+            for key in storage.keys(folder):
                 storage.delete(key)
     return Diagnosis(
         path=url,

@@ -48,7 +48,7 @@ def export(
     chosen = [store[name] for name in (features or store.features)]
     name = plugins.parse_spec(format_spec).name
     if not chosen:
-        raise InputError(f"{store.path} has no features; run: extract run MANIFEST --store DIR")
+        raise InputError(f"{store.name} has no features; run: extract run MANIFEST --store DIR")
     if len(chosen) > 1 and "features" not in made.keeps:
         raise InputError(
             f"{name} holds one feature, these are {len(chosen)}; name one with --feature: "

@@ -6,7 +6,8 @@ has one place to come in.
 
 import errno
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -106,6 +107,48 @@ def read_small(path: Path, *, limit_bytes: int) -> bytes:
     if len(data) > limit_bytes:
         raise DamagedStore(f"{path} is larger than {limit_bytes} bytes; it is not ours")
     return data
+
+
+class OpenFile:
+    """A regular file open for reading anywhere in it, closed when nobody uses it any more.
+
+    Raises:
+        OSError: it cannot be opened, or is something else.
+    """
+
+    __slots__ = ("descriptor", "size")
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = -1
+        # Without O_NONBLOCK, opening a pipe that someone put here would wait for ever.
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        found = os.fstat(self.descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError("it is no regular file")
+        self.size = found.st_size
+
+    def __del__(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+
+    def read_into(self, views: Sequence[memoryview], offset: int) -> int:
+        """Fill the views with the bytes from `offset` on; how many there were."""
+        views, done = list(views), 0
+        while views:
+            if hasattr(os, "preadv"):
+                got = os.preadv(self.descriptor, views, offset + done)
+            else:
+                block = os.pread(self.descriptor, len(views[0]), offset + done)
+                got = len(block)
+                views[0][:got] = block
+            if not got:
+                break
+            done += got
+            while views and got >= len(views[0]):
+                got -= len(views.pop(0))
+            if got:
+                views[0] = views[0][got:]
+        return done
 
 
 def fsync(path: Path) -> None:

@@ -21,6 +21,7 @@ from store.commit import PART_NAME, Places, read_record
 from store.errors import DamagedStore, InputError
 from store.names import is_safe_name
 from store.root import Store
+from store.storage import directory
 
 DAY_SECONDS = 24 * 3600.0
 QUARANTINE_STAMP = "%Y%m%dt%H%M%S.%fz"
@@ -67,7 +68,7 @@ def gc(
     """
     with files.writing(store.path / "tmp"):
         now = _file_system_time(store.path / "tmp")
-        restored = [] if dry_run else _restore_trash(store.path)
+        restored = [] if dry_run else _restore_trash(store)
         parts: list[str] = []
         staging: list[str] = []
         size = young = 0
@@ -100,12 +101,13 @@ def gc(
 def _uncommitted(store: Store, now: float, age: float) -> Iterator[tuple[Places, Path]]:
     """Parts that no record names and that are not of a unit set aside lately."""
     for folder in _entries(store.path / "data.zarr"):
-        places = Places(root=store.path, feature_id=folder.name)
-        if not (is_safe_name(folder.name) and places.parts.is_dir()):
+        places = store.places(folder.name)
+        parts, commits = store.path / places.parts, store.path / places.commits
+        if not (is_safe_name(folder.name) and parts.is_dir()):
             continue
-        if not places.commits.is_dir():  # half a copy of a store, perhaps
+        if not commits.is_dir():  # half a copy of a store, perhaps
             raise DamagedStore(
-                f"{places.feature_id} has parts but no {places.commits}; all would be garbage. "
+                f"{places.feature_id} has parts but no {commits}; all would be garbage. "
                 "Copy or restore commits/ first"
             )
         kept = {
@@ -113,7 +115,7 @@ def _uncommitted(store: Store, now: float, age: float) -> Iterator[tuple[Places,
             for path in _entries(store.path / "quarantine" / folder.name)
             if now - _stamp_seconds(path.name) < age
         }
-        for path in _entries(places.parts):
+        for path in _entries(parts):
             match = PART_NAME.fullmatch(path.name)
             if match and match[1] not in kept and not _is_named(places, match[1], path.name):
                 yield places, path
@@ -121,17 +123,18 @@ def _uncommitted(store: Store, now: float, age: float) -> Iterator[tuple[Places,
 
 def _is_named(places: Places, unit: str, part: str) -> bool:
     """Whether the unit's record names this part; one that cannot be read may name any."""
-    if not os.path.lexists(places.record(unit)):
+    record = directory(places.storage) / places.record(unit)
+    if not os.path.lexists(record):
         return False
     try:
         return read_record(places, unit).part == part
     except DamagedStore:
-        return os.path.lexists(places.record(unit))
+        return os.path.lexists(record)
 
 
 def _remove_part(places: Places, part: Path) -> bool:
     """Move away, look again, then delete; False if it was committed meanwhile or is gone."""
-    trash = places.staging / f"gc-{part.name}-{places.feature_id}"
+    trash = directory(places.storage) / "tmp" / f"gc-{part.name}-{places.feature_id}"
     try:
         part.rename(trash)
     except FileNotFoundError:  # another collector
@@ -151,15 +154,15 @@ def _settle(places: Places, trash: Path, part: Path) -> bool:
     return False
 
 
-def _restore_trash(root: Path) -> list[str]:
+def _restore_trash(store: Store) -> list[str]:
     """Finish what an interrupted collector began."""
     restored = []
-    for path in _entries(root / "tmp"):
+    for path in _entries(store.path / "tmp"):
         if (match := _TRASH.fullmatch(path.name)) and is_safe_name(match["feature"]):
-            places = Places(root=root, feature_id=match["feature"])
-            part = places.parts / match["part"]
-            if _settle(places, path, part):
-                restored.append(part.relative_to(root).as_posix())
+            places = store.places(match["feature"])
+            key = f"{places.parts}/{match['part']}"
+            if _settle(places, path, store.path / key):
+                restored.append(key)
     return restored
 
 

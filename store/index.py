@@ -76,6 +76,21 @@ class _Damaged(Exception):  # noqa: N818
     """The file is not what was written; nobody outside needs to know."""
 
 
+class MemoryIndex:
+    """What `ClipIndex` says, without a file, of so few clips that their records fit in memory."""
+
+    def __init__(self, tables: Sequence[PartTable]) -> None:
+        self._records = _sorted(np.concatenate([np.empty(0, _RECORD), *_runs(tables)]))
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def lookup(self, keys: UInt64[np.ndarray, "V 2"]) -> Found:
+        """Where these clips are."""
+        begin = np.zeros(len(keys), dtype=np.int64)
+        return _found(self._records, keys, begin, np.full_like(begin, len(self)))
+
+
 class ClipIndex:
     """Which part speaks for each clip, and where its rows are in it.
 
@@ -169,45 +184,16 @@ class _IndexFile:
         return len(self._records)
 
     def lookup(self, keys: UInt64[np.ndarray, "V 2"], parts: int) -> Found:
-        missing = np.full(len(keys), -1, dtype=np.int64)
-        nowhere = Found(missing, missing * 0, missing * 0, np.full(len(keys), 255, np.uint8))
-        if not (len(self) and len(keys)):
-            return nowhere
-        high, low = np.ascontiguousarray(keys.T)
+        high = np.ascontiguousarray(keys[:, 0])
         # Halves of keys may be equal, so the first block with such a half counts, and the last.
         first = np.maximum(np.searchsorted(self._fences, high) - 1, 0)
         last = np.searchsorted(self._fences, high, side="right")
         self._verify(first, last)
         begin, end = first * _BLOCK, np.minimum(last * _BLOCK, len(self))
-        at = self._lower_bound(high, low, begin, end.copy())
-        record = self._records[np.minimum(at, len(self) - 1)]
-        there = (at < end) & (record["high"] == high) & (record["low"] == low)
-        if (record["part"][there] >= parts).any():
+        found = _found(self._records, keys, begin, end)
+        if (found.part >= parts).any():
             raise _Damaged
-        return Found(
-            *(
-                np.where(there, record[name].astype(default.dtype), default)
-                for name, default in nowhere._asdict().items()
-            )
-        )
-
-    def _lower_bound(
-        self,
-        high: UInt64[np.ndarray, "V"],
-        low: UInt64[np.ndarray, "V"],
-        begin: Int64[np.ndarray, "V"],
-        end: Int64[np.ndarray, "V"],
-    ) -> Int64[np.ndarray, "V"]:
-        """The first record in [begin, end) that is not before the key, for all keys at once."""
-        highs, lows = self._records["high"], self._records["low"]
-        while (open_ := begin < end).any():
-            middle = (begin + end) >> 1
-            probe = np.minimum(middle, len(self) - 1)
-            at_high = highs[probe]
-            before = (at_high < high) | ((at_high == high) & (lows[probe] < low))
-            begin = np.where(open_ & before, middle + 1, begin)
-            end = np.where(open_ & ~before, middle, end)
-        return begin
+        return found
 
     def _verify(self, first: Int64[np.ndarray, "V"], last: Int64[np.ndarray, "V"]) -> None:
         """Compare the blocks from first to last with their checksums, each once."""
@@ -222,6 +208,38 @@ class _IndexFile:
             if google_crc32c.value(records.view(np.uint8)) != self._checksums[block]:
                 raise _Damaged
             self._verified[block] = True
+
+
+def _found(
+    records: Records,
+    keys: UInt64[np.ndarray, "V 2"],
+    begin: Int64[np.ndarray, "V"],
+    end: Int64[np.ndarray, "V"],
+) -> Found:
+    """Where these keys are in sorted records, if between `begin` and `end`; all keys at once."""
+    missing = np.full(len(keys), -1, dtype=np.int64)
+    pending = np.full(len(keys), Status.PENDING, np.uint8)
+    nowhere = Found(missing, missing * 0, missing * 0, pending)
+    if not (len(records) and len(keys)):
+        return nowhere
+    high, low = np.ascontiguousarray(keys.T)
+    highs, lows = records["high"], records["low"]
+    at, stop = begin, end
+    while (open_ := at < stop).any():
+        middle = (at + stop) >> 1
+        probe = np.minimum(middle, len(records) - 1)
+        at_high = highs[probe]
+        before = (at_high < high) | ((at_high == high) & (lows[probe] < low))
+        at = np.where(open_ & before, middle + 1, at)
+        stop = np.where(open_ & ~before, middle, stop)
+    record = records[np.minimum(at, len(records) - 1)]
+    there = (at < end) & (record["high"] == high) & (record["low"] == low)
+    return Found(
+        *(
+            np.where(there, record[name].astype(default.dtype), default)
+            for name, default in nowhere._asdict().items()
+        )
+    )
 
 
 def build(path: Path, tables: Iterable[PartTable], *, digest: bytes) -> None:

@@ -21,7 +21,7 @@ def info(store: Store) -> dict[str, Any]:
     except MissingFile:
         clips, columns = 0, []
     return {
-        "path": str(store.path),
+        "path": store.name,
         "store_id": store.store_id,
         "manifests": {"kept": len(store.manifest_names()), "clips": clips, "columns": columns},
         "features": [_feature_info(store[name]) for name in store.features],

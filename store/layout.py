@@ -56,6 +56,16 @@ _TABLES: dict[str, tuple[str, tuple[str, ...], Any, Any, dict[str, Any]]] = {
 ARRAYS = ("values", *_TABLES)
 
 
+def dimensions(table: str) -> tuple[str, ...]:
+    """What the axes of a table are called."""
+    return _TABLES[table][1]
+
+
+def dtype(table: str) -> str:
+    """What a table holds."""
+    return _TABLES[table][0]
+
+
 def chunk_rows(dim: int) -> int:
     """Rows of an inner chunk: the largest power of two within 1 MiB of float16."""
     return 1 << max(0, (CHUNK_BYTES // (2 * dim)).bit_length() - 1)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -234,14 +235,14 @@ def to_parquet(manifest: Manifest) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def from_parquet(path: Path) -> Manifest:
-    """A manifest kept in a store.
+def from_parquet(data: bytes, *, name: str) -> Manifest:
+    """A manifest kept in a store under that name.
 
     Raises:
         DamagedStore: it is not one.
     """
     try:
-        columns, rows, problems = read_parquet(path)
-        return from_rows(columns, rows, problems, name=path.name, root=None)
+        columns, rows, problems = read_parquet(BytesIO(data))
+        return from_rows(columns, rows, problems, name=name, root=None)
     except (InputError, OSError) as error:
-        raise DamagedStore(f"the kept manifest {path} cannot be read: {error}") from error
+        raise DamagedStore(f"the kept manifest {name} cannot be read: {error}") from error

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -91,19 +92,20 @@ def read_jsonl(path: Path) -> Read:
     return list(columns), rows, problems
 
 
-def read_parquet(path: Path) -> Read:
+def read_parquet(source: Path | BytesIO) -> Read:
     """Columns of text or numbers; lists are joined with `;`."""
     import pyarrow
     from pyarrow import parquet
 
     try:
-        table = parquet.read_table(path)
+        table = parquet.read_table(source)
         columns = {
             name.strip(): table.column(i).to_pylist() for i, name in enumerate(table.column_names)
         }
     except (pyarrow.ArrowException, ValueError) as error:
+        where = source if isinstance(source, Path) else "it"
         raise ManifestError(
-            f"{path} is not readable Parquet: {str(error).splitlines()[0][:200]}"
+            f"{where} is not readable Parquet: {str(error).splitlines()[0][:200]}"
         ) from error
     rows: list[Row] = []
     problems: list[Problem] = []

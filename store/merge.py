@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from store.root import (
     MANIFEST_NAME,
     MAX_STORE_JSON_BYTES,
     create,
-    new_store_json,
+    make_feature,
     parse_spec,
     parse_store_json,
     read_spec,
@@ -52,7 +53,6 @@ class Merged:
     units: int = 0  # copied
     present: int = 0  # were there already
     retried_clips: int = 0  # had rows only in the other store
-    unresolved: list[str] = field(default_factory=list)  # differ, and the target is a bucket
     manifests: int = 0
     bytes: int = 0
     damaged: list[Damage] = field(default_factory=list)
@@ -112,18 +112,13 @@ def _check_store(storage: Storage) -> None:
 
 
 def _make(storage: Storage) -> None:
-    if isinstance(storage, PosixStorage):
-        create(storage.root)
-    elif not storage.exists("store.json"):
-        storage.put_if_absent("data.zarr/zarr.json", layout.group_json({}))
-        storage.put_if_absent("store.json", new_store_json())
-    _check_store(storage)
+    create(storage.name)
 
 
 def _committed(storage: Storage, feature: str = "") -> dict[str, list[str]]:
     """Unit names by feature."""
     found: dict[str, list[str]] = {}
-    for key in storage.list(f"commits/{feature}/" if feature else "commits/"):
+    for key in storage.keys(f"commits/{feature}/" if feature else "commits/"):
         _, name, file, *deeper = [*key.split("/"), ""]
         unit = file.removesuffix(".json")
         if not any(deeper) and unit != file and is_safe_name(name) and is_safe_name(unit):
@@ -132,18 +127,15 @@ def _committed(storage: Storage, feature: str = "") -> dict[str, list[str]]:
 
 
 def _merge_manifests(source: Storage, target: Storage, merged: Merged) -> None:
-    present = set(target.list("manifests/"))
-    for key in source.list("manifests/"):
+    present = set(target.keys("manifests/"))
+    for key in source.keys("manifests/"):
         named = MANIFEST_NAME.fullmatch(key.removeprefix("manifests/"))
         if not named or key in present:
             continue
         try:
             data = source.get(key, limit_bytes=MAX_KEPT_BYTES)
-            with tempfile.NamedTemporaryFile(suffix=".parquet") as file:
-                file.write(data)
-                file.flush()
-                if from_parquet(Path(file.name)).digest[:12] != named[2]:
-                    raise DamagedStore(f"{key} is not the manifest that was kept")  # noqa: TRY301
+            if from_parquet(data, name=key).digest[:12] != named[2]:
+                raise DamagedStore(f"{key} is not the manifest that was kept")  # noqa: TRY301
         except DamagedStore as error:
             merged.damaged.append(_damage(source, "", "", error))
             continue
@@ -153,14 +145,10 @@ def _merge_manifests(source: Storage, target: Storage, merged: Merged) -> None:
 def _merge_feature(source: Storage, target: Storage, name: str) -> None:
     key, limit = f"data.zarr/{name}/zarr.json", layout.MAX_METADATA_BYTES
     theirs = parse_spec(source.get(key, limit_bytes=limit), name, where=f"{source.name}/{key}")
-    target.put_if_absent(f"data.zarr/{name}/parts/zarr.json", layout.group_json({}))
-    target.put_if_absent(key, layout.group_json(layout.feature_attributes(theirs)))
+    make_feature(target, theirs)
     ours = parse_spec(target.get(key, limit_bytes=limit), name, where=f"{target.name}/{key}")
     if ours.digested != theirs.digested:
         raise DamagedStore(f"{target.name}/{key} has another identity; run: store verify DIR")
-    if isinstance(target, PosixStorage):
-        with files.writing(target.root):
-            files.make_directory(target.root / "commits" / name)
 
 
 def _merge_unit(
@@ -176,17 +164,9 @@ def _merge_unit(
     merged.present += 1
     if _record(target, feature, unit).nonce == record.nonce:
         return
-    if not isinstance(target, PosixStorage):
-        merged.unresolved.append(f"{feature}/{unit}")
-        return
-    places = Places(root=target.root, feature_id=feature)
+    places = Places(storage=target, feature_id=feature)
     ours = Feature(places, read_spec(places))
-    with tempfile.TemporaryDirectory(prefix="microshot-merge-") as folder:
-        local = source if isinstance(source, PosixStorage) else PosixStorage(Path(folder))
-        if local is not source:
-            _copy_part(source, local, record)
-        part = Part(Places(root=local.root, feature_id=feature), record)
-        merged.retried_clips += _retry(ours, part)
+    merged.retried_clips += _retry(ours, Part(Places(storage=source, feature_id=feature), record))
 
 
 def _record(storage: Storage, feature: str, unit: str) -> CommitRecord:
@@ -205,7 +185,12 @@ def _copy_part(source: Storage, target: Storage, record: CommitRecord) -> None:
         _clear(target.root, key, record)
         if (target.root / key).exists():
             return
-    target.publish(key, _checked_files(source, key, record))
+    with target.staging(f"publish-{token_hex(8)}") as staged:
+        with files.writing(staged):
+            for name, data in _checked_files(source, key, record):
+                files.make_directory((staged / name).parent)
+                (staged / name).write_bytes(data)
+        target.publish(staged, key)
 
 
 def _clear(root: Path, key: str, record: CommitRecord) -> None:

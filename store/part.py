@@ -1,22 +1,30 @@
-"""Reading one committed part with zarr, after checking that it is what its record says.
+"""Reading one committed part, after checking that it is what its record says.
+
+Tables are small: their files are read whole, compared with the record and decoded here. Rows are
+read by `store.direct`. What format 1 says of arrays is known, so their `zarr.json` is for others;
+`store verify` sees that it is as it was written.
 
 Shapes: n = clips of the part, R = its rows, D = embedding size, K = rows asked for.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 from jaxtyping import Float16, Int32, Int64, UInt8, UInt64
 
-from store import files, layout
+from store import chunk, layout
 from store.commit import CommitRecord, Places
-from store.errors import DamagedStore
-from store.names import MAX_CLIP_ID_BYTES
+from store.direct import CAN_READ, RowArray, RowReader
+from store.errors import DamagedStore, StoreError
+from store.grid import Grid
 from store.status import STORED
+from store.storage import PosixStorage, directory
 
 
 class Part:
@@ -28,8 +36,14 @@ class Part:
 
     def __init__(self, places: Places, record: CommitRecord) -> None:
         self.record = record
-        self.path = places.parts / record.part
+        self.key = f"{places.parts}/{record.part}"
+        self._storage = places.storage
         self._name = f"{record.feature_id}/{record.unit}"
+
+    @property
+    def path(self) -> Path:
+        """The part's directory, if the store is one."""
+        return directory(self._storage) / self.key
 
     @cached_property
     def clip_ids(self) -> list[str]:
@@ -73,19 +87,64 @@ class Part:
     def row_time_ms(self) -> Int32[np.ndarray, "R"]:
         return self._read("row_time_ms")
 
-    def rows(self, start: int, stop: int) -> Float16[np.ndarray, "K D"]:
-        """Consecutive rows."""
-        with self._reading("values"):
-            block = np.asarray(self._values[start:stop])
-        # The fill value is NaN and no stored value is: a hole in a shard shows in every column.
-        if np.isnan(block[:, 0]).any():
-            raise self._damaged("values", f"has lost rows within {start}..{stop}")
-        return block
+    @cached_property
+    def values(self) -> RowArray:
+        """The rows, for a `RowReader`."""
+        record, storage = self.record, self._storage
+        grid = Grid.of(
+            layout.array_metadata("values", clips=record.clips, rows=record.rows, dim=record.dim)
+        )
+        assert grid is not None, "format 1 keeps rows uncompressed"
+        sizes = {file.key: file.size for file in record.files}
 
-    def check_layout(self) -> None:
-        """See that every array is described as it was written."""
-        for name in layout.ARRAYS:
-            self._open(name)
+        def blob(number: int) -> Any:
+            key = f"values/c/{number}/0"
+            found = storage.blob(f"{self.key}/{key}", sizes[key])
+            if found.size != sizes[key]:
+                raise self._damaged(key, f"has {found.size} bytes instead of {sizes[key]}")
+            return found
+
+        return RowArray(
+            open=blob,
+            grid=grid,
+            name=f"{self._name}: values",
+            remote=not isinstance(storage, PosixStorage),
+        )
+
+    def rows(self, start: int, stop: int) -> Float16[np.ndarray, "K D"]:
+        """Consecutive rows, compared with the checksums of their chunks."""
+        if not CAN_READ and isinstance(self._storage, PosixStorage):
+            return self.rows_by_zarr(start, stop)
+        return RowReader(max_open=4).rows(self.values, start, stop, verify=True)
+
+    def rows_by_zarr(self, start: int, stop: int) -> Float16[np.ndarray, "K D"]:
+        """The same rows, slowly: for systems without `pread`, and to compare with."""
+        try:
+            return np.asarray(self._zarr_values[start:stop])
+        except DamagedStore:
+            raise
+        except Exception as error:  # zarr and its codecs raise many types on damaged bytes
+            raise self._damaged("values", f"cannot be read ({type(error).__name__})") from error
+
+    @cached_property
+    def _zarr_values(self) -> Any:
+        import zarr
+
+        self.check_layout("values")  # zarr believes what it says there
+        array = zarr.open_array(str(self.path / "values"), mode="r", zarr_format=3)
+        if "read_missing_chunks" in zarr.config.get("array"):  # zarr >= 3.2
+            array = array.with_config({"read_missing_chunks": False})
+        return array
+
+    def check_layout(self, *names: str) -> None:
+        """See that arrays (all, if none is named) are described as they were written."""
+        record = self.record
+        size = {"clips": record.clips, "rows": record.rows, "dim": record.dim}
+        for name in names or layout.ARRAYS:
+            if self._metadata(name) != layout.array_metadata(name, **size):
+                raise self._damaged(
+                    f"{name}/zarr.json", "does not describe the array that was written"
+                )
 
     def verify(self, array: str = "") -> None:
         """Compare every file, or those of one array, with the checksums of the commit record."""
@@ -93,7 +152,7 @@ class Part:
             if array and not file.key.startswith(f"{array}/"):
                 continue
             with self._reading(file.key):
-                found = files.file_digests(self.path / file.key, deep=False)
+                found = self._storage.digests(f"{self.key}/{file.key}", deep=False)
             if found[:2] != (file.size, file.crc32c):
                 raise self._damaged(file.key, "is not the file that was written")
 
@@ -101,40 +160,30 @@ class Part:
         """Provenance: library versions, device, time of writing."""
         return self._metadata("").get("attributes", {})
 
-    @cached_property
-    def _values(self) -> Any:
-        return self._open("values")
-
     def _read(self, name: str) -> np.ndarray:
-        array = self._open(name)
-        self._check_inflated_size(name, array)
-        with self._reading(name):
-            return np.asarray(array[...])
-
-    def _open(self, name: str) -> Any:
-        """The zarr array, if its metadata and file sizes are exactly those of this part."""
-        import zarr
-
+        """A table, decoded from its one chunk."""
         record = self.record
-        found = self._metadata(name)
-        wanted = layout.array_metadata(name, clips=record.clips, rows=record.rows, dim=record.dim)
-        if found != wanted:
-            raise self._damaged(f"{name}/zarr.json", "does not describe the array that was written")
-        for file in record.files:
-            if file.key.startswith(f"{name}/"):
-                with self._reading(file.key):
-                    size = (self.path / file.key).stat().st_size
-                if size != file.size:
-                    raise self._damaged(file.key, f"has {size} bytes instead of {file.size}")
-        with self._reading(name):
-            array = zarr.open_array(str(self.path / name), mode="r", zarr_format=3)
-            if "read_missing_chunks" in zarr.config.get("array"):  # zarr >= 3.2
-                array = array.with_config({"read_missing_chunks": False})
-        return array
+        size = {"clips": record.clips, "rows": record.rows}
+        shape = chunk.shape(name, **size)
+        key = "/".join((name, "c", *("0" for _ in shape)))
+        if not shape[0]:
+            return np.empty(shape, dtype=chunk.dtype(name))
+        (file,) = (file for file in record.files if file.key == key)
+        if file.size > chunk.limit_bytes(name, **size):
+            raise self._damaged(key, f"cannot have {file.size} bytes")
+        with self._reading(key):
+            data = self._storage.get(f"{self.key}/{key}", limit_bytes=file.size + 1)
+        if len(data) != file.size:
+            raise self._damaged(key, f"has {len(data)} bytes instead of {file.size}")
+        if google_crc32c.value(data) != int(file.crc32c, 16):
+            raise self._damaged(key, "is not the file that was written")
+        with self._reading(key):
+            return chunk.decode(name, data, **size)
 
     def _metadata(self, name: str) -> dict[str, Any]:
         key = f"{name}/zarr.json" if name else "zarr.json"
-        data = files.read_small(self.path / key, limit_bytes=layout.MAX_METADATA_BYTES)
+        with self._reading(key):
+            data = self._storage.get(f"{self.key}/{key}", limit_bytes=layout.MAX_METADATA_BYTES)
         try:
             found = json.loads(data)
         except (ValueError, RecursionError) as error:
@@ -143,56 +192,16 @@ class Part:
             raise self._damaged(key, "is not a JSON object")
         return found
 
-    def _check_inflated_size(self, name: str, array: Any) -> None:
-        """Refuse a compressed chunk that announces more than the array can hold."""
-        if not self.record.rows and name == "row_time_ms":
-            return
-        key = "/".join((name, "c", *("0" for _ in array.shape)))
-        if name in ("clip_id", "detail"):
-            low, high = 4, 4 + self.record.clips * (4 + MAX_CLIP_ID_BYTES)
-        else:
-            low = high = int(np.prod(array.shape)) * array.dtype.itemsize
-        with self._reading(key), (self.path / key).open("rb") as file:
-            size = _zstd_content_bytes(file.read(18))
-        if not low <= size <= high:
-            raise self._damaged(key, f"announces {size} bytes where {high} belong")
-
     @contextmanager
     def _reading(self, key: str) -> Iterator[None]:
         try:
             yield
-        except DamagedStore:
-            raise
-        except Exception as error:  # zarr and its codecs raise many types on damaged bytes
-            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-            raise self._damaged(key, f"cannot be read ({reason})") from error
+        except StoreError as error:
+            if not isinstance(error, DamagedStore):
+                raise  # the bucket does not answer: that says nothing of the part
+            raise self._damaged(key, f"cannot be read ({error})") from error
+        except (ValueError, RuntimeError, MemoryError) as error:  # of codecs, on damaged bytes
+            raise self._damaged(key, f"cannot be decoded ({error})") from error
 
     def _damaged(self, key: str, what: str) -> DamagedStore:
         return DamagedStore(f"{self._name}: {key} {what}; run: store verify DIR")
-
-
-def _zstd_content_bytes(head: bytes) -> int:
-    """The size a zstd frame announces, -1 if it announces none. Source: RFC 8878, 3.1.1.1."""
-    if len(head) < 6 or head[:4] != b"\x28\xb5\x2f\xfd":
-        return -1
-    flags, single = head[4] >> 6, head[4] >> 5 & 1
-    width = (1 if single else 0, 2, 4, 8)[flags]
-    start = 5 + (0 if single else 1) + (0, 1, 2, 4)[head[4] & 3]
-    field = head[start : start + width]
-    return int.from_bytes(field, "little") + (256 if width == 2 else 0) if width else -1
-
-
-def blocks(
-    starts: Sequence[int], stops: Sequence[int], *, chunk_rows: int, limit_rows: int
-) -> Iterator[tuple[int, int, int, int]]:
-    """Join sorted spans that share or touch a chunk: (first span, last span + 1, start, stop)."""
-    first = 0
-    for i in range(1, len(starts) + 1):
-        apart = (
-            i == len(starts)
-            or starts[i] // chunk_rows > (stops[i - 1] - 1) // chunk_rows + 1
-            or stops[i] - starts[first] > limit_rows
-        )
-        if apart:
-            yield first, i, starts[first], stops[i - 1]
-            first = i

@@ -4,13 +4,13 @@ The commit record of a unit that `verify` finds damaged is moved to quarantine/,
 `extract run` does that unit, and only that, once more. Its part stays until it is collected.
 """
 
-import os
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import PurePosixPath
 from typing import Any
 
-from store import files, layout
+from store import layout
 from store.commit import Places, read_record
 from store.errors import DamagedStore
 from store.gc import QUARANTINE_STAMP
@@ -52,27 +52,27 @@ def repair(store: Store, *, deep: bool = False) -> Repaired:
     units: list[PendingUnit] = []
     moved: list[str] = []
     left: list[Problem] = []
-    with files.writing(store.path / "quarantine"):
-        for problem in verify(store, deep=deep).problems:
-            if problem.kind == "unexpected":
-                moved += _set_stray_file_aside(store, problem)
-            elif problem.unit:
-                units += _set_unit_aside(store, problem, deep)
-            elif problem.kind in ("manifest", "feature"):
-                done = _set_file_aside(store, problem)
-                moved += done
-                left += [] if done else [problem]
-            else:
-                left.append(problem)
+    for problem in verify(store, deep=deep).problems:
+        if problem.kind == "unexpected":
+            moved += _set_stray_file_aside(store, problem)
+        elif problem.unit:
+            units += _set_unit_aside(store, problem, deep)
+        elif problem.kind in ("manifest", "feature"):
+            done = _set_file_aside(store, problem)
+            moved += done
+            left += [] if done else [problem]
+        else:
+            left.append(problem)
     return Repaired(units=units, files=moved, left=left)
 
 
 def _set_unit_aside(store: Store, problem: Problem, deep: bool) -> list[PendingUnit]:
     """Nothing if the unit is no longer damaged: it was set aside already, perhaps done again."""
     feature, unit = problem.feature, problem.unit
-    places = Places(root=store.path, feature_id=feature)
+    places = store.places(feature)
     key = problem.file if problem.kind == "record" else f"commits/{feature}/{unit}.json"
-    if not os.path.lexists(store.path / key):
+    folder, _, name = key.rpartition("/")
+    if name not in store.storage.names(f"{folder}/"):
         return []
     named = key.endswith(f"/{unit}.json") and is_safe_name(unit)
     if named and not unit_problems(store, feature, unit, deep):
@@ -84,10 +84,9 @@ def _set_unit_aside(store: Store, problem: Problem, deep: bool) -> list[PendingU
 
 
 def _set_stray_file_aside(store: Store, problem: Problem) -> list[str]:
-    places = Places(root=store.path, feature_id=problem.feature)
-    part = places.parts / read_record(places, problem.unit).part
-    key = (part / problem.file).relative_to(store.path).as_posix()
-    return _set_aside(store, key, problem.feature)
+    places = store.places(problem.feature)
+    part = read_record(places, problem.unit).part
+    return _set_aside(store, f"{places.parts}/{part}/{problem.file}", problem.feature)
 
 
 def _set_file_aside(store: Store, problem: Problem) -> list[str]:
@@ -97,11 +96,9 @@ def _set_file_aside(store: Store, problem: Problem) -> list[str]:
     """
     key = problem.file
     moved = _set_aside(store, key, problem.feature or problem.kind)
-    if key.endswith("/parts/zarr.json") or key == "data.zarr/zarr.json":
-        data = layout.group_json({})
-        if files.put_if_absent(store.path / key, data, staging=store.path / "tmp"):
-            return [key]
-    return moved
+    plain = key.endswith("/parts/zarr.json") or key == "data.zarr/zarr.json"
+    made = plain and store.storage.put_if_absent(key, layout.group_json({}))
+    return [key] if made else moved
 
 
 def _clips(places: Places, unit: str) -> tuple[str, ...] | None:
@@ -116,14 +113,7 @@ def _clips(places: Places, unit: str) -> tuple[str, ...] | None:
 
 def _set_aside(store: Store, key: str, folder: str) -> list[str]:
     """Move one file to quarantine under a name that is free; nothing if it is gone."""
-    source = store.path / key
+    name = PurePosixPath(key)
     stamp = datetime.now(UTC).strftime(QUARANTINE_STAMP)
-    target = store.path / "quarantine" / folder / f"{source.stem}.{stamp}{source.suffix}"
-    files.make_directory(target.parent)
-    try:
-        source.rename(target)
-    except FileNotFoundError:
-        return []
-    files.fsync(target.parent)
-    files.fsync(source.parent)
-    return [key]
+    target = f"quarantine/{folder}/{name.stem}.{stamp}{name.suffix}"
+    return [key] if store.storage.move(key, target) else []

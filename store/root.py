@@ -12,10 +12,11 @@ from store import files, layout
 from store.commit import Places
 from store.errors import DamagedStore, MissingFile, NotAStore, UnknownFeature, choices
 from store.feature import Feature
-from store.manifest import Manifest, from_parquet, to_parquet, union
+from store.manifest import MAX_KEPT_BYTES, Manifest, from_parquet, to_parquet, union
 from store.names import is_safe_name
 from store.packed import Packed
 from store.spec import FeatureSpec
+from store.storage import PosixStorage, Storage, directory, storage_at
 
 _SKELETON = {"commits", "data.zarr", "manifests", "tmp"}
 MAX_STORE_JSON_BYTES = 1 << 16
@@ -24,20 +25,38 @@ MANIFEST_NAME = re.compile(r"(\d{8}t\d{6}\.\d{6}z)-([0-9a-f]{12})\.parquet")
 
 
 class Store:
-    """A directory of features; `store.open` and `store.create` give one."""
+    """Features in a directory or a bucket; `store.open` and `store.create` give one."""
 
-    def __init__(self, path: Path, store_id: str) -> None:
-        self.path = path
+    def __init__(self, storage: Storage, store_id: str) -> None:
+        self.storage = storage
         self.store_id = store_id
 
     def __repr__(self) -> str:
-        return f"Store({str(self.path)!r})"
+        return f"Store({self.name!r})"
+
+    @property
+    def name(self) -> str:
+        """The path or URL it was opened with."""
+        return self.storage.name
+
+    @property
+    def path(self) -> Path:
+        """The directory it is.
+
+        Raises:
+            InputError: it is in a bucket.
+        """
+        return directory(self.storage)
 
     @property
     def features(self) -> list[str]:
         """Names of the features, sorted."""
-        found = (path.parent.name for path in (self.path / "data.zarr").glob("*/zarr.json"))
-        return sorted(filter(is_safe_name, found))
+        found = filter(is_safe_name, self.storage.names("data.zarr/"))
+        return [name for name in found if self.storage.exists(f"data.zarr/{name}/zarr.json")]
+
+    def places(self, feature: str) -> Places:
+        """Where the pieces of a feature lie."""
+        return Places(storage=self.storage, feature_id=feature)
 
     def __getitem__(self, name: str) -> Feature:
         """A feature by its name, its slug, or a beginning that only it has.
@@ -57,9 +76,9 @@ class Store:
             raise UnknownFeature(f"{name!r} may be {', '.join(found)}; write more of the name")
         if not found:
             raise UnknownFeature(
-                f"{self.path} has no feature {name!r}; it has {choices(name, known)}"
+                f"{self.name} has no feature {name!r}; it has {choices(name, known)}"
             )
-        places = Places(root=self.path, feature_id=found[0])
+        places = self.places(found[0])
         return Feature(places, read_spec(places))
 
     def add_feature(self, spec: FeatureSpec) -> Feature:
@@ -68,12 +87,8 @@ class Store:
         Raises:
             DamagedStore: one of that name is there with another identity.
         """
-        places = Places(root=self.path, feature_id=spec.feature_id)
-        with files.writing(places.feature):
-            files.make_directory(places.commits)
-            files.make_directory(places.parts)
-        self._put(places.parts / "zarr.json", layout.group_json({}))
-        self._put(places.feature / "zarr.json", layout.group_json(layout.feature_attributes(spec)))
+        places = self.places(spec.feature_id)
+        make_feature(self.storage, spec)
         found = read_spec(places)
         if found.digested != spec.digested:
             raise DamagedStore(
@@ -90,7 +105,7 @@ class Store:
         if kept:  # a clock that went back must not change the order
             now = max(now, datetime.strptime(kept[-1][0], _STAMP) + timedelta(microseconds=1))
         name = f"{now.strftime(_STAMP)}-{manifest.digest[:12]}.parquet"
-        self._put(self.path / "manifests" / name, to_parquet(manifest))
+        self.storage.put_if_absent(f"manifests/{name}", to_parquet(manifest))
 
     def manifest(self) -> Manifest:
         """All kept manifests as one: in order of addition, later rows winning in their columns.
@@ -102,21 +117,21 @@ class Store:
         kept = self.manifest_names()
         if not kept:
             raise MissingFile(
-                f"{self.path} keeps no manifest; run: extract run MANIFEST --store DIR"
+                f"{self.name} keeps no manifest; run: extract run MANIFEST --store DIR"
             )
         return union([self.read_manifest(stamp, digest) for stamp, digest in kept])
 
     def manifest_names(self) -> list[tuple[str, str]]:
         """Time stamp and digest of each kept manifest, oldest first."""
-        found = (MANIFEST_NAME.fullmatch(path.name) for path in (self.path / "manifests").glob("*"))
+        found = map(MANIFEST_NAME.fullmatch, self.storage.names("manifests/"))
         return sorted((match[1], match[2]) for match in found if match)
 
     def read_manifest(self, stamp: str, digest: str) -> Manifest:
         """One kept manifest, which must have the digest in its name."""
-        path = self.path / "manifests" / f"{stamp}-{digest}.parquet"
-        manifest = from_parquet(path)
+        key = f"manifests/{stamp}-{digest}.parquet"
+        manifest = from_parquet(self.storage.get(key, limit_bytes=MAX_KEPT_BYTES), name=key)
         if manifest.digest[:12] != digest:
-            raise DamagedStore(f"{path} is not the manifest that was kept")
+            raise DamagedStore(f"{key} is not the manifest that was kept")
         return manifest
 
     def packed(self, feature: str, *, verify: bool = True, **where: str | Iterable[str]) -> Packed:
@@ -131,8 +146,16 @@ class Store:
         """
         return self[feature].packed(self.manifest().select(**where).clip_ids, verify=verify)
 
-    def _put(self, path: Path, data: bytes) -> bool:
-        return files.put_if_absent(path, data, staging=self.path / "tmp")
+
+def make_feature(storage: Storage, spec: FeatureSpec) -> None:
+    """Put the groups of a feature where they are not there yet."""
+    places = Places(storage=storage, feature_id=spec.feature_id)
+    if isinstance(storage, PosixStorage):
+        with files.writing(storage.root / places.commits):
+            files.make_directory(storage.root / places.commits)
+    storage.put_if_absent(f"{places.parts}/zarr.json", layout.group_json({}))
+    attributes = layout.group_json(layout.feature_attributes(spec))
+    storage.put_if_absent(f"{places.feature}/zarr.json", attributes)
 
 
 def read_spec(places: Places) -> FeatureSpec:
@@ -141,9 +164,9 @@ def read_spec(places: Places) -> FeatureSpec:
     Raises:
         DamagedStore: the attributes do not give the feature's own name.
     """
-    path = places.feature / "zarr.json"
-    data = files.read_small(path, limit_bytes=layout.MAX_METADATA_BYTES)
-    return parse_spec(data, places.feature_id, where=str(path))
+    key = f"{places.feature}/zarr.json"
+    data = places.storage.get(key, limit_bytes=layout.MAX_METADATA_BYTES)
+    return parse_spec(data, places.feature_id, where=f"{places.storage.name}/{key}")
 
 
 def parse_spec(data: bytes, feature_id: str, *, where: str) -> FeatureSpec:
@@ -167,18 +190,21 @@ def parse_spec(data: bytes, feature_id: str, *, where: str) -> FeatureSpec:
     return spec
 
 
-def open(path: str | Path) -> Store:
-    """The store at `path`.
+def open(where: str | Path) -> Store:
+    """The store in a directory or at a URL like `s3://BUCKET/PREFIX`.
 
     Raises:
         NotAStore: nothing is there, something else, or a store of another format.
     """
-    path = Path(path)
-    if not (path / "store.json").is_file():
-        what = "is no store" if path.exists() else "does not exist"
-        raise NotAStore(f"{path} {what}; make one with: extract run MANIFEST --store {path}")
-    data = files.read_small(path / "store.json", limit_bytes=MAX_STORE_JSON_BYTES)
-    return Store(path, parse_store_json(data, where=str(path)))
+    storage = storage_at(where)
+    if not storage.exists("store.json"):
+        lacks = isinstance(storage, PosixStorage) and not storage.root.exists()
+        what = "does not exist" if lacks else "is no store"
+        raise NotAStore(
+            f"{storage.name} {what}; make one with: extract run MANIFEST --store {storage.name}"
+        )
+    data = storage.get("store.json", limit_bytes=MAX_STORE_JSON_BYTES)
+    return Store(storage, parse_store_json(data, where=storage.name))
 
 
 def parse_store_json(data: bytes, *, where: str) -> str:
@@ -206,15 +232,25 @@ def new_store_json() -> bytes:
     return json.dumps(document).encode()
 
 
-def create(path: str | Path) -> Store:
-    """The store at `path`, made if nothing is there.
+def create(where: str | Path) -> Store:
+    """The store in a directory or at a URL, made if nothing is there.
 
     Raises:
         NotAStore: something else is there.
     """
-    path = Path(path)
-    if (path / "store.json").exists():
-        return open(path)
+    storage = storage_at(where)
+    if storage.exists("store.json"):
+        return open(where)
+    if isinstance(storage, PosixStorage):
+        _make_skeleton(storage.root)
+    elif others := sorted(set(storage.names("")) - _SKELETON - {"store.json"}):
+        raise NotAStore(f"{storage.name} is no store and holds {others[0]!r}; name a new prefix")
+    storage.put_if_absent("data.zarr/zarr.json", layout.group_json({}))
+    storage.put_if_absent("store.json", new_store_json())
+    return open(where)
+
+
+def _make_skeleton(path: Path) -> None:
     if path.exists():
         if not path.is_dir():
             raise NotAStore(f"{path} is a file; name a directory")
@@ -226,7 +262,3 @@ def create(path: str | Path) -> Store:
     with files.writing(path):
         for name in sorted(_SKELETON):
             files.make_directory(path / name)
-    staging = path / "tmp"
-    files.put_if_absent(path / "data.zarr" / "zarr.json", layout.group_json({}), staging=staging)
-    files.put_if_absent(path / "store.json", new_store_json(), staging=staging)
-    return open(path)

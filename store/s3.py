@@ -6,15 +6,26 @@ what was sent, for the refusal may be the echo of our own success.
 """
 
 import os
+import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
 from typing import Any, TypeVar
 
+import google_crc32c
+
+from store import files
 from store.errors import ConfigError, DamagedStore, StoreError
 
 _ATTEMPTS = 7
 _FIRST_WAIT_SECONDS = 0.05
 _TIMEOUT = "60 seconds"
+_UPLOADS = 8  # at once
+_BLOCK_BYTES = 8 << 20
 
 T = TypeVar("T")
 
@@ -54,6 +65,36 @@ class S3Storage:
         except FileNotFoundError:
             raise DamagedStore(f"{self.name}/{key} is missing") from None
 
+    def digests(self, key: str, *, deep: bool) -> tuple[int, str, str]:
+        def digests() -> tuple[int, str, str]:
+            size, crc, sha = 0, 0, sha256()
+            for block in self._obstore.get(self._store, key).stream(min_chunk_size=_BLOCK_BYTES):
+                data = bytes(block)
+                size += len(data)
+                crc = google_crc32c.extend(crc, data)
+                if deep:
+                    sha.update(data)
+            return size, f"{crc:08x}", sha.hexdigest() if deep else ""
+
+        try:
+            return self._repeated(f"read {key}", digests, may_lack=True)
+        except FileNotFoundError:
+            raise DamagedStore(f"{self.name}/{key} is missing") from None
+
+    def blob(self, key: str, size: int) -> "_Object":
+        return _Object(self, key, size)
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        """So many bytes from `start` on, or as many as there are."""
+
+        def ranged() -> bytes:
+            return bytes(self._obstore.get_range(self._store, key, start=start, length=length))
+
+        try:
+            return self._repeated(f"read {key}", ranged, may_lack=True)
+        except FileNotFoundError:
+            raise DamagedStore(f"{self.name}/{key} is missing") from None
+
     def exists(self, key: str) -> bool:
         try:
             head = lambda: self._obstore.head(self._store, key)  # noqa: E731
@@ -62,10 +103,18 @@ class S3Storage:
             return False
         return True
 
-    def list(self, prefix: str) -> list[str]:
+    def keys(self, prefix: str) -> list[str]:
         def listed() -> list[str]:
             pages = self._obstore.list(self._store, prefix=prefix)
             return sorted(found["path"] for page in pages for found in page)
+
+        return self._repeated(f"list {prefix}", listed)
+
+    def names(self, prefix: str) -> list[str]:
+        def listed() -> list[str]:
+            found = self._obstore.list_with_delimiter(self._store, prefix)
+            below = [*found["common_prefixes"], *(one["path"] for one in found["objects"])]
+            return sorted(key.rstrip("/").rpartition("/")[2] for key in below)
 
         return self._repeated(f"list {prefix}", listed)
 
@@ -77,29 +126,49 @@ class S3Storage:
                 self._obstore.put(self._store, key, data, mode="create", use_multipart=False)
             except already:
                 try:
-                    return bytes(self._obstore.get(self._store, key).bytes()) == data
+                    return self._get(key) == data
                 except FileNotFoundError as error:
                     raise ConnectionError("refused as present, but absent") from error
             return True
 
         return self._repeated(f"create {key}", put)
 
-    def publish(self, key: str, parts: Iterable[tuple[str, bytes]]) -> None:
-        group = b""
-        for name, data in parts:
-            if name == "zarr.json":
-                group = data
-            else:
-                self._put(f"{key}/{name}", data)
-        assert group, "a part has a zarr.json"
-        self._put(f"{key}/zarr.json", group)
+    @contextmanager
+    def staging(self, name: str) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(prefix=f"{name}-") as folder:
+            yield Path(folder)
+
+    def publish(self, staged: Path, key: str) -> None:
+        *names, group = sorted(files.keys_under(staged), key=lambda name: name == "zarr.json")
+        assert group == "zarr.json", "a part has a zarr.json"
+
+        def put(name: str) -> None:
+            """Safe to repeat: no two writers have the name of one part."""
+            data = (staged / name).read_bytes()
+            self._repeated(
+                f"write {key}/{name}",
+                lambda: self._obstore.put(self._store, f"{key}/{name}", data),
+            )
+
+        with ThreadPoolExecutor(_UPLOADS) as pool:
+            list(pool.map(put, names))
+        put(group)
+
+    def move(self, key: str, target: str) -> bool:
+        try:
+            found = self._repeated(f"read {key}", lambda: self._get(key), may_lack=True)
+        except FileNotFoundError:
+            return False
+        if not self.put_if_absent(target, found):
+            raise StoreError(f"{self.name}/{target} is there already; run again")
+        self.delete(key)
+        return True
 
     def delete(self, key: str) -> None:
         self._repeated(f"delete {key}", lambda: self._obstore.delete(self._store, key))
 
-    def _put(self, key: str, data: bytes) -> None:
-        """Safe to repeat: no two writers have the name of one part."""
-        self._repeated(f"write {key}", lambda: self._obstore.put(self._store, key, data))
+    def _get(self, key: str) -> bytes:
+        return bytes(self._obstore.get(self._store, key).bytes())
 
     def _repeated(self, what: str, act: Callable[[], T], *, may_lack: bool = False) -> T:
         """The result of `act`, tried again after refusals that may pass.
@@ -127,3 +196,21 @@ class S3Storage:
                     raise StoreError(f"cannot {what} in {self.name}: {reason}") from error
                 time.sleep(_FIRST_WAIT_SECONDS * 2**attempt)
         raise AssertionError
+
+
+@dataclass(slots=True)
+class _Object:
+    """One object of which pieces are read."""
+
+    storage: S3Storage
+    key: str
+    size: int  # as its record says; what is read is compared with checksums
+
+    def read_into(self, views: Sequence[memoryview], offset: int) -> int:
+        data = memoryview(self.storage.get_range(self.key, offset, sum(map(len, views))))
+        done = 0
+        for view in views:
+            piece = data[done : done + len(view)]
+            view[: len(piece)] = piece
+            done += len(piece)
+        return done

@@ -1,48 +1,83 @@
-"""What a store asks of the place it lies in: six verbs, on a file system or in a bucket.
+"""What a store asks of the place it lies in: a few verbs, on a file system or in a bucket.
 
 A key is text such as `commits/<feature>/<unit>.json`, relative to the store's root. Nothing is ever
 replaced: a key is put once, and a part comes to be as a whole.
 """
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from secrets import token_hex
 from typing import Protocol, runtime_checkable
 
 from store import files
-from store.errors import ConfigError
+from store.errors import ConfigError, DamagedStore, InputError
 
 _MAX_SMALL_BYTES = 1 << 30
+
+
+@runtime_checkable
+class Blob(Protocol):
+    """Bytes that can be read at any place."""
+
+    size: int
+
+    def read_into(self, views: Sequence[memoryview], offset: int) -> int:
+        """Fill the views with what is from `offset` on; how many bytes there were.
+
+        Raises:
+            OSError, StoreError: they cannot be read.
+        """
+        ...
 
 
 @runtime_checkable
 class Storage(Protocol):
     """Verbs raise `StoreError` where the storage refuses, `DamagedStore` where a key lacks."""
 
-    name: str  # for messages
+    name: str  # what `storage_at` takes, and messages say
 
     def get(self, key: str, *, limit_bytes: int) -> bytes:
         """All bytes under a key, if they are not more than that."""
+        ...
+
+    def digests(self, key: str, *, deep: bool) -> tuple[int, str, str]:
+        """Size, crc32c and, if `deep`, sha256 (else empty text) of what is under a key."""
+        ...
+
+    def blob(self, key: str, size: int) -> Blob:
+        """What is under a key and should have that size, for reading pieces of it."""
         ...
 
     def exists(self, key: str) -> bool:
         """Whether there is such a key now."""
         ...
 
-    def list(self, prefix: str) -> list[str]:
+    def keys(self, prefix: str) -> list[str]:
         """Every key that begins so, sorted; `prefix` ends with a slash."""
+        ...
+
+    def names(self, prefix: str) -> list[str]:
+        """What is directly below a prefix, be it a key or a prefix of keys, sorted."""
         ...
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Create a key, whole and durable; False if it is there with other bytes."""
         ...
 
-    def publish(self, key: str, parts: Iterable[tuple[str, bytes]]) -> None:
-        """Make a Zarr group of these files appear below `key`, durable and all at once.
+    def staging(self, name: str) -> AbstractContextManager[Path]:
+        """A new directory to prepare something in; it goes with the context."""
+        ...
 
-        Nobody takes it for a group before its `zarr.json` is there, which comes last.
+    def publish(self, staged: Path, key: str) -> None:
+        """Make what was staged appear below `key`, durable and all at once.
+
+        Nobody takes it for a Zarr group before its `zarr.json` is there, which comes last.
         """
+        ...
+
+    def move(self, key: str, target: str) -> bool:
+        """Give a key another name that is free; False if it is gone."""
         ...
 
     def delete(self, key: str) -> None:
@@ -60,11 +95,31 @@ class PosixStorage:
     def get(self, key: str, *, limit_bytes: int) -> bytes:
         return files.read_small(self.root / key, limit_bytes=limit_bytes)
 
+    def digests(self, key: str, *, deep: bool) -> tuple[int, str, str]:
+        path = self.root / key
+        if not path.is_file():
+            raise DamagedStore(f"{path} is missing or no plain file")
+        try:
+            return files.file_digests(path, deep=deep)
+        except OSError as error:
+            raise DamagedStore(f"cannot read {path}: {error.strerror or error}") from error
+
+    def blob(self, key: str, size: int) -> Blob:
+        return files.OpenFile(self.root / key)
+
     def exists(self, key: str) -> bool:
         return (self.root / key).is_file()
 
-    def list(self, prefix: str) -> list[str]:
+    def keys(self, prefix: str) -> list[str]:
         return [f"{prefix}{key}" for key in files.keys_under(self.root / prefix)]
+
+    def names(self, prefix: str) -> list[str]:
+        try:
+            return sorted(path.name for path in (self.root / prefix).iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise DamagedStore(f"cannot list {error.filename}: {error.strerror}") from error
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         path = self.root / key
@@ -73,22 +128,51 @@ class PosixStorage:
         created = files.put_if_absent(path, data, staging=self.root / "tmp")
         return created or files.read_small(path, limit_bytes=_MAX_SMALL_BYTES) == data
 
-    def publish(self, key: str, parts: Iterable[tuple[str, bytes]]) -> None:
-        target = self.root / key
-        staged = self.root / "tmp" / f"publish-{token_hex(8)}"
+    @contextmanager
+    def staging(self, name: str) -> Iterator[Path]:
+        staged = self.root / "tmp" / name
         try:
-            with files.writing(target):
-                for name, data in parts:
-                    files.make_directory((staged / name).parent)
-                    (staged / name).write_bytes(data)
-                files.make_directory(target.parent)
-                files.publish(staged, target)
+            with files.writing(staged):
+                files.make_directory(staged)
+            yield staged
         finally:
             shutil.rmtree(staged, ignore_errors=True)
+
+    def publish(self, staged: Path, key: str) -> None:
+        target = self.root / key
+        with files.writing(target):
+            files.make_directory(target.parent)
+            files.publish(staged, target)
+
+    def move(self, key: str, target: str) -> bool:
+        source, destination = self.root / key, self.root / target
+        with files.writing(destination):
+            files.make_directory(destination.parent)
+            try:
+                source.rename(destination)
+            except FileNotFoundError:
+                return False
+            files.fsync(destination.parent)
+            files.fsync(source.parent)
+        return True
 
     def delete(self, key: str) -> None:
         with files.writing(self.root / key):
             (self.root / key).unlink(missing_ok=True)
+
+
+def directory(storage: Storage) -> Path:
+    """The directory a storage is.
+
+    Raises:
+        InputError: it is a bucket.
+    """
+    if isinstance(storage, PosixStorage):
+        return storage.root
+    raise InputError(
+        f"{storage.name} is a bucket, and this needs a directory; copy it first: "
+        f"store merge DIR {storage.name}"
+    )
 
 
 def storage_at(where: str | Path) -> Storage:

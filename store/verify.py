@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ from store.errors import DamagedStore
 from store.names import clip_keys, is_safe_name, unit_name
 from store.part import Part
 from store.root import Store, read_spec
+from store.storage import PosixStorage, Storage
+
+_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,19 +65,18 @@ def verify(store: Store, deep: bool = False) -> Report:
                 _problem("name", name[:96], message=f"{name[:96]!r} is no feature name")
             )
             continue
-        places = Places(root=store.path, feature_id=name)
+        places = store.places(name)
         dim, faults = _feature_problems(places)
         problems.extend(faults)
         named: set[str] = set()
-        for file_name in sorted(path.name for path in _entries(places.commits)):
+        for record, faults in _check_units(places, dim, deep):
             units += 1
-            record, faults = _check_unit(places, file_name, dim, deep)
             problems.extend(faults)
             if record:
                 named.add(record.part)
                 checked += len(record.files)
                 size += sum(file.size for file in record.files)
-        parts = {path.name for path in _entries(places.parts)} - {"zarr.json"}
+        parts = set(store.storage.names(f"{places.parts}/")) - {"zarr.json"}
         garbage += len(parts - named)
     problems.extend(_manifest_problems(store))
     return Report(
@@ -83,15 +86,28 @@ def verify(store: Store, deep: bool = False) -> Report:
         files=checked,
         bytes=size,
         garbage_parts=garbage,
-        garbage_staging=len(_entries(store.path / "tmp")),
+        garbage_staging=len(store.storage.names("tmp/")),
     )
 
 
 def unit_problems(store: Store, feature: str, unit: str, deep: bool = False) -> list[Problem]:
     """What is wrong with one unit."""
-    places = Places(root=store.path, feature_id=feature)
+    places = store.places(feature)
     dim, _ = _feature_problems(places)
     return _check_unit(places, f"{unit}.json", dim, deep)[1]
+
+
+def _check_units(
+    places: Places, dim: int, deep: bool
+) -> Iterator[tuple[CommitRecord | None, list[Problem]]]:
+    """As `_check_unit`, of every unit; in a bucket many at once, for each waits for answers."""
+    names = places.storage.names(f"{places.commits}/")
+    check = partial(_check_unit, places, dim=dim, deep=deep)
+    if isinstance(places.storage, PosixStorage):
+        yield from map(check, names)
+        return
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        yield from pool.map(check, names)
 
 
 def _check_unit(
@@ -113,28 +129,24 @@ def _check_unit(
     return record, problems
 
 
-def _entries(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir()) if folder.is_dir() else []
-
-
 def _feature_names(store: Store) -> list[str]:
     """A feature is what has a group or commit records: losing one of them must show."""
-    found = {path.name for path in _entries(store.path / "data.zarr")} - {"zarr.json"}
-    return sorted(found | {path.name for path in _entries(store.path / "commits")})
+    found = set(store.storage.names("data.zarr/")) - {"zarr.json"}
+    return sorted(found | set(store.storage.names("commits/")))
 
 
 def _root_problems(store: Store) -> Iterator[Problem]:
     try:
-        check_plain_group(store.path / "data.zarr")
+        check_plain_group(store.storage, "data.zarr")
     except DamagedStore as error:
         yield _problem("feature", "", file="data.zarr/zarr.json", message=str(error))
 
 
-def check_plain_group(path: Path) -> None:
+def check_plain_group(storage: Storage, key: str) -> None:
     """Raises `DamagedStore` unless the group is as we make it, without attributes."""
-    data = files.read_small(path / "zarr.json", limit_bytes=layout.MAX_METADATA_BYTES)
+    data = storage.get(f"{key}/zarr.json", limit_bytes=layout.MAX_METADATA_BYTES)
     if data != layout.group_json({}):
-        raise DamagedStore(f"{path / 'zarr.json'} is not the group that was made")
+        raise DamagedStore(f"{storage.name}/{key}/zarr.json is not the group that was made")
 
 
 def _feature_problems(places: Places) -> tuple[int, list[Problem]]:
@@ -144,30 +156,27 @@ def _feature_problems(places: Places) -> tuple[int, list[Problem]]:
     try:
         dim = read_spec(places).dim
         key = f"data.zarr/{places.feature_id}/parts/zarr.json"
-        check_plain_group(places.parts)
+        check_plain_group(places.storage, places.parts)
     except DamagedStore as error:
         return dim, [_problem("feature", places.feature_id, file=key, message=str(error))]
     return dim, []
 
 
 def _part_problems(places: Places, record: CommitRecord, deep: bool) -> Iterator[Problem]:
-    sound = True
-    folder = places.parts / record.part
+    sound, storage = True, places.storage
+    folder = f"{places.parts}/{record.part}"
     for file in record.files:
-        path = folder / file.key
-        if not path.is_file():
-            kind, message = "missing", "is gone"
+        try:
+            found = storage.digests(f"{folder}/{file.key}", deep=deep)
+        except DamagedStore:
+            kind, message = "missing", "is gone or cannot be read"
         else:
-            try:
-                size, crc32c, sha256 = files.file_digests(path, deep=deep)
-            except OSError as error:
-                kind, message = "missing", f"cannot be read ({error.strerror or error})"
-            else:
-                kind, message = _difference(file, size, crc32c, sha256)
+            kind, message = _difference(file, *found)
         if kind:
             sound = False
             yield _problem(kind, record.feature_id, record.unit, file.key, f"{file.key} {message}")
-    for key in sorted(set(files.keys_under(folder)) - {file.key for file in record.files}):
+    there = {key.removeprefix(f"{folder}/") for key in storage.keys(f"{folder}/")}
+    for key in sorted(there - {file.key for file in record.files}):
         yield _problem("unexpected", record.feature_id, record.unit, key, f"{key} was not written")
     if sound:  # else the content is wrong for a reason already given
         yield from _content_problems(places, record, deep)

@@ -3,12 +3,13 @@
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+import zarr
 from hypothesis import given, settings
 
 import store
 from store import FeatureSpec, Status, layout
 from store.errors import DamagedStore, InputError, NotAStore, UnknownFeature
-from store.part import Part, blocks
+from store.files import OpenFile
 
 
 @st.composite
@@ -71,30 +72,45 @@ def test_rows_across_chunks_and_shards(fs, make_rows, monkeypatch):
         assert offsets[-1] == sum(rows.row_count[int(c[1])] for c in order)
 
 
-@given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 9)), max_size=8), st.integers(1, 8))
-def test_blocks_cover_each_span_once(gaps, chunk_rows):
-    starts, stops, at = [], [], 0
-    for gap, length in gaps:
-        starts.append(at + gap)
-        at = starts[-1] + length
-        stops.append(at)
-    found = list(blocks(starts, stops, chunk_rows=chunk_rows, limit_rows=12))
-    assert [i for first, last, _, _ in found for i in range(first, last)] == list(range(len(gaps)))
-    for first, last, low, high in found:
-        assert (low, high) == (starts[first], stops[last - 1])
-        assert high - low <= 12 or last - first == 1
-        inner = zip(stops[first : last - 1], starts[first + 1 : last], strict=True)
-        assert all(begin // chunk_rows - (end - 1) // chunk_rows <= 1 for end, begin in inner)
-
-
 def test_a_part_is_read_once_whatever_the_order(feature, make_rows, monkeypatch):
     for unit in ("ab", "cd"):
         feature.commit(make_rows({f"{unit}{i}": 2 for i in range(4)}))
     asked = []
-    rows = Part.rows
-    monkeypatch.setattr(Part, "rows", lambda part, *span: asked.append(span) or rows(part, *span))
+    read_into = OpenFile.read_into
+    monkeypatch.setattr(
+        OpenFile, "read_into", lambda file, *span: asked.append(span) or read_into(file, *span)
+    )
     feature.read(["cd3", "ab0", "cd0", "ab3", "cd1", "ab2", "cd2", "ab1"])
-    assert asked == [(0, 8), (0, 8)]
+    assert len(asked) == 4  # of each part its index and its only chunk
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data(), verify=st.booleans())
+def test_reading_is_what_zarr_reads(tmp_path_factory, make_rows, data, verify):
+    """The fast paths against the obvious one, across chunks and shards, and table by table."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layout, "CHUNK_BYTES", 64)
+        patch.setattr(layout, "CHUNKS_PER_SHARD", 2)
+        patch.setattr(layout, "_INDEX_BYTES", 16 * 2 + 4)
+        fs = store.create(tmp_path_factory.mktemp("fs"))
+        feature = fs.add_feature(FeatureSpec(slug="t", modality="visual", dim=4, identity={}))
+        counts = st.lists(st.integers(0, 40), min_size=1, max_size=5)
+        for unit, rows in enumerate(data.draw(st.lists(counts, min_size=1, max_size=3))):
+            feature.commit(make_rows({f"ü{unit}-{i}": n for i, n in enumerate(rows)}, seed=unit))
+        asked = data.draw(st.lists(st.sampled_from(feature.clip_ids), max_size=9))
+        fast, scanned = feature.read(asked, verify=verify)[0], list(feature.scan(verify))
+        patch.setattr("store.feature.CAN_READ", False)
+        np.testing.assert_array_equal(feature.read(asked)[0], fast)
+        for one, two in zip(scanned, feature.scan(verify), strict=True):
+            assert one[0] == two[0]
+            np.testing.assert_array_equal(one[1], two[1])
+            np.testing.assert_array_equal(one[2], two[2])
+        for part in feature.parts():
+            for name in layout.ARRAYS[1:]:
+                plain = zarr.open_array(str(part.path / name), mode="r")[...]
+                found = part._read(name)
+                assert found.shape == plain.shape
+                assert found.tolist() == plain.tolist()
 
 
 def test_a_chunk_of_zeros_is_written(feature, make_rows, fs):

@@ -9,7 +9,7 @@ import pytest
 
 import store
 from store import files
-from store.commit import Places, read_record
+from store.commit import read_record
 from store.errors import DamagedStore, InputError, StoreError
 from store.gc import age_seconds, gc
 from store.repair import repair
@@ -132,7 +132,7 @@ def test_a_writer_that_wakes_up_while_its_part_is_moved_keeps_it(
     shutil.copytree(fs.path, fs.path.with_name("other"))
     other = store.open(fs.path.with_name("other"))["toy"]
     other.commit(make_rows({"a": 2}))
-    places = Places(root=fs.path.with_name("other"), feature_id=feature.name)
+    places = store.open(fs.path.with_name("other")).places(feature.name)
     theirs = read_record(places, part.name[:22])
 
     def wakes_up(path):
@@ -144,7 +144,7 @@ def test_a_writer_that_wakes_up_while_its_part_is_moved_keeps_it(
     monkeypatch.setattr(files, "fsync", wakes_up)
     assert gc(fs).parts == []
     assert (part / "zarr.json").is_file()
-    assert read_record(Places(root=fs.path, feature_id=feature.name), part.name[:22])
+    assert read_record(fs.places(feature.name), part.name[:22])
 
 
 def sealed(data):

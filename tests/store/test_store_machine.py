@@ -20,7 +20,6 @@ from hypothesis.stateful import (
 
 import store
 from store import FeatureSpec, Manifest, Status
-from store.commit import Places
 from store.gc import gc
 from store.index import ClipIndex, PartTable
 from store.merge import merge
@@ -134,8 +133,8 @@ class StoreMachine(RuleBasedStateMachine):
         from store.errors import StoreError
 
         rows, storage, record = self.zombies.pop(which % len(self.zombies))
-        places = Places(root=self.fs.path, feature_id=self.feature.name)
-        there = (places.parts / record.part).exists()
+        places = self.fs.places(self.feature.name)
+        there = (self.fs.path / places.parts / record.part).exists()
         free = record.unit not in self.units
         try:
             won = put_record(storage, record)
@@ -249,8 +248,8 @@ class StoreMachine(RuleBasedStateMachine):
                 dict(zip(manifest.clip_ids, manifest.column("label"), strict=True)) == self.labels
             )
         assert verify(self.fs).problems == []
-        places = Places(root=self.fs.path, feature_id=self.feature.name)
-        assert {path.stem for path in places.commits.iterdir()} == set(self.units)
+        places = self.fs.places(self.feature.name)
+        assert {path.stem for path in (self.fs.path / places.commits).iterdir()} == set(self.units)
 
 
 @pytest.mark.parametrize(

@@ -223,7 +223,7 @@ def test_hostile_files_raise_only_our_errors(copy, mutations):
             for found, wanted in zip(outcomes[0], truth, strict=True):
                 np.testing.assert_array_equal(found[0], wanted[0])
         path.write_bytes(kept)
-    assert refused > mutations // 3
+    assert refused > mutations // 5  # what arrays say of themselves nobody here asks
     assert peak_bytes() - before < LIMIT_BYTES
     assert slowest < 5 * LIMIT_SECONDS  # seven readings in one
     print(f"{mutations} hostile files, {refused} refused, slowest {slowest:.2f} s for all readings")
