@@ -10,6 +10,7 @@ Shapes: H, W = pixels.
 """
 
 import os
+import re
 from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any
@@ -36,6 +37,7 @@ CONTAINERS = ("mov", "matroska")
 CODECS = ("h264", "hevc", "mpeg4", "vp8", "vp9")
 FORMATS = ("yuv420p",)
 MAX_DIFFERENCE = 4.0  # of 255, mean over the first frame, to PyAV's
+_PLACE = re.compile(r"\[[\d:]+\] \S+:\d+: |\[/.*?\] ")  # where and when it was said, of which file
 _EOF_RETRIES = "128"  # decord's own default burns seconds at the end of a damaged file
 
 
@@ -124,9 +126,8 @@ def _read(
         seconds = reader.get_frame_timestamp(indices)[:, 0]
         return reader.get_batch(indices).asnumpy(), np.asarray(seconds, np.float64)
     except Exception as error:  # its errors have no common base
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = lines[-1][:80] if lines else ""
-        raise Unfit(f"decord: {type(error).__name__} {reason}".strip()) from None
+        said = _PLACE.sub("", str(error).strip().partition("\n")[0])[:80]
+        raise Unfit(f"decord: {type(error).__name__} {said}".strip()) from None
 
 
 def _library() -> Any:

@@ -139,7 +139,7 @@ def frames(track: Track, shown: Timeline, wanted: list[int]) -> Iterator[tuple[i
         for stamp, frame in _stretch(track, shown, start, stop, frozenset(due)):
             while due and due[0] < stamp:
                 missed = due.pop(0)
-                if held is not None:
+                if held is not None and not track.damage:
                     yield missed, held
             if due and due[0] == stamp:
                 yield due.pop(0), frame
@@ -170,25 +170,34 @@ def stretches(track: Track, shown: Timeline, positions: list[int]) -> list[tuple
 def _stretch(
     track: Track, shown: Timeline, start: int, stop: int, wanted: frozenset[int]
 ) -> Iterator[tuple[int, Any]]:
-    """Frames of one span and their time stamps, in presentation order, up to the first damage.
+    """Frames of one span and their time stamps, in presentation order.
 
+    After damage there are none up to the next key frame: they would show what the decoder made up.
     Frames that are neither wanted nor referred to are not decoded (a quarter of the cost of H.264).
     """
     context = track.stream.codec_context
     counted = iter(shown.stamps)
     skips = shown.timed and context.name in SKIPS_FRAMES
+    whole = True  # what a frame refers to came out undamaged
     try:
         for packet in [*track.packets[start : stop + 1], None]:
             if skips and packet is not None:
                 context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
-            for frame in context.decode(packet):
+            try:
+                decoded = context.decode(packet)
+            except av.error.FFmpegError as error:
+                track.damage = track.damage or f"{type(error).__name__}: {error.strerror}"
+                whole = False
+                if not shown.timed:
+                    return  # how many frames were lost is not known
+                continue
+            for frame in decoded:
                 stamp = frame.pts if shown.timed else next(counted, None)
                 if frame.is_corrupt:
                     track.damage = track.damage or "a frame is damaged"
-                elif stamp in shown.at:
+                whole = (whole or frame.key_frame) and not frame.is_corrupt
+                if whole and stamp in shown.at:
                     yield stamp, frame
-    except av.error.FFmpegError as error:
-        track.damage = track.damage or f"{type(error).__name__}: {error.strerror}"
     finally:
         context.skip_frame = "DEFAULT"
         context.flush_buffers()

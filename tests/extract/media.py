@@ -62,6 +62,7 @@ def write(
     sound_start=0.0,
     sample_aspect=None,
     muxer=None,
+    tick=MILLI,
 ):
     """A file with frames at `times_ms`, and `sound` [channels, samples] from `sound_start` on."""
     packets = []
@@ -73,7 +74,7 @@ def write(
             video.width, video.height = size
             video.pix_fmt = {"gif": "rgb8"}.get(codec, "yuv420p")
             video.codec_context.time_base = (
-                MILLI if codec not in ("mpeg4", "gif") else Fraction(1, 25)
+                tick if codec not in ("mpeg4", "gif") else Fraction(1, 25)
             )
             video.codec_context.gop_size = gop
             video.codec_context.thread_count = 1
@@ -84,14 +85,15 @@ def write(
                 pixels = pictures[k] if pictures is not None else picture(k, *size)
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")
                 frame = frame.reformat(format=video.pix_fmt)
-                frame.pts, frame.time_base = round(ms * MILLI / base), base
+                frame.pts, frame.time_base = round(Fraction(ms) * MILLI / base), base
                 packets += video.encode(frame)
             packets += video.encode(None)
         if sound is not None:
             audio = out.add_stream(audio_codec, rate=rate)
             audio.codec_context.layout = "mono" if len(sound) == 1 else "stereo"
             kind = audio.codec_context.codec.audio_formats[0].name
-            data = sound if kind in ("fltp", "flt") else (sound * 32767).astype("i2")
+            whole = {"s16": ("i2", 2**15 - 1), "s32": ("i4", 2**31 - 128)}.get(kind.rstrip("p"))
+            data = (sound * whole[1]).astype(whole[0]) if whole else sound
             packed = np.ascontiguousarray(data if kind.endswith("p") else data.T.reshape(1, -1))
             frame = av.AudioFrame.from_ndarray(packed, kind, audio.codec_context.layout.name)
             frame.sample_rate, frame.time_base = rate, Fraction(1, rate)

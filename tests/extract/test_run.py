@@ -350,31 +350,3 @@ def test_a_wrong_manifest_writes_nothing(tmp_path):
 def test_one_frame_a_second_is_the_default():
     assert running.sampling() == Sampling(fps=1.0)
     assert running.sampling(frames=5) == Sampling(frames=5)
-
-
-def test_odd_and_broken_files_all_get_a_status(tmp_path):
-    folder = os.environ.get("MICROSHOT_MEDIA")
-    if not folder:
-        pytest.skip("MICROSHOT_MEDIA is not set")
-    (tmp_path / "torture").symlink_to(Path(folder) / "torture")
-    paths = sorted(p for p in (tmp_path / "torture").glob("*/*") if p.is_file())
-    manifest = write_manifest(tmp_path, [str(p.relative_to(tmp_path)) for p in paths])
-    options = {"sampling": Sampling(fps=1.0), "deadline_seconds": 20.0, "follow_links": True}
-    result = quick(manifest, tmp_path / "s", audio=[Windows()], **options)
-    frames, sounds = (report.counts for report in result.features)
-    assert sum(frames.values()) == sum(sounds.values()) == len(paths) >= 60
-    assert not {"deadline", "crash", "out-of-memory", "missing"} & {*frames, *sounds}
-    assert frames["ok"] >= 45
-    assert frames["unreadable"] == sounds["unreadable"] == 7
-    feature = store.open(tmp_path / "s")["fake-frames"]
-    expected = {
-        "derived/d01_truncated60_moov_first.mp4": Status.PARTIAL,
-        "derived/d07_audio_only.mp4": Status.ABSENT,
-        "real/r12_corrupted_h264.mp4": Status.PARTIAL,
-        "real/r19_wav_with_cover_art.wav": Status.ABSENT,
-        "real/r29_header_only_41s.mp4": Status.DECODE_ERROR,
-        "real/r32_tiny.avi": Status.EMPTY,
-        "derived/d22_ts_pts_near_wrap.ts": Status.OK,
-    }
-    found = feature.status_of([f"torture/{name}" for name in expected]).tolist()
-    assert found == list(expected.values())
