@@ -42,7 +42,7 @@ def feature_spec(encoder: Encoder, sampling: Sampling, decoder: str = "auto") ->
 
 
 class UnitEncoder:
-    """Takes the clips of a unit one by one, gives its rows, and starts anew.
+    """Takes the clips of a unit one by one, and gives its rows.
 
     Clips must come in the order of the unit: then the batches, and so the last bits of every row,
     are the same however often a run was interrupted.

@@ -8,9 +8,11 @@ committed, with the same values as if nothing had happened.
 
 import os
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +108,8 @@ def run(
     goals = [
         _Goal(
             feature=fs.add_feature(spec),
-            unit=UnitEncoder(encoder, batch_size=batch_size),
+            encoder=encoder,
+            batch_size=batch_size,
             notes=provenance(device=device, precision=precision, batch_size=batch_size),
         )
         for spec, encoder in zip(specs, encoders, strict=True)
@@ -127,6 +130,7 @@ def run(
         ),
         workers=workers,
         deadline_seconds=deadline_seconds,
+        ordered=False,
         together=_file,
         again=safely,
     )
@@ -134,7 +138,7 @@ def run(
         _work(manifest, units, outcomes, spent, progress, bool(again))
     spent.seconds = time.perf_counter() - begun
     reports = [
-        FeatureReport.of(goal.feature, manifest.clip_ids, new=goal.new, fill=goal.unit.packer.fill)
+        FeatureReport.of(goal.feature, manifest.clip_ids, new=goal.new, fill=goal.fill)
         for goal in goals
     ]
     return RunResult(features=reports, spent=spent, max_failures=max_failures)
@@ -145,10 +149,25 @@ class _Goal:
     """A feature this run fills, and its encoder."""
 
     feature: Feature
-    unit: UnitEncoder
+    encoder: Encoder
+    batch_size: int
     notes: dict[str, Any]
     new: int = 0  # clips committed by this run
+    items: int = 0  # given to the network by finished units
+    slots: int = 0  # and what it computed, padding included
     committed: dict[str, Status] = field(default_factory=dict)
+    units: dict[int, UnitEncoder] = field(default_factory=dict)  # begun and not finished
+
+    def encoder_of(self, number: int) -> UnitEncoder:
+        """What gathers the rows of a unit."""
+        if number not in self.units:
+            self.units[number] = UnitEncoder(self.encoder, batch_size=self.batch_size)
+        return self.units[number]
+
+    @property
+    def fill(self) -> float:
+        """Share of the network's work that was not padding."""
+        return self.items / self.slots if self.slots else 1.0
 
 
 Unit = list[tuple[int, list[_Goal]]]  # rows of the manifest, each with the features that want it
@@ -181,30 +200,57 @@ def _work(
     progress: Progress,
     retrying: bool,
 ) -> None:
-    """Take clips in order, encode them, and commit a unit when its last clip is in."""
+    """Take clips as they are decoded, encode them, and commit a unit when its last clip is in."""
     total = sum(map(len, units))
-    for number, unit in enumerate(units, 1):
-        taking_part: dict[int, _Goal] = {}
-        for row, wanted in unit:
-            with spent.on("waiting"):
-                outcome = next(outcomes)
-            spent.clips += 1
-            spent.decode_cpu_seconds += outcome.cpu_seconds
-            clip: Clip = outcome.value or failed(outcome.status, outcome.detail)
-            with spent.on("encoding"):
-                for goal in wanted:
-                    taking_part[id(goal)] = goal
-                    goal.unit.put(manifest.clip_ids[row], clip)
-            progress(spent.clips, total)
-        for goal in taking_part.values():
-            message = _commit(goal, spent, retrying)
-            progress(spent.clips, total, f"unit {number}/{len(units)} {message}")
+    for number, place, outcome in _in_turn(units, outcomes, spent):
+        unit = units[number]
+        row, wanted = unit[place]
+        spent.clips += 1
+        spent.decode_cpu_seconds += outcome.cpu_seconds
+        clip: Clip = outcome.value or failed(outcome.status, outcome.detail)
+        with spent.on("encoding"):
+            for goal in wanted:
+                goal.encoder_of(number).put(manifest.clip_ids[row], clip)
+        progress(spent.clips, total)
+        if place + 1 < len(unit):
+            continue
+        for goal in {id(goal): goal for _, wanted in unit for goal in wanted}.values():
+            message = _commit(goal, goal.units.pop(number), spent, retrying)
+            progress(spent.clips, total, f"unit {number + 1}/{len(units)} {message}")
 
 
-def _commit(goal: _Goal, spent: Spent, retrying: bool) -> str:
-    """Commit what a goal has gathered; says what it was."""
+def _in_turn(
+    units: list[Unit], outcomes: Iterator[Outcome], spent: Spent
+) -> Iterator[tuple[int, int, Outcome]]:
+    """Outcomes with their unit and place in it: in order within a unit, so that its batches are the
+    same every time; a clip that hangs holds up the rest of its own unit only.
+    """
+    firsts = [0, *accumulate(map(len, units))]
+    waiting: dict[int, dict[int, Outcome]] = {}
+    due: dict[int, int] = {}
+    while True:
+        with spent.on("waiting"):
+            outcome = next(outcomes, None)
+        if outcome is None:
+            return
+        number = bisect_right(firsts, outcome.index) - 1
+        held = waiting.setdefault(number, {})
+        held[outcome.index - firsts[number]] = outcome
+        place = due.get(number, 0)
+        while place in held:
+            yield number, place, held.pop(place)
+            place += 1
+        due[number] = place
+        if place == len(units[number]):
+            del waiting[number], due[number]
+
+
+def _commit(goal: _Goal, unit: UnitEncoder, spent: Spent, retrying: bool) -> str:
+    """Commit what a unit has gathered; says what it was."""
     with spent.on("encoding"):
-        rows = goal.unit.finish()
+        rows = unit.finish()
+    goal.items += unit.packer.items
+    goal.slots += unit.packer.slots
     with spent.on("committing"):
         retry = goal.feature.tries(rows.clip_ids) if retrying else 0
         goal.feature.commit(rows, goal.notes, retry=retry)
@@ -217,7 +263,7 @@ def _commit(goal: _Goal, spent: Spent, retrying: bool) -> str:
 def _request(manifest: Manifest, row: int, wanted: list[_Goal], policy: Sampling) -> Request:
     """What to decode of one clip for the features that want it."""
     assert manifest.root is not None
-    encoders = [goal.unit.encoder for goal in wanted]
+    encoders = [goal.encoder for goal in wanted]
     sides = {e.short_side for e in encoders if isinstance(e, VisualEncoder)}
     rates = {e.sample_rate for e in encoders if isinstance(e, AudioEncoder)}
     start = float(manifest.start_seconds[row])

@@ -182,7 +182,7 @@ def test_ctrl_c_leaves_whole_units(source, done, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        quick(source, tmp_path / "s", progress=interrupt)
+        quick(source, tmp_path / "s", progress=interrupt, workers=1)
     assert len(store.open(tmp_path / "s")["fake-frames"].clip_ids) == 8
     quick(source, tmp_path / "s")
     same(values(tmp_path / "s"), values(done[0]))
@@ -219,6 +219,28 @@ def test_ctrl_c_leaves_no_child(troubles, tmp_path, monkeypatch):
     assert parents
     assert os.getpid() not in parents
     assert caught.tb
+
+
+def test_a_clip_that_hangs_holds_up_its_own_unit_only(source, tmp_path, monkeypatch):
+    """It is the first of all, and the last to be given up."""
+    monkeypatch.setattr(running, "decode", media.troubled)
+    (tmp_path / "m").mkdir()
+    names = ["hang.mp4", *(f"{k}.mp4" for k in range(12))]
+    for name in names:
+        shutil.copy(source.parent / "03.mp4", tmp_path / "m" / name)
+    events = []
+
+    def watch(done, total, message=""):
+        events.append((time.monotonic(), message))
+
+    begun = time.monotonic()
+    manifest = write_manifest(tmp_path / "m", names)
+    quick(manifest, tmp_path / "s", clips_per_unit=5, deadline_seconds=6.0, progress=watch)
+    committed = [(t - begun, m.split()[1]) for t, m in events if m]
+    assert [unit for _, unit in committed] == ["2/3", "3/3", "1/3"]
+    assert committed[1][0] < 5.5 < committed[2][0]
+    feature = store.open(tmp_path / "s")["fake-frames"]
+    assert feature.status_of(names).tolist() == [Status.DEADLINE] + [Status.OK] * 12
 
 
 def test_clips_that_fail_are_data(troubles, tmp_path, monkeypatch):
