@@ -32,13 +32,18 @@ from extract.pictures import (
     scaled,
 )
 
-DENSE = 0.75  # share of the frames from which on decord is faster, where none is scaled
+DENSE = 0.75  # share of the frames from which on decord is faster, where none is scaled;
+MANY = 100  # and how many they must be to make up for opening the file twice
 CONTAINERS = ("mov", "matroska")
 CODECS = ("h264", "hevc", "mpeg4", "vp8", "vp9")
 FORMATS = ("yuv420p",)
 MAX_DIFFERENCE = 4.0  # of 255, mean over the first frame, to PyAV's
-_PLACE = re.compile(r"\[[\d:]+\] \S+:\d+: |\[/.*?\] ")  # where and when it was said, of which file
-_EOF_RETRIES = "128"  # decord's own default burns seconds at the end of a damaged file
+# Where in its source, when, and of which file.
+_PLACE = re.compile(r"\[[\d:]+\] \S+:\d+: |\[/.*?\]\s*")
+REPEAT_BYTES = 300  # a packet that only says "as before" is smaller
+# decord's default, 10240, burns seconds at the end of a damaged file; at 128 every second good one
+# is given up.
+_EOF_RETRIES = "2048"
 
 
 class Unfit(Exception):  # noqa: N818 (no error: PyAV takes over)
@@ -55,6 +60,7 @@ def not_for(
     shrunk = any(scaled(size, side) != size for side in short_sides)
     reasons = {
         "few of the frames": plan.share < DENSE and not must,
+        "few frames": len(plan.stamps) < MANY and not must,
         "frames are scaled": shrunk and not must,
         "no decord here": find_spec("decord") is None,
         "several sizes": len(short_sides) != 1,
@@ -90,7 +96,8 @@ def pictures(media: Media, track: Track, plan: Plan, short_side: int) -> Picture
     height, width, _ = expected.shape
     if len(stamps) * expected.nbytes > MAX_CLIP_BYTES:
         raise Unfit("much memory")
-    got, seconds = _read(media, (width, height), [plan.shown.stamps.index(s) for s in stamps])
+    at = {stamp: k for k, stamp in enumerate(plan.shown.stamps)}
+    got, seconds = _read(media, (width, height), [at[stamp] for stamp in stamps])
     half = _half_a_frame(track, plan)
     if np.any(np.abs(seconds - [track.seconds(s) for s in stamps]) > half):
         raise Unfit("decord: wrong times")
@@ -98,9 +105,18 @@ def pictures(media: Media, track: Track, plan: Plan, short_side: int) -> Picture
         raise Unfit(f"decord: shape {got.shape}")
     if np.abs(got[0].astype(np.int16) - expected).mean() > MAX_DIFFERENCE:
         raise Unfit("decord: wrong pixels")
-    if any(np.array_equal(a, b) for a, b in pairwise(got)):
+    pairs = zip(pairwise(got), stamps[1:], strict=True)
+    if any(_repeated(track, plan, pair, stamp) for pair, stamp in pairs):
         raise Unfit("decord: a frame twice")  # which may stand for one that did not decode
     return {stamp: {short_side: frame} for stamp, frame in zip(stamps, got, strict=True)}
+
+
+def _repeated(track: Track, plan: Plan, pair: tuple[np.ndarray, np.ndarray], stamp: int) -> bool:
+    """Whether a frame repeats the one before although its packet says something new."""
+    if track.packets[plan.shown.at[stamp]].size < REPEAT_BYTES:
+        return False
+    before, now = pair
+    return np.array_equal(before[::8, ::8], now[::8, ::8]) and np.array_equal(before, now)
 
 
 def _half_a_frame(track: Track, plan: Plan) -> float:

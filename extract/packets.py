@@ -35,16 +35,12 @@ class Track:
     packets: list[Any] = field(default_factory=list)
     first_pts: int | None = None  # of all packets that are shown, also those dropped from `packets`
     damage: str = ""  # what says that packets are missing or broken
+    tick: Fraction = field(init=False)  # seconds of one time stamp unit
+    timed: bool = field(init=False)  # not AVI: its presentation times are made up, and wrong
 
-    @property
-    def tick(self) -> Fraction:
-        """Seconds of one time stamp unit."""
-        return self.stream.time_base
-
-    @property
-    def timed(self) -> bool:
-        """False for AVI: it stores no presentation times, and those made up for it are wrong."""
-        return self.stream.container.format.name != "avi"
+    def __post_init__(self) -> None:
+        self.tick = self.stream.time_base
+        self.timed = self.stream.container.format.name != "avi"
 
     def refuse_encryption(self) -> None:
         """Nothing, unless the packets are encrypted: what decodes of such is noise.
@@ -59,7 +55,7 @@ class Track:
         return packet.pts if self.timed and packet.pts is not None else packet.dts
 
     def seconds(self, pts: int) -> float:
-        return float(pts * self.tick)
+        return pts * self.tick.numerator / self.tick.denominator  # a Fraction is slow
 
     def keep(self, packet: Any) -> None:
         self.packets.append(packet)

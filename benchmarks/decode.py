@@ -1,0 +1,137 @@
+"""What decoding a clip costs, by whom, and what carrying it to the encoders costs.
+
+    python -m benchmarks decode
+
+Clips are rendered (moving noise, H.264, a key frame every 250), three geometries. Each is looked at
+sparsely (one frame a second) and densely (every frame), at most 256 pixels on the short side, in a
+decode process, by PyAV and by decord in turns; processor time of the process counts, the best of
+several rounds. decord's time contains the look at the packets that tells whether it is safe.
+
+The same arrays are then carried from a child through a pipe and through shared memory; processor
+time of both sides counts.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from benchmarks._table import show
+from extract.decode import Request, decode
+from extract.sample import Sampling
+from extract.samplers import Footage
+from extract.workers import process_map
+
+GEOMETRIES = {(256, 192): 100, (1280, 720): 100, (1080, 1920): 100}  # frames at 25 a second
+SHORT_SIDE = 256
+ROUNDS = 5
+MESSAGES = {"10 frames of 455x256": (10, 256, 455, 3), "100 frames of 256x192": (100, 192, 256, 3)}
+COUNT = 60
+
+
+def every(footage: Footage) -> np.ndarray:
+    """Dense: all frames."""
+    return np.arange(len(footage.seconds))
+
+
+def render(path: Path, width: int, height: int, frames: int) -> Path:
+    """Noise that moves, as real pictures do: neither still nor new in every frame."""
+    rng = np.random.default_rng(0)
+    size = (height + frames * 2, width + frames * 3)
+    grey = rng.integers(40, 216, size, np.uint8)
+    for axis in (0, 1, 0, 1):  # smooth it, or all bits go into noise
+        grey = grey // 2 + np.roll(grey, 1, axis) // 2
+    tint = np.linspace(0, 60, size[1], dtype=np.uint8)[:, None] * np.array([1, 0, 0], np.uint8)
+    texture = grey[:, :, None] + tint
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=25, options={"preset": "veryfast", "crf": "28"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.gop_size = 250
+        for k in range(frames):
+            pixels = texture[2 * k : 2 * k + height, 3 * k : 3 * k + width]
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    return path
+
+
+def costs(requests: list[Request]) -> list[tuple[float, str]]:
+    """Processor seconds of each, at its best, and who decoded it; all take turns."""
+    turns = requests * ROUNDS
+    found = [[] for _ in requests]
+    told = [""] * len(requests)
+    for outcome in process_map(decode, turns, workers=1, deadline_seconds=120.0):
+        k = outcome.index % len(requests)
+        found[k].append(outcome.cpu_seconds)
+        told[k] = outcome.value.visual_detail
+    return list(zip(map(min, found), told, strict=True))
+
+
+def decoders(folder: Path) -> Iterator[dict[str, Any]]:
+    """Two rows a geometry and way of looking."""
+    for (width, height), frames in GEOMETRIES.items():
+        path = render(folder / f"{width}.mp4", width, height, frames)
+        for how, pick in (("1 frame/s", Sampling(fps=1.0)), ("every frame", every)):
+            asked = Request(path=path, pick=pick, short_sides=(SHORT_SIDE,), decoder="pyav")
+            by = ("pyav", "decord", "auto")
+            (ours, _), (theirs, who), (_, chosen) = costs([replace(asked, decoder=d) for d in by])
+            what = f"{width}x{height}, {frames / 25:g} s, {how}"
+            yield row(f"{what}, PyAV", 1000 * ours, f"auto: {chosen}")
+            yield row(f"{what}, {who}", 1000 * theirs, "PyAV", theirs / ours)
+
+
+def carried(shape: tuple[int, ...], shared: bool, count: int) -> float:
+    """Processor seconds of both sides for `count` arrays."""
+    before = sum(os.times()[:4])
+    make = [partial(np.full, shape, 7, np.uint8)] * count
+    for outcome in process_map(call, make, workers=1, deadline_seconds=60.0, shared=shared):
+        assert outcome.value.ravel()[:: 1 << 12].sum()
+    return sum(os.times()[:4]) - before
+
+
+def call(function: Any) -> Any:
+    """So that a child makes the array."""
+    return function()
+
+
+def transports() -> Iterator[dict[str, Any]]:
+    """Two rows a message; what a child costs that carries nothing is taken off."""
+    for name, shape in MESSAGES.items():
+        best = {True: np.inf, False: np.inf}
+        for _ in range(3):
+            idle = carried((1,), True, COUNT)
+            for shared in best:
+                best[shared] = min(best[shared], carried(shape, shared, COUNT) - idle)
+        pipe, memory = (1000 * best[shared] / COUNT for shared in (False, True))
+        yield row(f"carry {name}, pipe", pipe, None)
+        yield row(f"carry {name}, shared memory", memory, "pipe", memory / pipe)
+
+
+def row(
+    what: str, milliseconds: float, against: str | None, ratio: float | None = None
+) -> dict[str, Any]:
+    return {
+        "what": what,
+        "value": milliseconds,
+        "unit": "CPU-ms",
+        "ratio": ratio,
+        "against": against,
+        "goal": None,
+    }
+
+
+def measure() -> Iterator[dict[str, Any]]:
+    """Decoders, then transports."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield from decoders(Path(folder))
+    yield from transports()
+
+
+if __name__ == "__main__":
+    show(measure())
