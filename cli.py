@@ -58,7 +58,7 @@ def extract_run(
     fps: Annotated[float | None, typer.Option(help="Frames per second. (default: 1.0)")] = None,
     frames: Annotated[int | None, typer.Option(help="Or: so many frames per clip.")] = None,
     sample: Annotated[
-        str | None, typer.Option(metavar="SPEC", help="Or: a policy, NAME:key=value,… like shots.")
+        str | None, typer.Option(metavar="SPEC", help="Or: a policy, see `extract samplers`.")
     ] = None,
     max_seconds: Annotated[float, typer.Option(help="Read at most this much of a clip.")] = 30.0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -119,6 +119,17 @@ def extract_encoders(as_json: Json = False) -> int:
         for row in plugins.describe(family)
     ]
     _give({"encoders": rows}, as_json, lambda: encoder_lines(rows))
+    return DONE
+
+
+@extract_app.command("samplers")
+def extract_samplers(as_json: Json = False) -> int:
+    """List the policies of `extract run --sample`, and their settings."""
+    from store import plugins
+    from store.tables import plugin_table
+
+    rows = plugins.describe("extract.samplers")
+    _give({"samplers": rows}, as_json, lambda: plugin_table(rows))
     return DONE
 
 

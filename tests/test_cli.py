@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import cli
-from store import testing
+from store import plugins, testing
 
 MAINS = {"extract": cli.extract_main, "store": cli.store_main, "learn": cli.learn_main}
 
@@ -233,3 +233,19 @@ def test_the_console_scripts_exist():
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert "Commands" in done.stdout
+
+
+def test_samplers_are_listed_and_a_typo_is_answered(call, tmp_path):
+    code, out, _ = call("extract", "samplers", "--json")
+    listed = [row["name"] for row in json.loads(out)["samplers"]]
+    assert (code, listed) == (0, plugins.names("extract.samplers"))
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("path\nx.mp4\n")
+    for option, wrong in (("--sample", f"{listed[0]}x"), ("--decoder", "vlc")):
+        outcome = call(
+            "extract", "run", manifest, "--store", tmp_path / "s", option, wrong,
+            "--visual", "mobilenetv2:untrained",
+        )  # fmt: skip
+        assert outcome[0] == 2
+        assert wrong in outcome[2]
+    assert not (tmp_path / "s").exists()

@@ -94,6 +94,19 @@ def test_a_variable_frame_rate_is_sampled_by_time(tmp_path):
     assert clip.frames[4096].seconds == pytest.approx([times[i] / 1000 for i in indices(clip)])
 
 
+def test_key_frames_and_shots_are_found_in_the_file(tmp_path):
+    """Three shots of 20, 10 and 20 frames, told apart by their background; a key frame every 15."""
+    level = [40] * 20 + [120] * 10 + [200] * 20
+    pixels = [np.clip(media.picture(k) // 8 + level[k], 0, 255).astype("u1") for k in range(50)]
+    path = media.write(tmp_path / "s.mp4", EVERY_40_MS, pictures=pixels, gop=15)
+    looked = {
+        name: look(path, pick=Sampling(sample=name)).frames[4096].seconds / 0.04
+        for name in ("keyframes", "shots")
+    }
+    assert looked["keyframes"] == pytest.approx([0, 15, 30, 45])
+    assert looked["shots"] == pytest.approx([10, 25, 40])
+
+
 def test_the_click_sounds_when_the_flash_shows(tmp_path):
     """The flash and the click are at 1.2 s of one clock, whatever starts first."""
     dark, bright = np.zeros((96, 128, 3), "u1"), np.full((96, 128, 3), 255, "u1")

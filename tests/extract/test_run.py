@@ -355,6 +355,7 @@ def test_what_was_asked_is_in_the_identity(source, tmp_path):
         ({"retry": ["nosuch"]}, InputError, "nosuch"),
         ({"retry": ["ok"]}, InputError, "'ok'"),
         ({"device": "tpu"}, ConfigError, "tpu"),
+        ({"decoder": "decor"}, ConfigError, "did you mean 'decord'"),
     ],
 )
 def test_wrong_questions_write_nothing(source, tmp_path, options, error, says):
@@ -367,6 +368,30 @@ def test_a_wrong_manifest_writes_nothing(tmp_path):
     with pytest.raises(InputError):
         quick(tmp_path / "none.csv", tmp_path / "s")
     assert not (tmp_path / "s").exists()
+
+
+def test_who_decodes_is_in_the_identity_where_it_was_asked_for(source, tmp_path):
+    for decoder in ("auto", "pyav", "decord"):
+        quick(source, tmp_path / "s", decoder=decoder)
+    fs = store.open(tmp_path / "s")
+    found = [fs[name].spec.identity["sampling"]["decoder"] for name in fs.features]
+    assert sorted(found) == ["decord", "pyav"]
+    told = {
+        detail.partition(" ")[0]
+        for name in fs.features
+        for detail in fs[name].details(list(fs[name].clip_ids))
+        if fs[name].spec.identity["sampling"]["decoder"] == "pyav"
+    }
+    assert told == {"pyav"}
+
+
+def test_the_policy_is_in_the_identity(source, tmp_path):
+    quick(source, tmp_path / "s", sampling=Sampling(sample="keyframes:most=3"))
+    (name,) = store.open(tmp_path / "s").features
+    how = store.open(tmp_path / "s")[name].spec.identity["sampling"]
+    assert how == {
+        "decoder": "pyav", "max_seconds": 30, "most": 3, "policy": "keyframes", "short_side": 32,
+    }  # fmt: skip
 
 
 def test_one_frame_a_second_is_the_default():
