@@ -16,6 +16,7 @@ from store import Status
 
 JITTER_SECONDS = 0.05  # time stamps of coarse containers wander; only larger steps are gaps
 PREROLL_SECONDS = 1.0  # decoded before a piece, because codecs overlap their blocks
+MAX_SOUND_SECONDS = 2 * 3600.0  # of one clip; 1.4 GB at 48 kHz
 ANTIPHASE = 1e-3  # a mean with less than this share of the loudest channel's energy has cancelled
 
 
@@ -45,9 +46,8 @@ class Samples:
                 raise Failure(Status.DECODE_ERROR, self.track.damage)
             raise Failure(Status.EMPTY, "no sound in this piece")
         start = origin + self.start_seconds
-        signal = _joined(self.stretches, self.rate, start)
-        if self.end_seconds != float("inf"):
-            signal = signal[:, : round((self.end_seconds - self.start_seconds) * self.rate)]
+        seconds = min(self.end_seconds - self.start_seconds, MAX_SOUND_SECONDS)
+        signal = _joined(self.stretches, self.rate, start, round(seconds * self.rate))
         if not signal.shape[1]:
             raise Failure(Status.EMPTY, "no sound in this piece")
         return mono(signal)
@@ -114,18 +114,21 @@ def _float32(frame: Any) -> Float32[np.ndarray, "C S"]:
 
 
 def _joined(
-    stretches: list[tuple[float, Float32[np.ndarray, "_ _"]]], rate: int, start: float
+    stretches: list[tuple[float, Float32[np.ndarray, "_ _"]]], rate: int, start: float, most: int
 ) -> Float32[np.ndarray, "C S"]:
-    """Stretches at their places from second `start` on, silence between them."""
+    """Stretches at their places from second `start` on, silence between them; at most so many
+    samples, whatever time stamps say.
+    """
     channels = max(len(s) for _, s in stretches)
     placed, cursor = [], None
     for second, signal in stretches:
         place = round((second - start) * rate)
         if cursor is None or abs(place - cursor) > JITTER_SECONDS * rate:
             cursor = place
-        placed.append((cursor, signal))
+        if cursor < most:
+            placed.append((cursor, signal[:, : most - cursor]))
         cursor += signal.shape[1]
-    end = max(at + s.shape[1] for at, s in placed)
+    end = max((at + s.shape[1] for at, s in placed), default=0)
     joined = np.zeros((channels, max(end, 0)), np.float32)
     for at, signal in placed:
         inside = signal[:, max(-at, 0) :]

@@ -132,6 +132,14 @@ def test_late_sound_is_padded_to_its_place(tmp_path):
     assert len(sound_.samples) / 16_000 == pytest.approx(1.8, abs=0.03)
 
 
+def test_sound_that_begins_after_the_piece_is_none(tmp_path):
+    path = media.write(
+        tmp_path / "l.mp4", range(0, 4000, 40), sound=media.tone(1.0), sound_start=3.0
+    )
+    assert look(path, limit_seconds=2.0).audio == Status.EMPTY
+    assert look(path, limit_seconds=3.5).audio == Status.OK
+
+
 def test_frames_that_start_late_keep_their_time(tmp_path):
     path = media.write(tmp_path / "v.mp4", range(500, 1500, 40), sound=media.click(2.0, 1.0))
     clip = look(path)
@@ -467,11 +475,14 @@ def test_antiphase_stereo_is_not_silence(tmp_path):
 
 def test_gaps_in_sound_are_silent_and_jitter_is_not_a_gap():
     ones = np.ones((1, 100), np.float32)
-    joined = sound._joined([(0.0, ones), (0.12, ones)], 1000, 0.0)
+    joined = sound._joined([(0.0, ones), (0.12, ones)], 1000, 0.0, 9999)
     assert joined.shape == (1, 200)  # 20 ms off: jitter
-    joined = sound._joined([(0.0, ones), (0.3, ones)], 1000, 0.0)
+    joined = sound._joined([(0.0, ones), (0.3, ones)], 1000, 0.0, 9999)
     assert joined[0].tolist() == [1] * 100 + [0] * 200 + [1] * 100
-    assert sound._joined([(0.0, ones)], 1000, 0.05).shape == (1, 50)
+    assert sound._joined([(0.0, ones)], 1000, 0.05, 9999).shape == (1, 50)
+    assert sound._joined([(0.0, ones), (9e9, ones)], 1000, 0.0, 150).shape == (1, 100)
+    assert sound._joined([(0.0, ones), (0.1, ones)], 1000, 0.0, 150).shape == (1, 150)
+    assert sound._joined([(1.0, ones)], 1000, 0.0, 150).shape == (1, 0)
 
 
 def test_resampling_keeps_length_and_pitch():

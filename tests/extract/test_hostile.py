@@ -212,6 +212,7 @@ def server():
         thread.join()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the watch is the Linux kernel's")
 def test_playlists_called_mp4_read_nothing(tmp_path, server):
     """The canary is a good clip, and a watch on it tells whether anybody opened it."""
     url, knocks = server
