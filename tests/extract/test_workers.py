@@ -207,14 +207,9 @@ class Nasty:
 def test_processor_time_is_limited():
     (outcome,) = quick([spin], deadline_seconds=0.4, workers=1)
     assert outcome.status == Status.DEADLINE
-    with subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "from extract.child import _limit_cpu; _limit_cpu(0.1)\nwhile 1: pass",
-        ]
-    ) as process:
-        assert process.wait(timeout=30) == -signal.SIGXCPU
+    code = "from extract.child import _limit_cpu; _limit_cpu(0.1)\nwhile True: pass"
+    done = subprocess.run([sys.executable, "-c", code], timeout=30)
+    assert done.returncode == -signal.SIGXCPU
 
 
 def spin():
