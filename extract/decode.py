@@ -135,8 +135,8 @@ def decode(request: Request) -> Clip:
 
 
 def safely(request: Request) -> Request:
-    """The same, for a second try after the faster decoder hung or died."""
-    return replace(request, decoder="pyav", because="decord hung or died")
+    """The same, for a second try after a decode process hung or died."""
+    return replace(request, decoder="pyav", because="second try")
 
 
 def _decode(media: Media, request: Request) -> Clip:

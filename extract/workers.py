@@ -61,9 +61,9 @@ def process_map(
     """`function(item)` of each item from `workers` child processes, in order if asked.
 
     Items in a row for which `together` gives the same value go to one child, one after the other.
-    Where `function` has called `child.risk` and then dies or takes more than half of its time,
-    `again(item)` is tried in what is left of it. Close the generator, or exhaust it, and every
-    child is dead.
+    Where a child dies, or `function` has called `child.risk` and then takes more than half of its
+    time, `again(item)` is tried in what is left of it. Close the generator, or exhaust it, and
+    every child is dead.
 
     Raises:
         RuntimeError: a child does not start, or `items` raised.
@@ -304,13 +304,14 @@ class _Crew:
         self._failed(seat, Status.DEADLINE if late else Status.CRASH, f"the decoder died: {how}")
 
     def _failed(self, seat: _Seat, status: Status, detail: str) -> None:
-        """Replace the child; its item gets a second try if there is another way to do it."""
+        """Replace the child; its item gets a second try if it died, or if there is another way."""
         spent = time.monotonic() - seat.since
         self._replace(seat)
         if seat.working is None:
             return
         detail = f"{seat.risk}: {detail}" if seat.risk else detail
-        if seat.risk and self.again is not None and not seat.earlier:
+        worth = seat.risk or status == Status.CRASH
+        if worth and self.again is not None and not seat.earlier:
             seat.earlier, seat.left_seconds = detail, max(self.deadline_seconds - spent, 0.0)
             return
         detail = f"{seat.earlier}; {detail}" if seat.earlier else detail

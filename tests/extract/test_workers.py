@@ -117,6 +117,25 @@ def test_who_took_a_risk_gets_a_second_try():
     assert "exit code 7" in outcomes[2].earlier
 
 
+def test_who_died_gets_a_second_try_even_without_a_risk(tmp_path):
+    mark = tmp_path / "died"
+    items = [("once", mark), ("always", mark)]
+    first, second = process_map(
+        mortal, items, workers=1, deadline_seconds=20.0, again=lambda item: item
+    )
+    assert (first.value, first.earlier) == ("alive", "the decoder died: exit code 5")
+    assert second.status == Status.CRASH
+    assert second.detail == "the decoder died: exit code 5; the decoder died: exit code 5"
+
+
+def mortal(item):
+    how, mark = item
+    if how == "always" or not mark.exists():
+        mark.touch()
+        os._exit(5)
+    return "alive"
+
+
 def test_the_second_try_is_the_last():
     begun = time.monotonic()
     (outcome,) = process_map(
