@@ -256,7 +256,7 @@ def test_all_eight_display_matrices(tmp_path, turns, mirrored):
 
 def test_a_broken_display_matrix_changes_nothing(tmp_path):
     path = media.write(tmp_path / "m.mp4", [0, 40])
-    for matrix in ((1, 1, -1, 1), (0, 0, 0, 0), (2, 1, 1, 2)):
+    for matrix in ((1, 1, -1, 1), (0, 0, 0, 0), (2, 1, 1, 2), (1, 3, -3, 1)):
         assert look(media.turn(path, *matrix)).frames[4096].pixels.shape == (2, 96, 128, 3)
 
 
@@ -383,6 +383,16 @@ def test_a_piece_is_the_same_however_it_is_reached(tmp_path, minute, name, monke
         )
     flash = sought[0].frames[4096].seconds[indices(sought[0]).index(201)]
     assert onset_seconds(sought[0].sound[16_000]) == pytest.approx(flash, abs=0.003)
+
+
+@pytest.mark.parametrize("before", [(-8.0, 2.0), (-8.0,)])
+def test_a_seek_that_lands_too_late_is_not_believed(minute, monkeypatch, before):
+    right = look(minute, start_seconds=40.0, end_seconds=41.0)
+    monkeypatch.setattr(packets, "BEFORE_SECONDS", before)
+    monkeypatch.setattr(decoding, "_last", None)
+    again = look(minute, start_seconds=40.0, end_seconds=41.0)
+    assert indices(again) == indices(right) == list(range(200, 205))
+    np.testing.assert_array_equal(again.sound[16_000].samples, right.sound[16_000].samples)
 
 
 def test_pieces_of_one_file_share_one_open_and_read_little(minute, monkeypatch):
@@ -538,6 +548,18 @@ def test_a_file_cut_short_is_partial_in_every_container(tmp_path, name, codec, m
     early = look(cut, end_seconds=0.8)
     assert early.visual == Status.OK
     assert indices(early)[:18] == list(range(18))
+
+
+def test_a_fragment_whose_header_is_cut_off_is_missed(tmp_path):
+    """No packet is damaged then: only the box says that it is longer than the file."""
+    muxer = {"movflags": "frag_keyframe+empty_moov"}
+    path = media.write(tmp_path / "f.mp4", range(0, 4000, 40), gop=20, muxer=muxer)
+    data = path.read_bytes()
+    last = data.rindex(b"moof")
+    for end, status in ((last + 30, Status.PARTIAL), (last - 4, Status.OK)):
+        path.write_bytes(data[:end])
+        clip = look(path)
+        assert (clip.visual, len(indices(clip))) == (status, 80)
 
 
 def test_damage_beyond_what_was_asked_does_not_matter(tmp_path, plain):
