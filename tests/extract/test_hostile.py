@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 
 import store
+from extract.run import run
 from store import Status
 from tests.extract import media
+from tests.extract.fakes import Frames, Windows
 from tests.extract.test_run import write_manifest
 from tests.extract.test_workers import children
 
@@ -131,15 +133,15 @@ def extract(manifest, directory, *options):
     ]  # fmt: skip
     with (
         (directory.parent / "answer").open("w+") as out,
-        subprocess.Popen(command, stdout=out) as run,
+        subprocess.Popen(command, stdout=out) as job,
     ):
         parent, child = 0, 0
-        while run.poll() is None:
-            parent = max(parent, resident_bytes(run.pid))
-            child = max([child, *(resident_bytes(pid) for pid in offspring(run.pid))])
+        while job.poll() is None:
+            parent = max(parent, resident_bytes(job.pid))
+            child = max([child, *(resident_bytes(pid) for pid in offspring(job.pid))])
             time.sleep(0.05)
         out.seek(0)
-        return run.returncode, json.loads(out.read()), parent, child
+        return job.returncode, json.loads(out.read()), parent, child
 
 
 def offspring(pid):
@@ -243,15 +245,16 @@ def test_playlists_called_mp4_read_nothing(tmp_path, server):
     (folder / "linked.mp4").symlink_to(canary)
     manifest = write_manifest(folder, [*names, "linked.mp4"])
     with Opens(canary) as opens:
-        code, answer, _, _ = extract(manifest, tmp_path / "s")
+        result = run(
+            manifest, tmp_path / "s", visual=[Frames()], audio=[Windows()], device="cpu", workers=2
+        )
         assert opens.seen() == 0
         canary.read_bytes()
         assert opens.seen() == 1, "the watch sees nothing"
-    assert code == 1
     assert knocks == []
-    for report in answer["features"]:
-        assert set(report["counts"]) <= {"refused", "unreadable"}
-        assert report["counts"]["refused"] >= 9
+    for report in result.features:
+        assert set(report.counts) <= {"refused", "unreadable"}
+        assert report.counts["refused"] >= 9
 
 
 class Opens:
