@@ -39,7 +39,7 @@ def send(connection: Connection, message: Any, *, shared: bool = SHARED) -> None
     data = pickle.dumps(message, protocol=5, buffer_callback=buffers.append)
     views = [buffer.raw() for buffer in buffers]
     if not shared or sum(view.nbytes for view in views) < SMALL_BYTES:
-        connection.send_bytes(b"\0" if not views else b"\1")
+        connection.send_bytes(b"\1")
         connection.send_bytes(data if not views else pickle.dumps(message, protocol=5))
         return
     places, end = [], 0
@@ -61,14 +61,15 @@ def send(connection: Connection, message: Any, *, shared: bool = SHARED) -> None
 
 
 def receive(connection: Connection) -> tuple[Any, int]:
-    """A message, and how many bytes of shared memory its arrays hold.
+    """A message, and how many bytes it holds.
 
     Raises:
         EOFError, OSError: the sender is gone.
         pickle.UnpicklingError: it says what no honest sender would.
     """
     if connection.recv_bytes() != b"\2":
-        return _Reader(io.BytesIO(connection.recv_bytes())).load(), 0
+        data = connection.recv_bytes()
+        return _Reader(io.BytesIO(data)).load(), len(data)
     file = recv_handle(connection)
     try:
         size = os.fstat(file).st_size
@@ -77,8 +78,8 @@ def receive(connection: Connection) -> tuple[Any, int]:
         os.close(file)
     places = _Reader(io.BytesIO(connection.recv_bytes())).load()
     views = [memory[at : at + length] for at, length in places]
-    data = io.BytesIO(connection.recv_bytes())
-    return _Reader(data, buffers=views).load(), size
+    rest = io.BytesIO(connection.recv_bytes())
+    return _Reader(rest, buffers=views).load(), size
 
 
 class _Reader(pickle.Unpickler):

@@ -11,6 +11,8 @@ wait too; `ordered=False` gives them as they are finished, and one that hangs st
 
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -34,6 +36,7 @@ RECYCLE_ITEMS = 2000
 RECYCLE_BYTES = 1 << 30
 TOGETHER = 16  # at most so many items in a row that belong together go to one child
 POLL_SECONDS = 0.05
+MESSAGE_SECONDS = 10  # a message that has begun to come must have come by then
 CPU_SLACK = 2.0  # times the deadline: a library may run two threads
 _ENVIRONMENT = ("HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "PYTHONHOME", "TMPDIR")
 _BOOT = (
@@ -95,6 +98,9 @@ class _Child:
         self, function: Callable[[Any], Any], memory_bytes: int, cpu_seconds: float, shared: bool
     ) -> None:
         self.connection, theirs = Pipe()
+        with socket.socket(fileno=os.dup(self.connection.fileno())) as ours:
+            limit = struct.pack("ll", MESSAGE_SECONDS, 0)
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
         limits = [str(memory_bytes), str(cpu_seconds), str(shared)]
         self.process = subprocess.Popen(
             [sys.executable, "-c", _BOOT, str(theirs.fileno()), *limits],
@@ -161,7 +167,7 @@ class _Crew:
         self.given = 0
         self.taken = 0
         self.total: int | None = None  # known once the last item is given
-        self.finished: dict[int, tuple[Outcome, int]] = {}  # with its bytes of shared memory
+        self.finished: dict[int, tuple[Outcome, int]] = {}  # with its bytes
         self.waiting_bytes = 0
         self.changed = threading.Condition()
         self.failure: BaseException | None = None
@@ -269,6 +275,9 @@ class _Crew:
     def _receive(self, seat: _Seat) -> None:
         try:
             message, size = receive(seat.child.connection)
+        except BlockingIOError:
+            self._failed(seat, Status.DEADLINE, "it stopped in the middle of its answer")
+            return
         except (EOFError, OSError):
             self._died(seat)
             return

@@ -176,7 +176,8 @@ def resident_bytes():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_what_waits_is_bounded_in_bytes(monkeypatch):
+@pytest.mark.parametrize("shared", [True, False])
+def test_what_waits_is_bounded_in_bytes(monkeypatch, shared):
     monkeypatch.setattr(workers, "AHEAD_BYTES", 20 << 20)
     drawn = []
 
@@ -185,7 +186,7 @@ def test_what_waits_is_bounded_in_bytes(monkeypatch):
             drawn.append(k)
             yield partial(np.zeros, 8 << 20, np.uint8)
 
-    outcomes = quick(items())
+    outcomes = quick(items(), shared=shared)
     next(outcomes)
     time.sleep(1.0)
     assert 3 <= len(drawn) <= 6
@@ -204,7 +205,21 @@ def test_both_ways_carry_the_same(shared):
     thread.join()
     np.testing.assert_array_equal(got.value, message.value)
     assert got.index == 3
-    assert (held > 0) == shared
+    assert held >= 4 << 20
+
+
+def test_who_stops_in_the_middle_of_an_answer_holds_up_nobody(monkeypatch):
+    monkeypatch.setattr(workers, "MESSAGE_SECONDS", 1)
+    first, second = quick([mumble, os.getpid], workers=1)
+    assert first.status == Status.DEADLINE
+    assert "in the middle" in first.detail
+    assert second.value
+
+
+def mumble():
+    """Announces 100 bytes and sends two."""
+    os.write(child._parent.fileno(), (100).to_bytes(4, "big") + b"\2\2")
+    time.sleep(600)
 
 
 def test_only_values_are_built_from_what_a_child_says(tmp_path):
