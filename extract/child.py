@@ -44,13 +44,15 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Risk:
-    """What follows may hang or crash, and there is another way to do it."""
+    """What follows may hang or crash, and there is another way to do it; nothing, if it is over."""
 
     what: str
 
 
 def risk(what: str) -> None:
-    """Tell the parent, if there is one, that the item deserves a second try if this goes wrong."""
+    """Tell the parent, if there is one, that the item deserves a second try if this goes wrong;
+    and with nothing, that it went well.
+    """
     if _parent is not None:
         send(_parent, Risk(what))
 

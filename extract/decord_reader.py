@@ -144,6 +144,8 @@ def _read(
     except Exception as error:  # its errors have no common base
         said = _PLACE.sub("", str(error).strip().partition("\n")[0])[:80]
         raise Unfit(f"decord: {type(error).__name__} {said}".strip()) from None
+    finally:
+        child.risk("")
 
 
 def _library() -> Any:

@@ -292,7 +292,8 @@ class _Crew:
             case Risk() if seat.working is not None:
                 seat.risk = message.what
                 if self.again is not None and not seat.earlier:
-                    seat.allowed_seconds = self.deadline_seconds / 2
+                    share = 0.5 if message.what else 1.0
+                    seat.allowed_seconds = share * self.deadline_seconds
             case Outcome() if seat.working is not None:
                 self._finish(seat, message, size)
                 grown = message.resident_bytes > RECYCLE_BYTES

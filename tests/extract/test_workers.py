@@ -134,6 +134,20 @@ def mortal(item):
     return "alive"
 
 
+def test_a_risk_that_is_over_gives_the_whole_deadline_back():
+    (outcome,) = process_map(
+        relieved, ["x"], workers=1, deadline_seconds=2.0, again=lambda item: "again"
+    )
+    assert (outcome.value, outcome.earlier) == ("x", "")
+
+
+def relieved(item):
+    child.risk("haste")
+    child.risk("")
+    time.sleep(1.4)
+    return item
+
+
 def test_the_second_try_is_the_last():
     begun = time.monotonic()
     (outcome,) = process_map(
