@@ -35,7 +35,9 @@ DONE, FINDINGS, FIXABLE, OUR_BUG, STOPPED = 0, 1, 2, 101, 130
 _ClickException = typer.BadParameter.__mro__[2]  # typer keeps its own click and exports no base
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-Store = Annotated[Path, typer.Argument(metavar="DIR", help="The feature store.")]
+Store = Annotated[
+    str, typer.Argument(metavar="DIR", help="The feature store: a directory or s3://BUCKET/PREFIX.")
+]
 Deep = Annotated[bool, typer.Option("--deep", help="Check sha256 too, not only size and crc32c.")]
 Manifest = Annotated[
     Path, typer.Argument(metavar="MANIFEST", help="CSV, JSONL or Parquet with one row per clip.")
@@ -48,7 +50,7 @@ Manifest = Annotated[
 @extract_app.command("run")
 def extract_run(
     manifest: Manifest,
-    store_dir: Annotated[Path, typer.Option("--store", metavar="DIR", help="Where features go.")],
+    store_dir: Annotated[str, typer.Option("--store", metavar="DIR", help="Where features go.")],
     visual: Annotated[
         list[str], typer.Option(metavar="SPEC", help="Frame encoder, NAME:key=value,…")
     ] = [],  # noqa: B006 (typer copies it)
@@ -320,7 +322,7 @@ def store_view(
 
 @store_app.command("doctor")
 def store_doctor(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where a store is or will be.")],
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="Where a store is or will be.")],
     as_json: Json = False,
 ) -> int:
     """Try whether the storage can do what many writers at once need."""
@@ -360,7 +362,7 @@ def store_export(
 def store_import(
     source: Annotated[Path, typer.Argument(metavar="FILE", help="A file or directory.")],
     form: Annotated[str, typer.Option("--format", metavar="F", help="As `store formats` says.")],
-    store_dir: Annotated[Path, typer.Option("--store", metavar="DIR", help="Where it goes.")],
+    store_dir: Annotated[str, typer.Option("--store", metavar="DIR", help="Where it goes.")],
     trust_pickle: Annotated[
         bool, typer.Option("--trust-pickle", help="Read pickles, arrays and names only.")
     ] = False,

@@ -74,7 +74,7 @@ def export(
 def import_(
     format_spec: str,
     source: Path,
-    store_dir: Path,
+    store_dir: Path | str,
     *,
     trust_pickle: bool = False,
     progress: Progress | None = None,

@@ -1,10 +1,15 @@
-"""Units and stores small enough to reason about."""
+"""Units and stores small enough to reason about, and buckets to put them in."""
+
+import itertools
 
 import numpy as np
 import pytest
 
 import store
 from store import FeatureSpec, Status, UnitRows
+from tests.store import fake_s3
+
+_numbers = itertools.count()
 
 
 def build_rows(
@@ -44,3 +49,35 @@ def fs(tmp_path):
 @pytest.fixture
 def feature(fs, spec):
     return fs.add_feature(spec)
+
+
+@pytest.fixture(scope="session")
+def bucket():
+    pytest.importorskip("obstore", reason="obstore is not installed (extra s3)")
+    pytest.importorskip("moto", reason="moto is not installed")
+    server, address = fake_s3.serve()
+    fake_s3.make_bucket(address)
+    yield address
+    server.stop()
+
+
+@pytest.fixture
+def proxy(bucket, monkeypatch):
+    line = fake_s3.Proxy(bucket)
+    for name, value in {
+        "AWS_ENDPOINT_URL": line.endpoint,
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": fake_s3.SECRET,
+        "AWS_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("store.s3._FIRST_WAIT_SECONDS", 0.001)
+    yield line
+    line.shutdown()
+    line.server_close()
+
+
+@pytest.fixture
+def url(proxy):
+    return f"s3://{fake_s3.BUCKET}/here/test{next(_numbers)}"

@@ -9,6 +9,7 @@ from collections import deque
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 BUCKET = "bucket"
+SECRET = "canary-7c1f"
 ERRORS = {
     409: "ConditionalRequestConflict",
     412: "PreconditionFailed",
@@ -19,6 +20,7 @@ ERRORS = {
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = 1 << 16  # head and body in one packet, or each answer waits for a delayed ACK
 
     def handle_request(self):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))

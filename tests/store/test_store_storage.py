@@ -12,48 +12,13 @@ import numpy as np
 import pytest
 
 import store
-from store import files, s3
+from store import files
 from store.doctor import doctor
 from store.errors import ConfigError, DamagedStore, InputError, NotAStore, StoreError
 from store.merge import merge
 from store.storage import PosixStorage, Storage, storage_at
 from store.verify import verify
 from tests.store import fake_s3
-
-SECRET = "canary-7c1f"
-_numbers = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def bucket():
-    pytest.importorskip("obstore", reason="obstore is not installed (extra s3)")
-    pytest.importorskip("moto", reason="moto is not installed")
-    server, address = fake_s3.serve()
-    fake_s3.make_bucket(address)
-    yield address
-    server.stop()
-
-
-@pytest.fixture
-def proxy(bucket, monkeypatch):
-    line = fake_s3.Proxy(bucket)
-    for name, value in {
-        "AWS_ENDPOINT_URL": line.endpoint,
-        "AWS_ALLOW_HTTP": "true",
-        "AWS_ACCESS_KEY_ID": "x",
-        "AWS_SECRET_ACCESS_KEY": SECRET,
-        "AWS_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(s3, "_FIRST_WAIT_SECONDS", 0.001)
-    yield line
-    line.shutdown()
-    line.server_close()
-
-
-@pytest.fixture
-def url(proxy):
-    return f"s3://{fake_s3.BUCKET}/here/test{next(_numbers)}"
 
 
 @pytest.fixture(params=["directory", "bucket"])
@@ -247,7 +212,7 @@ def test_a_line_that_stays_bad_is_a_clean_error(local, url, proxy, words):
     with pytest.raises(StoreError) as caught:
         merge(url, [local.path])
     assert len(str(caught.value).splitlines()) == 1
-    assert SECRET not in str(caught.value)
+    assert fake_s3.SECRET not in str(caught.value)
     proxy.plans.clear()
     assert storage_at(url).keys("commits/") == []
     assert merge(url, [local.path]).units == 3
@@ -257,8 +222,8 @@ def test_secrets_are_nowhere(local, url, tmp_path):
     merge(url, [local.path])
     storage = storage_at(url)
     for key in storage.keys(""):
-        assert SECRET.encode() not in storage.get(key, limit_bytes=1 << 30)
-    assert SECRET not in repr(vars(storage) | {"_store": ""})
+        assert fake_s3.SECRET.encode() not in storage.get(key, limit_bytes=1 << 30)
+    assert fake_s3.SECRET not in repr(vars(storage) | {"_store": ""})
 
 
 def test_damage_in_the_bucket_is_not_taken(local, url, tmp_path):
