@@ -41,15 +41,21 @@ class S3Storage:
             raise ConfigError(
                 f"{url} needs the package obstore; install it with: pip install 'microshot[s3]'"
             ) from error
+        if not url.partition("://")[2].strip("/") or url.startswith("s3:///"):
+            raise ConfigError(f"{url} names no bucket; write s3://BUCKET/PREFIX")
         self.name = url.rstrip("/")
         self._obstore = obstore
         # The waiting is ours, so that every verb decides for itself what is safe to repeat.
         plain = os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true")
-        self._store: Any = S3Store.from_url(
-            self.name,
-            client_options={"timeout": _TIMEOUT, "allow_http": plain},
-            retry_config={"max_retries": 0},
-        )
+        try:
+            self._store: Any = S3Store.from_url(
+                self.name,
+                client_options={"timeout": _TIMEOUT, "allow_http": plain},
+                retry_config={"max_retries": 0},
+            )
+        except (obstore.exceptions.BaseError, ValueError) as error:
+            reason = " ".join(str(error).partition("Debug source")[0].split())[:200]
+            raise ConfigError(f"{url} cannot be used ({reason}); see: AWS_… settings") from error
 
     def get(self, key: str, *, limit_bytes: int) -> bytes:
         def get() -> bytes:

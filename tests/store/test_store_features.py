@@ -268,3 +268,39 @@ def test_lost_empty_directories_do_not_matter(fs, spec, make_rows):
     feature = store.open(fs.path).add_feature(spec)
     assert feature.commit(make_rows({"a": 1}))
     assert fs.manifest_names() == []
+
+
+def test_a_look_up_file_gives_what_memory_gives(fs, spec, make_rows, monkeypatch):
+    """Large stores keep one; it may be damaged, stale or forbidden, and the answers stay."""
+    feature = fs.add_feature(spec)
+    for n in range(4):
+        feature.commit(make_rows({f"a{n}": n + 1, f"b{n}": 0, "again": n % 2 * 2}, seed=n))
+    wanted, folder = store.open(fs.path)["toy"], fs.path / "index" / feature.name
+    order = [*reversed(wanted.clip_ids), "a0", "again"]
+    truth = wanted.packed([*order, "never"])
+    assert not folder.exists()
+    monkeypatch.setattr("store.units.INDEX_PARTS", 2)
+
+    def assert_same():
+        found = store.open(fs.path)["toy"]
+        assert found.clip_ids == wanted.clip_ids
+        packed = found.packed([*order, "never"])
+        np.testing.assert_array_equal(packed.values, truth.values)
+        np.testing.assert_array_equal(packed.offsets, truth.offsets)
+        np.testing.assert_array_equal(packed.time_ms, truth.time_ms)
+        assert found.status_of(["never"]).tolist() == [Status.PENDING]
+        assert [ids for ids, _, _ in found.scan()] == [ids for ids, _, _ in wanted.scan()]
+
+    assert_same()
+    (kept,) = folder.iterdir()
+    kept.write_bytes(kept.read_bytes()[:-40])
+    assert_same()
+    asked = store.open(fs.path)["toy"]
+    tables = []
+    monkeypatch.setattr("store.units._read_table", tables.append)
+    asked.read(order)
+    assert tables == []  # that is what the file is for
+    monkeypatch.undo()
+    feature.commit(make_rows({"new": 3}))
+    monkeypatch.setattr("store.units.INDEX_PARTS", 2)
+    assert len(store.open(fs.path)["toy"].read(["new"])[0]) == 3

@@ -282,6 +282,12 @@ def test_what_cannot_be_meant_is_refused(url, local, monkeypatch):
         merge("s3://no-such-bucket/x", [local.path])
 
 
+@pytest.mark.parametrize("url", ["s3://", "s3:///", "s3:///prefix"])
+def test_a_url_without_a_bucket_is_named(proxy, url):
+    with pytest.raises(ConfigError, match="names no bucket"):
+        storage_at(url)
+
+
 def test_other_urls_and_a_missing_package_are_named(monkeypatch):
     with pytest.raises(ConfigError, match="s3://BUCKET/PREFIX"):
         storage_at("ftp://host/x")
