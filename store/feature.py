@@ -227,16 +227,19 @@ class Feature:
         """
         units = self._units
         for number in range(len(units)):
-            part = units.part(number)
-            mine = units.speaking(number, part.clip_keys)
+            mine = units.speaking(number)
             if not mine.size:
                 continue
-            start, rows = part.row_start[mine], part.row_count[mine]
+            table = units.table(number)
+            start = table.row_start[mine].astype(np.int64)
+            rows = table.row_count[mine].astype(np.int64)
             values = self._whole(units, number, verify)
-            if len(mine) < part.record.clips:  # another part speaks for the others
-                offsets = offsets_of(rows)
+            offsets = offsets_of(rows)
+            clip_ids = units.part(number).clip_ids
+            if len(mine) < len(clip_ids):  # another part speaks for the others
                 values = values[np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], rows)]
-            yield [part.clip_ids[i] for i in mine.tolist()], values, offsets_of(rows)
+                clip_ids = [clip_ids[i] for i in mine.tolist()]
+            yield clip_ids, values, offsets
 
     def _whole(self, units: Units, number: int, verify: bool) -> Float16[np.ndarray, "N D"]:
         """All rows of a part."""

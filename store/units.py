@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Int64, UInt8, UInt64
+from jaxtyping import Int64, UInt8
 
 from store.commit import CommitRecord, Places, read_record
 from store.direct import RowArray
@@ -78,9 +78,16 @@ class Units:
             )
         return found
 
-    def speaking(self, number: int, keys: UInt64[np.ndarray, "_ 2"]) -> Int64[np.ndarray, "_"]:
-        """Places of the clips for which a part with these keys speaks."""
-        return np.flatnonzero(self.index.lookup(keys).part == number)
+    def speaking(self, number: int) -> Int64[np.ndarray, "_"]:
+        """Places in a part of the clips for which it speaks: all, where no clip was tried twice."""
+        if self._once:
+            return np.arange(self.records[number].clips)
+        return np.flatnonzero(self.index.lookup(self.table(number).clip_key).part == number)
+
+    @cached_property
+    def _once(self) -> bool:
+        """Whether every clip is in one part only."""
+        return len(self.index) == sum(record.clips for record in self.records)
 
     @cached_property
     def clips(self) -> Clips:
@@ -134,6 +141,10 @@ class Units:
         number = {record.part: i for i, record in enumerate(self.records)}
         folder = storage.root / "index" / self._places.feature_id
         return ClipIndex(folder, number, lambda name: _read_table(self.part(number[name])))
+
+    def table(self, number: int) -> PartTable:
+        """Keys, rows and statuses of a part; kept only where the look-up is in memory as well."""
+        return self._tables.get(self.records[number].part) or _read_table(self.part(number))
 
     def _table(self, number: int) -> PartTable:
         name = self.records[number].part
