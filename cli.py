@@ -64,7 +64,7 @@ def extract_run(
     ] = None,
     max_seconds: Annotated[float, typer.Option(help="Read at most this much of a clip.")] = 30.0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto (bf16 on a GPU), fp32 or bf16.")] = "auto",
     workers: Annotated[int, typer.Option(help="Decode processes; 0: one per core.")] = 0,
     decoder: Annotated[str, typer.Option(help="auto, pyav or decord.")] = "auto",
     follow_links: Annotated[

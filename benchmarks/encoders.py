@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import extract
 from benchmarks._table import show
-from extract.encoders import Encoder
+from extract.encoders import Description, Encoder
 from extract.network import PRECISIONS, plain
 from store import plugins
 
@@ -82,9 +82,12 @@ def flop(encoder: Encoder, x: torch.Tensor) -> int:
     return counter.get_total_flops()
 
 
+def described(spec: str) -> Description:
+    return plugins.module(FAMILY, plugins.parse_spec(spec).name).DESCRIPTION
+
+
 def loaded(spec: str, precision: str, device: str = "cpu") -> Encoder:
-    name = plugins.parse_spec(spec).name
-    if plugins.module(FAMILY, name).DESCRIPTION.modality == "audio":
+    if described(spec).modality == "audio":
         spec += ",window_seconds=0"  # one window over the whole sound
     return extract.load_encoder(spec, device, precision)
 
@@ -94,19 +97,20 @@ def on_cpu(spec: str) -> Iterator[dict[str, Any]]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with plain():
         slow = loaded(spec, "fp32")
-    fast, coarse = loaded(spec, "fp32"), loaded(spec, "bf16")
+    fast = loaded(spec, "fp32")
+    networks = {"fp32 plain": slow, "fp32": fast}
+    if "bf16" in described(spec).precisions:
+        networks["bf16"] = loaded(spec, "bf16")
     visual = fast.modality == "visual"
     count = FRAMES if visual else SOUNDS
     x = prepared(fast, count)
     (fine_product, work), (coarse_product, _) = matmul("fp32", "cpu"), matmul("bf16", "cpu")
-    networks = [partial(encoder.forward, x) for encoder in (slow, fast, coarse)]
-    *seconds, fine, rough = best([*networks, fine_product, coarse_product], time.process_time)
+    calls = [partial(encoder.forward, x) for encoder in networks.values()]
+    *seconds, fine, rough = best([*calls, fine_product, coarse_product], time.process_time)
     wanted = flop(slow, x)
     amount, unit = (count, "frames/s") if visual else (SECONDS * count, "x real")
-    for how, taken, product in zip(
-        ("fp32 plain", "fp32", "bf16"), seconds, (fine, fine, rough), strict=True
-    ):
-        rate = work / product
+    for how, taken in zip(networks, seconds, strict=True):
+        rate = work / (rough if how == "bf16" else fine)
         share = wanted / taken / rate
         yield {
             "what": f"{fast.slug} {how}, {cores} cores",
@@ -119,7 +123,7 @@ def on_cpu(spec: str) -> Iterator[dict[str, Any]]:
 
 
 def on_gpu(spec: str) -> Iterator[dict[str, Any]]:
-    """bf16 at several batch sizes against the matmul of the same device."""
+    """What `auto` picks at several batch sizes against the matmul of the same device."""
 
     def finished(call: Call) -> None:
         call()
@@ -129,8 +133,9 @@ def on_gpu(spec: str) -> Iterator[dict[str, Any]]:
         torch.cuda.synchronize()
         return time.perf_counter()
 
-    encoder, fine = loaded(spec, "bf16", "cuda"), loaded(spec, "fp32", "cuda")
-    product, work = matmul("bf16", "cuda")
+    encoder, fine = loaded(spec, "auto", "cuda"), loaded(spec, "fp32", "cuda")
+    precision = encoder.identity["precision"]
+    product, work = matmul(precision, "cuda")
     for count in GPU_BATCHES:
         x = prepared(encoder, count)
         taken, of_product = best(
@@ -141,7 +146,7 @@ def on_gpu(spec: str) -> Iterator[dict[str, Any]]:
         cosine = float(torch.cosine_similarity(rows, theirs).min())
         visual = encoder.modality == "visual"
         yield {
-            "what": f"{encoder.slug} bf16, GPU, batch {count}",
+            "what": f"{encoder.slug} {precision}, GPU, batch {count}",
             "value": count * (1 if visual else SECONDS) / taken,
             "unit": "frames/s" if visual else "x real",
             "ratio": flop(encoder, x[:1]) * count / taken / rate,

@@ -120,11 +120,10 @@ class UnitEncoder:
         return unit
 
 
-def provenance(*, device: str, precision: str, batch_size: int) -> dict[str, Any]:
+def provenance(*, device: str, batch_size: int) -> dict[str, Any]:
     """What made a part and may change its last bits, though not its meaning."""
     return {
         "device": device,
-        "precision": precision,
         "batch_size": batch_size,
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "av", "numpy")},

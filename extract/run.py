@@ -92,7 +92,7 @@ def run(
     _check(manifest, visual, audio, workers, deadline_seconds, max_failures, clips_per_unit)
     if decoder not in DECODERS:
         raise ConfigError(f"no decoder {decoder!r}; there are {choices(decoder, DECODERS)}")
-    device, precision = _resolved(device, precision)
+    device = _resolved(device)
     batch_size = batch_size or BATCH_SIZE[device.partition(":")[0]]
     clips_per_unit = clips_per_unit or CLIPS_PER_UNIT[device.partition(":")[0]]
     encoders = [
@@ -110,7 +110,7 @@ def run(
             feature=fs.add_feature(spec),
             encoder=encoder,
             batch_size=batch_size,
-            notes=provenance(device=device, precision=precision, batch_size=batch_size),
+            notes=provenance(device=device, batch_size=batch_size),
         )
         for spec, encoder in zip(specs, encoders, strict=True)
     ]
@@ -321,15 +321,13 @@ def _check(
         raise InputError(f"clips_per_unit={clips_per_unit} must be between 1 and 65536")
 
 
-def _resolved(device: str, precision: str) -> tuple[str, str]:
-    """What `auto` means here: a GPU if there is one, and bf16 on it."""
+def _resolved(device: str) -> str:
+    """What `auto` means here: a GPU if there is one."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if precision == "auto":
-        precision = "bf16" if device.startswith("cuda") else "fp32"
     if device.partition(":")[0] not in BATCH_SIZE:
         raise ConfigError(f"no device {device!r}; write {', '.join(['auto', *BATCH_SIZE])}")
-    return device, precision
+    return device
 
 
 def _loaded(encoder: str | Encoder, modality: str, device: str, precision: str) -> Encoder:

@@ -35,6 +35,7 @@ def encoder_lines(rows: list[dict[str, Any]]) -> None:
         wrapped(f"numbers a row: {dims}", indent="    ")
         settings = ", ".join(f"{key}={value}" for key, value in row["settings"].items())
         wrapped(f"settings: {settings}", indent="    ")
+        wrapped(f"precisions: {', '.join(row['precisions'])}", indent="    ")
         wrapped(f"weights: {row['licence']}", indent="    ")
 
 

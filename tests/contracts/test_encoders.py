@@ -228,6 +228,10 @@ def test_the_fast_path_equals_the_plain_one(name, trained_looking):
 
 def test_bf16_points_where_fp32_does(name, trained_looking):
     """A cosine of .999 in every row; docs/decisions.md says what each encoder reaches."""
+    if "bf16" not in description(name).precisions:
+        with pytest.raises(ConfigError, match=f"{name} keeps its rows in fp32 only.*=auto"):
+            load_as(name, "bf16")
+        return
     for settings in structures(name):
         fine, coarse = (trained_looking(name, settings, p) for p in ("fp32", "bf16"))
         x = items(fine, 2)
@@ -237,6 +241,19 @@ def test_bf16_points_where_fp32_does(name, trained_looking):
         assert cosine >= BF16_COSINE, (settings, cosine)
         assert not torch.equal(rows, theirs)
         assert coarse.identity != fine.identity
+
+
+def load_as(name, precision, device="cpu"):
+    return extract.load_encoder(f"{name}:untrained", device, precision)
+
+
+def test_auto_is_bf16_on_a_gpu_if_rows_stay(name, monkeypatch):
+    wanted = "bf16" if "bf16" in description(name).precisions else "fp32"
+    built = []
+    monkeypatch.setattr(plugins, "build", lambda *_, **how: built.append(how["precision"]))
+    for device in ("cpu", "cuda", "cuda:1"):
+        load_as(name, "auto", device)
+    assert built == ["fp32", wanted, wanted]
 
 
 def test_without_weights_it_says_what_to_write(name):
