@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from learn.objectives import Batch, Objective, Scene
+from learn.objectives import Batch, Moment, Objective, Scene, Survey
 from store import plugins
 
 B, DIM = 8, 16
@@ -89,3 +89,45 @@ def test_embeddings_of_any_length_give_finite_numbers(objective, batch, scale):
 
 def test_clips_of_one_class_are_no_reason_to_fail(objective, batch):
     assert objective(replace(batch, labels=torch.zeros_like(batch.labels))).isfinite()
+
+
+def moved(objective, batch, *, seed=3):
+    """The objective as it is in the second epoch, after a step."""
+    embeddings = {m: x.detach() for m, x in batch.embeddings.items()}
+    survey = Survey(embeddings=embeddings, means=embeddings, labels=batch.labels)
+    with torch.no_grad():
+        for epoch in (0, 1):
+            told = objective.prepare(
+                Moment(round=0, epoch=epoch, seed=seed + epoch, survey=lambda: survey)
+            )
+            assert all(isinstance(number, float) for number in told.values())
+            objective.after_step(batch)
+    return objective
+
+
+def test_state_moves_between_steps_and_only_there(objective, batch):
+    """What `prepare` and `after_step` leave is finite, works, and is the same every time."""
+    moved(objective, batch)
+    after = {key: value.clone() for key, value in objective.state_dict().items()}
+    cost = objective(batch)
+    cost.backward()
+    assert cost.isfinite()
+    assert all(x.grad.isfinite().all() for x in batch.embeddings.values())
+    assert all(torch.equal(value, after[key]) for key, value in objective.state_dict().items())
+
+
+def test_the_same_history_leaves_the_same_state(objective, batch, request):
+    name = request.node.callspec.params["objective"]
+    torch.manual_seed(0)
+    twin = plugins.build("learn.objectives", name, scene()).eval()
+    twin.load_state_dict(objective.state_dict())
+    one, two = moved(objective, batch), moved(twin, batch)
+    assert torch.equal(one(batch), two(batch))
+    for key, value in one.state_dict().items():
+        assert torch.equal(value, two.state_dict()[key]), key
+
+
+def test_clips_of_another_split_cost_something_finite(objective, batch):
+    """As in validation: no memory, no cluster and no partner is kept of them."""
+    elsewhere = replace(batch, clips=torch.full_like(batch.clips, -1))
+    assert moved(objective, batch)(elsewhere).isfinite()
