@@ -37,6 +37,7 @@ class XDC(Clustered):
             {name: nn.Linear(dim, self.count) for name, dim in scene.outputs.items()}
         )
 
+    @torch.no_grad()
     def prepare(self, moment: Moment) -> dict[str, float]:
         if moment.epoch:
             return {}

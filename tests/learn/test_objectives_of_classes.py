@@ -186,6 +186,12 @@ def test_a_class_of_one_clip_in_one_modality_costs_nothing_and_does_not_hang(min
     assert x.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("mining", triplet.MININGS)
+def test_clips_of_one_class_have_nothing_to_be_told_from(mining):
+    objective = triplet.build(triplet.Config(mining=mining), SCENE)
+    assert objective(batch(labels=(1, 1, 1))).item() == 0
+
+
 # ── CCL ──────────────────────────────────────────────────────────────────────────────────────────
 
 
