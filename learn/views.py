@@ -5,6 +5,8 @@ A side is seen in a mode: `v` (visual), `a` (audio) or `av` (both).
     one mode on both sides   v, a: the clip's vector; av: both, each scaled to length 1, joined
     two different modes      vectors in the common space of a projection; av: the mean of both
 
+A network that makes one vector of both gives it as `av`, which then stands for that mode.
+
 Shapes: V = clips, D = size of a vector.
 """
 
@@ -60,26 +62,28 @@ def pair(
     Raises:
         InputError: a modality is missing, or two modes meet outside a common space.
     """
-    for modality in (*MODES[support], *MODES[query]):
-        if modality not in vectors:
-            where = (
-                "the projection was not trained on it"
-                if common
-                else "the store has no such feature"
-            )
-            raise InputError(
-                f"mode {support} against {query} needs {modality} vectors, but {where}"
-            )
+    one, two = (_vectors(vectors, mode, common) for mode in (support, query))
     if support == query:
-        parts = [vectors[modality] for modality in MODES[support]]
-        if len(parts) > 1:
-            parts = [F.normalize(part, dim=-1) for part in parts]
-        side = torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
+        parts = [F.normalize(part, dim=-1) for part in one] if len(one) > 1 else one
+        side = torch.cat(parts, dim=-1)
         return Pair(support=side, query=side, blocks=tuple(part.shape[1] for part in parts))
     if not common:
         raise InputError(
             f"support {support} against query {query} needs a common space; train a projection "
             "of both modalities with `learn train` and give it with --projection"
         )
-    sides = [torch.stack([vectors[m] for m in MODES[mode]]).mean(0) for mode in (support, query)]
+    sides = [torch.stack(some).mean(0) for some in (one, two)]
     return Pair(support=sides[0], query=sides[1], blocks=(sides[0].shape[1],))
+
+
+def _vectors(
+    vectors: Mapping[str, Float[Tensor, "V _"]], mode: str, common: bool
+) -> list[Float[Tensor, "V _"]]:
+    """Of each modality of the mode; the one vector of both where a network makes it."""
+    if mode in vectors:
+        return [vectors[mode]]
+    for modality in MODES[mode]:
+        if modality not in vectors:
+            where = "the projection gives none" if common else "the store has no such feature"
+            raise InputError(f"mode {mode} needs {modality} vectors, but {where}")
+    return [vectors[modality] for modality in MODES[mode]]

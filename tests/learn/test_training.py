@@ -171,7 +171,7 @@ def test_one_modality_is_enough_for_a_supervised_objective(paired, tmp_path):
         paired, queries=5, episodes=9, projections=(tmp_path / "r",)
     ).results
     assert [(r.support, r.query) for r in result] == [("a", "a")]
-    with pytest.raises(InputError, match="projection was not trained on it"):
+    with pytest.raises(InputError, match="the projection gives none"):
         accuracy(paired, tmp_path / "r", "v", "v")
 
 

@@ -49,5 +49,16 @@ def test_without_a_common_space_different_modes_are_refused():
 
 
 def test_a_missing_modality_is_named():
-    with pytest.raises(InputError, match="needs audio vectors, but the projection was not trained"):
+    with pytest.raises(InputError, match="needs audio vectors, but the projection gives none"):
         pair({"visual": UNIT["visual"]}, "v", "a", common=True)
+
+
+def test_one_vector_of_both_stands_for_both():
+    both = F.normalize(torch.randn(len(UNIT["visual"]), UNIT["visual"].shape[1]), dim=-1)
+    vectors = {"visual": UNIT["visual"], "av": both}
+    assert torch.equal(pair(vectors, "av", "av", common=True).support, both)
+    crossed = pair(vectors, "v", "av", common=True)
+    assert torch.equal(crossed.support, UNIT["visual"])
+    assert torch.equal(crossed.query, both)
+    with pytest.raises(InputError, match="mode a needs audio vectors, but the projection gives"):
+        pair(vectors, "a", "av", common=True)
