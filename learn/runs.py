@@ -89,8 +89,9 @@ def write_bank(
 ) -> None:
     """What outlives a stage, with the ids of the clips that its rows belong to."""
     if states:
-        about = {"clips": json.dumps(list(clips)), "clips_sha256": clips_sha256}
-        save_file(_flat(states), run_dir / BANK, metadata=about)
+        # One key: the order of several differs from write to write.
+        about = json.dumps({"clips": list(clips), "clips_sha256": clips_sha256})
+        save_file(_flat(states), run_dir / BANK, metadata={"about": about})
 
 
 def _flat(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:

@@ -1,5 +1,10 @@
 import json
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -260,6 +265,31 @@ class Killed(BaseException):
     """What SIGKILL leaves behind, without waiting for a process to start."""
 
 
+def dying(monkeypatch, after):
+    """Trainings die after so many steps, with a checkpoint after every third."""
+    steps: list[Engine] = []
+    flush = Engine._flush
+
+    def counted(self):
+        flush(self)
+        steps.append(self)
+        if len(steps) == after:
+            raise Killed
+        if len(steps) % 3 == 0:
+            self._save()
+
+    monkeypatch.setattr("learn.engine.FLUSH_STEPS", 1)
+    monkeypatch.setattr(Engine, "_flush", counted)
+
+
+def same_files(whole, parts):
+    names = {path.name for path in whole.iterdir()} - {"done.json"}
+    assert {path.name for path in parts.iterdir()} - {"done.json"} == names
+    for name in sorted(names):
+        assert (whole / name).read_bytes() == (parts / name).read_bytes(), name
+    return names
+
+
 @pytest.mark.parametrize("after", [1, 5, 8, 13, 18, 23])
 def test_a_killed_training_goes_on_bit_for_bit(paired, tmp_path, monkeypatch, after):
     """Killed after any step, of any stage and round, with a checkpoint some steps before."""
@@ -267,34 +297,63 @@ def test_a_killed_training_goes_on_bit_for_bit(paired, tmp_path, monkeypatch, af
     recipe.write_text(STAGED)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     done = learn.train(paired, recipe, run_dir=whole)
-    steps: list[Engine] = []
-
-    def dies_later(engine):
-        steps.append(engine)
-        if len(steps) == after:
-            raise Killed
-        if len(steps) % 3 == 0:
-            save_now(engine)
-
-    save_now = Engine._save
-    flush = Engine._flush
-
-    def counted(self):
-        flush(self)
-        dies_later(self)
-
-    monkeypatch.setattr("learn.engine.FLUSH_STEPS", 1)
-    monkeypatch.setattr(Engine, "_flush", counted)
+    dying(monkeypatch, after)
     with pytest.raises(Killed):
         learn.train(paired, recipe, run_dir=parts)
     assert not (parts / "done.json").exists()
     monkeypatch.undo()
     assert (parts / "checkpoint.safetensors").exists() == (after > 3)
     again = learn.train(paired, recipe, run_dir=parts, resume=True)
-    for name in ("weights.safetensors", "metrics.jsonl", "config.json", "provenance.json"):
-        assert (whole / name).read_bytes() == (parts / name).read_bytes(), name
-    assert not (parts / "checkpoint.safetensors").exists()
+    same_files(whole, parts)
     assert replace(again, run="", seconds=0.0) == replace(done, run="", seconds=0.0)
+
+
+MEMORIES = {
+    "avid": ("optimiser.epochs=3",),
+    "cma": ("stages.avid.optimiser.epochs=2", "stages.agreement.optimiser.epochs=2"),
+    "sscl": ("optimiser.epochs=1",),
+    "xdc": ("optimiser.epochs=1", "stages.clusters.rounds=3", "objective.clusters=8"),
+    "prototypes": ("optimiser.epochs=3", "objective.clusters=8"),
+}
+
+
+@pytest.mark.parametrize("after", [4, 8, 11])
+@pytest.mark.parametrize("recipe", MEMORIES)
+def test_memories_stages_and_rounds_survive_a_kill(paired, tmp_path, monkeypatch, recipe, after):
+    settings = ("optimiser.batch_size=100", *MEMORIES[recipe])
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    learn.train(paired, recipe, settings=settings, run_dir=whole)
+    dying(monkeypatch, after)
+    with pytest.raises(Killed):
+        learn.train(paired, recipe, settings=settings, run_dir=parts)
+    monkeypatch.undo()
+    learn.train(paired, recipe, settings=settings, run_dir=parts, resume=True)
+    names = same_files(whole, parts)
+    assert ("bank.safetensors" in names) == (recipe in ("avid", "cma", "sscl"))
+
+
+def test_a_memory_survives_sigkill(paired, tmp_path):
+    """A real process, killed where it stands once it has written a checkpoint."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    settings = ("optimiser.batch_size=100", "optimiser.epochs=40")
+    learn.train(paired, "sscl", settings=settings, run_dir=whole)
+    code = (
+        "import sys, torch, learn; torch.set_num_threads(int(sys.argv[4])); "
+        "learn.train(sys.argv[1], 'sscl', settings=sys.argv[3].split(','), run_dir=sys.argv[2], "
+        "checkpoint_seconds=0.0)"
+    )
+    words = [str(paired), str(parts), ",".join(settings), str(torch.get_num_threads())]
+    child = subprocess.Popen([sys.executable, "-c", code, *words], cwd=Path(__file__).parents[2])
+    deadline = time.monotonic() + 60
+    while not (parts / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
+        assert child.poll() is None, "the training ended before it could be killed"
+        time.sleep(0.01)
+    time.sleep(0.3)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    assert not (parts / "done.json").exists()
+    learn.train(paired, "sscl", settings=settings, run_dir=parts, resume=True)
+    assert "bank.safetensors" in same_files(whole, parts)
 
 
 def test_only_the_parts_named_learn(paired, tmp_path):
