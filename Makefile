@@ -26,7 +26,7 @@ demo: $(VENV)/.ready
 	    --head prototypes --head nearest --head logistic --projection none --projection $(DEMO)/run
 
 test: $(VENV)/.ready
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
 soak: $(VENV)/.ready
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -m soak -o faulthandler_timeout=3600
