@@ -7,11 +7,13 @@ imported inside commands, so that `--help` is instant.
 
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import Annotated, Any
 
 import typer
@@ -75,18 +77,22 @@ def extract_run(
         str, typer.Option(metavar="KIND,…", help="Try failed clips of these kinds again.")
     ] = "",
     max_failures: Annotated[
-        float, typer.Option(help="Share of failed clips above which the run says so loudly.")
+        float, typer.Option(help="Stop at a larger share of failed clips, 500 seen or more.")
     ] = 0.05,
+    metrics: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Append a line of JSON for every commit.")
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Decode every clip once and store what the encoders make of it.
 
-    Run it again to go on where it stopped. A clip that fails becomes a row with a reason.
+    Run it again to go on where it stopped. A clip that fails becomes a row with a reason. Ctrl-C
+    finishes the units in hand; a second one stops at once.
     """
     from extract import run
     from extract.tables import run_table
 
-    with _progress("clips", quiet=as_json) as progress:
+    with _progress("clips", quiet=as_json) as progress, _interruptible() as stop:
         result = run.run(
             manifest,
             store_dir,
@@ -101,10 +107,14 @@ def extract_run(
             deadline_seconds=deadline_seconds,
             retry=tuple(filter(None, retry.split(","))),
             max_failures=max_failures,
+            metrics=metrics,
+            stop=stop,
             progress=progress,
         )
     _give(result.as_json(), as_json, lambda: run_table(result.as_json()))
-    return FINDINGS if result.failed else DONE
+    if result.interrupted:
+        return STOPPED
+    return FINDINGS if result.failed or result.stopped else DONE
 
 
 @extract_app.command("encoders")
@@ -518,9 +528,9 @@ def _progress(noun: str, *, quiet: bool) -> Iterator[Callable[..., None]]:
     """A bar on a terminal; otherwise the lines that `message` brings, one per commit."""
     if quiet or not sys.stderr.isatty():
 
-        def lines(done: int, total: int, message: str = "") -> None:
+        def lines(done: int, total: int, message: str = "", told: str = "") -> None:
             if message and not quiet:
-                print(message, file=sys.stderr, flush=True)
+                print(f"{message}; {told}" if told else message, file=sys.stderr, flush=True)
 
         yield lines
         return
@@ -535,18 +545,36 @@ def _progress(noun: str, *, quiet: bool) -> Iterator[Callable[..., None]]:
     )
 
     columns = (
-        BarColumn(), MofNCompleteColumn(), TextColumn(noun),
-        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        BarColumn(20), MofNCompleteColumn(), TextColumn(noun), TimeElapsedColumn(),
+        TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[told]}"),
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(noun, total=None)
+        task = bar.add_task(noun, total=None, told="")
 
-        def draw(done: int, total: int, message: str = "") -> None:
-            bar.update(task, completed=done, total=total)
+        def draw(done: int, total: int, message: str = "", told: str = "") -> None:
+            bar.update(task, completed=done, total=total, told=told)
             if message:
                 bar.console.print(message, highlight=False)
 
         yield draw
+
+
+@contextmanager
+def _interruptible() -> Iterator[Event]:
+    """The first Ctrl-C sets the event, the next one interrupts."""
+    stop = Event()
+
+    def ask(*_: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        print("finishing what is in hand; Ctrl-C again stops at once", file=sys.stderr, flush=True)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _start(app: typer.Typer) -> None:

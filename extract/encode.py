@@ -4,6 +4,7 @@ Shapes: n = clips of the unit, R = their rows, D = embedding size.
 """
 
 import platform
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -48,11 +49,17 @@ class UnitEncoder:
     are the same however often a run was interrupted.
     """
 
-    def __init__(self, encoder: Encoder, *, batch_size: int) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        batch_size: int,
+        forward: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         self.encoder = encoder
         # Windows over whole clips are rarely of one length: a batch would be mostly padding.
         whole = isinstance(encoder, AudioEncoder) and encoder.window_seconds == 0
-        self.packer = Packer(encoder.forward, 1 if whole else batch_size)
+        self.packer = Packer(forward or encoder.forward, 1 if whole else batch_size)
         self._clear()
 
     def _clear(self) -> None:
@@ -92,7 +99,11 @@ class UnitEncoder:
         starts = self.encoder.window_starts_seconds(len(sound.samples))
         return self.encoder.preprocess(torch.from_numpy(sound.samples)[None]), starts
 
-    def finish(self) -> UnitRows:
+    def flush(self) -> None:
+        """Let the network run what is left of the unit, in the thread that it belongs to."""
+        self.packer.flush()
+
+    def rows(self) -> UnitRows:
         """The rows of the clips put since the last call."""
         kept: list[Float16[np.ndarray, "_ D"]] = [np.zeros((0, self.encoder.dim), np.float16)]
         times: list[Int32[np.ndarray, "_"]] = [np.zeros(0, np.int32)]

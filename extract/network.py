@@ -95,6 +95,20 @@ class Frozen:
         if _fast.get() and channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         network.to(self.device, self.dtype)
+        self._copies: torch.cuda.Stream | None = None
+
+    def take(self, x: Tensor) -> Tensor:
+        """`x` on the network's device; to a GPU on a stream of its own, while it computes."""
+        if self.device.type != "cuda" or x.device == self.device:
+            return x.to(self.device)
+        computing = torch.cuda.current_stream(self.device)
+        if self._copies is None:
+            self._copies = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(self._copies):
+            there = x.pin_memory().to(self.device, non_blocking=True)
+        computing.wait_stream(self._copies)
+        there.record_stream(computing)
+        return there
 
     def __call__(self, x: Float[Tensor, "B ..."]) -> Float[Tensor, "B D"]:
         with torch.inference_mode(), _whole_fp32(self.device):

@@ -1,6 +1,7 @@
 """Batches of one shape, filled across clips, and the rows split back.
 
-Shapes: n = items of one clip (frames, or windows of its sound), D = embedding size.
+Shapes: n = items of one clip (frames, or windows of its sound), B = items of a batch, D = embedding
+size.
 """
 
 from collections.abc import Callable
@@ -10,6 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from store.errors import ConfigError
+
 
 @dataclass(slots=True)
 class _Group:
@@ -18,6 +21,36 @@ class _Group:
     batch: Tensor
     filled: int = 0
     owners: list[tuple[int, int, int]] = field(default_factory=list)  # clip, its item, how many
+
+
+class Fitting:
+    """A network whose batches are cut into halves for good once one did not fit the memory."""
+
+    def __init__(self, forward: Callable[[Tensor], Tensor]) -> None:
+        self.limit: int | None = None  # items at once, once that is known
+        self._forward = forward
+
+    def __call__(self, batch: Float[Tensor, "B ..."]) -> Float[Tensor, "B D"]:
+        """The rows of a batch, in pieces of one shape each.
+
+        Raises:
+            ConfigError: not even one item fits.
+        """
+        while True:
+            size = min(self.limit or len(batch), len(batch))
+            try:
+                rows = [self._forward(piece) for piece in torch.split(batch, size)]
+            except torch.OutOfMemoryError as error:
+                if size == 1:
+                    raise ConfigError(
+                        f"not even one item fits the memory of {batch.device}; take a smaller "
+                        "network, --precision bf16 or another device"
+                    ) from error
+                self.limit = size // 2
+            else:
+                return torch.cat(rows) if len(rows) > 1 else rows[0]
+            if batch.device.type == "cuda":
+                torch.cuda.empty_cache()
 
 
 class Packer:
@@ -58,15 +91,20 @@ class Packer:
             if group.filled == self.batch_size:
                 self._run(group)
 
-    def finish(self) -> list[Float[Tensor, "_ D"]]:
-        """The rows of every clip put since the last call, on the CPU and in order."""
+    def flush(self) -> None:
+        """Run what is left, padded with zeros."""
         for group in self._groups.values():
             if group.filled:
                 group.batch[group.filled :] = 0
                 self._run(group)
+        self._groups = {}
+
+    def finish(self) -> list[Float[Tensor, "_ D"]]:
+        """The rows of every clip put since the last call, on the CPU and in order."""
+        self.flush()
         rows = [torch.cat([part for _, part in sorted(parts, key=_place)]) for parts in self._done]
         sizes = [len(clip) for clip in rows]
-        self._done, self._groups = [], {}
+        self._done = []
         return list(torch.split(torch.cat(rows).cpu(), sizes)) if rows else []
 
     def _group(self, items: Tensor) -> _Group:

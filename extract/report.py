@@ -8,11 +8,13 @@ from typing import Any
 
 from store import Feature, Status
 
+INTERRUPTED, FAILING = "interrupted", "too many clips failed"
+
 
 @dataclass(slots=True, kw_only=True)
 class Spent:
-    """Where a run's time went. The main thread waits for clips, encodes or commits, one at a time;
-    decoding goes on in its own processes all the while.
+    """Where a run's time went. The main thread waits for clips, encodes, or waits for the writer,
+    one at a time; decoding and writing go on beside it all the while.
     """
 
     workers: int
@@ -21,7 +23,9 @@ class Spent:
     decode_cpu_seconds: float = 0.0
     waiting: float = 0.0  # seconds the encoders had nothing to do
     encoding: float = 0.0
-    committing: float = 0.0
+    writing: float = 0.0  # seconds they waited for the disk
+    committing: float = 0.0  # seconds the writer was busy
+    begun: float = field(default_factory=time.perf_counter)
 
     @contextmanager
     def on(self, what: str) -> Iterator[None]:
@@ -36,7 +40,7 @@ class Spent:
         """`decode`, `encoder` or `disk`: what the main thread spent most time on or waiting for."""
         if not self.clips:
             return "nothing to do"
-        by_cause = {"decode": self.waiting, "encoder": self.encoding, "disk": self.committing}
+        by_cause = {"decode": self.waiting, "encoder": self.encoding, "disk": self.writing}
         return max(by_cause, key=lambda cause: by_cause[cause])
 
     @property
@@ -80,6 +84,12 @@ class RunResult:
     features: Sequence[FeatureReport]
     spent: Spent
     max_failures: float = field(default=0.05)
+    stopped: str = ""  # why it ended before all was done
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether somebody asked it to stop."""
+        return self.stopped == INTERRUPTED
 
     @property
     def failed(self) -> int:
@@ -89,7 +99,7 @@ class RunResult:
     @property
     def findings(self) -> list[str]:
         """What somebody should look at, one line each."""
-        found = []
+        found = [f"stopped: {self.stopped}; run the same command to go on"] if self.stopped else []
         for report in self.features:
             total = sum(report.counts.values())
             if report.failed > self.max_failures * total:
@@ -110,6 +120,7 @@ class RunResult:
             ),
             "waiting_for_decode_seconds": round(spent.waiting, 3),
             "encoder_seconds": round(spent.encoding, 3),
+            "waiting_for_disk_seconds": round(spent.writing, 3),
             "commit_seconds": round(spent.committing, 3),
             "batch_fill": {r.feature: round(r.batch_fill, 3) for r in self.features},
             "workers": spent.workers,
@@ -122,4 +133,5 @@ class RunResult:
             "bottleneck": spent.bottleneck,
             "evidence": evidence,
             "findings": self.findings,
+            "stopped": self.stopped or None,
         }

@@ -20,7 +20,7 @@ def run_table(result: Mapping[str, Any]) -> None:
         print(
             f"bounded by: {result['bottleneck']} (encoders {evidence['encoder_seconds']:.1f} s, "
             f"waiting for decode {evidence['waiting_for_decode_seconds']:.1f} s,\n"
-            f"    commits {evidence['commit_seconds']:.1f} s; decode "
+            f"    for the disk {evidence['waiting_for_disk_seconds']:.1f} s; decode "
             f"{evidence['decode_cpu_seconds_per_clip']:.3f} CPU-s a clip on {evidence['workers']} "
             f"processes; batch fill {fill})"
         )

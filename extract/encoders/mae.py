@@ -139,7 +139,7 @@ class MAE:
             height, width = x.shape[1:3]
             short = min(height, width)
             rows, columns = (SHORT_SIDE * side // short for side in (height, width))
-            x = x.to(self._network.device).permute(0, 3, 1, 2).float()
+            x = self._network.take(x).permute(0, 3, 1, 2).float()
             x = resize(x, rows, columns, kernel="bicubic", crop=SIDE, eight_bits=True) / 255
             mean, deviation = (torch.tensor(v, device=x.device) for v in (MEAN, DEVIATION))
             return (x - mean[:, None, None]) / deviation[:, None, None]

@@ -124,7 +124,7 @@ class MobileNetV2Encoder:
     def preprocess(self, x: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B 3 S S"]:
         """The whole frame at 224x224, -1..1."""
         with torch.inference_mode():
-            x = x.to(self._network.device).permute(0, 3, 1, 2).float()
+            x = self._network.take(x).permute(0, 3, 1, 2).float()
             x = resize(x, SIDE, SIDE, kernel="bilinear", eight_bits=True)
             return (x - 128) / 128
 

@@ -221,7 +221,7 @@ class PANNsEncoder:
     def preprocess(self, x: Float[Tensor, "B N"]) -> Float[Tensor, "R 1 T M"]:
         """The normalised log-mel spectrogram of every window of every sound."""
         with torch.inference_mode():
-            return self._front(self._windows.cut(x.to(self._network.device)).flatten(0, 1))
+            return self._front(self._windows.cut(self._network.take(x)).flatten(0, 1))
 
     def forward(self, x: Float[Tensor, "R 1 T M"]) -> Float[Tensor, "R D"]:
         return self._network(x)

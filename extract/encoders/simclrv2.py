@@ -236,7 +236,7 @@ class SimCLRv2:
     def preprocess(self, x: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B 3 S S"]:
         """The central square at 224 pixels, 0..1, without mean or deviation."""
         with torch.inference_mode():
-            x = central_square(x.to(self._network.device)).permute(0, 3, 1, 2).float() / 255
+            x = central_square(self._network.take(x)).permute(0, 3, 1, 2).float() / 255
             matrix = resize_matrix(x.shape[2], self._config)
             return separable(x, matrix, matrix).clamp(0, 1)
 

@@ -134,7 +134,7 @@ class YAMNetEncoder:
     def preprocess(self, x: Float[Tensor, "B N"]) -> Float[Tensor, "R P 96 64"]:
         """The log-mel patches of every window of every sound."""
         with torch.inference_mode():
-            windows = self._windows.cut(x.to(self._network.device)).flatten(0, 1)
+            windows = self._windows.cut(self._network.take(x)).flatten(0, 1)
             mel = spectra(PATCHES.cut(windows), window=FRAME, hop=HOP, fft=FFT) @ self._mel
             return torch.log(mel + LOG_OFFSET)
 

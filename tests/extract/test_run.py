@@ -177,7 +177,7 @@ def test_killed_and_run_again_gives_the_same_values(source, done, tmp_path):
 
 
 def test_ctrl_c_leaves_whole_units(source, done, tmp_path):
-    def interrupt(done, total, message=""):
+    def interrupt(done, total, message="", told=""):
         if done == 9 and not message:
             raise KeyboardInterrupt
 
@@ -207,7 +207,7 @@ def test_ctrl_c_leaves_no_child(troubles, tmp_path, monkeypatch):
     """One child hangs meanwhile; the traceback, kept here, keeps the run's frames alive."""
     monkeypatch.setattr(running, "decode", media.troubled)
 
-    def interrupt(done, total, message=""):
+    def interrupt(done, total, message="", told=""):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt) as caught:
@@ -230,7 +230,7 @@ def test_a_clip_that_hangs_holds_up_its_own_unit_only(source, tmp_path, monkeypa
         shutil.copy(source.parent / "03.mp4", tmp_path / "m" / name)
     units = []
 
-    def watch(done, total, message=""):
+    def watch(done, total, message="", told=""):
         units.extend([message.split()[1]] if message else [])
 
     manifest = write_manifest(tmp_path / "m", names)
@@ -248,7 +248,7 @@ def test_clips_that_fail_are_data(troubles, tmp_path, monkeypatch):
         tmp_path / "s",
         audio=[Windows()],
         deadline_seconds=1.5,
-        progress=lambda done, total, message="": message and lines.append(message),
+        progress=lambda done, total, message="", told="": message and lines.append(message),
     )
     fs = store.open(tmp_path / "s")
     for name in fs.features:

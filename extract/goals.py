@@ -1,0 +1,150 @@
+"""What a run wants: features with their encoders, and the units where something is left to do."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from extract import load_encoder
+from extract.decode import Request
+from extract.encode import UnitEncoder, feature_spec, provenance
+from extract.encoders import AudioEncoder, Encoder, VisualEncoder
+from extract.pack import Fitting
+from extract.sample import Sampling
+from store import Feature, FeatureSpec, Manifest, Status, Store
+from store.errors import ConfigError, InputError
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Goal:
+    """A feature this run fills, and its encoder."""
+
+    feature: Feature
+    encoder: Encoder
+    batch_size: int
+    device: str
+    new: int = 0  # clips committed by this run
+    items: int = 0  # given to the network by finished units
+    slots: int = 0  # and what it computed, padding included
+    network: Fitting = field(init=False)
+    units: dict[int, UnitEncoder] = field(default_factory=dict)  # begun and not finished
+
+    def __post_init__(self) -> None:
+        self.network = Fitting(self.encoder.forward)
+
+    def encoder_of(self, number: int) -> UnitEncoder:
+        """What gathers the rows of a unit."""
+        if number not in self.units:
+            self.units[number] = UnitEncoder(
+                self.encoder, batch_size=self.batch_size, forward=self.network
+            )
+        return self.units[number]
+
+    @property
+    def fill(self) -> float:
+        """Share of the network's work that was not padding."""
+        return self.items / self.slots if self.slots else 1.0
+
+    def notes(self) -> dict[str, Any]:
+        """Provenance of a part made now."""
+        size = min(self.batch_size, self.network.limit or self.batch_size)
+        return provenance(device=self.device, batch_size=size)
+
+
+Unit = list[tuple[int, list[Goal]]]  # rows of the manifest, each with the features that want it
+
+
+def encoders_of(
+    visual: Sequence[str | Encoder], audio: Sequence[str | Encoder], device: str, precision: str
+) -> list[Encoder]:
+    """All of them, loaded.
+
+    Raises:
+        InputError: none.
+        ConfigError: one that cannot be had, or of the other modality.
+    """
+    if not visual and not audio:
+        raise InputError("no encoder; give --visual SPEC or --audio SPEC (see: extract encoders)")
+    return [
+        *(_loaded(one, "visual", device, precision) for one in visual),
+        *(_loaded(one, "audio", device, precision) for one in audio),
+    ]
+
+
+def specs_of(encoders: Sequence[Encoder], policy: Sampling, decoder: str) -> list[FeatureSpec]:
+    """The features that they make.
+
+    Raises:
+        InputError: two of them are the same.
+    """
+    specs = [feature_spec(encoder, policy, decoder) for encoder in encoders]
+    if len({spec.feature_id for spec in specs}) < len(specs):
+        raise InputError("the same encoder with the same settings is asked for twice; name it once")
+    return specs
+
+
+def goals_of(
+    fs: Store,
+    encoders: Sequence[Encoder],
+    specs: Sequence[FeatureSpec],
+    *,
+    batch_size: int,
+    device: str,
+) -> list[Goal]:
+    """The store's features, made where they are new."""
+    return [
+        Goal(feature=fs.add_feature(spec), encoder=encoder, batch_size=batch_size, device=device)
+        for spec, encoder in zip(specs, encoders, strict=True)
+    ]
+
+
+def units_of(
+    manifest: Manifest, goals: Sequence[Goal], again: frozenset[Status], clips_per_unit: int
+) -> list[Unit]:
+    """The stretches of the manifest in which something is left to do."""
+    committed = [(goal, goal.feature.committed()) for goal in goals]
+    units = []
+    for first in range(0, len(manifest), clips_per_unit):
+        unit = []
+        for row in range(first, min(first + clips_per_unit, len(manifest))):
+            clip_id = manifest.clip_ids[row]
+            known = ((goal, done.get(clip_id)) for goal, done in committed)
+            if wanted := [goal for goal, status in known if status is None or status in again]:
+                unit.append((row, wanted))
+        if unit:
+            units.append(unit)
+    return units
+
+
+def request_of(
+    manifest: Manifest, row: int, encoders: Sequence[Encoder], policy: Sampling
+) -> Request:
+    """What to decode of one clip for the encoders that want it."""
+    assert manifest.root is not None
+    sides = {e.short_side for e in encoders if isinstance(e, VisualEncoder)}
+    rates = {e.sample_rate for e in encoders if isinstance(e, AudioEncoder)}
+    return Request(
+        path=manifest.root / manifest.paths[row],
+        start_seconds=float(manifest.start_seconds[row]),
+        end_seconds=float(manifest.end_seconds[row]),
+        limit_seconds=policy.max_seconds,
+        pick=policy if sides else None,
+        short_sides=tuple(sorted(sides)),
+        sample_rates=tuple(sorted(rates)),
+    )
+
+
+def file_of(request: Request) -> Path:
+    """What pieces of one file have in common: one child decodes them from one open."""
+    return request.path
+
+
+def _loaded(encoder: str | Encoder, modality: str, device: str, precision: str) -> Encoder:
+    """The encoder itself, which must be of this modality."""
+    if isinstance(encoder, str):
+        encoder = load_encoder(encoder, device=device, precision=precision)
+    if encoder.modality != modality:
+        raise ConfigError(
+            f"{encoder.name} is an encoder for --{encoder.modality}, not for --{modality}"
+        )
+    return encoder
