@@ -49,36 +49,49 @@ Manifest = Annotated[
 # ── extract ──────────────────────────────────────────────────────────────────────────────────────
 
 
+StoreOption = Annotated[str, typer.Option("--store", metavar="DIR", help="Where features go.")]
+Visual = Annotated[list[str], typer.Option(metavar="SPEC", help="Frame encoder, NAME:key=value,…")]
+Audio = Annotated[list[str], typer.Option(metavar="SPEC", help="Sound encoder, NAME:key=value,…")]
+Fps = Annotated[float | None, typer.Option(help="Frames per second. (default: 1.0)")]
+Frames = Annotated[int | None, typer.Option(help="Or: so many frames per clip.")]
+Sample = Annotated[
+    str | None, typer.Option(metavar="SPEC", help="Or: a policy, see `extract samplers`.")
+]
+MaxSeconds = Annotated[float, typer.Option(help="Read at most this much of a clip.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Precision = Annotated[str, typer.Option(help="auto (bf16 on a GPU), fp32 or bf16.")]
+Workers = Annotated[int, typer.Option(help="Decode processes; 0: one per core.")]
+Decoder = Annotated[str, typer.Option(help="auto, pyav or decord.")]
+FollowLinks = Annotated[
+    bool, typer.Option("--follow-links", help="Also where links leave the manifest's folder.")
+]
+Deadline = Annotated[float, typer.Option(help="Time one clip may take.")]
+Retry = Annotated[
+    str, typer.Option(metavar="KIND,…", help="Try failed clips of these kinds again.")
+]
+MaxFailures = Annotated[
+    float, typer.Option(help="Stop at a larger share of failed clips, 500 seen or more.")
+]
+
+
 @extract_app.command("run")
 def extract_run(
     manifest: Manifest,
-    store_dir: Annotated[str, typer.Option("--store", metavar="DIR", help="Where features go.")],
-    visual: Annotated[
-        list[str], typer.Option(metavar="SPEC", help="Frame encoder, NAME:key=value,…")
-    ] = [],  # noqa: B006 (typer copies it)
-    audio: Annotated[
-        list[str], typer.Option(metavar="SPEC", help="Sound encoder, NAME:key=value,…")
-    ] = [],  # noqa: B006
-    fps: Annotated[float | None, typer.Option(help="Frames per second. (default: 1.0)")] = None,
-    frames: Annotated[int | None, typer.Option(help="Or: so many frames per clip.")] = None,
-    sample: Annotated[
-        str | None, typer.Option(metavar="SPEC", help="Or: a policy, see `extract samplers`.")
-    ] = None,
-    max_seconds: Annotated[float, typer.Option(help="Read at most this much of a clip.")] = 30.0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto (bf16 on a GPU), fp32 or bf16.")] = "auto",
-    workers: Annotated[int, typer.Option(help="Decode processes; 0: one per core.")] = 0,
-    decoder: Annotated[str, typer.Option(help="auto, pyav or decord.")] = "auto",
-    follow_links: Annotated[
-        bool, typer.Option("--follow-links", help="Also where links leave the manifest's folder.")
-    ] = False,
-    deadline_seconds: Annotated[float, typer.Option(help="Time one clip may take.")] = 60.0,
-    retry: Annotated[
-        str, typer.Option(metavar="KIND,…", help="Try failed clips of these kinds again.")
-    ] = "",
-    max_failures: Annotated[
-        float, typer.Option(help="Stop at a larger share of failed clips, 500 seen or more.")
-    ] = 0.05,
+    store_dir: StoreOption,
+    visual: Visual = [],  # noqa: B006 (typer copies it)
+    audio: Audio = [],  # noqa: B006
+    fps: Fps = None,
+    frames: Frames = None,
+    sample: Sample = None,
+    max_seconds: MaxSeconds = 30.0,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    workers: Workers = 0,
+    decoder: Decoder = "auto",
+    follow_links: FollowLinks = False,
+    deadline_seconds: Deadline = 60.0,
+    retry: Retry = "",
+    max_failures: MaxFailures = 0.05,
     metrics: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Append a line of JSON for every commit.")
     ] = None,
@@ -90,6 +103,7 @@ def extract_run(
     finishes the units in hand; a second one stops at once.
     """
     from extract import run
+    from extract.options import Options
     from extract.tables import run_table
 
     with _progress("clips", quiet=as_json) as progress, _interruptible() as stop:
@@ -99,14 +113,16 @@ def extract_run(
             visual=tuple(visual),
             audio=tuple(audio),
             sampling=run.sampling(fps=fps, frames=frames, sample=sample, max_seconds=max_seconds),
-            device=device,
-            precision=precision,
-            workers=workers,
-            decoder=decoder,
-            follow_links=follow_links,
-            deadline_seconds=deadline_seconds,
-            retry=tuple(filter(None, retry.split(","))),
-            max_failures=max_failures,
+            options=Options(
+                device=device,
+                precision=precision,
+                workers=workers,
+                decoder=decoder,
+                follow_links=follow_links,
+                deadline_seconds=deadline_seconds,
+                retry=tuple(filter(None, retry.split(","))),
+                max_failures=max_failures,
+            ),
             metrics=metrics,
             stop=stop,
             progress=progress,
@@ -115,6 +131,73 @@ def extract_run(
     if result.interrupted:
         return STOPPED
     return FINDINGS if result.failed or result.stopped else DONE
+
+
+@extract_app.command("plan")
+def extract_plan(
+    manifest: Manifest,
+    store_dir: StoreOption,
+    visual: Visual = [],  # noqa: B006 (typer copies it)
+    audio: Audio = [],  # noqa: B006
+    fps: Fps = None,
+    frames: Frames = None,
+    sample: Sample = None,
+    max_seconds: MaxSeconds = 30.0,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    workers: Workers = 0,
+    decoder: Decoder = "auto",
+    follow_links: FollowLinks = False,
+    deadline_seconds: Deadline = 60.0,
+    retry: Retry = "",
+    max_failures: MaxFailures = 0.05,
+    clips: Annotated[int, typer.Option(help="How many clips to try.")] = 32,
+    seed: Annotated[int, typer.Option(help="Which ones.")] = 0,
+    as_json: Json = False,
+) -> int:
+    """What a run would take: hours, bytes, decoders, bottleneck. Writes nothing.
+
+    Takes the options of `extract run`, and decodes and encodes a sample of what is left to do.
+    """
+    from extract import run
+    from extract.options import Options
+    from extract.plan import plan
+    from extract.tables import plan_table
+
+    with _progress("clips", quiet=as_json) as progress:
+        result = plan(
+            manifest,
+            store_dir,
+            visual=tuple(visual),
+            audio=tuple(audio),
+            sampling=run.sampling(fps=fps, frames=frames, sample=sample, max_seconds=max_seconds),
+            options=Options(
+                device=device,
+                precision=precision,
+                workers=workers,
+                decoder=decoder,
+                follow_links=follow_links,
+                deadline_seconds=deadline_seconds,
+                retry=tuple(filter(None, retry.split(","))),
+                max_failures=max_failures,
+            ),
+            sample_clips=clips,
+            seed=seed,
+            progress=progress,
+        )
+    _give(result.as_json(), as_json, lambda: plan_table(result.as_json()))
+    return FINDINGS if result.findings else DONE
+
+
+@extract_app.command("status")
+def extract_status(manifest: Manifest, store_dir: StoreOption, as_json: Json = False) -> int:
+    """What of a manifest is in a store: committed, failed by kind, pending. 1 if some is not."""
+    from extract.status import status
+    from extract.tables import status_table
+
+    result = status(manifest, store_dir)
+    _give(result.as_json(), as_json, lambda: status_table(result.as_json()))
+    return FINDINGS if result.findings else DONE
 
 
 @extract_app.command("encoders")

@@ -1,16 +1,19 @@
 """What a run wants: features with their encoders, and the units where something is left to do."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from extract import load_encoder
-from extract.decode import Request
+from extract.child import Outcome
+from extract.decode import Request, decode, safely
 from extract.encode import UnitEncoder, feature_spec, provenance
 from extract.encoders import AudioEncoder, Encoder, VisualEncoder
+from extract.options import Options
 from extract.pack import Fitting
 from extract.sample import Sampling
+from extract.workers import process_map
 from store import Feature, FeatureSpec, Manifest, Status, Store
 from store.errors import ConfigError, InputError
 
@@ -116,25 +119,47 @@ def units_of(
     return units
 
 
-def request_of(
-    manifest: Manifest, row: int, encoders: Sequence[Encoder], policy: Sampling
+def decoded(
+    manifest: Manifest,
+    wanted: Iterable[tuple[int, Sequence[Encoder]]],
+    policy: Sampling,
+    options: Options,
+    *,
+    ordered: bool,
+) -> Generator[Outcome, None, None]:
+    """Rows of the manifest, decoded for the encoders that want them by processes of their own."""
+    return process_map(
+        decode,
+        (_request(manifest, row, encoders, policy, options) for row, encoders in wanted),
+        workers=options.workers,
+        deadline_seconds=options.deadline_seconds,
+        ordered=ordered,
+        together=_file_of,
+        again=safely,
+    )
+
+
+def _request(
+    manifest: Manifest, row: int, encoders: Sequence[Encoder], policy: Sampling, options: Options
 ) -> Request:
-    """What to decode of one clip for the encoders that want it."""
+    """What to decode of one clip."""
     assert manifest.root is not None
     sides = {e.short_side for e in encoders if isinstance(e, VisualEncoder)}
     rates = {e.sample_rate for e in encoders if isinstance(e, AudioEncoder)}
     return Request(
         path=manifest.root / manifest.paths[row],
+        root=None if options.follow_links else manifest.root,
         start_seconds=float(manifest.start_seconds[row]),
         end_seconds=float(manifest.end_seconds[row]),
         limit_seconds=policy.max_seconds,
         pick=policy if sides else None,
         short_sides=tuple(sorted(sides)),
         sample_rates=tuple(sorted(rates)),
+        decoder=options.decoder,
     )
 
 
-def file_of(request: Request) -> Path:
+def _file_of(request: Request) -> Path:
     """What pieces of one file have in common: one child decodes them from one open."""
     return request.path
 

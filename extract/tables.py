@@ -28,6 +28,59 @@ def run_table(result: Mapping[str, Any]) -> None:
         print(f"finding: {finding}")
 
 
+def plan_table(result: Mapping[str, Any]) -> None:
+    """What a run would take."""
+    print(f"{result['pending']} of {result['clips']} clips are left to do")
+    if not result["sampled"]:
+        return
+    for one in result["features"]:
+        print(
+            f"{one['feature']}  {one['pending']} clips, about {one['rows']} rows "
+            f"({one['rows_per_clip']:g} a clip), {size(one['bytes'])}"
+        )
+    low, high = _duration(result["hours_low"]), _duration(result["hours_high"])
+    print(
+        f"about {_duration(result['hours'])} ({low} to {high}), {result['clips_per_second']:.2f}/s"
+    )
+    wrapped(
+        f"bounded by: {result['bottleneck']} (decode {result['decode_cpu_seconds_per_clip']:.3f} "
+        f"CPU-s a clip on {result['workers']} processes, encoders "
+        f"{result['encoder_seconds_per_clip']:.3f} s a clip on {result['device']})"
+    )
+    free = result["free_bytes"]
+    room = "" if free is None else f" of {size(free)} that are free"
+    print(f"{size(result['bytes'])} on disk{room}")
+    print(f"of {result['sampled']} clips tried: {_counts(result['statuses'])}")
+    if result["decoders"]:
+        wrapped(f"frames decoded by: {_counts(result['decoders'])}")
+    for kind, example in result["examples"].items():
+        wrapped(f"{kind}: {example}", indent="    ")
+    for finding in result["findings"]:
+        wrapped(f"finding: {finding}")
+
+
+def status_table(result: Mapping[str, Any]) -> None:
+    """What of a manifest is there."""
+    print(f"{result['clips']} clips")
+    for one in result["features"]:
+        done = "all" if not one["pending"] else f"{one['committed']}"
+        print(f"{one['feature']}  {done} committed, {one['pending']} pending")
+        if one["counts"]:
+            wrapped(_counts(one["counts"]), indent="    ")
+    for finding in result["findings"]:
+        wrapped(f"finding: {finding}")
+
+
+def _counts(found: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in found.items())
+
+
+def _duration(hours: float) -> str:
+    if hours >= 1:
+        return f"{hours:.1f} h"
+    return f"{60 * hours:.0f} min" if hours >= 1 / 60 else f"{3600 * hours:.0f} s"
+
+
 def encoder_lines(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         wrapped(f"{row['name']} ({row['modality']}): {row['summary']}")

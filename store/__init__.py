@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from store.feature import Feature
     from store.manifest import Manifest, read_manifest
-    from store.root import Store, create, open
+    from store.root import Store, create, find, open
     from store.rows import UnitRows
     from store.spec import FeatureSpec
     from store.status import Status
@@ -26,6 +26,7 @@ __all__ = [
     "Store",
     "UnitRows",
     "create",
+    "find",
     "open",
     "read_manifest",
 ]
@@ -38,6 +39,7 @@ _HOME = {
     "Store": "root",
     "UnitRows": "rows",
     "create": "root",
+    "find": "root",
     "open": "root",
     "read_manifest": "manifest",
 }

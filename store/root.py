@@ -207,6 +207,19 @@ def open(where: str | Path) -> Store:
     return Store(storage, parse_store_json(data, where=storage.name))
 
 
+def find(where: str | Path) -> Store | None:
+    """The store there, or None where `create` would make one. Writes nothing.
+
+    Raises:
+        NotAStore: something else is there.
+    """
+    storage = storage_at(where)
+    if storage.exists("store.json"):
+        return open(where)
+    _check_free(storage)
+    return None
+
+
 def parse_store_json(data: bytes, *, where: str) -> str:
     """The id of a store.
 
@@ -241,24 +254,30 @@ def create(where: str | Path) -> Store:
     storage = storage_at(where)
     if storage.exists("store.json"):
         return open(where)
+    _check_free(storage)
     if isinstance(storage, PosixStorage):
-        _make_skeleton(storage.root)
-    elif others := sorted(set(storage.names("")) - _SKELETON - {"store.json"}):
-        raise NotAStore(f"{storage.name} is no store and holds {others[0]!r}; name a new prefix")
+        with files.writing(storage.root):
+            for name in sorted(_SKELETON):
+                files.make_directory(storage.root / name)
     storage.put_if_absent("data.zarr/zarr.json", layout.group_json({}))
     storage.put_if_absent("store.json", new_store_json())
     return open(where)
 
 
-def _make_skeleton(path: Path) -> None:
-    if path.exists():
+def _check_free(storage: Storage) -> None:
+    """Nothing is there, or what is there is a store being made, by us before a crash or by another.
+
+    Raises:
+        NotAStore: something else is there.
+    """
+    if isinstance(storage, PosixStorage):
+        path = storage.root
+        if not path.exists():
+            return
         if not path.is_dir():
             raise NotAStore(f"{path} is a file; name a directory")
-        # A skeleton without store.json is a store being made, by us before a crash or by another.
-        if others := sorted({entry.name for entry in path.iterdir()} - _SKELETON - {"store.json"}):
-            raise NotAStore(
-                f"{path} is no store and holds {others[0]!r}; name an empty or new directory"
-            )
-    with files.writing(path):
-        for name in sorted(_SKELETON):
-            files.make_directory(path / name)
+        found, hint = {entry.name for entry in path.iterdir()}, "name an empty or new directory"
+    else:
+        found, hint = set(storage.names("")), "name a new prefix"
+    if others := sorted(found - _SKELETON - {"store.json"}):
+        raise NotAStore(f"{storage.name} is no store and holds {others[0]!r}; {hint}")

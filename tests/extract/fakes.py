@@ -2,13 +2,17 @@
 
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from extract.options import Options
 from extract.run import run
 from extract.sample import Sampling
+
+OPTIONS = {field.name for field in fields(Options)}
 
 
 class Frames:
@@ -70,15 +74,21 @@ class Whole(Windows):
         return x
 
 
+def quick(manifest, directory, **given):
+    """A run on two decode processes in small units; what is not an option is `run`'s own."""
+    options = {"workers": 2, "clips_per_unit": 4, "batch_size": 4, "device": "cpu"}
+    rest = {"visual": [Frames()], "sampling": Sampling(fps=4.0)}
+    for name, value in given.items():
+        (options if name in OPTIONS else rest)[name] = value
+    return run(manifest, directory, options=Options(**options), **rest)
+
+
 if __name__ == "__main__":  # a run that another process can kill
-    run(
+    quick(
         Path(sys.argv[1]),
         Path(sys.argv[2]),
         visual=[Frames(pause=0.05)],
         audio=[Windows()],
-        sampling=Sampling(fps=4.0),
         workers=1,
         clips_per_unit=3,
-        batch_size=4,
-        device="cpu",
     )

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 import store
-from extract.run import run
 from extract.sample import Sampling
 from store import Status
 from tests.extract import media
+from tests.extract.fakes import quick
 from tests.extract.test_run import write_manifest
 
 SECONDS, HOP, RATE = 4, 0.01, 44_100
@@ -99,8 +99,14 @@ def errors(folder):
     manifest = write_manifest(folder, list(clips))
     # Looks so close together that every frame is taken, some of them again.
     policy = Sampling(fps=120.0)
-    run(manifest, folder / "s", visual=[Brightness()], audio=[Loudness()], sampling=policy,
-        device="cpu", workers=2)  # fmt: skip
+    quick(
+        manifest,
+        folder / "s",
+        visual=[Brightness()],
+        audio=[Loudness()],
+        sampling=policy,
+        clips_per_unit=64,
+    )
     fs = store.open(folder / "s")
     for clip_id, count in clips.items():
         statuses = [fs[slug].status_of([clip_id])[0] for slug in ("brightness", "loudness")]

@@ -15,10 +15,9 @@ import numpy as np
 import pytest
 
 import store
-from extract.run import run
 from store import Status
 from tests.extract import media
-from tests.extract.fakes import Frames, Windows
+from tests.extract.fakes import Windows, quick
 from tests.extract.test_run import write_manifest
 from tests.extract.test_workers import children
 
@@ -245,9 +244,7 @@ def test_playlists_called_mp4_read_nothing(tmp_path, server):
     (folder / "linked.mp4").symlink_to(canary)
     manifest = write_manifest(folder, [*names, "linked.mp4"])
     with Opens(canary) as opens:
-        result = run(
-            manifest, tmp_path / "s", visual=[Frames()], audio=[Windows()], device="cpu", workers=2
-        )
+        result = quick(manifest, tmp_path / "s", audio=[Windows()])
         assert opens.seen() == 0
         canary.read_bytes()
         assert opens.seen() == 1, "the watch sees nothing"

@@ -17,11 +17,10 @@ import store
 from extract import pipeline
 from extract.network import Frozen
 from extract.pack import Fitting, Packer
-from extract.run import run
 from extract.sample import Sampling
 from store.errors import ConfigError, InputError, StoreError
 from tests.extract import media
-from tests.extract.fakes import Frames, Windows
+from tests.extract.fakes import Frames, Windows, quick
 
 CLIPS = 14
 
@@ -33,14 +32,6 @@ def source(tmp_path_factory):
         media.write(root / f"{k:02}.mp4", range(0, 600, 40), sound=media.tone(0.6))
     (root / "m.csv").write_text("path\n" + "".join(f"{k:02}.mp4\n" for k in range(CLIPS)))
     return root / "m.csv"
-
-
-def quick(manifest, directory, **options):
-    defaults = {
-        "visual": [Frames()], "sampling": Sampling(fps=4.0), "workers": 2, "clips_per_unit": 4,
-        "batch_size": 4, "device": "cpu",
-    }  # fmt: skip
-    return run(manifest, directory, **defaults | options)
 
 
 def values(directory, slug="fake-frames"):
@@ -150,13 +141,13 @@ def test_too_many_failures_end_a_run_that_has_seen_enough(tmp_path, monkeypatch)
 COMMAND = """
 import sys
 import cli
-from extract import run as running
+from extract import options, run as running
 from tests.extract.fakes import Frames
 running.encoders_of = lambda *_: [Frames(pause=0.25)]
 source, directory = sys.argv[1:]
 sys.argv = ["extract", "run", source, "--store", directory, "--visual", "x", "--workers", "1"]
-running.CLIPS_PER_UNIT = {"cpu": 3}
-running.BATCH_SIZE = {"cpu": 1}
+options.CLIPS_PER_UNIT = {"cpu": 3}
+options.BATCH_SIZE = {"cpu": 1}
 cli.extract_main()
 """
 

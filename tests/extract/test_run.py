@@ -14,14 +14,14 @@ import pytest
 import torch
 
 import store
+from extract import goals
 from extract import run as running
 from extract.decode import Request, decode
-from extract.run import run
 from extract.sample import Sampling
 from store import Status
 from store.errors import ConfigError, InputError, UnknownPlugin
 from tests.extract import media
-from tests.extract.fakes import Frames, Whole, Windows
+from tests.extract.fakes import Frames, Whole, Windows, quick
 
 FOUR = Sampling(fps=4.0)
 CLIPS = 14
@@ -49,18 +49,6 @@ def write_manifest(root, paths, **columns):
         rows.writerow(["path", "label", *columns])
         rows.writerows([p, "x", *(columns[c][i] for c in columns)] for i, p in enumerate(paths))
     return root / "clips.csv"
-
-
-def quick(manifest, directory, **options):
-    defaults = {
-        "visual": [Frames()],
-        "sampling": FOUR,
-        "workers": 2,
-        "clips_per_unit": 4,
-        "batch_size": 4,
-        "device": "cpu",
-    }
-    return run(manifest, directory, **defaults | options)
 
 
 def values(directory, slug="fake-frames"):
@@ -136,12 +124,12 @@ def test_running_again_does_nothing(source, done):
 
 def test_features_share_one_decoding(source, tmp_path, monkeypatch):
     asked = []
-    whole = running.process_map
+    whole = goals.process_map
 
     def counting(function, items, **options):
         return whole(function, (asked.append(i) or i for i in items), **options)
 
-    monkeypatch.setattr(running, "process_map", counting)
+    monkeypatch.setattr(goals, "process_map", counting)
     quick(source, tmp_path / "s", visual=[Frames(), Frames(seed=1)], audio=[Whole(), Windows()])
     assert len(asked) == CLIPS
     assert asked[0].sample_rates == (8000,)
@@ -205,7 +193,7 @@ def troubles(source, tmp_path):
 
 def test_ctrl_c_leaves_no_child(troubles, tmp_path, monkeypatch):
     """One child hangs meanwhile; the traceback, kept here, keeps the run's frames alive."""
-    monkeypatch.setattr(running, "decode", media.troubled)
+    monkeypatch.setattr(goals, "decode", media.troubled)
 
     def interrupt(done, total, message="", told=""):
         raise KeyboardInterrupt
@@ -223,7 +211,7 @@ def test_ctrl_c_leaves_no_child(troubles, tmp_path, monkeypatch):
 
 def test_a_clip_that_hangs_holds_up_its_own_unit_only(source, tmp_path, monkeypatch):
     """It is the first of all, and the last to be given up."""
-    monkeypatch.setattr(running, "decode", media.troubled)
+    monkeypatch.setattr(goals, "decode", media.troubled)
     (tmp_path / "m").mkdir()
     names = ["hang.mp4", *(f"{k}.mp4" for k in range(12))]
     for name in names:
@@ -241,7 +229,7 @@ def test_a_clip_that_hangs_holds_up_its_own_unit_only(source, tmp_path, monkeypa
 
 
 def test_clips_that_fail_are_data(troubles, tmp_path, monkeypatch):
-    monkeypatch.setattr(running, "decode", media.troubled)
+    monkeypatch.setattr(goals, "decode", media.troubled)
     lines = []
     result = quick(
         troubles,
@@ -276,12 +264,19 @@ def test_failures_are_tried_again_only_when_asked(troubles, tmp_path, source):
     shutil.copy(source.parent / "07.mp4", troubles.parent / "none.mp4")
     shutil.copy(source.parent / "07.mp4", troubles.parent / "zero.mp4")
     assert quick(troubles, directory).spent.clips == 0
-    result = quick(troubles, directory, retry=["missing"])
+    result = quick(troubles, directory, retry=("missing",))
     assert result.spent.clips == 1
-    result = quick(troubles, directory, retry=["unreadable", "missing"])
+    result = quick(
+        troubles,
+        directory,
+        retry=(
+            "unreadable",
+            "missing",
+        ),
+    )
     assert result.spent.clips == 3
     assert result.features[0].counts == {"ok": 7, "unreadable": 2}
-    again = quick(troubles, directory, retry=["unreadable"])  # the two that stay broken
+    again = quick(troubles, directory, retry=("unreadable",))  # the two that stay broken
     assert (again.spent.clips, again.features[0].counts) == (2, {"ok": 7, "unreadable": 2})
 
 

@@ -3,27 +3,12 @@
 import numpy as np
 
 import store
-from extract.run import run
-from extract.sample import Sampling
 from store.repair import repair
 from store.verify import verify
 from tests.extract import media
-from tests.extract.fakes import Frames
+from tests.extract.fakes import quick
 
 CLIPS = [f"{k}.mp4" for k in range(6)]
-
-
-def quick(manifest, directory):
-    return run(
-        manifest,
-        directory,
-        visual=[Frames()],
-        sampling=Sampling(fps=4.0),
-        workers=1,
-        clips_per_unit=2,
-        batch_size=4,
-        device="cpu",
-    )
 
 
 def test_only_damaged_units_are_done_again(tmp_path):
@@ -32,7 +17,7 @@ def test_only_damaged_units_are_done_again(tmp_path):
         media.write(tmp_path / name, range(0, 600, 40), pictures=pictures, size=(48, 32))
     manifest = tmp_path / "clips.csv"
     manifest.write_text("path\n" + "\n".join(CLIPS) + "\n")
-    quick(manifest, tmp_path / "fs")
+    quick(manifest, tmp_path / "fs", workers=1, clips_per_unit=2)
     fs = store.open(tmp_path / "fs")
     before = fs["fake-frames"].read(CLIPS)
     unit = fs["fake-frames"].unit_name(CLIPS[2:4])
