@@ -228,19 +228,49 @@ def extract_samplers(as_json: Json = False) -> int:
     return DONE
 
 
+@extract_app.command("layouts")
+def extract_layouts(as_json: Json = False) -> int:
+    """List the datasets that `extract manifest` reads, and the settings of each."""
+    from store.plugins import describe
+    from store.tables import plugin_table
+
+    rows = describe("extract.layouts")
+    _give({"layouts": rows}, as_json, lambda: plugin_table(rows))
+    return DONE
+
+
 @extract_app.command("manifest")
 def extract_manifest(
-    layout: Annotated[str, typer.Argument(metavar="LAYOUT", help="How the dataset lies on disk.")],
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="The dataset.")],
+    layout: Annotated[
+        str, typer.Argument(metavar="LAYOUT", help="How the dataset lies: `extract layouts`.")
+    ],
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="Its lists: a folder or a file.")
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="CSV", help="At or above it.")],
+    media: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where the clips lie. (default: with the lists)"),
+    ] = None,
+    keep_missing: Annotated[
+        bool, typer.Option("--keep-missing", help="Also write clips whose files are not there.")
+    ] = False,
+    trust_pickle: Annotated[
+        bool, typer.Option("--trust-pickle", help="Read lists that are pickled; nothing is run.")
+    ] = False,
     as_json: Json = False,
 ) -> int:
-    """Write the manifest of a dataset, `folder` of class folders for one."""
-    from extract import manifest
-    from store.text import pairs
+    """Write the manifest of a dataset: labels, splits, groups and pieces as its lists say.
 
-    facts = manifest.write(layout, source, output)
-    _give(facts, as_json, lambda: pairs(facts))
+    Clips whose files are not there are counted and left out.
+    """
+    from extract import manifest
+    from extract.tables import manifest_lines
+
+    facts = manifest.write(
+        layout, source, output, media=media, trust_pickle=trust_pickle, keep_missing=keep_missing
+    )
+    _give(facts, as_json, lambda: manifest_lines(facts))
     return DONE
 
 

@@ -1,16 +1,16 @@
 """One feature of a run: from decoded clips to the rows of a unit.
 
-Shapes: n = clips of the unit, R = their rows, D = embedding size.
+Shapes: n = rows of a clip, R = rows of the unit, D = embedding size.
 """
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float16, Int32
+from jaxtyping import Float16, Float64, Int32
 from torch import Tensor
 
 from extract.decode import DECODER, Clip
@@ -57,6 +57,7 @@ class UnitEncoder:
         forward: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.encoder = encoder
+        self.batch_size = batch_size
         # Windows over whole clips are rarely of one length: a batch would be mostly padding.
         whole = isinstance(encoder, AudioEncoder) and encoder.window_seconds == 0
         self.packer = Packer(forward or encoder.forward, 1 if whole else batch_size)
@@ -76,28 +77,43 @@ class UnitEncoder:
             (clip.visual, clip.visual_detail) if visual else (clip.audio, clip.audio_detail)
         )
         if status.has_rows:
-            items, times = self._items(clip)
+            times = self._times_of(clip)
             if len(times) > MAX_ROWS:
                 status, detail = Status.REFUSED, f"{len(times)} rows; at most {MAX_ROWS}"
             else:
-                assert len(items) == len(times), (clip_id, len(items), len(times))
-                self.packer.put(items)
+                self.packer.begin()
+                count = 0
+                for items in self._items(clip):
+                    self.packer.extend(items)
+                    count += len(items)
+                assert count == len(times), (clip_id, count, len(times))
                 self._times.append(np.round(1000 * times).astype(np.int32))
         self._clip_ids.append(clip_id)
         self._status.append(status)
         self._detail.append(detail)
         self._sha256.append(clip.sha256)
 
-    def _items(self, clip: Clip) -> tuple[Tensor, np.ndarray]:
-        """What the network takes, and the second of each row."""
+    def _times_of(self, clip: Clip) -> Float64[np.ndarray, "n"]:
+        """The second of each row."""
         if isinstance(self.encoder, VisualEncoder):
-            frames = clip.frames[self.encoder.short_side]
-            pixels = torch.from_numpy(np.ascontiguousarray(frames.pixels))
-            return self.encoder.preprocess(pixels), frames.seconds
+            return clip.frames[self.encoder.short_side].seconds
         assert isinstance(self.encoder, AudioEncoder)
         sound = clip.sound[self.encoder.sample_rate]
-        starts = self.encoder.window_starts_seconds(len(sound.samples))
-        return self.encoder.preprocess(torch.from_numpy(sound.samples)[None]), starts
+        return self.encoder.window_starts_seconds(len(sound.samples))
+
+    def _items(self, clip: Clip) -> Iterator[Tensor]:
+        """What the network takes, a batch of frames at a time: all frames of a long clip as floats
+        would take a GB, and twice as long.
+        """
+        if isinstance(self.encoder, VisualEncoder):
+            pixels = clip.frames[self.encoder.short_side].pixels
+            for start in range(0, len(pixels), self.batch_size):
+                piece = np.ascontiguousarray(pixels[start : start + self.batch_size])
+                yield self.encoder.preprocess(torch.from_numpy(piece))
+            return
+        assert isinstance(self.encoder, AudioEncoder)
+        sound = clip.sound[self.encoder.sample_rate]
+        yield self.encoder.preprocess(torch.from_numpy(sound.samples)[None])
 
     def flush(self) -> None:
         """Let the network run what is left of the unit, in the thread that it belongs to."""

@@ -67,6 +67,7 @@ class Packer:
         self.slots = 0  # ever run, padding included
         self._forward = forward
         self._groups: dict[torch.Size, _Group] = {}
+        self._length = 0  # items of the last clip
         self._done: list[
             list[tuple[int, Tensor]]
         ] = []  # per clip: its pieces and where they belong
@@ -77,19 +78,29 @@ class Packer:
         return self.items / self.slots if self.slots else 1.0
 
     def put(self, items: Float[Tensor, "n ..."]) -> None:
-        """Add a clip's items; runs the network as often as a batch is full."""
-        clip, start = len(self._done), 0
+        """Add a clip with these items."""
+        self.begin()
+        self.extend(items)
+
+    def begin(self) -> None:
+        """Add a clip without items, so far."""
         self._done.append([])
-        self.items += len(items)
+        self._length = 0
+
+    def extend(self, items: Float[Tensor, "n ..."]) -> None:
+        """Add items to the last clip; runs the network as often as a batch is full."""
+        clip, start = len(self._done) - 1, 0
         while start < len(items):
             group = self._group(items)
             count = min(len(items) - start, self.batch_size - group.filled)
             group.batch[group.filled : group.filled + count] = items[start : start + count]
-            group.owners.append((clip, start, count))
+            group.owners.append((clip, self._length + start, count))
             group.filled += count
             start += count
             if group.filled == self.batch_size:
                 self._run(group)
+        self._length += len(items)
+        self.items += len(items)
 
     def flush(self) -> None:
         """Run what is left, padded with zeros."""

@@ -111,6 +111,7 @@ class Pipeline:
         self._begun.add(number)
         self.spent.clips += 1
         self.spent.decode_cpu_seconds += outcome.cpu_seconds
+        self.spent.decoder_bytes = max(self.spent.decoder_bytes, outcome.resident_bytes)
         clip: Clip = outcome.value or failed(outcome.status, outcome.detail)
         with self.spent.on("encoding"):
             for goal in wanted:

@@ -25,6 +25,7 @@ class Spent:
     encoding: float = 0.0
     writing: float = 0.0  # seconds they waited for the disk
     committing: float = 0.0  # seconds the writer was busy
+    decoder_bytes: int = 0  # the most that a decode process was seen to hold
     begun: float = field(default_factory=time.perf_counter)
 
     @contextmanager
@@ -123,6 +124,7 @@ class RunResult:
             "waiting_for_disk_seconds": round(spent.writing, 3),
             "commit_seconds": round(spent.committing, 3),
             "batch_fill": {r.feature: round(r.batch_fill, 3) for r in self.features},
+            "decoder_bytes": spent.decoder_bytes,
             "workers": spent.workers,
         }
         return {

@@ -28,6 +28,18 @@ def run_table(result: Mapping[str, Any]) -> None:
         print(f"finding: {finding}")
 
 
+def manifest_lines(facts: Mapping[str, Any]) -> None:
+    """What a manifest of a dataset holds, and what it lacks."""
+    kinds = ", ".join(f"{count} of {name}" for name, count in facts["distinct"].items())
+    print(facts["manifest"])
+    wrapped(f"{facts['clips']} clips; different values: {kinds}")
+    for what, told in (("missing", "have no file"), ("ambiguous", "may be several files")):
+        if facts[what]:
+            wrapped(f"{facts[what]} clips {told}: {', '.join(facts[f'{what}_examples'])}, …")
+    if facts["files_not_listed"]:
+        print(f"{facts['files_not_listed']} files are in no list")
+
+
 def plan_table(result: Mapping[str, Any]) -> None:
     """What a run would take."""
     print(f"{result['pending']} of {result['clips']} clips are left to do")

@@ -270,6 +270,27 @@ def read(path: Path, *, trust_pickle: bool) -> Any:
     return load(io.BytesIO(read_bytes(path)), name=str(path))
 
 
+def read_npy(path: Path, *, trust_pickle: bool) -> Any:
+    """The object in an npy file of objects; numpy's own loader would run the pickle in it.
+
+    Raises:
+        InputError: as `read`, or it holds numbers.
+    """
+    check_trust(path, trust_pickle)
+    file = io.BytesIO(read_bytes(path))
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    try:
+        _, _, dtype = readers[np.lib.format.read_magic(file)](file)
+    except Exception as error:  # numpy raises many types on damaged bytes
+        raise InputError(f"{path} is no npy file") from error
+    if not dtype.hasobject:
+        raise InputError(f"{path} holds {dtype} where names are expected")
+    return load(file, name=str(path))
+
+
 def read_bytes(path: Path) -> bytes:
     """A whole file that may be a pickle.
 

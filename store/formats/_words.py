@@ -6,7 +6,6 @@ found by name and never by position.
 Shapes: D = embedding size.
 """
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +26,7 @@ def word_tracks(folder: Path, *, trust_pickle: bool) -> Iterator[Track]:
 
 def _track(path: Path) -> Track:
     where = str(path)
-    found = pickles.mapping(_object(path), name=where)
+    found = pickles.mapping(pickles.read_npy(path, trust_pickle=True), name=where)
     names = [text(name, where) for name in found]
     vectors = [pickles.array(vector, name=where).reshape(-1) for vector in found.values()]
     if len({vector.size for vector in vectors}) != 1:
@@ -41,19 +40,3 @@ def _track(path: Path) -> Track:
     return Track(
         name=path.stem, modality="text", dim=vectors[0].size, clips=clips, files=(path,)
     )  # fmt: skip
-
-
-def _object(path: Path) -> object:
-    """The object in an npy file; numpy's own loader would run the pickle."""
-    file = io.BytesIO(pickles.read_bytes(path))
-    readers = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
-    try:
-        _, _, dtype = readers[np.lib.format.read_magic(file)](file)
-    except Exception as error:  # numpy raises many types on damaged bytes
-        raise InputError(f"{path} is no npy file") from error
-    if not dtype.hasobject:
-        raise InputError(f"{path} holds {dtype} where a dictionary belongs")
-    return pickles.load(file, name=str(path))

@@ -103,6 +103,7 @@ def test_the_result_says_what_happened(done):
     assert answer["clips_per_second"] > 0
     assert answer["bottleneck"] in {"decode", "encoder", "disk"}
     assert answer["evidence"]["decode_cpu_seconds"] > 0
+    assert 10 << 20 < answer["evidence"]["decoder_bytes"] < 1 << 30
     assert 0 < answer["evidence"]["batch_fill"][answer["features"][0]["feature"]] <= 1
     assert (result.failed, answer["findings"]) == (0, [])
 
