@@ -95,6 +95,13 @@ def extract_run(
     metrics: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Append a line of JSON for every commit.")
     ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Workers of a dask scheduler do it: docs/cluster.md."),
+    ] = None,
+    insecure_tcp: Annotated[
+        bool, typer.Option("--insecure-tcp", help="Let a scheduler be tcp:// on another machine.")
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """Decode every clip once and store what the encoders make of it.
@@ -106,27 +113,31 @@ def extract_run(
     from extract.options import Options
     from extract.tables import run_table
 
+    options = Options(
+        device=device,
+        precision=precision,
+        workers=workers,
+        decoder=decoder,
+        follow_links=follow_links,
+        deadline_seconds=deadline_seconds,
+        retry=tuple(filter(None, retry.split(","))),
+        max_failures=max_failures,
+    )
+    how = run.sampling(fps=fps, frames=frames, sample=sample, max_seconds=max_seconds)
     with _progress("clips", quiet=as_json) as progress, _interruptible() as stop:
-        result = run.run(
-            manifest,
-            store_dir,
-            visual=tuple(visual),
-            audio=tuple(audio),
-            sampling=run.sampling(fps=fps, frames=frames, sample=sample, max_seconds=max_seconds),
-            options=Options(
-                device=device,
-                precision=precision,
-                workers=workers,
-                decoder=decoder,
-                follow_links=follow_links,
-                deadline_seconds=deadline_seconds,
-                retry=tuple(filter(None, retry.split(","))),
-                max_failures=max_failures,
-            ),
-            metrics=metrics,
-            stop=stop,
-            progress=progress,
-        )
+        if scheduler is not None:
+            from extract.cluster import run_on
+
+            result = run_on(
+                scheduler, manifest, store_dir, visual=visual, audio=audio, sampling=how,
+                options=options, metrics=metrics, stop=stop, progress=progress,
+                insecure_tcp=insecure_tcp,
+            )  # fmt: skip
+        else:
+            result = run.run(
+                manifest, store_dir, visual=visual, audio=audio, sampling=how, options=options,
+                metrics=metrics, stop=stop, progress=progress,
+            )  # fmt: skip
     _give(result.as_json(), as_json, lambda: run_table(result.as_json()))
     if result.interrupted:
         return STOPPED

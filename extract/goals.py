@@ -105,15 +105,26 @@ def units_of(
     manifest: Manifest, goals: Sequence[Goal], again: frozenset[Status], clips_per_unit: int
 ) -> list[Unit]:
     """The stretches of the manifest in which something is left to do."""
-    committed = [(goal, goal.feature.committed()) for goal in goals]
+    features = [goal.feature for goal in goals]
+    return [
+        [(row, [goals[i] for i in mask]) for row, mask in unit]
+        for unit in wanted_rows(manifest, features, again, clips_per_unit)
+    ]
+
+
+def wanted_rows(
+    manifest: Manifest, features: Sequence[Feature], again: frozenset[Status], clips_per_unit: int
+) -> list[list[tuple[int, tuple[int, ...]]]]:
+    """The same: rows of the manifest, each with the places of the features that want it."""
+    committed = [feature.committed() for feature in features]
     units = []
     for first in range(0, len(manifest), clips_per_unit):
         unit = []
         for row in range(first, min(first + clips_per_unit, len(manifest))):
-            clip_id = manifest.clip_ids[row]
-            known = ((goal, done.get(clip_id)) for goal, done in committed)
-            if wanted := [goal for goal, status in known if status is None or status in again]:
-                unit.append((row, wanted))
+            known = (done.get(manifest.clip_ids[row]) for done in committed)
+            mask = tuple(i for i, status in enumerate(known) if status is None or status in again)
+            if mask:
+                unit.append((row, mask))
         if unit:
             units.append(unit)
     return units

@@ -27,10 +27,9 @@ from extract.decode import Clip, failed
 from extract.encode import UnitEncoder
 from extract.encoders import Encoder, VisualEncoder
 from extract.goals import decoded, encoders_of, specs_of
+from extract.ledger import Progress, silent
 from extract.options import Options, cores, readable
 from extract.pack import Fitting
-from extract.pipeline import Progress
-from extract.run import silent
 from extract.sample import Sampling
 from store import FeatureSpec, Manifest, Status
 from store.errors import InputError

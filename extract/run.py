@@ -17,15 +17,12 @@ import torch
 import store
 from extract.encoders import Encoder
 from extract.goals import decoded, encoders_of, goals_of, specs_of, units_of
+from extract.ledger import Ledger, Progress, into, silent
 from extract.options import Options, readable
-from extract.pipeline import Pipeline, Progress, check_metrics
+from extract.pipeline import Pipeline
 from extract.report import FeatureReport, RunResult, Spent
 from extract.sample import Sampling
 from store import Manifest, Store
-
-
-def silent(done: int, total: int, message: str = "", told: str = "") -> None:
-    """Shows nothing."""
 
 
 def sampling(
@@ -71,23 +68,19 @@ def run(
     manifest = readable(manifest)
     encoders = encoders_of(visual, audio, options.device, options.precision)
     specs = specs_of(encoders, policy, options.decoder)
-    check_metrics(metrics)
+    heard = into(metrics)
 
     fs: Store = store.create(store_dir)
     fs.add_manifest(manifest)
     goals = goals_of(fs, encoders, specs, batch_size=options.batch_size, device=options.device)
     units = units_of(manifest, goals, options.again, options.clips_per_unit)
     spent = Spent(workers=options.workers)
-    pipeline = Pipeline(
-        manifest=manifest, units=units, spent=spent, progress=progress,
-        retrying=bool(options.again), max_failures=options.max_failures, stop=stop or Event(),
-        metrics=metrics,
+    ledger = Ledger(
+        spent=spent, clips=sum(map(len, units)), units=len(units), progress=progress, heard=heard,
+        max_failures=options.max_failures, stop=stop or Event(),
     )  # fmt: skip
-    wanted = (
-        (row, [goal.encoder for goal in goals_of_row])
-        for unit in units
-        for row, goals_of_row in unit
-    )
+    pipeline = Pipeline(manifest=manifest, units=units, ledger=ledger, retrying=bool(options.again))
+    wanted = ((row, [goal.encoder for goal in some]) for unit in units for row, some in unit)
     outcomes = decoded(manifest, wanted, policy, options, ordered=False)
     with closing(outcomes), torch.inference_mode():
         pipeline.work(outcomes)
@@ -100,5 +93,5 @@ def run(
         features=reports,
         spent=spent,
         max_failures=options.max_failures,
-        stopped=pipeline.stopped,
+        stopped=ledger.stopped,
     )

@@ -9,7 +9,8 @@ MicroshotError               exit code 2; one line that names the value, the bou
 ├── ConfigError              a SPEC or recipe names something that does not exist
 │   ├── UnknownPlugin
 │   ├── UnknownSetting
-│   └── WeightsError         weights that are missing, of another shape, or not to be trusted
+│   ├── WeightsError         weights that are missing, of another shape, or not to be trusted
+│   └── ClusterError         a scheduler or workers that are not there, not safe, or not of one kind
 └── StoreError               the store on disk is not what we were told
     ├── NotAStore
     ├── UnknownFeature
@@ -62,6 +63,10 @@ class UnknownSetting(ConfigError):
 
 class WeightsError(ConfigError):
     kind = "weights"
+
+
+class ClusterError(ConfigError):
+    kind = "cluster"
 
 
 class StoreError(MicroshotError):

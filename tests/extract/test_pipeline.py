@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import store
-from extract import pipeline
+from extract import ledger
 from extract.network import Frozen
 from extract.pack import Fitting, Packer
 from extract.sample import Sampling
@@ -123,7 +123,7 @@ def test_asked_to_stop_it_finishes_what_the_networks_have_begun(source, tmp_path
 
 
 def test_too_many_failures_end_a_run_that_has_seen_enough(tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "ENOUGH_CLIPS", 6)
+    monkeypatch.setattr(ledger, "ENOUGH_CLIPS", 6)
     names = [f"{k:02}.mp4" for k in range(40)]
     media.write(tmp_path / names[0], range(0, 200, 40))
     (tmp_path / "m.csv").write_text("path\n" + "\n".join(names) + "\n")

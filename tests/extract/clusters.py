@@ -1,0 +1,111 @@
+"""A dask scheduler and workers of our own, and clients that can be killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+DASK = [sys.executable, "-m", "dask"]
+CLIENT = """
+import json, sys
+from threading import Event
+from extract.cluster import run_on
+from extract.options import Options
+from extract.sample import Sampling
+scheduler, manifest, directory, size, fps = sys.argv[1:]
+result = run_on(
+    scheduler, manifest, directory, visual=["mobilenetv2:untrained"],
+    sampling=Sampling(fps=float(fps)), options=Options(clips_per_unit=int(size), workers=1),
+    progress=lambda *told: print(*told[:3], file=sys.stderr, flush=True),
+)
+print(json.dumps(result.as_json()))
+"""
+
+
+class Cluster:
+    """`with Cluster(folder) as cluster`: a scheduler at `cluster.url` and two workers."""
+
+    def __init__(self, folder: Path, *, workers=2, threads=1, settings=(), tls=()):
+        self.folder, self.count, self.threads = folder, workers, threads
+        self.environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "OMP_NUM_THREADS": "1",
+            "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "5s",
+            **dict(settings),
+        }
+        self.tls = list(tls)
+        self.scheduler = None
+        self.workers = []
+
+    def __enter__(self):
+        self.start_scheduler()
+        for _ in range(self.count):
+            self.start_worker()
+        return self
+
+    def __exit__(self, *_):
+        for process in [*self.workers, self.scheduler]:
+            kill_tree(process.pid)
+            process.wait()
+
+    def start_scheduler(self):
+        file = self.folder / "scheduler.json"
+        file.unlink(missing_ok=True)
+        words = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", *self.tls]
+        self.scheduler = self._start("scheduler", *words, "--scheduler-file", str(file))
+        limit = time.monotonic() + 60
+        while not file.exists() or not file.read_text():
+            assert self.scheduler.poll() is None
+            assert time.monotonic() < limit
+            time.sleep(0.05)
+        self.url = json.loads(file.read_text())["address"]
+
+    def start_worker(self):
+        words = ["--nthreads", str(self.threads), "--no-dashboard", "--host", "127.0.0.1"]
+        folder = self.folder / f"w{len(self.workers)}-{time.time_ns()}"
+        words += ["--local-directory", str(folder), *self.tls]
+        self.workers.append(self._start("worker", self.url, *words))
+
+    def client(self, manifest, directory, *, size=8, fps=1.0):
+        """A client in a process of its own."""
+        words = [self.url, str(manifest), str(directory), str(size), str(fps)]
+        return subprocess.Popen(
+            [sys.executable, "-c", CLIENT, *words], env=self.environment,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def _start(self, *words):
+        with (self.folder / f"{words[0]}.log").open("ab") as log:
+            return subprocess.Popen([*DASK, *words], env=self.environment, stdout=log, stderr=log)
+
+
+def descendants(pid):
+    """Processes below one, with the words they were started with."""
+    parents, words = {}, {}
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(place.name)] = int(
+                (place / "stat").read_text().rpartition(")")[2].split()[1]
+            )
+            words[int(place.name)] = (place / "cmdline").read_text().replace("\0", " ")
+        except OSError:
+            continue
+    found, left = {}, [pid]
+    while left:
+        parent = left.pop()
+        below = [one for one, its in parents.items() if its == parent]
+        found |= {one: words.get(one, "") for one in below}
+        left += below
+    return found
+
+
+def kill_tree(pid):
+    """SIGKILL, to the last of them."""
+    for one in [pid, *descendants(pid)]:
+        try:
+            os.kill(one, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
