@@ -589,6 +589,27 @@ def learn_episodes(
     return DONE
 
 
+@learn_app.command("compare")
+def learn_compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="Of `learn episodes -o`.")],
+    against: Annotated[
+        str, typer.Option(metavar="first|best|all", help="The reference, or every pair.")
+    ] = "first",
+    margin: Annotated[
+        float, typer.Option(help="Accuracies closer than that are the same.")
+    ] = 0.005,
+    ci: Annotated[str, typer.Option(help="t-ddof1, normal-ddof0 or bootstrap.")] = "t-ddof1",
+    as_json: Json = False,
+) -> int:
+    """Tell which result is better, from differences on the same episodes."""
+    import learn
+    from learn.tables import comparison_table
+
+    result = learn.compare(tuple(runs), against=against, margin=margin, ci=ci).as_json()
+    _give(result, as_json, lambda: comparison_table(result))
+    return DONE
+
+
 @learn_app.command("train")
 def learn_train(
     directory: Store,

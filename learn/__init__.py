@@ -4,13 +4,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from learn.comparison import compare
     from learn.evaluate import run_episodes
     from learn.recipe import recipes
     from learn.training import train
 
-__all__ = ["recipes", "run_episodes", "train"]
+__all__ = ["compare", "recipes", "run_episodes", "train"]
 
-_HOME = {"recipes": "learn.recipe", "run_episodes": "learn.evaluate", "train": "learn.training"}
+_HOME = {
+    "compare": "learn.comparison",
+    "recipes": "learn.recipe",
+    "run_episodes": "learn.evaluate",
+    "train": "learn.training",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -18,6 +18,7 @@ from learn import episode_files
 from learn.data import Clips
 from learn.episodes import Episodes
 from learn.runs import refuse_existing
+from store.errors import InputError, MissingFile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -98,3 +99,40 @@ class EpisodesResult:
             staged.rename(run_dir)
         finally:
             shutil.rmtree(staged, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Saved:
+    """What `EpisodesResult.save` wrote, read back."""
+
+    path: Path
+    result: Mapping[str, Any]  # as `EpisodesResult.as_json`
+    of_episodes: tuple[Float64[np.ndarray, "_"], ...]  # accuracies, for each of its results
+
+
+def load_result(run_dir: Path) -> Saved:
+    """A directory of `learn episodes -o`.
+
+    Raises:
+        MissingFile: there is none.
+        InputError: a training's directory, or files that were changed.
+    """
+    if (run_dir / "config.json").is_file():
+        raise InputError(
+            f"{run_dir} is a training; score it first: learn episodes DIR --projection {run_dir} "
+            "-o RUN"
+        )
+    if not (run_dir / "result.json").is_file():
+        raise MissingFile(f"no result {run_dir}; make one with: learn episodes DIR -o {run_dir}")
+    try:
+        result = json.loads((run_dir / "result.json").read_text())
+        table = np.load(run_dir / "accuracy.npy", allow_pickle=False)
+        rows, _ = result["results"], result["episodes"]["sha256"]
+        singles = tuple(one[: row["episodes"]] for one, row in zip(table, rows, strict=True))
+        means = [row["accuracy"] for row in rows]
+        sound = all(map(np.isclose, [one.mean() for one in singles], means)) and bool(rows)
+    except (OSError, KeyError, TypeError, ValueError) as fault:
+        raise InputError(f"{run_dir} is not a result of learn episodes ({fault})") from None
+    if not sound:
+        raise InputError(f"{run_dir} was changed since it was written; score it again")
+    return Saved(path=run_dir, result=result, of_episodes=singles)

@@ -1,6 +1,7 @@
 """What the `learn` commands found, for people."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from store.text import table, wrapped
@@ -23,9 +24,7 @@ def episodes_table(result: Mapping[str, Any]) -> None:
     shots = list(dict.fromkeys(row["shots"] for row in rows))
     lines: dict[tuple[str, str, str], dict[str, Any]] = {}
     for row in rows:
-        mode = (
-            row["support"] if row["support"] == row["query"] else "{support}→{query}".format(**row)
-        )
+        mode = _mode(row)
         mark = "*" if row["untrained"] else "!" if row["seen_in_training"] else ""
         line = lines.setdefault((mode, row["projection"], row["head"]), {})
         margin = "" if row["ci95"] is None else f" ± {100 * row['ci95']:.1f}"
@@ -44,3 +43,53 @@ def episodes_table(result: Mapping[str, Any]) -> None:
         print("* weights are UNTRAINED (random): this shows the plumbing, not an encoder's worth")
     if any(row["seen_in_training"] for row in rows):
         print("! the projection was trained on clips scored here")
+
+
+def comparison_table(result: Mapping[str, Any]) -> None:
+    """Differences in points with their intervals and verdicts, a row per pair."""
+    found = result["differences"]
+    keys = [k for k in found[0]["a"] if len({one[s][k] for one in found for s in "ab"}) > 1]
+    wrapped(
+        f"{result['episodes']} episodes ({result['sha256'][:12]}); difference in points of "
+        f"accuracy with its 95 % interval ({result['ci_method']}), p adjusted by Holm's method; "
+        f"same: within ± {100 * result['margin']:g}"
+    )
+    for shots in dict.fromkeys(one["shots"] for one in found):
+        print(f"\n{shots}-shot")
+        for reference in dict.fromkeys(json.dumps(one["a"]) for one in found):
+            of_it = [
+                one for one in found if one["shots"] == shots and json.dumps(one["a"]) == reference
+            ]
+            if not of_it:
+                continue
+            first = of_it[0]
+            wrapped(f"against {_called(first['a'], keys)} ({100 * first['accuracy_a']:.1f} %)")
+            table(
+                [_compared(one, keys) for one in of_it], ["result", "%", "points", "p", "verdict"]
+            )
+    print()
+    wrapped("It holds for episodes of these clips, and says nothing of other clips or classes.")
+
+
+def _compared(one: Mapping[str, Any], keys: Sequence[str]) -> dict[str, str]:
+    margin = "" if one["low"] is None else f" [{100 * one['low']:+.2f}, {100 * one['high']:+.2f}]"
+    return {
+        "result": _called(one["b"], keys),
+        "%": f"{100 * one['accuracy_b']:.1f}",
+        "points": f"{100 * one['difference']:+.2f}{margin}",
+        "p": "<.001" if one["p_adjusted"] < 0.001 else f"{one['p_adjusted']:.3f}".lstrip("0"),
+        "verdict": one["verdict"],
+    }
+
+
+def _called(key: Mapping[str, str], differing: Sequence[str]) -> str:
+    """A result by what tells it from the others."""
+    parts = [key[k] for k in differing if k not in ("support", "query")]
+    if {"support", "query"} & set(differing):
+        parts.insert(0, _mode(key))
+    return " ".join(parts)
+
+
+def _mode(row: Mapping[str, Any]) -> str:
+    one, other = row["support"], row["query"]
+    return str(one if one == other else f"{one}→{other}")
