@@ -138,8 +138,8 @@ class _Task:
         ids = set(self.side.clips.ids)
         queries = sum(draw.query.size for draw in self.draws)
         for projection, run in self.runs.items():
-            vectors = vectors_of(self.side, run)
-            of_base = vectors_of(self.base, run) if self.base else None
+            vectors = vectors_of(self.side.rows, run)
+            of_base = vectors_of(self.base.rows, run) if self.base else None
             seen = len(run.trained_on & ids) if run else 0
             for cell in self.cells:
                 pair = views.pair(vectors, *cell, common=run is not None)

@@ -99,8 +99,8 @@ def load_side(
     return side.keep(np.logical_and.reduce(list(usable.values())))
 
 
-def vectors_of(side: Side, run: Run | None) -> dict[str, Float[Tensor, "V _"]]:
+def vectors_of(rows: Mapping[str, Rows], run: Run | None) -> dict[str, Float[Tensor, "V _"]]:
     """One vector per clip and modality: the mean row, or a unit vector in the common space."""
     if run is not None:
-        return run.embed(side.rows)
-    return {modality: rows.means() for modality, rows in side.rows.items()}
+        return run.embed(rows)
+    return {modality: one.means() for modality, one in rows.items()}
