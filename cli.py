@@ -647,6 +647,94 @@ def learn_train(
     return DONE
 
 
+@learn_app.command("predict")
+def learn_predict(
+    directory: Store,
+    support: Annotated[
+        Path, typer.Option(metavar="CSV", help="Labelled clips of the store: clip_id and labels.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="CSV", help="The answers.")],
+    query: Annotated[
+        Path | None,
+        typer.Option(metavar="CSV", help="Which clips. (default: all outside the support)"),
+    ] = None,
+    label: Annotated[
+        list[str], typer.Option(metavar="COLUMN", help="What to answer; may repeat.")
+    ] = ["label"],  # noqa: B006
+    group: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN|none", help="Kept apart to calibrate. (default: group)"),
+    ] = None,
+    mode: Annotated[
+        str | None, typer.Option(metavar="v|a|av", help="Judge by. (default: all there is)")
+    ] = None,
+    projection: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Of `learn train`.")
+    ] = None,
+    by: Annotated[str, typer.Option(help="prototypes or nearest.")] = "prototypes",
+    index: Annotated[
+        str, typer.Option(metavar="SPEC", help="exact, or ivf:probes=16 with its recall measured.")
+    ] = "exact",
+    top: Annotated[int, typer.Option(help="Answers a clip.")] = 5,
+    abstain_below: Annotated[
+        float, typer.Option(metavar="P", help="No answer where confidence is less.")
+    ] = 0.0,
+    visual: Annotated[
+        str | None, typer.Option(metavar="FEATURE", help="Which, where there are several.")
+    ] = None,
+    audio: Annotated[
+        str | None, typer.Option(metavar="FEATURE", help="Which, where there are several.")
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Label clips from a handful of examples per class."""
+    import learn
+    from learn.tables import prediction_lines
+
+    with _progress("clips", quiet=as_json) as progress:
+        result = learn.predict(
+            directory, support=support, output=output, query=query, labels=tuple(label),
+            group=group, mode=mode, projection=projection, by=by, index=index, top=top,
+            abstain_below=abstain_below, visual=visual, audio=audio, progress=progress,
+        )  # fmt: skip
+    _give(result, as_json, lambda: prediction_lines(result))
+    return DONE
+
+
+@learn_app.command("search")
+def learn_search(
+    directory: Store,
+    clip: Annotated[str, typer.Argument(metavar="CLIP", help="A clip_id of the store.")],
+    projection: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Of `learn train`.")
+    ] = None,
+    top: Annotated[int, typer.Option(help="How many clips.")] = 10,
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="v|a|av", help="(default: all there is)")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option("--to", metavar="v|a|av", help="(default: as --from)")
+    ] = None,
+    visual: Annotated[
+        str | None, typer.Option(metavar="FEATURE", help="Which, where there are several.")
+    ] = None,
+    audio: Annotated[
+        str | None, typer.Option(metavar="FEATURE", help="Which, where there are several.")
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Find the clips nearest to one clip, across modalities too."""
+    import learn
+    from learn.tables import neighbours_table
+
+    result = learn.search(
+        directory, clip, projection=projection, top=top, source=source, target=target,
+        visual=visual, audio=audio,
+    )  # fmt: skip
+    _give(result, as_json, lambda: neighbours_table(result))
+    return DONE
+
+
 @learn_app.command("recipes")
 def learn_recipes(as_json: Json = False) -> int:
     """List the recipes `learn train` knows by name."""

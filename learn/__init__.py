@@ -6,15 +6,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from learn.comparison import compare
     from learn.evaluate import run_episodes
+    from learn.neighbours import search
+    from learn.predict import predict
     from learn.recipe import recipes
     from learn.training import train
 
-__all__ = ["compare", "recipes", "run_episodes", "train"]
+__all__ = ["compare", "predict", "recipes", "run_episodes", "search", "train"]
 
 _HOME = {
     "compare": "learn.comparison",
+    "predict": "learn.predict",
     "recipes": "learn.recipe",
     "run_episodes": "learn.evaluate",
+    "search": "learn.neighbours",
     "train": "learn.training",
 }
 

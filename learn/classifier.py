@@ -31,15 +31,16 @@ BY = ("prototypes", "nearest")
 SHARING = 32  # classes that share the confidence; the rest of a thousand would get next to nothing
 ITEMS_A_CLASS = 4  # clips fetched for each of those classes, where clips are the items
 LEFT_OUT = 4000  # clips left out in turn, at most
+ENOUGH = 20  # clips left out, for a confidence that is called calibrated
 UNCALIBRATED = 0.1  # the temperature where no class has two clips apart
 NUMBERS_AT_ONCE = 20_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Support:
-    """Vectors per modality, zero where a clip lacks one, and what is known of the clips.
+    """Unit vectors per modality, zero where a clip lacks one, and what is known of the clips.
 
-    Every clip must be there in one of the modalities.
+    Every clip must be there in one of the modalities; queries, in all of them.
     """
 
     vectors: tuple[Float[Tensor, "S _"], ...]
@@ -53,7 +54,8 @@ class Support:
 class Calibration:
     """How the support clips did when each was left out."""
 
-    clips: int  # left out in turn; 0: no class has two clips apart, and nothing is calibrated
+    clips: int  # left out in turn; 0: no class has two clips apart
+    enough: bool  # whether so many say anything of clips to come
     apart: str  # what was left out with a clip: "group", "clip" or "nothing"
     temperature: float
     accuracy: float | None
@@ -136,6 +138,7 @@ def fit(support: Support, *, by: str = BY[0], index: Inverted | None = None) -> 
     first = (out.scores / temperature).softmax(-1)
     calibration = Calibration(
         clips=len(out.own),
+        enough=len(out.own) >= ENOUGH,
         apart=apart,
         temperature=temperature,
         accuracy=float(out.right[:, 0].double().mean()) if len(out.own) else None,
@@ -204,8 +207,10 @@ def _place_of_pairs(codes: Int64[Tensor, "S"], groups: Int64[Tensor, "S"]) -> In
     return torch.unique(torch.stack([codes, groups]), dim=1, return_inverse=True)[1]
 
 
-def _some(size: int) -> Int64[Tensor, "n"]:
-    return torch.arange(0, size, max(1, -(-size // LEFT_OUT)))
+def _some(support: Support) -> Int64[Tensor, "n"]:
+    """Clips that are there in every modality, as the queries will be."""
+    whole = torch.nonzero(torch.stack(support.there).all(0))[:, 0]
+    return whole[:: max(1, -(-len(whole) // LEFT_OUT))]
 
 
 def _prototypes_without(support: Support, mates: Int64[Tensor, "S"]) -> _LeftOut:
@@ -214,7 +219,7 @@ def _prototypes_without(support: Support, mates: Int64[Tensor, "S"]) -> _LeftOut
     items, present = _items(_unit(sums), tuple(count > 0 for count in counts))
     joined = torch.cat(support.vectors, -1)
     parts = []
-    for some in _some(len(joined)).split(max(1, NUMBERS_AT_ONCE // max(1, len(items)))):
+    for some in _some(support).split(max(1, NUMBERS_AT_ONCE // max(1, len(items)))):
         code, mate = support.codes[some], mates[some]
         rest = tuple(s[code] - m[mate] for s, m in zip(sums, of_mates, strict=True))
         left = tuple((c[code] - m[mate]) > 0 for c, m in zip(counts, mates_count, strict=True))
@@ -229,7 +234,7 @@ def _clips_without(support: Support, mates: Int64[Tensor, "S"]) -> _LeftOut:
     items, _ = _items(support.vectors, support.there)
     joined = torch.cat(support.vectors, -1)
     parts = []
-    for some in _some(len(joined)).split(max(1, NUMBERS_AT_ONCE // len(items))):
+    for some in _some(support).split(max(1, NUMBERS_AT_ONCE // len(items))):
         score = joined[some] @ items.T
         score.masked_fill_(mates[some][:, None] == mates, -torch.inf)
         of_class = score.new_full((len(some), support.classes), -torch.inf)

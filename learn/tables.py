@@ -71,6 +71,45 @@ def comparison_table(result: Mapping[str, Any]) -> None:
     wrapped("It holds for episodes of these clips, and says nothing of other clips or classes.")
 
 
+def prediction_lines(result: Mapping[str, Any]) -> None:
+    """Where the answers are, how many there are, and how far their confidence can be trusted."""
+    wrapped(
+        f"{result['output']}: {result['clips']} clips by {result['mode']}, {result['by']}, "
+        f"index {result['index']}, in {result['seconds']:.1f} s"
+    )
+    for one in result["labels"]:
+        print()
+        wrapped(
+            f"{one['label']}: {one['answered']} answered, {one['abstained']} abstained, "
+            f"{one['no-rows']} without rows; {one['classes']} classes, {one['support']} support "
+            f"clips" + (f", {n} more without rows" if (n := one["support_without_rows"]) else "")
+        )
+        for fitted in one["calibration"]:
+            wrapped(f"confidence by {fitted['parts']}: {_trust(fitted)}", indent="    ")
+        for parts, recall in one.get("recall", {}).items():
+            print(f"    recall of the index by {parts}: {recall:.4f}")
+
+
+def _trust(fitted: Mapping[str, Any]) -> str:
+    if not fitted["clips"]:
+        return "not calibrated, as no class has two clips apart; take it as a rank"
+    told = (
+        f"{fitted['clips']} clips left out in turn ({fitted['apart']}): {100 * fitted['accuracy']:.1f} "
+        f"% right, {100 * fitted['confidence']:.1f} % sure"
+    )
+    return told if fitted["enough"] else f"{told}; too few clips to call it calibrated"
+
+
+def neighbours_table(result: Mapping[str, Any]) -> None:
+    """The nearest clips, best first."""
+    wrapped(
+        f"{result['clip']}, {result['from']}→{result['to']}, the nearest of "
+        f"{result['looked_at']} clips; projection: {result['projection']}"
+    )
+    rows = [{**one, "similarity": f"{one['similarity']:.4f}"} for one in result["results"]]
+    table(rows, ["rank", "similarity", "clip_id"])
+
+
 def _compared(one: Mapping[str, Any], keys: Sequence[str]) -> dict[str, str]:
     margin = "" if one["low"] is None else f" [{100 * one['low']:+.2f}, {100 * one['high']:+.2f}]"
     return {

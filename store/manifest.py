@@ -8,7 +8,7 @@ Shapes: n = clips.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from hashlib import sha256
 from io import BytesIO
@@ -137,8 +137,10 @@ class Manifest:
         return np.array([float(cell) if cell else default for cell in cells], dtype=np.float64)
 
 
-def read_manifest(path: str | Path) -> Manifest:
+def read_manifest(path: str | Path, *, ids_suffice: bool = False) -> Manifest:
     """The manifest in a CSV, JSONL or Parquet file.
+
+    `ids_suffice`: the file may name clips of a store by `clip_id` alone, without their paths.
 
     Raises:
         MissingFile: there is no such file.
@@ -159,6 +161,9 @@ def read_manifest(path: str | Path) -> Manifest:
         columns, rows, problems = readers[path.suffix.lower()](path)
     except OSError as error:
         raise ManifestError(f"{path} cannot be read: {error.strerror or error}") from error
+    if ids_suffice and "path" not in columns and "clip_id" in columns:
+        columns = ["path", *columns]
+        rows = [replace(row, cells={"path": row.cells["clip_id"], **row.cells}) for row in rows]
     return from_rows(columns, rows, problems, name=str(path), root=path.parent)
 
 

@@ -43,7 +43,7 @@ def batches(
         cuts = np.flatnonzero(np.diff(found.part[order])) + 1
         groups = np.split(order, cuts)
         order = np.concatenate([groups[i] for i in rng.permutation(len(groups))])
-    for members in _cut(order, found.rows[order] * _row_bytes(feature), memory_bytes):
+    for members in cut(order, found.rows[order] * _row_bytes(feature), memory_bytes):
         block = feature.packed([clip_ids[i] for i in members.tolist()], verify=verify)
         if clips is None and rng is None:
             yield block
@@ -58,7 +58,7 @@ def _row_bytes(feature: "Feature") -> int:
     return feature.dim * feature.dtype.itemsize + _TIME_BYTES
 
 
-def _cut(
+def cut(
     order: Int64[np.ndarray, "V"], sizes: Int64[np.ndarray, "V"], limit: int
 ) -> Iterator[Int64[np.ndarray, "_"]]:
     """`order` in stretches of at most `limit` bytes, or of one clip that is larger by itself."""
@@ -89,7 +89,7 @@ def lazy(feature: "Feature", clip_ids: Sequence[str], *, verify: bool) -> Lazy:
     read = delayed(_read_block, pure=True)
     values, times = [], []
     order = np.arange(len(clip_ids), dtype=np.int64)
-    for members in _cut(order, rows * _row_bytes(feature), _BLOCK_BYTES):
+    for members in cut(order, rows * _row_bytes(feature), _BLOCK_BYTES):
         if total := int(rows[members].sum()):
             wanted = tuple(clip_ids[i] for i in members.tolist())
             block = read(feature.location, feature.name, wanted, total, verify)
