@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from learn.comparison import compare
     from learn.evaluate import run_episodes
+    from learn.labelling import predict
     from learn.neighbours import search
-    from learn.predict import predict
     from learn.recipe import recipes
     from learn.training import train
 
@@ -15,7 +15,7 @@ __all__ = ["compare", "predict", "recipes", "run_episodes", "search", "train"]
 
 _HOME = {
     "compare": "learn.comparison",
-    "predict": "learn.predict",
+    "predict": "learn.labelling",
     "recipes": "learn.recipe",
     "run_episodes": "learn.evaluate",
     "search": "learn.neighbours",

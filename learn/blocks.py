@@ -27,7 +27,7 @@ _WIDENED = 3  # a row is held in float16 and, while it is averaged or projected,
 
 
 class Block(NamedTuple):
-    """Some clips: by modality one vector each, zero for a clip that has none, and which have one."""
+    """Some clips: by modality a vector each, zero for a clip that has none, and which have one."""
 
     ids: tuple[str, ...]
     vectors: Mapping[str, Float[Tensor, "B _"]]
@@ -79,7 +79,7 @@ def refuse_unknown(features: Mapping[str, "Feature"], ids: Sequence[str], of: st
     )
     if not pending.any():
         return
-    unknown = [ids[i] for i in np.flatnonzero(pending)]
+    unknown = [ids[i] for i in np.flatnonzero(pending).tolist()]
     known = {clip for feature in features.values() for clip in feature.clip_ids}
     raise InputError(
         f"{len(unknown)} of {len(ids)} clips of {of} are not in the store: "

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float64, Int, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from learn.gallery import Gallery, Inverted
@@ -85,25 +85,28 @@ class Classifier:
         self,
         gallery: Gallery,
         item_codes: Int64[Tensor, "I"],
-        classes: int,
         calibration: Calibration,
         familiar: Float64[Tensor, "n"],
     ) -> None:
         self.gallery = gallery
         self.calibration = calibration
         self._codes = item_codes
-        self._sharing = min(SHARING, len(item_codes.unique()))
-        per_class = 1 if len(item_codes) == len(item_codes.unique()) else ITEMS_A_CLASS
-        self.neighbours = min(len(item_codes), max(self._sharing * per_class, self._sharing))
-        self._classes = classes
+        present = len(torch.unique(item_codes))
+        self._one_each = len(item_codes) == present
+        self._sharing = min(SHARING, present)
+        per_class = 1 if self._one_each else ITEMS_A_CLASS
+        self.neighbours = min(len(item_codes), self._sharing * per_class)
         self._familiar = familiar
 
     def answers(self, queries: Float[Tensor, "Q D"], top: int) -> Answers:
         """The `top` best classes of each query; `queries` are unit vectors, joined."""
         found = self.gallery.search(queries, max(self.neighbours, min(top, len(self._codes))))
         codes = torch.where(found.place < 0, -1, self._codes[found.place])
-        codes, score = _best_of_each(codes, found.score.double(), max(self._sharing, top))
+        score = found.score.double()
+        if not self._one_each:
+            codes, score = _best_of_each(codes, score, max(self._sharing, top))
         shared = (score[:, : self._sharing] / self.calibration.temperature).softmax(-1)
+        shared = shared.nan_to_num(0)  # an approximate index may find nothing at all
         share = F.pad(shared, (0, max(0, score.shape[1] - self._sharing)))
         n = len(self._familiar)
         novelty = torch.full((len(queries),), torch.nan, dtype=torch.float64)
@@ -145,7 +148,7 @@ def fit(support: Support, *, by: str = BY[0], index: Inverted | None = None) -> 
         confidence=float(first[:, 0].mean()) if len(out.own) else None,
     )
     familiar = out.scores[:, 0].sort().values
-    return Classifier(Gallery(items, index), item_codes, support.classes, calibration, familiar)
+    return Classifier(Gallery(items, index), item_codes, calibration, familiar)
 
 
 def _best_of_each(
@@ -188,7 +191,7 @@ def _items(
 
 
 def _leave_out(support: Support, by: str) -> tuple[_LeftOut, str]:
-    """Every support clip (4,000 of more) against the others, without its group where there is one."""
+    """Every support clip (4,000 of more) against the others, without its group if it has one."""
     scored = _prototypes_without if by == "prototypes" else _clips_without
     alone = torch.arange(len(support.codes))
     tries = [("clip", alone)]
@@ -219,7 +222,7 @@ def _prototypes_without(support: Support, mates: Int64[Tensor, "S"]) -> _LeftOut
     items, present = _items(_unit(sums), tuple(count > 0 for count in counts))
     joined = torch.cat(support.vectors, -1)
     parts = []
-    for some in _some(support).split(max(1, NUMBERS_AT_ONCE // max(1, len(items)))):
+    for some in torch.split(_some(support), max(1, NUMBERS_AT_ONCE // max(1, len(items)))):
         code, mate = support.codes[some], mates[some]
         rest = tuple(s[code] - m[mate] for s, m in zip(sums, of_mates, strict=True))
         left = tuple((c[code] - m[mate]) > 0 for c, m in zip(counts, mates_count, strict=True))
@@ -234,7 +237,7 @@ def _clips_without(support: Support, mates: Int64[Tensor, "S"]) -> _LeftOut:
     items, _ = _items(support.vectors, support.there)
     joined = torch.cat(support.vectors, -1)
     parts = []
-    for some in _some(support).split(max(1, NUMBERS_AT_ONCE // len(items))):
+    for some in torch.split(_some(support), max(1, NUMBERS_AT_ONCE // len(items))):
         score = joined[some] @ items.T
         score.masked_fill_(mates[some][:, None] == mates, -torch.inf)
         of_class = score.new_full((len(some), support.classes), -torch.inf)
@@ -246,7 +249,7 @@ def _clips_without(support: Support, mates: Int64[Tensor, "S"]) -> _LeftOut:
 
 
 def _ranked(score: Float[Tensor, "n C"], code: Int64[Tensor, "n"]) -> _LeftOut:
-    ranked, order = score.double().sort(-1, descending=True, stable=True)
+    ranked, order = score.double().sort(dim=-1, descending=True, stable=True)
     keep = slice(0, min(SHARING, score.shape[1]))
     own = score.double().gather(1, code[:, None])[:, 0]
     return _LeftOut(ranked[:, keep], order[:, keep] == code[:, None], own)

@@ -18,7 +18,7 @@ from store import plugins
 from store.errors import ConfigError, UnknownSetting, choices
 
 SLACK = 8  # neighbours fetched beyond k, so that ties at the edge are seen
-ROUNDING = 1e-5  # of float32 products of vectors no longer than 1
+ROUNDING = 2e-6  # more than float32 products of vectors no longer than 1 are off
 QUERIES_AT_ONCE = 4096
 NUMBERS_AT_ONCE = 4_000_000
 RECALL_QUERIES = 500
@@ -68,9 +68,9 @@ class Gallery:
     def __init__(self, vectors: Float[Tensor, "G D"], index: Inverted | None = None) -> None:
         import faiss  # seconds, which no other command should pay
 
-        self._vectors = np.ascontiguousarray(vectors.float().cpu().numpy())
+        self.vectors = np.ascontiguousarray(vectors.float().cpu().numpy())
         self.exact = index is None
-        size, dim = self._vectors.shape
+        size, dim = self.vectors.shape
         flat = faiss.IndexFlatIP(dim)
         if index is None:
             built: Any = flat
@@ -79,15 +79,15 @@ class Gallery:
             built = faiss.IndexIVFFlat(flat, dim, cells, faiss.METRIC_INNER_PRODUCT)
             built.cp.min_points_per_centroid = 1
             built.nprobe = min(index.probes, cells)
-            built.train(self._vectors)
+            built.train(self.vectors)
         if faiss.get_num_gpus():
             self._resources = faiss.StandardGpuResources()
             built = faiss.index_cpu_to_gpu(self._resources, 0, built)
-        built.add(self._vectors)
+        built.add(self.vectors)
         self._index = built
 
     def __len__(self) -> int:
-        return len(self._vectors)
+        return len(self.vectors)
 
     def search(self, queries: Float[Tensor, "Q D"], k: int) -> Neighbours:
         """The k nearest of each query, or all where there are fewer."""
@@ -109,7 +109,7 @@ class Gallery:
         return float((found[:, :, None] == true[:, None, :]).any(1).double().mean())
 
     def _tensor(self) -> Float32[Tensor, "G D"]:
-        return torch.from_numpy(self._vectors)
+        return torch.from_numpy(self.vectors)
 
     def _few(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         wide = min(len(self), k + SLACK)
@@ -135,7 +135,7 @@ class Gallery:
         step = max(1, NUMBERS_AT_ONCE // (place.shape[1] * queries.shape[1]))
         for first in range(0, len(queries), step):
             some = slice(first, first + step)
-            score[some] = _products(queries[some], self._vectors[place[some]])
+            score[some] = _products(queries[some], self.vectors[place[some]])
         score[place < 0] = -np.inf
         order = np.lexsort((place, -score), axis=-1)
         ranked = np.take_along_axis(score, order, 1).astype(np.float32)
@@ -147,9 +147,7 @@ def _products(query: np.ndarray, found: np.ndarray) -> Float64[np.ndarray, "Q k"
     return (found.astype(np.float64) * query[:, None].astype(np.float64)).sum(-1)
 
 
-def by_matmul(
-    vectors: Float[Tensor, "G D"], queries: Float[Tensor, "Q D"], k: int
-) -> Neighbours:
+def by_matmul(vectors: Float[Tensor, "G D"], queries: Float[Tensor, "Q D"], k: int) -> Neighbours:
     """The obvious way: all products, sorted."""
     k = min(k, len(vectors))
     found = []

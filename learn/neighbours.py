@@ -14,7 +14,8 @@ from learn import views
 from learn.blocks import Block, blocks, parts_of, refuse_unknown
 from learn.runs import Run
 from learn.sides import NONE, features_of, in_play, runs_of
-from store import Feature, open as open_store
+from store import Feature
+from store import open as open_store
 from store.errors import ConfigError, InputError
 
 
@@ -57,7 +58,9 @@ def search(
     (one,) = blocks(features, [clip], run)
     for part in parts_of(source, run):
         if part not in one.there or not one.there[part][0]:
-            raise InputError(f"{clip} has no {part} rows to search by; name another mode with --from")
+            raise InputError(
+                f"{clip} has no {part} rows to search by; name another mode with --from"
+            )
     query = views.pair(one.vectors, source, target, common=run is not None).support
     query = torch.nn.functional.normalize(query, dim=-1)[0]
     best: list[tuple[float, str]] = []

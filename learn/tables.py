@@ -84,6 +84,8 @@ def prediction_lines(result: Mapping[str, Any]) -> None:
             f"{one['no-rows']} without rows; {one['classes']} classes, {one['support']} support "
             f"clips" + (f", {n} more without rows" if (n := one["support_without_rows"]) else "")
         )
+        if lost := one["classes_without_rows"]:
+            wrapped(f"never answered, having no rows: {', '.join(lost)}", indent="    ")
         for fitted in one["calibration"]:
             wrapped(f"confidence by {fitted['parts']}: {_trust(fitted)}", indent="    ")
         for parts, recall in one.get("recall", {}).items():
@@ -94,8 +96,8 @@ def _trust(fitted: Mapping[str, Any]) -> str:
     if not fitted["clips"]:
         return "not calibrated, as no class has two clips apart; take it as a rank"
     told = (
-        f"{fitted['clips']} clips left out in turn ({fitted['apart']}): {100 * fitted['accuracy']:.1f} "
-        f"% right, {100 * fitted['confidence']:.1f} % sure"
+        f"{fitted['clips']} clips left out in turn ({fitted['apart']}): "
+        f"{100 * fitted['accuracy']:.1f} % right, {100 * fitted['confidence']:.1f} % sure"
     )
     return told if fitted["enough"] else f"{told}; too few clips to call it calibrated"
 

@@ -1,4 +1,4 @@
-"""A gallery gives what a matrix product gives, ties included; an approximate one says what it lost."""
+"""A gallery gives what a matrix product gives, ties included; an approximate one its recall."""
 
 import pytest
 import torch

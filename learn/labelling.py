@@ -1,8 +1,8 @@
 """`learn predict`: labels for clips of a store from a few labelled ones, a CSV row a clip.
 
 A clip is judged by what it has: one without sound by sight alone, against the sight of the labelled
-clips, and with a calibration of its own. Nothing is trained; another class is another row of the
-support.
+clips, and with a calibration of its own. Stored vectors are centred by the support's own mean. Nothing
+is trained; another class is another row of the support.
 
 Shapes: S = support clips, Q = clips of a block, D = size of a vector.
 """
@@ -26,7 +26,8 @@ from learn.blocks import Block, blocks, parts_of, refuse_unknown
 from learn.classifier import BY, Classifier, Support, fit
 from learn.gallery import Inverted, parse_index
 from learn.sides import NONE, features_of, in_play, runs_of
-from store import Manifest, open as open_store, read_manifest
+from store import Manifest, read_manifest
+from store import open as open_store
 from store.errors import ConfigError, InputError, MissingFile, UnknownColumn, choices
 from store.stream import MEMORY_BYTES
 
@@ -99,7 +100,14 @@ def predict(
     there = {p: torch.cat([one.there[p] for one in several]) for p in parts}
     judges = {
         label: _Judge(
-            label, names, vectors=vectors, there=there, groups=groups, by=by, index=settings
+            label=label,
+            names=names,
+            vectors=vectors,
+            there=there,
+            groups=groups,
+            centred=run is None,
+            by=by,
+            index=settings,
         )
         for label, names in columns.items()
     }
@@ -141,7 +149,7 @@ def predict(
     }
 
 
-@dataclass
+@dataclass(kw_only=True, eq=False)
 class _Judge:
     """One label column: a classifier for each set of modalities that a clip may have."""
 
@@ -150,6 +158,7 @@ class _Judge:
     vectors: Mapping[str, Float[Tensor, "S _"]]
     there: Mapping[str, Bool[Tensor, "S"]]
     groups: Int64[Tensor, "S"] | None
+    centred: bool  # stored vectors have a mean that says nothing; a trained space has none
     by: str
     index: Inverted | None
     fitted: dict[tuple[str, ...], Classifier] = field(default_factory=dict)
@@ -162,12 +171,28 @@ class _Judge:
         self.usable = has & named
         self.without_rows = int((named & ~has).sum())
         seen = {self.names[i] for i in torch.nonzero(self.usable)[:, 0].tolist()}
-        if lost := [name for name in self.classes if name not in seen]:
+        self.lost = [name for name in self.classes if name not in seen]  # never an answer
+        if not seen:
             raise InputError(
-                f"no clip of {len(lost)} classes of {self.label} has rows in the store: "
-                f"{', '.join(lost[:8])}; name other clips for them"
+                f"no support clip with a {self.label} has rows to judge by; name others or another "
+                "mode"
             )
+        self.origin = {p: self._middle(p) for p in self.there}
         self.classifier(tuple(self.there))  # so that what is wrong is said before the first row
+
+    def _middle(self, part: str) -> Float[Tensor, "D"]:
+        """The mean of the classes' means: from the support alone, however uneven it is."""
+        x = self.vectors[part]
+        use = self.usable & self.there[part]
+        names = [self.names[i] for i in torch.nonzero(use)[:, 0].tolist()]
+        if not self.centred or len(set(names)) < 2:
+            return torch.zeros_like(x[0])
+        many = Counter(names)
+        weight = torch.tensor([1 / (len(many) * many[name]) for name in names])
+        return (F.normalize(x[use], dim=-1) * weight[:, None]).sum(0)
+
+    def _unit(self, part: str, x: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+        return F.normalize(F.normalize(x, dim=-1) - self.origin[part], dim=-1)
 
     def classifier(self, parts: tuple[str, ...]) -> Classifier:
         """For clips that have exactly these."""
@@ -179,7 +204,7 @@ class _Judge:
             codes = torch.tensor([code[self.names[i]] for i in place.tolist()], dtype=torch.int64)
             support = Support(
                 vectors=tuple(
-                    F.normalize(self.vectors[p][place], dim=-1) * is_[:, None]
+                    self._unit(p, self.vectors[p][place]) * is_[:, None]
                     for p, is_ in zip(parts, there, strict=True)
                 ),
                 there=tuple(there),
@@ -200,9 +225,7 @@ class _Judge:
             if not any(bool((self.usable & self.there[p]).any()) for p in parts):
                 continue  # heard only, where nothing in the support is heard
             classifier = self.classifier(parts)
-            joined = torch.cat(
-                [F.normalize(block.vectors[p][place], dim=-1) for p in parts], dim=-1
-            )
+            joined = torch.cat([self._unit(p, block.vectors[p][place]) for p in parts], dim=-1)
             if not classifier.gallery.exact:
                 key = "+".join(parts)
                 if key not in self.recall:
@@ -211,7 +234,7 @@ class _Judge:
             for i, codes, shares, novelty in zip(
                 place.tolist(), *(x.tolist() for x in found), strict=True
             ):
-                sure = shares[0] >= abstain_below
+                sure = codes[0] >= 0 and shares[0] >= abstain_below
                 statuses[i] = ANSWERED if sure else ABSTAINED
                 rows[i] = [
                     self.classes[codes[0]] if sure else "",
@@ -229,6 +252,7 @@ class _Judge:
             "classes": len(self.classes),
             "support": int(self.usable.sum()),
             "support_without_rows": self.without_rows,
+            "classes_without_rows": self.lost,
             "calibration": [
                 {"parts": "+".join(parts), **asdict(classifier.calibration)}
                 for parts, classifier in self.fitted.items()
@@ -261,7 +285,7 @@ def _modes(block: Block, parts: tuple[str, ...]) -> list[str]:
     """What each clip was judged by: v, a, av or nothing."""
     letters = [{"visual": "v", "audio": "a"}.get(p, p) for p in parts]
     has = torch.stack([block.there[p] for p in parts]).T.tolist()
-    return ["".join(x for x, is_ in zip(letters, one, strict=True) if is_) for one in has]
+    return ["".join(sorted(x for x, is_ in zip(letters, one, strict=True) if is_)) for one in has]
 
 
 def _labels(table: Manifest, label: str) -> list[str]:
