@@ -1,8 +1,8 @@
 """`learn predict`: labels for clips of a store from a few labelled ones, a CSV row a clip.
 
 A clip is judged by what it has: one without sound by sight alone, against the sight of the labelled
-clips, and with a calibration of its own. Stored vectors are centred by the support's own mean. Nothing
-is trained; another class is another row of the support.
+clips, and with a calibration of its own. Stored vectors are centred by the support's own mean.
+Nothing is trained; another class is another row of the support.
 
 Shapes: S = support clips, Q = clips of a block, D = size of a vector.
 """

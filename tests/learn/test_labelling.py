@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from itertools import pairwise
@@ -347,3 +348,50 @@ def test_real_clips(tmp_path):
     assert {row["mode"] for row in rows} == {"av"}
     assert told["labels"][0]["calibration"][0]["apart"] == "group"
     assert np.mean([row["label"] == truth[row["clip_id"]] for row in rows]) > 0.7  # chance: .25
+
+
+def test_the_example_of_the_readme(tmp_path):
+    """Its CSV and its commands, on a store with those clips; the trained space is made first."""
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    section = text.split("## Labelling your own clips\n")[1].split("\nIn Python:")[0]
+    support, commands = (section.split(f"```{kind}\n")[1].split("```")[0] for kind in ("csv", "sh"))
+    (tmp_path / "support.csv").write_text(support)
+    label = {row["clip_id"]: row["label"] for row in read(tmp_path / "support.csv")}
+    classes = sorted(set(label.values()))
+    label |= {f"new/{name}{i}.mp4": name for name in classes for i in range(20)}
+    fs = store.create(tmp_path / "my_store")
+    ids = tuple(label)
+    fs.add_manifest(store.Manifest(table={"path": ids, "clip_id": ids}))
+    rng = np.random.default_rng(0)
+    codes = np.array([classes.index(label[clip]) for clip in ids])
+    for modality in ("visual", "audio"):
+        spec = store.FeatureSpec(slug=modality, modality=modality, dim=16, identity={})
+        x = rng.standard_normal((len(classes), 16))[codes] + 0.3 * rng.standard_normal(
+            (len(ids), 16)
+        )
+        fs.add_feature(spec).commit(
+            store.UnitRows(
+                clip_ids=ids,
+                values=x.astype(np.float16),
+                row_time_ms=np.zeros(len(ids), np.int32),
+                row_count=np.ones(len(ids), np.uint16),
+                status=np.zeros(len(ids), np.uint8),
+                media_sha256=np.zeros((len(ids), 32), np.uint8),
+                detail=("",) * len(ids),
+            )
+        )
+    (tmp_path / "runs").mkdir()
+    learn.train(
+        fs.path, "infonce", settings=("optimiser.epochs=1",), run_dir=tmp_path / "runs/infonce"
+    )
+    for line in commands.strip().splitlines():
+        words = line.split()
+        done = subprocess.run(
+            [Path(sys.executable).parent / words[0], *words[1:]],
+            cwd=tmp_path, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    rows = read(tmp_path / "answers.csv")
+    assert len(rows) == 40
+    assert all(row["label"] in ("", label[row["clip_id"]]) for row in rows)
+    assert sum(row["label"] != "" for row in rows) > 30
