@@ -178,6 +178,9 @@ class Rows:
         step = torch.arange(max(1, int(count.max())), device=self.values.device)
         real = step < count[:, None]
         row = torch.where(real, start[:, None] + step, 0)
+        if not len(self.values):  # no clip has any: there is no row 0 to stand for padding
+            nothing = torch.zeros(*real.shape, self.dim, device=self.values.device)
+            return Padded(nothing, real, torch.zeros_like(nothing[..., 0]))
         return Padded(self.values[row].float() * real[..., None], real, self.seconds[row] * real)
 
     def to(self, device: torch.device) -> "Rows":

@@ -116,35 +116,47 @@ class Gallery:
         score, place = self._index.search(queries, wide)
         score[place < 0] = -np.inf
         with np.errstate(invalid="ignore"):  # -inf minus -inf, where little was found
-            close = score[:, : min(k, wide - 1)] - score[:, 1 : k + 1] < ROUNDING
+            close = score[:, :-1] - score[:, 1:] < ROUNDING
             cut = score[:, k - 1] - score[:, -1] < ROUNDING if wide < len(self) else None
-        rows = np.flatnonzero(close.any(1))
+        unsure = np.zeros(score.shape, bool)
+        unsure[:, :-1] |= close
+        unsure[:, 1:] |= close
+        # Pairs beyond k matter only where a run of equals crosses it, and such a run is all close.
+        rows = np.flatnonzero(close[:, :k].any(1))
         if len(rows):
-            score[rows], place[rows] = self._again(queries[rows], place[rows])
+            score[rows], place[rows] = self._again(
+                queries[rows], score[rows], place[rows], unsure[rows]
+            )
         if cut is not None and self.exact:
             # More ties than were fetched: every vector is looked at.
+            everything = np.arange(len(self))[None]
             for row in np.flatnonzero(cut):
-                everything = np.arange(len(self))[None]
-                found = self._again(queries[row : row + 1], everything)
+                nothing = np.zeros(everything.shape, np.float32)
+                found = self._again(
+                    queries[row : row + 1], nothing, everything, np.ones(everything.shape, bool)
+                )
                 score[row], place[row] = (one[0, :wide] for one in found)
         return score[:, :k], place[:, :k]
 
-    def _again(self, queries: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """These places in order, by products that equal vectors have equal to the last bit."""
-        score = np.empty(place.shape, np.float64)
-        step = max(1, NUMBERS_AT_ONCE // (place.shape[1] * queries.shape[1]))
-        for first in range(0, len(queries), step):
-            some = slice(first, first + step)
-            score[some] = _products(queries[some], self.vectors[place[some]])
-        score[place < 0] = -np.inf
-        order = np.lexsort((place, -score), axis=-1)
-        ranked = np.take_along_axis(score, order, 1).astype(np.float32)
+    def _again(
+        self, queries: np.ndarray, score: np.ndarray, place: np.ndarray, unsure: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """These places in order, the unsure ones by products that equal vectors have equal."""
+        exact = score.astype(np.float64)
+        row, column = np.nonzero(unsure & (place >= 0))
+        step = max(1, NUMBERS_AT_ONCE // queries.shape[1])
+        for first in range(0, len(row), step):
+            r, c = row[first : first + step], column[first : first + step]
+            exact[r, c] = _products(queries[r], self.vectors[place[r, c]])
+        order = np.lexsort((place, -exact), axis=-1)
+        ranked = np.take_along_axis(exact, order, 1).astype(np.float32)
         return ranked, np.take_along_axis(place, order, 1)
 
 
-def _products(query: np.ndarray, found: np.ndarray) -> Float64[np.ndarray, "Q k"]:
+def _products(query: np.ndarray, found: np.ndarray) -> Float64[np.ndarray, "n"]:
     """Not a matrix product, whose columns may be summed in different orders."""
-    return (found.astype(np.float64) * query[:, None].astype(np.float64)).sum(-1)
+    products: np.ndarray = (found.astype(np.float64) * query).sum(-1)
+    return products
 
 
 def by_matmul(vectors: Float[Tensor, "G D"], queries: Float[Tensor, "Q D"], k: int) -> Neighbours:

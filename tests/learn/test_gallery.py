@@ -21,7 +21,7 @@ def test_equal_to_the_matrix_product(size, k, queries):
     torch.testing.assert_close(found.score, true.score, atol=2e-6, rtol=0)
 
 
-@pytest.mark.parametrize("copies", [3, 40])  # within what is fetched beyond k, and beyond it
+@pytest.mark.parametrize("copies", [3, 40, 3000])  # within what is fetched beyond k, and beyond it
 @pytest.mark.parametrize("queries", [1, 30])
 def test_the_first_of_equals_wins(copies, queries):
     """Copies score alike, so their order is that of their places, at the edge of k too."""

@@ -17,6 +17,7 @@ import learn
 import store
 from learn.blocks import blocks
 from learn.classifier import BY, Support, fit
+from learn.data import load_rows
 from store.errors import ConfigError, InputError, MissingFile, UnknownColumn
 
 
@@ -170,6 +171,38 @@ def test_confidence_is_better_than_uncalibrated(by):
     assert classifier.calibration.enough
 
 
+@pytest.mark.parametrize("by", BY)
+@pytest.mark.parametrize("grouped", [True, False])
+def test_calibration_leaves_a_clip_and_its_source_out(by, grouped):
+    """Against a loop that makes the classifier anew without them, clip after clip."""
+    rng = torch.Generator().manual_seed(2)
+    codes = torch.arange(6).repeat_interleave(8)
+    groups = torch.arange(48) // 2
+    means = torch.randn(6, 16, generator=rng)[codes]
+    source = torch.randn(24, 16, generator=rng)[groups]  # clips of a source are much alike
+    x = F.normalize(means + 1.5 * source + 0.3 * torch.randn(48, 16, generator=rng), dim=-1)
+    support = {"vectors": (x,), "there": (torch.ones(48, dtype=torch.bool),), "codes": codes}
+    fitted = fit(
+        Support(**support, classes=6, groups=groups if grouped else None), by=by
+    ).calibration
+    right, sure = [], []
+    for i in range(48):
+        rest = (groups != groups[i]) if grouped else torch.arange(48) != i
+        by_class = [x[rest & (codes == c)] for c in range(6)]
+        score = torch.stack(
+            [
+                (F.normalize(y.sum(0), dim=-1) @ x[i]) if by == "prototypes" else (y @ x[i]).max()
+                for y in by_class
+            ]
+        ).double()
+        right.append(float(score.argmax() == codes[i]))
+        sure.append(float((score / fitted.temperature).softmax(-1).max()))
+    assert fitted.apart == ("group" if grouped else "clip")
+    assert fitted.accuracy == pytest.approx(np.mean(right))
+    assert fitted.confidence == pytest.approx(np.mean(sure), abs=1e-5)
+    assert fitted.accuracy < 0.8 if grouped else fitted.accuracy > 0.8
+
+
 def error(p, right):
     """Expected calibration error in ten bins."""
     bins = (p * 10).long().clamp_max(9)
@@ -288,6 +321,27 @@ def test_across_modalities_in_a_trained_space(paired, tmp_path):
         assert (found["from"], found["to"], found["looked_at"]) == ("a", "v", 600)
         hits += [truth[r["clip_id"]] == truth[clip] for r in found["results"]]
     assert np.mean(hits) > 0.5  # chance: 0.1
+
+
+def test_clips_that_lack_a_modality_in_a_trained_space(filled, asked, tmp_path):
+    """A silent clip is judged by sight there too, and never by what a network makes of nothing."""
+    support, truth = asked
+    run = tmp_path / "run"
+    learn.train(filled, "infonce", settings=("optimiser.epochs=1",), run_dir=run)
+    learn.predict(filled, support=support, projection=run, output=tmp_path / "both.csv")
+    learn.predict(filled, support=support, projection=run, mode="v", output=tmp_path / "v.csv")
+    both, sight = read(tmp_path / "both.csv"), read(tmp_path / "v.csv")
+    silent = [(b, v) for b, v in zip(both, sight, strict=True) if b["mode"] == "v"]
+    assert len(silent) > 10
+    assert all(b == v for b, v in silent)
+    found = learn.search(filled, next(iter(truth)), projection=run, source="v", target="a", top=480)
+    with_sound = int(load_rows(audio_of(filled), list(truth)).valid.sum())
+    assert len(found["results"]) == found["looked_at"] == with_sound < 480
+
+
+def audio_of(path):
+    fs = store.open(path)
+    return next(fs[name] for name in fs.features if fs[name].modality == "audio")
 
 
 # ── the command, on real clips ───────────────────────────────────────────────────────────────────
