@@ -589,6 +589,79 @@ def learn_episodes(
     return DONE
 
 
+@learn_app.command("evaluate")
+def learn_evaluate(
+    directory: Store,
+    protocol: Annotated[
+        str, typer.Option(metavar="SPEC", help="NAME:key=value,…; see `learn protocols`.")
+    ],
+    manifest: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Labels of another task for these clips.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Scored. (default: test where there are splits)")
+    ] = None,
+    train_split: Annotated[str, typer.Option(help="What probes are fitted on.")] = "train",
+    val_split: Annotated[str, typer.Option(help="What settings are chosen on.")] = "val",
+    label: Annotated[list[str], typer.Option(metavar="COLUMN", help="May repeat.")] = ["label"],  # noqa: B006
+    group: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN|none", help="Kept apart. (default: group if present)"),
+    ] = None,
+    visual: Annotated[
+        str | None, typer.Option(metavar="FEATURE", help="Which, where there are several.")
+    ] = None,
+    audio: Annotated[
+        str | None, typer.Option(metavar="FEATURE", help="Which, where there are several.")
+    ] = None,
+    projection: Annotated[list[Path], typer.Option(metavar="RUN", help="Of `learn train`.")] = [],  # noqa: B006
+    support: Annotated[
+        list[str], typer.Option(metavar="v|a|av", help="Learnt from, or the gallery; may repeat.")
+    ] = [],  # noqa: B006
+    query: Annotated[
+        list[str], typer.Option(metavar="v|a|av", help="May repeat. (default: as the support)")
+    ] = [],  # noqa: B006
+    seed: Annotated[int, typer.Option(help="Decides folds.")] = 0,
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="A table of the classes too.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="RUN", help="Keep it in a directory.")
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Score stored features, or a run, by a protocol: probes, retrieval, labels and others."""
+    import learn
+    from learn.runs import refuse_existing
+    from learn.tables import evaluation_table
+
+    if output:
+        refuse_existing(output)
+    with _progress("findings", quiet=as_json) as progress:
+        found = learn.run_protocol(
+            directory, protocol, manifest=manifest, split=split, train_split=train_split,
+            val_split=val_split, labels=tuple(label), group=group, visual=visual, audio=audio,
+            projections=tuple(projection), support=tuple(support), query=tuple(query), seed=seed,
+            progress=progress,
+        )  # fmt: skip
+    if output:
+        found.save(output)
+    result = found.as_json()
+    _give(result, as_json, lambda: evaluation_table(result, per_class=per_class))
+    return DONE
+
+
+@learn_app.command("protocols")
+def learn_protocols(as_json: Json = False) -> int:
+    """List what `learn evaluate` can do."""
+    from store import plugins
+    from store.tables import plugin_table
+
+    rows = plugins.describe("learn.protocols")
+    _give({"protocols": rows}, as_json, lambda: plugin_table(rows))
+    return DONE
+
+
 @learn_app.command("compare")
 def learn_compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="Of `learn episodes -o`.")],

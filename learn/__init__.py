@@ -8,10 +8,11 @@ if TYPE_CHECKING:
     from learn.evaluate import run_episodes
     from learn.labelling import predict
     from learn.neighbours import search
+    from learn.protocol import run_protocol
     from learn.recipe import recipes
     from learn.training import train
 
-__all__ = ["compare", "predict", "recipes", "run_episodes", "search", "train"]
+__all__ = ["compare", "predict", "recipes", "run_episodes", "run_protocol", "search", "train"]
 
 _HOME = {
     "compare": "learn.comparison",
@@ -19,6 +20,7 @@ _HOME = {
     "recipes": "learn.recipe",
     "run_episodes": "learn.evaluate",
     "search": "learn.neighbours",
+    "run_protocol": "learn.protocol",
     "train": "learn.training",
 }
 

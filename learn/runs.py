@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from learn import recipe as recipes
 from learn.data import Rows
 from learn.space import Space
+from store import plugins
 from store.errors import InputError, MicroshotError, MissingFile
 
 if TYPE_CHECKING:
@@ -44,6 +45,11 @@ class Run:
     features: Mapping[str, str]  # modality -> the feature it was trained on
     space: Space
     trained_on: frozenset[str]  # ids of clips that gave gradients or chose the best epoch
+    classes: tuple[str, ...]  # names, in the order of the training's codes
+    clips: int  # of the training split
+    dims: Mapping[str, int]  # sizes of the stored rows
+    objective: plugins.Spec  # of the last stage
+    objective_weights: Mapping[str, Tensor]
 
     def check(self, feature: "Feature") -> None:
         """Refuse a feature that the towers were not trained on.
@@ -133,6 +139,7 @@ def load_run(path: Path) -> Run:
         recipe = recipes.from_tables(config["recipe"], where=str(path))
         weights = load_file(path / "weights.safetensors")
         own = {k: v for k, v in weights.items() if not k.startswith("objective.")}
+        of_objective = {k.removeprefix("objective."): v for k, v in weights.items() if k not in own}
         with torch.random.fork_rng(devices=[]):
             space = Space(recipe, provenance["dims"])
         space.load_state_dict(own)
@@ -145,6 +152,11 @@ def load_run(path: Path) -> Run:
         features=provenance["features"],
         space=space.eval(),
         trained_on=frozenset(provenance["clips"]) | frozenset(provenance["val_clips"]),
+        classes=tuple(provenance["classes"]),
+        clips=len(provenance["clips"]),
+        dims=provenance["dims"],
+        objective=recipe.stages[-1].objective,
+        objective_weights=of_objective,
     )
 
 

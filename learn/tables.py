@@ -6,6 +6,17 @@ from typing import Any
 
 from store.text import table, wrapped
 
+NOT_SHARES = ("median_rank", "threshold", "labels_a_clip", "beta")
+SHORT = {
+    "balanced_accuracy": "balanced",
+    "largest_class": "largest",
+    "top1_std_of_folds": "± folds",
+    "average_precision": "AP",
+    "median_rank": "MedR",
+    "labels_a_clip": "labels/clip",
+    "map": "mAP",
+}
+
 
 def episodes_table(result: Mapping[str, Any]) -> None:
     """Accuracy in percent with its 95 % interval: a row per mode, projection and head."""
@@ -39,10 +50,7 @@ def episodes_table(result: Mapping[str, Any]) -> None:
             if projection == run
         ]
         table(shown, ["mode", "head", *(f"{k}-shot" for k in shots)])
-    if any(row["untrained"] for row in rows):
-        print("* weights are UNTRAINED (random): this shows the plumbing, not an encoder's worth")
-    if any(row["seen_in_training"] for row in rows):
-        print("! the projection was trained on clips scored here")
+    _stamps(rows)
 
 
 def comparison_table(result: Mapping[str, Any]) -> None:
@@ -134,3 +142,77 @@ def _called(key: Mapping[str, str], differing: Sequence[str]) -> str:
 def _mode(row: Mapping[str, Any]) -> str:
     one, other = row["support"], row["query"]
     return str(one if one == other else f"{one}→{other}")
+
+
+def evaluation_table(result: Mapping[str, Any], *, per_class: bool = False) -> None:
+    """The metrics of a protocol, shares in percent: a row per mode and projection."""
+    data, rows = result["data"], result["results"]
+    wrapped(f"{result['protocol']}, split {data['split']}, {rows[0]['clips']} clips")
+    kinds = [(row["label"], row.get("level", ""), row["projection"]) for row in rows]
+    for label, level, projection in dict.fromkeys(kinds):
+        some = [
+            row for row, kind in zip(rows, kinds, strict=True) if kind == (label, level, projection)
+        ]
+        parts = {"label": label, "level": level, "projection": projection}
+        told = [f"{key} {value}" for key, value in parts.items() if value not in ("", "none")]
+        print("\n" + ", ".join(told))
+        names = list(dict.fromkeys(name for row in some for name in row["metrics"]))
+        lines = [
+            {
+                "mode": _mode(row)
+                + ("*" if row["untrained"] else "!" * bool(row["seen_in_training"]))
+            }
+            | {"clips": row["clips"]}
+            | {SHORT.get(n, n): _shown(n, row["metrics"].get(n)) for n in names}
+            for row in some
+        ]
+        table(lines, ["mode", "clips", *(SHORT.get(name, name) for name in names)])
+        for fact in dict.fromkeys(_facts(row) for row in some):
+            wrapped(fact, "  ")
+        if per_class:
+            for row in some:
+                _class_table(row)
+    _stamps(rows)
+
+
+def _class_table(row: Mapping[str, Any]) -> None:
+    """Every class of a row, best first."""
+    if not row["classes"]:
+        return
+    keys = [key for key in row["classes"][0] if key not in ("name", "clips")]
+    by = "average_precision" if "average_precision" in keys else "recall"
+    ranked = sorted(row["classes"], key=lambda one: -one[by])
+    lines = [{**one, **{SHORT.get(k, k): _shown(k, one[k]) for k in keys}} for one in ranked]
+    print(f"\nmode {_mode(row)}")
+    table(lines, ["name", "clips", *(SHORT.get(key, key) for key in keys)])
+
+
+def _shown(name: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3g}" if name in NOT_SHARES else f"{100 * value:.1f}"
+
+
+def _facts(row: Mapping[str, Any]) -> str:
+    """What must be known beside a row's numbers."""
+    shown = (
+        "label", "level", "projection", "support", "query", "clips", "metrics", "classes",
+        "untrained", "seen_in_training",
+    )  # fmt: skip
+    facts = {key: value for key, value in row.items() if key not in shown and value not in ([], "")}
+    told = [f"{key.replace('_', ' ')}: {_listed(value)}" for key, value in facts.items()]
+    return f"{_mode(row)}  " + ", ".join(told) if told else ""
+
+
+def _listed(value: Any) -> str:
+    if not isinstance(value, list):
+        return f"{value:g}" if isinstance(value, float) else str(value)
+    return " ".join(map(str, value[:8])) + (f" … ({len(value)})" if len(value) > 8 else "")
+
+
+def _stamps(rows: Sequence[Mapping[str, Any]]) -> None:
+    """What the marks behind numbers mean."""
+    if any(row["untrained"] for row in rows):
+        print("* weights are UNTRAINED (random): this shows the plumbing, not an encoder's worth")
+    if any(row["seen_in_training"] for row in rows):
+        print("! the projection was trained on clips scored here")

@@ -114,6 +114,12 @@ class Objective(nn.Module, ABC):
         """The sum of the terms."""
         return torch.stack(list(self.terms(batch).values())).sum()
 
+    def classify(
+        self, embeddings: Mapping[str, Float[Tensor, "B _"]]
+    ) -> dict[str, Float[Tensor, "B C"]]:
+        """Scores of the training's classes from each output that has a classifier; or none."""
+        return {}
+
     def prepare(self, moment: Moment) -> dict[str, float]:
         """Change state before an epoch, and say in numbers what came of it."""
         return {}

@@ -16,6 +16,7 @@ Source: Chen et al., 2021, "Distilling Audio-Visual Knowledge by Compositional C
 Learning".
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -59,6 +60,17 @@ class CCL(Objective):
         """Sound, and what sight adds to it."""
         unit = [F.normalize(x, dim=-1) for x in (audio, visual)]
         return audio + self.residual(torch.cat(unit, dim=1))
+
+    def classify(
+        self, embeddings: Mapping[str, Float[Tensor, "B _"]]
+    ) -> dict[str, Float[Tensor, "B C"]]:
+        """Sound alone has no classifier."""
+        found = {}
+        if "visual" in embeddings:
+            found["visual"] = self.of_visual(embeddings["visual"])
+        if {"visual", "audio"} <= set(embeddings):
+            found["av"] = self.of_both(self.compose(embeddings["visual"], embeddings["audio"]))
+        return found
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         visual, audio = batch.embeddings["visual"], batch.embeddings["audio"]

@@ -4,6 +4,7 @@ Sharing it is what brings the modalities together: the same weights must name a 
 what is seen and from what is heard. The cost is the mean over modalities.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -36,10 +37,14 @@ class CrossEntropy(Objective):
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         smoothing, share = self.config.label_smoothing, 1 / len(batch.embeddings)
         return {
-            name: share
-            * F.cross_entropy(self.classifier(x), batch.labels, label_smoothing=smoothing)
-            for name, x in batch.embeddings.items()
+            name: share * F.cross_entropy(x, batch.labels, label_smoothing=smoothing)
+            for name, x in self.classify(batch.embeddings).items()
         }
+
+    def classify(
+        self, embeddings: Mapping[str, Float[Tensor, "B _"]]
+    ) -> dict[str, Float[Tensor, "B C"]]:
+        return {name: self.classifier(x) for name, x in embeddings.items()}
 
 
 def build(config: Config, scene: Scene) -> CrossEntropy:

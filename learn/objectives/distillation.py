@@ -12,6 +12,7 @@ sound) and `visual` (all frames).
 Source: Gao et al., 2020, "Listen to Look"; sums over numbers are means here.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -44,6 +45,12 @@ class Distillation(Objective):
         super().__init__()
         self.config = config
         self.classifier = nn.Linear(scene.dim, len(scene.classes))
+
+    def classify(
+        self, embeddings: Mapping[str, Float[Tensor, "B _"]]
+    ) -> dict[str, Float[Tensor, "B C"]]:
+        both = (self.config.teacher, self.config.student)
+        return {name: self.classifier(embeddings[name]) for name in both if name in embeddings}
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         seen, guessed = (batch.embeddings[n] for n in (self.config.teacher, self.config.student))

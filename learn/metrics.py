@@ -1,0 +1,152 @@
+"""Numbers that say how good answers are: of classification, of several labels a clip, of retrieval.
+
+Classes without a clip among those scored have no recall, so means over classes leave them out.
+
+Shapes: V = clips, C = classes, Q = queries, G = gallery.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+RECALL_AT = (1, 5, 10)
+TOP = 5
+NUMBERS_AT_ONCE = 8_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfClass:
+    """One class; what a protocol cannot say of it is None."""
+
+    name: str
+    clips: int
+    precision: float | None = None
+    recall: float | None = None
+    f1: float | None = None
+    average_precision: float | None = None
+    threshold: float | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+def classification(
+    scores: Float[np.ndarray, "V C"], codes: Int[np.ndarray, "V"], classes: Sequence[str]
+) -> tuple[dict[str, float], list[OfClass]]:
+    """Top-1, top-5 (of more than 5 classes), macro-F1, balanced accuracy, and the share of the
+    largest class, which who always names it gets; and each class. The first of equals is named."""
+    from sklearn.metrics import precision_recall_fscore_support
+
+    ranked = np.argsort(-scores, axis=1, kind="stable")
+    present, sizes = np.unique(codes, return_counts=True)
+    precision, recall, f1, _ = precision_recall_fscore_support(
+        codes, ranked[:, 0], labels=present, zero_division=0
+    )
+    found = {"top1": float((ranked[:, 0] == codes).mean())}
+    if scores.shape[1] > TOP:
+        found[f"top{TOP}"] = float((ranked[:, :TOP] == codes[:, None]).any(1).mean())
+    found |= {
+        "macro_f1": float(f1.mean()),
+        "balanced_accuracy": float(recall.mean()),
+        "largest_class": float(sizes.max() / len(codes)),
+    }
+    each = zip(present.tolist(), sizes, precision, recall, f1, strict=True)
+    return found, [
+        OfClass(name=classes[c], clips=int(n), precision=float(p), recall=float(r), f1=float(f))
+        for c, n, p, r, f in each
+    ]
+
+
+def multilabel(
+    scores: Float[np.ndarray, "V C"],
+    truth: Bool[np.ndarray, "V C"],
+    thresholds: Float[np.ndarray, "C"],
+    classes: Sequence[str],
+) -> tuple[dict[str, float], list[OfClass]]:
+    """mAP and macro-F1 over classes with positives, micro-F1 over all answers; and each class."""
+    from sklearn.metrics import average_precision_score
+
+    answers = scores >= thresholds
+    hits = (answers & truth).sum(0)
+    named, real = answers.sum(0), truth.sum(0)
+    f1 = 2 * hits / np.maximum(named + real, 1)
+    some = np.flatnonzero(real).tolist()
+    precision = {c: float(average_precision_score(truth[:, c], scores[:, c])) for c in some}
+    found = {
+        "map": float(np.mean(list(precision.values()))),
+        "macro_f1": float(f1[some].mean()),
+        "micro_f1": float(2 * hits.sum() / max(1, (named + real).sum())),
+        "labels_a_clip": float(truth.sum(1).mean()),
+    }
+    return found, [
+        OfClass(
+            name=classes[c],
+            clips=int(real[c]),
+            precision=float(hits[c] / max(1, named[c])),
+            recall=float(hits[c] / real[c]),
+            f1=float(f1[c]),
+            average_precision=precision[c],
+            threshold=float(thresholds[c]),
+        )
+        for c in some
+    ]
+
+
+def best_thresholds(
+    scores: Float[np.ndarray, "V C"], truth: Bool[np.ndarray, "V C"], default: float
+) -> Float[np.ndarray, "C"]:
+    """For each class the threshold with the best F1 on these clips, between two scores; `default`
+    for a class without a positive."""
+    found = np.full(scores.shape[1], default)
+    for c in np.flatnonzero(truth.any(0)):
+        order = np.argsort(-scores[:, c], kind="stable")
+        sorted_scores, hits = scores[order, c], truth[order, c].cumsum()
+        f1 = 2 * hits / (np.arange(1, len(hits) + 1) + hits[-1])
+        last_of_equals = np.append(sorted_scores[1:] < sorted_scores[:-1], True)
+        best = int(np.argmax(np.where(last_of_equals, f1, -1)))
+        below = sorted_scores[best + 1] if best + 1 < len(order) else sorted_scores[best]
+        found[c] = (sorted_scores[best] + below) / 2
+    return found
+
+
+def retrieval(
+    query: Float[Tensor, "Q D"],
+    gallery: Float[Tensor, "G D"],
+    relevant: Int[Tensor, "G"],
+    wanted: Int[Tensor, "Q"],
+    hidden: Int[Tensor, "G"] | None = None,
+    hides: Int[Tensor, "Q"] | None = None,
+) -> tuple[dict[str, float], int]:
+    """R@1/5/10, median rank of the first hit and mAP by cosine; and how many queries had a hit to
+    find: the others are left out.
+
+    A gallery item is a hit where `relevant` is the query's `wanted`, and is not in the gallery at
+    all where `hidden` is what the query `hides`. Of equal scores the first item comes first.
+    """
+    q, g = (torch.nn.functional.normalize(x.double(), dim=-1) for x in (query, gallery))
+    first: list[Tensor] = []
+    precision: list[Tensor] = []
+    at_once = max(1, NUMBERS_AT_ONCE // max(1, len(g)))
+    for part in torch.split(torch.arange(len(q)), at_once):
+        score = q[part] @ g.T
+        hit = relevant == wanted[part][:, None]
+        if hidden is not None and hides is not None:
+            gone = hidden == hides[part][:, None]
+            score, hit = score.masked_fill(gone, -torch.inf), hit & ~gone
+        order = score.sort(dim=1, descending=True, stable=True).indices
+        hit = hit.gather(1, order)
+        hit = hit[hit.any(1)]
+        place = torch.arange(1, len(g) + 1)
+        first.append(hit.int().argmax(1) + 1)
+        precision.append((hit.cumsum(1) / place * hit).sum(1) / hit.sum(1))
+    rank, average = torch.cat(first), torch.cat(precision)
+    if not len(rank):
+        return {}, 0
+    found = {f"r{k}": float((rank <= k).double().mean()) for k in RECALL_AT}
+    found |= {"median_rank": float(np.median(rank.numpy())), "map": float(average.mean())}
+    return found, len(rank)

@@ -1,0 +1,113 @@
+"""Every protocol, present and future, keeps the promises of `EvaluationProtocol`."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+import learn
+import store
+from learn.protocols import FAMILY, EvaluationProtocol
+from store import plugins, testing
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    """A store whose splits share classes, with labels that tell what is seen and heard."""
+    folder = tmp_path_factory.mktemp("protocols")
+    testing.fill(
+        folder / "s", clips=320, rows=2, dim=16, classes=5, silent_share=0.1, separation=5.0,
+        disjoint=False,
+    )  # fmt: skip
+    return folder / "s"
+
+
+@pytest.fixture(scope="module")
+def run(path):
+    settings = ("optimiser.epochs=20", "optimiser.batch_size=32", "projection.dim_out=16")
+    learn.train(path, "cross_entropy", settings=settings, run_dir=path.parent / "run")
+    return path.parent / "run"
+
+
+@pytest.fixture(params=plugins.names(FAMILY))
+def protocol(request):
+    return request.param
+
+
+@pytest.fixture
+def score(path, run, protocol):
+    def score(**asked):
+        return learn.run_protocol(path, protocol, projections=(run,), **asked)
+
+    return score
+
+
+def test_it_is_a_protocol_and_says_what_it_does(protocol):
+    assert isinstance(plugins.build(FAMILY, protocol), EvaluationProtocol)
+    (told,) = (one for one in plugins.describe(FAMILY) if one["name"] == protocol)
+    assert told["summary"].endswith((".", ":")) or len(told["summary"]) > 20
+
+
+def test_findings_are_finite_numbers_about_the_same_clips(score):
+    found = score()
+    assert found.findings
+    told = json.loads(json.dumps(found.as_json(), allow_nan=False))
+    assert len(told["results"]) == len(found.findings)
+    for one in found.findings:
+        assert one.metrics
+        assert all(math.isfinite(value) for value in one.metrics.values())
+        assert one.clips > 0
+    kinds = {}
+    for one in found.findings:
+        kinds.setdefault((one.label, one.about.get("level")), set()).add(one.clips)
+    assert all(len(clips) == 1 for clips in kinds.values()), kinds
+
+
+def test_it_repeats_itself(score):
+    assert score().as_json() == score().as_json()
+
+
+def test_labels_that_mean_nothing_score_less(path, score):
+    """Labels dealt out anew: whatever the protocol measures must fall."""
+    table = store.open(path).manifest()
+    names = table.column("label")
+    others = np.random.default_rng(0).permutation(names)
+    columns = (table.clip_ids, table.column("split"), table.column("group"), names, others)
+    lines = ["path,split,group,label"] + [
+        f"{clip},{split},{group},{other if split == 'test' else own}"
+        for clip, split, group, own, other in zip(*columns, strict=True)
+    ]
+    dealt = path.parent / "dealt.csv"
+    dealt.write_text("\n".join(lines) + "\n")
+    real, wrong = (
+        [one for one in score(**asked).findings if one.label] for asked in ({}, {"manifest": dealt})
+    )
+    name = next(iter(real[0].metrics))
+    assert sum(one.metrics[name] for one in wrong) < 0.7 * sum(one.metrics[name] for one in real)
+
+
+def test_several_label_columns_and_modes_are_one_call(path, score):
+    table = store.open(path).manifest()
+    lines = ["path,split,label,again"] + [
+        f"{clip},{split},{own},{own}"
+        for clip, split, own in zip(
+            table.clip_ids, table.column("split"), table.column("label"), strict=True
+        )
+    ]
+    (path.parent / "two.csv").write_text("\n".join(lines) + "\n")
+    found = score(manifest=path.parent / "two.csv", labels=("label", "again"))
+    by_label = {
+        name: [one.metrics for one in found.findings if one.label == name]
+        for name in ("label", "again")
+    }
+    assert by_label["label"] == by_label["again"] != []
+    alone = score(support=("v",)).findings
+    assert {one.support for one in alone} == {"v"}
+
+
+def test_what_cannot_be_done_is_one_line(score):
+    for asked in ({"labels": ("lable",)}, {"split": "tset"}, {"labels": ()}, {"support": ("x",)}):
+        with pytest.raises(store.errors.MicroshotError) as refusal:
+            score(**asked)
+        assert "\n" not in str(refusal.value)
