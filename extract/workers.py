@@ -32,6 +32,7 @@ MEMORY_BYTES = 4 << 30
 AHEAD = 4096
 AHEAD_BYTES = 1 << 30
 START_SECONDS = 120.0
+FALSE_STARTS = 2
 RECYCLE_ITEMS = 2000
 RECYCLE_BYTES = 1 << 30
 TOGETHER = 16  # at most so many items in a row that belong together go to one child
@@ -132,6 +133,7 @@ class _Seat:
         self.earlier = ""  # what became of the first try; if said, the second is on
         self.left_seconds = 0.0  # for the second
         self.risk = ""  # what the child was about to do
+        self.false_starts = 0  # children in a row that died before they were ready
         self.put(child)
 
     def put(self, child: _Child) -> None:
@@ -286,6 +288,7 @@ class _Crew:
         match message:
             case Ready() if not seat.child.ready:
                 seat.child.ready = True
+                seat.false_starts = 0
                 if seat.working is not None:
                     assert self.again is not None
                     seat.give(self.again(seat.working[1]), seat.left_seconds)
@@ -308,7 +311,13 @@ class _Crew:
         except subprocess.TimeoutExpired:
             code = seat.child.kill()
         if not seat.child.ready:
-            raise RuntimeError(f"a decode process does not start (exit code {code}); see stderr")
+            seat.false_starts += 1  # somebody may have killed it, as a system short of memory does
+            if seat.false_starts > FALSE_STARTS:
+                raise RuntimeError(
+                    f"a decode process does not start (exit code {code}); see stderr"
+                )
+            self._replace(seat)
+            return
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         late = how == "SIGXCPU"
         self._failed(seat, Status.DEADLINE if late else Status.CRASH, f"the decoder died: {how}")

@@ -314,6 +314,22 @@ def test_items_that_raise_stop_the_map():
         list(quick(items()))
 
 
+def test_a_child_killed_before_it_is_ready_is_replaced(monkeypatch):
+    started = []
+    whole = workers._Child.__init__
+
+    def kill_the_first(self, *words):
+        whole(self, *words)
+        started.append(self)
+        if len(started) == 1:
+            self.process.kill()
+
+    monkeypatch.setattr(workers._Child, "__init__", kill_the_first)
+    outcomes = list(workers.process_map(abs, [-1, -2], workers=1, deadline_seconds=10.0))
+    assert [outcome.value for outcome in outcomes] == [1, 2]
+    assert len(started) == 2
+
+
 def test_children_that_cannot_start_are_said(monkeypatch):
     monkeypatch.setattr(workers, "_BOOT", "raise SystemExit(7)")
     with pytest.raises(RuntimeError, match="exit code 7"):
