@@ -86,7 +86,10 @@ class _Way:
         while True:
             self.ledger.check()
             if not self.ledger.stopped:
-                self._submit()
+                try:
+                    self._submit()
+                except OSError:  # dask's own: it had to ask the scheduler
+                    raise self._gone() from None
             if not self._open:
                 return
             try:
@@ -158,11 +161,14 @@ class _Way:
             return 0.0
         now = time.monotonic()
         if (gone_since and now - gone_since > GONE_SECONDS) or self.client.status == "closed":
-            raise ClusterError(
-                f"the scheduler is gone; {self.ledger.spent.clips} clips of this run were "
-                "committed, run the same command to go on"
-            )
+            raise self._gone()
         return gone_since or now
+
+    def _gone(self) -> ClusterError:
+        return ClusterError(
+            f"the scheduler is gone; {self.ledger.spent.clips} clips of this run were committed, "
+            "run the same command to go on"
+        )
 
 
 def run_on(
