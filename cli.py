@@ -694,6 +694,9 @@ def learn_train(
     manifest: Annotated[
         Path | None, typer.Option(metavar="CSV", help="Splits and labels of another task.")
     ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Vectors of class names: `learn labels`.")
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the training in RUN, if it is there.")
     ] = False,
@@ -710,11 +713,12 @@ def learn_train(
     import learn
     from store.text import pairs
 
+    changes = (*setting, *([f"data.labels={labels}"] if labels else []))
     with _progress("epochs", quiet=as_json) as progress:
         result = learn.train(
-            directory, recipe, settings=tuple(setting), run_dir=output, manifest=manifest,
-            resume=resume, device=device, tensorboard=tensorboard,
-            checkpoint_seconds=checkpoint_seconds, progress=progress,
+            directory, recipe, settings=changes, run_dir=output, manifest=manifest, resume=resume,
+            device=device, tensorboard=tensorboard, checkpoint_seconds=checkpoint_seconds,
+            progress=progress,
         )  # fmt: skip
     _give(result.as_json(), as_json, lambda: pairs(result.as_json()))
     return DONE
@@ -805,6 +809,45 @@ def learn_search(
         visual=visual, audio=audio,
     )  # fmt: skip
     _give(result, as_json, lambda: neighbours_table(result))
+    return DONE
+
+
+@learn_app.command("labels")
+def learn_labels(
+    directory: Store,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="CSV", help="A new file.")],
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FILE", help="A table, dictionary or word vectors."),
+    ] = None,
+    model: Annotated[
+        str, typer.Option(metavar="DIR", help="Without --from: another sentence encoder.")
+    ] = "",
+    label: Annotated[str, typer.Option(metavar="COLUMN", help="Whose classes.")] = "label",
+    manifest: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Classes of another task.")
+    ] = None,
+    names: Annotated[
+        Path | None,
+        typer.Option(metavar="CSV", help="What FILE calls the classes: columns original,manual."),
+    ] = None,
+    average_words: Annotated[
+        bool, typer.Option("--average-words", help="A name FILE lacks: the mean of its words.")
+    ] = False,
+    trust_pickle: Annotated[
+        bool, typer.Option("--trust-pickle", help="Read a pickled dictionary; nothing is run.")
+    ] = False,
+    as_json: Json = False,
+) -> int:
+    """Give every class name a vector, for recipes and protocols that compare clips with names."""
+    import learn
+    from store.text import pairs
+
+    facts = learn.make_labels(
+        directory, output, source=source, model=model, label=label, manifest=manifest,
+        names=names, average_words=average_words, trust_pickle=trust_pickle,
+    )  # fmt: skip
+    _give(facts, as_json, lambda: pairs(facts))
     return DONE
 
 

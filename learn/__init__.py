@@ -7,20 +7,31 @@ if TYPE_CHECKING:
     from learn.comparison import compare
     from learn.evaluate import run_episodes
     from learn.labelling import predict
+    from learn.labels import make_labels
     from learn.neighbours import search
     from learn.protocol import run_protocol
     from learn.recipe import recipes
     from learn.training import train
 
-__all__ = ["compare", "predict", "recipes", "run_episodes", "run_protocol", "search", "train"]
+__all__ = [
+    "compare",
+    "make_labels",
+    "predict",
+    "recipes",
+    "run_episodes",
+    "run_protocol",
+    "search",
+    "train",
+]
 
 _HOME = {
     "compare": "learn.comparison",
+    "make_labels": "learn.labels",
     "predict": "learn.labelling",
     "recipes": "learn.recipe",
     "run_episodes": "learn.evaluate",
-    "search": "learn.neighbours",
     "run_protocol": "learn.protocol",
+    "search": "learn.neighbours",
     "train": "learn.training",
 }
 

@@ -37,8 +37,11 @@ class Clips:
     classes: tuple[str, ...]
     groups: Int32[np.ndarray, "V"] | None  # equal codes: of one source
     split: str
+    targets: Bool[np.ndarray, "V C"] | None = None  # every label of a clip; then no codes
 
     def __post_init__(self) -> None:
+        if self.targets is not None and self.targets.shape != (len(self.ids), len(self.classes)):
+            raise ValueError(f"targets of {self.targets.shape} are not clips by classes")
         if len(self.codes) != len(self.ids) or list(self.ids) != sorted(set(self.ids)):
             raise ValueError("ids must be sorted, different, and as many as the codes")
         if self.groups is not None and len(self.groups) != len(self.ids):
@@ -56,12 +59,18 @@ class Clips:
         """Digest of ids, labels and groups."""
         groups = None if self.groups is None else self.groups.tolist()
         told = [self.ids, self.classes, self.codes.tolist(), groups]
+        if self.targets is not None:
+            told.append(self.targets.tolist())
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
     def keep(self, wanted: Bool[np.ndarray, "V"]) -> "Clips":
         """Only these clips, and only the classes they have."""
         codes = self.codes[wanted]
         used = np.unique(codes[codes != UNLABELLED])
+        targets = None
+        if self.targets is not None:
+            used = np.flatnonzero(self.targets[wanted].any(0))
+            targets = self.targets[wanted][:, used]
         new = np.where(codes == UNLABELLED, UNLABELLED, np.searchsorted(used, codes))
         return Clips(
             ids=tuple(clip for clip, keep in zip(self.ids, wanted, strict=True) if keep),
@@ -69,7 +78,14 @@ class Clips:
             classes=tuple(self.classes[c] for c in used),
             groups=None if self.groups is None else self.groups[wanted],
             split=self.split,
+            targets=targets,
         )
+
+    @property
+    def labelled(self) -> Bool[np.ndarray, "V"]:
+        """Which clips have a label at least."""
+        some = self.codes != UNLABELLED if self.targets is None else self.targets.any(1)
+        return np.asarray(some)
 
 
 def splits(manifest: "Manifest") -> list[str]:
@@ -93,12 +109,18 @@ def choose_split(manifest: "Manifest", asked: str | None, default: str) -> str:
 
 
 def load_clips(
-    manifest: "Manifest", *, split: str, label: str | None, group: str | None = None
+    manifest: "Manifest",
+    *,
+    split: str,
+    label: str | None,
+    group: str | None = None,
+    several: bool = False,
 ) -> Clips:
     """The clips of one split ("all": of every split) with their labels and groups.
 
     `label=None` leaves all of them unlabelled. `group` names a column; by default it is `group`
     where there is one, and "none" switches it off. A clip without a group is a group of its own.
+    With `several`, clips may have any number of labels, which are their `targets`.
 
     Raises:
         UnknownColumn: says which there are.
@@ -108,12 +130,25 @@ def load_clips(
     labels = manifest.labels(label) if label else [()] * len(ids)
     of_split = ["all"] * len(ids) if split == "all" else manifest.column("split")
     rows = sorted((i for i in range(len(ids)) if of_split[i] == split), key=ids.__getitem__)
-    if several := [i for i in rows if len(labels[i]) > 1]:
-        raise InputError(
-            f"{len(several)} clips have several labels in column {label!r} (first "
-            f"{ids[several[0]]!r}: {', '.join(labels[several[0]])}); name a column with one each"
-        )
     classes = sorted({name for i in rows for name in labels[i]})
+    if several:
+        targets = np.zeros((len(rows), len(classes)), bool)
+        place = {name: c for c, name in enumerate(classes)}
+        for row, i in enumerate(rows):
+            targets[row, [place[name] for name in labels[i]]] = True
+        return Clips(
+            ids=tuple(ids[i] for i in rows),
+            codes=np.full(len(rows), UNLABELLED, np.int32),
+            classes=tuple(classes),
+            groups=_groups(manifest, group, rows),
+            split=split,
+            targets=targets,
+        )
+    if many := [i for i in rows if len(labels[i]) > 1]:
+        raise InputError(
+            f"{len(many)} clips have several labels in column {label!r} (first "
+            f"{ids[many[0]]!r}: {', '.join(labels[many[0]])}); name a column with one each"
+        )
     code = {(): UNLABELLED, **{(name,): c for c, name in enumerate(classes)}}
     return Clips(
         ids=tuple(ids[i] for i in rows),

@@ -205,15 +205,25 @@ class Engine:
                     for m, x in inputs.items()
                 }
             copies.append(self.space(seen))
+        whole = [{n: x for n, x in one.items() if n in self.space.outputs} for one in copies]
         return Batch(
-            embeddings=copies[0],
+            embeddings=whole[0],
+            hidden={n: x for n, x in copies[0].items() if n in self.space.hidden},
+            targets=self._targets(data, places),
             labels=labels[places],
             clips=places if data is self.data else torch.full_like(places, -1),
             inputs=inputs,
             present={m: x.real.any(1) for m, x in inputs.items()},
-            copies=tuple(copies),
+            copies=tuple(whole),
             seed=seed,
         )
+
+    def _targets(self, data: Data, places: Int[Tensor, "B"]) -> Tensor | None:
+        """Every label of these clips, of the classes that training knows."""
+        if data.clips.targets is None:
+            return None
+        known = data.clips.targets[:, : len(self.data.clips.classes)]
+        return torch.from_numpy(known[places.cpu().numpy()]).float().to(self.device)
 
     # ── what learns ──────────────────────────────────────────────────────────────────────────────
 

@@ -10,21 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from learn.data import Rows
-from learn.objectives import Objective, Scene
+from learn.objectives import Objective
 from learn.runs import Run
 from store import plugins
 from store.errors import InputError
-
-
-def load_objective(run: Run) -> Objective:
-    """The last stage's objective with its trained weights, in eval mode."""
-    scene = Scene(
-        outputs=run.space.outputs, inputs=run.dims, classes=run.classes, clips=run.clips
-    )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        objective: Objective = plugins.build("learn.objectives", run.objective, scene)
-    objective.load_state_dict(run.objective_weights)
-    return objective.eval()
 
 
 @torch.inference_mode()
@@ -35,7 +24,7 @@ def class_shares(run: Run, rows: Mapping[str, Rows]) -> dict[str, Float[Tensor, 
         InputError: it classifies none.
     """
     known = {m: one for m, one in rows.items() if m in run.features}
-    scores = load_objective(run).classify(run.space.embed(known))
+    scores = run.objective.classify(run.space.embed(known))
     if not scores:
         able = [
             name
@@ -43,10 +32,14 @@ def class_shares(run: Run, rows: Mapping[str, Rows]) -> dict[str, Float[Tensor, 
             if _classifies(plugins.module("learn.objectives", name))
         ]
         raise InputError(
-            f"{run.path} has no head: its last objective {run.objective.name!r} does not "
+            f"{run.path} has no head: its last objective {_name(run.objective)!r} does not "
             f"classify; train with one of {', '.join(able)}, or use --protocol linear"
         )
     return {name: logits.softmax(-1) for name, logits in scores.items()}
+
+
+def _name(objective: Objective) -> str:
+    return type(objective).__module__.rpartition(".")[2]
 
 
 def _classifies(module: object) -> bool:

@@ -35,6 +35,7 @@ class DataSettings:
     visual: str = ""  # a feature's name; empty: the only one; none: leave it out
     audio: str = ""
     missing: str = "drop"  # clips without a modality; keep: masked, for objectives that allow it
+    labels: str = ""  # a file with a vector for each class name: `learn labels`
 
     def __post_init__(self) -> None:
         if self.missing not in ("drop", "keep"):

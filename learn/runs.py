@@ -6,6 +6,7 @@
     checkpoint.safetensors     where an unfinished training stands; see learn/checkpoint.py
     weights.safetensors        the space and the last stage's objective
     bank.safetensors           what outlives a stage, such as a memory bank; where there is any
+    labels.csv                 vectors of class names, where the training was given them
     done.json                  digests of the files above
 
 Shapes: V = clips, E = embedding size.
@@ -24,17 +25,21 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from learn import labels
 from learn import recipe as recipes
 from learn.data import Rows
+from learn.labels import Labels
+from learn.objectives import Objective, Scene, Texts
 from learn.space import Space
 from store import plugins
-from store.errors import InputError, MicroshotError, MissingFile
+from store.errors import ConfigError, InputError, MicroshotError, MissingFile
 
 if TYPE_CHECKING:
     from store import Feature
 
 FILES = ("config.json", "provenance.json", "metrics.jsonl", "weights.safetensors")
 BANK = "bank.safetensors"
+LABELS = "labels.csv"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -45,11 +50,9 @@ class Run:
     features: Mapping[str, str]  # modality -> the feature it was trained on
     space: Space
     trained_on: frozenset[str]  # ids of clips that gave gradients or chose the best epoch
-    classes: tuple[str, ...]  # names, in the order of the training's codes
-    clips: int  # of the training split
-    dims: Mapping[str, int]  # sizes of the stored rows
-    objective: plugins.Spec  # of the last stage
-    objective_weights: Mapping[str, Tensor]
+    classes: tuple[str, ...]  # that training knew, in the order of its codes
+    objective: Objective  # of the last stage, as it ended
+    labels: Labels | None  # vectors of class names, of those trained on and others
 
     def check(self, feature: "Feature") -> None:
         """Refuse a feature that the towers were not trained on.
@@ -69,6 +72,22 @@ class Run:
         that makes one vector of both."""
         known = {m: one for m, one in rows.items() if m in self.features}
         return {name: F.normalize(x, dim=-1) for name, x in self.space.embed(known).items()}
+
+    def class_embeddings(self, names: Sequence[str]) -> Float[Tensor, "C E"]:
+        """Unit vectors in the common space for these class names, whether trained on or not.
+
+        Raises:
+            ConfigError: the run was trained without class texts.
+            InputError: lists the names without a vector.
+        """
+        if self.labels is None or not isinstance(self.objective, Texts):
+            raise ConfigError(
+                f"{self.path} has no way from class names into its space; train a recipe with "
+                "texts: learn train DIR --recipe cjme --labels FILE -o RUN"
+            )
+        with torch.inference_mode():
+            texts = torch.from_numpy(self.labels.of(names))
+            return F.normalize(self.objective.eval().embed_texts(texts), dim=-1)
 
 
 def refuse_existing(run_dir: Path) -> None:
@@ -110,7 +129,8 @@ def _flat(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
 
 def finish(run_dir: Path, facts: Mapping[str, Any]) -> None:
     """Declare the run complete: from now on readers accept it."""
-    there = [name for name in (*FILES, BANK) if name in FILES or (run_dir / name).is_file()]
+    known = (*FILES, BANK, LABELS)
+    there = [name for name in known if name in FILES or (run_dir / name).is_file()]
     digests = {name: _sha256(run_dir / name) for name in there}
     unfinished = run_dir / "done.json.unfinished"
     write_json(unfinished, {"files": digests, **facts})
@@ -138,11 +158,24 @@ def load_run(path: Path) -> Run:
         provenance = json.loads((path / "provenance.json").read_text())
         recipe = recipes.from_tables(config["recipe"], where=str(path))
         weights = load_file(path / "weights.safetensors")
-        own = {k: v for k, v in weights.items() if not k.startswith("objective.")}
-        of_objective = {k.removeprefix("objective."): v for k, v in weights.items() if k not in own}
+        of = "objective."
+        own = {k: v for k, v in weights.items() if not k.startswith(of)}
+        its = {k.removeprefix(of): v for k, v in weights.items() if k.startswith(of)}
+        known = labels.read(path / LABELS) if (path / LABELS).is_file() else None
+        classes = tuple(provenance["classes"])
         with torch.random.fork_rng(devices=[]):
             space = Space(recipe, provenance["dims"])
+            objective = build_objective(
+                recipe.stages[-1],
+                space,
+                dims=provenance["dims"],
+                classes=classes,
+                clips=len(provenance["clips"]),
+                known=known,
+                states={},
+            )
         space.load_state_dict(own)
+        objective.load_state_dict(its)
     except MicroshotError:
         raise
     except (OSError, KeyError, TypeError, ValueError, RuntimeError) as fault:
@@ -152,12 +185,40 @@ def load_run(path: Path) -> Run:
         features=provenance["features"],
         space=space.eval(),
         trained_on=frozenset(provenance["clips"]) | frozenset(provenance["val_clips"]),
-        classes=tuple(provenance["classes"]),
-        clips=len(provenance["clips"]),
-        dims=provenance["dims"],
-        objective=recipe.stages[-1].objective,
-        objective_weights=of_objective,
+        classes=classes,
+        objective=objective.eval(),
+        labels=known,
     )
+
+
+def build_objective(
+    stage: recipes.Stage,
+    space: Space,
+    *,
+    dims: Mapping[str, int],
+    classes: tuple[str, ...],
+    clips: int,
+    known: Labels | None,
+    states: dict[str, nn.Module],
+) -> Objective:
+    """A stage's objective for these classes.
+
+    Raises:
+        InputError: class names without a vector.
+        ConfigError: from the objective.
+    """
+    scene = Scene(
+        outputs=space.outputs,
+        hidden=space.hidden,
+        inputs=dims,
+        classes=classes,
+        clips=clips,
+        texts=None if known is None else torch.from_numpy(known.of(classes)),
+        views=stage.views.copies,
+        states=states,
+    )
+    built: Objective = plugins.build("learn.objectives", stage.objective, scene)
+    return built
 
 
 def _sha256(path: Path) -> str:

@@ -20,13 +20,17 @@ from store.errors import ConfigError
 
 
 class Space(nn.Module):
-    """What a recipe trains beside its objective. `outputs` are the sizes of its vectors."""
+    """What a recipe trains beside its objective. `outputs` are the sizes of its vectors, `hidden`
+    those of what a network gives beside them.
+    """
 
     outputs: Mapping[str, int]
+    hidden: Mapping[str, int]
 
     def __init__(self, recipe: Recipe, dims: Mapping[str, int]) -> None:
         super().__init__()
         self.modalities = tuple(dims)
+        self.hidden = {}
         self.joint = recipe.network is not None
         if recipe.network is None:
             for modality, dim in dims.items():
@@ -36,6 +40,7 @@ class Space(nn.Module):
             self.standard = nn.ModuleDict({m: Standard(dim) for m, dim in dims.items()})
             self.network: Network = plugins.build("learn.networks", recipe.network, dims)
             self.outputs = dict(self.network.outputs)
+            self.hidden = dict(self.network.hidden)
 
     def forward(self, inputs: Mapping[str, Padded]) -> dict[str, Float[Tensor, "B _"]]:
         if not self.joint:
@@ -63,7 +68,8 @@ class Space(nn.Module):
             self({m: one.padded(places) for m, one in rows.items()})
             for places in torch.split(torch.arange(clips, device=device), CLIPS_AT_ONCE)
         ]
-        return {name: torch.cat([some[name] for some in found]) for name in found[0]}
+        names = [name for name in found[0] if name in self.outputs]
+        return {name: torch.cat([some[name] for some in found]) for name in names}
 
     def part(self, name: str) -> nn.Module:
         """A part that a stage may train by name.

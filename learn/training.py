@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from learn import checkpoint, runs, validate
+from learn import checkpoint, labels, runs, validate
 from learn import recipe as recipes
 from learn.data import (
     MODALITIES,
@@ -30,7 +30,7 @@ from learn.data import (
     splits,
 )
 from learn.engine import Data, Engine, Scalars
-from learn.objectives import Objective, Scene
+from learn.labels import Labels
 from learn.recipe import DataSettings, Recipe
 from learn.space import Space
 from store import open as open_store
@@ -38,7 +38,14 @@ from store import plugins, read_manifest
 from store.errors import ConfigError, InputError
 
 Progress = Callable[[int, int, str], None]
-SAME = ("store_id", "features", "dims", "clips_sha256", "val_clips")  # of a resumed training
+SAME = (
+    "store_id",
+    "features",
+    "dims",
+    "clips_sha256",
+    "val_clips",
+    "labels_sha256",
+)  # of a resumed training
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +75,7 @@ class _Job:
     data: Data
     val: Data | None  # under the training's class codes
     watches: Mapping[int, str]  # by stage
+    labels: Labels | None  # of every class that the manifest names
 
 
 def train(
@@ -111,7 +119,20 @@ def train(
         data, val = job.data.to(place), job.val.to(place) if job.val else None
         space = Space(recipe_, {m: rows.dim for m, rows in data.rows.items()})
         states: dict[str, nn.Module] = {}
-        objectives = [_objective(stage, space, job, states) for stage in recipe_.stages]
+        objectives = [
+            runs.build_objective(
+                stage,
+                space,
+                dims={m: rows.dim for m, rows in data.rows.items()},
+                classes=data.clips.classes,
+                clips=len(data.clips),
+                known=job.labels,
+                states=states,
+            )
+            for stage in recipe_.stages
+        ]
+        if job.labels is not None:
+            labels.write(run_dir / runs.LABELS, job.labels)
         engine = Engine(
             run_dir=run_dir, space=space, stages=recipe_.stages, objectives=objectives,
             states=states, data=data, val=val, watches=job.watches, seed=recipe_.seed,
@@ -203,6 +224,9 @@ def _load(store_path: str | Path, manifest_path: str | Path | None, recipe: Reci
     default = label == DataSettings().label
     if not any(supervised) and default and label not in manifest.columns:
         label = None  # nobody named it, and nothing needs it
+    several = {bool(getattr(module, "SEVERAL", False)) for module in modules}
+    if len(several) > 1:
+        raise ConfigError("stages with one label a clip and stages with several do not mix")
     keep = recipe.data.missing == "keep"
     for module in modules:
         if keep and not getattr(module, "MISSING", False):
@@ -210,12 +234,14 @@ def _load(store_path: str | Path, manifest_path: str | Path | None, recipe: Reci
             raise ConfigError(f"objective {name} needs every modality; set data.missing=drop")
 
     def of_split(split: str) -> Data:
-        clips = load_clips(manifest, split=split, label=label, group=None)
+        clips = load_clips(
+            manifest, split=split, label=label, group=None, several=several == {True}
+        )
         rows = {modality: load_rows(feature, clips.ids) for modality, feature in chosen.items()}
         some = np.logical_or if keep else np.logical_and
         usable = some.reduce([r.valid for r in rows.values()])
         if any(supervised):
-            usable &= clips.codes != UNLABELLED
+            usable &= clips.labelled
         return Data(clips=clips, rows=rows).keep(usable)
 
     split = choose_split(manifest, recipe.data.split or None, "train")
@@ -234,7 +260,16 @@ def _load(store_path: str | Path, manifest_path: str | Path | None, recipe: Reci
         }
         if set(watches.values()) == {"none"}:
             val = None
+    known = None
+    if recipe.data.labels:
+        if label is None:
+            raise InputError("labels are of classes, and the manifest has no label column")
+        table = labels.read(Path(recipe.data.labels))
+        names = sorted({name for cell in manifest.labels(label) for name in cell})
+        wanted = [name for name in names if name in data.clips.classes or table.has(name)]
+        known = Labels(names=tuple(wanted), vectors=table.of(wanted))
     return _Job(
+        labels=known,
         store_id=store.store_id,
         features={modality: feature.name for modality, feature in chosen.items()},
         data=data,
@@ -251,12 +286,17 @@ def _comparable(val: Data, classes: tuple[str, ...]) -> Data:
     new = np.array([place[name] for name in val.clips.classes], np.int32)
     codes = val.clips.codes
     codes = np.where(codes == UNLABELLED, UNLABELLED, new[codes]) if len(new) else codes
+    targets = None
+    if val.clips.targets is not None:
+        targets = np.zeros((len(val.clips), len(place)), bool)
+        targets[:, new] = val.clips.targets
     clips = Clips(
         ids=val.clips.ids,
         codes=codes.astype(np.int32),
         classes=tuple(place),
         groups=val.clips.groups,
         split=val.clips.split,
+        targets=targets,
     )
     return Data(clips=clips, rows=val.rows)
 
@@ -280,21 +320,6 @@ def _watch(asked: str, supervised: bool, val: Data, classes: tuple[str, ...], se
     return asked
 
 
-def _objective(
-    stage: recipes.Stage, space: Space, job: _Job, states: dict[str, nn.Module]
-) -> Objective:
-    scene = Scene(
-        outputs=space.outputs,
-        inputs={m: rows.dim for m, rows in job.data.rows.items()},
-        classes=job.data.clips.classes,
-        clips=len(job.data.clips),
-        views=stage.views.copies,
-        states=states,
-    )
-    objective: Objective = plugins.build("learn.objectives", stage.objective, scene)
-    return objective
-
-
 def _provenance(job: _Job, recipe: Recipe, device: torch.device) -> dict[str, Any]:
     data, val = job.data, job.val
     return {
@@ -305,6 +330,7 @@ def _provenance(job: _Job, recipe: Recipe, device: torch.device) -> dict[str, An
         "clips": data.clips.ids,
         "clips_sha256": data.clips.sha256,
         "classes": data.clips.classes,
+        "labels_sha256": None if job.labels is None else job.labels.sha256,
         "val_clips": val.clips.ids if val else (),
         "seed": recipe.seed,
         "code_sha256": _code(),

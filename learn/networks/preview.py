@@ -35,6 +35,7 @@ class Preview(nn.Module):
     def __init__(self, config: Config, dims: Mapping[str, int]) -> None:
         super().__init__()
         self.outputs = {"visual": config.dim_out, "av": config.dim_out}
+        self.hidden: Mapping[str, int] = {}
         self.teacher = _layers(config, dims["visual"])
         self.student = _layers(config, dims["visual"] + dims["audio"])
 

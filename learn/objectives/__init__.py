@@ -4,7 +4,8 @@ Shapes: B = clips of a batch, V = clips of the training split, E = embedding siz
 C = classes, W = size of a class text.
 
 Each plug-in offers `Config`, `build(config, scene)` and `SUPERVISED`: must every clip have a label?
-One that can do with clips that lack a modality (`Batch.present`) says `MISSING = True`.
+One that can do with clips that lack a modality (`Batch.present`) says `MISSING = True`, one for
+clips with several labels (`Batch.targets`) `SEVERAL = True`.
 
 The cost is a function of the batch and of the objective's state, and computing it changes nothing;
 whatever is drawn is drawn from `Batch.generator()`. State changes in two places only: `prepare`,
@@ -16,7 +17,7 @@ are the stage's own. What outlives a stage (a memory bank, centroids) is claimed
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar, cast
+from typing import Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -36,7 +37,8 @@ class Scene:
     inputs: Mapping[str, int]  # sizes of the stored rows: visual, audio
     classes: tuple[str, ...]  # names, in the order of the codes
     clips: int  # of the training split
-    texts: Float[Tensor, "C W"] | None = None  # embeddings of the classes' names, where given
+    texts: Float[Tensor, "C W"] | None = None  # vectors of the classes' names, where given
+    hidden: Mapping[str, int] = field(default_factory=dict)  # sizes of what networks give beside
     views: int = 1
     states: dict[str, nn.Module] = field(default_factory=dict)
 
@@ -51,6 +53,21 @@ class Scene:
             told = ", ".join(f"{name} {size}" for name, size in self.outputs.items())
             raise ConfigError(f"this objective needs embeddings of one size, not {told}")
         return sizes.pop()
+
+    def known_texts(self, name: str) -> Float[Tensor, "C W"]:
+        """The vectors of the classes' names, for an objective that cannot do without.
+
+        Raises:
+            ConfigError: none were given, or they are of one class.
+        """
+        if self.texts is None:
+            raise ConfigError(
+                f"objective {name} compares clips with class names; give their vectors with "
+                "--labels FILE (see `learn labels`)"
+            )
+        if len(self.texts) < 2:
+            raise ConfigError(f"objective {name} needs two classes, not {len(self.texts)}")
+        return self.texts
 
     def state(self, name: str, make: Callable[[], S]) -> S:
         """The state of that name, of an earlier stage or made now; buffers only."""
@@ -69,6 +86,8 @@ class Batch:
     inputs: Mapping[str, Padded] = field(default_factory=dict)  # the stored rows, unstandardised
     present: Mapping[str, Bool[Tensor, "B"]] = field(default_factory=dict)  # {}: all are there
     copies: tuple[Mapping[str, Float[Tensor, "B _"]], ...] = ()  # embeddings of each view
+    hidden: Mapping[str, Float[Tensor, "B _"]] = field(default_factory=dict)  # see Scene.hidden
+    targets: Float[Tensor, "B C"] | None = None  # 1 for each label of a clip, for `SEVERAL`
     seed: int = 0  # of this step
 
     def __post_init__(self) -> None:
@@ -101,6 +120,13 @@ class Moment:
     epoch: int  # of the round
     seed: int
     survey: Callable[[], Survey]  # costs a pass over all clips: call it only when needed
+
+
+@runtime_checkable
+class Texts(Protocol):
+    """An objective that knows a way from class names into the space of clips."""
+
+    def embed_texts(self, texts: Float[Tensor, "C W"]) -> Float[Tensor, "C E"]: ...
 
 
 class Objective(nn.Module, ABC):

@@ -15,6 +15,8 @@ class Config:
     hidden: int = 512
     layers: int = 1  # hidden ones
     dropout: float = 0.1
+    batch_norm: bool = False  # behind every hidden layer
+    relu_out: bool = False  # no negative numbers come out
 
     def __post_init__(self) -> None:
         for key in ("dim_out", "hidden", "layers"):
@@ -30,8 +32,12 @@ class MLP(nn.Module):
         self.dim_out = config.dim_out
         blocks: list[nn.Module] = []
         for size_in in (dim_in, *[config.hidden] * (config.layers - 1)):
-            blocks += [nn.Linear(size_in, config.hidden), nn.ReLU(), nn.Dropout(config.dropout)]
-        self.layers = nn.Sequential(*blocks, nn.Linear(config.hidden, config.dim_out))
+            blocks.append(nn.Linear(size_in, config.hidden))
+            if config.batch_norm:
+                blocks.append(nn.BatchNorm1d(config.hidden))
+            blocks += [nn.ReLU(), nn.Dropout(config.dropout)]
+        blocks.append(nn.Linear(config.hidden, config.dim_out))
+        self.layers = nn.Sequential(*blocks, *([nn.ReLU()] if config.relu_out else []))
 
     def forward(
         self,

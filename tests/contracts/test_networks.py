@@ -51,9 +51,11 @@ def test_it_gives_the_outputs_it_names(network, inputs):
     assert isinstance(network, Network)
     out = network(inputs)
     assert {key: x.shape for key, x in out.items()} == {
-        key: (3, dim) for key, dim in network.outputs.items()
+        key: (3, dim) for key, dim in {**network.outputs, **network.hidden}.items()
     }
-    assert set(out) <= {"visual", "audio", "av"}
+    assert set(network.outputs) <= {"visual", "audio", "av"}
+    assert {key.partition(".")[0] for key in network.hidden} <= {"visual", "audio", "av"}
+    assert all("." in key for key in network.hidden)
     assert all(not torch.allclose(x[0], x[1]) for x in out.values())
 
 
@@ -84,7 +86,7 @@ def test_a_missing_modality_leaves_a_finite_answer(network, inputs, missing):
     assert all(x.isfinite().all() for x in network(without).values())
     absent = {m: x for m, x in inputs.items() if m != missing}
     fewer = network(absent)
-    assert set(fewer) <= set(network.outputs)
+    assert set(fewer) <= {*network.outputs, *network.hidden}
     assert all(x.isfinite().all() for x in fewer.values())
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from learn.data import Padded
 from learn.objectives import Batch, Moment, Objective, Scene, Survey
 from store import plugins
 
@@ -14,7 +15,8 @@ MODALITIES = ("visual", "audio")
 
 def scene():
     sizes = dict.fromkeys(MODALITIES, DIM)
-    return Scene(outputs=sizes, inputs=sizes, classes=tuple("abcdefgh"), clips=B)
+    texts = torch.randn(B, 12, generator=torch.Generator().manual_seed(4))
+    return Scene(outputs=sizes, inputs=sizes, classes=tuple("abcdefgh"), clips=B, texts=texts)
 
 
 @pytest.fixture(params=plugins.names("learn.objectives"))
@@ -28,14 +30,30 @@ def batch():
     """Eight clips of eight classes, both modalities free to be learnt."""
     generator = torch.Generator().manual_seed(0)
     embeddings = {m: torch.randn(B, DIM, generator=generator).requires_grad_() for m in MODALITIES}
-    return Batch(embeddings=embeddings, labels=torch.arange(B), clips=torch.arange(B))
+    inputs = {
+        m: Padded(
+            torch.randn(B, 2, DIM, generator=generator), torch.ones(B, 2, dtype=torch.bool),
+            torch.arange(2.0).expand(B, 2),
+        )
+        for m in MODALITIES
+    }  # fmt: skip
+    return Batch(
+        embeddings=embeddings, labels=torch.arange(B), clips=torch.arange(B), inputs=inputs,
+        targets=torch.eye(B),
+    )  # fmt: skip
 
 
 def rearranged(batch, order, *, only=MODALITIES, labels=True):
     """The batch with some of its parts in another order."""
     embeddings = {m: x[order] if m in only else x for m, x in batch.embeddings.items()}
-    tags = {"labels": batch.labels[order], "clips": batch.clips[order]} if labels else {}
-    return replace(batch, embeddings=embeddings, **tags)
+    tags = {}
+    if labels:
+        tags = {"labels": batch.labels[order], "clips": batch.clips[order]}
+        tags["targets"] = batch.targets[order]
+    inputs = {
+        m: Padded(*(part[order] for part in x)) if m in only else x for m, x in batch.inputs.items()
+    }
+    return replace(batch, embeddings=embeddings, inputs=inputs, **tags)
 
 
 def test_it_is_an_objective_that_says_whether_it_needs_labels(objective, request):

@@ -76,6 +76,8 @@ def test_a_clip_without_rows_is_finite(projection, batch):
 
 def test_every_parameter_learns(name, batch):
     projection = build(name).train()
+    if not list(projection.parameters()):
+        pytest.skip("it has nothing to learn")
     pull = torch.randn(3, projection.dim_out, generator=torch.Generator().manual_seed(1))
     (projection(*batch) * pull).sum().backward()
     still = [
@@ -89,7 +91,7 @@ def test_every_parameter_learns(name, batch):
 def test_the_seed_decides_the_start(name):
     first, again, other = (build(name, seed).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(first[key], again[key]) for key in first)
-    assert any(not torch.equal(first[key], other[key]) for key in first)
+    assert not first or any(not torch.equal(first[key], other[key]) for key in first)
 
 
 def test_evaluation_is_no_game_of_chance(projection, batch):

@@ -9,7 +9,6 @@ from sklearn.preprocessing import StandardScaler
 import learn
 import store
 from learn.data import choose_feature, load_clips, load_rows
-from learn.own_head import load_objective
 from learn.runs import load_run
 from store import testing
 from store.errors import ConfigError, InputError
@@ -128,7 +127,7 @@ def test_a_runs_own_head_is_asked_about_unscaled_vectors(filled, trained):
     rows = {m: one.keep(usable) for m, one in rows.items()}
     with torch.inference_mode():
         x = run.space.embed(rows)
-        weights = load_objective(run).classifier
+        weights = run.objective.classifier
         shares = {m: weights(one).softmax(1) for m, one in x.items()}
     answers = [run.classes.index(clips.classes[c]) for c in clips.codes[usable]]
     found = learn.run_protocol(
