@@ -13,15 +13,6 @@ def wrapped(text: str, indent: str = "") -> None:
     print(textwrap.fill(text, 80, initial_indent=indent, subsequent_indent=indent + "    "))
 
 
-def size(count: int | float) -> str:
-    """Bytes for people: 1.7 GB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
 def table(rows: list[dict[str, Any]], columns: list[str], *, header: bool = True) -> None:
     """Print rows under their columns."""
     drawn = Table(box=None, pad_edge=False, header_style="bold", show_header=header)
