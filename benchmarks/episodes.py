@@ -23,7 +23,7 @@ from benchmarks._table import show
 from learn.data import load_clips, load_rows
 from learn.episodes import Episodes
 from learn.heads import Context
-from learn.score import scorer
+from learn.score import accuracies, scorer
 from learn.views import Pair
 from store import plugins, testing
 
@@ -88,7 +88,8 @@ def against_the_loop(path: Path, dim: int, shots: int) -> dict[str, Any]:
     def ours() -> tuple[Episodes, np.ndarray]:
         drawn = plugins.build("learn.episodes", plugins.Spec("n_way_k_shot", asked))(clips, seed=0)
         context = Context(blocks=(dim,), origin=vectors.mean(0))
-        return drawn, scorer(head, pair, context, queries=drawn.query.size)(drawn)
+        answered = scorer(head, pair, context, queries=drawn.query.size)(drawn)
+        return drawn, accuracies(drawn, answered)
 
     def loop() -> list[float]:
         x, codes, groups = vectors.numpy(), clips.codes, clips.groups

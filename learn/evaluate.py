@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from learn import episode_files, intervals, views
+from learn.answers import tally
 from learn.data import Clips, choose_split, splits
 from learn.episodes import Episodes
 from learn.heads import Context, Head
 from learn.results import EpisodesResult, Result
 from learn.runs import Run
-from learn.score import scorer
+from learn.score import accuracies, scorer
 from learn.sides import (
     NONE,
     Side,
@@ -27,6 +28,7 @@ from learn.sides import (
     modalities_of,
     runs_of,
     vectors_of,
+    where_is,
 )
 from store import open as open_store
 from store import plugins, read_manifest
@@ -100,12 +102,15 @@ def run_episodes(
         heads=built, runs=runs, cells=cells, features=features, side=side, base=base, draws=draws
     )
     sampling = {
+        "store": where_is(store_path),
+        "manifest": where_is(manifest) if manifest else None,
         **{key: value for key, value in draws[0].sampling().items() if key != "shots"},
         "split": chosen,
         "label": label,
         "group": None if side.clips.groups is None else group or "group",
         "classes": len(side.clips.classes),
         "clips": len(side.clips),
+        "clips_sha256": side.clips.sha256,
         "dropped": side.dropped,
         "features": {modality: feature.name for modality, feature in features.items()},
     }
@@ -150,7 +155,8 @@ class _Task:
                     begun = time.monotonic()
                     score = scorer(head, pair, _context(pair, base), queries=queries)
                     for draw in self.draws:
-                        accuracy = score(draw)
+                        answered = score(draw)
+                        right = accuracies(draw, answered)
                         yield Result(
                             head=spec,
                             projection=projection,
@@ -160,8 +166,8 @@ class _Task:
                             shots=draw.shots,
                             queries=draw.queries,
                             episodes=len(draw),
-                            accuracy=float(accuracy.mean()),
-                            ci95=intervals.ci95(accuracy, ci),
+                            accuracy=float(right.mean()),
+                            ci95=intervals.ci95(right, ci),
                             ci_method=ci,
                             clips=len(self.side.clips),
                             seconds=round(time.monotonic() - begun, 3),
@@ -169,7 +175,8 @@ class _Task:
                             transductive=head.transductive,
                             centred_by=head.centred_by,
                             seen_in_training=seen,
-                            of_episodes=accuracy,
+                            of_episodes=right,
+                            answers=tally(self.side.clips, draw, answered),
                         )
                         begun = time.monotonic()
 

@@ -12,7 +12,7 @@ from learn import views
 from learn.data import choose_split
 from learn.protocols import FAMILY, EvaluationProtocol, Finding, Material
 from learn.runs import refuse_existing
-from learn.sides import features_of, in_play, modalities_of, runs_of
+from learn.sides import features_of, in_play, modalities_of, runs_of, where_is
 from store import open as open_store
 from store import plugins, read_manifest
 from store.errors import ConfigError
@@ -109,6 +109,8 @@ def run_protocol(
         protocol=plugins.parse_spec(protocol).name,
         settings={f.name: getattr(config, f.name) for f in fields(config)},
         data={
+            "store": where_is(store_path),
+            "manifest": where_is(manifest) if manifest else None,
             "split": chosen,
             "labels": list(material.labels),
             "features": {modality: feature.name for modality, feature in features.items()},

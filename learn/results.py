@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from learn import episode_files
+from learn.answers import Answers
 from learn.data import Clips
 from learn.episodes import Episodes
 from learn.runs import refuse_existing
@@ -43,10 +44,12 @@ class Result:
     centred_by: str
     seen_in_training: int  # clips scored here that the projection was trained on
     of_episodes: Float64[np.ndarray, "E"]  # accuracy of each: rows of one call are paired
+    answers: Answers
 
     def as_json(self) -> dict[str, Any]:
-        """Everything but the single episodes."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "of_episodes"}
+        """Everything but the single episodes and answers."""
+        apart = ("of_episodes", "answers")
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -79,7 +82,8 @@ class EpisodesResult:
         """Write a directory that holds all of it; it appears whole or not at all.
 
         `result.json` is `as_json`, `accuracy.npy` has a row of single episodes for each of its
-        results (padded with NaN where draws differ in length), `episodes.safetensors` the episodes.
+        results (padded with NaN where draws differ in length), `answers.json` how the classes fared
+        in each and which were confused, `episodes.safetensors` the episodes.
 
         Raises:
             InputError: the directory exists.
@@ -89,6 +93,8 @@ class EpisodesResult:
         staged = Path(tempfile.mkdtemp(prefix=f".{run_dir.name}-", dir=run_dir.parent))
         try:
             (staged / "result.json").write_text(json.dumps(self.as_json(), indent=1) + "\n")
+            told = [result.answers.as_json() for result in self.results]
+            (staged / "answers.json").write_text(json.dumps(told) + "\n")
             longest = max(len(result.of_episodes) for result in self.results)
             accuracy = np.full((len(self.results), longest), np.nan)
             for row, result in zip(accuracy, self.results, strict=True):
@@ -108,6 +114,7 @@ class Saved:
     path: Path
     result: Mapping[str, Any]  # as `EpisodesResult.as_json`
     of_episodes: tuple[Float64[np.ndarray, "_"], ...]  # accuracies, for each of its results
+    answers: tuple[Mapping[str, Any], ...]  # as `Answers`; none of an older result
 
 
 def load_result(run_dir: Path) -> Saved:
@@ -131,8 +138,19 @@ def load_result(run_dir: Path) -> Saved:
         singles = tuple(one[: row["episodes"]] for one, row in zip(table, rows, strict=True))
         means = [row["accuracy"] for row in rows]
         sound = all(map(np.isclose, [one.mean() for one in singles], means)) and bool(rows)
+        answers: tuple[Mapping[str, Any], ...] = ()
+        if (run_dir / "answers.json").is_file():
+            answers = tuple(json.loads((run_dir / "answers.json").read_text()))
+            shares = zip(map(_share, answers), means, strict=True)
+            sound = sound and all(np.isclose(one, mean) for one, mean in shares)
     except (OSError, KeyError, TypeError, ValueError) as fault:
         raise InputError(f"{run_dir} is not a result of learn episodes ({fault})") from None
     if not sound:
         raise InputError(f"{run_dir} was changed since it was written; score it again")
-    return Saved(path=run_dir, result=result, of_episodes=singles)
+    return Saved(path=run_dir, result=result, of_episodes=singles, answers=answers)
+
+
+def _share(answers: Mapping[str, Any]) -> float:
+    """Right ones among all."""
+    right, asked = (sum(one[key] for one in answers["classes"]) for key in ("right", "asked"))
+    return float(right / asked)

@@ -1,4 +1,4 @@
-"""Scoring episodes: head in, accuracy of each episode out, in bounded memory.
+"""Scoring episodes: head in, answers to every query out, in bounded memory.
 
 Heads that need only inner products (`ProductHead`, `GramHead`) look them up in one table of all
 clips; others get the vectors of a few episodes at a time. Both ways give the same answers.
@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int32
+from jaxtyping import Float, Float64, Int, Int32
 from torch import Tensor
 
 from learn.episodes import Episodes
@@ -21,11 +21,11 @@ TABLE_CLIPS = 8192  # 256 MB of float32
 TABLE_WORTH = 16  # products of a table that cost as much as fetching and comparing one query
 NUMBERS_AT_ONCE = 1_000_000
 
-Score = Callable[[Episodes], Float64[np.ndarray, "E"]]
+Score = Callable[[Episodes], Int[np.ndarray, "E M"]]
 
 
 def scorer(head: Head, pair: Pair, context: Context, *, queries: int) -> Score:
-    """The share of right answers per episode, for any episodes of these clips.
+    """What the head answers, as positions among the ways, for any episodes of these clips.
 
     `queries`, of all episodes to come, decides whether a table of products pays.
     """
@@ -81,17 +81,20 @@ def _in_parts(
     scores: Callable[[Episodes, slice], Float[Tensor, "E M N"]],
     numbers: Callable[[Episodes], int],
 ) -> Score:
-    """`scores` of as many episodes at once as memory allows, held against the right answers."""
+    """The best of `scores`, of as many episodes at once as memory allows."""
 
     @torch.inference_mode()
-    def score(episodes: Episodes) -> Float64[np.ndarray, "E"]:
-        answers = torch.from_numpy(episodes.answers)
+    def score(episodes: Episodes) -> Int[np.ndarray, "E M"]:
         size = max(1, NUMBERS_AT_ONCE // numbers(episodes))
         parts = (slice(first, first + size) for first in range(0, len(episodes), size))
-        right = [(scores(episodes, part).argmax(-1) == answers).double().mean(-1) for part in parts]
-        return torch.cat(right).numpy()
+        return torch.cat([scores(episodes, part).argmax(-1) for part in parts]).numpy()
 
     return score
+
+
+def accuracies(episodes: Episodes, answered: Int[np.ndarray, "E M"]) -> Float64[np.ndarray, "E"]:
+    """The share of right answers in each episode."""
+    return (answered == episodes.answers).mean(-1)
 
 
 def _index(places: np.ndarray) -> Int32[Tensor, "..."]:

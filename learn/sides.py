@@ -37,6 +37,11 @@ class Side:
         return replace(self, clips=self.clips.keep(wanted), rows=rows)
 
 
+def where_is(path: str | Path) -> str:
+    """A path that holds wherever it is read; an address stays as it is."""
+    return str(path) if "://" in str(path) else str(Path(path).resolve())
+
+
 def runs_of(projections: Sequence[str | Path]) -> dict[str, Run | None]:
     """By name: the runs of these directories, each once; "none", or no name, is stored vectors."""
     paths = dict.fromkeys(map(str, projections or (NONE,)))

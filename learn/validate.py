@@ -18,7 +18,7 @@ from learn import views
 from learn.data import UNLABELLED, Clips
 from learn.episodes import Episodes
 from learn.heads import Context
-from learn.score import scorer
+from learn.score import accuracies, scorer
 from store import plugins
 from store.errors import NotEnoughClips
 
@@ -56,7 +56,7 @@ def accuracy(vectors: Mapping[str, Float[Tensor, "V _"]], clips: Clips, *, seed:
             pair = views.pair(unit, modes[support], modes[query], common=True)
             context = Context(blocks=pair.blocks, origin=pair.support.mean(0))
             score = scorer(head, pair, context, queries=episodes.query.size)
-            found.append(float(score(episodes).mean()))
+            found.append(float(accuracies(episodes, score(episodes)).mean()))
     return sum(found) / len(found)
 
 
