@@ -8,6 +8,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from learn.heads import Context
 from learn.heads.nearest import Config, build
 from store.errors import ConfigError
+from tests.learn.twins.nearest import literal
 
 WAYS, SHOTS = 4, 5
 
@@ -22,22 +23,6 @@ def task(dim=9, *, whole=False, seed=0, count=8):
         else torch.randn(shape, generator=rng)
     )
     return points[:, : WAYS * SHOTS].unflatten(1, (WAYS, SHOTS)), points[:, WAYS * SHOTS :]
-
-
-def literal(support, query, *, k, metric):
-    """Answers of one episode: most votes, then the nearer shot, then the earlier class."""
-    shots = support.flatten(0, 1)
-    answers = []
-    for q in query:
-        if metric == "cosine":
-            d = [-float((q @ s) / (q.norm() * s.norm()).clamp_min(1e-24)) for s in shots]
-        else:
-            d = [float(((q - s) ** 2).sum()) for s in shots]
-        order = sorted(range(len(d)), key=lambda i: (d[i], i))[:k]
-        votes = [sum(i // SHOTS == n for i in order) for n in range(WAYS)]
-        near = [min(d[n * SHOTS : (n + 1) * SHOTS]) for n in range(WAYS)]
-        answers.append(min(range(WAYS), key=lambda n: (-votes[n], near[n], n)))
-    return torch.tensor(answers)
 
 
 @pytest.mark.parametrize("backend", ["matmul", "faiss"])
@@ -59,7 +44,7 @@ def test_ties_go_the_same_way_in_both_backends_and_in_the_loop(k):
         for b in ("matmul", "faiss")
     )
     assert torch.equal(by_matmul, by_faiss)
-    expected = [literal(s, q, k=k, metric="euclidean") for s, q in zip(support, query, strict=True)]
+    expected = [literal(s, q, k=k) for s, q in zip(support, query, strict=True)]
     assert torch.equal(by_matmul.argmax(-1), torch.stack(expected))
 
 

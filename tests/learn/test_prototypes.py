@@ -6,34 +6,9 @@ import torch
 from learn.heads import Context
 from learn.heads.prototypes import Config, build
 from store.errors import ConfigError
+from tests.learn.twins.prototypes import literal
 
 BLOCKS = (4, 6)
-
-
-def literal(support, query, context, *, metric, centre):
-    """Scores of one episode."""
-    if centre == "base":
-        support, query = support - context.support_mean, query - context.query_mean
-    if centre == "support":
-        mean = support.flatten(0, 1).mean(0)
-        support, query = support - mean, query - mean
-    if metric == "cl2n":
-        support = torch.stack([torch.stack([unit_blocks(x) for x in shots]) for shots in support])
-        query = torch.stack([unit_blocks(x) for x in query])
-    scores = torch.empty(len(query), len(support), dtype=query.dtype)
-    for m, q in enumerate(query):
-        for n, shots in enumerate(support):
-            mean = sum(shots) / len(shots)
-            if metric == "cosine":
-                scores[m, n] = q @ mean / q.norm() / mean.norm()
-            else:
-                scores[m, n] = -((q - mean) ** 2).sum()
-    return scores
-
-
-def unit_blocks(x):
-    left, right = x[: BLOCKS[0]], x[BLOCKS[0] :]
-    return torch.cat([left / left.norm(), right / right.norm()])
 
 
 @pytest.fixture(params=[1, 3])
