@@ -697,6 +697,9 @@ def learn_train(
     labels: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Vectors of class names: `learn labels`.")
     ] = None,
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Stream rows beyond that. (default: 8GiB)")
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the training in RUN, if it is there.")
     ] = False,
@@ -713,7 +716,8 @@ def learn_train(
     import learn
     from store.text import pairs
 
-    changes = (*setting, *([f"data.labels={labels}"] if labels else []))
+    aliases = {"data.labels": labels, "data.memory": memory}
+    changes = (*setting, *(f"{key}={value}" for key, value in aliases.items() if value))
     with _progress("epochs", quiet=as_json) as progress:
         result = learn.train(
             directory, recipe, settings=changes, run_dir=output, manifest=manifest, resume=resume,

@@ -5,7 +5,7 @@ Shapes: V = clips, R = rows of all clips, D = stored size, B = clips of a batch,
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 MODALITIES = ("visual", "audio")
 UNLABELLED = -1
 CLIPS_AT_ONCE = 512
+ROWS_AT_ONCE = 8192
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -203,13 +204,21 @@ class Rows:
         return self.values.shape[1]
 
     @property
+    def device(self) -> torch.device:
+        return self.values.device
+
+    @property
+    def counts(self) -> Int64[Tensor, "V"]:
+        return self.offsets.diff()
+
+    @property
     def valid(self) -> Bool[np.ndarray, "V"]:
         """Which clips have rows."""
-        return self.offsets.diff().cpu().numpy() > 0
+        return self.counts.cpu().numpy() > 0
 
     def padded(self, places: Int[Tensor, "B"]) -> Padded:
         """Rows, which of them are real, and their times, of these clips; padding is zero."""
-        start, count = self.offsets[places], self.offsets.diff()[places]
+        start, count = self.offsets[places], self.counts[places]
         step = torch.arange(max(1, int(count.max())), device=self.values.device)
         real = step < count[:, None]
         row = torch.where(real, start[:, None] + step, 0)
@@ -228,7 +237,7 @@ class Rows:
 
     def means(self) -> Float32[Tensor, "V D"]:
         """The mean of each clip's rows; zero for a clip without any."""
-        counts = self.offsets.diff()
+        counts = self.counts
         means = torch.zeros(len(self), self.dim, device=self.values.device)
         for start in range(0, len(self), CLIPS_AT_ONCE):
             some = counts[start : start + CLIPS_AT_ONCE]
@@ -237,11 +246,15 @@ class Rows:
             means[start : start + len(some)].index_add_(0, clip, rows)
         return means / counts.clamp_min(1)[:, None]
 
+    def pieces(self) -> Iterator[Float16[Tensor, "_ D"]]:
+        """All rows, some at a time."""
+        return iter(torch.split(self.values, ROWS_AT_ONCE))
+
     def keep(self, wanted: Bool[np.ndarray, "V"]) -> "Rows":
         """The rows of only these clips."""
         of_clip = torch.from_numpy(wanted)
-        of_row = of_clip.repeat_interleave(self.offsets.diff())
-        counts = self.offsets.diff()[of_clip]
+        of_row = of_clip.repeat_interleave(self.counts)
+        counts = self.counts[of_clip]
         return Rows(
             values=self.values[of_row],
             offsets=torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]),

@@ -11,40 +11,61 @@ Shapes: B = clips of a batch, V = clips.
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, Int64
 from torch import Tensor, nn
 
-from learn import augment, checkpoint, validate
-from learn.data import Clips, Rows
+from learn import augment, checkpoint, order, validate
+from learn.data import Clips, Padded
 from learn.objectives import Batch, Moment, Objective, Survey
 from learn.recipe import OptimiserSettings, Stage
 from learn.space import Space
+from learn.streamed import AT_ONCE, Stored, Streamed
 from store.errors import InputError
 
 Progress = Callable[[int, int, str], None]
 FLUSH_STEPS = 64  # losses leave the device this often: each time costs a wait
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Data:
     """Clips, and their rows in every modality."""
 
     clips: Clips
-    rows: Mapping[str, Rows]
-
-    def keep(self, wanted: np.ndarray) -> "Data":
-        rows = {modality: rows.keep(wanted) for modality, rows in self.rows.items()}
-        return Data(clips=self.clips.keep(wanted), rows=rows)
+    rows: Mapping[str, Stored]
+    blocks: Sequence[Int64[np.ndarray, "_"]] = ()  # neighbours on the disk, where rows are streamed
 
     def to(self, device: torch.device) -> "Data":
-        return Data(clips=self.clips, rows={m: rows.to(device) for m, rows in self.rows.items()})
+        rows = {m: rows.to(device) for m, rows in self.rows.items()}
+        return Data(clips=self.clips, rows=rows, blocks=self.blocks)
+
+    @cached_property
+    def counts(self) -> dict[str, Int64[np.ndarray, "V"]]:
+        """Rows of each clip."""
+        return {m: rows.counts.cpu().numpy() for m, rows in self.rows.items()}
+
+    @cached_property
+    def lengths(self) -> Int64[np.ndarray, "V"]:
+        """Rows of each clip in all modalities."""
+        return np.sum(list(self.counts.values()), axis=0)
+
+    def inputs(self, places: Int[Tensor, "B"]) -> dict[str, Padded]:
+        """The rows of these clips, padded."""
+        return {m: rows.padded(places) for m, rows in self.rows.items()}
+
+    def hold(self, places: Int64[np.ndarray, "_"], then: Int64[np.ndarray, "_"] | None) -> None:
+        """Have what is streamed of these clips in memory, and bring the next."""
+        for rows in self.rows.values():
+            if isinstance(rows, Streamed):
+                rows.hold(places, then)
 
 
 @runtime_checkable
@@ -152,18 +173,21 @@ class Engine:
     def _epoch(self, stage: Stage, objective: Objective) -> None:
         """The steps of this epoch that are not yet done."""
         place, settings = self.place, stage.optimiser
-        clips = len(self.data.clips)
         rng = np.random.default_rng([self.seed, place.stage, place.round, place.epoch])
-        batches = cut(torch.from_numpy(rng.permutation(clips)), settings.batch_size)
+        windows = order.epoch(
+            len(self.data.clips), rng=rng, batch_size=settings.batch_size, bucket=settings.bucket,
+            lengths=self.data.lengths, blocks=self.data.blocks, at_once=AT_ONCE,
+        )  # fmt: skip
+        place.told |= {"fill": order.fill(self.data.counts, windows)}
+        steps = sum(len(window.batches) for window in windows)
         self._freeze(stage, objective)
         optimiser = self.optimiser
         assert optimiser is not None
-        for step in range(place.step, len(batches)):
-            rate = learning_rate(settings, place.epoch + step / len(batches))
+        for step, places, inputs in self._ahead(windows, place.step):
+            rate = learning_rate(settings, place.epoch + step / steps)
             for group in optimiser.param_groups:
                 group["lr"] = rate
-            places = batches[step].to(self.device)
-            batch = self.batch(self.data, places, self.labels, stage, training=True)
+            batch = self.batch(self.data, places, inputs, self.labels, stage, training=True)
             terms = objective.terms(batch)
             losses = torch.stack(list(terms.values()))
             optimiser.zero_grad()
@@ -176,16 +200,46 @@ class Engine:
                 "step": place.steps, "clips": len(places), "learning_rate": rate,
             }  # fmt: skip
             self._pending.append((where, list(terms), losses.detach()))
-            if len(self._pending) >= FLUSH_STEPS or step + 1 == len(batches):
+            if len(self._pending) >= FLUSH_STEPS or step + 1 == steps:
                 self._flush()
             if time.monotonic() - self._saved >= self.checkpoint_seconds:
                 self._flush()
                 self._save()
 
+    def _ahead(
+        self, windows: Sequence[order.Window], first: int
+    ) -> Iterator[tuple[int, Int[Tensor, "B"], dict[str, Padded]]]:
+        """Number, clips and rows of the epoch's batches from `first` on. On processors the rows of
+        a batch are gathered while the one before it is learnt from."""
+
+        def prepared() -> Iterator[tuple[int, Int[Tensor, "B"], dict[str, Padded]]]:
+            step = 0
+            for i, window in enumerate(windows):
+                if step + len(window.batches) <= first:
+                    step += len(window.batches)
+                    continue
+                self.data.hold(window.places, windows[i + 1].places if windows[i + 1 :] else None)
+                for batch in window.batches:
+                    if step >= first:
+                        places = batch.to(self.device)
+                        yield step, places, self.data.inputs(places)
+                    step += 1
+
+        if self.device.type != "cpu":
+            yield from prepared()
+            return
+        source = prepared()
+        with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
+            coming = pool.submit(next, source, None)
+            while (batch := coming.result()) is not None:
+                coming = pool.submit(next, source, None)
+                yield batch
+
     def batch(
         self,
         data: Data,
         places: Int[Tensor, "B"],
+        inputs: dict[str, Padded],
         labels: Int[Tensor, "V"],
         stage: Stage,
         *,
@@ -193,7 +247,6 @@ class Engine:
     ) -> Batch:
         """What the objective sees of these clips."""
         seed, views = self._seed(), stage.views
-        inputs = {m: rows.padded(places) for m, rows in data.rows.items()}
         generator = torch.Generator().manual_seed(seed)
         differ = views.subclip < 1 or views.feature_dropout > 0 or views.noise > 0
         copies = []
@@ -256,7 +309,9 @@ class Engine:
         self.model.eval()  # neither dropout nor batch statistics move by looking
         places = torch.arange(min(len(self.data.clips), stage.optimiser.batch_size))
         places = places.to(self.device)
-        batch = self.batch(self.data, places, self.labels, stage, training=True)
+        batch = self.batch(
+            self.data, places, self.data.inputs(places), self.labels, stage, training=True
+        )
         gradients = torch.autograd.grad(
             objective(batch), list(learning.values()), allow_unused=True
         )
@@ -317,8 +372,10 @@ class Engine:
         self.model.eval()
         labels = torch.from_numpy(val.clips.codes).long().to(self.device)
         total = 0.0
-        for places in cut(torch.arange(len(val.clips)), stage.optimiser.batch_size):
-            batch = self.batch(val, places.to(self.device), labels, stage, training=False)
+        for some in order.cut(torch.arange(len(val.clips)), stage.optimiser.batch_size):
+            places = some.to(self.device)
+            inputs = val.inputs(places)
+            batch = self.batch(val, places, inputs, labels, stage, training=False)
             total += objective(batch).item() * len(places)
         self._finite([total])
         return total / len(val.clips)
@@ -419,9 +476,3 @@ def learning_rate(settings: OptimiserSettings, epoch: float) -> float:
         return o.learning_rate * rise
     share = (epoch - o.warmup_epochs) / max(1e-9, o.epochs - o.warmup_epochs)
     return o.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
-
-
-def cut(order: Int[Tensor, "V"], size: int) -> list[Int[Tensor, "B"]]:
-    """Batches of nearly one size; two clips at least, as one alone has nothing to tell apart."""
-    parts = min(math.ceil(len(order) / size), len(order) // 2)
-    return list(torch.tensor_split(order, max(1, parts)))

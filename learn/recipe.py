@@ -22,6 +22,7 @@ from typing import Any
 
 from store import plugins
 from store.errors import ConfigError, MissingFile, UnknownSetting, choices
+from store.sizes import parse_size
 
 FOLDER = Path(__file__).parent / "recipes"
 PER_MODALITY = ("visual", "audio")
@@ -36,10 +37,12 @@ class DataSettings:
     audio: str = ""
     missing: str = "drop"  # clips without a modality; keep: masked, for objectives that allow it
     labels: str = ""  # a file with a vector for each class name: `learn labels`
+    memory: str = "8GiB"  # rows of a larger split are streamed: some at a time, see learn/order.py
 
     def __post_init__(self) -> None:
         if self.missing not in ("drop", "keep"):
             raise ConfigError(f"data.missing={self.missing!r} is neither drop nor keep")
+        parse_size(self.memory)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +50,7 @@ class OptimiserSettings:
     method: str = "adamw"  # adamw, adam, sgd
     epochs: int = 50
     batch_size: int = 128
+    bucket: int = 0  # batches among whose clips those of like length meet; 0: any clips meet
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     momentum: float = 0.9  # of sgd, Nesterov's
@@ -57,7 +61,9 @@ class OptimiserSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        bounds = {"epochs": 1, "batch_size": 2, "patience": 0, "seed": 0, "warmup_epochs": 0}
+        bounds = {
+            "epochs": 1, "batch_size": 2, "bucket": 0, "patience": 0, "seed": 0, "warmup_epochs": 0
+        }  # fmt: skip
         for key, least in bounds.items():
             if getattr(self, key) < least:
                 raise ConfigError(f"optimiser.{key}={getattr(self, key)} is less than {least}")

@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from learn.data import CLIPS_AT_ONCE, Padded, Rows
+from learn.data import CLIPS_AT_ONCE, Padded
 from learn.networks import Network
 from learn.recipe import Recipe
+from learn.streamed import Stored
 from learn.tower import Standard, Tower
 from store import plugins
 from store.errors import ConfigError
@@ -57,13 +58,13 @@ class Space(nn.Module):
         return part
 
     @torch.inference_mode()
-    def embed(self, rows: Mapping[str, Rows]) -> dict[str, Float[Tensor, "V _"]]:
+    def embed(self, rows: Mapping[str, Stored]) -> dict[str, Float[Tensor, "V _"]]:
         """The vectors of every clip, in eval mode."""
         self.eval()
         if not rows:
             return {}
         (clips,) = {len(some) for some in rows.values()}
-        device = next(iter(rows.values())).values.device
+        device = next(iter(rows.values())).device
         found = [
             self({m: one.padded(places) for m, one in rows.items()})
             for places in torch.split(torch.arange(clips, device=device), CLIPS_AT_ONCE)

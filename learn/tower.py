@@ -1,14 +1,14 @@
 """One modality's way into the common space: standardise the stored rows, then project.
 
-Shapes: B = clips, T = rows (padded), R = rows of all clips, D = stored size, E = embedding size.
+Shapes: B = clips, T = rows (padded), D = stored size, E = embedding size.
 """
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from learn.data import CLIPS_AT_ONCE, Rows
 from learn.projections import Projection
+from learn.streamed import Stored
 from store import plugins
 
 
@@ -27,13 +27,13 @@ class Standard(nn.Module):
     def standardised(self, rows: Float[Tensor, "*any D"]) -> Float[Tensor, "*any D"]:
         return (rows - self.mean) / self.deviation
 
-    def measure(self, rows: Rows) -> None:
+    def measure(self, rows: Stored) -> None:
         """Take mean and deviation from these rows, in double precision and two passes."""
-        parts = torch.split(rows.values, 8192)
-        nothing = torch.zeros(rows.dim, dtype=torch.float64, device=rows.values.device)
-        mean = sum((part.double().sum(0) for part in parts), nothing) / len(rows.values)
-        square = sum(((part.double() - mean).square().sum(0) for part in parts), nothing)
-        deviation = (square / len(rows.values)).sqrt()
+        count = int(rows.counts.sum())
+        nothing = torch.zeros(rows.dim, dtype=torch.float64, device=rows.device)
+        mean = sum((part.double().sum(0) for part in rows.pieces()), nothing) / count
+        square = sum(((part.double() - mean).square().sum(0) for part in rows.pieces()), nothing)
+        deviation = (square / count).sqrt()
         self.mean.copy_(mean)
         self.deviation.copy_(torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation)))
 
@@ -52,10 +52,3 @@ class Tower(Standard):
         seconds: Float[Tensor, "B T"],
     ) -> Float[Tensor, "B E"]:
         return self.projection(self.standardised(rows), real, seconds)
-
-    @torch.inference_mode()
-    def embed(self, rows: Rows) -> Float[Tensor, "V E"]:
-        """The vector of every clip, in eval mode."""
-        self.eval()
-        places = torch.split(torch.arange(len(rows)), CLIPS_AT_ONCE)
-        return torch.cat([self(*rows.padded(some)) for some in places])

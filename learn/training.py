@@ -13,28 +13,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from learn import checkpoint, labels, runs, validate
+from learn import checkpoint, labels, runs
 from learn import recipe as recipes
-from learn.data import (
-    MODALITIES,
-    UNLABELLED,
-    Clips,
-    choose_feature,
-    choose_split,
-    load_clips,
-    load_rows,
-    splits,
-)
-from learn.engine import Data, Engine, Scalars
-from learn.labels import Labels
-from learn.recipe import DataSettings, Recipe
+from learn.engine import Engine, Scalars
+from learn.job import Job, load_job
+from learn.recipe import Recipe
 from learn.space import Space
-from store import open as open_store
-from store import plugins, read_manifest
 from store.errors import ConfigError, InputError
 
 Progress = Callable[[int, int, str], None]
@@ -64,18 +51,6 @@ class Training:
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Job:
-    """What is trained on what."""
-
-    store_id: str
-    features: Mapping[str, str]
-    data: Data
-    val: Data | None  # under the training's class codes
-    watches: Mapping[int, str]  # by stage
-    labels: Labels | None  # of every class that the manifest names
 
 
 def train(
@@ -109,7 +84,7 @@ def train(
     plain = recipe_.as_json()
     digest = sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
     config = {"recipe": plain, "from": str(recipe), "set": list(settings), "sha256": digest}
-    job = _load(store_path, manifest, recipe_)
+    job = load_job(store_path, manifest, recipe_)
     told = _provenance(job, recipe_, place)
     if finished := _open_run(run_dir, config, told):
         return finished
@@ -206,121 +181,7 @@ def _open_run(
     return Training(**{key: value for key, value in done.items() if key != "files"})
 
 
-def _load(store_path: str | Path, manifest_path: str | Path | None, recipe: Recipe) -> _Job:
-    """The clips to train and validate on, and their rows."""
-    store = open_store(store_path)
-    manifest = read_manifest(manifest_path) if manifest_path else store.manifest()
-    chosen = {}
-    for modality in MODALITIES:
-        asked = getattr(recipe.data, modality)
-        feature = None if asked == "none" else choose_feature(store, modality, asked or None)
-        if feature is not None:
-            chosen[modality] = feature
-    if not chosen:
-        raise InputError(f"{store_path} has no feature to train on; run: extract run MANIFEST")
-    modules = [plugins.module("learn.objectives", s.objective.name) for s in recipe.stages]
-    supervised = [bool(module.SUPERVISED) for module in modules]
-    label: str | None = recipe.data.label
-    default = label == DataSettings().label
-    if not any(supervised) and default and label not in manifest.columns:
-        label = None  # nobody named it, and nothing needs it
-    several = {bool(getattr(module, "SEVERAL", False)) for module in modules}
-    if len(several) > 1:
-        raise ConfigError("stages with one label a clip and stages with several do not mix")
-    keep = recipe.data.missing == "keep"
-    for module in modules:
-        if keep and not getattr(module, "MISSING", False):
-            name = module.__name__.rpartition(".")[2]
-            raise ConfigError(f"objective {name} needs every modality; set data.missing=drop")
-
-    def of_split(split: str) -> Data:
-        clips = load_clips(
-            manifest, split=split, label=label, group=None, several=several == {True}
-        )
-        rows = {modality: load_rows(feature, clips.ids) for modality, feature in chosen.items()}
-        some = np.logical_or if keep else np.logical_and
-        usable = some.reduce([r.valid for r in rows.values()])
-        if any(supervised):
-            usable &= clips.labelled
-        return Data(clips=clips, rows=rows).keep(usable)
-
-    split = choose_split(manifest, recipe.data.split or None, "train")
-    data = of_split(split)
-    if len(data.clips) < 2:
-        raise InputError(
-            f"split {split!r} has {len(data.clips)} clips with {' and '.join(chosen)} rows"
-            f"{' and labels' if any(supervised) else ''}; training needs 2 at least"
-        )
-    val, watches = None, {}
-    if split not in ("all", recipe.data.val_split) and recipe.data.val_split in splits(manifest):
-        val = _comparable(of_split(recipe.data.val_split), data.clips.classes)
-        watches = {
-            i: _watch(stage.optimiser.watch, supervised[i], val, data.clips.classes, recipe.seed)
-            for i, stage in enumerate(recipe.stages)
-        }
-        if set(watches.values()) == {"none"}:
-            val = None
-    known = None
-    if recipe.data.labels:
-        if label is None:
-            raise InputError("labels are of classes, and the manifest has no label column")
-        table = labels.read(Path(recipe.data.labels))
-        names = sorted({name for cell in manifest.labels(label) for name in cell})
-        wanted = [name for name in names if name in data.clips.classes or table.has(name)]
-        known = Labels(names=tuple(wanted), vectors=table.of(wanted))
-    return _Job(
-        labels=known,
-        store_id=store.store_id,
-        features={modality: feature.name for modality, feature in chosen.items()},
-        data=data,
-        val=val,
-        watches=watches,
-    )
-
-
-def _comparable(val: Data, classes: tuple[str, ...]) -> Data:
-    """Validation clips under the training's class codes, new classes after those."""
-    place = {name: c for c, name in enumerate(classes)}
-    for name in val.clips.classes:
-        place.setdefault(name, len(place))
-    new = np.array([place[name] for name in val.clips.classes], np.int32)
-    codes = val.clips.codes
-    codes = np.where(codes == UNLABELLED, UNLABELLED, new[codes]) if len(new) else codes
-    targets = None
-    if val.clips.targets is not None:
-        targets = np.zeros((len(val.clips), len(place)), bool)
-        targets[:, new] = val.clips.targets
-    clips = Clips(
-        ids=val.clips.ids,
-        codes=codes.astype(np.int32),
-        classes=tuple(place),
-        groups=val.clips.groups,
-        split=val.clips.split,
-        targets=targets,
-    )
-    return Data(clips=clips, rows=val.rows)
-
-
-def _watch(asked: str, supervised: bool, val: Data, classes: tuple[str, ...], seed: int) -> str:
-    """What tells the best epoch: a supervised objective knows no class but its own.
-
-    Raises:
-        InputError: asked for what these clips cannot give.
-    """
-    known = len(val.clips) > 1 and (not supervised or bool((val.clips.codes < len(classes)).all()))
-    possible = {"loss": known, "episodes": validate.draw(val.clips, seed) is not None, "none": True}
-    if asked == "auto":
-        return next(name for name, can in possible.items() if can)
-    if not possible[asked]:
-        reason = "has classes that training has not" if asked == "loss" else "has too few clips"
-        raise InputError(
-            f"optimiser.watch={asked}, but split {val.clips.split!r} {reason}; use "
-            f"{' or '.join(name for name, can in possible.items() if can)}"
-        )
-    return asked
-
-
-def _provenance(job: _Job, recipe: Recipe, device: torch.device) -> dict[str, Any]:
+def _provenance(job: Job, recipe: Recipe, device: torch.device) -> dict[str, Any]:
     data, val = job.data, job.val
     return {
         "store_id": job.store_id,

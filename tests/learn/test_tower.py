@@ -1,10 +1,15 @@
+from dataclasses import replace
+
 import numpy as np
 import torch
 
 from learn.data import Rows
+from learn.recipe import load
+from learn.space import Space
 from learn.tower import Tower
 from store import plugins
 
+EVERY = torch.arange(4)
 LINEAR = plugins.Spec("linear", {"dim_out": 5})
 
 
@@ -28,16 +33,16 @@ def test_features_of_any_scale_come_out_alike():
     torch.manual_seed(0)
     tower = Tower(LINEAR, 4)
     tower.measure(rows())
-    plain = tower.embed(rows())
+    plain = tower(*rows().padded(EVERY))
     tower.measure(rows(64.0))
-    torch.testing.assert_close(tower.embed(rows(64.0)), plain, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(tower(*rows(64.0).padded(EVERY)), plain, rtol=1e-3, atol=1e-3)
 
 
 def test_all_clips_are_embedded_in_order(monkeypatch):
-    torch.manual_seed(0)
-    tower = Tower(plugins.Spec("mlp", {"dropout": 0.5}), 4)
-    tower.measure(rows())
-    together = tower.embed(rows())
-    assert together.shape == (4, tower.projection.dim_out)
-    monkeypatch.setattr("learn.tower.CLIPS_AT_ONCE", 1)
-    torch.testing.assert_close(tower.embed(rows()), together)
+    recipe = load("infonce", ("projection.dropout=0.5",))
+    space = Space(replace(recipe, projection={"audio": recipe.projection["audio"]}), {"audio": 4})
+    space.of("audio").measure(rows())
+    together = space.embed({"audio": rows()})["audio"]
+    assert together.shape == (4, space.outputs["audio"])
+    monkeypatch.setattr("learn.space.CLIPS_AT_ONCE", 1)
+    torch.testing.assert_close(space.embed({"audio": rows()})["audio"], together)

@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 
 import learn
 import store
-from learn.data import Rows, choose_feature, load_rows
-from learn.engine import Data, Engine
+from learn.data import choose_feature, load_rows
+from learn.engine import Engine
+from learn.job import _comparable
 from learn.runs import load_run
-from learn.training import _comparable
 from store import testing
 from store.errors import ConfigError, InputError, MissingFile, UnknownColumn, UnknownFeature
 
@@ -146,10 +146,9 @@ def test_classes_apart_are_judged_by_episodes(tmp_path):
 def test_validation_labels_mean_what_the_training_labels_do(make_clips):
     """Classes of the training come first and keep their codes; others follow."""
     clips = replace(make_clips([2, 3, 1]), classes=("b", "c", "d"))
-    rows = Rows(values=torch.zeros(6, 1).half(), offsets=torch.arange(7), seconds=torch.zeros(6))
-    val = _comparable(Data(clips=clips, rows={"audio": rows}), ("a", "c", "d"))
-    assert val.clips.classes == ("a", "c", "d", "b")
-    told = [val.clips.classes[code] for code in val.clips.codes]
+    val = _comparable(clips, ("a", "c", "d"))
+    assert val.classes == ("a", "c", "d", "b")
+    told = [val.classes[code] for code in val.codes]
     assert told == ["b"] * 2 + ["c"] * 3 + ["d"]
 
 
@@ -291,19 +290,21 @@ def same_files(whole, parts):
 
 
 @pytest.mark.parametrize("after", [1, 5, 8, 13, 18, 23])
-def test_a_killed_training_goes_on_bit_for_bit(paired, tmp_path, monkeypatch, after):
+@pytest.mark.parametrize("memory", ["8GiB", "20kB"])
+def test_a_killed_training_goes_on_bit_for_bit(paired, tmp_path, monkeypatch, after, memory):
     """Killed after any step, of any stage and round, with a checkpoint some steps before."""
+    how = ("optimiser.bucket=2", f"data.memory={memory}")
     recipe = tmp_path / "staged.toml"
     recipe.write_text(STAGED)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    done = learn.train(paired, recipe, run_dir=whole)
+    done = learn.train(paired, recipe, settings=how, run_dir=whole)
     dying(monkeypatch, after)
     with pytest.raises(Killed):
-        learn.train(paired, recipe, run_dir=parts)
+        learn.train(paired, recipe, settings=how, run_dir=parts)
     assert not (parts / "done.json").exists()
     monkeypatch.undo()
     assert (parts / "checkpoint.safetensors").exists() == (after > 3)
-    again = learn.train(paired, recipe, run_dir=parts, resume=True)
+    again = learn.train(paired, recipe, settings=how, run_dir=parts, resume=True)
     same_files(whole, parts)
     assert replace(again, run="", seconds=0.0) == replace(done, run="", seconds=0.0)
 
