@@ -540,6 +540,12 @@ def learn_episodes(
         str | None,
         typer.Option(metavar="COLUMN|none", help="Kept apart. (default: group if present)"),
     ] = None,
+    groups: Annotated[
+        str, typer.Option(help="Apart within each class, strict (across classes), or mixed.")
+    ] = "within",
+    inflation: Annotated[
+        bool, typer.Option("--inflation", help="What mixed groups would add, too.")
+    ] = False,
     ways: Annotated[int, typer.Option(help="Classes per episode.")] = 5,
     shots: Annotated[list[int], typer.Option(help="Support clips per class; may repeat.")] = [1],  # noqa: B006
     queries: Annotated[int, typer.Option(help="Query clips per class.")] = 15,
@@ -576,11 +582,11 @@ def learn_episodes(
         refuse_existing(output)
     with _progress("episodes", quiet=as_json) as progress:
         found = learn.run_episodes(
-            directory, manifest=manifest, split=split, label=label, group=group, ways=ways,
-            shots=tuple(shots), queries=queries, episodes=episodes, seed=seed, visual=visual,
-            audio=audio, heads=tuple(head), projections=tuple(projection), support=tuple(support),
-            query=tuple(query), save_episodes=save_episodes, episodes_file=episodes_file, ci=ci,
-            progress=progress,
+            directory, manifest=manifest, split=split, label=label, group=group, groups=groups,
+            inflation=inflation, ways=ways, shots=tuple(shots), queries=queries, episodes=episodes,
+            seed=seed, visual=visual, audio=audio, heads=tuple(head),
+            projections=tuple(projection), support=tuple(support), query=tuple(query),
+            save_episodes=save_episodes, episodes_file=episodes_file, ci=ci, progress=progress,
         )  # fmt: skip
     if output:
         found.save(output)

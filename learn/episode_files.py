@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -33,13 +34,18 @@ def save(path: Path, clips: Clips, draws: Sequence[Episodes]) -> None:
         "clips_sha256": clips.sha256,
         "labels": json.dumps([clips.classes[c] for c in clips.codes]),
         "groups": json.dumps(groups),
-        "draws": json.dumps([{"shots": draw.shots, "seed": draw.seed} for draw in draws]),
+        "draws": json.dumps([_told(draw) for draw in draws]),
         "sha256": digest(draws),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".unfinished")
     save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, unfinished, metadata=told)
     unfinished.replace(path)
+
+
+def _told(draw: Episodes) -> dict[str, Any]:
+    facts = {"facts": dict(draw.facts)} if draw.facts else {}
+    return {"shots": draw.shots, "seed": draw.seed, **facts}
 
 
 def load(path: Path, clips: Clips) -> tuple[Clips, list[Episodes]]:

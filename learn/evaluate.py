@@ -5,7 +5,8 @@ Shapes: V = clips, D = size of a vector, E = episodes.
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import hypot
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +15,9 @@ import numpy as np
 from learn import episode_files, intervals, views
 from learn.answers import tally
 from learn.data import Clips, choose_split, splits
-from learn.episodes import Episodes
+from learn.episodes import GROUPS, Episodes
 from learn.heads import Context, Head
-from learn.results import EpisodesResult, Result
+from learn.results import EpisodesResult, Inflation, Result
 from learn.runs import Run
 from learn.score import accuracies, scorer
 from learn.sides import (
@@ -47,6 +48,8 @@ def run_episodes(
     split: str | None = None,
     label: str = "label",
     group: str | None = None,
+    groups: str = "within",
+    inflation: bool = False,
     ways: int = 5,
     shots: Sequence[int] = (1,),
     queries: int = 15,
@@ -67,7 +70,11 @@ def run_episodes(
 
     Heads default to prototypes; projections are run directories, "none" among them means stored
     vectors as they are; modes are v, a and av (`views.cells`). With `episodes_file` the episodes
-    are those of the file, and ways, shots, queries, episodes and seed have no say.
+    are those of the file, and ways, shots, queries, episodes, groups and seed have no say.
+
+    `groups`: groups of support and query are apart `within` each class, strictly across all classes
+    of an episode (`strict`), or not (`mixed`). With `inflation` everything is scored once more on
+    episodes of the same classes with groups mixed.
 
     Raises:
         NotEnoughClips: the episodes asked for cannot be drawn.
@@ -92,7 +99,9 @@ def run_episodes(
         clips, draws = episode_files.load(Path(episodes_file), side.clips)
         side = side.keep(np.isin(side.clips.ids, clips.ids))
     else:
-        draws = _draw(side.clips, ways, shots, queries, episodes, seed)
+        draws = _draw(side.clips, ways, shots, queries, episodes, seed, groups)
+    if inflation:
+        _check_guard(side.clips, draws[0])
     if save_episodes:
         episode_files.save(Path(save_episodes), side.clips, draws)
     base = None
@@ -101,9 +110,11 @@ def run_episodes(
     task = _Task(
         heads=built, runs=runs, cells=cells, features=features, side=side, base=base, draws=draws
     )
+    apart = GROUPS[0] if side.clips.groups is not None else "mixed"
     sampling = {
         "store": where_is(store_path),
         "manifest": where_is(manifest) if manifest else None,
+        "groups": apart,
         **{key: value for key, value in draws[0].sampling().items() if key != "shots"},
         "split": chosen,
         "label": label,
@@ -119,7 +130,10 @@ def run_episodes(
         results.append(result)
         if progress:
             progress(len(results), task.size, "")
-    return EpisodesResult(sampling=sampling, clips=side.clips, draws=draws, results=results)
+    inflated = _inflation(task, results, ci) if inflation else None
+    return EpisodesResult(
+        sampling=sampling, clips=side.clips, draws=draws, results=results, inflation=inflated
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -193,12 +207,63 @@ def _base(manifest: "Manifest", features: Mapping[str, "Feature"], split: str) -
     return side if len(side.clips) else None
 
 
+def _check_guard(clips: Clips, draw: Episodes) -> None:
+    """Raises:
+    ConfigError: there is no guard whose worth could be told.
+    """
+    if clips.groups is None:
+        raise ConfigError(
+            "--inflation needs to know which clips are of one source: give the manifest a column "
+            "'group', or name one with --group"
+        )
+    if draw.facts.get("groups") == "mixed":
+        raise ConfigError("--inflation is against groups apart; leave out --groups mixed")
+
+
+def _inflation(task: _Task, guarded: Sequence[Result], ci: str) -> list[Inflation]:
+    """What each result would gain if groups could meet: other episodes of the same classes."""
+    found = []
+    for draw in task.draws:
+        side = task.side
+        drawn = np.isin(side.clips.codes, np.unique(draw.classes))
+        if not drawn.all():
+            side = side.keep(drawn)
+        (mixed,) = _draw(
+            side.clips, draw.ways, (draw.shots,), draw.queries, len(draw), draw.seed, "mixed"
+        )
+        own = (row for row in guarded if row.shots == draw.shots)
+        for one, other in zip(
+            own, replace(task, side=side, draws=[mixed]).results(ci), strict=True
+        ):
+            both = one.ci95, other.ci95
+            found.append(
+                Inflation(
+                    head=one.head,
+                    projection=one.projection,
+                    support=one.support,
+                    query=one.query,
+                    shots=one.shots,
+                    guarded=one.accuracy,
+                    mixed=other.accuracy,
+                    inflation=other.accuracy - one.accuracy,
+                    ci95=None if None in both else hypot(*(half or 0.0 for half in both)),
+                )
+            )
+    return found
+
+
 def _draw(
-    clips: Clips, ways: int, shots: Sequence[int], queries: int, episodes: int, seed: int
+    clips: Clips,
+    ways: int,
+    shots: Sequence[int],
+    queries: int,
+    episodes: int,
+    seed: int,
+    groups: str,
 ) -> list[Episodes]:
     if not shots:
         raise ConfigError("no number of shots; name one at least")
-    asked = {"ways": ways, "queries": queries, "episodes": episodes}
+    asked = {"ways": ways, "queries": queries, "episodes": episodes, "groups": groups}
     specs = [plugins.Spec("n_way_k_shot", {**asked, "shots": k}) for k in dict.fromkeys(shots)]
     return [plugins.build("learn.episodes", spec)(clips, seed=seed) for spec in specs]
 

@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,24 @@ class Result:
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inflation:
+    """What a result would gain if clips of one source could meet across support and query."""
+
+    head: str
+    projection: str
+    support: str
+    query: str
+    shots: int
+    guarded: float  # accuracy with groups apart
+    mixed: float  # accuracy on other episodes of the same classes, groups ignored
+    inflation: float
+    ci95: float | None  # half the width, of the difference of two draws
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EpisodesResult:
     """What one call of `run_episodes` came to."""
@@ -60,6 +78,7 @@ class EpisodesResult:
     clips: Clips
     draws: Sequence[Episodes]
     results: Sequence[Result]
+    inflation: Sequence[Inflation] | None = None  # where it was asked for
 
     def as_json(self) -> dict[str, Any]:
         """The object that `learn episodes --json` prints."""
@@ -68,9 +87,11 @@ class EpisodesResult:
             for draw in self.draws
         ]
         digest = episode_files.digest(self.draws)
+        inflation = {"inflation": [one.as_json() for one in self.inflation or ()]}
         return {
             "episodes": {**self.sampling, "draws": draws, "sha256": digest},
             "results": [result.as_json() for result in self.results],
+            **({} if self.inflation is None else inflation),
         }
 
     def _idle(self, draw: Episodes) -> list[str]:

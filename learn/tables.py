@@ -21,7 +21,11 @@ SHORT = {
 def episodes_table(result: Mapping[str, Any]) -> None:
     """Accuracy in percent with its 95 % interval: a row per mode, projection and head."""
     drawn, rows = result["episodes"], result["results"]
-    apart = f"{drawn['group']} kept apart" if drawn["group"] else "groups may meet"
+    apart = {
+        "within": f"{drawn['group']} kept apart",
+        "strict": f"{drawn['group']} kept apart across classes",
+        "mixed": "groups may meet",
+    }[drawn["groups"]]
     wrapped(
         f"{drawn['ways']}-way, {drawn['queries']} queries a class, {drawn['episodes']} episodes; "
         f"{drawn['clips']} clips of {drawn['classes']} classes, split {drawn['split']}, {apart}"
@@ -51,6 +55,23 @@ def episodes_table(result: Mapping[str, Any]) -> None:
         ]
         table(shown, ["mode", "head", *(f"{k}-shot" for k in shots)])
     _stamps(rows)
+    if "inflation" in result:
+        _inflation_table(result["inflation"])
+
+
+def _inflation_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Points that each result would gain if groups could meet."""
+    print("\nif groups could meet: points more, on other episodes of the same classes")
+    shots = list(dict.fromkeys(row["shots"] for row in rows))
+    several = len({row["projection"] for row in rows}) > 1
+    lines: dict[tuple[str, ...], dict[str, str]] = {}
+    for row in rows:
+        line = lines.setdefault((_mode(row), row["head"], row["projection"]), {})
+        margin = "" if row["ci95"] is None else f" ± {100 * row['ci95']:.1f}"
+        line[f"{row['shots']}-shot"] = f"{100 * row['inflation']:+.1f}{margin}"
+    names = ["mode", "head", "projection"]
+    shown = [dict(zip(names, key, strict=True)) | line for key, line in lines.items()]
+    table(shown, [*names[: 2 + several], *(f"{k}-shot" for k in shots)])
 
 
 def comparison_table(result: Mapping[str, Any]) -> None:

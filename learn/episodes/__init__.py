@@ -8,13 +8,16 @@ Each plug-in offers `Config` and `build(config) -> EpisodeTask`.
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, Int32
 
 from learn.data import Clips
+
+GROUPS = ("within", "strict", "mixed")  # how groups of support and query are kept apart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +33,7 @@ class Episodes:
     shots: int
     seed: int
     clips_sha256: str
+    facts: Mapping[str, Any] = field(default_factory=dict)  # what else the sampling was asked for
 
     def __post_init__(self) -> None:
         kinds = {str(self.indices.dtype), str(self.classes.dtype)}
@@ -77,6 +81,7 @@ class Episodes:
             "queries": self.queries,
             "episodes": len(self),
             "seed": self.seed,
+            **self.facts,
         }
 
     @property

@@ -5,7 +5,11 @@ shots are uniform among all sets of K clips that leave at least Q clips of other
 queries are uniform among all sets of Q clips of those other groups; without groups both are plain
 draws without replacement. Shots that leave too few clips are drawn again; where that keeps failing
 (a class of a few large groups) the shots come from an exact count of the sets that do not fail,
-which is the same distribution. Groups are kept apart within a class; two classes may share one.
+which is the same distribution.
+
+`groups` says what is kept apart: `within`, groups of the shots from those of the queries of the
+same class, while two classes may share one; `strict`, of all shots from all queries of an episode
+(see `_strict.py` for how that is drawn); `mixed`, nothing.
 
 Shapes: as in `learn.episodes`; R = draws, one for each class of each episode, P = size of a pool.
 """
@@ -19,8 +23,8 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32
 
 from learn.data import Clips
-from learn.episodes import Episodes
-from store.errors import ConfigError, NotEnoughClips
+from learn.episodes import GROUPS, Episodes, _strict
+from store.errors import ConfigError, NotEnoughClips, choices
 
 REDRAWS = 100
 POOL_ENTRIES = 1_000_000  # shuffled at a time: 4 MB, which a cache holds
@@ -32,11 +36,14 @@ class Config:
     shots: int = 1
     queries: int = 15
     episodes: int = 10_000
+    groups: str = GROUPS[0]
 
     def __post_init__(self) -> None:
         for key, least in (("ways", 2), ("shots", 1), ("queries", 1), ("episodes", 1)):
             if getattr(self, key) < least:
                 raise ConfigError(f"{key}={getattr(self, key)} is less than {least}")
+        if self.groups not in GROUPS:
+            raise ConfigError(f"groups={self.groups!r} is none of {choices(self.groups, GROUPS)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,23 +62,59 @@ class Task:
         if seed < 0:
             raise ConfigError(f"seed={seed} is negative")
         rng = np.random.default_rng([seed, ways, shots, queries])
-        groups = clips.groups if clips.groups is not None else np.arange(len(clips), dtype=np.int32)
+        groups = np.arange(len(clips), dtype=np.int32)
+        if clips.groups is not None and self.config.groups != "mixed":
+            groups = clips.groups
         members = _members(clips.codes, len(clips.classes))
         rich = np.array(
             [c for c, m in enumerate(members) if _enough(groups[m], shots, queries)], np.int32
         )
         if len(rich) < ways:
             raise NotEnoughClips(self._refusal(clips, members, rich))
+        strict = self.config.groups == "strict"
+        if strict and clips.groups is None:
+            raise NotEnoughClips(
+                "groups=strict needs to know which clips are of one source: give the manifest a "
+                "column 'group', or name one with --group"
+            )
         deck = np.tile(rich, (self.config.episodes, 1))
         classes = _shuffle(rng, deck, np.full(len(deck), len(rich)), ways)
         drawn = _draw(rng, members, groups, classes.ravel(), shots, queries)
+        drawn = drawn.reshape(len(classes), ways, shots + queries)
+        if strict:
+            self._mend(rng, clips, members, rich, classes, drawn)
         return Episodes(
-            indices=drawn.reshape(len(classes), ways, shots + queries),
+            indices=drawn,
             classes=classes,
             shots=shots,
             seed=seed,
             clips_sha256=clips.sha256,
+            facts={} if self.config.groups == GROUPS[0] else {"groups": self.config.groups},
         )
+
+    def _mend(
+        self,
+        rng: np.random.Generator,
+        clips: Clips,
+        members: list[Int[np.ndarray, "_"]],
+        rich: Int32[np.ndarray, "_"],
+        classes: Int32[np.ndarray, "E N"],
+        drawn: Int32[np.ndarray, "E N C"],
+    ) -> None:
+        assert clips.groups is not None
+        shots = self.config.shots
+        try:
+            _strict.mend(
+                rng, members, clips.groups, rich=rich, classes=classes, drawn=drawn, shots=shots
+            )
+        except _strict.UnfilledError as fault:
+            worst = [c for c, _ in fault.lacking.most_common(8)]
+            counts = ", ".join(f"{clips.classes[c]}: {_count(clips, members[c])}" for c in worst)
+            raise NotEnoughClips(
+                f"{self.config.ways}-way {shots}-shot with {self.config.queries} queries and "
+                f"groups apart across all classes cannot be filled; what lacks clips: {counts}. "
+                "Lower ways, shots or queries, or use --groups within"
+            ) from None
 
     def _refusal(
         self, clips: Clips, members: list[Int[np.ndarray, "_"]], rich: Int32[np.ndarray, "_"]
@@ -80,7 +123,8 @@ class Task:
         poor = [c for c in range(len(members)) if c not in set(rich.tolist())]
         counts = [f"{clips.classes[c]}: {_count(clips, members[c])}" for c in poor[:8]]
         listed = ", ".join(counts) + (", …" if len(poor) > 8 else "")
-        apart = "" if clips.groups is None else " in groups kept apart"
+        alone = clips.groups is None or config.groups == "mixed"
+        apart = "" if alone else " in groups kept apart"
         ways, shots, queries = config.ways, config.shots, config.queries
         return (
             f"{ways}-way {shots}-shot with {queries} queries needs {ways} classes with at least "
