@@ -559,9 +559,11 @@ def learn_episodes(
     ] = None,
     head: Annotated[list[str], typer.Option(metavar="SPEC", help="Classifier; may repeat.")] = [],  # noqa: B006
     projection: Annotated[list[Path], typer.Option(metavar="RUN", help="Of `learn train`.")] = [],  # noqa: B006
-    support: Annotated[list[str], typer.Option(metavar="v|a|av", help="May repeat.")] = [],  # noqa: B006
+    support: Annotated[
+        list[str], typer.Option(metavar="v,a,av", help="Modes; all pairs with --query are scored.")
+    ] = [],  # noqa: B006
     query: Annotated[
-        list[str], typer.Option(metavar="v|a|av", help="May repeat. (default: as the support)")
+        list[str], typer.Option(metavar="v,a,av", help="Modes. (default: as the support)")
     ] = [],  # noqa: B006
     save_episodes: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep them.")] = None,
     episodes_file: Annotated[
@@ -585,7 +587,7 @@ def learn_episodes(
             directory, manifest=manifest, split=split, label=label, group=group, groups=groups,
             inflation=inflation, ways=ways, shots=tuple(shots), queries=queries, episodes=episodes,
             seed=seed, visual=visual, audio=audio, heads=tuple(head),
-            projections=tuple(projection), support=tuple(support), query=tuple(query),
+            projections=tuple(projection), support=_listed(support), query=_listed(query),
             save_episodes=save_episodes, episodes_file=episodes_file, ci=ci, progress=progress,
         )  # fmt: skip
     if output:
@@ -873,6 +875,11 @@ def learn_recipes(as_json: Json = False) -> int:
 
 
 # ── the rest ────────────────────────────────────────────────────────────────────────────────────
+
+
+def _listed(values: list[str]) -> tuple[str, ...]:
+    """Options that may repeat or hold several values with commas between."""
+    return tuple(part.strip() for value in values for part in value.split(","))
 
 
 def _give(result: Mapping[str, Any], as_json: bool, render: Callable[[], None]) -> None:

@@ -33,7 +33,7 @@ from learn.sides import (
 )
 from store import open as open_store
 from store import plugins, read_manifest
-from store.errors import ConfigError
+from store.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from store import Feature, Manifest
@@ -69,8 +69,10 @@ def run_episodes(
     """Accuracy of every head × projection × mode × shots on the same episodes and clips.
 
     Heads default to prototypes; projections are run directories, "none" among them means stored
-    vectors as they are; modes are v, a and av (`views.cells`). With `episodes_file` the episodes
-    are those of the file, and ways, shots, queries, episodes, groups and seed have no say.
+    vectors as they are; modes are v, a and av (`views.cells`). Where several projections are asked
+    about a matrix of modes, each gives those cells that it can, and any cell one at least. With
+    `episodes_file` the episodes are those of the file, and ways, shots, queries, episodes, groups
+    and seed have no say.
 
     `groups`: groups of support and query are apart `within` each class, strictly across all classes
     of an episode (`strict`), or not (`mixed`). With `inflation` everything is scored once more on
@@ -108,8 +110,9 @@ def run_episodes(
     if any(head.centred_by == "base" for head in built.values()):
         base = _base(table, features, chosen)
     task = _Task(
-        heads=built, runs=runs, cells=cells, features=features, side=side, base=base, draws=draws
-    )
+        heads=built, runs=runs, cells=_possible(runs, cells, side), features=features, side=side,
+        base=base, draws=draws,
+    )  # fmt: skip
     apart = GROUPS[0] if side.clips.groups is not None else "mixed"
     sampling = {
         "store": where_is(store_path),
@@ -142,7 +145,7 @@ class _Task:
 
     heads: Mapping[str, Head]
     runs: Mapping[str, Run | None]
-    cells: Sequence[tuple[str, str]]
+    cells: Mapping[str, Sequence[tuple[str, str]]]  # by projection: pairs of modes it can compare
     features: Mapping[str, "Feature"]
     side: Side
     base: Side | None
@@ -150,7 +153,7 @@ class _Task:
 
     @property
     def size(self) -> int:
-        return len(self.runs) * len(self.cells) * len(self.heads) * len(self.draws)
+        return sum(map(len, self.cells.values())) * len(self.heads) * len(self.draws)
 
     def results(self, ci: str) -> Iterator[Result]:
         """Row by row; vectors are made once per projection, tables of products once per head."""
@@ -160,7 +163,7 @@ class _Task:
             vectors = vectors_of(self.side.rows, run)
             of_base = vectors_of(self.base.rows, run) if self.base else None
             seen = len(run.trained_on & ids) if run else 0
-            for cell in self.cells:
+            for cell in self.cells[projection]:
                 pair = views.pair(vectors, *cell, common=run is not None)
                 base = views.pair(of_base, *cell, common=run is not None) if of_base else None
                 notes = (self.features[modality].notes for modality in modalities_of([cell]))
@@ -189,6 +192,7 @@ class _Task:
                             transductive=head.transductive,
                             centred_by=head.centred_by,
                             seen_in_training=seen,
+                            trained=views.mode_of(run.features) if run else NONE,
                             of_episodes=right,
                             answers=tally(self.side.clips, draw, answered),
                         )
@@ -197,6 +201,29 @@ class _Task:
 
 def _head(spec: str) -> Head:
     return plugins.build("learn.heads", spec)
+
+
+def _possible(
+    runs: Mapping[str, Run | None], cells: Sequence[tuple[str, str]], side: Side
+) -> dict[str, list[tuple[str, str]]]:
+    """The cells of each projection, found by one clip.
+
+    Raises:
+        InputError: a projection has none, or a cell has no projection.
+    """
+    found, reasons = {}, dict[tuple[str, str], str]()
+    one = side.keep(np.arange(len(side.clips)) < 1)
+    for projection, run in runs.items():
+        known = vectors_of(one.rows, run)
+        why = {c: views.refusal(known, *c, common=run is not None) for c in cells}
+        found[projection] = [cell for cell in cells if not why[cell]]
+        reasons |= {cell: told for cell, told in why.items() if told}
+        if not found[projection]:
+            raise InputError(next(told for told in why.values() if told))
+    for cell in cells:
+        if not any(cell in able for able in found.values()):
+            raise InputError(reasons[cell])
+    return found
 
 
 def _base(manifest: "Manifest", features: Mapping[str, "Feature"], split: str) -> Side | None:

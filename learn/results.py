@@ -43,6 +43,7 @@ class Result:
     transductive: bool
     centred_by: str
     seen_in_training: int  # clips scored here that the projection was trained on
+    trained: str  # the mode that the projection was trained in; "none" for stored vectors
     of_episodes: Float64[np.ndarray, "E"]  # accuracy of each: rows of one call are paired
     answers: Answers
 

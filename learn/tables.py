@@ -40,14 +40,16 @@ def episodes_table(result: Mapping[str, Any]) -> None:
     lines: dict[tuple[str, str, str], dict[str, Any]] = {}
     for row in rows:
         mode = _mode(row)
-        mark = "*" if row["untrained"] else "!" if row["seen_in_training"] else ""
         line = lines.setdefault((mode, row["projection"], row["head"]), {})
-        margin = "" if row["ci95"] is None else f" ± {100 * row['ci95']:.1f}"
-        line[f"{row['shots']}-shot"] = f"{100 * row['accuracy']:.1f}{margin}{mark}"
+        line[f"{row['shots']}-shot"] = _percent(row)
     runs = list(dict.fromkeys(row["projection"] for row in rows))
     for run in runs:
         if runs != ["none"]:
             print(f"\nprojection: {run}")
+        of_run = [row for row in rows if row["projection"] == run]
+        if len({row["support"] for row in of_run}) > 1 and any("→" in _mode(row) for row in of_run):
+            _matrices(of_run)
+            continue
         shown = [
             {"mode": mode, "head": head} | line
             for (mode, projection, head), line in lines.items()
@@ -57,6 +59,25 @@ def episodes_table(result: Mapping[str, Any]) -> None:
     _stamps(rows)
     if "inflation" in result:
         _inflation_table(result["inflation"])
+
+
+def _matrices(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Support down, query across: one for each head and number of shots."""
+    for shots, head in dict.fromkeys((row["shots"], row["head"]) for row in rows):
+        some = [row for row in rows if (row["shots"], row["head"]) == (shots, head)]
+        queries = list(dict.fromkeys(row["query"] for row in some))
+        lines = {row["support"]: dict.fromkeys(queries, "") for row in some}
+        for row in some:
+            lines[row["support"]][row["query"]] = _percent(row)
+        print(f"\n{shots}-shot, {head}: support down, query across")
+        table([{"": mode} | line for mode, line in lines.items()], ["", *queries])
+
+
+def _percent(row: Mapping[str, Any]) -> str:
+    """An accuracy with its interval and what must be known of it."""
+    mark = "*" if row["untrained"] else "!" if row["seen_in_training"] else ""
+    margin = "" if row["ci95"] is None else f" ± {100 * row['ci95']:.1f}"
+    return f"{100 * row['accuracy']:.1f}{margin}{mark}"
 
 
 def _inflation_table(rows: Sequence[Mapping[str, Any]]) -> None:

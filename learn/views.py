@@ -10,7 +10,7 @@ A network that makes one vector of both gives it as `av`, which then stands for 
 Shapes: V = clips, D = size of a vector.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +52,11 @@ def cells(
     return [(mode, mode) for mode in dict.fromkeys(support or query or possible)]
 
 
+def mode_of(modalities: Collection[str]) -> str:
+    """The mode that looks at exactly these modalities."""
+    return next(mode for mode, of in MODES.items() if set(of) == set(modalities))
+
+
 def pair(
     vectors: Mapping[str, Float[Tensor, "V _"]], support: str, query: str, *, common: bool
 ) -> Pair:
@@ -62,28 +67,34 @@ def pair(
     Raises:
         InputError: a modality is missing, or two modes meet outside a common space.
     """
-    one, two = (_vectors(vectors, mode, common) for mode in (support, query))
+    if why := refusal(vectors, support, query, common=common):
+        raise InputError(why)
+    one, two = (_vectors(vectors, mode) for mode in (support, query))
     if support == query:
         parts = [F.normalize(part, dim=-1) for part in one] if len(one) > 1 else one
         side = torch.cat(parts, dim=-1)
         return Pair(support=side, query=side, blocks=tuple(part.shape[1] for part in parts))
-    if not common:
-        raise InputError(
-            f"support {support} against query {query} needs a common space; train a projection "
-            "of both modalities with `learn train` and give it with --projection"
-        )
     sides = [torch.stack(some).mean(0) for some in (one, two)]
     return Pair(support=sides[0], query=sides[1], blocks=(sides[0].shape[1],))
 
 
-def _vectors(
-    vectors: Mapping[str, Float[Tensor, "V _"]], mode: str, common: bool
-) -> list[Float[Tensor, "V _"]]:
+def refusal(known: Collection[str], support: str, query: str, *, common: bool) -> str | None:
+    """Why these modes cannot be compared by vectors of these names; None where they can."""
+    for mode in (support, query):
+        for modality in () if mode in known else MODES[mode]:
+            if modality not in known:
+                where = "the projection gives none" if common else "the store has no such feature"
+                return f"mode {mode} needs {modality} vectors, but {where}"
+    if support == query or common:
+        return None
+    return (
+        f"support {support} against query {query} needs a common space; train a projection "
+        "of both modalities with `learn train` and give it with --projection"
+    )
+
+
+def _vectors(vectors: Mapping[str, Float[Tensor, "V _"]], mode: str) -> list[Float[Tensor, "V _"]]:
     """Of each modality of the mode; the one vector of both where a network makes it."""
     if mode in vectors:
         return [vectors[mode]]
-    for modality in MODES[mode]:
-        if modality not in vectors:
-            where = "the projection gives none" if common else "the store has no such feature"
-            raise InputError(f"mode {mode} needs {modality} vectors, but {where}")
     return [vectors[modality] for modality in MODES[mode]]
