@@ -4,19 +4,21 @@ Shapes: V = clips, D = size of a vector, E = episodes.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import hypot
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float
+from torch import Tensor
 
 from learn import episode_files, intervals, views
 from learn.answers import tally
 from learn.data import Clips, choose_split, splits
 from learn.episodes import GROUPS, Episodes
-from learn.heads import Context, Head
+from learn.heads import BesideHead, Context, Head
 from learn.results import EpisodesResult, Inflation, Result
 from learn.runs import Run
 from learn.score import accuracies, scorer
@@ -88,13 +90,14 @@ def run_episodes(
     store = open_store(store_path)
     table = read_manifest(manifest) if manifest else store.manifest()
     asked = {"visual": visual, "audio": audio}
-    if support or query:
+    both = _makes_use(built.values(), "other")
+    if (support or query) and not both:
         named = views.cells(support, query, ())
         asked = {m: name for m, name in asked.items() if m in modalities_of(named)}
     features = features_of(store, runs, asked)
     in_all = [m for m in features if all(m in run.features for run in runs.values() if run)]
     cells = views.cells(support, query, in_all)
-    features = in_play(features, cells)
+    features = in_play(features, cells, beside=in_all if both else ())
     chosen = choose_split(table, split, "test")
     side = load_side(table, features, split=chosen, label=label, group=group)
     if episodes_file:
@@ -162,9 +165,11 @@ class _Task:
         for projection, run in self.runs.items():
             vectors = vectors_of(self.side.rows, run)
             of_base = vectors_of(self.base.rows, run) if self.base else None
+            names = self._names(run)
             seen = len(run.trained_on & ids) if run else 0
             for cell in self.cells[projection]:
                 pair = views.pair(vectors, *cell, common=run is not None)
+                pair = pair if names is None else pair.with_names(names)
                 base = views.pair(of_base, *cell, common=run is not None) if of_base else None
                 notes = (self.features[modality].notes for modality in modalities_of([cell]))
                 untrained = any(bool(of_feature.get("untrained")) for of_feature in notes)
@@ -198,6 +203,13 @@ class _Task:
                         )
                         begun = time.monotonic()
 
+    def _names(self, run: Run | None) -> Float[Tensor, "C E"] | None:
+        """Vectors of the classes, where a head wants them and the run can give them."""
+        wanted = _makes_use(self.heads.values(), "names")
+        if run is None or not wanted or not run.knows_names:
+            return None
+        return run.class_embeddings(self.side.clips.classes)
+
 
 def _head(spec: str) -> Head:
     return plugins.build("learn.heads", spec)
@@ -224,6 +236,11 @@ def _possible(
         if not any(cell in able for able in found.values()):
             raise InputError(reasons[cell])
     return found
+
+
+def _makes_use(heads: Iterable[Head], what: str) -> bool:
+    """Does one of them learn from this beside the shots?"""
+    return any(isinstance(head, BesideHead) and what in head.beside for head in heads)
 
 
 def _base(manifest: "Manifest", features: Mapping[str, "Feature"], split: str) -> Side | None:

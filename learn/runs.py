@@ -73,6 +73,11 @@ class Run:
         known = {m: one for m, one in rows.items() if m in self.features}
         return {name: F.normalize(x, dim=-1) for name, x in self.space.embed(known).items()}
 
+    @property
+    def knows_names(self) -> bool:
+        """Is there a way from class names into its space?"""
+        return self.labels is not None and isinstance(self.objective, Texts)
+
     def class_embeddings(self, names: Sequence[str]) -> Float[Tensor, "C E"]:
         """Unit vectors in the common space for these class names, whether trained on or not.
 

@@ -3,10 +3,12 @@
 Heads that need only inner products (`ProductHead`, `GramHead`) look them up in one table of all
 clips; others get the vectors of a few episodes at a time. Both ways give the same answers.
 
-Shapes: V = clips, D = size of a vector, E = episodes, S = support clips, M = queries, N = ways.
+Shapes: V = clips, D = size of a vector, E = episodes, S = support clips, M = queries, N = ways,
+K = shots.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,8 +16,9 @@ from jaxtyping import Float, Float64, Int, Int32
 from torch import Tensor
 
 from learn.episodes import Episodes
-from learn.heads import Context, GramHead, Head, ProductHead
+from learn.heads import BESIDE, BesideHead, Context, GramHead, Head, ProductHead
 from learn.views import Pair
+from store.errors import ConfigError
 
 TABLE_CLIPS = 8192  # 256 MB of float32
 TABLE_WORTH = 16  # products of a table that cost as much as fetching and comparing one query
@@ -28,7 +31,17 @@ def scorer(head: Head, pair: Pair, context: Context, *, queries: int) -> Score:
     """What the head answers, as positions among the ways, for any episodes of these clips.
 
     `queries`, of all episodes to come, decides whether a table of products pays.
+
+    Raises:
+        ConfigError: the head lives of what these clips do not have.
     """
+    if isinstance(head, BesideHead) and not _beside(head, pair):
+        told = " and no ".join(BESIDE[what] for what in head.beside)
+        raise ConfigError(
+            f"this head learns from more than the shots, and there are no {told}: give "
+            "--projection RUN of both modalities and ask for one of them, or one trained with "
+            "--labels"
+        )
     few_clips = len(pair.support) <= TABLE_CLIPS and len(pair.support) ** 2 <= TABLE_WORTH * queries
     if few_clips and isinstance(head, ProductHead) and head.by_products:
         return by_products(head, pair, context)
@@ -41,10 +54,32 @@ def by_vectors(head: Head, pair: Pair, context: Context) -> Score:
     """The obvious way: gather, fit, predict."""
 
     def few(episodes: Episodes, part: slice) -> Float[Tensor, "E M N"]:
-        support = pair.support[_index(episodes.support[part]).long()]
-        return head.fit(support, context)(pair.query[_index(episodes.query[part]).long()])
+        places = _index(episodes.support[part]).long()
+        known = context
+        if isinstance(head, BesideHead):
+            codes = _index(episodes.classes[part]).long()
+            known = replace(context, beside=_gather(_beside(head, pair), places, codes))
+        return head.fit(pair.support[places], known)(
+            pair.query[_index(episodes.query[part]).long()]
+        )
 
     return _in_parts(few, lambda e: e.indices[0].size * pair.support.shape[1])
+
+
+def _beside(head: BesideHead, pair: Pair) -> dict[str, Float[Tensor, "_ D"]]:
+    """What there is of what the head makes use of."""
+    there = {"other": pair.other, "names": pair.names}
+    return {what: x for what in head.beside if (x := there[what]) is not None}
+
+
+def _gather(
+    beside: Mapping[str, Float[Tensor, "_ D"]],
+    places: Int[Tensor, "E N K"],
+    codes: Int[Tensor, "E N"],
+) -> dict[str, Float[Tensor, "E N _ D"]]:
+    """For each class of each episode: of names the one, of clips the shots."""
+    where = {"names": codes[..., None], "other": places}
+    return {what: x[where[what]] for what, x in beside.items()}
 
 
 def by_products(head: ProductHead, pair: Pair, context: Context) -> Score:

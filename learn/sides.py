@@ -3,7 +3,7 @@
 Shapes: V = clips, D = size of a vector.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,9 +71,14 @@ def modalities_of(cells: Sequence[tuple[str, str]]) -> set[str]:
 
 
 def in_play(
-    features: Mapping[str, "Feature"], cells: Sequence[tuple[str, str]]
+    features: Mapping[str, "Feature"],
+    cells: Sequence[tuple[str, str]],
+    *,
+    beside: Collection[str] = (),
 ) -> dict[str, "Feature"]:
-    """The features that some mode needs: only they decide which clips are scored."""
+    """The features that some mode needs, or a head `beside` them: only they decide which clips are
+    scored.
+    """
     wanted = modalities_of(cells)
     if not wanted:
         raise InputError("no visual or audio feature to score; run: extract run MANIFEST")
@@ -82,7 +87,7 @@ def in_play(
             f"the modes asked for need {missing[0]} features, and the store has none; run: "
             f"extract run MANIFEST --{missing[0]} SPEC"
         )
-    return {modality: feature for modality, feature in features.items() if modality in wanted}
+    return {m: feature for m, feature in features.items() if m in wanted or m in beside}
 
 
 def load_side(

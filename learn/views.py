@@ -7,11 +7,11 @@ A side is seen in a mode: `v` (visual), `a` (audio) or `av` (both).
 
 A network that makes one vector of both gives it as `av`, which then stands for that mode.
 
-Shapes: V = clips, D = size of a vector.
+Shapes: V = clips, C = classes, D = size of a vector, E = size of the common space.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -21,15 +21,26 @@ from torch import Tensor
 from store.errors import ConfigError, InputError, choices
 
 MODES = {"v": ("visual",), "a": ("audio",), "av": ("visual", "audio")}
+_SINGLE = ("visual", "audio")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Pair:
-    """Both sides of the same clips, and how the vectors divide into modalities."""
+    """Both sides of the same clips, and how the vectors divide into modalities.
+
+    `other` is the support seen in its other modality, where both share a space; `names` are the
+    vectors of the classes, by their codes.
+    """
 
     support: Float[Tensor, "V D"]
     query: Float[Tensor, "V D"]
     blocks: tuple[int, ...]
+    other: Float[Tensor, "V D"] | None = None
+    names: Float[Tensor, "C D"] | None = None
+
+    def with_names(self, names: Float[Tensor, "C E"]) -> "Pair":
+        """The same with vectors of the classes in the space of every block."""
+        return replace(self, names=names.repeat(1, len(self.blocks)))
 
 
 def cells(
@@ -70,12 +81,14 @@ def pair(
     if why := refusal(vectors, support, query, common=common):
         raise InputError(why)
     one, two = (_vectors(vectors, mode) for mode in (support, query))
+    other = _other(vectors, support) if common else None
     if support == query:
         parts = [F.normalize(part, dim=-1) for part in one] if len(one) > 1 else one
         side = torch.cat(parts, dim=-1)
-        return Pair(support=side, query=side, blocks=tuple(part.shape[1] for part in parts))
+        blocks = tuple(part.shape[1] for part in parts)
+        return Pair(support=side, query=side, blocks=blocks, other=other)
     sides = [torch.stack(some).mean(0) for some in (one, two)]
-    return Pair(support=sides[0], query=sides[1], blocks=(sides[0].shape[1],))
+    return Pair(support=sides[0], query=sides[1], blocks=(sides[0].shape[1],), other=other)
 
 
 def refusal(known: Collection[str], support: str, query: str, *, common: bool) -> str | None:
@@ -98,3 +111,12 @@ def _vectors(vectors: Mapping[str, Float[Tensor, "V _"]], mode: str) -> list[Flo
     if mode in vectors:
         return [vectors[mode]]
     return [vectors[modality] for modality in MODES[mode]]
+
+
+def _other(vectors: Mapping[str, Float[Tensor, "V _"]], mode: str) -> Float[Tensor, "V _"] | None:
+    """The clips in the modality that the mode leaves out."""
+    if len(MODES[mode]) > 1:
+        return None
+    return next(
+        (x for name, x in vectors.items() if name in _SINGLE and name not in MODES[mode]), None
+    )

@@ -11,8 +11,8 @@ itself, may also be a `ProductHead`: it then looks its numbers up in one table f
 Both ways must give the same answers.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -26,6 +26,11 @@ Predict = Callable[[Float[Tensor, "E M D"]], Float[Tensor, "E M N"]]
 PredictFromProducts = Callable[
     [Float[Tensor, "E M S"], Float[Tensor, "E M"]], Float[Tensor, "E M N"]
 ]
+
+BESIDE = {
+    "other": "shots of the other modality",
+    "names": "vectors of class names",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +47,9 @@ class Context:
     query_mean: Float[Tensor, "D"] | None = None  # of the base split, seen in the query's mode
     origin: Float[Tensor, "D"] | None = None
     balanced: bool = True  # has every class as many queries as the others? known from the sampling
+    # More shots of the classes, in the support's space, by what they are: `BESIDE`. Only for heads
+    # that ask for them.
+    beside: Mapping[str, Float[Tensor, "E N _ D"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for vector in (self.support_mean, self.query_mean, self.origin):
@@ -70,6 +78,13 @@ class Head(Protocol):
     centred_by: str  # whose mean is subtracted: none, support, base or episode (queries too)
 
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict: ...
+
+
+@runtime_checkable
+class BesideHead(Head, Protocol):
+    """A head that learns from more than the shots, as far as there is any."""
+
+    beside: tuple[str, ...]  # of `BESIDE`: what it makes use of
 
 
 @runtime_checkable

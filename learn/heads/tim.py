@@ -21,10 +21,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from learn.heads import Context, Predict, one_of
+from learn.heads._descent import adam, check, descend
 from learn.heads._points import CENTRES, at_once, prepare
-from store.errors import ConfigError
-
-BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Adam's own defaults
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +37,8 @@ class Config:
 
     def __post_init__(self) -> None:
         one_of("tim", "centre", self.centre, CENTRES)
-        for key in ("temperature", "lmd", "alpha", "lr"):
-            if not 0 <= getattr(self, key) < float("inf"):
-                raise ConfigError(f"tim: {key}={getattr(self, key)} is not 0 or more and finite")
-        if self.steps < 0:
-            raise ConfigError(f"tim: steps={self.steps} is less than 0")
+        numbers = {key: getattr(self, key) for key in ("temperature", "lmd", "alpha", "lr")}
+        check("tim", steps=self.steps, **numbers)
 
 
 class TIM:
@@ -78,14 +73,12 @@ class TIM:
         ways, shots = support.shape[1:3]
         answer = torch.eye(ways, dtype=points.dtype, device=points.device)
         answer = answer.repeat_interleave(shots, dim=1)
-        weights = support.mean(2)
-        mean, square = torch.zeros_like(weights), torch.zeros_like(weights)
-        for step in range(1, self.config.steps + 1):
-            gradient = self._gradient(weights, points, answer)
-            mean.lerp_(gradient, 1 - BETA_1)
-            square.mul_(BETA_2).addcmul_(gradient, gradient, value=1 - BETA_2)
-            spread = square.sqrt().mul_((1 - BETA_2**step) ** -0.5).add_(EPSILON)
-            weights.addcdiv_(mean, spread, value=-self.config.lr / (1 - BETA_1**step))
+        weights = descend(
+            support.mean(2),
+            lambda weights: self._gradient(weights, points, answer),
+            adam(self.config.lr),
+            self.config.steps,
+        )
         return self._logits(weights, query).log_softmax(1).mT
 
     def _logits(

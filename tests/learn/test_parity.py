@@ -20,7 +20,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 import learn
 import store
-from learn.heads import Context
+from learn.heads import BesideHead, Context
 from store import plugins
 
 EPISODES, JUDGED = 60, 6  # so many that heads look products up in a table; loops are slow
@@ -125,7 +125,16 @@ def test_scikit_learn_gives_the_same_answers(head, model, hard, file):
     hold(head, scikit_learn(model), hard, file, ("v", "a", "av"))
 
 
-@pytest.mark.parametrize("head", plugins.names("learn.heads"))
+HEADS = plugins.names("learn.heads")
+MORE = [n for n in HEADS if isinstance(plugins.build("learn.heads", n), BesideHead)]  # own tests
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_every_head_has_a_looped_twin(head):
+    assert callable(import_module(f"tests.learn.twins.{head}").answers)
+
+
+@pytest.mark.parametrize("head", [name for name in HEADS if name not in MORE])
 def test_the_looped_twin_gives_the_same_answers(head, hard, file):
     twin = import_module(f"tests.learn.twins.{head}")
     hold(head, twin.answers, hard, file, ("v",))
