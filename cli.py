@@ -565,6 +565,21 @@ def learn_episodes(
     query: Annotated[
         list[str], typer.Option(metavar="v,a,av", help="Modes. (default: as the support)")
     ] = [],  # noqa: B006
+    drop: Annotated[
+        list[str], typer.Option(metavar="v,a", help="Also: what if queries lack this modality?")
+    ] = [],  # noqa: B006
+    drop_rates: Annotated[
+        str, typer.Option(metavar="SHARE,…", help="How many of the clips lack it.")
+    ] = "0,0.25,0.5,0.75,1",
+    fill: Annotated[
+        list[str],
+        typer.Option(
+            metavar="FILL,…", help="zero, mean, retrieved, token, ignored. (default: all)"
+        ),
+    ] = [],  # noqa: B006
+    fusion: Annotated[
+        list[str], typer.Option(metavar="KIND,…", help="early, late, learned. (default: all)")
+    ] = [],  # noqa: B006
     save_episodes: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep them.")] = None,
     episodes_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Score these, drawn before.")
@@ -577,18 +592,26 @@ def learn_episodes(
 ) -> int:
     """Accuracy of few-shot heads on stored features, with a 95 % interval over episodes."""
     import learn
+    from learn.missing import Drop
     from learn.runs import refuse_existing
     from learn.tables import episodes_table
 
     if output:
         refuse_existing(output)
+    missing = None
+    if drop:
+        missing = Drop(
+            modes=_listed(drop), rates=_shares(drop_rates), fills=_listed(fill),
+            fusions=_listed(fusion), seed=seed,
+        )  # fmt: skip
     with _progress("episodes", quiet=as_json) as progress:
         found = learn.run_episodes(
             directory, manifest=manifest, split=split, label=label, group=group, groups=groups,
             inflation=inflation, ways=ways, shots=tuple(shots), queries=queries, episodes=episodes,
             seed=seed, visual=visual, audio=audio, heads=tuple(head),
             projections=tuple(projection), support=_listed(support), query=_listed(query),
-            save_episodes=save_episodes, episodes_file=episodes_file, ci=ci, progress=progress,
+            save_episodes=save_episodes, episodes_file=episodes_file, drop=missing, ci=ci,
+            progress=progress,
         )  # fmt: skip
     if output:
         found.save(output)
@@ -880,6 +903,14 @@ def learn_recipes(as_json: Json = False) -> int:
 def _listed(values: list[str]) -> tuple[str, ...]:
     """Options that may repeat or hold several values with commas between."""
     return tuple(part.strip() for value in values for part in value.split(","))
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    """Numbers with commas between."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"--drop-rates {text!r}: name shares as 0,0.5,1") from None
 
 
 def _give(result: Mapping[str, Any], as_json: bool, render: Callable[[], None]) -> None:

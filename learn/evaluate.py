@@ -19,6 +19,7 @@ from learn.answers import tally
 from learn.data import Clips, choose_split, splits
 from learn.episodes import GROUPS, Episodes
 from learn.heads import BesideHead, Context, Head
+from learn.missing import Drop, curves
 from learn.results import EpisodesResult, Inflation, Result
 from learn.runs import Run
 from learn.score import accuracies, scorer
@@ -65,6 +66,7 @@ def run_episodes(
     query: Sequence[str] = (),
     save_episodes: str | Path | None = None,
     episodes_file: str | Path | None = None,
+    drop: Drop | None = None,
     ci: str = intervals.METHODS[0],
     progress: Progress | None = None,
 ) -> EpisodesResult:
@@ -78,7 +80,8 @@ def run_episodes(
 
     `groups`: groups of support and query are apart `within` each class, strictly across all classes
     of an episode (`strict`), or not (`mixed`). With `inflation` everything is scored once more on
-    episodes of the same classes with groups mixed.
+    episodes of the same classes with groups mixed. `drop` adds what remains as queries lose a
+    modality.
 
     Raises:
         NotEnoughClips: the episodes asked for cannot be drawn.
@@ -110,12 +113,15 @@ def run_episodes(
     if save_episodes:
         episode_files.save(Path(save_episodes), side.clips, draws)
     base = None
-    if any(head.centred_by == "base" for head in built.values()):
+    if drop or any(head.centred_by == "base" for head in built.values()):
         base = _base(table, features, chosen)
     task = _Task(
         heads=built, runs=runs, cells=_possible(runs, cells, side), features=features, side=side,
         base=base, draws=draws,
     )  # fmt: skip
+    points = None
+    if drop:
+        points = curves(drop, heads=built, runs=runs, side=side, base=base, draws=draws, ci=ci)
     apart = GROUPS[0] if side.clips.groups is not None else "mixed"
     sampling = {
         "store": where_is(store_path),
@@ -137,9 +143,11 @@ def run_episodes(
         if progress:
             progress(len(results), task.size, "")
     inflated = _inflation(task, results, ci) if inflation else None
+    missing = None if points is None else list(points)
     return EpisodesResult(
-        sampling=sampling, clips=side.clips, draws=draws, results=results, inflation=inflated
-    )
+        sampling=sampling, clips=side.clips, draws=draws, results=results, inflation=inflated,
+        missing=missing,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -18,6 +18,7 @@ from learn import episode_files
 from learn.answers import Answers
 from learn.data import Clips
 from learn.episodes import Episodes
+from learn.missing import Missing
 from learn.runs import refuse_existing
 from store.errors import InputError, MissingFile
 
@@ -80,6 +81,7 @@ class EpisodesResult:
     draws: Sequence[Episodes]
     results: Sequence[Result]
     inflation: Sequence[Inflation] | None = None  # where it was asked for
+    missing: Sequence[Missing] | None = None  # likewise
 
     def as_json(self) -> dict[str, Any]:
         """The object that `learn episodes --json` prints."""
@@ -88,11 +90,15 @@ class EpisodesResult:
             for draw in self.draws
         ]
         digest = episode_files.digest(self.draws)
-        inflation = {"inflation": [one.as_json() for one in self.inflation or ()]}
+        extra = {"inflation": self.inflation, "missing": self.missing}
         return {
             "episodes": {**self.sampling, "draws": draws, "sha256": digest},
             "results": [result.as_json() for result in self.results],
-            **({} if self.inflation is None else inflation),
+            **{
+                key: [one.as_json() for one in rows]
+                for key, rows in extra.items()
+                if rows is not None
+            },
         }
 
     def _idle(self, draw: Episodes) -> list[str]:

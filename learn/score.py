@@ -7,7 +7,7 @@ Shapes: V = clips, D = size of a vector, E = episodes, S = support clips, M = qu
 K = shots.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -110,6 +110,31 @@ def by_gram(head: GramHead, pair: Pair, context: Context) -> Score:
         return head.from_gram(_look_up(table, points, points), *support.shape[1:])
 
     return _in_parts(few, lambda e: 4 * e.indices[0].size ** 2)
+
+
+def by_late_fusion(
+    head: Head,
+    pairs: Sequence[Pair],
+    contexts: Sequence[Context],
+    shares: Sequence[Float[Tensor, "V"]],
+) -> Score:
+    """The mean of what the head says of several views of the same clips, one fit for each.
+
+    Scores of a view are in units of the spread that its head gives the shots themselves; `shares`
+    say how much each view counts for each query clip.
+    """
+
+    def few(episodes: Episodes, part: slice) -> Float[Tensor, "E M N"]:
+        support, query = (_index(of[part]).long() for of in (episodes.support, episodes.query))
+        total = torch.zeros(*query.shape, episodes.ways)
+        for pair, context, share in zip(pairs, contexts, shares, strict=True):
+            shots = pair.support[support]
+            predict = head.fit(shots, context)
+            spread = predict(shots.flatten(1, 2)).std(dim=(1, 2), keepdim=True)
+            total += share[query][..., None] * predict(pair.query[query]) / spread.clamp_min(1e-12)
+        return total
+
+    return _in_parts(few, lambda e: e.indices[0].size * max(p.support.shape[1] for p in pairs))
 
 
 def _in_parts(

@@ -59,6 +59,8 @@ def episodes_table(result: Mapping[str, Any]) -> None:
     _stamps(rows)
     if "inflation" in result:
         _inflation_table(result["inflation"])
+    if "missing" in result:
+        _missing_table(result["missing"])
 
 
 def _matrices(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -78,6 +80,27 @@ def _percent(row: Mapping[str, Any]) -> str:
     mark = "*" if row["untrained"] else "!" if row["seen_in_training"] else ""
     margin = "" if row["ci95"] is None else f" ± {100 * row['ci95']:.1f}"
     return f"{100 * row['accuracy']:.1f}{margin}{mark}"
+
+
+def _missing_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Accuracy as queries lose a modality: rates across."""
+    keys = ("dropped", "shots", "head", "projection")
+    rates = list(dict.fromkeys(row["rate"] for row in rows))
+    names = {rate: f"{100 * rate:g} %" for rate in rates}
+    for kind in dict.fromkeys(tuple(row[key] for key in keys) for row in rows):
+        dropped, shots, head, projection = kind
+        of = "" if projection == "none" else f", {projection}"
+        print()
+        wrapped(f"av, {shots}-shot, {head}{of}: queries without {dropped}, in % of the clips")
+        some = [row for row in rows if tuple(row[key] for key in keys) == kind]
+        lines: dict[tuple[str, str], dict[str, str]] = {}
+        for row in some:
+            line = lines.setdefault((row["fusion"], row["fill"]), {})
+            line[names[row["rate"]]] = f"{100 * row['accuracy']:.1f}"
+        shown = [{"fusion": fusion, "fill": fill} | lines[fusion, fill] for fusion, fill in lines]
+        table(shown, ["fusion", "fill", *names.values()])
+    if any(row["filled_from"] == "scored" for row in rows):
+        print("mean and retrieved fills came from the clips scored: no train split is apart")
 
 
 def _inflation_table(rows: Sequence[Mapping[str, Any]]) -> None:
