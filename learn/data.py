@@ -225,7 +225,10 @@ class Rows:
         if not len(self.values):  # no clip has any: there is no row 0 to stand for padding
             nothing = torch.zeros(*real.shape, self.dim, device=self.values.device)
             return Padded(nothing, real, torch.zeros_like(nothing[..., 0]))
-        return Padded(self.values[row].float() * real[..., None], real, self.seconds[row] * real)
+        rows = self.values.index_select(0, row.view(-1)).float().view(*row.shape, self.dim)
+        if not bool(real.all()):
+            rows.mul_(real[..., None])
+        return Padded(rows, real, self.seconds[row] * real)
 
     def to(self, device: torch.device) -> "Rows":
         """The same rows on that device."""

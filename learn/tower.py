@@ -25,7 +25,7 @@ class Standard(nn.Module):
         self.register_buffer("deviation", torch.ones(dim_in))
 
     def standardised(self, rows: Float[Tensor, "*any D"]) -> Float[Tensor, "*any D"]:
-        return (rows - self.mean) / self.deviation
+        return rows.sub(self.mean).div_(self.deviation)  # one new array, not two
 
     def measure(self, rows: Stored) -> None:
         """Take mean and deviation from these rows, in double precision and two passes."""
