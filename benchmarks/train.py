@@ -1,0 +1,138 @@
+"""Training: steps a second against the bare forward and backward pass on resident tensors.
+
+    python -m benchmarks train
+
+The bare loop has the same modules and the same optimiser, and every batch lies padded in memory as
+float32. Ours gathers each batch from cached float16 rows, in an order of its own each epoch, and
+writes metrics and checkpoints. Both in turn, the best of several trainings each, by the clock; the
+machine should be quiet. Then the same split streamed, at a sixteenth of its size in memory.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from benchmarks._table import show
+from learn import runs
+from learn.engine import Data, Engine, make_optimiser
+from learn.job import load_job
+from learn.objectives import Batch
+from learn.order import cut
+from learn.recipe import Recipe, load
+from learn.space import Space
+from store import testing
+
+CLIPS, ROWS, DIM, BATCH, GOAL = 2048, 10, 1024, 256, 0.9
+EPOCHS, ROUNDS = 3, 3
+PROJECTIONS = ("linear", "mlp", "transformer")
+RECIPE = f"""
+[projection]
+name = "{{name}}"
+dim_out = 128
+[objective]
+name = "infonce"
+[optimiser]
+batch_size = {BATCH}
+epochs = {EPOCHS}
+watch = "none"
+"""
+
+
+def measure() -> Iterator[dict[str, Any]]:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "store"
+        testing.fill(path, clips=2 * CLIPS, rows=ROWS, dim=DIM, ragged=False, classes=16)
+        for threads in dict.fromkeys((1, torch.get_num_threads())):
+            torch.set_num_threads(threads)
+            for name in PROJECTIONS:
+                yield row(path, Path(folder), name, "8GiB", threads)
+        size = CLIPS * ROWS * (2 * DIM + 4) * 2
+        for name in PROJECTIONS:
+            yield row(path, Path(folder), name, str(size // 16), threads)
+
+
+def row(path: Path, folder: Path, name: str, memory: str, threads: int) -> dict[str, Any]:
+    """Both loops of one projection."""
+    file = folder / f"{name}.toml"
+    file.write_text(RECIPE.format(name=name))
+    recipe = load(file, (f"data.memory={memory}",))
+    data, whole = (load_job(path, None, r).data for r in (recipe, load(file)))
+    kind = "streamed" if data.blocks else "in memory"
+    steps = EPOCHS * len(cut(torch.arange(len(data.clips)), BATCH))
+    ours, bare = [], []
+    plain = bare_epoch(recipe, whole)
+    for turn in range(ROUNDS):
+        bare.append(timed(plain))
+        ours.append(timed(engine(recipe, data, folder / f"{name}-{kind}-{threads}-{turn}").run))
+    return {
+        "what": f"training, {name}, {kind}, batch {BATCH}, {threads} threads",
+        "value": steps / min(ours),
+        "unit": "steps/s",
+        "ratio": min(bare) / min(ours),
+        "against": "forward and backward on resident tensors",
+        "goal": GOAL,
+    }
+
+
+def timed(call: Callable[[], Any]) -> float:
+    begun = time.perf_counter()
+    call()
+    return time.perf_counter() - begun
+
+
+def parts(recipe: Recipe, data: Data) -> tuple[Space, Any]:
+    torch.manual_seed(0)
+    dims = {m: rows.dim for m, rows in data.rows.items()}
+    space = Space(recipe, dims)
+    objective = runs.build_objective(
+        recipe.stages[0], space, dims=dims, classes=data.clips.classes, clips=len(data.clips),
+        known=None, states={},
+    )  # fmt: skip
+    return space, objective
+
+
+def engine(recipe: Recipe, data: Data, run_dir: Path) -> Engine:
+    space, objective = parts(recipe, data)
+    run_dir.mkdir()
+    return Engine(
+        run_dir=run_dir, space=space, stages=recipe.stages, objectives=[objective], states={},
+        data=data, val=None, watches={}, seed=0, device=torch.device("cpu"),
+    )  # fmt: skip
+
+
+def bare_epoch(recipe: Recipe, data: Data) -> Callable[[], None]:
+    """All batches of an epoch, in memory as the network takes them."""
+    space, objective = parts(recipe, data)
+    labels = torch.from_numpy(data.clips.codes).long()
+    every = cut(torch.arange(len(data.clips)), BATCH)
+    ready = [(places, data.inputs(places)) for places in every]
+    learning = dict(space.named_parameters()) | dict(objective.named_parameters())
+    optimiser = make_optimiser(recipe.stages[0].optimiser, learning)
+    space.train()
+
+    def run() -> None:
+        for places, inputs in ready * EPOCHS:
+            embeddings = space(inputs)
+            batch = Batch(
+                embeddings=embeddings,
+                labels=labels[places],
+                clips=places,
+                inputs=inputs,
+                present={m: x.real.any(1) for m, x in inputs.items()},
+                copies=(embeddings,),
+                seed=0,
+            )
+            loss = torch.stack(list(objective.terms(batch).values())).sum()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+
+    return run
+
+
+if __name__ == "__main__":
+    show(measure())
