@@ -759,6 +759,52 @@ def learn_train(
     return DONE
 
 
+@learn_app.command("sweep")
+def learn_sweep(
+    directory: Store,
+    recipe: Annotated[str, typer.Option(metavar="NAME|FILE", help="See `learn recipes`.")],
+    grid: Annotated[
+        list[str], typer.Option(metavar="KEY=A,B,…", help="Values to combine; may repeat.")
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="DIR", help="A run for each combination.")
+    ],
+    setting: Annotated[
+        list[str], typer.Option("--set", metavar="KEY=VALUE", help="For all; may repeat.")
+    ] = [],  # noqa: B006
+    manifest: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Splits and labels of another task.")
+    ] = None,
+    ways: Annotated[int, typer.Option(help="Of the episodes that compare.")] = 5,
+    shots: Annotated[int, typer.Option(help="Of the same.")] = 1,
+    queries: Annotated[int, typer.Option(help="Of each class.")] = 5,
+    device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Where to train.")] = "cpu",
+    workers: Annotated[int, typer.Option(help="Trainings at a time, in processes here.")] = 0,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="URL", help="By the workers of a dask scheduler.")
+    ] = None,
+    insecure_tcp: Annotated[
+        bool, typer.Option("--insecure-tcp", help="Trust the network to that scheduler.")
+    ] = False,
+    as_json: Json = False,
+) -> int:
+    """Train every combination of settings, and compare them on the validation split.
+
+    Exit code 1 if a combination failed. The same command goes on where it was stopped.
+    """
+    import learn
+    from learn.tables import sweep_table
+
+    with _progress("trainings", quiet=as_json) as progress:
+        found = learn.sweep(
+            directory, recipe, grid=tuple(grid), settings=tuple(setting), directory=output,
+            manifest=manifest, device=device, ways=ways, shots=shots, queries=queries,
+            workers=workers, scheduler=scheduler, insecure_tcp=insecure_tcp, progress=progress,
+        )  # fmt: skip
+    _give(found.as_json(), as_json, lambda: sweep_table(found.as_json()))
+    return FINDINGS if found.failed else DONE
+
+
 @learn_app.command("predict")
 def learn_predict(
     directory: Store,

@@ -6,22 +6,17 @@ A unit that was done twice, because a worker died after its commit or because tw
 store, is committed once: its record is put if absent.
 """
 
-import ipaddress
-import logging
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Event
 from typing import Any, Protocol, runtime_checkable
-from urllib.parse import urlsplit
 
 from distributed import Client
 from distributed.scheduler import KilledWorker
-from distributed.security import Security
 
 import store
 from extract import jobs
@@ -33,14 +28,13 @@ from extract.report import FeatureReport, RunResult, Spent
 from extract.sample import Sampling
 from store import Manifest
 from store.errors import ClusterError, InputError
+from store.scheduler import check_url, connected
 
 UNITS_PER_THREAD = 2  # under way: one at work, one waiting
 TRIES = 3  # of a unit whose workers died
-CONNECT_SECONDS = 10.0
 WAIT_SECONDS = 30.0  # for a first worker
 GONE_SECONDS = 10.0  # without a scheduler
 POLL_SECONDS = 0.2
-CLOSE_SECONDS = 5.0
 
 
 @runtime_checkable
@@ -207,7 +201,7 @@ def run_on(
         sampling=sampling or Sampling(fps=1.0),
         options=options,
     )
-    with _connected(scheduler, insecure_tcp) as client:
+    with connected(scheduler, insecure_tcp) as client:
         spent = Spent(workers=0)
         first = _shake_hands(client, settings, scheduler, insecure_tcp)
         specs = [jobs.spec_of(plain) for plain in first["specs"]]
@@ -244,54 +238,6 @@ def run_on(
         max_failures=options.max_failures,
         stopped=ledger.stopped,
     )
-
-
-def check_url(url: str, insecure_tcp: bool) -> None:
-    """Refuse what others could listen to, or send work on.
-
-    Raises:
-        InputError: no address of a scheduler.
-        ClusterError: tcp:// to another machine.
-    """
-    parts = urlsplit(url)
-    if parts.scheme not in ("tcp", "tls") or not parts.hostname or parts.port is None:
-        raise InputError(
-            f"{url!r} is no scheduler; write tls://HOST:8786, or tcp:// on this machine"
-        )
-    if parts.scheme == "tcp" and not _loopback(parts.hostname) and not insecure_tcp:
-        raise ClusterError(
-            f"anybody on the way may read and change what goes over {url}; use tls:// "
-            "(docs/cluster.md), or --insecure-tcp on a network of your own"
-        )
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-@contextmanager
-def _connected(url: str, insecure_tcp: bool) -> Iterator[Client]:
-    check_url(url, insecure_tcp)
-    for name in ("distributed", "distributed.client", "distributed.comm", "tornado.application"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters, we say in one line
-    security = Security()
-    if url.startswith("tls:") and not security.tls_ca_file:
-        raise ClusterError(
-            "tls:// needs certificates: set DASK_DISTRIBUTED__COMM__TLS__CA_FILE and "
-            "…__CLIENT__CERT and …__CLIENT__KEY (docs/cluster.md)"
-        )
-    try:
-        client = Client(url, security=security, timeout=CONNECT_SECONDS, set_as_default=False)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0][:160]
-        raise ClusterError(f"no scheduler answers at {url} ({reason})") from None
-    try:
-        yield client
-    finally:
-        client.close(timeout=CLOSE_SECONDS)
 
 
 def _shake_hands(

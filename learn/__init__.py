@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from learn.comparison import compare
     from learn.evaluate import run_episodes
+    from learn.grid import sweep
     from learn.labelling import predict
     from learn.labels import make_labels
     from learn.neighbours import search
@@ -21,6 +22,7 @@ __all__ = [
     "run_episodes",
     "run_protocol",
     "search",
+    "sweep",
     "train",
 ]
 
@@ -32,6 +34,7 @@ _HOME = {
     "run_episodes": "learn.evaluate",
     "run_protocol": "learn.protocol",
     "search": "learn.neighbours",
+    "sweep": "learn.grid",
     "train": "learn.training",
 }
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from store.text import table, wrapped
@@ -142,6 +143,38 @@ def comparison_table(result: Mapping[str, Any]) -> None:
             )
     print()
     wrapped("It holds for episodes of these clips, and says nothing of other clips or classes.")
+
+
+def sweep_table(result: Mapping[str, Any]) -> None:
+    """A row per combination: what training said, and accuracy in percent by mode."""
+    rows = []
+    for number, cell in enumerate(result["cells"]):
+        done = cell["training"] or {}
+        row = {key.rpartition(".")[2]: value for key, value in cell["settings"].items()}
+        row["val loss"] = _number(done.get("val_loss"))
+        for one in cell["scores"]:
+            margin = f" ± {100 * one['ci95']:.1f}" if one["ci95"] is not None else ""
+            row[_mode(one)] = f"{100 * one['accuracy']:.1f}{margin}"
+        row["run"] = Path(cell["run"]).name + (" best" if number == result["best"] else "")
+        rows.append(row)
+    columns = list(dict.fromkeys(key for row in rows for key in row if key != "run"))
+    columns = [c for c in columns if any(row.get(c, "-") != "-" for row in rows)]
+    if result["scored_on"]:
+        wrapped(
+            f"{result['ways']}-way {result['shots']}-shot accuracy on split "
+            f"{result['scored_on']}, percent; the same episodes for all"
+        )
+    else:
+        wrapped(f"not scored: {result['not_scored']}")
+    table([{c: row.get(c, "-") for c in [*columns, "run"]} for row in rows], [*columns, "run"])
+    for cell in result["cells"]:
+        if cell["error"]:
+            told = ", ".join(f"{key}={value}" for key, value in cell["settings"].items())
+            wrapped(f"{told}: {cell['error']}")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def prediction_lines(result: Mapping[str, Any]) -> None:

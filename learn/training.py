@@ -194,14 +194,14 @@ def _provenance(job: Job, recipe: Recipe, device: torch.device) -> dict[str, Any
         "labels_sha256": None if job.labels is None else job.labels.sha256,
         "val_clips": val.clips.ids if val else (),
         "seed": recipe.seed,
-        "code_sha256": _code(),
+        "code_sha256": code(),
         "versions": {name: version(name) for name in ("microshot", "torch", "numpy")},
         "device": device.type,
         "threads": torch.get_num_threads(),
     }
 
 
-def _code() -> str:
+def code() -> str:
     """Digest of this package's source."""
     folder, digest = Path(__file__).parent, sha256()
     for path in sorted(folder.rglob("*.py")):

@@ -22,6 +22,7 @@ from extract.report import Spent
 from extract.run import run
 from extract.sample import Sampling
 from store.errors import ClusterError, InputError, MissingFile
+from store.scheduler import check_url
 from tests.extract import media
 from tests.extract.clusters import Cluster, descendants, kill_tree
 
@@ -138,18 +139,18 @@ def until(condition, process):
 
 def test_work_goes_only_over_lines_that_nobody_reads():
     for url in ("tcp://127.0.0.1:8786", "tcp://localhost:1", "tcp://[::1]:1", "tls://far:8786"):
-        cluster.check_url(url, insecure_tcp=False)
+        check_url(url, insecure_tcp=False)
     for url in ("tcp://10.0.0.1:8786", "tcp://0.0.0.0:8786", "tcp://example.com:8786"):
         with pytest.raises(ClusterError, match="--insecure-tcp"):
-            cluster.check_url(url, insecure_tcp=False)
-        cluster.check_url(url, insecure_tcp=True)
+            check_url(url, insecure_tcp=False)
+        check_url(url, insecure_tcp=True)
     for url in ("127.0.0.1:8786", "http://127.0.0.1:1", "tcp://127.0.0.1", "inproc://1"):
         with pytest.raises(InputError, match="is no scheduler"):
-            cluster.check_url(url, insecure_tcp=True)
+            check_url(url, insecure_tcp=True)
 
 
 def test_nobody_is_there(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr("store.scheduler.CONNECT_SECONDS", 1.0)
     with pytest.raises(ClusterError, match="tls:// needs certificates"):
         run_on("tls://127.0.0.1:1", source, tmp_path / "s", **SPECS)
     with pytest.raises(ClusterError, match="no scheduler answers"):

@@ -1,0 +1,86 @@
+"""Lines to a dask scheduler: which are safe, and how they are opened."""
+
+import ipaddress
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+from distributed import Client, LocalCluster
+from distributed.security import Security
+
+from store.errors import ClusterError, InputError
+
+CONNECT_SECONDS = 10.0
+CLOSE_SECONDS = 5.0
+
+
+def check_url(url: str, insecure_tcp: bool) -> None:
+    """Refuse what others could listen to, or send work on.
+
+    Raises:
+        InputError: no address of a scheduler.
+        ClusterError: tcp:// to another machine.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("tcp", "tls") or not parts.hostname or parts.port is None:
+        raise InputError(
+            f"{url!r} is no scheduler; write tls://HOST:8786, or tcp:// on this machine"
+        )
+    if parts.scheme == "tcp" and not _loopback(parts.hostname) and not insecure_tcp:
+        raise ClusterError(
+            f"anybody on the way may read and change what goes over {url}; use tls:// "
+            "(docs/cluster.md), or --insecure-tcp on a network of your own"
+        )
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@contextmanager
+def connected(url: str, insecure_tcp: bool = False) -> Iterator[Client]:
+    """A client of the scheduler at that address.
+
+    Raises:
+        InputError, ClusterError: as `check_url`; no certificates; nobody answers.
+    """
+    check_url(url, insecure_tcp)
+    _quiet()
+    security = Security()
+    if url.startswith("tls:") and not security.tls_ca_file:
+        raise ClusterError(
+            "tls:// needs certificates: set DASK_DISTRIBUTED__COMM__TLS__CA_FILE and "
+            "…__CLIENT__CERT and …__CLIENT__KEY (docs/cluster.md)"
+        )
+    try:
+        client = Client(url, security=security, timeout=CONNECT_SECONDS, set_as_default=False)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0][:160]
+        raise ClusterError(f"no scheduler answers at {url} ({reason})") from None
+    try:
+        yield client
+    finally:
+        client.close(timeout=CLOSE_SECONDS)
+
+
+@contextmanager
+def local(workers: int) -> Iterator[Client]:
+    """A client of that many new processes of this machine, gone afterwards; one thread each."""
+    _quiet()
+    with (
+        LocalCluster(
+            n_workers=workers, threads_per_worker=1, processes=True, host="127.0.0.1",
+            dashboard_address=None, silence_logs=logging.CRITICAL,
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):  # fmt: skip
+        yield client
+
+
+def _quiet() -> None:
+    for name in ("distributed", "distributed.client", "distributed.comm", "tornado.application"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters, we say in one line
