@@ -261,7 +261,8 @@ def _scores(
     found: dict[Path, list[dict[str, Any]]] = {}
     for run in runs:
         outputs = set(load_run(run).space.outputs)
-        offered = [mode for mode, of in views.MODES.items() if set(of) <= outputs or mode in outputs]
+        modes = views.MODES.items()
+        offered = [mode for mode, of in modes if set(of) <= outputs or mode in outputs]
         try:
             result = run_episodes(
                 store_path, manifest=manifest, split=split, label=label, ways=ways, shots=(shots,),
