@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from store.text import table, wrapped
@@ -150,14 +149,14 @@ def sweep_table(result: Mapping[str, Any]) -> None:
     rows = []
     for number, cell in enumerate(result["cells"]):
         done = cell["training"] or {}
-        row = {key.rpartition(".")[2]: value for key, value in cell["settings"].items()}
+        row = {"#": f"{number + 1}{'*' if number == result['best'] else ''}"}
+        row |= {key.rpartition(".")[2]: value for key, value in cell["settings"].items()}
         row["val loss"] = _number(done.get("val_loss"))
         for one in cell["scores"]:
             margin = f" ± {100 * one['ci95']:.1f}" if one["ci95"] is not None else ""
             row[_mode(one)] = f"{100 * one['accuracy']:.1f}{margin}"
-        row["run"] = Path(cell["run"]).name + (" best" if number == result["best"] else "")
         rows.append(row)
-    columns = list(dict.fromkeys(key for row in rows for key in row if key != "run"))
+    columns = list(dict.fromkeys(key for row in rows for key in row))
     columns = [c for c in columns if any(row.get(c, "-") != "-" for row in rows)]
     if result["scored_on"]:
         wrapped(
@@ -166,11 +165,12 @@ def sweep_table(result: Mapping[str, Any]) -> None:
         )
     else:
         wrapped(f"not scored: {result['not_scored']}")
-    table([{c: row.get(c, "-") for c in [*columns, "run"]} for row in rows], [*columns, "run"])
-    for cell in result["cells"]:
+    table([{c: row.get(c, "-") for c in columns} for row in rows], columns)
+    if result["best"] is not None:
+        print(f"* the best: {result['cells'][result['best']]['run']}")
+    for number, cell in enumerate(result["cells"], 1):
         if cell["error"]:
-            told = ", ".join(f"{key}={value}" for key, value in cell["settings"].items())
-            wrapped(f"{told}: {cell['error']}")
+            wrapped(f"{number}: {cell['error']}")
 
 
 def _number(value: float | None) -> str:
