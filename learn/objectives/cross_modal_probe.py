@@ -8,6 +8,7 @@ Source: Lin et al., CVPR 2023, "Multimodality helps unimodality: Cross-modal few
 multimodal models".
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -52,17 +53,21 @@ class CrossModalProbe(Objective):
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         share = 1 / len(batch.embeddings)
         found = {
-            name: share * F.cross_entropy(self.logits(x), batch.labels)
-            for name, x in batch.embeddings.items()
+            name: share * F.cross_entropy(x, batch.labels)
+            for name, x in self.classify(batch.embeddings).items()
         }
         if self.texts is not None and self.config.text:
             codes = torch.arange(len(self.texts), device=self.texts.device)
-            cost = F.cross_entropy(self.logits(self.embed_texts(self.texts)), codes)
+            cost = F.cross_entropy(self._scores(self.embed_texts(self.texts)), codes)
             found["text"] = self.config.text * cost
         return found
 
-    def logits(self, x: Float[Tensor, "B E"]) -> Float[Tensor, "B C"]:
-        """Of every class."""
+    def classify(
+        self, embeddings: Mapping[str, Float[Tensor, "B _"]]
+    ) -> dict[str, Float[Tensor, "B C"]]:
+        return {name: self._scores(x) for name, x in embeddings.items()}
+
+    def _scores(self, x: Float[Tensor, "B E"]) -> Float[Tensor, "B C"]:
         return self.config.scale * F.normalize(x, dim=1) @ F.normalize(self.weight, dim=1).T
 
 

@@ -4,6 +4,7 @@ The cost is the mean over modalities and classes. `balance` weighs the positives
 much rarer they are than its negatives in the batch, to that power: 0 leaves them as they are.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -39,16 +40,14 @@ class MultiLabel(Objective):
         weight = rarer.clamp_min(1e-3) ** self.config.balance
         share = 1 / len(batch.embeddings)
         return {
-            name: share
-            * F.binary_cross_entropy_with_logits(
-                self.classifier(x), batch.targets, pos_weight=weight
-            )
-            for name, x in batch.embeddings.items()
+            name: share * F.binary_cross_entropy_with_logits(x, batch.targets, pos_weight=weight)
+            for name, x in self.classify(batch.embeddings).items()
         }
 
-    def logits(self, x: Float[Tensor, "B E"]) -> Float[Tensor, "B C"]:
-        """Of every class."""
-        return self.classifier(x)
+    def classify(
+        self, embeddings: Mapping[str, Float[Tensor, "B _"]]
+    ) -> dict[str, Float[Tensor, "B C"]]:
+        return {name: self.classifier(x) for name, x in embeddings.items()}
 
 
 def build(config: Config, scene: Scene) -> MultiLabel:
