@@ -546,6 +546,9 @@ def learn_episodes(
     inflation: Annotated[
         bool, typer.Option("--inflation", help="What mixed groups would add, too.")
     ] = False,
+    task: Annotated[
+        str, typer.Option(metavar="SPEC", help="What an episode is: NAME:key=value,…; see `tasks`.")
+    ] = "n_way_k_shot",
     ways: Annotated[int, typer.Option(help="Classes per episode.")] = 5,
     shots: Annotated[list[int], typer.Option(help="Support clips per class; may repeat.")] = [1],  # noqa: B006
     queries: Annotated[int, typer.Option(help="Query clips per class.")] = 15,
@@ -607,8 +610,8 @@ def learn_episodes(
     with _progress("episodes", quiet=as_json) as progress:
         found = learn.run_episodes(
             directory, manifest=manifest, split=split, label=label, group=group, groups=groups,
-            inflation=inflation, ways=ways, shots=tuple(shots), queries=queries, episodes=episodes,
-            seed=seed, visual=visual, audio=audio, heads=tuple(head),
+            inflation=inflation, task=task, ways=ways, shots=tuple(shots), queries=queries,
+            episodes=episodes, seed=seed, visual=visual, audio=audio, heads=tuple(head),
             projections=tuple(projection), support=_listed(support), query=_listed(query),
             save_episodes=save_episodes, episodes_file=episodes_file, drop=missing, ci=ci,
             progress=progress,
@@ -617,6 +620,17 @@ def learn_episodes(
         found.save(output)
     result = found.as_json()
     _give(result, as_json, lambda: episodes_table(result))
+    return DONE
+
+
+@learn_app.command("tasks")
+def learn_tasks(as_json: Json = False) -> int:
+    """List what an episode of `learn episodes` can be."""
+    from store import plugins
+    from store.tables import plugin_table
+
+    rows = plugins.describe("learn.episodes")
+    _give({"tasks": rows}, as_json, lambda: plugin_table(rows))
     return DONE
 
 

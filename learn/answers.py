@@ -3,7 +3,7 @@
 A pair is told beside how often it could have been confused at all, because a class meets few of the
 others in an episode.
 
-Shapes: E = episodes, M = queries, N = ways.
+Shapes: E = episodes, M = queries, N = ways, C = classes.
 """
 
 from collections.abc import Sequence
@@ -61,16 +61,18 @@ class Answers:
 
 def tally(clips: Clips, draw: Episodes, answered: Int[np.ndarray, "E M"]) -> Answers:
     """How the classes fared, where `answered` are positions among the ways of each episode."""
+    real = draw.query >= 0
     truth = draw.classes[:, draw.answers]
-    answer = np.take_along_axis(draw.classes, answered, axis=1)
-    asked = np.bincount(truth.ravel(), minlength=len(clips.classes))
-    right = np.bincount(truth[truth == answer], minlength=len(clips.classes))
-    wrong = np.flatnonzero((truth != answer).ravel())
+    answer = np.take_along_axis(draw.classes, np.maximum(answered, 0), axis=1)
+    asked = np.bincount(truth[real], minlength=len(clips.classes))
+    right = np.bincount(truth[real & (truth == answer)], minlength=len(clips.classes))
+    wrong = np.flatnonzero((real & (truth != answer)).ravel())
     pairs, times = np.unique(
         np.stack([truth.ravel()[wrong], answer.ravel()[wrong]]), axis=1, return_counts=True
     )
     most = np.lexsort((pairs[1], pairs[0], -times))[:PAIRS]
-    met = _met(draw, len(clips.classes))
+    queries_of = _queries(draw, len(clips.classes))
+    met = queries_of >= 0
     queries = draw.query.ravel()[wrong]
     confusions = []
     for t, a, n in zip(*pairs[:, most].tolist(), times[most].tolist(), strict=True):
@@ -80,7 +82,7 @@ def tally(clips: Clips, draw: Episodes, answered: Int[np.ndarray, "E M"]) -> Ans
                 truth=clips.classes[t],
                 answer=clips.classes[a],
                 times=n,
-                of=int((met[:, t] & met[:, a]).sum()) * draw.queries,
+                of=int(queries_of[met[:, t] & met[:, a], t].sum()),
                 clips=_most_often(clips.ids, queries[of_pair]),
             )
         )
@@ -93,11 +95,11 @@ def tally(clips: Clips, draw: Episodes, answered: Int[np.ndarray, "E M"]) -> Ans
     )
 
 
-def _met(draw: Episodes, classes: int) -> np.ndarray:
-    """Which classes are in which episode."""
-    there = np.zeros((len(draw), classes), bool)
-    np.put_along_axis(there, draw.classes, True, axis=1)
-    return there
+def _queries(draw: Episodes, classes: int) -> Int[np.ndarray, "E C"]:
+    """How many queries each class has in each episode; -1 where the class is not in it."""
+    found = np.full((len(draw), classes + 1), -1, np.int32)  # the last is of no class
+    np.put_along_axis(found, draw.classes, (draw.asked >= 0).sum(2), axis=1)
+    return found[:, :-1]
 
 
 def _most_often(ids: Sequence[str], queries: Int[np.ndarray, "_"]) -> tuple[Example, ...]:

@@ -5,7 +5,7 @@ Shapes: V = clips, D = size of a vector, E = episodes.
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from math import hypot
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from torch import Tensor
 from learn import episode_files, intervals, views
 from learn.answers import tally
 from learn.data import Clips, choose_split, splits
-from learn.episodes import GROUPS, Episodes
+from learn.episodes import CLASSIC, FAMILY, GROUPS, Episodes, draw_again
 from learn.heads import BesideHead, Context, Head
 from learn.missing import Drop, curves
 from learn.results import EpisodesResult, Inflation, Result
@@ -53,6 +53,7 @@ def run_episodes(
     group: str | None = None,
     groups: str = "within",
     inflation: bool = False,
+    task: str = CLASSIC,
     ways: int = 5,
     shots: Sequence[int] = (1,),
     queries: int = 15,
@@ -77,6 +78,9 @@ def run_episodes(
     about a matrix of modes, each gives those cells that it can, and any cell one at least. With
     `episodes_file` the episodes are those of the file, and ways, shots, queries, episodes, groups
     and seed have no say.
+
+    `task` is a plug-in of `learn/episodes`; of ways, shots, queries, episodes and groups it gets
+    those that it knows and does not set itself.
 
     `groups`: groups of support and query are apart `within` each class, strictly across all classes
     of an episode (`strict`), or not (`mixed`). With `inflation` everything is scored once more on
@@ -107,7 +111,13 @@ def run_episodes(
         clips, draws = episode_files.load(Path(episodes_file), side.clips)
         side = side.keep(np.isin(side.clips.ids, clips.ids))
     else:
-        draws = _draw(side.clips, ways, shots, queries, episodes, seed, groups)
+        asked_of: dict[str, int | str] = {
+            "ways": ways,
+            "queries": queries,
+            "episodes": episodes,
+            "groups": groups,
+        }
+        draws = _draw(side.clips, task, shots, asked_of, seed)
     if inflation:
         _check_guard(side.clips, draws[0])
     if save_episodes:
@@ -115,7 +125,7 @@ def run_episodes(
     base = None
     if drop or any(head.centred_by == "base" for head in built.values()):
         base = _base(table, features, chosen)
-    task = _Task(
+    scored = _Task(
         heads=built, runs=runs, cells=_possible(runs, cells, side), features=features, side=side,
         base=base, draws=draws,
     )  # fmt: skip
@@ -126,6 +136,7 @@ def run_episodes(
     sampling = {
         "store": where_is(store_path),
         "manifest": where_is(manifest) if manifest else None,
+        "task": CLASSIC,
         "groups": apart,
         **{key: value for key, value in draws[0].sampling().items() if key != "shots"},
         "split": chosen,
@@ -138,11 +149,11 @@ def run_episodes(
         "features": {modality: feature.name for modality, feature in features.items()},
     }
     results = []
-    for result in task.results(ci):
+    for result in scored.results(ci):
         results.append(result)
         if progress:
-            progress(len(results), task.size, "")
-    inflated = _inflation(task, results, ci) if inflation else None
+            progress(len(results), scored.size, "")
+    inflated = _inflation(scored, results, ci) if inflation else None
     missing = None if points is None else list(points)
     return EpisodesResult(
         sampling=sampling, clips=side.clips, draws=draws, results=results, inflation=inflated,
@@ -170,6 +181,7 @@ class _Task:
         """Row by row; vectors are made once per projection, tables of products once per head."""
         ids = set(self.side.clips.ids)
         queries = sum(draw.query.size for draw in self.draws)
+        balanced = all(draw.balanced for draw in self.draws)
         for projection, run in self.runs.items():
             vectors = vectors_of(self.side.rows, run)
             of_base = vectors_of(self.base.rows, run) if self.base else None
@@ -183,7 +195,7 @@ class _Task:
                 untrained = any(bool(of_feature.get("untrained")) for of_feature in notes)
                 for spec, head in self.heads.items():
                     begun = time.monotonic()
-                    score = scorer(head, pair, _context(pair, base), queries=queries)
+                    score = scorer(head, pair, _context(pair, base, balanced), queries=queries)
                     for draw in self.draws:
                         answered = score(draw)
                         right = accuracies(draw, answered)
@@ -194,7 +206,7 @@ class _Task:
                             query=cell[1],
                             ways=draw.ways,
                             shots=draw.shots,
-                            queries=draw.queries,
+                            queries=draw.sampling()["queries"],
                             episodes=len(draw),
                             accuracy=float(right.mean()),
                             ci95=intervals.ci95(right, ci),
@@ -280,9 +292,7 @@ def _inflation(task: _Task, guarded: Sequence[Result], ci: str) -> list[Inflatio
         drawn = np.isin(side.clips.codes, np.unique(draw.classes))
         if not drawn.all():
             side = side.keep(drawn)
-        (mixed,) = _draw(
-            side.clips, draw.ways, (draw.shots,), draw.queries, len(draw), draw.seed, "mixed"
-        )
+        mixed = draw_again(side.clips, draw, groups="mixed")
         own = (row for row in guarded if row.shots == draw.shots)
         for one, other in zip(
             own, replace(task, side=side, draws=[mixed]).results(ci), strict=True
@@ -305,23 +315,24 @@ def _inflation(task: _Task, guarded: Sequence[Result], ci: str) -> list[Inflatio
 
 
 def _draw(
-    clips: Clips,
-    ways: int,
-    shots: Sequence[int],
-    queries: int,
-    episodes: int,
-    seed: int,
-    groups: str,
+    clips: Clips, task: str, shots: Sequence[int], asked: Mapping[str, int | str], seed: int
 ) -> list[Episodes]:
+    """A draw for each number of shots, or one where the task draws that itself."""
     if not shots:
         raise ConfigError("no number of shots; name one at least")
-    asked = {"ways": ways, "queries": queries, "episodes": episodes, "groups": groups}
-    specs = [plugins.Spec("n_way_k_shot", {**asked, "shots": k}) for k in dict.fromkeys(shots)]
-    return [plugins.build("learn.episodes", spec)(clips, seed=seed) for spec in specs]
+    spec = plugins.parse_spec(task)
+    known = {field.name for field in fields(plugins.module(FAMILY, spec.name).Config)}
+    given = {key: value for key, value in asked.items() if key in known} | dict(spec.settings)
+    counts = [{"shots": k} for k in dict.fromkeys(shots)]
+    if "shots" in spec.settings or "shots" not in known:
+        counts = [{}]
+    built = [plugins.build(FAMILY, plugins.Spec(spec.name, given | one)) for one in counts]
+    return [one(clips, seed=seed) for one in built]
 
 
-def _context(pair: views.Pair, base: views.Pair | None) -> Context:
+def _context(pair: views.Pair, base: views.Pair | None, balanced: bool = True) -> Context:
     return Context(
+        balanced=balanced,
         blocks=pair.blocks,
         support_mean=None if base is None else base.support.mean(0),
         query_mean=None if base is None else base.query.mean(0),

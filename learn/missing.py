@@ -301,6 +301,7 @@ def _score(
                 support_mean=mean,
                 query_mean=mean,
                 origin=support.support.mean(0),
+                balanced=all(draw.balanced for draw in draws),
             )
         )
         gone = torch.from_numpy(lost & (OF_MODE.get(mode) == ignored))

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float, Float64, Int, Int32
 from torch import Tensor
 
-from learn.episodes import Episodes
-from learn.heads import BESIDE, BesideHead, Context, GramHead, Head, ProductHead
+from learn.episodes import Block, Episodes
+from learn.heads import BESIDE, BesideHead, Context, GramHead, Head, ProductHead, UnevenHead
 from learn.views import Pair
 from store.errors import ConfigError
 
@@ -25,6 +25,7 @@ TABLE_WORTH = 16  # products of a table that cost as much as fetching and compar
 NUMBERS_AT_ONCE = 1_000_000
 
 Score = Callable[[Episodes], Int[np.ndarray, "E M"]]
+Few = Callable[[Block, slice], Float[Tensor, "E M N"]]
 
 
 def scorer(head: Head, pair: Pair, context: Context, *, queries: int) -> Score:
@@ -53,17 +54,27 @@ def scorer(head: Head, pair: Pair, context: Context, *, queries: int) -> Score:
 def by_vectors(head: Head, pair: Pair, context: Context) -> Score:
     """The obvious way: gather, fit, predict."""
 
-    def few(episodes: Episodes, part: slice) -> Float[Tensor, "E M N"]:
-        places = _index(episodes.support[part]).long()
+    return _in_parts(_fitter(head, pair, context), lambda b: b.clips * pair.support.shape[1])
+
+
+def _fitter(head: Head, pair: Pair, context: Context) -> Few:
+    def few(block: Block, part: slice) -> Float[Tensor, "E M N"]:
+        places = _index(block.support[part]).long()
         known = context
         if isinstance(head, BesideHead):
-            codes = _index(episodes.classes[part]).long()
+            codes = _index(block.classes[part]).long()
             known = replace(context, beside=_gather(_beside(head, pair), places, codes))
-        return head.fit(pair.support[places], known)(
-            pair.query[_index(episodes.query[part]).long()]
-        )
+        if block.real is not None:
+            if not isinstance(head, UnevenHead) or not head.uneven:
+                raise ConfigError(
+                    f"{type(head).__module__.rpartition('.')[2]} needs equally many shots of each "
+                    "class of an episode, and these differ: set uneven=false in --task, or use a "
+                    "head such as prototypes"
+                )
+            known = replace(known, real=torch.from_numpy(block.real[part]))
+        return head.fit(pair.support[places], known)(pair.query[_index(block.query[part]).long()])
 
-    return _in_parts(few, lambda e: e.indices[0].size * pair.support.shape[1])
+    return few
 
 
 def _beside(head: BesideHead, pair: Pair) -> dict[str, Float[Tensor, "_ D"]]:
@@ -88,14 +99,24 @@ def by_products(head: ProductHead, pair: Pair, context: Context) -> Score:
     among = left @ left.T
     across = among if torch.equal(left, right) else right @ left.T
     square = right.square().sum(1)
+    uneven = _fitter(head, pair, context)
 
-    def few(episodes: Episodes, part: slice) -> Float[Tensor, "E M N"]:
-        support = _index(episodes.support[part]).flatten(1)
-        query = _index(episodes.query[part])
-        predict = head.fit_products(_look_up(among, support, support), episodes.ways)
+    def few(block: Block, part: slice) -> Float[Tensor, "E M N"]:
+        if block.real is not None:
+            return uneven(block, part)
+        support = _index(block.support[part]).flatten(1)
+        query = _index(block.query[part])
+        predict = head.fit_products(_look_up(among, support, support), block.ways)
         return predict(_look_up(across, query, support), square[query])
 
-    return _in_parts(few, lambda e: e.query[0].size * e.support[0].size)
+    return _in_parts(
+        few,
+        lambda b: (
+            b.query[0].size * b.support[0].size
+            if b.real is None
+            else b.clips * pair.support.shape[1]
+        ),
+    )
 
 
 def by_gram(head: GramHead, pair: Pair, context: Context) -> Score:
@@ -104,12 +125,16 @@ def by_gram(head: GramHead, pair: Pair, context: Context) -> Score:
     joined = left if torch.equal(left, right) else torch.cat([left, right])
     table, shift = joined @ joined.T, len(joined) - len(left)
 
-    def few(episodes: Episodes, part: slice) -> Float[Tensor, "E M N"]:
-        support, query = _index(episodes.support[part]), _index(episodes.query[part])
+    uneven = _fitter(head, pair, context)
+
+    def few(block: Block, part: slice) -> Float[Tensor, "E M N"]:
+        if block.real is not None:
+            return uneven(block, part)
+        support, query = _index(block.support[part]), _index(block.query[part])
         points = torch.cat([support.flatten(1), query + shift], dim=1)
         return head.from_gram(_look_up(table, points, points), *support.shape[1:])
 
-    return _in_parts(few, lambda e: 4 * e.indices[0].size ** 2)
+    return _in_parts(few, lambda b: 4 * b.clips**2)
 
 
 def by_late_fusion(
@@ -124,9 +149,11 @@ def by_late_fusion(
     say how much each view counts for each query clip.
     """
 
-    def few(episodes: Episodes, part: slice) -> Float[Tensor, "E M N"]:
-        support, query = (_index(of[part]).long() for of in (episodes.support, episodes.query))
-        total = torch.zeros(*query.shape, episodes.ways)
+    def few(block: Block, part: slice) -> Float[Tensor, "E M N"]:
+        if block.real is not None:
+            raise ConfigError("late fusion needs equally many shots of each class of an episode")
+        support, query = (_index(of[part]).long() for of in (block.support, block.query))
+        total = torch.zeros(*query.shape, block.ways)
         for pair, context, share in zip(pairs, contexts, shares, strict=True):
             shots = pair.support[support]
             predict = head.fit(shots, context)
@@ -134,27 +161,29 @@ def by_late_fusion(
             total += share[query][..., None] * predict(pair.query[query]) / spread.clamp_min(1e-12)
         return total
 
-    return _in_parts(few, lambda e: e.indices[0].size * max(p.support.shape[1] for p in pairs))
+    return _in_parts(few, lambda b: b.clips * max(p.support.shape[1] for p in pairs))
 
 
-def _in_parts(
-    scores: Callable[[Episodes, slice], Float[Tensor, "E M N"]],
-    numbers: Callable[[Episodes], int],
-) -> Score:
-    """The best of `scores`, of as many episodes at once as memory allows."""
+def _in_parts(scores: Few, numbers: Callable[[Block], int]) -> Score:
+    """The best of `scores`, of as many episodes at once as memory allows; -1 where no query is."""
 
     @torch.inference_mode()
     def score(episodes: Episodes) -> Int[np.ndarray, "E M"]:
-        size = max(1, NUMBERS_AT_ONCE // numbers(episodes))
-        parts = (slice(first, first + size) for first in range(0, len(episodes), size))
-        return torch.cat([scores(episodes, part).argmax(-1) for part in parts]).numpy()
+        answered = np.full(episodes.query.shape, -1)
+        for block in episodes.blocks():
+            size = max(1, NUMBERS_AT_ONCE // numbers(block))
+            parts = (slice(first, first + size) for first in range(0, len(block), size))
+            best = torch.cat([scores(block, part).argmax(-1) for part in parts]).numpy()
+            answered[block.places[:, None], block.columns] = best
+        return answered
 
     return score
 
 
 def accuracies(episodes: Episodes, answered: Int[np.ndarray, "E M"]) -> Float64[np.ndarray, "E"]:
     """The share of right answers in each episode."""
-    return (answered == episodes.answers).mean(-1)
+    right = (answered == episodes.answers).sum(-1)
+    return np.asarray(right / (episodes.query >= 0).sum(-1))
 
 
 def _index(places: np.ndarray) -> Int32[Tensor, "..."]:

@@ -6,6 +6,8 @@ from typing import Any
 
 from store.text import table, wrapped
 
+CLASSIC = "n_way_k_shot"
+TOLD = ("ways", "queries", "min_ways", "max_ways", "max_queries", "max_shots", "alpha")
 NOT_SHARES = ("median_rank", "threshold", "labels_a_clip", "beta")
 SHORT = {
     "balanced_accuracy": "balanced",
@@ -26,8 +28,12 @@ def episodes_table(result: Mapping[str, Any]) -> None:
         "strict": f"{drawn['group']} kept apart across classes",
         "mixed": "groups may meet",
     }[drawn["groups"]]
+    asked = f"{drawn['ways']}-way, {drawn['queries']} queries a class"
+    if drawn["task"] != CLASSIC:
+        settings = [f"{key}={drawn[key]:g}" for key in TOLD if key in drawn]
+        asked = f"{drawn['task']} ({', '.join(settings)})"
     wrapped(
-        f"{drawn['ways']}-way, {drawn['queries']} queries a class, {drawn['episodes']} episodes; "
+        f"{asked}, {drawn['episodes']} episodes; "
         f"{drawn['clips']} clips of {drawn['classes']} classes, split {drawn['split']}, {apart}"
     )
     if dropped := [f"{n} with {why}" for why, n in drawn["dropped"].items() if n]:

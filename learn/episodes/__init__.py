@@ -1,22 +1,26 @@
 """Episode tasks: labelled clips in, few-shot problems out. They never touch features.
 
 Shapes: V = clips to draw from, E = episodes, N = ways, K = shots, Q = queries of each class,
-C = K + Q clips of a class in an episode, M = N * Q queries (class by class).
+C = K + Q clips of a class in an episode, M = N * Q queries (class by class). Where episodes differ
+in any of these, N, K and Q are the most of all, and -1 stands where there is nothing.
 
 Each plug-in offers `Config` and `build(config) -> EpisodeTask`.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int, Int32
+from jaxtyping import Bool, Int, Int32
 
 from learn.data import Clips
+from store import plugins
 
+FAMILY = "learn.episodes"
+CLASSIC = "n_way_k_shot"
 GROUPS = ("within", "strict", "mixed")  # how groups of support and query are kept apart
 
 
@@ -46,8 +50,14 @@ class Episodes:
                 f"{self.shots} shots leave no query among {self.indices.shape[2]} clips"
             )
         in_order = np.sort(self.indices, axis=2)
-        if (in_order[..., 1:] == in_order[..., :-1]).any() or in_order[..., :1].min(initial=0) < 0:
+        twice = (in_order[..., 1:] == in_order[..., :-1]) & (in_order[..., 1:] >= 0)
+        if twice.any() or in_order[..., :1].min(initial=0) < -1:
             raise ValueError("a clip is drawn twice for one class, or its index is negative")
+        there, shot, asked = self.classes >= 0, self.support >= 0, self.asked >= 0
+        if not np.array_equal(there, shot.any(2)) or (asked.any(2) & ~there).any():
+            raise ValueError("a class without a shot, or shots without a class")
+        if not asked.any((1, 2)).all():
+            raise ValueError("an episode without a query")
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -65,13 +75,58 @@ class Episodes:
         return self.indices[..., : self.shots]
 
     @property
+    def asked(self) -> Int32[np.ndarray, "E N Q"]:
+        """The queries of each class."""
+        return self.indices[..., self.shots :]
+
+    @property
     def query(self) -> Int32[np.ndarray, "E M"]:
-        return self.indices[..., self.shots :].reshape(len(self), -1)
+        return self.asked.reshape(len(self), -1)
 
     @property
     def answers(self) -> Int[np.ndarray, "M"]:
         """The right class of each query, as a position among the ways; the same in all episodes."""
         return np.repeat(np.arange(self.ways), self.queries)
+
+    @property
+    def balanced(self) -> bool:
+        """Has every class of an episode as many queries as the others?"""
+        counts = (self.asked >= 0).sum(2)
+        most = counts.max(1, keepdims=True)
+        return bool((counts == most)[self.classes >= 0].all())
+
+    def blocks(self) -> Iterator["Block"]:
+        """All episodes, those of one shape together: as many classes, queries and shots."""
+        if (self.indices >= 0).all():
+            yield Block(
+                places=np.arange(len(self)),
+                columns=np.broadcast_to(np.arange(self.query.shape[1]), self.query.shape),
+                classes=self.classes,
+                support=self.support,
+                query=self.query,
+                real=None,
+            )
+            return
+        ways = (self.classes >= 0).sum(1)
+        queries = (self.query >= 0).sum(1)
+        shots = (self.support >= 0).sum(2)
+        most = shots.max(1)
+        even = ((shots == most[:, None]) | (self.classes < 0)).all(1)
+        shapes = np.stack([ways, queries, most * even], axis=1)
+        for shape in np.unique(shapes, axis=0):
+            places = np.flatnonzero((shapes == shape).all(1))
+            n, m, k = (int(one) for one in shape)
+            width = k or int(most[places].max())
+            columns = np.argsort(self.query[places] < 0, axis=1, kind="stable")[:, :m]
+            support = self.support[places, :n, :width]
+            yield Block(
+                places=places,
+                columns=columns,
+                classes=self.classes[places, :n],
+                support=np.maximum(support, 0),
+                query=np.take_along_axis(self.query[places], columns, axis=1),
+                real=None if k else support >= 0,
+            )
 
     def sampling(self) -> dict[str, Any]:
         """What was asked for, as JSON."""
@@ -94,8 +149,41 @@ class Episodes:
         return digest.hexdigest()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Block:
+    """Episodes of one shape: n classes, m queries, k shots of each class or those that are real."""
+
+    places: Int[np.ndarray, "e"]  # among all episodes
+    columns: Int[np.ndarray, "e m"]  # of the queries among M
+    classes: Int32[np.ndarray, "e n"]
+    support: Int32[np.ndarray, "e n k"]
+    query: Int32[np.ndarray, "e m"]
+    real: Bool[np.ndarray, "e n k"] | None  # which shots there are; None: all
+
+    def __len__(self) -> int:
+        return len(self.support)
+
+    @property
+    def ways(self) -> int:
+        return self.support.shape[1]
+
+    @property
+    def clips(self) -> int:
+        """Of one episode."""
+        return self.support[0].size + self.query.shape[1]
+
+
 @runtime_checkable
 class EpisodeTask(Protocol):
     """The same clips and the same seed give the same episodes."""
 
     def __call__(self, clips: Clips, *, seed: int) -> Episodes: ...
+
+
+def draw_again(clips: Clips, draw: Episodes, **changed: Any) -> Episodes:
+    """Episodes as those were asked for, of these clips, but with some settings changed."""
+    name = draw.facts.get("task", CLASSIC)
+    known = {field.name for field in fields(plugins.module(FAMILY, name).Config)}
+    told = {key: value for key, value in draw.sampling().items() if key in known} | changed
+    again: Episodes = plugins.build(FAMILY, plugins.Spec(name, told))(clips, seed=draw.seed)
+    return again

@@ -9,7 +9,8 @@ which is the same distribution.
 
 `groups` says what is kept apart: `within`, groups of the shots from those of the queries of the
 same class, while two classes may share one; `strict`, of all shots from all queries of an episode
-(see `_strict.py` for how that is drawn); `mixed`, nothing.
+(episodes that break it are drawn again, see `_hands.py`, so that where classes share no groups
+nothing changes); `mixed`, nothing.
 
 Shapes: as in `learn.episodes`; R = draws, one for each class of each episode, P = size of a pool.
 """
@@ -23,7 +24,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32
 
 from learn.data import Clips
-from learn.episodes import GROUPS, Episodes, _strict
+from learn.episodes import GROUPS, Episodes, _hands
 from store.errors import ConfigError, NotEnoughClips, choices
 
 REDRAWS = 100
@@ -67,22 +68,18 @@ class Task:
             groups = clips.groups
         members = _members(clips.codes, len(clips.classes))
         rich = np.array(
-            [c for c, m in enumerate(members) if _enough(groups[m], shots, queries)], np.int32
+            [c for c, m in enumerate(members) if _hands.enough(groups[m], shots, queries)], np.int32
         )
         if len(rich) < ways:
             raise NotEnoughClips(self._refusal(clips, members, rich))
         strict = self.config.groups == "strict"
-        if strict and clips.groups is None:
-            raise NotEnoughClips(
-                "groups=strict needs to know which clips are of one source: give the manifest a "
-                "column 'group', or name one with --group"
-            )
+        hands = _hands.Hands(clips, "strict") if strict else None
         deck = np.tile(rich, (self.config.episodes, 1))
         classes = _shuffle(rng, deck, np.full(len(deck), len(rich)), ways)
         drawn = _draw(rng, members, groups, classes.ravel(), shots, queries)
         drawn = drawn.reshape(len(classes), ways, shots + queries)
-        if strict:
-            self._mend(rng, clips, members, rich, classes, drawn)
+        if hands:
+            self._mend(rng, hands, rich, classes, drawn)
         return Episodes(
             indices=drawn,
             classes=classes,
@@ -95,26 +92,27 @@ class Task:
     def _mend(
         self,
         rng: np.random.Generator,
-        clips: Clips,
-        members: list[Int[np.ndarray, "_"]],
+        hands: _hands.Hands,
         rich: Int32[np.ndarray, "_"],
         classes: Int32[np.ndarray, "E N"],
         drawn: Int32[np.ndarray, "E N C"],
     ) -> None:
-        assert clips.groups is not None
-        shots = self.config.shots
-        try:
-            _strict.mend(
-                rng, members, clips.groups, rich=rich, classes=classes, drawn=drawn, shots=shots
-            )
-        except _strict.UnfilledError as fault:
-            worst = [c for c, _ in fault.lacking.most_common(8)]
-            counts = ", ".join(f"{clips.classes[c]}: {_count(clips, members[c])}" for c in worst)
-            raise NotEnoughClips(
-                f"{self.config.ways}-way {shots}-shot with {self.config.queries} queries and "
-                f"groups apart across all classes cannot be filled; what lacks clips: {counts}. "
-                "Lower ways, shots or queries, or use --groups within"
-            ) from None
+        """Draw those episodes again, in place, in which a group is on both sides."""
+        config = self.config
+
+        def ask(rng: np.random.Generator, episodes: int) -> _hands.Wanted:
+            order = rng.permuted(np.tile(rich, (episodes, 1)), axis=1)[:, : config.ways]
+            return wanted(order)
+
+        def wanted(classes: Int32[np.ndarray, "e N"]) -> _hands.Wanted:
+            counts = (np.full(classes.shape, n, np.int32) for n in (config.shots, config.queries))
+            return _hands.Wanted(classes, *counts)
+
+        size, all_wanted = hands.at_once(config.ways), wanted(classes)
+        for start in range(0, len(classes), size):
+            part = slice(start, start + size)
+            left = start + np.flatnonzero(_hands.meet(hands.groups[drawn[part]], config.shots))
+            hands.complete(rng, all_wanted, drawn, left, config.shots, ask, redraws=0)
 
     def _refusal(
         self, clips: Clips, members: list[Int[np.ndarray, "_"]], rich: Int32[np.ndarray, "_"]
@@ -147,25 +145,6 @@ def _count(clips: Clips, members: Int[np.ndarray, "_"]) -> str:
 def _members(codes: Int32[np.ndarray, "V"], classes: int) -> list[Int[np.ndarray, "_"]]:
     order = np.argsort(codes, kind="stable")
     return np.split(order, np.searchsorted(codes[order], np.arange(1, classes)))
-
-
-def _enough(groups: Int32[np.ndarray, "_"], shots: int, queries: int) -> bool:
-    """Can whole groups be set aside for the support that hold K clips and leave Q?
-
-    That is a subset sum in [K, n - Q]. Adding groups one by one until there are K clips ends at
-    K - 1 + the largest at most; where even that fits there is nothing to search, else bit s of
-    `sums` says that s can be reached.
-    """
-    sizes = np.unique(groups, return_counts=True)[1].tolist()
-    most = sum(sizes) - queries
-    if most < shots:
-        return False
-    if shots - 1 + max(sizes) <= most:
-        return True
-    sums = 1
-    for size in sizes:
-        sums |= sums << size
-    return bool((sums & ((1 << (most + 1)) - 1)) >> shots)
 
 
 def _shuffle(

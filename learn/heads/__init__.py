@@ -17,7 +17,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from store.errors import ConfigError
@@ -46,6 +46,7 @@ class Context:
     support_mean: Float[Tensor, "D"] | None = None  # of the base split, seen in the support's mode
     query_mean: Float[Tensor, "D"] | None = None  # of the base split, seen in the query's mode
     origin: Float[Tensor, "D"] | None = None
+    real: Bool[Tensor, "E N K"] | None = None  # which shots there are, for an `UnevenHead`; all
     balanced: bool = True  # has every class as many queries as the others? known from the sampling
     # More shots of the classes, in the support's space, by what they are: `BESIDE`. Only for heads
     # that ask for them.
@@ -85,6 +86,13 @@ class BesideHead(Head, Protocol):
     """A head that learns from more than the shots, as far as there is any."""
 
     beside: tuple[str, ...]  # of `BESIDE`: what it makes use of
+
+
+@runtime_checkable
+class UnevenHead(Head, Protocol):
+    """A head that can do with more shots of one class than of another: `Context.real`."""
+
+    uneven: bool  # do these settings allow it?
 
 
 @runtime_checkable

@@ -29,6 +29,7 @@ class Config:
 
 class Prototypes:
     transductive = False
+    uneven = True
 
     def __init__(self, config: Config) -> None:
         self.metric = config.metric
@@ -38,13 +39,13 @@ class Prototypes:
 
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
         of_support, of_query = self._centres(support, context)
+        share = _shares(support, context)
         if self.centred_by == "support" or (self.centred_by, self.metric) == ("none", "euclidean"):
-            of_support = support.mean(
-                (1, 2), keepdim=True
-            )  # euclidean: only rounding errors change
+            weight = share / share.sum((1, 2), keepdim=True)  # euclidean: only rounding changes
+            of_support = (support * weight).sum((1, 2), keepdim=True)
             of_query = of_support[:, 0]
         shots = self._map(support - of_support, context)
-        mean = shots.mean(2)
+        mean = (shots * share / share.sum(2, keepdim=True)).sum(2)
 
         def predict(query: Float[Tensor, "E M D"]) -> Float[Tensor, "E M N"]:
             q = self._map(query - of_query, context)
@@ -89,6 +90,13 @@ class Prototypes:
 
     def _map(self, x: Float[Tensor, "... D"], context: Context) -> Float[Tensor, "... D"]:
         return normalise_blocks(x, context.blocks) if self.metric == "cl2n" else x
+
+
+def _shares(support: Float[Tensor, "E N K D"], context: Context) -> Float[Tensor, "E N K 1"]:
+    """1 for each shot that there is."""
+    if context.real is None:
+        return support.new_ones(*support.shape[:3], 1)
+    return context.real.to(support)[..., None]
 
 
 def _square(x: Float[Tensor, "... D"]) -> Float[Tensor, "..."]:

@@ -1,5 +1,7 @@
 """Every episode task, present and future, keeps the promises of `EpisodeTask`."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
@@ -43,27 +45,58 @@ def test_support_and_query_never_share_a_clip_or_a_group(task):
     pool = clips()
     episodes = task(pool, seed=0)
     for n in range(episodes.ways):
-        drawn = pool.groups[episodes.indices[:, n]]
-        support, query = np.split(drawn, [episodes.shots], axis=1)
-        assert not (support[:, :, None] == query[:, None, :]).any()
-    assert all(len(np.unique(one)) == one.size for one in episodes.indices)
+        shot, asked = episodes.support[:, n, :, None], episodes.asked[:, n, None]
+        same = pool.groups[shot] == pool.groups[asked]
+        assert not (same & (shot >= 0) & (asked >= 0)).any()
+    assert all(len(np.unique(one[one >= 0])) == (one >= 0).sum() for one in episodes.indices)
 
 
 def test_clips_are_of_the_class_they_stand_for(task):
     pool = clips()
     episodes = task(pool, seed=0)
-    assert (pool.codes[episodes.indices] == episodes.classes[..., None]).all()
-    assert all(len(set(row)) == episodes.ways for row in episodes.classes.tolist())
-    answers = pool.codes[episodes.query]
-    assert (answers == episodes.classes[:, episodes.answers]).all()
+    right = pool.codes[episodes.indices] == episodes.classes[..., None]
+    assert right[episodes.indices >= 0].all()
+    for row in episodes.classes.tolist():
+        named = [c for c in row if c >= 0]
+        assert len(set(named)) == len(named) >= 2
+    answers = pool.codes[episodes.query] == episodes.classes[:, episodes.answers]
+    assert answers[episodes.query >= 0].all()
+
+
+def test_blocks_hold_every_episode_once_and_nothing_else(task):
+    episodes = task(clips(), seed=0)
+    shots, queries = np.zeros(len(episodes), int), np.full(episodes.query.shape, -1)
+    for block in episodes.blocks():
+        assert (block.support >= 0).all()
+        assert (block.query >= 0).all()
+        assert block.classes.min() >= 0
+        real = np.ones(block.support.shape, bool) if block.real is None else block.real
+        shots[block.places] += real.sum((1, 2))
+        queries[block.places[:, None], block.columns] = block.query
+        for place, one, mask in zip(block.places, block.support, real, strict=True):
+            whole = episodes.support[place]
+            assert set(one[mask].tolist()) == set(whole[whole >= 0].tolist())
+    assert np.array_equal(shots, (episodes.support >= 0).sum((1, 2)))
+    assert np.array_equal(queries, episodes.query)
 
 
 def test_every_clip_and_class_has_its_turn(task):
     pool = clips()
     episodes = task(pool, seed=0)
-    assert set(episodes.classes.ravel().tolist()) == set(range(CLASSES))
+    assert set(episodes.classes.ravel().tolist()) - {-1} == set(range(CLASSES))
     assert len(np.unique(episodes.query)) > 0.9 * len(pool)
     assert len({tuple(row) for row in episodes.classes.tolist()}) > 100
+
+
+def test_a_guard_across_classes_is_kept_where_there_is_one(task):
+    config, pool = asdict(task.config), clips()
+    name = type(task).__module__.rpartition(".")[2]
+    strict = plugins.build(FAMILY, plugins.Spec(name, {**config, "groups": "strict"}))
+    episodes = strict(pool, seed=0)
+    for support, query in zip(episodes.support, episodes.query, strict=True):
+        shared = set(pool.groups[support[support >= 0]]) & set(pool.groups[query[query >= 0]])
+        assert not shared
+    assert episodes.sha256 != task(pool, seed=0).sha256
 
 
 def test_the_seed_decides_everything(task):
@@ -84,6 +117,6 @@ def test_numpys_global_state_is_neither_used_nor_moved(task):
 
 @pytest.mark.parametrize("grouped", [True, False])
 def test_too_few_clips_is_one_line_that_names_the_classes(task, grouped):
-    with pytest.raises(NotEnoughClips, match=r"class0: 2.*Lower") as refusal:
-        task(clips(per_class=2, grouped=grouped), seed=0)
+    with pytest.raises(NotEnoughClips, match=r"class0: 1.*Lower") as refusal:
+        task(clips(per_class=1, grouped=grouped), seed=0)
     assert "\n" not in str(refusal.value)

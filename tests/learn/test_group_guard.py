@@ -6,7 +6,7 @@ import pytest
 import learn
 import store
 from learn import episode_files
-from learn.episodes import _strict
+from learn.episodes import _hands
 from learn.episodes.n_way_k_shot import Config, build
 from learn.intervals import ci95
 from store import testing
@@ -31,7 +31,7 @@ def meetings(clips, draw):
     return within, across
 
 
-def test_strict_keeps_groups_apart_across_classes_and_the_others_do_not(make_clips):
+def test_hands_keeps_groups_apart_across_classes_and_the_others_do_not(make_clips):
     clips = make_clips([16] * 4, SHARED * 4)
     found = {groups: meetings(clips, draw(clips, groups=groups)) for groups in _names()}
     assert found["strict"] == (0, 0)
@@ -43,7 +43,7 @@ def _names():
     return ("within", "strict", "mixed")
 
 
-def test_strict_shots_and_queries_are_of_their_class_and_all_have_their_turn(make_clips):
+def test_hands_shots_and_queries_are_of_their_class_and_all_have_their_turn(make_clips):
     clips = make_clips([16, 20, 16, 18], [*SHARED, *range(20), *SHARED, *range(6, 24)])
     found = draw(clips, groups="strict", episodes=2000)
     assert (clips.codes[found.indices] == found.classes[..., None]).all()
@@ -54,7 +54,7 @@ def test_strict_shots_and_queries_are_of_their_class_and_all_have_their_turn(mak
     assert abs(first - 500).max() < 100  # 5 deviations of a fair draw
 
 
-def test_where_classes_share_no_group_strict_changes_nothing(make_clips):
+def test_where_classes_share_no_group_hands_changes_nothing(make_clips):
     clips = make_clips([16] * 4, [c * 6 + g for c in range(4) for g in SHARED])
     strict, within = (draw(clips, groups=groups) for groups in ("strict", "within"))
     assert np.array_equal(strict.indices, within.indices)
@@ -69,7 +69,7 @@ def test_where_hardly_any_deal_is_right_it_is_found(make_clips, monkeypatch):
     rare = make_clips([9] * 4, [0, *[1] * 8] * 4)  # shots of group 0 alone, a deal in 64
     found = draw(rare, ways=4, shots=1, queries=8, groups="strict", episodes=50)
     assert (rare.groups[found.indices[..., :1]] == 0).all()
-    monkeypatch.setattr(_strict, "NUMBERS_AT_ONCE", 40)
+    monkeypatch.setattr(_hands, "NUMBERS_AT_ONCE", 40)
     tied = make_clips([16] * 4, SHARED * 4)
     assert meetings(tied, draw(tied, groups="strict", episodes=9)) == (0, 0)
 
@@ -79,7 +79,7 @@ def test_classes_that_cannot_be_filled_are_named(make_clips):
     opposite = make_clips([3, 3, 9], [0, 1, 1, 0, 0, 1, *range(2, 11)])
     asked = {"ways": 2, "shots": 1, "queries": 2}
     assert meetings(opposite, draw(opposite, **asked, groups="strict")) == (0, 0)
-    with pytest.raises(NotEnoughClips, match=r"class[01]: 3 in 2 groups.*--groups within"):
+    with pytest.raises(NotEnoughClips, match=r"class[01]: 3 in 2 groups.*--groups"):
         draw(opposite, **asked | {"ways": 3}, groups="strict")
     alone = draw(opposite, **asked | {"ways": 3})
     assert meetings(opposite, alone)[0] == 0
