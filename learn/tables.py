@@ -17,6 +17,9 @@ SHORT = {
     "median_rank": "MedR",
     "labels_a_clip": "labels/clip",
     "map": "mAP",
+    "harmonic_mean": "HM",
+    "ausuc": "AUSUC",
+    "zsl": "ZSL",
 }
 
 

@@ -91,6 +91,17 @@ def pair(
     return Pair(support=sides[0], query=sides[1], blocks=(sides[0].shape[1],), other=other)
 
 
+def common(vectors: Mapping[str, Float[Tensor, "V _"]], mode: str) -> Float[Tensor, "V _"]:
+    """One vector a clip in the common space: of av the mean of both, where none is made of both.
+
+    Raises:
+        InputError: a modality is missing.
+    """
+    if why := refusal(vectors, mode, mode, common=True):
+        raise InputError(why)
+    return torch.stack(_vectors(vectors, mode)).mean(0)
+
+
 def refusal(known: Collection[str], support: str, query: str, *, common: bool) -> str | None:
     """Why these modes cannot be compared by vectors of these names; None where they can."""
     for mode in (support, query):
