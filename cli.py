@@ -560,10 +560,7 @@ def learn_episodes(
     audio: Annotated[
         str | None, typer.Option(metavar="FEATURE", help="Which, where there are several.")
     ] = None,
-    head: Annotated[
-        list[str],
-        typer.Option(metavar="SPEC", help="Classifier, or own: the run's; may repeat."),
-    ] = [],  # noqa: B006
+    head: Annotated[list[str], typer.Option(metavar="SPEC", help="Classifier; may repeat.")] = [],  # noqa: B006
     projection: Annotated[list[Path], typer.Option(metavar="RUN", help="Of `learn train`.")] = [],  # noqa: B006
     support: Annotated[
         list[str], typer.Option(metavar="v,a,av", help="Modes; all pairs with --query are scored.")
@@ -728,6 +725,40 @@ def learn_compare(
 
     result = learn.compare(tuple(runs), against=against, margin=margin, ci=ci).as_json()
     _give(result, as_json, lambda: comparison_table(result))
+    return DONE
+
+
+@learn_app.command("report")
+def learn_report(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN…", help="Of learn episodes, evaluate or train -o.")
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="HTML", help="The page: a new file.")
+    ],
+    media: Annotated[
+        list[Path],
+        typer.Option(metavar="DIR", help="Where clips lie, for their pictures; may repeat."),
+    ] = [],  # noqa: B006
+    map_by: Annotated[
+        str, typer.Option("--map", metavar="tsne|pca|none", help="How clips are laid out flat.")
+    ] = "tsne",
+    title: Annotated[str, typer.Option(help="(default: named by the stores)")] = "",
+    as_json: Json = False,
+) -> int:
+    """Show what runs found in one page that opens offline: figures, tables, confused clips."""
+    import learn
+    from extract.thumbnails import Piece, thumbnails
+    from store.text import pairs
+
+    with _progress("pictures", quiet=as_json) as progress:
+        result = learn.report(
+            tuple(runs), output, title=title, map_by=map_by, media=tuple(media),
+            thumbnails=lambda clips: thumbnails(
+                [Piece(c.root, c.path, c.start_seconds, c.end_seconds) for c in clips], progress
+            ),
+        )  # fmt: skip
+    _give(result, as_json, lambda: pairs(result))
     return DONE
 
 

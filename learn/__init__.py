@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from learn.neighbours import search
     from learn.protocol import run_protocol
     from learn.recipe import recipes
+    from learn.reporting.page import report
     from learn.training import train
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "make_labels",
     "predict",
     "recipes",
+    "report",
     "run_episodes",
     "run_protocol",
     "search",
@@ -31,6 +33,7 @@ _HOME = {
     "make_labels": "learn.labels",
     "predict": "learn.labelling",
     "recipes": "learn.recipe",
+    "report": "learn.reporting.page",
     "run_episodes": "learn.evaluate",
     "run_protocol": "learn.protocol",
     "search": "learn.neighbours",

@@ -48,6 +48,20 @@ def _told(draw: Episodes) -> dict[str, Any]:
     return {"shots": draw.shots, "seed": draw.seed, **facts}
 
 
+def labelled(path: Path) -> tuple[list[str], list[str]]:
+    """The ids of the clips that episodes were drawn from, and the label of each.
+
+    Raises:
+        InputError: it is no such file.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            told = file.metadata()
+            return json.loads(told["clips"]), json.loads(told["labels"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as fault:
+        raise InputError(f"{path} is not an episodes file ({fault})") from None
+
+
 def load(path: Path, clips: Clips) -> tuple[Clips, list[Episodes]]:
     """The clips of the file's episodes, out of `clips`, and the episodes.
 

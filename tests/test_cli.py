@@ -190,6 +190,26 @@ def test_json_is_the_only_thing_on_stdout(call, filled):
     assert "mobilenetv2" in {row["name"] for row in json.loads(out)["encoders"]}
 
 
+def test_a_report_is_written_once_and_of_runs_only(call, filled, tmp_path):
+    words = ("--episodes", "20", "--queries", "3", "--split", "all", "--support", "v")
+    assert call("learn", "episodes", filled, *words, "-o", tmp_path / "run")[0] == 0
+    page = tmp_path / "page.html"
+    code, out, err = call("learn", "report", tmp_path / "run", "-o", page, "--json")
+    assert code == 0, err
+    told = json.loads(out)
+    assert told["output"] == str(page)
+    assert told["bytes"] == page.stat().st_size
+    assert told["runs"] == {"episodes": 1, "evaluate": 0, "train": 0}
+    again = call("learn", "report", tmp_path / "run", "-o", page)
+    assert "exists" in refused(again, "input")
+    none = call("learn", "report", tmp_path / "no", "-o", tmp_path / "other.html")
+    assert "no directory" in refused(none, "missing-file")
+    assert "holds no result" in refused(
+        call("learn", "report", filled, "-o", page.with_name("o")), "input"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "run"]
+
+
 def test_episodes_keep_their_json_contract(call, filled, tmp_path):
     words = ("--episodes", "50", "--queries", "3", "--shots", "1", "--shots", "5", "--split", "all")
     out = call("learn", "episodes", filled, *words, "--json", "-o", tmp_path / "run")

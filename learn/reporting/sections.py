@@ -1,0 +1,79 @@
+"""What a report is made of: sections of figures, each with the table of its numbers.
+
+Nothing here knows HTML; `page` renders sections, `plots` draws.
+"""
+
+from dataclasses import dataclass, field
+
+from learn.reporting.plots import Drawing
+
+BARS = 60  # classes drawn; of more, the worst
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """The first column names the row."""
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """Drawings that belong together, and their numbers."""
+
+    title: str
+    lead: str
+    drawings: tuple[Drawing, ...] = ()
+    tables: tuple[Table, ...] = ()
+    open_tables: bool = False  # the table is all there is to see
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """A clip of a confused pair."""
+
+    clip_id: str
+    times: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """Two classes that are confused."""
+
+    truth: str
+    answer: str
+    times: int
+    of: int
+    clips: tuple[Example, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confused:
+    """The most confused pairs of one result."""
+
+    title: str
+    lead: str
+    pairs: tuple[Pair, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A part of the page with a heading of the second level."""
+
+    key: str
+    title: str
+    lead: str
+    figures: list[Figure] = field(default_factory=list)
+    confused: list[Confused] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def percent(value: float | None) -> str:
+    """A share, in percent."""
+    return "" if value is None else f"{100 * value:.2f}"
+
+
+def number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
