@@ -560,7 +560,10 @@ def learn_episodes(
     audio: Annotated[
         str | None, typer.Option(metavar="FEATURE", help="Which, where there are several.")
     ] = None,
-    head: Annotated[list[str], typer.Option(metavar="SPEC", help="Classifier; may repeat.")] = [],  # noqa: B006
+    head: Annotated[
+        list[str],
+        typer.Option(metavar="SPEC", help="Classifier, or own: the run's; may repeat."),
+    ] = [],  # noqa: B006
     projection: Annotated[list[Path], typer.Option(metavar="RUN", help="Of `learn train`.")] = [],  # noqa: B006
     support: Annotated[
         list[str], typer.Option(metavar="v,a,av", help="Modes; all pairs with --query are scored.")

@@ -8,6 +8,7 @@
 Shapes: B = clips of a batch, V = clips.
 """
 
+import copy
 import json
 import math
 import time
@@ -177,6 +178,7 @@ class Engine:
         windows = order.epoch(
             len(self.data.clips), rng=rng, batch_size=settings.batch_size, bucket=settings.bucket,
             lengths=self.data.lengths, blocks=self.data.blocks, at_once=AT_ONCE,
+            ways=settings.ways, codes=self.data.clips.codes,
         )  # fmt: skip
         place.told |= {"fill": order.fill(self.data.counts, windows)}
         steps = sum(len(window.batches) for window in windows)
@@ -343,7 +345,10 @@ class Engine:
             val_loss = self._val_loss(self.val, stage, objective)
         elif self.val is not None and watch == "episodes":
             val_accuracy = validate.accuracy(
-                self.space.embed(self.val.rows), self.val.clips, seed=self.seed
+                self.space.embed(self.val.rows),
+                self.val.clips,
+                seed=self.seed,
+                head=copy.deepcopy(objective).cpu().eval().head(),
             )
         row = {
             "event": "epoch", "stage": stage.name, "round": place.round, "epoch": place.epoch,

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from learn import episode_files, intervals, views
+from learn import episode_files, intervals, own_head, views
 from learn.answers import tally
 from learn.data import Clips, choose_split, splits
 from learn.episodes import CLASSIC, FAMILY, GROUPS, Episodes, draw_again
@@ -73,11 +73,11 @@ def run_episodes(
 ) -> EpisodesResult:
     """Accuracy of every head × projection × mode × shots on the same episodes and clips.
 
-    Heads default to prototypes; projections are run directories, "none" among them means stored
-    vectors as they are; modes are v, a and av (`views.cells`). Where several projections are asked
-    about a matrix of modes, each gives those cells that it can, and any cell one at least. With
-    `episodes_file` the episodes are those of the file, and ways, shots, queries, episodes, groups
-    and seed have no say.
+    Heads default to prototypes, "own" is the one that a run was trained with; projections are run
+    directories, "none" among them means stored vectors as they are; modes are v, a and av
+    (`views.cells`). Where several projections are asked about a matrix of modes, each gives those
+    cells that it can, and any cell one at least. With `episodes_file` the episodes are those of the
+    file, and ways, shots, queries, episodes, groups and seed have no say.
 
     `task` is a plug-in of `learn/episodes`; of ways, shots, queries, episodes and groups it gets
     those that it knows and does not set itself.
@@ -92,12 +92,14 @@ def run_episodes(
         InputError, ConfigError, StoreError: one line that says what to do.
     """
     intervals.check(ci)
-    built = {spec: _head(spec) for spec in dict.fromkeys(heads or ("prototypes",))}
     runs = runs_of(projections)
+    specs = tuple(dict.fromkeys(heads or ("prototypes",)))
+    built = {name: {spec: _head(spec, run) for spec in specs} for name, run in runs.items()}
+    every = [head for of_run in built.values() for head in of_run.values()]
     store = open_store(store_path)
     table = read_manifest(manifest) if manifest else store.manifest()
     asked = {"visual": visual, "audio": audio}
-    both = _makes_use(built.values(), "other")
+    both = _makes_use(every, "other")
     if (support or query) and not both:
         named = views.cells(support, query, ())
         asked = {m: name for m, name in asked.items() if m in modalities_of(named)}
@@ -123,7 +125,7 @@ def run_episodes(
     if save_episodes:
         episode_files.save(Path(save_episodes), side.clips, draws)
     base = None
-    if drop or any(head.centred_by == "base" for head in built.values()):
+    if drop or any(head.centred_by == "base" for head in every):
         base = _base(table, features, chosen)
     scored = _Task(
         heads=built, runs=runs, cells=_possible(runs, cells, side), features=features, side=side,
@@ -165,7 +167,7 @@ def run_episodes(
 class _Task:
     """All that is to be scored."""
 
-    heads: Mapping[str, Head]
+    heads: Mapping[str, Mapping[str, Head]]  # by projection, as the next two
     runs: Mapping[str, Run | None]
     cells: Mapping[str, Sequence[tuple[str, str]]]  # by projection: pairs of modes it can compare
     features: Mapping[str, "Feature"]
@@ -175,7 +177,8 @@ class _Task:
 
     @property
     def size(self) -> int:
-        return sum(map(len, self.cells.values())) * len(self.heads) * len(self.draws)
+        each = (len(self.cells[name]) * len(heads) for name, heads in self.heads.items())
+        return sum(each) * len(self.draws)
 
     def results(self, ci: str) -> Iterator[Result]:
         """Row by row; vectors are made once per projection, tables of products once per head."""
@@ -185,7 +188,8 @@ class _Task:
         for projection, run in self.runs.items():
             vectors = vectors_of(self.side.rows, run)
             of_base = vectors_of(self.base.rows, run) if self.base else None
-            names = self._names(run)
+            heads = self.heads[projection]
+            names = self._names(heads.values(), run)
             seen = len(run.trained_on & ids) if run else 0
             for cell in self.cells[projection]:
                 pair = views.pair(vectors, *cell, common=run is not None)
@@ -193,7 +197,7 @@ class _Task:
                 base = views.pair(of_base, *cell, common=run is not None) if of_base else None
                 notes = (self.features[modality].notes for modality in modalities_of([cell]))
                 untrained = any(bool(of_feature.get("untrained")) for of_feature in notes)
-                for spec, head in self.heads.items():
+                for spec, head in heads.items():
                     begun = time.monotonic()
                     score = scorer(head, pair, _context(pair, base, balanced), queries=queries)
                     for draw in self.draws:
@@ -223,15 +227,17 @@ class _Task:
                         )
                         begun = time.monotonic()
 
-    def _names(self, run: Run | None) -> Float[Tensor, "C E"] | None:
+    def _names(self, heads: Iterable[Head], run: Run | None) -> Float[Tensor, "C E"] | None:
         """Vectors of the classes, where a head wants them and the run can give them."""
-        wanted = _makes_use(self.heads.values(), "names")
+        wanted = _makes_use(heads, "names")
         if run is None or not wanted or not run.knows_names:
             return None
         return run.class_embeddings(self.side.clips.classes)
 
 
-def _head(spec: str) -> Head:
+def _head(spec: str, run: Run | None) -> Head:
+    if spec == own_head.NAME:
+        return own_head.of_episodes(run)
     return plugins.build("learn.heads", spec)
 
 

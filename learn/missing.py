@@ -195,7 +195,7 @@ def _picked(one: Rows, other: Rows, places: Int64[Tensor, "V"]) -> Rows:
 def curves(
     drop: Drop,
     *,
-    heads: Mapping[str, Head],
+    heads: Mapping[str, Mapping[str, Head]],
     runs: Mapping[str, Run | None],
     side: Side,
     base: Side | None,
@@ -224,7 +224,7 @@ def curves(
     return (
         point
         for projection, one in gaps.items()
-        for named in heads.items()
+        for named in heads[projection].items()
         for fusion, fill in plans[projection]
         for mode in drop.modes
         for point in _curve(drop, one, named, projection, fusion, fill, mode, draws, ci)

@@ -34,9 +34,12 @@ def epoch(
     lengths: Int[np.ndarray, "V"] | None = None,
     blocks: Sequence[Int64[np.ndarray, "_"]] = (),
     at_once: int = 1,
+    ways: int = 0,
+    codes: Int[np.ndarray, "V"] | None = None,
 ) -> list[Window]:
     """Every clip once. `bucket` batches of each window are sorted by `lengths` at a time; windows
-    are of `at_once` of the `blocks`, or there is one of everything."""
+    are of `at_once` of the `blocks`, or there is one of everything. Batches are of `ways` of the
+    classes that `codes` tell apart, if any are asked for."""
     if not blocks:
         groups = [rng.permutation(clips)]
     else:
@@ -48,6 +51,11 @@ def epoch(
         if len(joined) > 1 and len(joined[-1]) < batch_size:  # no batch of a clip or two
             joined[-2:] = [np.concatenate(joined[-2:])]
         groups = [rng.permutation(group) for group in joined]
+    if ways and codes is not None:
+        return [
+            Window(np.sort(group), tuple(_of_classes(group, rng, batch_size, ways, codes[group])))
+            for group in groups
+        ]
     return [
         Window(np.sort(group), tuple(_batches(group, rng, batch_size, bucket, lengths)))
         for group in groups
@@ -65,6 +73,24 @@ def _batches(
         by_length = some[torch.from_numpy(np.argsort(lengths[some.numpy()], kind="stable"))]
         batches = cut(by_length, size)
         yield from (batches[i] for i in rng.permutation(len(batches)))
+
+
+def _of_classes(
+    order: Int64[np.ndarray, "_"], rng: np.random.Generator, size: int, ways: int,
+    codes: Int[np.ndarray, "_"],
+) -> Iterator[Int64[Tensor, "B"]]:  # fmt: skip
+    """As many clips of each of `ways` classes, near enough; every class spread over the epoch."""
+    portions = []
+    for code in np.unique(codes):
+        own = order[codes == code]
+        parts = np.array_split(own, math.ceil(len(own) / (size // ways)))
+        portions += [((i + 0.5) / len(parts), rng.random(), part) for i, part in enumerate(parts)]
+    portions.sort(key=lambda portion: portion[:2])
+    starts = range(0, len(portions), ways)
+    batches = [np.concatenate([p[2] for p in portions[i : i + ways]]) for i in starts]
+    if len(batches) > 1 and len(portions) % ways == 1:  # no batch of one class
+        batches[-2:] = [np.concatenate(batches[-2:])]
+    yield from map(torch.from_numpy, batches)
 
 
 def cut(order: Int[Tensor, "_"], size: int) -> list[Int[Tensor, "B"]]:

@@ -1,19 +1,23 @@
-"""What a run's own classifier says of clips, read back from the weights of its last objective.
+"""What a run's own classifier says of clips, or in episodes, read back from its last objective.
 
 Shapes: V = clips, C = classes of the training.
 """
 
 from collections.abc import Mapping
+from inspect import isabstract
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from learn.data import Rows
+from learn.heads import Head
 from learn.objectives import Objective
 from learn.runs import Run
 from store import plugins
 from store.errors import InputError
+
+NAME = "own"  # what a run's own head is called where heads are named
 
 
 @torch.inference_mode()
@@ -26,11 +30,7 @@ def class_shares(run: Run, rows: Mapping[str, Rows]) -> dict[str, Float[Tensor, 
     known = {m: one for m, one in rows.items() if m in run.features}
     scores = run.objective.classify(run.space.embed(known))
     if not scores:
-        able = [
-            name
-            for name in plugins.names("learn.objectives")
-            if _classifies(plugins.module("learn.objectives", name))
-        ]
+        able = _that_override(Objective.classify.__name__)
         raise InputError(
             f"{run.path} has no head: its last objective {_name(run.objective)!r} does not "
             f"classify; train with one of {', '.join(able)}, or use --protocol linear"
@@ -38,15 +38,42 @@ def class_shares(run: Run, rows: Mapping[str, Rows]) -> dict[str, Float[Tensor, 
     return {name: logits.softmax(-1) for name, logits in scores.items()}
 
 
+def of_episodes(run: Run | None) -> Head:
+    """The run's own way to answer episodes.
+
+    Raises:
+        InputError: there is no run, or its objective has none.
+    """
+    head = None if run is None else run.objective.head()
+    if head is None:
+        able = ", ".join(_that_override(Objective.head.__name__))
+        what = "stored vectors have" if run is None else f"{run.path} has"
+        raise InputError(
+            f"{what} no head {NAME!r}: it is that of a run whose objective learns to answer "
+            f"episodes ({able}); give such a --projection, or another --head"
+        )
+    return head
+
+
+def _that_override(method: str) -> list[str]:
+    """Objectives that say how."""
+    return [
+        name
+        for name in plugins.names("learn.objectives")
+        if _overrides(plugins.module("learn.objectives", name), method)
+    ]
+
+
 def _name(objective: Objective) -> str:
     return type(objective).__module__.rpartition(".")[2]
 
 
-def _classifies(module: object) -> bool:
-    """Does a class of this module say how?"""
+def _overrides(module: object, method: str) -> bool:
+    """Has an objective of this module, or one it builds on, a way of its own?"""
     return any(
         isinstance(one, type)
         and issubclass(one, Objective)
-        and one.classify is not Objective.classify
+        and not isabstract(one)
+        and getattr(one, method) is not getattr(Objective, method)
         for one in vars(module).values()
     )

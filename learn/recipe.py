@@ -51,6 +51,7 @@ class OptimiserSettings:
     epochs: int = 50
     batch_size: int = 128
     bucket: int = 0  # batches among whose clips those of like length meet; 0: any clips meet
+    ways: int = 0  # classes of a batch, as many clips of each; 0: any clips meet
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     momentum: float = 0.9  # of sgd, Nesterov's
@@ -62,11 +63,19 @@ class OptimiserSettings:
 
     def __post_init__(self) -> None:
         bounds = {
-            "epochs": 1, "batch_size": 2, "bucket": 0, "patience": 0, "seed": 0, "warmup_epochs": 0
+            "epochs": 1, "batch_size": 2, "bucket": 0, "ways": 0, "patience": 0, "seed": 0,
+            "warmup_epochs": 0,
         }  # fmt: skip
         for key, least in bounds.items():
             if getattr(self, key) < least:
                 raise ConfigError(f"optimiser.{key}={getattr(self, key)} is less than {least}")
+        if 2 * self.ways > self.batch_size:
+            raise ConfigError(
+                f"optimiser.ways={self.ways} leaves less than two clips of a class in batches of "
+                f"{self.batch_size}; lower it or raise optimiser.batch_size"
+            )
+        if self.ways and self.bucket:
+            raise ConfigError("optimiser: ways and bucket both say who meets; set one of them")
         if not 0 < self.learning_rate < float("inf") or not 0 <= self.weight_decay < float("inf"):
             raise ConfigError("optimiser: learning_rate is above 0 and weight_decay 0 or more")
         if not 0 <= self.momentum < 1:

@@ -1,7 +1,8 @@
 """Which epoch was best: by validation loss, or by few-shot accuracy on the validation clips.
 
 The loss needs classes that the objective knows. Accuracy of episodes does not: prototypes of
-validation clips answer for validation clips, in every single modality and across them.
+validation clips answer for validation clips, in every single modality and across them; or the
+objective's own head does, where it has one.
 
 Shapes: V = clips.
 """
@@ -17,7 +18,7 @@ from torch import Tensor
 from learn import views
 from learn.data import UNLABELLED, Clips
 from learn.episodes import Episodes
-from learn.heads import Context
+from learn.heads import Context, Head
 from learn.score import accuracies, scorer
 from store import plugins
 from store.errors import NotEnoughClips
@@ -43,12 +44,14 @@ def draw(clips: Clips, seed: int) -> Episodes | None:
     return None
 
 
-def accuracy(vectors: Mapping[str, Float[Tensor, "V _"]], clips: Clips, *, seed: int) -> float:
+def accuracy(
+    vectors: Mapping[str, Float[Tensor, "V _"]], clips: Clips, *, seed: int, head: Head | None
+) -> float:
     """Mean accuracy over all pairs of a support's and a query's modality."""
     episodes = draw(clips, seed)
     assert episodes is not None, "whoever watches episodes has asked whether there are any"
     unit = {name: F.normalize(x, dim=-1).cpu() for name, x in vectors.items()}
-    head = plugins.build("learn.heads", "prototypes")
+    head = head or plugins.build("learn.heads", "prototypes")
     modes = {"visual": "v", "audio": "a", "av": "av"}
     found = []
     for support in unit:

@@ -8,7 +8,10 @@ has A = Y - P, and Newton's step costs one small Cholesky factor per class.
 Source: Rasmussen & Williams, 2006, algorithm 3.3 (Newton's step with a softmax).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf, log
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +21,11 @@ from torch import Tensor
 from learn.heads import Context, Predict, PredictFromProducts, fit_by_products
 from store.errors import ConfigError
 
-STEPS = 50
-TOLERANCE = 1e-6
-HALVINGS = 12
+STEPS = 60
+TOLERANCE = 1e-6  # of a logit
+WORTH = 0.3  # a step that leaves more than this share of the way wants its own curvature
+HALVINGS, HALVINGS_OF_START = 12, 24
+INTERCEPT = 100  # how wide the intercept's prior is, in squared lengths of shots
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,86 +74,122 @@ class Logistic:
         return predict
 
 
+class _Fit(NamedTuple):
+    """Where the fit stands, and what it costs there."""
+
+    a: Float[Tensor, "E S N"]  # coefficients of the shots
+    b: Float[Tensor, "E 1 N"]
+    f: Float[Tensor, "E S N"]  # kernel @ a
+    log_p: Float[Tensor, "E S N"]
+    cost: Float[Tensor, "E"]
+
+
 def _newton(
     kernel: Float[Tensor, "E S S"], answer: Float[Tensor, "S N"]
 ) -> tuple[Float[Tensor, "E S N"], Float[Tensor, "E 1 N"]]:
-    """Coefficients and intercepts that minimise `_cost`.
+    """Coefficients and intercepts of least cost.
 
     The step treats the intercept as if it had a wide prior around its present value; the prior
-    moves along, so it slows the last steps a little and leaves the optimum alone.
+    moves along, so it slows the last steps a little and leaves the optimum alone. The curvature,
+    which is what a step costs, is kept for as long as steps with the old one go far enough.
     """
-    a = kernel.new_zeros(len(kernel), *answer.shape)
-    b = a.new_zeros(len(kernel), 1, answer.shape[1])
-    spread = 100 * (1 + kernel.diagonal(dim1=1, dim2=2).mean(-1))[:, None, None]
-    wide = kernel + spread
+    a, f = _start(kernel, answer)
+    now = _at(answer, a, a.new_zeros(len(a), 1, answer.shape[1]), f)
+    spread = INTERCEPT * (1 + kernel.diagonal(dim1=1, dim2=2).mean(-1))[:, None, None]
+    wide, solve, before = kernel + spread, None, inf
     for _ in range(STEPS):
-        logits = kernel @ a + b
-        p = logits.softmax(-1)
-        if _settled(kernel, answer, a, p):
+        p = now.log_p.exp()
+        off = answer - p - now.a  # zero at the optimum
+        change = _moves(kernel, answer, p, off)
+        if change < TOLERANCE:
             break
-        of_weights = p * (kernel @ a)
-        target = of_weights - p * of_weights.sum(-1, keepdim=True) + answer - p
-        new_a = _solve(wide, p, target)
-        new_b = b + spread * new_a.sum(1, keepdim=True)
-        a, b = _shorten(kernel, answer, (a, b), (new_a, new_b))
-    return a, b
+        if solve is None or change > WORTH * before:
+            solve = _curvature(wide, p)
+        before = change
+        pull = p * (spread * now.a.sum(1, keepdim=True))
+        move = solve(off - pull + p * pull.sum(-1, keepdim=True))
+        a = now.a + move
+        now = _shorten(answer, now, a, now.b + spread * a.sum(1, keepdim=True), kernel @ a)
+    return now.a, now.b
 
 
-def _settled(
-    kernel: Float[Tensor, "E S S"],
-    answer: Float[Tensor, "S N"],
-    a: Float[Tensor, "E S N"],
-    p: Float[Tensor, "E S N"],
-) -> bool:
-    """Would the next step move no logit, by weights or intercept, by more than `TOLERANCE`?"""
-    by_weights = (kernel @ (a - answer + p)).abs()
-    by_intercept = (answer - p).sum(1).abs() / (p * (1 - p)).sum(1).clamp_min(1e-300)
-    return bool((by_weights < TOLERANCE).all() and (by_intercept < TOLERANCE).all())
+def _start(
+    kernel: Float[Tensor, "E S S"], answer: Float[Tensor, "S N"]
+) -> tuple[Float[Tensor, "E S N"], Float[Tensor, "E S N"]]:
+    """Coefficients and logits as they would be if all shots were alike: then one number a, with
+    a = 1 - p of the right class, says it all. Most of the way is behind us there."""
+    ways = answer.shape[1]
+    direction = (ways * answer - 1) / (ways - 1)
+    f = kernel @ direction
+    margin = (f * direction).mean(1).sum(-1)  # of the right class's logit, for a = 1
+    low, high = torch.full_like(margin, -50.0), torch.full_like(margin, log(ways - 1))
+    for _ in range(HALVINGS_OF_START):  # logit(a) + margin * a = log(ways - 1)
+        middle = (low + high) / 2
+        over = middle + margin * middle.sigmoid() > log(ways - 1)
+        low, high = torch.where(over, low, middle), torch.where(over, middle, high)
+    share = ((low + high) / 2).sigmoid()[:, None, None]
+    return share * direction, share * f
 
 
-def _solve(
-    kernel: Float[Tensor, "E S S"], p: Float[Tensor, "E S N"], target: Float[Tensor, "E S N"]
-) -> Float[Tensor, "E S N"]:
-    """(1 + W kernel)^-1 target, where W = diag(p) - p p^T is the softmax's curvature."""
-    root_ENS = p.mT.sqrt()
-    eye = torch.eye(kernel.shape[-1], dtype=kernel.dtype, device=kernel.device)
-    inner = eye + root_ENS[..., None] * kernel[:, None] * root_ENS[..., None, :]
-    factor = torch.linalg.cholesky(inner)
-    half = torch.linalg.solve_triangular(factor, torch.diag_embed(root_ENS), upper=False)
-    e = half.mT @ half  # E N S S
-    c = (e @ (kernel @ target).mT[..., None])[..., 0].mT
-    total = torch.linalg.cholesky(e.sum(1))
-    shared = torch.cholesky_solve(c.sum(-1, keepdim=True), total)
-    return target - c + (e @ shared[:, None])[..., 0].mT
-
-
-def _cost(
-    kernel: Float[Tensor, "E S S"],
+def _at(
     answer: Float[Tensor, "S N"],
     a: Float[Tensor, "E S N"],
     b: Float[Tensor, "E 1 N"],
-) -> Float[Tensor, "E"]:
-    f = kernel @ a
-    return (a * f).sum((1, 2)) / 2 - (answer * (f + b).log_softmax(-1)).sum((1, 2))
+    f: Float[Tensor, "E S N"],
+) -> _Fit:
+    log_p = (f + b).log_softmax(-1)
+    cost = (a * f).sum((1, 2)) / 2 - (answer * log_p).sum((1, 2))
+    return _Fit(a, b, f, log_p, cost)
+
+
+def _moves(
+    kernel: Float[Tensor, "E S S"],
+    answer: Float[Tensor, "S N"],
+    p: Float[Tensor, "E S N"],
+    off: Float[Tensor, "E S N"],
+) -> float:
+    """How far the next step would move a logit at most, by weights or intercept."""
+    by_weights = (kernel @ off).abs().amax()
+    by_intercept = (answer - p).sum(1).abs() / (p * (1 - p)).sum(1).clamp_min(1e-300)
+    return float(torch.maximum(by_weights, by_intercept.amax()))
+
+
+def _curvature(
+    kernel: Float[Tensor, "E S S"], p: Float[Tensor, "E S N"]
+) -> Callable[[Float[Tensor, "E S N"]], Float[Tensor, "E S N"]]:
+    """(1 + W kernel)^-1, where W = diag(p) - p p^T is the softmax's curvature."""
+    inner = kernel[:, None].expand(-1, p.shape[-1], -1, -1).clone()
+    inner.diagonal(dim1=2, dim2=3).add_(p.mT.clamp_min(1e-100).reciprocal())
+    e = torch.cholesky_inverse(torch.linalg.cholesky_ex(inner).L)  # E N S S
+    total = torch.linalg.cholesky_ex(e.sum(1)).L
+
+    def solve(target: Float[Tensor, "E S N"]) -> Float[Tensor, "E S N"]:
+        c = (e @ (kernel @ target).mT[..., None])[..., 0].mT
+        shared = torch.cholesky_solve(c.sum(-1, keepdim=True), total)
+        return target - c + (e @ shared[:, None])[..., 0].mT
+
+    return solve
 
 
 def _shorten(
-    kernel: Float[Tensor, "E S S"],
     answer: Float[Tensor, "S N"],
-    old: tuple[Float[Tensor, "E S N"], Float[Tensor, "E 1 N"]],
-    new: tuple[Float[Tensor, "E S N"], Float[Tensor, "E 1 N"]],
-) -> tuple[Float[Tensor, "E S N"], Float[Tensor, "E 1 N"]]:
-    """The step from old to new, halved in each episode until the cost does not rise."""
-    before = _cost(kernel, answer, *old)
-    slack = 1e-12 * before.abs()
-    share = torch.ones_like(before)[:, None, None]
+    old: _Fit,
+    a: Float[Tensor, "E S N"],
+    b: Float[Tensor, "E 1 N"],
+    f: Float[Tensor, "E S N"],
+) -> _Fit:
+    """The step from old to a, b and f, halved in each episode until the cost does not rise."""
+    new = _at(answer, a, b, f)
+    most = old.cost + 1e-12 * old.cost.abs()
+    share = torch.ones_like(a[:, :1, :1])
     for _ in range(HALVINGS):
-        a, b = (o + share * (n - o) for o, n in zip(old, new, strict=True))
-        rises = _cost(kernel, answer, a, b) > before + slack
+        rises = ~(new.cost <= most)  # so that NaN is no way down
         if not bool(rises.any()):
             break
         share = torch.where(rises[:, None, None], share / 2, share)
-    return a, b
+        parts = ((o + share * (n - o)) for o, n in zip(old[:3], (a, b, f), strict=True))
+        new = _at(answer, *parts)
+    return new
 
 
 def build(config: Config) -> Logistic:

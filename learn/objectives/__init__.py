@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from learn.data import Padded
+from learn.heads import Head
 from store.errors import ConfigError
 
 S = TypeVar("S", bound=nn.Module)
@@ -145,6 +146,10 @@ class Objective(nn.Module, ABC):
     ) -> dict[str, Float[Tensor, "B C"]]:
         """Scores of the training's classes from each output that has a classifier; or none."""
         return {}
+
+    def head(self) -> Head | None:
+        """Its own way to answer episodes, of clips embedded by its run; or none."""
+        return None
 
     def prepare(self, moment: Moment) -> dict[str, float]:
         """Change state before an epoch, and say in numbers what came of it."""

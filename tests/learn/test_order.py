@@ -58,3 +58,28 @@ def test_buckets_leave_less_padding_and_do_not_sort_the_epoch():
 def test_fill_counts_what_is_real():
     windows = [order.Window(np.arange(4), (torch.tensor([0, 1]), torch.tensor([2, 3])))]
     assert order.fill({"a": np.array([1, 3, 2, 2])}, windows) == 8 / 10
+
+
+def test_batches_of_ways_have_as_many_clips_of_each_class_and_all_classes_all_along():
+    codes = np.repeat(np.arange(10), 12)
+    rng = np.random.default_rng(0)
+    (window,) = order.epoch(120, rng=rng, batch_size=20, ways=5, codes=codes)
+    assert sorted(torch.cat(window.batches).tolist()) == list(range(120))
+    met = [np.unique(codes[batch.numpy()], return_counts=True) for batch in window.batches]
+    assert len(met) == 6
+    assert all(counts.tolist() == [4] * 5 for _, counts in met)
+    for early, late in ((0, 1), (2, 3), (4, 5)):
+        assert len({*met[early][0], *met[late][0]}) == 10
+    (other,) = order.epoch(120, rng=rng, batch_size=20, ways=5, codes=codes)
+    assert any(not torch.equal(a, b) for a, b in zip(window.batches, other.batches, strict=True))
+
+
+@pytest.mark.parametrize("blocks", [(), BLOCKS], ids=["memory", "streamed"])
+def test_batches_of_ways_hold_every_clip_once_whatever_the_classes(blocks):
+    codes = np.random.default_rng(2).integers(0, 7, CLIPS) ** 2 // 7
+    windows = epoch(blocks=blocks, at_once=3, ways=4, codes=codes)
+    batches = [batch for window in windows for batch in window.batches]
+    assert sorted(torch.cat(batches).tolist()) == list(range(CLIPS))
+    assert all(len(np.unique(codes[batch.numpy()])) > 1 for batch in batches)
+    for window in windows:
+        assert sorted(torch.cat(window.batches).tolist()) == window.places.tolist()

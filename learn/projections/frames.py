@@ -1,0 +1,58 @@
+"""The clip as a sequence: so many of its rows, each through one linear map, laid end to end.
+
+The rows are those at the middle of equal parts of the clip, by count: a clip of fewer rows gives
+some of them again. For objectives that compare sequences; others see one long vector.
+
+Shapes: B = clips, T = rows (padded), F = frames kept, D = stored size, E = embedding size, F times
+the size of a frame.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from store.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    frames: int = 8
+    width: int = 64  # of a frame
+
+    def __post_init__(self) -> None:
+        for key in ("frames", "width"):
+            if (value := getattr(self, key)) < 1:
+                raise ConfigError(f"frames: {key}={value} is less than 1")
+
+
+class Frames(nn.Module):
+    def __init__(self, config: Config, dim_in: int) -> None:
+        super().__init__()
+        self.frames = config.frames
+        self.dim_out = config.frames * config.width
+        self.linear = nn.Linear(dim_in, config.width)
+
+    def forward(
+        self,
+        rows: Float[Tensor, "B T D"],
+        real: Bool[Tensor, "B T"],
+        seconds: Float[Tensor, "B T"],
+    ) -> Float[Tensor, "B E"]:
+        at = middles(real, self.frames)
+        kept = rows.gather(1, at[..., None].expand(-1, -1, rows.shape[2]))
+        kept = kept.masked_fill(~real.any(1)[:, None, None], 0)
+        return self.linear(kept).flatten(1)
+
+
+def middles(real: Bool[Tensor, "B T"], frames: int) -> Int[Tensor, "B F"]:
+    """Places of the rows in the middle of equal parts; 0 where a clip has none."""
+    part = torch.arange(frames, device=real.device)
+    rank = (2 * part + 1) * real.sum(1, keepdim=True) // (2 * frames)
+    place = (~real).to(torch.int8).argsort(dim=1, stable=True)  # real rows first, in their order
+    return place.gather(1, rank)
+
+
+def build(config: Config, dim_in: int) -> Frames:
+    return Frames(config, dim_in)
