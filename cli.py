@@ -552,7 +552,14 @@ def learn_episodes(
     ways: Annotated[int, typer.Option(help="Classes per episode.")] = 5,
     shots: Annotated[list[int], typer.Option(help="Support clips per class; may repeat.")] = [1],  # noqa: B006
     queries: Annotated[int, typer.Option(help="Query clips per class.")] = 15,
-    episodes: Annotated[int, typer.Option(help="How many episodes.")] = 10_000,
+    episodes: Annotated[
+        int | None, typer.Option(help="How many episodes. (default: 10000)", show_default=False)
+    ] = None,
+    until_ci: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="Add blocks (1000) until ± is at most this, as 0.002."),
+    ] = None,
+    max_episodes: Annotated[int, typer.Option(help="Where --until-ci gives up.")] = 100_000,
     seed: Annotated[int, typer.Option(help="Decides the episodes.")] = 0,
     visual: Annotated[
         str | None, typer.Option(metavar="FEATURE", help="Which, where there are several.")
@@ -614,8 +621,9 @@ def learn_episodes(
         found = learn.run_episodes(
             directory, manifest=manifest, split=split, label=label, group=group, groups=groups,
             inflation=inflation, task=task, ways=ways, shots=tuple(shots), queries=queries,
-            episodes=episodes, seed=seed, visual=visual, audio=audio, heads=tuple(head),
-            projections=tuple(projection), support=_listed(support), query=_listed(query),
+            episodes=episodes, until_ci=until_ci, max_episodes=max_episodes, seed=seed,
+            visual=visual, audio=audio, heads=tuple(head), projections=tuple(projection),
+            support=_listed(support), query=_listed(query),
             save_episodes=save_episodes, episodes_file=episodes_file, drop=missing, ci=ci,
             progress=progress,
         )  # fmt: skip

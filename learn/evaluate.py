@@ -34,6 +34,7 @@ from learn.sides import (
     vectors_of,
     where_is,
 )
+from learn.until import BLOCK, MOST, Until, draw_until
 from store import open as open_store
 from store import plugins, read_manifest
 from store.errors import ConfigError, InputError
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from store import Feature, Manifest
 
 Progress = Callable[[int, int, str], None]
+
+EPISODES = 10_000
 
 
 def run_episodes(
@@ -57,7 +60,9 @@ def run_episodes(
     ways: int = 5,
     shots: Sequence[int] = (1,),
     queries: int = 15,
-    episodes: int = 10_000,
+    episodes: int | None = None,
+    until_ci: float | None = None,
+    max_episodes: int = MOST,
     seed: int = 0,
     visual: str | None = None,
     audio: str | None = None,
@@ -87,11 +92,21 @@ def run_episodes(
     episodes of the same classes with groups mixed. `drop` adds what remains as queries lose a
     modality.
 
+    `episodes` is 10,000 by default. With `until_ci` that many (1,000 by default) are added until
+    half the width of every interval is at most that, or there are `max_episodes`.
+
     Raises:
         NotEnoughClips: the episodes asked for cannot be drawn.
         InputError, ConfigError, StoreError: one line that says what to do.
     """
     intervals.check(ci)
+    until = None
+    if until_ci is not None:
+        until = Until(
+            width=until_ci, block=BLOCK if episodes is None else episodes, most=max_episodes
+        )
+        if episodes_file:
+            raise ConfigError("--until-ci draws episodes, and --episodes-file has them: name one")
     runs = runs_of(projections)
     specs = tuple(dict.fromkeys(heads or ("prototypes",)))
     built = {name: {spec: _head(spec, run) for spec in specs} for name, run in runs.items()}
@@ -109,21 +124,19 @@ def run_episodes(
     features = in_play(features, cells, beside=in_all if both else ())
     chosen = choose_split(table, split, "test")
     side = load_side(table, features, split=chosen, label=label, group=group)
+    asked_of: dict[str, int | str] = {
+        "ways": ways,
+        "queries": queries,
+        "episodes": (BLOCK if until else EPISODES) if episodes is None else episodes,
+        "groups": groups,
+    }
     if episodes_file:
         clips, draws = episode_files.load(Path(episodes_file), side.clips)
         side = side.keep(np.isin(side.clips.ids, clips.ids))
     else:
-        asked_of: dict[str, int | str] = {
-            "ways": ways,
-            "queries": queries,
-            "episodes": episodes,
-            "groups": groups,
-        }
         draws = _draw(side.clips, task, shots, asked_of, seed)
     if inflation:
         _check_guard(side.clips, draws[0])
-    if save_episodes:
-        episode_files.save(Path(save_episodes), side.clips, draws)
     base = None
     if drop or any(head.centred_by == "base" for head in every):
         base = _base(table, features, chosen)
@@ -131,6 +144,16 @@ def run_episodes(
         heads=built, runs=runs, cells=_possible(runs, cells, side), features=features, side=side,
         base=base, draws=draws,
     )  # fmt: skip
+    reached = None
+    if until:
+        draws, reached = draw_until(
+            until, seed=seed, ci=ci,
+            draw=lambda seed: _draw(side.clips, task, shots, asked_of, seed),
+            score=lambda new: replace(scored, draws=new).results(ci),
+        )  # fmt: skip
+        scored = replace(scored, draws=draws)
+    if save_episodes:
+        episode_files.save(Path(save_episodes), side.clips, draws)
     points = None
     if drop:
         points = curves(drop, heads=built, runs=runs, side=side, base=base, draws=draws, ci=ci)
@@ -141,6 +164,7 @@ def run_episodes(
         "task": CLASSIC,
         "groups": apart,
         **{key: value for key, value in draws[0].sampling().items() if key != "shots"},
+        **({} if reached is None else {"until_ci_reached": reached}),
         "split": chosen,
         "label": label,
         "group": None if side.clips.groups is None else group or "group",

@@ -39,6 +39,11 @@ def episodes_table(result: Mapping[str, Any]) -> None:
         f"{asked}, {drawn['episodes']} episodes; "
         f"{drawn['clips']} clips of {drawn['classes']} classes, split {drawn['split']}, {apart}"
     )
+    if drawn.get("until_ci_reached") is False:
+        wrapped(
+            f"stopped at {drawn['episodes']} episodes: half of some interval is still wider than "
+            f"{100 * drawn['until_ci']:g} points"
+        )
     if dropped := [f"{n} with {why}" for why, n in drawn["dropped"].items() if n]:
         print(f"left out: {', '.join(dropped)}")
     for draw in drawn["draws"]:

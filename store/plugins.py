@@ -44,7 +44,7 @@ def parse_spec(text: str) -> Spec:
         settings[key] = value if has_value else True
     if not name:
         raise ConfigError(f"{text!r} names nothing; write NAME or NAME:key=value,…")
-    return Spec(name, settings)
+    return Spec(name.replace("-", "_"), settings)  # as their files are called
 
 
 def names(family: str) -> list[str]:

@@ -36,6 +36,10 @@ def family(tmp_path, monkeypatch):
         del sys.modules[module]
 
 
+def test_names_may_be_written_with_hyphens():
+    assert plugins.parse_spec("zero-shot:beta=0").name == "zero_shot"
+
+
 def test_a_spec_is_split():
     spec = plugins.parse_spec("simclrv2:variant=r50, weights=/a/b=c.pt,untrained")
     assert spec.name == "simclrv2"
