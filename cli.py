@@ -593,6 +593,13 @@ def learn_episodes(
     fusion: Annotated[
         list[str], typer.Option(metavar="KIND,…", help="early, late, learned. (default: all)")
     ] = [],  # noqa: B006
+    query_store: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Queries from another store.")
+    ] = None,
+    query_manifest: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Queries by another manifest.")
+    ] = None,
+    query_split: Annotated[str | None, typer.Option(help="And their split.")] = None,
     save_episodes: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep them.")] = None,
     episodes_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Score these, drawn before.")
@@ -624,7 +631,8 @@ def learn_episodes(
             episodes=episodes, until_ci=until_ci, max_episodes=max_episodes, seed=seed,
             visual=visual, audio=audio, heads=tuple(head), projections=tuple(projection),
             support=_listed(support), query=_listed(query),
-            save_episodes=save_episodes, episodes_file=episodes_file, drop=missing, ci=ci,
+            save_episodes=save_episodes, episodes_file=episodes_file, drop=missing,
+            query_store=query_store, query_manifest=query_manifest, query_split=query_split, ci=ci,
             progress=progress,
         )  # fmt: skip
     if output:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MODALITIES = ("visual", "audio")
 UNLABELLED = -1
+SHOT, QUERY, BASE = 1, 2, 4  # roles: what a clip may be; and whether its class is one trained on
 CLIPS_AT_ONCE = 512
 ROWS_AT_ONCE = 8192
 
@@ -39,12 +40,15 @@ class Clips:
     groups: Int32[np.ndarray, "V"] | None  # equal codes: of one source
     split: str
     targets: Bool[np.ndarray, "V C"] | None = None  # every label of a clip; then no codes
+    roles: Int32[np.ndarray, "V"] | None = None  # sums of SHOT, QUERY, BASE; None: SHOT and QUERY
 
     def __post_init__(self) -> None:
         if self.targets is not None and self.targets.shape != (len(self.ids), len(self.classes)):
             raise ValueError(f"targets of {self.targets.shape} are not clips by classes")
         if len(self.codes) != len(self.ids) or list(self.ids) != sorted(set(self.ids)):
             raise ValueError("ids must be sorted, different, and as many as the codes")
+        if self.roles is not None and len(self.roles) != len(self.ids):
+            raise ValueError(f"{len(self.roles)} roles for {len(self.ids)} clips")
         if self.groups is not None and len(self.groups) != len(self.ids):
             raise ValueError(f"{len(self.groups)} groups for {len(self.ids)} clips")
         if len(self.codes) and not UNLABELLED <= self.codes.min() <= self.codes.max() < len(
@@ -62,6 +66,8 @@ class Clips:
         told = [self.ids, self.classes, self.codes.tolist(), groups]
         if self.targets is not None:
             told.append(self.targets.tolist())
+        if self.roles is not None:
+            told.append(self.roles.tolist())
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
     def keep(self, wanted: Bool[np.ndarray, "V"]) -> "Clips":
@@ -80,7 +86,12 @@ class Clips:
             groups=None if self.groups is None else self.groups[wanted],
             split=self.split,
             targets=targets,
+            roles=None if self.roles is None else self.roles[wanted],
         )
+
+    def may(self, role: int) -> Bool[np.ndarray, "V"]:
+        """Which clips have a role."""
+        return np.ones(len(self), bool) if self.roles is None else self.roles & role > 0
 
     @property
     def labelled(self) -> Bool[np.ndarray, "V"]:
@@ -263,6 +274,16 @@ class Rows:
             offsets=torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]),
             seconds=self.seconds[of_row],
         )
+
+
+def concatenated(parts: Sequence[Rows]) -> Rows:
+    """The rows of several sets of clips, one after the other."""
+    counts = torch.cat([part.offsets.diff() for part in parts])
+    return Rows(
+        values=torch.cat([part.values for part in parts]),
+        offsets=torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
+        seconds=torch.cat([part.seconds for part in parts]),
+    )
 
 
 def choose_feature(store: "Store", modality: str, asked: str | None) -> "Feature | None":

@@ -26,11 +26,13 @@ from learn.score import accuracies, scorer
 from learn.sides import (
     NONE,
     Side,
+    crossed,
     features_of,
     in_play,
     load_side,
     modalities_of,
     runs_of,
+    same_feature,
     vectors_of,
     where_is,
 )
@@ -73,6 +75,9 @@ def run_episodes(
     save_episodes: str | Path | None = None,
     episodes_file: str | Path | None = None,
     drop: Drop | None = None,
+    query_store: str | Path | None = None,
+    query_manifest: str | Path | None = None,
+    query_split: str | None = None,
     ci: str = intervals.METHODS[0],
     progress: Progress | None = None,
 ) -> EpisodesResult:
@@ -91,6 +96,9 @@ def run_episodes(
     of an episode (`strict`), or not (`mixed`). With `inflation` everything is scored once more on
     episodes of the same classes with groups mixed. `drop` adds what remains as queries lose a
     modality.
+
+    With `query_store`, `query_manifest` or both, queries come from there and shots do not: classes
+    are those that have one name in both, features the same in both.
 
     `episodes` is 10,000 by default. With `until_ci` that many (1,000 by default) are added until
     half the width of every interval is at most that, or there are `max_episodes`.
@@ -124,6 +132,14 @@ def run_episodes(
     features = in_play(features, cells, beside=in_all if both else ())
     chosen = choose_split(table, split, "test")
     side = load_side(table, features, split=chosen, label=label, group=group)
+    asker = query_store or query_manifest
+    if asker:
+        there = open_store(query_store or store_path)
+        labels = read_manifest(query_manifest) if query_manifest else there.manifest()
+        queried = choose_split(labels, query_split, "test")
+        others = {m: same_feature(there, feature.name) for m, feature in features.items()}
+        other = load_side(labels, others, split=queried, label=label, group=group)
+        side = crossed(side, other, same_store=query_store in (None, store_path))
     asked_of: dict[str, int | str] = {
         "ways": ways,
         "queries": queries,
@@ -160,6 +176,15 @@ def run_episodes(
     apart = GROUPS[0] if side.clips.groups is not None else "mixed"
     sampling = {
         "store": where_is(store_path),
+        **(
+            {
+                "query_store": where_is(query_store or store_path),
+                "query_manifest": where_is(query_manifest) if query_manifest else None,
+                "query_split": queried,
+            }
+            if asker
+            else {}
+        ),
         "manifest": where_is(manifest) if manifest else None,
         "task": CLASSIC,
         "groups": apart,

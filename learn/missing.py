@@ -29,7 +29,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from learn import intervals, views
-from learn.data import Clips, Rows
+from learn.data import Clips, Rows, concatenated
 from learn.episodes import Episodes
 from learn.heads import Context, Head
 from learn.runs import Run
@@ -184,12 +184,11 @@ def nearest(
 
 def _picked(one: Rows, other: Rows, places: Int64[Tensor, "V"]) -> Rows:
     """The rows of clips named by their places in both, one after the other."""
-    values, seconds = torch.cat([one.values, other.values]), torch.cat([one.seconds, other.seconds])
-    starts = torch.cat([one.offsets[:-1], other.offsets[:-1] + len(one.values)])[places]
-    counts = torch.cat([one.offsets.diff(), other.offsets.diff()])[places]
+    both = concatenated([one, other])
+    starts, counts = both.offsets[:-1][places], both.offsets.diff()[places]
     offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
     row = torch.arange(int(offsets[-1])) + (starts - offsets[:-1]).repeat_interleave(counts)
-    return Rows(values=values[row], offsets=offsets, seconds=seconds[row])
+    return Rows(values=both.values[row], offsets=offsets, seconds=both.seconds[row])
 
 
 def curves(

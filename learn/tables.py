@@ -39,6 +39,9 @@ def episodes_table(result: Mapping[str, Any]) -> None:
         f"{asked}, {drawn['episodes']} episodes; "
         f"{drawn['clips']} clips of {drawn['classes']} classes, split {drawn['split']}, {apart}"
     )
+    if "query_store" in drawn:
+        where = drawn["query_manifest"] or drawn["query_store"]
+        wrapped(f"queries from {where}, split {drawn['query_split']}; shots from the others")
     if drawn.get("until_ci_reached") is False:
         wrapped(
             f"stopped at {drawn['episodes']} episodes: half of some interval is still wider than "

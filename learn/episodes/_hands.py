@@ -8,7 +8,7 @@ each on its side. A group goes to the shots' side with the share that shots have
 after `EVEN` deals without success, with one that is drawn for each deal.
 
 What a group is decides the guard: its code within each class, across all of them, or each clip's
-own. Two masks say which clips may be shots and which may be queries.
+own. Clips may be shots or queries as their roles say.
 
 Shapes: as in `learn.episodes`; V = clips, P = clips of the largest class, G = groups, e = episodes
 at a time.
@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int, Int32
 
-from learn.data import UNLABELLED, Clips
+from learn.data import QUERY, SHOT, UNLABELLED, Clips
 from store.errors import NotEnoughClips
 
 REDRAWS = 20
@@ -41,22 +41,20 @@ class Wanted(NamedTuple):
     queries: Int32[np.ndarray, "E N"]
 
 
+def even(classes: Int32[np.ndarray, "E N"], shots: int, queries: int) -> Wanted:
+    """As many of every class."""
+    counts = (np.full(classes.shape, n, np.int32) for n in (shots, queries))
+    return Wanted(classes, *counts)
+
+
 Ask = Callable[[np.random.Generator, int], Wanted]
 
 
 class Hands:
     """The clips and groups of each class, and what episodes take of them."""
 
-    def __init__(
-        self,
-        clips: Clips,
-        groups: str,
-        *,
-        shots: Bool[np.ndarray, "V"] | None = None,
-        queries: Bool[np.ndarray, "V"] | None = None,
-    ) -> None:
-        """`shots` and `queries` are the clips that may be such; by default all.
-
+    def __init__(self, clips: Clips, groups: str) -> None:
+        """
         Raises:
             NotEnoughClips: groups are to be kept apart across classes, and none is known.
         """
@@ -67,8 +65,7 @@ class Hands:
             )
         labelled = clips.codes != UNLABELLED
         self.clips = clips
-        self.shooters = labelled if shots is None else shots & labelled
-        self.askers = labelled if queries is None else queries & labelled
+        self.shooters, self.askers = clips.may(SHOT) & labelled, clips.may(QUERY) & labelled
         place = np.arange(len(clips))
         if groups != "mixed" and clips.groups is not None:
             place = clips.groups.astype(np.int64)
@@ -134,6 +131,11 @@ class Hands:
             f"these episodes cannot be filled with groups of support and query apart; what lacks "
             f"clips: {worst}. Lower ways, shots or queries, or use less strict --groups"
         )
+
+    def rich(self, shots: int, queries: int) -> Int32[np.ndarray, "_"]:
+        """The classes that can give so many shots, and queries of other groups, each by itself."""
+        classes = range(len(self.clips.classes))
+        return np.array([c for c in classes if self.able(c, shots, queries)], np.int32)
 
     def able(self, c: int, shots: int, queries: int) -> bool:
         """Can this class by itself give so many shots, and queries of other groups?"""

@@ -67,18 +67,23 @@ class Task:
         if seed < 0:
             raise ConfigError(f"seed={seed} is negative")
         hands = _hands.Hands(clips, config.groups)
-        rich = np.array([c for c in range(len(clips.classes)) if hands.able(c, 1, 1)], np.int32)
+        rich = hands.rich(1, 1)
         if len(rich) < config.min_ways:
             raise NotEnoughClips(
                 hands.refusal(rich, config.min_ways, "a shot and a query", "min_ways")
             )
         rng = np.random.default_rng([seed, config.min_ways, config.max_ways, config.max_queries])
-        sizes = hands.real.sum(1)
+        apart = not (hands.shooters & hands.askers).any()  # no clip may be both
+        of_class = clips.codes
+        shooters, askers = (
+            np.bincount(of_class[may], minlength=len(clips.classes))
+            for may in (hands.shooters, hands.askers)
+        )
         most = min(config.max_ways, len(rich))
-        shots = min(config.max_shots, config.max_support, int(sizes.max()) - 1)
+        shots = min(config.max_shots, config.max_support, int(shooters[rich].max()) - (not apart))
 
         def ask(rng: np.random.Generator, episodes: int) -> _hands.Wanted:
-            return self._ask(rng, episodes, rich, sizes, most, shots)
+            return self._ask(rng, episodes, rich, shooters, most, shots, askers if apart else None)
 
         wanted, drawn = hands.draw(
             rng, ask, episodes=config.episodes, shots=shots, queries=config.max_queries
@@ -101,14 +106,16 @@ class Task:
         sizes: Int[np.ndarray, "classes"],
         most: int,
         shots: int,
+        askers: Int[np.ndarray, "classes"] | None,
     ) -> _hands.Wanted:
         config = self.config
         ways = rng.integers(config.min_ways, most + 1, episodes)
         classes = rng.permuted(np.tile(rich, (episodes, 1)), axis=1)[:, :most]
         there = np.arange(most) < ways[:, None]
         size = np.where(there, sizes[classes], np.iinfo(np.int32).max)
-        queries = np.minimum(config.max_queries, np.maximum(1, size.min(1) // 2))
-        left = np.where(there, size - queries[:, None], 0)  # clips of a class for the support
+        free = size // 2 if askers is None else np.where(there, askers[classes], size.max())
+        queries = np.minimum(config.max_queries, np.maximum(1, free.min(1)))
+        left = np.where(there, size - (askers is None) * queries[:, None], 0)  # for the support
         beta = 1 - rng.random((episodes, 1))
         total = np.ceil(beta * np.minimum(LARGE, left)).sum(1)
         total = np.minimum(config.max_support, total)

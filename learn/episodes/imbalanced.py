@@ -56,10 +56,7 @@ class Task:
         if seed < 0:
             raise ConfigError(f"seed={seed} is negative")
         hands = _hands.Hands(clips, config.groups)
-        rich = np.array(
-            [c for c in range(len(clips.classes)) if hands.able(c, config.shots, config.queries)],
-            np.int32,
-        )
+        rich = hands.rich(config.shots, config.queries)
         if len(rich) < config.ways:
             what = f"{config.shots + config.queries} clips"
             raise NotEnoughClips(hands.refusal(rich, config.ways, what, "ways, shots or queries"))

@@ -63,6 +63,8 @@ class Task:
         if seed < 0:
             raise ConfigError(f"seed={seed} is negative")
         rng = np.random.default_rng([seed, ways, shots, queries])
+        if clips.roles is not None:
+            return self._by_roles(rng, clips, seed)
         groups = np.arange(len(clips), dtype=np.int32)
         if clips.groups is not None and self.config.groups != "mixed":
             groups = clips.groups
@@ -89,6 +91,31 @@ class Task:
             facts={} if self.config.groups == GROUPS[0] else {"groups": self.config.groups},
         )
 
+    def _by_roles(self, rng: np.random.Generator, clips: Clips, seed: int) -> Episodes:
+        """Where some clips may only be shots, or only queries."""
+        config = self.config
+        hands = _hands.Hands(clips, config.groups)
+        rich = hands.rich(config.shots, config.queries)
+        if len(rich) < config.ways:
+            what = f"{config.shots} clips to learn from and {config.queries} to ask about"
+            raise NotEnoughClips(hands.refusal(rich, config.ways, what, "ways, shots or queries"))
+
+        def ask(rng: np.random.Generator, episodes: int) -> _hands.Wanted:
+            classes = rng.permuted(np.tile(rich, (episodes, 1)), axis=1)[:, : config.ways]
+            return _hands.even(classes, config.shots, config.queries)
+
+        wanted, drawn = hands.draw(
+            rng, ask, episodes=config.episodes, shots=config.shots, queries=config.queries
+        )
+        return Episodes(
+            indices=drawn,
+            classes=wanted.classes,
+            shots=config.shots,
+            seed=seed,
+            clips_sha256=clips.sha256,
+            facts={} if config.groups == GROUPS[0] else {"groups": config.groups},
+        )
+
     def _mend(
         self,
         rng: np.random.Generator,
@@ -102,13 +129,10 @@ class Task:
 
         def ask(rng: np.random.Generator, episodes: int) -> _hands.Wanted:
             order = rng.permuted(np.tile(rich, (episodes, 1)), axis=1)[:, : config.ways]
-            return wanted(order)
+            return _hands.even(order, config.shots, config.queries)
 
-        def wanted(classes: Int32[np.ndarray, "e N"]) -> _hands.Wanted:
-            counts = (np.full(classes.shape, n, np.int32) for n in (config.shots, config.queries))
-            return _hands.Wanted(classes, *counts)
-
-        size, all_wanted = hands.at_once(config.ways), wanted(classes)
+        size = hands.at_once(config.ways)
+        all_wanted = _hands.even(classes, config.shots, config.queries)
         for start in range(0, len(classes), size):
             part = slice(start, start + size)
             left = start + np.flatnonzero(_hands.meet(hands.groups[drawn[part]], config.shots))

@@ -1,11 +1,11 @@
 """Every episode task, present and future, keeps the promises of `EpisodeTask`."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
-from learn.data import Clips
+from learn.data import QUERY, SHOT, Clips
 from learn.episodes import EpisodeTask
 from store import plugins
 from store.errors import NotEnoughClips
@@ -97,6 +97,20 @@ def test_a_guard_across_classes_is_kept_where_there_is_one(task):
         shared = set(pool.groups[support[support >= 0]]) & set(pool.groups[query[query >= 0]])
         assert not shared
     assert episodes.sha256 != task(pool, seed=0).sha256
+
+
+def test_clips_are_shots_or_queries_as_their_roles_say(task):
+    """Half of the groups are to learn from, and half to ask about."""
+    pool = clips()
+    roles = np.where(pool.groups % 2, SHOT, QUERY).astype(np.int32)
+    episodes = task(replace(pool, roles=roles), seed=0)
+    support, query = (part[part >= 0] for part in (episodes.support, episodes.query))
+    assert (roles[support] == SHOT).all()
+    assert (roles[query] == QUERY).all()
+    assert len(np.unique(support)) + len(np.unique(query)) > 0.9 * len(pool)
+    assert (pool.codes[episodes.indices] == episodes.classes[..., None])[
+        episodes.indices >= 0
+    ].all()
 
 
 def test_the_seed_decides_everything(task):
