@@ -18,7 +18,7 @@ from store.errors import InputError, MissingFile
 # What does not tell one question from another.
 _NOT_OF_THE_QUESTION = {
     "store", "manifest", "features", "classes", "clips", "dropped", "draws", "sha256", "episodes",
-    "seed",
+    "seed", "until_ci_reached",
 }  # fmt: skip
 
 
@@ -54,8 +54,9 @@ class Question:
         return sorted({row.told["shots"] for row in self.rows})
 
     @property
-    def chance(self) -> float:
-        return 1 / self.sampling["ways"]
+    def chance(self) -> float | None:
+        """What guessing gives; None where the number of ways is not the same in every episode."""
+        return None if self.sampling.get("uneven") else 1 / self.sampling["ways"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -21,6 +21,7 @@ from learn.reporting.sections import (
     Table,
     percent,
 )
+from learn.tables import CLASSIC, TOLD
 
 PAIRS = 6  # confused pairs shown of a mode
 MODES = {"v": "v (sight)", "a": "a (sound)", "av": "av (both)"}
@@ -35,11 +36,14 @@ def of_question(question: Question, known: Gathered, key: str, title: str) -> Se
         "strict": "clips of one source are kept apart across all classes of an episode",
         "mixed": "clips of one source may meet",
     }[apart if told["group"] else "mixed"]
+    asked = f"{told['ways']}-way episodes with {told['queries']} queries a class"
+    if told.get("task", CLASSIC) != CLASSIC:
+        settings = [f"{key} {told[key]:g}" for key in TOLD if key in told]
+        asked = f"Episodes of task {told['task']} ({', '.join(settings)})"
     lead = (
-        f"{told['ways']}-way episodes with {told['queries']} queries a class, {told['episodes']:,} "
-        f"for each number of shots, drawn once and the same for every result; {told['clips']} "
-        f"clips of {told['classes']} classes, column {told['label']}, split {told['split']}; "
-        f"{sources}."
+        f"{asked}, {told['episodes']:,} for each number of shots, drawn once and the same "
+        f"for every result; {told['clips']} clips of {told['classes']} classes, column "
+        f"{told['label']}, split {told['split']}; {sources}."
     )
     section = Section(key=key, title=title, lead=lead)
     section.notes.extend(_left_out(question))
@@ -55,6 +59,10 @@ def of_question(question: Question, known: Gathered, key: str, title: str) -> Se
             "confused pairs. Score them again to see these."
         )
     return section
+
+
+def _chance(question: Question) -> tuple[str, float] | None:
+    return None if question.chance is None else ("chance", question.chance)
 
 
 def _left_out(question: Question) -> Iterator[str]:
@@ -76,7 +84,7 @@ def _shots(question: Question, known: Gathered, key: str) -> Figure:
     heads = list(dict.fromkeys(row.told["head"] for row in question.rows))
     others = list(dict.fromkeys(_apart_from_head(row, question, known) for row in question.rows))
     lows = [row.told["accuracy"] - (row.told["ci95"] or 0) for row in question.rows]
-    low = max(0.0, min([question.chance, *lows]) - 0.04)
+    low = max(0.0, min([question.chance or 1.0, *lows]) - 0.04)
     drawings = []
     for number, modes in enumerate(_together(question, known)):
         drawn = []
@@ -101,9 +109,10 @@ def _shots(question: Question, known: Gathered, key: str) -> Figure:
                 f"{key}-shots{number}", mode_name(mode),
                 f"Accuracy in percent of {len(drawn)} results in mode {mode} against the number of "
                 f"shots. The highest at {question.shots[-1]} shots is {100 * best[0]:.1f} percent "
-                f"({best[1]}); chance is {100 * question.chance:.1f}.",
+                f"({best[1]})"
+                + (f"; chance is {100 * question.chance:.1f}." if question.chance else "."),
                 drawn, x_label="shots a class", y_label="accuracy, %", every_x=True,
-                y_range=(low, 1.01), reference=("chance", question.chance),
+                y_range=(low, 1.01), reference=_chance(question),
             )
         )  # fmt: skip
     table = [
@@ -200,18 +209,21 @@ def _matrices(question: Question, known: Gathered, key: str) -> Iterator[Figure]
                     f"Accuracy in percent by the modes of support and query. The "
                     f"highest is support {best[0]}, query {best[1]}: {100 * cells[best][0]:.1f}.",
                     supports, queries, cells,
-                    row_label="support", column_label="query", lowest=question.chance,
+                    row_label="support", column_label="query", lowest=question.chance or 0.0,
                 )
             )  # fmt: skip
     table = [
-        (_name(row, question, known), str(row.told["shots"]), row.told["support"],
-         row.told["query"], percent(row.told["accuracy"]), percent(row.told["ci95"]))
+        (
+            _name(row, question, known), row.told.get("trained", ""), str(row.told["shots"]),
+            row.told["support"], row.told["query"], percent(row.told["accuracy"]),
+            percent(row.told["ci95"]),
+        )
         for row in rows
     ]  # fmt: skip
     yield Figure(
         title="Which modality",
         lead="What is learnt from (support) against what is asked about (query): v is sight, a is "
-        "sound, av is both. The darker, the further above chance."
+        "sound, av is both. The stronger the colour, the further above chance."
         + (
             " Results without an answer across modalities are in the table."
             if across
@@ -221,7 +233,7 @@ def _matrices(question: Question, known: Gathered, key: str) -> Iterator[Figure]
         tables=(
             Table(
                 caption="Support and query",
-                columns=("result", "shots", "support", "query", "%", "± 95 %"),
+                columns=("result", "trained in", "shots", "support", "query", "%", "± 95 %"),
                 rows=tuple(table),
             ),
         ),
@@ -262,7 +274,7 @@ def _missing(question: Question, known: Gathered, key: str) -> Iterator[Figure]:
             panel = drawn.setdefault((row["dropped"], row["projection"], row["head"], of), {})
             panel.setdefault((row["fusion"], row["fill"]), []).append(row)
     lows = [row["accuracy"] - (row["ci95"] or 0) for _, row in rows if row["shots"] == shots]
-    low = max(0.0, min([question.chance, *lows]) - 0.04)
+    low = max(0.0, min([question.chance or 1.0, *lows]) - 0.04)
     drawings: list[Drawing] = []
     for (dropped, projection, head, of), curves in drawn.items():
         lines = []
@@ -287,7 +299,7 @@ def _missing(question: Question, known: Gathered, key: str) -> Iterator[Figure]:
                 f"{len(lines)} ways to go on. At the highest share the best is {best.name}, with "
                 f"{100 * best.y[-1]:.1f} percent.",
                 lines, x_label=f"queries without {dropped}, %", y_label="accuracy, %",
-                y_range=(low, 1.01), reference=("chance", question.chance),
+                y_range=(low, 1.01), reference=_chance(question),
             )
         )  # fmt: skip
     table = [
@@ -369,7 +381,7 @@ def _classes(question: Question, known: Gathered, key: str) -> Iterator[Figure]:
                 f"{ranked[-1]}, {100 * mean[ranked[-1]]:.1f}.",
                 drawn,
                 {mode: [of_mode[mode].get(name) for name in drawn] for mode in of_mode},
-                x_label="right answers, %", reference=("chance", question.chance),
+                x_label="right answers, %", reference=_chance(question),
             )
         )  # fmt: skip
     if not drawings:
@@ -388,8 +400,9 @@ def _classes(question: Question, known: Gathered, key: str) -> Iterator[Figure]:
     more = len(names) - BARS
     yield Figure(
         title="Classes",
-        lead=f"{told['shots']}-shot, {told['head']}; the dashed line is chance. The table has "
-        "every head and number of shots."
+        lead=f"{told['shots']}-shot, {told['head']}"
+        + ("; the dashed line is chance" if question.chance else "")
+        + ". The table has every head and number of shots."
         + (f" The {more} best classes are in the table only." if more > 0 else ""),
         drawings=tuple(drawings),
         tables=(table,),

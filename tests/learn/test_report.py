@@ -406,3 +406,18 @@ def test_maps_keep_what_they_promise():
     np.testing.assert_array_equal(flat, again)
     assert maps.flat(x[:2], "tsne")[0].shape == (2, 2)
     assert maps.flat(x[:, :1], "pca")[0].shape == (40, 2)
+
+
+def test_episodes_of_other_shapes_are_reported_without_chance(filled, tmp_path):
+    for task in ("any_way_any_shot", "imbalanced"):
+        found = learn.run_episodes(
+            filled, task=task, queries=4, episodes=20, heads=("prototypes",), support=("v",)
+        )
+        found.save(tmp_path / task)
+    out = tmp_path / "r.html"
+    learn.report((tmp_path / "any_way_any_shot", tmp_path / "imbalanced"), out, map_by="none")
+    uneven, even = Page(out.read_text()).html.split("</h2>")[2:4]
+    assert "task any_way_any_shot" in uneven
+    assert "task imbalanced" in even
+    assert "chance is" in even
+    assert "chance is" not in uneven
