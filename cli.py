@@ -605,6 +605,9 @@ def learn_episodes(
         Path | None, typer.Option(metavar="FILE", help="Score these, drawn before.")
     ] = None,
     ci: Annotated[str, typer.Option(help="t-ddof1 or normal-ddof0.")] = "t-ddof1",
+    memory: Annotated[
+        str, typer.Option(metavar="SIZE", help="What scoring may take beside rows and vectors.")
+    ] = "1GiB",
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="RUN", help="Keep all in a directory.")
     ] = None,
@@ -615,6 +618,7 @@ def learn_episodes(
     from learn.missing import Drop
     from learn.runs import refuse_existing
     from learn.tables import episodes_table
+    from store.sizes import parse_size
 
     if output:
         refuse_existing(output)
@@ -633,7 +637,7 @@ def learn_episodes(
             support=_listed(support), query=_listed(query),
             save_episodes=save_episodes, episodes_file=episodes_file, drop=missing,
             query_store=query_store, query_manifest=query_manifest, query_split=query_split, ci=ci,
-            progress=progress,
+            memory=parse_size(memory), progress=progress,
         )  # fmt: skip
     if output:
         found.save(output)

@@ -1,6 +1,6 @@
 """Every head, many episodes at once against one at a time, on the same 5-way 15-query episodes.
 
-    python -m benchmarks.heads [--episodes 10000] [--dim 2048] [--seconds 2]
+    python -m benchmarks.heads [--episodes 10000] [--dim 2048] [--seconds 2] [--only HEAD…]
 
 The loops are what a careful user writes for one episode: whole-array numpy, scikit-learn or
 PyTorch, clips gathered by index. Each side runs through the same list of episodes from its start
@@ -11,7 +11,7 @@ machine changes the ratios little.
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +21,13 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from threadpoolctl import threadpool_limits
 
 from benchmarks._table import show
-from learn.heads import Context, GramHead, ProductHead
+from learn.episodes import Episodes
+from learn.heads import BesideHead, Context
+from learn.score import scorer
+from learn.views import Pair
 from store import plugins
 
-WAYS, QUERIES, CLASSES, CLIPS, AT_ONCE = 5, 15, 20, 60, 64
+WAYS, QUERIES, CLASSES, CLIPS, AT_ONCE = 5, 15, 20, 60, 1000
 GOALS = {"prototypes": 20.0, "logistic": 20.0, "tim": 4.0, "pt_map": 4.0}
 Loop = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -34,6 +37,7 @@ class Task:
     clips: torch.Tensor  # V D
     support: np.ndarray  # E N K positions of clips
     query: np.ndarray  # E M
+    classes: np.ndarray  # E N
 
     @property
     def shots(self) -> int:
@@ -46,13 +50,15 @@ def task(episodes: int, dim: int, shots: int) -> Task:
     centre = 0.3 * rng.standard_normal((CLASSES, 1, dim), dtype=np.float32)
     clips = np.maximum(centre + rng.standard_normal((CLASSES, CLIPS, dim), dtype=np.float32), 0)
     drawn = np.empty((episodes, WAYS, shots + QUERIES), np.int32)
-    for episode in drawn:
-        for row, chosen in zip(episode, rng.choice(CLASSES, WAYS, replace=False), strict=True):
+    classes = np.stack([rng.choice(CLASSES, WAYS, replace=False) for _ in range(episodes)])
+    for episode, ways in zip(drawn, classes, strict=True):
+        for row, chosen in zip(episode, ways, strict=True):
             row[:] = chosen * CLIPS + rng.choice(CLIPS, shots + QUERIES, replace=False)
     return Task(
         clips=torch.from_numpy(clips.reshape(-1, dim)),
         support=drawn[..., :shots],
         query=drawn[..., shots:].reshape(episodes, -1),
+        classes=classes.astype(np.int32),
     )
 
 
@@ -159,6 +165,20 @@ def tim(support: np.ndarray, query: np.ndarray) -> np.ndarray:
     return logits(z_q).argmax(-1).numpy()
 
 
+def finetune(support: np.ndarray, query: np.ndarray) -> np.ndarray:
+    x, z = torch.from_numpy(unit(support)).flatten(0, 1), torch.from_numpy(unit(query))
+    labels = torch.arange(WAYS).repeat_interleave(support.shape[1])
+    layer = torch.nn.Linear(x.shape[1], WAYS)
+    for parameter in layer.parameters():
+        torch.nn.init.zeros_(parameter)
+    sgd = torch.optim.SGD(layer.parameters(), lr=1.0, momentum=0.9, weight_decay=1e-3)
+    for _ in range(100):
+        sgd.zero_grad()
+        torch.nn.functional.cross_entropy(layer(x), labels).backward()
+        sgd.step()
+    return layer(z).argmax(-1).numpy()
+
+
 def pt_map(support: np.ndarray, query: np.ndarray) -> np.ndarray:
     shots = WAYS * support.shape[1]
     z_s = unit(np.sqrt(support.reshape(shots, -1) + 1e-6))
@@ -194,6 +214,7 @@ LOOPS: dict[str, tuple[Loop, str]] = {
     "label_propagation": (label_propagation, "numpy"),
     "bdcspn": (bdcspn, "numpy"),
     "laplacian": (laplacian, "numpy"),
+    "finetune": (finetune, "PyTorch"),
     "tim": (tim, "PyTorch"),
     "pt_map": (pt_map, "numpy"),
 }
@@ -203,31 +224,24 @@ LOOPS: dict[str, tuple[Loop, str]] = {
 
 
 def batched(name: str, task: Task) -> Iterator[np.ndarray]:
-    """Answers of `AT_ONCE` episodes after another, E M each."""
+    """Answers of `AT_ONCE` episodes after another, E M each, as `learn episodes` gets them."""
+    clips = task.clips
+    pair = Pair(support=clips, query=clips, blocks=(clips.shape[1],))
+    context = Context(blocks=pair.blocks, origin=clips.mean(0))
     head = plugins.build("learn.heads", name)
-    context = Context(blocks=(task.clips.shape[1],), origin=task.clips.mean(0))
-    if by_table := isinstance(head, ProductHead | GramHead):
-        left, right = head.embed(task.clips, task.clips, context)
-        assert torch.equal(left, right), "both sides are of one modality here"
-        table = left @ left.T
-        square = table.diagonal()
-    for first in range(0, len(task.query), AT_ONCE):
-        support = torch.from_numpy(task.support[first : first + AT_ONCE])
-        query = torch.from_numpy(task.query[first : first + AT_ONCE])
-        shots = support.flatten(1)
-        if by_table and isinstance(head, GramHead):
-            points = torch.cat([shots, query], 1)
-            scores = head.from_gram(look_up(table, points, points), WAYS, task.shots)
-        elif by_table:
-            predict = head.fit_products(look_up(table, shots, shots), WAYS)
-            scores = predict(look_up(table, query, shots), square[query])
-        else:
-            scores = head.fit(task.clips[support], context)(task.clips[query])
-        yield scores.argmax(-1).numpy()
-
-
-def look_up(table: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    return table.view(-1)[(rows[:, :, None] * len(table) + columns[:, None]).long()]
+    score = scorer(head, pair, context, queries=task.query.size)
+    queries = task.query.reshape(len(task.query), WAYS, QUERIES)
+    for first in range(0, len(queries), AT_ONCE):
+        part = slice(first, first + AT_ONCE)
+        yield score(
+            Episodes(
+                indices=np.concatenate([task.support[part], queries[part]], axis=2),
+                classes=task.classes[part],
+                shots=task.shots,
+                seed=0,
+                clips_sha256="",
+            )
+        )
 
 
 def looped(name: str, task: Task) -> Iterator[np.ndarray]:
@@ -250,13 +264,18 @@ def timed(answers: Iterator[np.ndarray], seconds: float) -> tuple[np.ndarray, fl
 
 
 def measure(
-    episodes: int = 10_000, dim: int = 2048, seconds: float = 2.0
+    episodes: int = 10_000, dim: int = 2048, seconds: float = 2.0, only: Sequence[str] = ()
 ) -> Iterator[dict[str, Any]]:
     """One row a head and number of shots; `value` is of the batched head."""
     torch.set_num_threads(1)
     for shots in (1, 5):
         problem = task(episodes, dim, shots)
-        for name, (_, library) in LOOPS.items():
+        for name in plugins.names("learn.heads"):
+            if isinstance(plugins.build("learn.heads", name), BesideHead):
+                continue  # it lives of what is beside these clips
+            if only and name not in only:
+                continue
+            library = LOOPS[name][1]
             with threadpool_limits(1):
                 next(looped(name, problem))  # imports and first-call set-up are nobody's time
                 fast, ms = timed(batched(name, problem), seconds)
@@ -278,5 +297,5 @@ if __name__ == "__main__":
     parser.add_argument("--episodes", type=int, default=10_000)
     parser.add_argument("--dim", type=int, default=2048)
     parser.add_argument("--seconds", type=float, default=2.0)
-    options = parser.parse_args()
-    show(measure(options.episodes, options.dim, options.seconds))
+    parser.add_argument("--only", nargs="*", default=(), metavar="HEAD")
+    show(measure(**vars(parser.parse_args())))

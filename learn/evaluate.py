@@ -22,7 +22,7 @@ from learn.heads import BesideHead, Context, Head
 from learn.missing import Drop, curves
 from learn.results import EpisodesResult, Inflation, Result
 from learn.runs import Run
-from learn.score import accuracies, scorer
+from learn.score import MEMORY, accuracies, scorer
 from learn.sides import (
     NONE,
     Side,
@@ -79,6 +79,7 @@ def run_episodes(
     query_manifest: str | Path | None = None,
     query_split: str | None = None,
     ci: str = intervals.METHODS[0],
+    memory: int = MEMORY,
     progress: Progress | None = None,
 ) -> EpisodesResult:
     """Accuracy of every head × projection × mode × shots on the same episodes and clips.
@@ -91,6 +92,8 @@ def run_episodes(
 
     `task` is a plug-in of `learn/episodes`; of ways, shots, queries, episodes and groups it gets
     those that it knows and does not set itself.
+
+    `memory` in bytes bounds what scoring takes beside the clips' rows and vectors.
 
     `groups`: groups of support and query are apart `within` each class, strictly across all classes
     of an episode (`strict`), or not (`mixed`). With `inflation` everything is scored once more on
@@ -158,7 +161,7 @@ def run_episodes(
         base = _base(table, features, chosen)
     scored = _Task(
         heads=built, runs=runs, cells=_possible(runs, cells, side), features=features, side=side,
-        base=base, draws=draws,
+        base=base, draws=draws, memory=memory,
     )  # fmt: skip
     reached = None
     if until:
@@ -223,6 +226,7 @@ class _Task:
     side: Side
     base: Side | None
     draws: Sequence[Episodes]
+    memory: int
 
     @property
     def size(self) -> int:
@@ -248,7 +252,13 @@ class _Task:
                 untrained = any(bool(of_feature.get("untrained")) for of_feature in notes)
                 for spec, head in heads.items():
                     begun = time.monotonic()
-                    score = scorer(head, pair, _context(pair, base, balanced), queries=queries)
+                    score = scorer(
+                        head,
+                        pair,
+                        _context(pair, base, balanced),
+                        queries=queries,
+                        memory=self.memory,
+                    )
                     for draw in self.draws:
                         answered = score(draw)
                         right = accuracies(draw, answered)

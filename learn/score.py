@@ -20,18 +20,24 @@ from learn.heads import BESIDE, BesideHead, Context, GramHead, Head, ProductHead
 from learn.views import Pair
 from store.errors import ConfigError
 
-TABLE_CLIPS = 8192  # 256 MB of float32
+MEMORY = 1 << 30  # bytes, where nobody says
 TABLE_WORTH = 16  # products of a table that cost as much as fetching and comparing one query
-NUMBERS_AT_ONCE = 1_000_000
+PLACES = 2**31 - 1  # in a table, with 32 bits each
+NUMBERS_AT_ONCE = 1_000_000  # more is no faster
+BYTES_A_NUMBER = 64  # of all that heads make on the way, at most
+CLIPS_AT_ONCE = 512  # embedded
 
 Score = Callable[[Episodes], Int[np.ndarray, "E M"]]
 Few = Callable[[Block, slice], Float[Tensor, "E M N"]]
 
 
-def scorer(head: Head, pair: Pair, context: Context, *, queries: int) -> Score:
+def scorer(
+    head: Head, pair: Pair, context: Context, *, queries: int, memory: int = MEMORY
+) -> Score:
     """What the head answers, as positions among the ways, for any episodes of these clips.
 
-    `queries`, of all episodes to come, decides whether a table of products pays.
+    `queries`, of all episodes to come, decides whether a table of products pays. `memory` in bytes,
+    beside the vectors: half for a table, half for as many episodes at once as fit, one at least.
 
     Raises:
         ConfigError: the head lives of what these clips do not have.
@@ -43,18 +49,21 @@ def scorer(head: Head, pair: Pair, context: Context, *, queries: int) -> Score:
             "--projection RUN of both modalities and ask for one of them, or one trained with "
             "--labels"
         )
-    few_clips = len(pair.support) <= TABLE_CLIPS and len(pair.support) ** 2 <= TABLE_WORTH * queries
-    if few_clips and isinstance(head, ProductHead) and head.by_products:
-        return by_products(head, pair, context)
-    if few_clips and isinstance(head, GramHead) and head.by_gram:
-        return by_gram(head, pair, context)
-    return by_vectors(head, pair, context)
+    clips, sides = len(pair.support), 2 - _one_side(pair, context)
+    places = clips**2 * (sides**2 if isinstance(head, GramHead) else sides)
+    wanted = 4 * (places + sides * pair.support.numel())  # the table, and what it is made of
+    if places <= min(PLACES, TABLE_WORTH * sides**2 * queries) and wanted <= memory // 2:
+        if isinstance(head, ProductHead) and head.by_products:
+            return by_products(head, pair, context, memory=memory)
+        if isinstance(head, GramHead) and head.by_gram:
+            return by_gram(head, pair, context, memory=memory)
+    return by_vectors(head, pair, context, memory=memory)
 
 
-def by_vectors(head: Head, pair: Pair, context: Context) -> Score:
+def by_vectors(head: Head, pair: Pair, context: Context, *, memory: int = MEMORY) -> Score:
     """The obvious way: gather, fit, predict."""
-
-    return _in_parts(_fitter(head, pair, context), lambda b: b.clips * pair.support.shape[1])
+    numbers = pair.support.shape[1]
+    return _in_parts(_fitter(head, pair, context), lambda b: b.clips * numbers, memory)
 
 
 def _fitter(head: Head, pair: Pair, context: Context) -> Few:
@@ -93,11 +102,11 @@ def _gather(
     return {what: x[where[what]] for what, x in beside.items()}
 
 
-def by_products(head: ProductHead, pair: Pair, context: Context) -> Score:
+def by_products(head: ProductHead, pair: Pair, context: Context, *, memory: int = MEMORY) -> Score:
     """Products of all clips once, then look-ups."""
-    left, right = head.embed(pair.support, pair.query, context)
-    among = left @ left.T
-    across = among if torch.equal(left, right) else right @ left.T
+    left, right = _embedded(head, pair, context)
+    among = _gram(left)
+    across = among if right is left else right @ left.T
     square = right.square().sum(1)
     uneven = _fitter(head, pair, context)
 
@@ -112,19 +121,19 @@ def by_products(head: ProductHead, pair: Pair, context: Context) -> Score:
     return _in_parts(
         few,
         lambda b: (
-            b.query[0].size * b.support[0].size
+            4 * b.query[0].size * b.support[0].size  # heads solve and sort on the way
             if b.real is None
             else b.clips * pair.support.shape[1]
         ),
+        memory,
     )
 
 
-def by_gram(head: GramHead, pair: Pair, context: Context) -> Score:
+def by_gram(head: GramHead, pair: Pair, context: Context, *, memory: int = MEMORY) -> Score:
     """As `by_products`, with the queries' products among themselves."""
-    left, right = head.embed(pair.support, pair.query, context)
-    joined = left if torch.equal(left, right) else torch.cat([left, right])
-    table, shift = joined @ joined.T, len(joined) - len(left)
-
+    left, right = _embedded(head, pair, context)
+    joined = left if right is left else torch.cat([left, right])
+    table, shift = _gram(joined), len(joined) - len(left)
     uneven = _fitter(head, pair, context)
 
     def few(block: Block, part: slice) -> Float[Tensor, "E M N"]:
@@ -134,7 +143,7 @@ def by_gram(head: GramHead, pair: Pair, context: Context) -> Score:
         points = torch.cat([support.flatten(1), query + shift], dim=1)
         return head.from_gram(_look_up(table, points, points), *support.shape[1:])
 
-    return _in_parts(few, lambda b: 4 * b.clips**2)
+    return _in_parts(few, lambda b: 4 * b.clips**2, memory)
 
 
 def by_late_fusion(
@@ -161,19 +170,24 @@ def by_late_fusion(
             total += share[query][..., None] * predict(pair.query[query]) / spread.clamp_min(1e-12)
         return total
 
-    return _in_parts(few, lambda b: b.clips * max(p.support.shape[1] for p in pairs))
+    numbers = max(pair.support.shape[1] for pair in pairs)
+    return _in_parts(few, lambda b: b.clips * numbers, MEMORY)
 
 
-def _in_parts(scores: Few, numbers: Callable[[Block], int]) -> Score:
+def _in_parts(scores: Few, numbers: Callable[[Block], int], memory: int) -> Score:
     """The best of `scores`, of as many episodes at once as memory allows; -1 where no query is."""
+
+    at_once = min(NUMBERS_AT_ONCE, memory // 2 // BYTES_A_NUMBER)
 
     @torch.inference_mode()
     def score(episodes: Episodes) -> Int[np.ndarray, "E M"]:
         answered = np.full(episodes.query.shape, -1)
         for block in episodes.blocks():
-            size = max(1, NUMBERS_AT_ONCE // numbers(block))
-            parts = (slice(first, first + size) for first in range(0, len(block), size))
-            best = torch.cat([scores(block, part).argmax(-1) for part in parts]).numpy()
+            size = max(1, at_once // numbers(block))
+            best = np.empty(block.query.shape, np.int64)  # kept parts would riddle the heap
+            for first in range(0, len(block), size):
+                part = slice(first, first + size)
+                best[part] = scores(block, part).max(-1).indices
             answered[block.places[:, None], block.columns] = best
         return answered
 
@@ -186,6 +200,42 @@ def accuracies(episodes: Episodes, answered: Int[np.ndarray, "E M"]) -> Float64[
     return np.asarray(right / (episodes.query >= 0).sum(-1))
 
 
+def _one_side(pair: Pair, context: Context) -> bool:
+    """Are support and query the same vectors under the same mean?"""
+    left, right = context.support_mean, context.query_mean
+    if pair.support is not pair.query or left is None or right is None:
+        return pair.support is pair.query and left is right
+    return torch.equal(left, right)
+
+
+def _embedded(
+    head: ProductHead | GramHead, pair: Pair, context: Context
+) -> tuple[Float[Tensor, "V D"], Float[Tensor, "V D"]]:
+    """Both sides as the head sees them, once where they are one; some clips at a time."""
+    nothing = pair.support[:0]
+    left = torch.empty_like(pair.support)
+    one = _one_side(pair, context)
+    right = left if one else torch.empty_like(pair.query)
+    for first in range(0, len(left), CLIPS_AT_ONCE):
+        part = slice(first, first + CLIPS_AT_ONCE)
+        query = nothing if one else pair.query[part]
+        left[part], of_query = head.embed(pair.support[part], query, context)
+        if not one:
+            right[part] = of_query
+    return left, right
+
+
+def _gram(x: Float[Tensor, "V D"]) -> Float[Tensor, "V V"]:
+    """x x^T, each product once but for blocks on the diagonal."""
+    table = x.new_empty(len(x), len(x))
+    size = max(256, len(x) // 6)
+    for first in range(0, len(x), size):
+        last = first + size
+        table[first:last, :last] = x[first:last] @ x[:last].T
+        table[:first, first:last] = table[first:last, :first].T
+    return table
+
+
 def _index(places: np.ndarray) -> Int32[Tensor, "..."]:
     """32 bits are enough for every place of a table, and half the traffic of 64."""
     return torch.from_numpy(np.ascontiguousarray(places))
@@ -194,5 +244,6 @@ def _index(places: np.ndarray) -> Int32[Tensor, "..."]:
 def _look_up(
     table: Float[Tensor, "V W"], rows: Int32[Tensor, "E A"], columns: Int32[Tensor, "E B"]
 ) -> Float[Tensor, "E A B"]:
-    place = rows[:, :, None] * table.shape[1] + columns[:, None]
-    return table.view(-1).index_select(0, place.view(-1)).view(place.shape)
+    """Laid out column by column: there are few of them, and what follows runs along rows."""
+    place = (rows * table.shape[1])[:, None] + columns[:, :, None]
+    return table.view(-1).index_select(0, place.view(-1)).view(place.shape).mT

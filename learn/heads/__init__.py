@@ -104,7 +104,7 @@ class ProductHead(Head, Protocol):
     def embed(
         self, support: Float[Tensor, "V D"], query: Float[Tensor, "W D"], context: Context
     ) -> tuple[Float[Tensor, "V D"], Float[Tensor, "W D"]]:
-        """Both sides, each vector mapped by itself."""
+        """Both sides, each vector mapped by itself; by one map, if the means of both are one."""
         ...
 
     def fit_products(self, products: Float[Tensor, "E S S"], ways: int) -> PredictFromProducts:
@@ -125,7 +125,7 @@ class GramHead(Head, Protocol):
     def embed(
         self, support: Float[Tensor, "V D"], query: Float[Tensor, "W D"], context: Context
     ) -> tuple[Float[Tensor, "V D"], Float[Tensor, "W D"]]:
-        """Both sides, each vector mapped by itself."""
+        """Both sides, each vector mapped by itself; by one map, if the means of both are one."""
         ...
 
     def from_gram(

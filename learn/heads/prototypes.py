@@ -10,6 +10,7 @@ Source: Snell et al., 2017 (prototypes); Wang et al., 2019 (SimpleShot, CL2N).
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
@@ -62,19 +63,19 @@ class Prototypes:
         return self._map(support - of_support, context), self._map(query - of_query, context)
 
     def fit_products(self, products: Float[Tensor, "E S S"], ways: int) -> PredictFromProducts:
-        episodes, clips, _ = products.shape
-        shots = clips // ways
-        of_classes = products.view(episodes, ways, shots, ways, shots).mean((2, 4))
-        square_of_mean = of_classes.diagonal(dim1=1, dim2=2)[:, None, :]
+        shots = products.shape[1] // ways
+        share = torch.eye(ways, dtype=products.dtype, device=products.device)
+        share = share.repeat_interleave(shots, dim=1) / shots  # N S: of a mean's shots
+        square_of_mean = (share @ products * share).sum(-1)[:, None, :]
 
         def predict(
             query: Float[Tensor, "E M S"], square: Float[Tensor, "E M"]
         ) -> Float[Tensor, "E M N"]:
-            with_mean = query.view(*query.shape[:2], ways, shots).mean(3)
+            with_mean = (share @ query.mT).mT if shots > 1 else query
             if self.metric == "cosine":
                 length = square_of_mean.clamp_min(0).sqrt().clamp_min(1e-12)
                 return with_mean / length / square.sqrt().clamp_min(1e-12)[..., None]
-            return 2 * with_mean - square_of_mean - square[..., None]
+            return torch.add(-square_of_mean, with_mean, alpha=2).sub_(square[..., None])
 
         return predict
 
