@@ -59,6 +59,9 @@ class Answers:
         return {key: list(value) for key, value in asdict(self).items()}
 
 
+NOTHING = Answers(classes=(), confusions=())  # of queries with several right answers
+
+
 def tally(clips: Clips, draw: Episodes, answered: Int[np.ndarray, "E M"]) -> Answers:
     """How the classes fared, where `answered` are positions among the ways of each episode."""
     real = draw.query >= 0

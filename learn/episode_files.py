@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from learn.data import Clips
-from learn.episodes import Episodes
+from learn.episodes import CLASSIC, Episodes
 from store.errors import InputError, MissingFile
 
 FORMAT = "microshot-episodes-1"
@@ -60,6 +60,24 @@ def labelled(path: Path) -> tuple[list[str], list[str]]:
             return json.loads(told["clips"]), json.loads(told["labels"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as fault:
         raise InputError(f"{path} is not an episodes file ({fault})") from None
+
+
+def task_of(path: Path) -> str:
+    """What the episodes of a file are.
+
+    Raises:
+        MissingFile, InputError: as `load`.
+    """
+    if not path.is_file():
+        raise MissingFile(f"no episodes file {path}; write one with --save-episodes")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            (first, *_) = json.loads((file.metadata() or {})["draws"])
+    except (SafetensorError, KeyError, TypeError, ValueError):
+        raise InputError(
+            f"{path} is not an episodes file; write one with --save-episodes"
+        ) from None
+    return str(first.get("facts", {}).get("task", CLASSIC))
 
 
 def load(path: Path, clips: Clips) -> tuple[Clips, list[Episodes]]:

@@ -14,15 +14,16 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from learn import episode_files, intervals, own_head, views
-from learn.answers import tally
+from learn import episode_files, intervals, own_head, pools, views
+from learn.answers import NOTHING, tally
 from learn.data import Clips, choose_split, splits
-from learn.episodes import CLASSIC, FAMILY, GROUPS, Episodes, draw_again
+from learn.episodes import CLASSIC, FAMILY, GROUPS, Episodes, draw_again, pool_of
 from learn.heads import BesideHead, Context, Head
+from learn.measures import View, measure
 from learn.missing import Drop, curves
 from learn.results import EpisodesResult, Inflation, Result
 from learn.runs import Run
-from learn.score import MEMORY, accuracies, scorer
+from learn.score import MEMORY, scorer
 from learn.sides import (
     NONE,
     Side,
@@ -39,7 +40,7 @@ from learn.sides import (
 from learn.until import BLOCK, MOST, Until, draw_until
 from store import open as open_store
 from store import plugins, read_manifest
-from store.errors import ConfigError, InputError
+from store.errors import ConfigError, InputError, NotEnoughClips
 
 if TYPE_CHECKING:
     from store import Feature, Manifest
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int, str], None]
 
 EPISODES = 10_000
+TUNING = 600  # episodes of the val split
 
 
 def run_episodes(
@@ -134,7 +136,15 @@ def run_episodes(
     cells = views.cells(support, query, in_all)
     features = in_play(features, cells, beside=in_all if both else ())
     chosen = choose_split(table, split, "test")
-    side = load_side(table, features, split=chosen, label=label, group=group)
+    pool = pool_of(episode_files.task_of(Path(episodes_file)) if episodes_file else _name(task))
+    side = load_side(
+        table, features, split="all" if pool == "base" else chosen, label=label, group=group,
+        several=pool == "targets",
+    )  # fmt: skip
+    val = None
+    if pool == "base":
+        val = pools.of_val(side, table, chosen)
+        side = pools.generalised(side, table, chosen)
     asker = query_store or query_manifest
     if asker:
         there = open_store(query_store or store_path)
@@ -142,6 +152,8 @@ def run_episodes(
         queried = choose_split(labels, query_split, "test")
         others = {m: same_feature(there, feature.name) for m, feature in features.items()}
         other = load_side(labels, others, split=queried, label=label, group=group)
+        if pool != "split":
+            raise ConfigError(f"--task {task} has no queries from elsewhere; leave --query-… out")
         side = crossed(side, other, same_store=query_store in (None, store_path))
     asked_of: dict[str, int | str] = {
         "ways": ways,
@@ -161,7 +173,7 @@ def run_episodes(
         base = _base(table, features, chosen)
     scored = _Task(
         heads=built, runs=runs, cells=_possible(runs, cells, side), features=features, side=side,
-        base=base, draws=draws, memory=memory,
+        base=base, draws=draws, memory=memory, val=val,
     )  # fmt: skip
     reached = None
     if until:
@@ -175,6 +187,8 @@ def run_episodes(
         episode_files.save(Path(save_episodes), side.clips, draws)
     points = None
     if drop:
+        if draws[0].measure != "accuracy":
+            raise ConfigError(f"--drop is about accuracy, and these episodes: {draws[0].measure}")
         points = curves(drop, heads=built, runs=runs, side=side, base=base, draws=draws, ci=ci)
     apart = GROUPS[0] if side.clips.groups is not None else "mixed"
     sampling = {
@@ -227,6 +241,7 @@ class _Task:
     base: Side | None
     draws: Sequence[Episodes]
     memory: int
+    val: Side | None  # of the same kind as `side`, to choose settings on
 
     @property
     def size(self) -> int:
@@ -238,8 +253,10 @@ class _Task:
         ids = set(self.side.clips.ids)
         queries = sum(draw.query.size for draw in self.draws)
         balanced = all(draw.balanced for draw in self.draws)
+        tuned = self._tuned()
         for projection, run in self.runs.items():
             vectors = vectors_of(self.side.rows, run)
+            of_val = vectors_of(self.val.rows, run) if self.val and tuned else None
             of_base = vectors_of(self.base.rows, run) if self.base else None
             heads = self.heads[projection]
             names = self._names(heads.values(), run)
@@ -248,27 +265,28 @@ class _Task:
                 pair = views.pair(vectors, *cell, common=run is not None)
                 pair = pair if names is None else pair.with_names(names)
                 base = views.pair(of_base, *cell, common=run is not None) if of_base else None
+                val = views.pair(of_val, *cell, common=run is not None) if of_val else None
                 notes = (self.features[modality].notes for modality in modalities_of([cell]))
                 untrained = any(bool(of_feature.get("untrained")) for of_feature in notes)
                 for spec, head in heads.items():
                     begun = time.monotonic()
-                    score = scorer(
-                        head,
-                        pair,
-                        _context(pair, base, balanced),
-                        queries=queries,
-                        memory=self.memory,
-                    )
-                    for draw in self.draws:
-                        answered = score(draw)
-                        right = accuracies(draw, answered)
+                    context = _context(pair, base, balanced)
+                    score = None
+                    if any(draw.measure == "accuracy" for draw in self.draws):
+                        score = scorer(head, pair, context, queries=queries, memory=self.memory)
+                    for i, draw in enumerate(self.draws):
+                        found = measure(
+                            self.side.clips, draw, View(head, pair, context), score=score,
+                            tuned=(tuned[i], View(head, val, context)) if tuned and val else None,
+                        )  # fmt: skip
+                        right, answered = found.of_episodes, found.answered
                         yield Result(
                             head=spec,
                             projection=projection,
                             support=cell[0],
                             query=cell[1],
                             ways=draw.ways,
-                            shots=draw.shots,
+                            shots=draw.sampling()["shots"],
                             queries=draw.sampling()["queries"],
                             episodes=len(draw),
                             accuracy=float(right.mean()),
@@ -281,10 +299,26 @@ class _Task:
                             centred_by=head.centred_by,
                             seen_in_training=seen,
                             trained=views.mode_of(run.features) if run else NONE,
+                            metric=draw.measure,
+                            parts=found.parts,
                             of_episodes=right,
-                            answers=tally(self.side.clips, draw, answered),
+                            answers=NOTHING
+                            if answered is None
+                            else tally(self.side.clips, draw, answered),
                         )
                         begun = time.monotonic()
+
+    def _tuned(self) -> list[Episodes]:
+        """Episodes of the val split, one draw for each of ours; none where it has too few clips."""
+        if self.val is None:
+            return []
+        try:
+            return [
+                draw_again(self.val.clips, draw, episodes=min(TUNING, len(draw)))
+                for draw in self.draws
+            ]
+        except NotEnoughClips:
+            return []
 
     def _names(self, heads: Iterable[Head], run: Run | None) -> Float[Tensor, "C E"] | None:
         """Vectors of the classes, where a head wants them and the run can give them."""
@@ -292,6 +326,10 @@ class _Task:
         if run is None or not wanted or not run.knows_names:
             return None
         return run.class_embeddings(self.side.clips.classes)
+
+
+def _name(task: str) -> str:
+    return plugins.parse_spec(task).name
 
 
 def _head(spec: str, run: Run | None) -> Head:
@@ -358,7 +396,7 @@ def _inflation(task: _Task, guarded: Sequence[Result], ci: str) -> list[Inflatio
         if not drawn.all():
             side = side.keep(drawn)
         mixed = draw_again(side.clips, draw, groups="mixed")
-        own = (row for row in guarded if row.shots == draw.shots)
+        own = (row for row in guarded if row.shots == draw.sampling()["shots"])
         for one, other in zip(
             own, replace(task, side=side, draws=[mixed]).results(ci), strict=True
         ):

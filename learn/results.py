@@ -45,6 +45,8 @@ class Result:
     centred_by: str
     seen_in_training: int  # clips scored here that the projection was trained on
     trained: str  # the mode that the projection was trained in; "none" for stored vectors
+    metric: str  # what `accuracy` is: accuracy, harmonic_mean, map
+    parts: Mapping[str, Any]  # of the metric, where it has any
     of_episodes: Float64[np.ndarray, "E"]  # accuracy of each: rows of one call are paired
     answers: Answers
 
@@ -86,7 +88,11 @@ class EpisodesResult:
     def as_json(self) -> dict[str, Any]:
         """The object that `learn episodes --json` prints."""
         draws = [
-            {"shots": draw.shots, "sha256": draw.sha256, "classes_never_drawn": self._idle(draw)}
+            {
+                "shots": draw.sampling()["shots"],
+                "sha256": draw.sha256,
+                "classes_never_drawn": self._idle(draw),
+            }
             for draw in self.draws
         ]
         digest = episode_files.digest(self.draws)
@@ -170,9 +176,10 @@ def load_result(run_dir: Path) -> Saved:
         if (run_dir / "answers.json").is_file():
             answers = tuple(json.loads((run_dir / "answers.json").read_text()))
             shares = zip(map(_share, answers), means, strict=True)
-            # Where episodes differ in their queries, a mean over episodes is not the share of all.
-            uneven = bool(result["episodes"].get("uneven"))
-            sound = sound and all(uneven or np.isclose(one, mean) for one, mean in shares)
+            # Where episodes differ in queries, or ask for more than right answers, a mean over
+            # episodes is no share of all.
+            other = result["episodes"].get("uneven") or "measure" in result["episodes"]
+            sound = sound and (other or all(np.isclose(one, mean) for one, mean in shares))
     except (OSError, KeyError, TypeError, ValueError) as fault:
         raise InputError(f"{run_dir} is not a result of learn episodes ({fault})") from None
     if not sound:

@@ -63,10 +63,12 @@ def scorer(
 def by_vectors(head: Head, pair: Pair, context: Context, *, memory: int = MEMORY) -> Score:
     """The obvious way: gather, fit, predict."""
     numbers = pair.support.shape[1]
-    return _in_parts(_fitter(head, pair, context), lambda b: b.clips * numbers, memory)
+    return _in_parts(fitter(head, pair, context), lambda b: b.clips * numbers, memory)
 
 
-def _fitter(head: Head, pair: Pair, context: Context) -> Few:
+def fitter(head: Head, pair: Pair, context: Context) -> Few:
+    """Scores by vectors of a few episodes at a time."""
+
     def few(block: Block, part: slice) -> Float[Tensor, "E M N"]:
         places = _index(block.support[part]).long()
         known = context
@@ -108,7 +110,7 @@ def by_products(head: ProductHead, pair: Pair, context: Context, *, memory: int 
     among = _gram(left)
     across = among if right is left else right @ left.T
     square = right.square().sum(1)
-    uneven = _fitter(head, pair, context)
+    uneven = fitter(head, pair, context)
 
     def few(block: Block, part: slice) -> Float[Tensor, "E M N"]:
         if block.real is not None:
@@ -134,7 +136,7 @@ def by_gram(head: GramHead, pair: Pair, context: Context, *, memory: int = MEMOR
     left, right = _embedded(head, pair, context)
     joined = left if right is left else torch.cat([left, right])
     table, shift = _gram(joined), len(joined) - len(left)
-    uneven = _fitter(head, pair, context)
+    uneven = fitter(head, pair, context)
 
     def few(block: Block, part: slice) -> Float[Tensor, "E M N"]:
         if block.real is not None:

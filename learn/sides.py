@@ -16,7 +16,6 @@ from learn import views
 from learn.data import (
     QUERY,
     SHOT,
-    UNLABELLED,
     Clips,
     Rows,
     choose_feature,
@@ -121,13 +120,15 @@ def load_side(
     split: str,
     label: str | None,
     group: str | None,
+    several: bool = False,
 ) -> Side:
-    """The clips of a split that have rows in every modality, and a label where one is named."""
-    clips = load_clips(manifest, split=split, label=label, group=group)
+    """The clips of a split that have rows in every modality, and a label where one is named; any
+    number of labels with `several`."""
+    clips = load_clips(manifest, split=split, label=label, group=group, several=several)
     rows = {modality: load_rows(feature, clips.ids) for modality, feature in features.items()}
     usable = {modality: r.valid for modality, r in rows.items()}
     if label:
-        usable["label"] = clips.codes != UNLABELLED
+        usable["label"] = clips.labelled
     dropped = {f"no {what}": int((~has).sum()) for what, has in usable.items()}
     side = Side(clips=clips, rows=rows, dropped=dropped)
     return side.keep(np.logical_and.reduce(list(usable.values())))

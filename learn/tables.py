@@ -18,6 +18,7 @@ SHORT = {
     "labels_a_clip": "labels/clip",
     "map": "mAP",
     "harmonic_mean": "HM",
+    "harmonic_mean_of_means": "HM of means",
     "ausuc": "AUSUC",
     "zsl": "ZSL",
 }
@@ -74,6 +75,7 @@ def episodes_table(result: Mapping[str, Any]) -> None:
         ]
         table(shown, ["mode", "head", *(f"{k}-shot" for k in shots)])
     _stamps(rows)
+    _parts_table(rows)
     if "inflation" in result:
         _inflation_table(result["inflation"])
     if "missing" in result:
@@ -97,6 +99,24 @@ def _percent(row: Mapping[str, Any]) -> str:
     mark = "*" if row["untrained"] else "!" if row["seen_in_training"] else ""
     margin = "" if row["ci95"] is None else f" ± {100 * row['ci95']:.1f}"
     return f"{100 * row['accuracy']:.1f}{margin}{mark}"
+
+
+def _parts_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """What a metric is made of, where it has parts."""
+    some = [row for row in rows if row["parts"]]
+    if not some:
+        return
+    print(f"\n{some[0]['metric'].replace('_', ' ')}, of")
+    names = [key for key, value in some[0]["parts"].items() if isinstance(value, float)]
+    lines = [
+        {"mode": _mode(row), "shots": row["shots"], "head": row["head"]}
+        | {SHORT.get(n, n.replace("_", " ")): _shown(n, row["parts"][n]) for n in names}
+        for row in some
+    ]
+    table(lines, list(lines[0]))
+    for told in dict.fromkeys(row["parts"].get("beta_chosen_on", "") for row in some):
+        if told:
+            print(f"beta chosen on {told}")
 
 
 def _missing_table(rows: Sequence[Mapping[str, Any]]) -> None:

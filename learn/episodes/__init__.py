@@ -4,7 +4,8 @@ Shapes: V = clips to draw from, E = episodes, N = ways, K = shots, Q = queries o
 C = K + Q clips of a class in an episode, M = N * Q queries (class by class). Where episodes differ
 in any of these, N, K and Q are the most of all, and -1 stands where there is nothing.
 
-Each plug-in offers `Config` and `build(config) -> EpisodeTask`.
+Each plug-in offers `Config` and `build(config) -> EpisodeTask`. One whose clips must be told apart
+says so by `POOL`: "base", as base classes or new ones, or "targets", by all labels they have.
 """
 
 import hashlib
@@ -89,6 +90,11 @@ class Episodes:
         return np.repeat(np.arange(self.ways), self.queries)
 
     @property
+    def measure(self) -> str:
+        """What an episode comes to; see `learn/measures.py`."""
+        return str(self.facts.get("measure", "accuracy"))
+
+    @property
     def balanced(self) -> bool:
         """Has every class of an episode as many queries as the others?"""
         counts = (self.asked >= 0).sum(2)
@@ -171,6 +177,11 @@ class Block:
     def clips(self) -> int:
         """Of one episode."""
         return self.support[0].size + self.query.shape[1]
+
+
+def pool_of(task: str) -> str:
+    """What the clips of a task must be told apart by, or "split"."""
+    return str(getattr(plugins.module(FAMILY, task), "POOL", "split"))
 
 
 @runtime_checkable

@@ -161,13 +161,22 @@ class Hands:
                 least[got] = min(least.get(got, free + 1), cost + costs)
         return free - least[shots] if shots in least else -1
 
-    def refusal(self, rich: Int32[np.ndarray, "_"], ways: int, what: str, lower: str) -> str:
+    def refusal(
+        self,
+        rich: Int[np.ndarray, "_"],
+        ways: int,
+        what: str,
+        lower: str,
+        *,
+        among: Int[np.ndarray, "_"] | None = None,
+    ) -> str:
         """One line that names the classes that cannot give `what`."""
-        poor = [c for c in range(len(self.real)) if c not in set(rich.tolist())]
+        classes = list(range(len(self.real))) if among is None else among.tolist()
+        poor = [c for c in classes if c not in set(rich.tolist())]
         listed = ", ".join(map(self.told, poor[:8])) + (", …" if len(poor) > 8 else "")
         return (
             f"these episodes need {ways} classes with {what} in groups kept apart; only "
-            f"{len(rich)} of {len(self.real)} have that{f' ({listed})' if listed else ''}. Lower "
+            f"{len(rich)} of {len(classes)} have that{f' ({listed})' if listed else ''}. Lower "
             f"{lower}, or use --groups mixed"
         )
 

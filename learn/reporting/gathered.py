@@ -55,8 +55,10 @@ class Question:
 
     @property
     def chance(self) -> float | None:
-        """What guessing gives; None where the number of ways is not the same in every episode."""
-        return None if self.sampling.get("uneven") else 1 / self.sampling["ways"]
+        """What guessing gives; None where the number of ways is not the same in every episode, or
+        the number is no accuracy."""
+        unknown = self.sampling.get("uneven") or "measure" in self.sampling
+        return None if unknown else 1 / self.sampling["ways"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -5,34 +5,61 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from learn.data import QUERY, SHOT, Clips
-from learn.episodes import EpisodeTask
+from learn.data import BASE, QUERY, SHOT, UNLABELLED, Clips
+from learn.episodes import FAMILY, EpisodeTask, pool_of
 from store import plugins
 from store.errors import NotEnoughClips
 
-FAMILY = "learn.episodes"
-CLASSES, PER_CLASS = 9, 40
-
-
-def clips(per_class=PER_CLASS, grouped=True):
-    """Classes of clips in groups of two, in mixed order."""
-    codes = np.arange(CLASSES * per_class, dtype=np.int32) % CLASSES
-    return Clips(
-        ids=tuple(f"c{i:05d}" for i in range(len(codes))),
-        codes=codes,
-        classes=tuple(f"class{c}" for c in range(CLASSES)),
-        groups=(np.arange(len(codes), dtype=np.int32) // (2 * CLASSES)) if grouped else None,
-        split="test",
-    )
+CLASSES, PER_CLASS = 10, 40
 
 
 @pytest.fixture(params=plugins.names(FAMILY))
-def task(request):
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def task(name):
     """As the plug-in would have it, but fewer episodes."""
-    return plugins.build(FAMILY, plugins.Spec(request.param, {"episodes": 300}))
+    return plugins.build(FAMILY, plugins.Spec(name, {"episodes": 300}))
 
 
-def test_it_is_a_task_that_keeps_the_format(task):
+@pytest.fixture
+def clips(name):
+    """Makes classes of clips in groups of two, in mixed order, told apart as the task needs it: the
+    last five are base classes, or every third clip has the next class's label too."""
+    kind = pool_of(name)
+
+    def make(per_class=PER_CLASS, grouped=True):
+        codes = np.arange(CLASSES * per_class, dtype=np.int32) % CLASSES
+        pool = Clips(
+            ids=tuple(f"c{i:05d}" for i in range(len(codes))),
+            codes=codes,
+            classes=tuple(f"class{c}" for c in range(CLASSES)),
+            groups=(np.arange(len(codes), dtype=np.int32) // (2 * CLASSES)) if grouped else None,
+            split="test",
+        )
+        if kind == "base":
+            roles = SHOT + QUERY + BASE * (codes >= 5)
+            pool = replace(pool, roles=roles.astype(np.int32))
+        if kind == "targets":
+            targets = np.eye(CLASSES, dtype=bool)[codes]
+            third = np.arange(len(codes)) % 3 == 0
+            targets[third, (codes[third] + 1) % CLASSES] |= per_class > 1
+            pool = replace(pool, codes=np.full_like(codes, UNLABELLED), targets=targets)
+        return pool
+
+    return make
+
+
+def has(pool, places, classes):
+    """Is each clip of the class beside it?"""
+    if pool.targets is not None:
+        return pool.targets[places, classes]
+    return pool.codes[places] == classes
+
+
+def test_it_is_a_task_that_keeps_the_format(task, clips):
     assert isinstance(task, EpisodeTask)
     episodes, pool = task(clips(), seed=0), clips()
     assert len(episodes) == 300
@@ -41,7 +68,7 @@ def test_it_is_a_task_that_keeps_the_format(task):
     assert episodes.query.shape == (300, episodes.ways * episodes.queries)
 
 
-def test_support_and_query_never_share_a_clip_or_a_group(task):
+def test_support_and_query_never_share_a_clip_or_a_group(task, clips):
     pool = clips()
     episodes = task(pool, seed=0)
     for n in range(episodes.ways):
@@ -51,19 +78,19 @@ def test_support_and_query_never_share_a_clip_or_a_group(task):
     assert all(len(np.unique(one[one >= 0])) == (one >= 0).sum() for one in episodes.indices)
 
 
-def test_clips_are_of_the_class_they_stand_for(task):
+def test_clips_are_of_the_class_they_stand_for(task, clips):
     pool = clips()
     episodes = task(pool, seed=0)
-    right = pool.codes[episodes.indices] == episodes.classes[..., None]
+    right = has(pool, episodes.indices, episodes.classes[..., None])
     assert right[episodes.indices >= 0].all()
     for row in episodes.classes.tolist():
         named = [c for c in row if c >= 0]
         assert len(set(named)) == len(named) >= 2
-    answers = pool.codes[episodes.query] == episodes.classes[:, episodes.answers]
+    answers = has(pool, episodes.query, episodes.classes[:, episodes.answers])
     assert answers[episodes.query >= 0].all()
 
 
-def test_blocks_hold_every_episode_once_and_nothing_else(task):
+def test_blocks_hold_every_episode_once_and_nothing_else(task, clips):
     episodes = task(clips(), seed=0)
     shots, queries = np.zeros(len(episodes), int), np.full(episodes.query.shape, -1)
     for block in episodes.blocks():
@@ -80,7 +107,7 @@ def test_blocks_hold_every_episode_once_and_nothing_else(task):
     assert np.array_equal(queries, episodes.query)
 
 
-def test_every_clip_and_class_has_its_turn(task):
+def test_every_clip_and_class_has_its_turn(task, clips):
     pool = clips()
     episodes = task(pool, seed=0)
     assert set(episodes.classes.ravel().tolist()) - {-1} == set(range(CLASSES))
@@ -88,9 +115,8 @@ def test_every_clip_and_class_has_its_turn(task):
     assert len({tuple(row) for row in episodes.classes.tolist()}) > 100
 
 
-def test_a_guard_across_classes_is_kept_where_there_is_one(task):
+def test_a_guard_across_classes_is_kept_where_there_is_one(task, clips, name):
     config, pool = asdict(task.config), clips()
-    name = type(task).__module__.rpartition(".")[2]
     strict = plugins.build(FAMILY, plugins.Spec(name, {**config, "groups": "strict"}))
     episodes = strict(pool, seed=0)
     for support, query in zip(episodes.support, episodes.query, strict=True):
@@ -99,21 +125,20 @@ def test_a_guard_across_classes_is_kept_where_there_is_one(task):
     assert episodes.sha256 != task(pool, seed=0).sha256
 
 
-def test_clips_are_shots_or_queries_as_their_roles_say(task):
+def test_clips_are_shots_or_queries_as_their_roles_say(task, clips):
     """Half of the groups are to learn from, and half to ask about."""
     pool = clips()
-    roles = np.where(pool.groups % 2, SHOT, QUERY).astype(np.int32)
+    base = 0 if pool.roles is None else pool.roles & BASE
+    roles = (np.where(pool.groups % 2, SHOT, QUERY) + base).astype(np.int32)
     episodes = task(replace(pool, roles=roles), seed=0)
     support, query = (part[part >= 0] for part in (episodes.support, episodes.query))
-    assert (roles[support] == SHOT).all()
-    assert (roles[query] == QUERY).all()
+    assert (roles[support] & SHOT).all()
+    assert (roles[query] & QUERY).all()
     assert len(np.unique(support)) + len(np.unique(query)) > 0.9 * len(pool)
-    assert (pool.codes[episodes.indices] == episodes.classes[..., None])[
-        episodes.indices >= 0
-    ].all()
+    assert has(pool, episodes.indices, episodes.classes[..., None])[episodes.indices >= 0].all()
 
 
-def test_the_seed_decides_everything(task):
+def test_the_seed_decides_everything(task, clips):
     first, again, other = (task(clips(), seed=seed) for seed in (0, 0, 1))
     assert np.array_equal(first.indices, again.indices)
     assert first.sha256 == again.sha256
@@ -121,7 +146,7 @@ def test_the_seed_decides_everything(task):
     assert first.sha256 != other.sha256
 
 
-def test_numpys_global_state_is_neither_used_nor_moved(task):
+def test_numpys_global_state_is_neither_used_nor_moved(task, clips):
     before = np.random.get_state()[1].copy()
     first = task(clips(), seed=0)
     assert np.array_equal(np.random.get_state()[1], before)
@@ -130,7 +155,7 @@ def test_numpys_global_state_is_neither_used_nor_moved(task):
 
 
 @pytest.mark.parametrize("grouped", [True, False])
-def test_too_few_clips_is_one_line_that_names_the_classes(task, grouped):
+def test_too_few_clips_is_one_line_that_names_the_classes(task, clips, grouped):
     with pytest.raises(NotEnoughClips, match=r"class0: 1.*Lower") as refusal:
         task(clips(per_class=1, grouped=grouped), seed=0)
     assert "\n" not in str(refusal.value)

@@ -8,6 +8,7 @@ import learn
 from learn import episode_files
 from learn.episodes import any_way_any_shot, imbalanced
 from learn.heads import Context
+from learn.results import load_result
 from learn.score import accuracies, scorer
 from learn.tables import episodes_table
 from learn.views import Pair
@@ -139,6 +140,9 @@ def test_from_a_store_to_the_table(filled, task, tmp_path, capsys):
     if "imbalanced" in task:
         worth = learn.run_episodes(filled, **asked, task=task, inflation=True).inflation
         assert len(worth) == 2
+    found.save(tmp_path / "run")
+    kept = load_result(tmp_path / "run")
+    assert [one.mean() for one in kept.of_episodes] == [r.accuracy for r in found.results]
     episodes_table(found.as_json())
     assert task.partition(":")[0] in capsys.readouterr().out
 
