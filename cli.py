@@ -772,7 +772,7 @@ def learn_report(
     """Show what runs found in one page that opens offline: figures, tables, confused clips."""
     import learn
     from extract.thumbnails import Piece, thumbnails
-    from store.text import pairs
+    from learn.tables import report_lines
 
     with _progress("pictures", quiet=as_json) as progress:
         result = learn.report(
@@ -781,7 +781,7 @@ def learn_report(
                 [Piece(c.root, c.path, c.start_seconds, c.end_seconds) for c in clips], progress
             ),
         )  # fmt: skip
-    _give(result, as_json, lambda: pairs(result))
+    _give(result, as_json, lambda: report_lines(result))
     return DONE
 
 

@@ -345,6 +345,19 @@ def _listed(value: Any) -> str:
     return " ".join(map(str, value[:8])) + (f" … ({len(value)})" if len(value) > 8 else "")
 
 
+def report_lines(result: Mapping[str, Any]) -> None:
+    """What page was written, and what its reader is warned of."""
+    runs = ", ".join(f"{n} of learn {command}" for command, n in result["runs"].items() if n)
+    wrapped(
+        f"{result['output']}: {result['bytes'] / 1e6:.1f} MB, {result['figures']} figures, "
+        f"{result['thumbnails']} pictures; from {runs}"
+    )
+    if result["stamps"]:
+        wrapped(f"stamped: {', '.join(result['stamps'])}", "  ")
+    for note in result["notes"]:
+        wrapped(note, "  ")
+
+
 def _stamps(rows: Sequence[Mapping[str, Any]]) -> None:
     """What the marks behind numbers mean."""
     if any(row["untrained"] for row in rows):

@@ -5,14 +5,15 @@ sampling. Within a question they must be of the same episodes, or nobody may com
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from learn.results import Saved, load_result
 from learn.runs import load_run
-from learn.sides import NONE
+from learn.sides import NONE, modalities_of
+from learn.tables import CLASSIC
 from store.errors import InputError, MissingFile
 
 # What does not tell one question from another.
@@ -136,6 +137,7 @@ def _questions(saved: Sequence[Saved]) -> tuple[Question, ...]:
     for one in saved:
         sampling = one.result["episodes"]
         told = {key: sampling[key] for key in sampling if key not in _NOT_OF_THE_QUESTION}
+        told = {"task": CLASSIC, "groups": "within", **told}  # older results do not say
         found.setdefault(json.dumps(told, sort_keys=True), []).append(one)
     for together in found.values():
         _same_episodes(together)
@@ -143,7 +145,7 @@ def _questions(saved: Sequence[Saved]) -> tuple[Question, ...]:
         Question(
             sampling=together[0].result["episodes"],
             results=tuple(together),
-            rows=tuple(row for one in together for row in _rows(one)),
+            rows=_once(row for one in together for row in _rows(one)),
         )
         for together in found.values()
     )
@@ -160,6 +162,16 @@ def _same_episodes(saved: Sequence[Saved]) -> None:
                     "same clips; score one of them again with --episodes-file "
                     f"{path / 'episodes.safetensors'}, or report them apart"
                 )
+
+
+def _once(rows: Iterable[Row]) -> tuple[Row, ...]:
+    """Without what a directory repeats of another, as when only curves were added to it."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        told = {key: value for key, value in row.told.items() if key != "seconds"}
+        of = {m: row.features[m] for m in modalities_of([(told["support"], told["query"])])}
+        found.setdefault(json.dumps([told, of], sort_keys=True), row)
+    return tuple(found.values())
 
 
 def _rows(saved: Saved) -> list[Row]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from learn import episode_files
 from learn.reporting import maps, plots
 from learn.reporting.gathered import Gathered, Question
-from learn.reporting.of_episodes import mode_name
+from learn.reporting.naming import mode_name
 from learn.reporting.sections import Figure, Table
 from learn.runs import load_run
 from learn.sides import NONE

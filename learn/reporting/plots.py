@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 360, 270  # pixels at which text has its size
 SERIES = 8
+FEW = 12  # values that may all be ticks
 _INK, _MUTED, _GRID, _PAPER = "#0a0b0c", "#0a0b0d", "#0a0b0e", "#0a0b0f"
 _OF_SERIES = tuple(f"#0b0c{i:02x}" for i in range(SERIES))
 _VARIABLES = {_INK: "--ink", _MUTED: "--muted", _GRID: "--grid", _PAPER: "--paper"} | {
@@ -108,7 +109,7 @@ def lines(
                 "label": line.name,
                 "color": _OF_SERIES[line.colour % SERIES],
                 "linestyle": _DASHES[line.dash % len(_DASHES)],
-                "marker": "" if dense else _MARKERS[line.colour % len(_MARKERS)],
+                "marker": "" if dense else _marker(line.colour),
                 "linewidth": 1.6,
             }
             y = [scale * value for value in line.y]
@@ -128,6 +129,8 @@ def lines(
         if every_x:
             axes.set_xticks(range(len(known)), [f"{x:g}" for x in known])
             axes.set_xlim(-0.4, len(known) - 0.6)
+        elif len(known) <= FEW:
+            axes.set_xticks(known, [f"{x:g}" for x in known])
         else:
             axes.xaxis.set_major_locator(MaxNLocator(integer=all(x == int(x) for x in known)))
         if y_range:
@@ -154,7 +157,7 @@ def matrix(
     """A heat map of shares with their numbers in it; pairs without a cell stay empty."""
     from matplotlib.patches import Rectangle
 
-    with _canvas(70 + 58 * len(rows)) as (figure, axes):
+    with _canvas(60 + 58 * len(rows)) as (figure, axes):
         for y, row in enumerate(rows):
             for x, column in enumerate(columns):
                 if (row, column) not in cells:
@@ -173,7 +176,7 @@ def matrix(
                         x, y + 0.26, f"± {100 * half:.1f}", ha="center", va="center", fontsize=9
                     )
         axes.set_xticks(range(len(columns)), columns)
-        axes.set_yticks(range(len(rows)), rows)
+        axes.set_yticks(range(len(rows)), [_short(row, 18) for row in rows])
         axes.set_xlim(-0.5, len(columns) - 0.5)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlabel(column_label)
@@ -242,7 +245,7 @@ def scatter(
                 colour = _OF_SERIES[number % SERIES]
                 axes.plot(
                     points[mine, 0], points[mine, 1], linestyle="",
-                    marker=_MARKERS[(number + number // SERIES) % len(_MARKERS)],
+                    marker=_marker(number),
                     markerfacecolor="none" if hollow else colour, markeredgecolor=colour,
                     label=_short(name, 20) if name in shown and not hollow else None,
                 )  # fmt: skip
@@ -284,6 +287,11 @@ def _legend(figure: "Figure", drawn: Sequence[Line]) -> None:
             handlelength=3.2,
             numpoints=1,
         )
+
+
+def _marker(number: int) -> str:
+    """With the colours going round, the same marker meets the same colour after 64 only."""
+    return _MARKERS[(number + number // SERIES) % len(_MARKERS)]
 
 
 def _short(name: str, most: int) -> str:

@@ -83,8 +83,8 @@ def _transductive(known: Gathered) -> Iterator[Stamp]:
         yield Stamp(
             kind="transductive",
             title="Transductive heads",
-            text=f"{_listed(heads)} look at all queries of an episode at once. Compare them with "
-            "each other, not with heads that answer one clip at a time.",
+            text=f"{_listed(heads)}: all queries of an episode are looked at together. Compare "
+            "such heads with each other, not with those that answer one clip at a time.",
             serious=False,
         )
 

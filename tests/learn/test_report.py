@@ -237,6 +237,15 @@ def test_what_is_missing_and_what_mixing_adds(paired, filled, tmp_path):
 # ── stamps ───────────────────────────────────────────────────────────────────────────────────────
 
 
+def test_what_two_directories_repeat_is_told_once(paired, runs, tmp_path):
+    kept = runs["heads"] / "episodes.safetensors"
+    again = learn.run_episodes(paired, episodes_file=kept, support=("v",), heads=("ridge", "tim"))
+    again.save(tmp_path / "again")
+    one, both = gather((runs["heads"],)), gather((runs["heads"], tmp_path / "again"))
+    assert len(both.questions[0].rows) == len(one.questions[0].rows)
+    assert len(both.questions[0].results) == 2
+
+
 def test_no_stamp_without_a_reason(filled, tmp_path):
     learn.run_episodes(filled, **FEW, support=("v",)).save(tmp_path / "plain")
     told = learn.report((tmp_path / "plain",), tmp_path / "r.html", map_by="none")
@@ -330,7 +339,7 @@ def test_names_are_text_and_nothing_else(filled, tmp_path):
     import store
 
     table = store.open(filled).manifest()
-    name = {f"class{i:03d}": f"<script>alert({i})</script> & $x_{i}$ 舞蹈" for i in range(8)}
+    name = {f"class{i:03d}": f"$x_{i}$ <b>舞蹈</b> <script>alert({i})</script>" for i in range(8)}
     rows = zip(
         table.paths, table.clip_ids, table.column("label"), table.column("split"), strict=True
     )
@@ -342,7 +351,11 @@ def test_names_are_text_and_nothing_else(filled, tmp_path):
     page = Page((tmp_path / "r.html").read_text())
     assert "<script" not in page.html
     assert "<b>" not in page.html
-    assert "$x_3$ 舞蹈" in page.words
+    assert (
+        "$x_3$ <b>舞蹈</b> <script>alert(3)</script>"
+        in page.rows("Right answers of each class, %, in every result")[3]["class"]
+    )
+    assert re.search(r"<text[^>]*>\$x_3\$ &lt;b&gt;舞蹈", page.html)
 
 
 def test_pictures_are_of_the_confused_clips_that_are_there(paired, runs, tmp_path):
