@@ -32,7 +32,7 @@ def save(path: Path, clips: Clips, draws: Sequence[Episodes]) -> None:
         "format": FORMAT,
         "clips": json.dumps(clips.ids),
         "clips_sha256": clips.sha256,
-        "labels": json.dumps([clips.classes[c] for c in clips.codes]),
+        "labels": json.dumps(_labels(clips)),
         "groups": json.dumps(groups),
         "draws": json.dumps([_told(draw) for draw in draws]),
         "sha256": digest(draws),
@@ -41,6 +41,13 @@ def save(path: Path, clips: Clips, draws: Sequence[Episodes]) -> None:
     unfinished = path.with_name(path.name + ".unfinished")
     save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, unfinished, metadata=told)
     unfinished.replace(path)
+
+
+def _labels(clips: Clips) -> list[str] | list[list[str]]:
+    """The label of every clip, or all it has."""
+    if clips.targets is None:
+        return [clips.classes[c] for c in clips.codes]
+    return [[clips.classes[c] for c in np.flatnonzero(row)] for row in clips.targets]
 
 
 def _told(draw: Episodes) -> dict[str, Any]:
@@ -122,7 +129,7 @@ def _same_clips(path: Path, clips: Clips, ids: list[str], told: dict[str, str]) 
         )
     kept = clips.keep(np.isin(clips.ids, ids))
     if kept.sha256 != told["clips_sha256"]:
-        labels = [kept.classes[c] for c in kept.codes] == json.loads(told["labels"])
+        labels = _labels(kept) == json.loads(told["labels"])
         what = "groups" if labels else "labels"
         raise InputError(
             f"{path} was drawn with other {what} for the same clips; use the same or draw again"

@@ -393,7 +393,7 @@ def _inflation(task: _Task, guarded: Sequence[Result], ci: str) -> list[Inflatio
     for draw in task.draws:
         side = task.side
         drawn = np.isin(side.clips.codes, np.unique(draw.classes))
-        if not drawn.all():
+        if side.clips.targets is None and not drawn.all():
             side = side.keep(drawn)
         mixed = draw_again(side.clips, draw, groups="mixed")
         own = (row for row in guarded if row.shots == draw.sampling()["shots"])

@@ -36,6 +36,8 @@ def episodes_table(result: Mapping[str, Any]) -> None:
     if drawn["task"] != CLASSIC:
         settings = [f"{key}={drawn[key]:g}" for key in TOLD if key in drawn]
         asked = f"{drawn['task']} ({', '.join(settings)})"
+        if "measure" in drawn:
+            asked += f", {drawn['measure'].replace('_', ' ')}"
     wrapped(
         f"{asked}, {drawn['episodes']} episodes; "
         f"{drawn['clips']} clips of {drawn['classes']} classes, split {drawn['split']}, {apart}"
