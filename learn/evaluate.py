@@ -3,44 +3,37 @@
 Shapes: V = clips, D = size of a vector, E = episodes.
 """
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from math import hypot
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
-from torch import Tensor
 
 from learn import episode_files, intervals, own_head, pools, views
-from learn.answers import NOTHING, tally
 from learn.data import Clips, choose_split, splits
-from learn.episodes import CLASSIC, FAMILY, GROUPS, Episodes, draw_again, pool_of
-from learn.heads import BesideHead, Context, Head
-from learn.measures import View, measure
+from learn.episodes import CLASSIC, FAMILY, GROUPS, Episodes, pool_of
+from learn.heads import Head
 from learn.missing import Drop, curves
-from learn.results import EpisodesResult, Inflation, Result
+from learn.results import EpisodesResult
 from learn.runs import Run
-from learn.score import MEMORY, scorer
+from learn.score import MEMORY
+from learn.scoring import Scoring, check_guard, makes_use, possible, worth_of_guard
 from learn.sides import (
     NONE,
     Side,
-    crossed,
     features_of,
     in_play,
     load_side,
     modalities_of,
     runs_of,
     same_feature,
-    vectors_of,
     where_is,
 )
 from learn.until import BLOCK, MOST, Until, draw_until
 from store import open as open_store
 from store import plugins, read_manifest
-from store.errors import ConfigError, InputError, NotEnoughClips
+from store.errors import ConfigError
 
 if TYPE_CHECKING:
     from store import Feature, Manifest
@@ -48,7 +41,6 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int, str], None]
 
 EPISODES = 10_000
-TUNING = 600  # episodes of the val split
 
 
 def run_episodes(
@@ -127,7 +119,7 @@ def run_episodes(
     store = open_store(store_path)
     table = read_manifest(manifest) if manifest else store.manifest()
     asked = {"visual": visual, "audio": audio}
-    both = _makes_use(every, "other")
+    both = makes_use(every, "other")
     if (support or query) and not both:
         named = views.cells(support, query, ())
         asked = {m: name for m, name in asked.items() if m in modalities_of(named)}
@@ -154,7 +146,7 @@ def run_episodes(
         other = load_side(labels, others, split=queried, label=label, group=group)
         if pool != "split":
             raise ConfigError(f"--task {task} has no queries from elsewhere; leave --query-… out")
-        side = crossed(side, other, same_store=query_store in (None, store_path))
+        side = pools.crossed(side, other, same_store=query_store in (None, store_path))
     asked_of: dict[str, int | str] = {
         "ways": ways,
         "queries": queries,
@@ -167,13 +159,14 @@ def run_episodes(
     else:
         draws = _draw(side.clips, task, shots, asked_of, seed)
     if inflation:
-        _check_guard(side.clips, draws[0])
+        check_guard(side.clips, draws[0])
     base = None
     if drop or any(head.centred_by == "base" for head in every):
         base = _base(table, features, chosen)
-    scored = _Task(
-        heads=built, runs=runs, cells=_possible(runs, cells, side), features=features, side=side,
+    scored = Scoring(
+        heads=built, runs=runs, cells=possible(runs, cells, side), features=features, side=side,
         base=base, draws=draws, memory=memory, val=val,
+        ids=frozenset(clip.partition("/")[2] if asker else clip for clip in side.clips.ids),
     )  # fmt: skip
     reached = None
     if until:
@@ -221,111 +214,12 @@ def run_episodes(
         results.append(result)
         if progress:
             progress(len(results), scored.size, "")
-    inflated = _inflation(scored, results, ci) if inflation else None
+    inflated = worth_of_guard(scored, results, ci) if inflation else None
     missing = None if points is None else list(points)
     return EpisodesResult(
         sampling=sampling, clips=side.clips, draws=draws, results=results, inflation=inflated,
         missing=missing,
     )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Task:
-    """All that is to be scored."""
-
-    heads: Mapping[str, Mapping[str, Head]]  # by projection, as the next two
-    runs: Mapping[str, Run | None]
-    cells: Mapping[str, Sequence[tuple[str, str]]]  # by projection: pairs of modes it can compare
-    features: Mapping[str, "Feature"]
-    side: Side
-    base: Side | None
-    draws: Sequence[Episodes]
-    memory: int
-    val: Side | None  # of the same kind as `side`, to choose settings on
-
-    @property
-    def size(self) -> int:
-        each = (len(self.cells[name]) * len(heads) for name, heads in self.heads.items())
-        return sum(each) * len(self.draws)
-
-    def results(self, ci: str) -> Iterator[Result]:
-        """Row by row; vectors are made once per projection, tables of products once per head."""
-        ids = set(self.side.clips.ids)
-        queries = sum(draw.query.size for draw in self.draws)
-        balanced = all(draw.balanced for draw in self.draws)
-        tuned = self._tuned()
-        for projection, run in self.runs.items():
-            vectors = vectors_of(self.side.rows, run)
-            of_val = vectors_of(self.val.rows, run) if self.val and tuned else None
-            of_base = vectors_of(self.base.rows, run) if self.base else None
-            heads = self.heads[projection]
-            names = self._names(heads.values(), run)
-            seen = len(run.trained_on & ids) if run else 0
-            for cell in self.cells[projection]:
-                pair = views.pair(vectors, *cell, common=run is not None)
-                pair = pair if names is None else pair.with_names(names)
-                base = views.pair(of_base, *cell, common=run is not None) if of_base else None
-                val = views.pair(of_val, *cell, common=run is not None) if of_val else None
-                notes = (self.features[modality].notes for modality in modalities_of([cell]))
-                untrained = any(bool(of_feature.get("untrained")) for of_feature in notes)
-                for spec, head in heads.items():
-                    begun = time.monotonic()
-                    context = _context(pair, base, balanced)
-                    score = None
-                    if any(draw.measure == "accuracy" for draw in self.draws):
-                        score = scorer(head, pair, context, queries=queries, memory=self.memory)
-                    for i, draw in enumerate(self.draws):
-                        found = measure(
-                            self.side.clips, draw, View(head, pair, context), score=score,
-                            tuned=(tuned[i], View(head, val, context)) if tuned and val else None,
-                        )  # fmt: skip
-                        right, answered = found.of_episodes, found.answered
-                        yield Result(
-                            head=spec,
-                            projection=projection,
-                            support=cell[0],
-                            query=cell[1],
-                            ways=draw.ways,
-                            shots=draw.sampling()["shots"],
-                            queries=draw.sampling()["queries"],
-                            episodes=len(draw),
-                            accuracy=float(right.mean()),
-                            ci95=intervals.ci95(right, ci),
-                            ci_method=ci,
-                            clips=len(self.side.clips),
-                            seconds=round(time.monotonic() - begun, 3),
-                            untrained=untrained,
-                            transductive=head.transductive,
-                            centred_by=head.centred_by,
-                            seen_in_training=seen,
-                            trained=views.mode_of(run.features) if run else NONE,
-                            metric=draw.measure,
-                            parts=found.parts,
-                            of_episodes=right,
-                            answers=NOTHING
-                            if answered is None
-                            else tally(self.side.clips, draw, answered),
-                        )
-                        begun = time.monotonic()
-
-    def _tuned(self) -> list[Episodes]:
-        """Episodes of the val split, one draw for each of ours; none where it has too few clips."""
-        if self.val is None:
-            return []
-        try:
-            return [
-                draw_again(self.val.clips, draw, episodes=min(TUNING, len(draw)))
-                for draw in self.draws
-            ]
-        except NotEnoughClips:
-            return []
-
-    def _names(self, heads: Iterable[Head], run: Run | None) -> Float[Tensor, "C E"] | None:
-        """Vectors of the classes, where a head wants them and the run can give them."""
-        wanted = _makes_use(heads, "names")
-        if run is None or not wanted or not run.knows_names:
-            return None
-        return run.class_embeddings(self.side.clips.classes)
 
 
 def _name(task: str) -> str:
@@ -338,83 +232,12 @@ def _head(spec: str, run: Run | None) -> Head:
     return plugins.build("learn.heads", spec)
 
 
-def _possible(
-    runs: Mapping[str, Run | None], cells: Sequence[tuple[str, str]], side: Side
-) -> dict[str, list[tuple[str, str]]]:
-    """The cells of each projection, found by one clip.
-
-    Raises:
-        InputError: a projection has none, or a cell has no projection.
-    """
-    found, reasons = {}, dict[tuple[str, str], str]()
-    one = side.keep(np.arange(len(side.clips)) < 1)
-    for projection, run in runs.items():
-        known = vectors_of(one.rows, run)
-        why = {c: views.refusal(known, *c, common=run is not None) for c in cells}
-        found[projection] = [cell for cell in cells if not why[cell]]
-        reasons |= {cell: told for cell, told in why.items() if told}
-        if not found[projection]:
-            raise InputError(next(told for told in why.values() if told))
-    for cell in cells:
-        if not any(cell in able for able in found.values()):
-            raise InputError(reasons[cell])
-    return found
-
-
-def _makes_use(heads: Iterable[Head], what: str) -> bool:
-    """Does one of them learn from this beside the shots?"""
-    return any(isinstance(head, BesideHead) and what in head.beside for head in heads)
-
-
 def _base(manifest: "Manifest", features: Mapping[str, "Feature"], split: str) -> Side | None:
     """The clips of the split `train`, where it is none of those scored."""
     if split in ("all", "train") or "train" not in splits(manifest):
         return None
     side = load_side(manifest, features, split="train", label=None, group=NONE)
     return side if len(side.clips) else None
-
-
-def _check_guard(clips: Clips, draw: Episodes) -> None:
-    """Raises:
-    ConfigError: there is no guard whose worth could be told.
-    """
-    if clips.groups is None:
-        raise ConfigError(
-            "--inflation needs to know which clips are of one source: give the manifest a column "
-            "'group', or name one with --group"
-        )
-    if draw.facts.get("groups") == "mixed":
-        raise ConfigError("--inflation is against groups apart; leave out --groups mixed")
-
-
-def _inflation(task: _Task, guarded: Sequence[Result], ci: str) -> list[Inflation]:
-    """What each result would gain if groups could meet: other episodes of the same classes."""
-    found = []
-    for draw in task.draws:
-        side = task.side
-        drawn = np.isin(side.clips.codes, np.unique(draw.classes))
-        if side.clips.targets is None and not drawn.all():
-            side = side.keep(drawn)
-        mixed = draw_again(side.clips, draw, groups="mixed")
-        own = (row for row in guarded if row.shots == draw.sampling()["shots"])
-        for one, other in zip(
-            own, replace(task, side=side, draws=[mixed]).results(ci), strict=True
-        ):
-            both = one.ci95, other.ci95
-            found.append(
-                Inflation(
-                    head=one.head,
-                    projection=one.projection,
-                    support=one.support,
-                    query=one.query,
-                    shots=one.shots,
-                    guarded=one.accuracy,
-                    mixed=other.accuracy,
-                    inflation=other.accuracy - one.accuracy,
-                    ci95=None if None in both else hypot(*(half or 0.0 for half in both)),
-                )
-            )
-    return found
 
 
 def _draw(
@@ -431,13 +254,3 @@ def _draw(
         counts = [{}]
     built = [plugins.build(FAMILY, plugins.Spec(spec.name, given | one)) for one in counts]
     return [one(clips, seed=seed) for one in built]
-
-
-def _context(pair: views.Pair, base: views.Pair | None, balanced: bool = True) -> Context:
-    return Context(
-        balanced=balanced,
-        blocks=pair.blocks,
-        support_mean=None if base is None else base.support.mean(0),
-        query_mean=None if base is None else base.query.mean(0),
-        origin=pair.support.mean(0),
-    )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from learn.data import BASE, QUERY, SHOT, splits
+from learn.data import BASE, QUERY, SHOT, Clips, concatenated, splits
 from learn.sides import Side
 from store.errors import InputError
 
@@ -63,3 +63,45 @@ def generalised(
     roles[here & new[codes]] = SHOT + QUERY
     side = replace(everything, clips=replace(everything.clips, roles=roles))
     return side.keep(roles > 0)
+
+
+def crossed(support: Side, query: Side, *, same_store: bool) -> Side:
+    """Shots from one set of clips and queries from another, of the classes that both have.
+
+    Ids say which; groups of the two are others, whatever their names. Within one store no clip is
+    on both sides.
+
+    Raises:
+        InputError: too few classes have one name in both.
+    """
+    if same_store:
+        query = query.keep(~np.isin(query.clips.ids, support.clips.ids))
+    shared = sorted(set(support.clips.classes) & set(query.clips.classes))
+    if len(shared) < 2:
+        raise InputError(
+            f"{len(shared)} classes have one name in both sets of clips, of "
+            f"{len(support.clips.classes)} to learn from and {len(query.clips.classes)} to ask "
+            "about; name classes alike, or bring labels with --manifest and --query-manifest"
+        )
+    parts = []
+    for name, role, side in (("query", QUERY, query), ("support", SHOT, support)):
+        places = np.flatnonzero(np.isin(side.clips.classes, shared))
+        kept = side.keep(np.isin(side.clips.codes, places))
+        parts.append((name, role, kept))
+    groups, first = [], 0
+    for _, _, side in parts:
+        own = side.clips.groups
+        own = np.arange(len(side.clips), dtype=np.int32) if own is None else own
+        groups.append((own + first).astype(np.int32))
+        first += int(own.max(initial=-1)) + 1
+    clips = Clips(
+        ids=tuple(f"{name}/{clip}" for name, _, side in parts for clip in side.clips.ids),
+        codes=np.concatenate([side.clips.codes for _, _, side in parts]),
+        classes=tuple(shared),
+        groups=np.concatenate(groups),
+        split=support.clips.split,
+        roles=np.concatenate([np.full(len(s.clips), role, np.int32) for _, role, s in parts]),
+    )
+    rows = {m: concatenated([side.rows[m] for _, _, side in parts]) for m in support.rows}
+    dropped = {what: n + query.dropped.get(what, 0) for what, n in support.dropped.items()}
+    return Side(clips=clips, rows=rows, dropped=dropped)

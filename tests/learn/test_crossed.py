@@ -6,7 +6,8 @@ import pytest
 import learn
 import store
 from learn.data import QUERY, SHOT
-from learn.sides import crossed, load_side
+from learn.pools import crossed
+from learn.sides import load_side
 from learn.tables import episodes_table
 from store import testing
 from store.errors import InputError
@@ -87,6 +88,20 @@ def test_from_the_stores_to_the_result(filled, manifests, tmp_path, capsys):
         assert [r.accuracy for r in again.results] == [r.accuracy for r in found.results]
     with pytest.raises(InputError, match="another manifest or split"):
         learn.run_episodes(filled, manifest=where / "a.csv", episodes_file=file)
+
+
+def test_clips_that_a_projection_was_trained_on_are_known_again(filled, manifests, tmp_path):
+    where, _ = manifests
+    settings = ("optimiser.epochs=1", "projection.hidden=8", "data.split=all")
+    learn.train(
+        filled, "infonce", settings=settings, manifest=where / "a.csv", run_dir=tmp_path / "run"
+    )
+    found = learn.run_episodes(
+        filled, **FEW, manifest=where / "a.csv", query_manifest=where / "b.csv",
+        projections=(tmp_path / "run",),
+    )  # fmt: skip
+    shots = sum(clip.startswith("support/") for clip in found.clips.ids)
+    assert {row.seen_in_training for row in found.results} == {shots}
 
 
 def test_another_store_must_have_the_very_feature(filled, tmp_path):

@@ -9,8 +9,8 @@ import torch
 import learn
 import store
 from learn.data import choose_feature, load_clips, load_rows
-from learn.evaluate import _context
 from learn.intervals import ci95
+from learn.scoring import context_of
 from learn.views import Pair
 from store import testing
 from store.errors import (
@@ -174,10 +174,10 @@ def test_each_side_is_centred_by_the_base_split_in_its_own_mode():
         )
         for shift in (0.0, 5.0)
     )
-    context = _context(scored, base)
+    context = context_of(scored, base)
     torch.testing.assert_close(context.support_mean, base.support.mean(0))
     torch.testing.assert_close(context.query_mean, base.query.mean(0))
-    assert _context(scored, None).query_mean is None
+    assert context_of(scored, None).query_mean is None
 
 
 def test_another_manifest_brings_labels_of_another_task(filled, tmp_path):
