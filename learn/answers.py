@@ -3,7 +3,7 @@
 A pair is told beside how often it could have been confused at all, because a class meets few of the
 others in an episode.
 
-Shapes: E = episodes, M = queries, N = ways, C = classes.
+Shapes: E = episodes, M = queries, N = ways, C = classes, P = pairs of classes.
 """
 
 from collections.abc import Sequence
@@ -18,6 +18,7 @@ from learn.episodes import Episodes
 
 PAIRS = 30  # of one result, most confused first
 EXAMPLES = 3  # clips of a pair
+TABLE = 4_000_000  # pairs that are counted in a table; more are sorted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,29 +65,33 @@ NOTHING = Answers(classes=(), confusions=())  # of queries with several right an
 
 def tally(clips: Clips, draw: Episodes, answered: Int[np.ndarray, "E M"]) -> Answers:
     """How the classes fared, where `answered` are positions among the ways of each episode."""
-    real = draw.query >= 0
-    truth = draw.classes[:, draw.answers]
-    answer = np.take_along_axis(draw.classes, np.maximum(answered, 0), axis=1)
-    asked = np.bincount(truth[real], minlength=len(clips.classes))
-    right = np.bincount(truth[real & (truth == answer)], minlength=len(clips.classes))
-    wrong = np.flatnonzero((real & (truth != answer)).ravel())
-    pairs, times = np.unique(
-        np.stack([truth.ravel()[wrong], answer.ravel()[wrong]]), axis=1, return_counts=True
-    )
-    most = np.lexsort((pairs[1], pairs[0], -times))[:PAIRS]
-    queries_of = _queries(draw, len(clips.classes))
+    size = len(clips.classes)
+    truth = draw.classes[:, draw.answers].ravel()
+    answer = np.take_along_axis(draw.classes, np.maximum(answered, 0), axis=1).ravel()
+    query = draw.query.ravel()
+    if query.min() < 0:
+        real = query >= 0
+        truth, answer, query = truth[real], answer[real], query[real]
+    wrong = np.flatnonzero(truth != answer)
+    asked = np.bincount(truth, minlength=size)
+    right = asked - np.bincount(truth[wrong], minlength=size)
+    pair = truth[wrong].astype(np.int64) * size + answer[wrong]
+    pairs, times = _counted(pair, size**2)
+    most = np.lexsort((pairs, -times))[:PAIRS]
+    shown = np.isin(pair, pairs[most])  # the examples are among these few
+    pair, query = pair[shown], query[wrong[shown]]
+    queries_of = _queries(draw, size)
     met = queries_of >= 0
-    queries = draw.query.ravel()[wrong]
     confusions = []
-    for t, a, n in zip(*pairs[:, most].tolist(), times[most].tolist(), strict=True):
-        of_pair = (truth.ravel()[wrong] == t) & (answer.ravel()[wrong] == a)
+    for key, n in zip(pairs[most].tolist(), times[most].tolist(), strict=True):
+        t, a = divmod(key, size)
         confusions.append(
             Confusion(
                 truth=clips.classes[t],
                 answer=clips.classes[a],
                 times=n,
                 of=int(queries_of[met[:, t] & met[:, a], t].sum()),
-                clips=_most_often(clips.ids, queries[of_pair]),
+                clips=_most_often(clips.ids, query[pair == key]),
             )
         )
     return Answers(
@@ -96,6 +101,17 @@ def tally(clips: Clips, draw: Episodes, answered: Int[np.ndarray, "E M"]) -> Ans
         ),
         confusions=tuple(confusions),
     )
+
+
+def _counted(
+    keys: Int[np.ndarray, "_"], size: int
+) -> tuple[Int[np.ndarray, "P"], Int[np.ndarray, "P"]]:
+    """The keys that occur, all less than `size`, and how often."""
+    if size > TABLE:
+        return np.unique(keys, return_counts=True)
+    counts = np.bincount(keys, minlength=size)
+    there = np.flatnonzero(counts)
+    return there, counts[there]
 
 
 def _queries(draw: Episodes, classes: int) -> Int[np.ndarray, "E C"]:

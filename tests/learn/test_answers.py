@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import learn
+from learn import answers
 from learn.answers import EXAMPLES, PAIRS, tally
 from learn.data import Clips
 from learn.episodes import Episodes
@@ -66,6 +67,16 @@ def test_the_counts_are_those_of_a_loop():
         of_pair = {clip: n for (t, a, clip), n in who.items() if (t, a) == (c.truth, c.answer)}
         assert [e.times for e in c.clips] == sorted(of_pair.values(), reverse=True)[:EXAMPLES]
         assert all(of_pair[e.clip_id] == e.times for e in c.clips)
+
+
+def test_many_classes_are_counted_by_sorting_to_the_same_end(monkeypatch):
+    rng = np.random.default_rng(1)
+    of = clips(30, 8)
+    draw = drawn(of, 5, 1, 4, 80, rng)
+    answered = rng.integers(0, 5, draw.query.shape)
+    by_table = tally(of, draw, answered)
+    monkeypatch.setattr(answers, "TABLE", 0)
+    assert tally(of, draw, answered) == by_table
 
 
 def test_where_nothing_is_wrong_nothing_is_confused():
