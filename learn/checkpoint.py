@@ -62,9 +62,10 @@ def load(run_dir: Path) -> tuple[dict[str, dict[str, Tensor]], Any] | None:
 
 
 def remove(run_dir: Path) -> None:
-    """A finished training needs none."""
-    for name in (NAME, f".{NAME}.unfinished"):
-        (run_dir / name).unlink(missing_ok=True)
+    """A finished training needs none, nor what a kill left of one."""
+    strays = run_dir.glob(".tmp*")  # safetensors writes there first
+    for path in (run_dir / NAME, run_dir / f".{NAME}.unfinished", *strays):
+        path.unlink(missing_ok=True)
 
 
 def pack_optimiser(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -289,8 +289,10 @@ def same_files(whole, parts):
     return names
 
 
-@pytest.mark.parametrize("after", [1, 5, 8, 13, 18, 23])
-@pytest.mark.parametrize("memory", ["8GiB", "20kB"])
+@pytest.mark.parametrize(
+    ("after", "memory"),
+    [*((after, "8GiB") for after in (1, 5, 8, 13, 18, 23)), (5, "20kB"), (18, "20kB")],
+)
 def test_a_killed_training_goes_on_bit_for_bit(paired, tmp_path, monkeypatch, after, memory):
     """Killed after any step, of any stage and round, with a checkpoint some steps before."""
     how = ("optimiser.bucket=2", f"data.memory={memory}")
@@ -422,3 +424,14 @@ def test_scalars_reach_tensorboard(paired, tmp_path):
     drawn.Reload()
     losses = [one.value for one in drawn.Scalars("main/epoch/val_loss")]
     assert losses[done.best_epoch] == pytest.approx(done.val_loss)
+
+
+def test_what_a_kill_left_of_a_file_goes(paired, tmp_path, monkeypatch):
+    """Kills while a checkpoint is written leave the writer's own file behind."""
+    dying(monkeypatch, 2)
+    with pytest.raises(Killed):
+        learn.train(paired, "infonce", settings=QUICK, run_dir=tmp_path / "r")
+    monkeypatch.undo()
+    (tmp_path / "r" / ".tmpRW922d").write_bytes(b"half")
+    learn.train(paired, "infonce", settings=QUICK, run_dir=tmp_path / "r", resume=True)
+    assert not list((tmp_path / "r").glob(".*"))
