@@ -8,8 +8,9 @@ composed   trained on one half of the classes of `av_composed`, asked about the 
 action     trained on all of `av_composed`, asked about the classes of `ucf101_av` with sound
 
 Every recipe is trained as it stands, with its own settings; names of classes are sentence
-embeddings (extra `text`). Figures are percent of 5-way
-prototypes; differences are paired: the same episodes on stored vectors as they are.
+embeddings (extra `text`). Figures are percent, 5-way, by prototypes, or by the head that a run was
+trained with in episodes; differences are paired: the same episodes, prototypes of stored vectors as
+they are.
 """
 
 import argparse
@@ -27,6 +28,7 @@ import learn
 import store
 from benchmarks._table import show
 from extract import run as extraction
+from learn.objectives._episodic import Episodic
 from learn.runs import load_run
 
 MODES = {"visual": "v", "audio": "a", "av": "av"}
@@ -71,15 +73,17 @@ def halves(store_path: Path, folder: Path) -> list[Path]:
 
 def asked(store_path: Path, run: Path, modes: Sequence[str], **how: Any) -> dict[Any, np.ndarray]:
     """Accuracy of every episode by projection, mode and shots."""
-    outputs = {MODES[name] for name in load_run(run).space.outputs}
+    trained = load_run(run)
+    outputs = {MODES[name] for name in trained.space.outputs}
+    head = "own" if isinstance(trained.objective, Episodic) else "prototypes"
     offered = [m for m in modes if m in outputs or (m == "av" and len(outputs) == 2)]
-    found = learn.run_episodes(
-        store_path, projections=("none", run), support=offered, **ASKED, **how
-    )
-    return {
-        ("none" if r.projection == "none" else "run", r.support, r.shots): r.of_episodes
-        for r in found.results
-    }
+    found = {}
+    for kind, by, projection in (("none", "prototypes", "none"), ("run", head, run)):
+        rows = learn.run_episodes(
+            store_path, heads=(by,), projections=(projection,), support=offered, **ASKED, **how
+        ).results
+        found |= {(kind, row.support, row.shots): row.of_episodes for row in rows}
+    return found
 
 
 def scored(name: str, found: Sequence[dict[Any, np.ndarray]], seconds: float, test: str) -> Any:
