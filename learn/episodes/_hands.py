@@ -264,7 +264,7 @@ def _chosen(
 ) -> Int32[np.ndarray, "e N most"]:
     """So many of the clips that may be, each equally likely, then -1."""
     key = np.where(may, rng.random(may.shape), 2.0)
-    order = np.argsort(key, axis=2, kind="stable")[:, :, :most]
+    order = np.argsort(key, axis=2)[:, :, :most]  # only what may not be is ever equal
     found = np.full((*counts.shape, most), -1, np.int32)
     found[:, :, : order.shape[2]] = np.take_along_axis(clips, order, axis=2)
     return np.where(np.arange(most) < counts[..., None], found, np.int32(-1))

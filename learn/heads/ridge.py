@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from learn.heads import Context, Predict, PredictFromProducts, fit_by_products
@@ -31,12 +31,23 @@ class Ridge:
     transductive = False
     centred_by = "none"  # the intercept's centring changes no answer
     by_products = True
+    uneven = True
 
     def __init__(self, config: Config) -> None:
         self.config = config
 
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
-        return fit_by_products(self, support, context)
+        if context.real is None:
+            return fit_by_products(self, support, context)
+        nothing, flat = support.new_zeros(0, support.shape[-1]), support.flatten(1, 2)
+        shots = self.embed(flat.flatten(0, 1), nothing, context)[0].view(flat.shape)
+        predict = self._solved(shots @ shots.mT, support.shape[1], context.real.flatten(1))
+
+        def of_queries(query: Float[Tensor, "E M D"]) -> Float[Tensor, "E M N"]:
+            q = self.embed(nothing, query.flatten(0, 1), context)[1].view(query.shape)
+            return predict(q @ shots.mT, q.square().sum(-1))
+
+        return of_queries
 
     def embed(
         self, support: Float[Tensor, "V D"], query: Float[Tensor, "W D"], context: Context
@@ -52,15 +63,26 @@ class Ridge:
         Raises:
             ConfigError: alpha is so small beside the products that rounding hides it.
         """
+        return self._solved(products, ways, None)
+
+    def _solved(
+        self, products: Float[Tensor, "E S S"], ways: int, real: Bool[Tensor, "E S"] | None
+    ) -> PredictFromProducts:
+        """A shot that is not there has weight 0 in every mean, so its coefficients are 0."""
         kernel = products.double()
         clips = kernel.shape[-1]
         answer = torch.eye(ways, dtype=kernel.dtype, device=kernel.device)
         answer_SN = answer.repeat_interleave(clips // ways, dim=0)
-        mean_E1S = kernel.mean(1, keepdim=True)
-        centred = kernel - mean_E1S - mean_E1S.mT + mean_E1S.mean(-1, keepdim=True)
+        there_E1S = kernel.new_ones(1, 1, clips) if real is None else real[:, None].double()
+        weight_E1S = there_E1S / there_E1S.sum(-1, keepdim=True)
+        share_E1N = weight_E1S @ answer_SN
+        mean_E1S = kernel.mean(1, keepdim=True) if real is None else weight_E1S @ kernel
+        centred = kernel - mean_E1S - mean_E1S.mT + (mean_E1S * weight_E1S).sum(-1, keepdim=True)
+        if real is not None:
+            centred = centred * there_E1S * there_E1S.mT
         # Along 1 there is nothing to solve; some weight there keeps rounding from going negative.
         along_ones = centred.diagonal(dim1=1, dim2=2).mean(-1) / clips
-        centred = centred + along_ones[:, None, None]
+        centred = centred + along_ones[:, None, None] * there_E1S * there_E1S.mT
         centred.diagonal(dim1=1, dim2=2).add_(self.config.alpha)
         factor, failed = torch.linalg.cholesky_ex(centred)
         if bool(failed.any()):
@@ -68,8 +90,9 @@ class Ridge:
                 f"ridge: alpha={self.config.alpha} is lost in rounding beside squared lengths up "
                 f"to {float(products.max()):.3g}; raise alpha or set normalise=true"
             )
-        a = torch.cholesky_solve(answer_SN - 1 / ways, factor)  # its columns sum to zero
-        b = 1 / ways - mean_E1S @ a
+        wanted = ((answer_SN - share_E1N) * there_E1S.mT).expand(len(kernel), -1, -1)
+        a = torch.cholesky_solve(wanted, factor)  # its columns sum to zero
+        b = share_E1N - mean_E1S @ a
 
         def predict(
             query: Float[Tensor, "E M S"], square: Float[Tensor, "E M"]

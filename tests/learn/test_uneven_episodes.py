@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import Ridge
 
 import learn
 from learn import episode_files
@@ -88,7 +89,7 @@ def test_a_loop_over_uneven_episodes_gives_the_same(clips):
     apart = torch.from_numpy(clips.codes / 2).float()[:, None]
     x = torch.randn(len(clips), 6, generator=rng) + apart
     pair, context = Pair(support=x, query=x, blocks=(6,)), Context(blocks=(6,))
-    for spec in ("prototypes", "prototypes:metric=cl2n,centre=support", "nearest"):
+    for spec in ("prototypes", "prototypes:metric=cl2n,centre=support", "nearest", "ridge"):
         head = plugins.build("learn.heads", spec)
         found = accuracies(drawn, scorer(head, pair, context, queries=10**6)(drawn))
         for place, (row, support, query) in enumerate(
@@ -98,11 +99,15 @@ def test_a_loop_over_uneven_episodes_gives_the_same(clips):
             centre = torch.cat(shots).mean(0) if "cl2n" in spec else torch.zeros(6)
             map_ = torch.nn.functional.normalize if "cl2n" in spec else lambda v: v
             shots = [map_(s - centre) for s in shots]
+            labels = np.repeat(np.arange(len(shots)), [len(s) for s in shots])
+            line = Ridge(alpha=1.0).fit(torch.cat(shots).double(), np.eye(len(shots))[labels])
             right = []
             for n, of_class in enumerate(query[row >= 0]):
                 for one in map_(x[of_class[of_class >= 0].astype(np.int64)] - centre):
                     if spec == "nearest":
                         far = [(s - one).square().sum(1).min() for s in shots]
+                    elif spec == "ridge":
+                        far = list(-torch.from_numpy(line.predict(one[None].double())[0]))
                     else:
                         far = [(s.mean(0) - one).square().sum() for s in shots]
                     right.append(int(torch.stack(far).argmin()) == n)
@@ -111,12 +116,12 @@ def test_a_loop_over_uneven_episodes_gives_the_same(clips):
 
 def test_heads_that_need_even_shots_or_balance_say_so(filled):
     asked = {"split": "all", "support": ("v",), "episodes": 20}
-    with pytest.raises(ConfigError, match=r"ridge needs equally many shots.*uneven=false"):
-        learn.run_episodes(filled, **asked, task="any_way_any_shot", heads=("ridge",))
+    with pytest.raises(ConfigError, match=r"logistic needs equally many shots.*uneven=false"):
+        learn.run_episodes(filled, **asked, task="any_way_any_shot", heads=("logistic",))
     with pytest.raises(ConfigError, match="pt_map needs equally many queries"):
         learn.run_episodes(filled, **asked, task="imbalanced", heads=("pt_map",))
     even = learn.run_episodes(
-        filled, **asked, task="any_way_any_shot:uneven=false", heads=("ridge", "pt_map")
+        filled, **asked, task="any_way_any_shot:uneven=false", heads=("logistic", "pt_map")
     )
     assert all(row.accuracy > 0.3 for row in even.results)
 
