@@ -56,7 +56,8 @@ def _told(draw: Episodes) -> dict[str, Any]:
 
 
 def labelled(path: Path) -> tuple[list[str], list[str]]:
-    """The ids of the clips that episodes were drawn from, and the label of each.
+    """The ids of the clips that episodes were drawn from, and the label of each; `;` separates
+    several.
 
     Raises:
         InputError: it is no such file.
@@ -64,7 +65,10 @@ def labelled(path: Path) -> tuple[list[str], list[str]]:
     try:
         with safe_open(path, framework="numpy") as file:
             told = file.metadata()
-            return json.loads(told["clips"]), json.loads(told["labels"])
+            labels = json.loads(told["labels"])
+            return json.loads(told["clips"]), [
+                x if isinstance(x, str) else ";".join(x) for x in labels
+            ]
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as fault:
         raise InputError(f"{path} is not an episodes file ({fault})") from None
 

@@ -29,7 +29,7 @@ class Row:
 
     run: Path
     told: Mapping[str, Any]  # as `learn.results.Result`
-    answers: Mapping[str, Any] | None  # as `learn.answers.Answers`
+    answers: Mapping[str, Any] | None  # as `learn.answers.Answers`, if it was kept
     features: Mapping[str, str]
 
     @property
@@ -55,11 +55,16 @@ class Question:
         return sorted({row.told["shots"] for row in self.rows})
 
     @property
+    def measure(self) -> str:
+        """What the numbers are, for people."""
+        measure = str(self.sampling.get("measure", "accuracy"))
+        return {"map": "mAP"}.get(measure, measure.replace("_", " "))
+
+    @property
     def chance(self) -> float | None:
-        """What guessing gives; None where the number of ways is not the same in every episode, or
-        the number is no accuracy."""
-        unknown = self.sampling.get("uneven") or "measure" in self.sampling
-        return None if unknown else 1 / self.sampling["ways"]
+        """What guessing gives; None where that is not one over the number of ways."""
+        other = self.sampling.get("uneven") or self.measure != "accuracy"
+        return None if other else 1 / self.sampling["ways"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -21,7 +21,7 @@ def _shown(question: Question) -> list[list[Row]]:
     for row in question.rows:
         told = row.told
         same = (told["head"], told["shots"], told["query"]) == (head, shots, told["support"])
-        if same and row.answers is not None:
+        if same and row.answers and row.answers["classes"]:
             found.setdefault((told["projection"], row.run), []).append(row)
     return list(found.values())
 
@@ -52,7 +52,7 @@ def classes(question: Question, known: Gathered, key: str) -> Iterator[Figure]:
     if not drawings:
         return
     told = shown[0][0].told
-    every = [row for row in question.rows if row.answers is not None]
+    every = [row for row in question.rows if row.answers and row.answers["classes"]]
     names = sorted({name for row in every for name in _recalls(row)})
     table = Table(
         caption="Right answers of each class, %, in every result",

@@ -4,6 +4,7 @@ Source: `learn/results.py`, `learn/answers.py` and `learn/missing.py` write what
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from learn.reporting import plots
 from learn.reporting.gathered import Gathered, Question, Row
@@ -15,9 +16,10 @@ from learn.reporting.sections import (
     Figure,
     Section,
     Table,
+    number,
     percent,
 )
-from learn.tables import CLASSIC, TOLD
+from learn.tables import CLASSIC, NOT_SHARES, TOLD
 
 
 def of_question(question: Question, known: Gathered, key: str, title: str) -> Section:
@@ -75,7 +77,7 @@ def _shots(question: Question, known: Gathered, key: str) -> Figure:
     lows = [row.told["accuracy"] - (row.told["ci95"] or 0) for row in question.rows]
     low = max(0.0, min([question.chance or 1.0, *lows]) - 0.04)
     drawings = []
-    for number, modes in enumerate(_together(question, known)):
+    for place, modes in enumerate(_together(question, known)):
         drawn: list[Line] = []
         for mode in modes:
             some = [row for row in question.rows if row.mode == mode]
@@ -95,12 +97,12 @@ def _shots(question: Question, known: Gathered, key: str) -> Figure:
         best = max((line.y[-1], line.name) for line in drawn)
         drawings.append(
             plots.lines(
-                f"{key}-shots{number}", name,
-                f"Accuracy in percent of {len(drawn)} results, {name}, against the number of "
-                f"shots. The highest at {question.shots[-1]} shots is {100 * best[0]:.1f} percent "
-                f"({best[1]})"
+                f"{key}-shots{place}", name,
+                f"{question.measure} in percent of {len(drawn)} results, {name}, against the "
+                f"number of shots. The highest at {question.shots[-1]} shots is "
+                f"{100 * best[0]:.1f} percent ({best[1]})"
                 + (f"; chance is {100 * question.chance:.1f}." if question.chance else "."),
-                drawn, x_label="shots a class", y_label="accuracy, %", every_x=True,
+                drawn, x_label="shots a class", y_label=f"{question.measure}, %", every_x=True,
                 y_range=(low, 1.01), reference=chance_line(question),
             )
         )  # fmt: skip
@@ -115,12 +117,16 @@ def _shots(question: Question, known: Gathered, key: str) -> Figure:
     ]  # fmt: skip
     columns = ("result", "mode", "shots", "%", "± 95 %", "episodes", "interval", "notes")
     return Figure(
-        title="Accuracy against shots",
+        title=f"{_capital(question.measure)} against shots",
         lead="A drawing for each mode; bars are 95 % intervals over episodes of these clips, and "
         "say nothing of other clips or classes.",
         drawings=tuple(drawings),
-        tables=(Table(caption="Accuracy", columns=columns, rows=tuple(table)),),
+        tables=(Table(caption=_capital(question.measure), columns=columns, rows=tuple(table)),),
     )
+
+
+def _capital(measure: str) -> str:
+    return measure if measure == "mAP" else measure.capitalize()
 
 
 def _together(question: Question, known: Gathered) -> list[list[str]]:
@@ -148,7 +154,17 @@ def _marks(row: Row) -> str:
         f"{told['seen_in_training']} clips seen in training": told["seen_in_training"],
         f"centred by {told['centred_by']}": told["centred_by"] != "none",
     }
-    return ", ".join(mark for mark, holds in marks.items() if holds)
+    parts = [
+        f"{part.replace('_', ' ')} {_part(part, value)}"
+        for part, value in told.get("parts", {}).items()
+    ]
+    return ", ".join([mark for mark, holds in marks.items() if holds] + parts)
+
+
+def _part(name: str, value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return number(value) if name in NOT_SHARES else percent(value)
 
 
 # ── which modality ───────────────────────────────────────────────────────────────────────────────
@@ -171,8 +187,8 @@ def _matrices(question: Question, known: Gathered, key: str) -> Iterator[Figure]
     ]  # fmt: skip
     yield Figure(
         title="Which modality",
-        lead="v is sight, a is sound, av is both; the stronger the colour, the further above "
-        "chance. "
+        lead="v is sight, a is sound, av is both; the stronger the colour, the higher. "
+        ""
         + (
             "What is learnt from (support) against what is asked about (query); results without "
             "an answer across modalities are in the table."
@@ -194,7 +210,7 @@ def _support_and_query(question: Question, known: Gathered, key: str) -> Iterato
     """A matrix for every result that answers across modalities."""
     supports = _in_order({row.told["support"] for row in question.rows})
     queries = _in_order({row.told["query"] for row in question.rows})
-    number = 0
+    count = 0
     for shots in question.shots:
         of_shots = [row for row in question.rows if row.told["shots"] == shots]
         for name, rows in _series(of_shots, question, known):
@@ -206,20 +222,20 @@ def _support_and_query(question: Question, known: Gathered, key: str) -> Iterato
             }
             best = max(cells, key=lambda cell: cells[cell][0])
             yield plots.matrix(
-                f"{key}-matrix{number}", f"{shots}-shot, {name}",
-                "Accuracy in percent by the modes of support and query. The highest is support "
-                f"{best[0]}, query {best[1]}: {100 * cells[best][0]:.1f}.",
+                f"{key}-matrix{count}", f"{shots}-shot, {name}",
+                f"{question.measure} in percent by the modes of support and query. The highest is "
+                f"support {best[0]}, query {best[1]}: {100 * cells[best][0]:.1f}.",
                 supports, queries, cells,
                 row_label="support", column_label="query", lowest=question.chance or 0.0,
             )  # fmt: skip
-            number += 1
+            count += 1
 
 
 def _result_and_mode(question: Question, known: Gathered, key: str) -> Iterator[Drawing]:
     """A matrix for every number of shots, where nothing is asked across modalities."""
     names = list(dict.fromkeys(named(row, question, known) for row in question.rows))
     modes = _in_order(set(question.modes))
-    for number, shots in enumerate(question.shots):
+    for count, shots in enumerate(question.shots):
         cells = {
             (named(row, question, known), row.mode): (row.told["accuracy"], row.told["ci95"])
             for row in question.rows
@@ -227,9 +243,9 @@ def _result_and_mode(question: Question, known: Gathered, key: str) -> Iterator[
         }
         best = max(cells, key=lambda cell: cells[cell][0])
         yield plots.matrix(
-            f"{key}-matrix{number}", f"{shots}-shot",
-            f"Accuracy in percent of {len(names)} results by mode. The highest is {best[0]} by "
-            f"{best[1]}: {100 * cells[best][0]:.1f}.",
+            f"{key}-matrix{count}", f"{shots}-shot",
+            f"{question.measure} in percent of {len(names)} results by mode. The highest is "
+            f"{best[0]} by {best[1]}: {100 * cells[best][0]:.1f}.",
             names, modes, cells,
             row_label="", column_label="mode", lowest=question.chance or 0.0,
         )  # fmt: skip

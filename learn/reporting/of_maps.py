@@ -31,6 +31,9 @@ def of_maps(
         if where is None:
             notes.append("No map: this result does not say which store it came from.")
             continue
+        if "query_store" in told:
+            notes.append("No map: shots and queries are of two collections.")
+            continue
         clips, classes = episode_files.labelled(saved.path / "episodes.safetensors")
         for projection in dict.fromkeys(row["projection"] for row in saved.result["results"]):
             if (where, str(features), projection) in drawn:

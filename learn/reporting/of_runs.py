@@ -17,7 +17,7 @@ def of_evaluation(evaluated: Evaluated, known: Gathered, key: str) -> Section:
     """What a protocol found: its metrics, and bars of the classes where it tells of them."""
     told = evaluated.told
     data, rows = told["data"], told["results"]
-    settings = ", ".join(f"{k} {v}" for k, v in told["settings"].items())
+    settings = ", ".join(f"{k} {v}" for k, v in told["settings"].items() if v != "")
     section = Section(
         key=key,
         title=f"{known.names[str(evaluated.path)]}: {told['protocol']}",

@@ -434,3 +434,27 @@ def test_episodes_of_other_shapes_are_reported_without_chance(filled, tmp_path):
     assert "task imbalanced" in even
     assert "chance is" in even
     assert "chance is" not in uneven
+
+
+def test_what_is_no_accuracy_is_not_called_so(tmp_path):
+    import store
+
+    testing.fill(tmp_path / "s", clips=300, rows=2, dim=8, classes=12)
+    few = {"episodes": 20, "queries": 3, "support": ("v",)}
+    found = learn.run_episodes(tmp_path / "s", task="generalised", ways=2, **few)
+    found.save(tmp_path / "both")
+    clips = store.open(tmp_path / "s").manifest().clip_ids
+    lines = [f"{c},{c},a{i % 4};b{i % 3}" for i, c in enumerate(clips)]
+    (tmp_path / "m.csv").write_text("\n".join(["path,clip_id,label", *lines]))
+    several = {"task": "multi_label", "manifest": tmp_path / "m.csv", "ways": 3}
+    learn.run_episodes(tmp_path / "s", **several, **few).save(tmp_path / "several")
+    learn.report((tmp_path / "both", tmp_path / "several"), tmp_path / "r.html", map_by="pca")
+    both, several = Page((tmp_path / "r.html").read_text()).html.split("</h2>")[2:4]
+    assert "Harmonic mean against shots" in both
+    assert "mAP against shots" in several
+    (row,) = result(tmp_path / "both")["results"]
+    (cell,) = Page(both).rows("Harmonic mean")
+    assert cell["%"] == shown(row["accuracy"])
+    assert f"unseen {shown(row['parts']['unseen'])}" in cell["notes"]
+    assert "a1;b2" in several  # on the map
+    assert "chance" not in several
