@@ -14,7 +14,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	@touch $@
 
 # Renders labelled clips, some silent and some broken, extracts with random weights (the published
-# ones are a download), asks few-shot questions, trains a common space, and asks again.
+# ones are a download), trains a common space, asks few-shot questions with and without it, and writes a page.
 demo: $(VENV)/.ready
 	rm -rf $(DEMO)
 	$(BIN)/extract synth $(DEMO)/clips --classes 20 --clips 12 --silent 0.04 --broken 0.02
@@ -23,7 +23,9 @@ demo: $(VENV)/.ready
 	$(BIN)/store info $(DEMO)/store
 	$(BIN)/learn train $(DEMO)/store --recipe infonce -o $(DEMO)/run
 	$(BIN)/learn episodes $(DEMO)/store --shots 1 --shots 5 --queries 5 --episodes 2000 \
-	    --head prototypes --head nearest --head logistic --projection none --projection $(DEMO)/run
+	    --head prototypes --head nearest --head logistic --projection none --projection $(DEMO)/run \
+	    -o $(DEMO)/results
+	$(BIN)/learn report $(DEMO)/results $(DEMO)/run -o $(DEMO)/report.html --media $(DEMO)/clips
 
 test: $(VENV)/.ready
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
