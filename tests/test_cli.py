@@ -234,6 +234,30 @@ def test_episodes_keep_their_json_contract(call, filled, tmp_path):
     assert {row["support"] for row in result["results"]} == {"v", "a", "av"}
 
 
+def test_what_episodes_can_be_asked_beside_accuracy(call, filled):
+    words = ("--queries", "3", "--split", "all", "--episodes", "30")
+    more = ("--drop", "v,a", "--drop-rates", "0,1", "--fill", "zero,ignored", "--inflation")
+    code, out, err = call("learn", "episodes", filled, *words, *more, "--support", "v,av", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert [row["support"] for row in found["results"]] == ["v", "av"]
+    assert len(found["inflation"]) == 2
+    points = {(p["dropped"], p["fusion"], p["fill"], p["rate"]) for p in found["missing"]}
+    ways = [("early", "zero"), ("late", "zero"), ("late", "ignored")]
+    assert points == {(m, *way, rate) for m in "va" for way in ways for rate in (0.0, 1.0)}
+    until = ("--until-ci", "0.05", "--max-episodes", "300", "--groups", "strict")
+    code, out, err = call("learn", "episodes", filled, *words, *until, "--json")
+    assert code == 0, err
+    told = json.loads(out)["episodes"]
+    assert (told["groups"], told["until_ci"], told["episodes"] % 30) == ("strict", 0.05, 0)
+    names = [one["name"] for one in json.loads(call("learn", "tasks", "--json")[1])["tasks"]]
+    assert names == plugins.names("learn.episodes")
+    imbalanced = call("learn", "episodes", filled, *words, "--task", "imbalanced:alpha=1", "--json")
+    assert json.loads(imbalanced[1])["episodes"]["alpha"] == 1, imbalanced[2]
+    refused(call("learn", "episodes", filled, "--drop", "a", "--drop-rates", "few"), "usage")
+    refused(call("learn", "episodes", filled, "--task", "n_ways"), "unknown-plugin")
+
+
 def test_tables_fit_eighty_columns(call, filled):
     words = ("--episodes", "20", "--queries", "3", "--shots", "1", "--shots", "5", "--split", "all")
     for command in [("learn", "episodes", filled, *words), ("store", "info", filled)]:
