@@ -176,7 +176,8 @@ def matrix(
                         x, y + 0.26, f"± {100 * half:.1f}", ha="center", va="center", fontsize=9
                     )
         axes.set_xticks(range(len(columns)), columns)
-        axes.set_yticks(range(len(rows)), [_short(row, 18) for row in rows])
+        short = ["\n".join(_short(part, 18) for part in row.split(" · ")) for row in rows]
+        axes.set_yticks(range(len(rows)), short)
         axes.set_xlim(-0.5, len(columns) - 0.5)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlabel(column_label)
