@@ -56,12 +56,13 @@ def episodes_table(result: Mapping[str, Any]) -> None:
         if idle := draw["classes_never_drawn"]:
             listed = ", ".join(idle[:8]) + (", …" if len(idle) > 8 else "")
             wrapped(f"{draw['shots']}-shot without {len(idle)} classes of too few clips: {listed}")
+    most = "≤" if "max_shots" in drawn else ""  # as many as each episode came with
     shots = list(dict.fromkeys(row["shots"] for row in rows))
     lines: dict[tuple[str, str, str], dict[str, Any]] = {}
     for row in rows:
         mode = _mode(row)
         line = lines.setdefault((mode, row["projection"], row["head"]), {})
-        line[f"{row['shots']}-shot"] = _percent(row)
+        line[f"{most}{row['shots']}-shot"] = _percent(row)
     runs = list(dict.fromkeys(row["projection"] for row in rows))
     for run in runs:
         if runs != ["none"]:
@@ -75,7 +76,7 @@ def episodes_table(result: Mapping[str, Any]) -> None:
             for (mode, projection, head), line in lines.items()
             if projection == run
         ]
-        table(shown, ["mode", "head", *(f"{k}-shot" for k in shots)])
+        table(shown, ["mode", "head", *(f"{most}{k}-shot" for k in shots)])
     _stamps(rows)
     _parts_table(rows)
     if "inflation" in result:

@@ -149,7 +149,9 @@ def test_from_a_store_to_the_table(filled, task, tmp_path, capsys):
     kept = load_result(tmp_path / "run")
     assert [one.mean() for one in kept.of_episodes] == [r.accuracy for r in found.results]
     episodes_table(found.as_json())
-    assert task.partition(":")[0] in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert task.partition(":")[0] in shown
+    assert ("≤" in shown) == ("any" in task)
 
 
 def test_too_small_classes_are_named(make_clips):
