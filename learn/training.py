@@ -6,7 +6,7 @@ This module gathers what a training needs and writes what comes of it; `learn/en
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from importlib.metadata import version
@@ -22,7 +22,7 @@ from learn.engine import Engine, Scalars
 from learn.job import Job, load_job
 from learn.recipe import Recipe
 from learn.space import Space
-from store.errors import ConfigError, InputError
+from store.errors import ConfigError, InputError, MicroshotError
 
 Progress = Callable[[int, int, str], None]
 SAME = (
@@ -89,7 +89,11 @@ def train(
     if finished := _open_run(run_dir, config, told):
         return finished
     cuda = [place] if place.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda), _scalars(tensorboard) as scalars:
+    with (
+        _gone_unless_begun(run_dir),
+        torch.random.fork_rng(devices=cuda),
+        _scalars(tensorboard) as scalars,
+    ):
         torch.manual_seed(recipe_.seed)
         data, val = job.data.to(place), job.val.to(place) if job.val else None
         space = Space(recipe_, {m: rows.dim for m, rows in data.rows.items()})
@@ -134,6 +138,21 @@ def train(
     runs.finish(run_dir, result.as_json())
     checkpoint.remove(run_dir)
     return result
+
+
+@contextmanager
+def _gone_unless_begun(run_dir: Path) -> Iterator[None]:
+    """A training that is refused before its first step leaves no directory behind."""
+    try:
+        yield
+    except MicroshotError:
+        metrics = run_dir / "metrics.jsonl"
+        if not metrics.is_file() or not metrics.stat().st_size:
+            for name in ("config.json", "provenance.json", runs.LABELS, "metrics.jsonl"):
+                (run_dir / name).unlink(missing_ok=True)
+            with suppress(OSError):  # somebody else's files are in it
+                run_dir.rmdir()
+        raise
 
 
 def _device(name: str) -> torch.device:

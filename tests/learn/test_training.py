@@ -435,3 +435,14 @@ def test_what_a_kill_left_of_a_file_goes(paired, tmp_path, monkeypatch):
     (tmp_path / "r" / ".tmpRW922d").write_bytes(b"half")
     learn.train(paired, "infonce", settings=QUICK, run_dir=tmp_path / "r", resume=True)
     assert not list((tmp_path / "r").glob(".*"))
+
+
+@pytest.mark.parametrize(
+    "settings", [("stages.main.train=nobody",), ("objective.name=cjme",)], ids=["part", "names"]
+)
+def test_a_training_that_is_refused_leaves_nothing_behind(paired, tmp_path, settings):
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(STAGED.replace('"align"', '"main"'))
+    with pytest.raises((ConfigError, InputError)):
+        learn.train(paired, recipe, settings=settings, run_dir=tmp_path / "r")
+    assert not (tmp_path / "r").exists()
