@@ -121,7 +121,10 @@ def test_heads_that_need_even_shots_or_balance_say_so(filled):
     with pytest.raises(ConfigError, match="pt_map needs equally many queries"):
         learn.run_episodes(filled, **asked, task="imbalanced", heads=("pt_map",))
     even = learn.run_episodes(
-        filled, **asked, task="any_way_any_shot:uneven=false", heads=("logistic", "pt_map")
+        filled,
+        **asked,
+        task="any_way_any_shot:uneven=false,max_ways=6,max_shots=4",
+        heads=("logistic", "pt_map"),
     )
     assert all(row.accuracy > 0.3 for row in even.results)
 
