@@ -85,6 +85,11 @@ def test_classes_that_cannot_be_filled_are_named(make_clips):
     assert meetings(opposite, alone)[0] == 0
 
 
+def test_strict_draws_are_the_same_on_any_machine(make_clips):
+    clips = make_clips([16] * 4, SHARED * 4)
+    assert draw(clips, groups="strict", episodes=50).sha256[:16] == "b08105ed219d83bb"
+
+
 def test_what_cannot_be_guarded_says_why(make_clips):
     with pytest.raises(NotEnoughClips, match="column 'group'"):
         draw(make_clips([20] * 3), groups="strict")
