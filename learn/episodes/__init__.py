@@ -19,6 +19,7 @@ from jaxtyping import Bool, Int, Int32
 
 from learn.data import Clips
 from store import plugins
+from store.errors import ConfigError, choices
 
 FAMILY = "learn.episodes"
 CLASSIC = "n_way_k_shot"
@@ -180,6 +181,19 @@ class Block:
     def clips(self) -> int:
         """Of one episode."""
         return self.support[0].size + self.query.shape[1]
+
+
+def check(config: Any, **least: int) -> None:
+    """Refuse settings that are less than they may be, and words for `groups` that are none.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    for key, low in least.items():
+        if getattr(config, key) < low:
+            raise ConfigError(f"{key}={getattr(config, key)} is less than {low}")
+    if config.groups not in GROUPS:
+        raise ConfigError(f"groups={config.groups!r} is none of {choices(config.groups, GROUPS)}")
 
 
 def pool_of(task: str) -> str:

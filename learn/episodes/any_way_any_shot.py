@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Int, Int32
 
 from learn.data import Clips
-from learn.episodes import GROUPS, Episodes, _hands
-from store.errors import ConfigError, NotEnoughClips, choices
+from learn.episodes import GROUPS, Episodes, _hands, check
+from store.errors import ConfigError, NotEnoughClips
 
 LARGE = 100  # a class counts as no larger than this
 
@@ -34,9 +34,7 @@ class Config:
     groups: str = GROUPS[0]
 
     def __post_init__(self) -> None:
-        for key in ("max_queries", "max_shots", "max_support", "episodes"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"any_way_any_shot: {key}={getattr(self, key)} is less than 1")
+        check(self, max_queries=1, max_shots=1, max_support=1, episodes=1)
         if not 2 <= self.min_ways <= self.max_ways:
             raise ConfigError(
                 f"any_way_any_shot: min_ways={self.min_ways} is not from 2 to "
@@ -47,8 +45,6 @@ class Config:
                 f"any_way_any_shot: max_support={self.max_support} is less than a shot for each of "
                 f"max_ways={self.max_ways} classes"
             )
-        if self.groups not in GROUPS:
-            raise ConfigError(f"groups={self.groups!r} is none of {choices(self.groups, GROUPS)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

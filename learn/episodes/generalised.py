@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from learn.data import BASE, Clips
-from learn.episodes import GROUPS, Episodes, _hands
-from store.errors import ConfigError, NotEnoughClips, choices
+from learn.episodes import GROUPS, Episodes, _hands, check
+from store.errors import ConfigError, NotEnoughClips
 
 POOL = "base"
 MEASURE = "harmonic_mean"
@@ -34,12 +34,7 @@ class Config:
     groups: str = GROUPS[0]
 
     def __post_init__(self) -> None:
-        for key in ("ways", "shots", "queries", "base_ways", "base_shots", "episodes"):
-            low = 0 if key == "base_shots" else 1
-            if getattr(self, key) < low:
-                raise ConfigError(f"{key}={getattr(self, key)} is less than {low}")
-        if self.groups not in GROUPS:
-            raise ConfigError(f"groups={self.groups!r} is none of {choices(self.groups, GROUPS)}")
+        check(self, ways=1, shots=1, queries=1, base_ways=1, base_shots=0, episodes=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

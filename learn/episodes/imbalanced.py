@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Float, Int, Int32
 
 from learn.data import Clips
-from learn.episodes import GROUPS, Episodes, _hands
-from store.errors import ConfigError, NotEnoughClips, choices
+from learn.episodes import GROUPS, Episodes, _hands, check
+from store.errors import ConfigError, NotEnoughClips
 
 REDRAWS = 20
 
@@ -31,13 +31,9 @@ class Config:
     groups: str = GROUPS[0]
 
     def __post_init__(self) -> None:
-        for key, least in (("ways", 2), ("shots", 1), ("queries", 1), ("episodes", 1)):
-            if getattr(self, key) < least:
-                raise ConfigError(f"{key}={getattr(self, key)} is less than {least}")
+        check(self, ways=2, shots=1, queries=1, episodes=1)
         if not 0 < self.alpha < float("inf"):
             raise ConfigError(f"imbalanced: alpha={self.alpha} is not above 0 and finite")
-        if self.groups not in GROUPS:
-            raise ConfigError(f"groups={self.groups!r} is none of {choices(self.groups, GROUPS)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

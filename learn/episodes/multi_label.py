@@ -19,8 +19,8 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from learn.data import QUERY, SHOT, Clips
-from learn.episodes import GROUPS, Episodes
-from store.errors import ConfigError, NotEnoughClips, choices
+from learn.episodes import GROUPS, Episodes, check
+from store.errors import ConfigError, NotEnoughClips
 
 POOL = "targets"
 MEASURE = "map"
@@ -36,11 +36,7 @@ class Config:
     groups: str = GROUPS[0]
 
     def __post_init__(self) -> None:
-        for key, least in (("ways", 2), ("shots", 1), ("queries", 1), ("episodes", 1)):
-            if getattr(self, key) < least:
-                raise ConfigError(f"{key}={getattr(self, key)} is less than {least}")
-        if self.groups not in GROUPS:
-            raise ConfigError(f"groups={self.groups!r} is none of {choices(self.groups, GROUPS)}")
+        check(self, ways=2, shots=1, queries=1, episodes=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,8 +24,8 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32
 
 from learn.data import Clips
-from learn.episodes import GROUPS, Episodes, _hands
-from store.errors import ConfigError, NotEnoughClips, choices
+from learn.episodes import GROUPS, Episodes, _hands, check
+from store.errors import ConfigError, NotEnoughClips
 
 REDRAWS = 100
 POOL_ENTRIES = 1_000_000  # shuffled at a time: 4 MB, which a cache holds
@@ -40,11 +40,7 @@ class Config:
     groups: str = GROUPS[0]
 
     def __post_init__(self) -> None:
-        for key, least in (("ways", 2), ("shots", 1), ("queries", 1), ("episodes", 1)):
-            if getattr(self, key) < least:
-                raise ConfigError(f"{key}={getattr(self, key)} is less than {least}")
-        if self.groups not in GROUPS:
-            raise ConfigError(f"groups={self.groups!r} is none of {choices(self.groups, GROUPS)}")
+        check(self, ways=2, shots=1, queries=1, episodes=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
