@@ -10,9 +10,12 @@ machine changes the ratios little.
 """
 
 import argparse
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
 import numpy as np
@@ -23,11 +26,12 @@ from threadpoolctl import threadpool_limits
 from benchmarks._table import show
 from learn.episodes import Episodes
 from learn.heads import BesideHead, Context
-from learn.score import scorer
+from learn.score import MEMORY, scorer
 from learn.views import Pair
 from store import plugins
 
 WAYS, QUERIES, CLASSES, CLIPS, AT_ONCE = 5, 15, 20, 60, 1000
+ALLOWED = 64 << 20
 GOALS = {"prototypes": 20.0, "logistic": 20.0, "tim": 4.0, "pt_map": 4.0}
 Loop = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -223,13 +227,13 @@ LOOPS: dict[str, tuple[Loop, str]] = {
 # --- many episodes at once
 
 
-def batched(name: str, task: Task) -> Iterator[np.ndarray]:
+def batched(name: str, task: Task, memory: int = MEMORY) -> Iterator[np.ndarray]:
     """Answers of `AT_ONCE` episodes after another, E M each, as `learn episodes` gets them."""
     clips = task.clips
     pair = Pair(support=clips, query=clips, blocks=(clips.shape[1],))
     context = Context(blocks=pair.blocks, origin=clips.mean(0))
     head = plugins.build("learn.heads", name)
-    score = scorer(head, pair, context, queries=task.query.size)
+    score = scorer(head, pair, context, queries=task.query.size, memory=memory)
     queries = task.query.reshape(len(task.query), WAYS, QUERIES)
     for first in range(0, len(queries), AT_ONCE):
         part = slice(first, first + AT_ONCE)
@@ -263,18 +267,45 @@ def timed(answers: Iterator[np.ndarray], seconds: float) -> tuple[np.ndarray, fl
     return all_given, 1e3 * taken / len(all_given)
 
 
+def peak(name: str, memory: int) -> float:
+    """MiB beside the vectors that scoring some episodes takes in this process, set up before."""
+    problem = task(400, 2048, 5)
+    few = Task(
+        clips=problem.clips, support=problem.support[:1], query=problem.query[:1],
+        classes=problem.classes[:1],
+    )  # fmt: skip
+    list(batched(name, few, memory=1))
+    before = getrusage(RUSAGE_SELF).ru_maxrss
+    timed(batched(name, problem, memory), 10)
+    return (getrusage(RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def peaks(names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """A row a head, each in a process of its own."""
+    for name in names:
+        command = [sys.executable, "-m", "benchmarks.heads", "--peak", name]
+        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        yield {
+            "what": f"{name}, 5-shot, 2048-d, memory of 400 episodes",
+            "value": float(told), "unit": "MiB", "ratio": None,
+            "against": f"beside the vectors, at --memory {ALLOWED >> 20}MiB",
+            "goal": ALLOWED >> 20,
+        }  # fmt: skip
+
+
 def measure(
     episodes: int = 10_000, dim: int = 2048, seconds: float = 2.0, only: Sequence[str] = ()
 ) -> Iterator[dict[str, Any]]:
     """One row a head and number of shots; `value` is of the batched head."""
     torch.set_num_threads(1)
+    known = plugins.names("learn.heads")
+    # Those that live of what is beside the clips have nothing to live of here.
+    able = [n for n in known if not isinstance(plugins.build("learn.heads", n), BesideHead)]
+    chosen = [name for name in able if name in (only or able)]
+    yield from peaks(chosen)
     for shots in (1, 5):
         problem = task(episodes, dim, shots)
-        for name in plugins.names("learn.heads"):
-            if isinstance(plugins.build("learn.heads", name), BesideHead):
-                continue  # it lives of what is beside these clips
-            if only and name not in only:
-                continue
+        for name in chosen:
             library = LOOPS[name][1]
             with threadpool_limits(1):
                 next(looped(name, problem))  # imports and first-call set-up are nobody's time
@@ -298,4 +329,10 @@ if __name__ == "__main__":
     parser.add_argument("--dim", type=int, default=2048)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--only", nargs="*", default=(), metavar="HEAD")
-    show(measure(**vars(parser.parse_args())))
+    parser.add_argument("--peak", metavar="HEAD", help="only this figure, in MiB")
+    options = vars(parser.parse_args())
+    if of := options.pop("peak"):
+        torch.set_num_threads(1)
+        print(peak(of, ALLOWED))
+    else:
+        show(measure(**options))
