@@ -1,15 +1,10 @@
-"""ProtoNet: a query is of the class whose mean shot is nearest, trained in episodes.
+"""ProtoNet: a query belongs to the class whose mean of shots is nearest.
 
-The score is minus the squared distance to the mean of a class's shots. In a batch every clip is a
-query, and the shots of a class are all its other clips, or `shots` of them drawn for each query.
-Vectors are of length one here, as those of a run are where it is asked, so distances are at most 4
-and `scale` multiplies them; the paper leaves lengths to the network.
+The cost is the cross-entropy of minus the squared distances times `scale`, of vectors of length 1,
+as those of a run are: so prototypes in episodes ask what was learnt. With length 1, squared
+distances are 4 at most; the published ones are of any length and have no scale.
 
-Where query and shots are of two modalities they are compared too, so that one space answers both.
-
-Shapes: as in `learn.objectives._episodic`.
-
-Source: Snell et al., 2017, "Prototypical Networks for Few-shot Learning", equations 1 and 2.
+Source: Snell et al., NeurIPS 2017, "Prototypical networks for few-shot learning".
 """
 
 from dataclasses import dataclass
@@ -28,21 +23,20 @@ SUPERVISED = True
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    shots: int = 0  # of a class for each query; 0: all there are
     scale: float = 8.0
+    shots: int = 5  # of a class for each query, while training; 0: all that the batch has
 
     def __post_init__(self) -> None:
+        if not 0 < self.scale < float("inf"):
+            raise ConfigError(f"protonet: scale={self.scale} is not above 0 and finite")
         if self.shots < 0:
             raise ConfigError(f"protonet: shots={self.shots} is less than 0")
-        if not 0 < self.scale < float("inf"):
-            raise ConfigError(f"protonet: scale={self.scale} is not above 0")
 
 
 class ProtoNet(Episodic):
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.config = config
-        self.shots = config.shots
+        self.config, self.shots = config, config.shots
 
     def compare(
         self,
@@ -50,13 +44,13 @@ class ProtoNet(Episodic):
         support: Float[Tensor, "E N K D"],
         shown: Bool[Tensor, "E M N K"] | None = None,
     ) -> Float[Tensor, "E M N"]:
-        query, support = F.normalize(query, dim=-1), F.normalize(support, dim=-1)
+        q, s = F.normalize(query, dim=-1), F.normalize(support, dim=-1)
         if shown is None:
-            means = support.mean(2)[:, None]
-            return -self.config.scale * (query[:, :, None] - means).square().sum(-1)
-        weight = shown.to(support.dtype) / shown.sum(-1, keepdim=True).clamp_min(1)
-        means = torch.einsum("emnk,enkd->emnd", weight, support)
-        return -self.config.scale * (query[:, :, None] - means).square().sum(-1)
+            mean = s.mean(2)[:, None]
+        else:
+            share = shown / shown.sum(-1, keepdim=True).clamp_min(1)
+            mean = torch.einsum("emnk,enkd->emnd", share.to(s.dtype), s)
+        return -self.config.scale * (q[:, :, None] - mean).square().sum(-1)
 
     def cost(
         self, scores: Float[Tensor, "M N"], answer: Int[Tensor, "M"], there: Bool[Tensor, "M N"]
@@ -65,7 +59,5 @@ class ProtoNet(Episodic):
 
 
 def build(config: Config, scene: Scene) -> ProtoNet:
-    if len(scene.classes) < 2:
-        raise ConfigError(f"protonet needs two classes, not {len(scene.classes)}")
-    _ = scene.dim  # one size for all modalities
+    _ = scene.dim  # distances need one size
     return ProtoNet(config)
