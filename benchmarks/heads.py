@@ -10,12 +10,14 @@ machine changes the ratios little.
 """
 
 import argparse
+import ctypes
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from resource import RUSAGE_SELF, getrusage
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,7 +38,7 @@ GOALS = {"prototypes": 20.0, "logistic": 20.0, "tim": 4.0, "pt_map": 4.0}
 Loop = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Task:
     clips: torch.Tensor  # V D
     support: np.ndarray  # E N K positions of clips
@@ -46,6 +48,22 @@ class Task:
     @property
     def shots(self) -> int:
         return self.support.shape[2]
+
+    @cached_property
+    def parts(self) -> list[Episodes]:
+        """`AT_ONCE` after another: both sides find their episodes drawn."""
+        queries = self.query.reshape(len(self.query), WAYS, QUERIES)
+        indices = np.concatenate([self.support, queries], axis=2)
+        return [
+            Episodes(
+                indices=indices[first : first + AT_ONCE],
+                classes=self.classes[first : first + AT_ONCE],
+                shots=self.shots,
+                seed=0,
+                clips_sha256="",
+            )
+            for first in range(0, len(indices), AT_ONCE)
+        ]
 
 
 def task(episodes: int, dim: int, shots: int) -> Task:
@@ -229,23 +247,13 @@ LOOPS: dict[str, tuple[Loop, str]] = {
 
 def batched(name: str, task: Task, memory: int = MEMORY) -> Iterator[np.ndarray]:
     """Answers of `AT_ONCE` episodes after another, E M each, as `learn episodes` gets them."""
-    clips = task.clips
+    clips, parts = task.clips, task.parts
     pair = Pair(support=clips, query=clips, blocks=(clips.shape[1],))
     context = Context(blocks=pair.blocks, origin=clips.mean(0))
     head = plugins.build("learn.heads", name)
     score = scorer(head, pair, context, queries=task.query.size, memory=memory)
-    queries = task.query.reshape(len(task.query), WAYS, QUERIES)
-    for first in range(0, len(queries), AT_ONCE):
-        part = slice(first, first + AT_ONCE)
-        yield score(
-            Episodes(
-                indices=np.concatenate([task.support[part], queries[part]], axis=2),
-                classes=task.classes[part],
-                shots=task.shots,
-                seed=0,
-                clips_sha256="",
-            )
-        )
+    for part in parts:
+        yield score(part)
 
 
 def looped(name: str, task: Task) -> Iterator[np.ndarray]:
@@ -269,15 +277,23 @@ def timed(answers: Iterator[np.ndarray], seconds: float) -> tuple[np.ndarray, fl
 
 def peak(name: str, memory: int) -> float:
     """MiB beside the vectors that scoring some episodes takes in this process, set up before."""
-    problem = task(400, 2048, 5)
+    problem = task(2000, 2048, 5)
     few = Task(
         clips=problem.clips, support=problem.support[:1], query=problem.query[:1],
         classes=problem.classes[:1],
     )  # fmt: skip
     list(batched(name, few, memory=1))
-    before = getrusage(RUSAGE_SELF).ru_maxrss
+    ctypes.CDLL(None).malloc_trim(0)  # or the heap that is left would be used again, unseen
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is that of now
+    before = _resident("VmRSS")
     timed(batched(name, problem, memory), 10)
-    return (getrusage(RUSAGE_SELF).ru_maxrss - before) / 1024
+    return (_resident("VmHWM") - before) / 1024
+
+
+def _resident(what: str) -> int:
+    """KiB, as the kernel counts."""
+    (line,) = (one for one in Path("/proc/self/status").read_text().splitlines() if what in one)
+    return int(line.split()[1])
 
 
 def peaks(names: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -286,7 +302,7 @@ def peaks(names: Sequence[str]) -> Iterator[dict[str, Any]]:
         command = [sys.executable, "-m", "benchmarks.heads", "--peak", name]
         told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         yield {
-            "what": f"{name}, 5-shot, 2048-d, memory of 400 episodes",
+            "what": f"{name}, 5-shot, 2048-d, memory",
             "value": float(told), "unit": "MiB", "ratio": None,
             "against": f"beside the vectors, at --memory {ALLOWED >> 20}MiB",
             "goal": ALLOWED >> 20,
@@ -309,6 +325,7 @@ def measure(
             library = LOOPS[name][1]
             with threadpool_limits(1):
                 next(looped(name, problem))  # imports and first-call set-up are nobody's time
+                assert problem.parts
                 fast, ms = timed(batched(name, problem), seconds)
                 slow, loop_ms = timed(looped(name, problem), seconds)
             both = min(len(fast), len(slow))
