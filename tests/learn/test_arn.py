@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 
 import learn
-import store
 from learn.heads import Context
 from learn.objectives import Batch, Scene
 from store import plugins
 from store.errors import ConfigError
+from tests.learn import sequences
 from tests.learn.twins.arn import literal
 
 FRAMES, DIM = 4, 6
@@ -65,31 +65,10 @@ def paired_signs(tmp_path_factory):
     path = tmp_path_factory.mktemp("arn") / "store"
     rng = np.random.default_rng(0)
     directions = 3 * np.linalg.qr(rng.standard_normal((10, 10)))[0][:6]
-    label = np.arange(240) % 6
-    signs = np.stack([rng.permutation([1, 1, -1, -1]) for _ in label])
-    values = (signs[..., None] * directions[label][:, None]).reshape(-1, 10)
+    signs = np.stack([rng.permutation([1, 1, -1, -1]) for _ in sequences.LABEL])
+    values = (signs[..., None] * directions[sequences.LABEL][:, None]).reshape(-1, 10)
     values = values + 0.5 * rng.standard_normal(values.shape)
-    names = tuple(f"clip{i:04d}.mp4" for i in range(240))
-    split = np.array(["train", "val", "test"])[np.searchsorted([120, 150], np.arange(240), "right")]
-    fs = store.create(path)
-    table = {
-        "path": names, "clip_id": names, "split": tuple(split.tolist()),
-        "label": tuple(f"class{c}" for c in label),
-    }  # fmt: skip
-    fs.add_manifest(store.Manifest(table=table))
-    spec = store.FeatureSpec(slug="visual", modality="visual", dim=10, identity={"rows": 4})
-    fs.add_feature(spec).commit(
-        store.UnitRows(
-            clip_ids=names,
-            values=values.astype(np.float16),
-            row_time_ms=np.tile(np.arange(4, dtype=np.int32) * 500, 240),
-            row_count=np.full(240, 4, np.uint16),
-            status=np.zeros(240, np.uint8),
-            media_sha256=np.zeros((240, 32), np.uint8),
-            detail=("",) * 240,
-        )
-    )
-    return path
+    return sequences.fill(path, values)
 
 
 def test_it_tells_apart_what_only_goes_together(paired_signs, tmp_path):

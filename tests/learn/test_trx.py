@@ -18,6 +18,7 @@ from learn.objectives._episodic import OwnHead
 from learn.runs import load_run
 from store import plugins
 from store.errors import ConfigError, InputError
+from tests.learn import sequences
 from tests.learn.twins.trx import literal
 
 FRAMES, DIM = 4, 6
@@ -124,30 +125,9 @@ def ordered(tmp_path_factory):
     rng = np.random.default_rng(0)
     orders = [[0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2], [2, 0, 3, 1], [0, 2, 1, 3], [3, 1, 2, 0]]
     pictures = 4 * rng.standard_normal((4, 10))
-    label = np.arange(240) % 6
-    values = np.concatenate([pictures[orders[c]] for c in label])
+    values = np.concatenate([pictures[orders[c]] for c in sequences.LABEL])
     values = values + rng.standard_normal(values.shape)
-    names = tuple(f"clip{i:04d}.mp4" for i in range(240))
-    split = np.array(["train", "val", "test"])[np.searchsorted([120, 150], np.arange(240), "right")]
-    fs = store.create(path)
-    table = {
-        "path": names, "clip_id": names, "split": tuple(split.tolist()),
-        "label": tuple(f"class{c}" for c in label),
-    }  # fmt: skip
-    fs.add_manifest(store.Manifest(table=table))
-    spec = store.FeatureSpec(slug="visual", modality="visual", dim=10, identity={"rows": 4})
-    fs.add_feature(spec).commit(
-        store.UnitRows(
-            clip_ids=names,
-            values=values.astype(np.float16),
-            row_time_ms=np.tile(np.arange(4, dtype=np.int32) * 500, 240),
-            row_count=np.full(240, 4, np.uint16),
-            status=np.zeros(240, np.uint8),
-            media_sha256=np.zeros((240, 32), np.uint8),
-            detail=("",) * 240,
-        )
-    )
-    return path
+    return sequences.fill(path, values)
 
 
 @pytest.fixture(scope="module")
