@@ -211,8 +211,8 @@ class Engine:
     def _ahead(
         self, windows: Sequence[order.Window], first: int
     ) -> Iterator[tuple[int, Int[Tensor, "B"], dict[str, Padded]]]:
-        """Number, clips and rows of the epoch's batches from `first` on. On processors the rows of
-        a batch are gathered while the one before it is learnt from."""
+        """Number, clips and rows of the epoch's batches from `first` on. Where torch computes on
+        one core, another one gathers the rows of a batch while the one before is learnt from."""
 
         def prepared() -> Iterator[tuple[int, Int[Tensor, "B"], dict[str, Padded]]]:
             step = 0
@@ -227,7 +227,7 @@ class Engine:
                         yield step, places, self.data.inputs(places)
                     step += 1
 
-        if self.device.type != "cpu":
+        if self.device.type != "cpu" or torch.get_num_threads() > 1:
             yield from prepared()
             return
         source = prepared()
