@@ -21,6 +21,15 @@ def block(size_in: int, size_out: int, *, dropout: float, momentum: float = 0.1)
     )
 
 
+def text_and_back(
+    width: int, hidden: int, dim: int, *, dropout: float
+) -> tuple[nn.Sequential, nn.Sequential]:
+    """From a class text into the space, and from the space to the text."""
+    text = nn.Sequential(block(width, hidden, dropout=dropout), nn.Linear(hidden, dim))
+    back = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, width))
+    return text, back
+
+
 def of_another_class(batch: Batch) -> tuple[Int[Tensor, "B"], Bool[Tensor, "B"]]:
     """For each clip one of another class, drawn from the step's seed; and whether there is one."""
     other = ~same_class(batch.labels)

@@ -15,10 +15,16 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from learn.objectives import Batch, Objective, Scene
-from learn.objectives._texts import block, distances, mean_where, of_another_class, triplets
+from learn.objectives._texts import (
+    distances,
+    mean_where,
+    of_another_class,
+    text_and_back,
+    triplets,
+)
 from store.errors import ConfigError
 
 SUPERVISED = True
@@ -47,12 +53,8 @@ class AVGZSLNet(Objective):
         super().__init__()
         self.config = config
         self.register_buffer("texts", scene.known_texts("avgzslnet"), persistent=False)
-        width = self.texts.shape[1]
-        self.text = nn.Sequential(
-            block(width, config.hidden, dropout=config.dropout), nn.Linear(config.hidden, scene.dim)
-        )
-        self.decoder = nn.Sequential(
-            nn.Linear(scene.dim, config.hidden), nn.ReLU(), nn.Linear(config.hidden, width)
+        self.text, self.decoder = text_and_back(
+            self.texts.shape[1], config.hidden, scene.dim, dropout=config.dropout
         )
 
     def embed_texts(self, texts: Float[Tensor, "C W"]) -> Float[Tensor, "C E"]:
