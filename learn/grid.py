@@ -19,6 +19,7 @@ from learn import views
 from learn.data import splits
 from learn.evaluate import run_episodes
 from learn.runs import load_run, write_json
+from learn.sides import where_is
 from learn.training import code, train
 from store import open as open_store
 from store import read_manifest
@@ -99,16 +100,13 @@ def sweep(
         raise ConfigError("--workers is 0 or more, and excludes --scheduler")
     if folder.exists() and not (folder / FILE).is_file() and any(folder.iterdir()):
         raise InputError(f"{folder} holds something else; name a new directory with -o")
-    folder.mkdir(parents=True, exist_ok=True)
     facts = {
         "store": str(store_path), "recipe": str(recipe), "set": list(settings),
         "grid": {key: list(values) for key, values in axes.items()},
     }  # fmt: skip
-    write_json(folder / FILE, facts)
-    where = str(store_path) if "://" in str(store_path) else str(Path(store_path).absolute())
     common = {
-        "store_path": where,
-        "manifest": str(Path(manifest).absolute()) if manifest else None,
+        "store_path": where_is(store_path),
+        "manifest": where_is(manifest) if manifest else None,
         "device": device,
     }
     asks = [
@@ -117,6 +115,9 @@ def sweep(
     ]
     found: list[dict[str, Any]] = [{} for _ in cells]
     with _workers(workers, scheduler, insecure_tcp) as pool:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / FILE).is_file():  # says whose directory it is; finished ones keep theirs
+            write_json(folder / FILE, facts)
         for done, (number, told) in enumerate(_trained(asks, pool), 1):
             found[number] = told
             if progress:
@@ -190,7 +191,7 @@ def _told(settings: Sequence[str], cell: Cell) -> tuple[str, ...]:
 
 
 def _path(recipe: str | Path) -> str:
-    return str(Path(recipe).absolute()) if Path(recipe).is_file() else str(recipe)
+    return where_is(recipe) if Path(recipe).is_file() else str(recipe)
 
 
 @runtime_checkable

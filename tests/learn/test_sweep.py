@@ -153,3 +153,4 @@ def test_other_peoples_directories_and_lines_are_left_alone(paired, tmp_path):
         learn.sweep(
             paired, "infonce", directory=tmp_path / "s", scheduler="tcp://10.0.0.1:8786", **how
         )
+    assert not (tmp_path / "s").exists()
