@@ -109,8 +109,8 @@ def extract_run(
     Run it again to go on where it stopped. A clip that fails becomes a row with a reason. Ctrl-C
     finishes the units in hand; a second one stops at once.
     """
-    from extract import run
-    from extract.options import Options
+    from extract.pipeline import run
+    from extract.pipeline.options import Options
     from extract.tables import run_table
 
     options = Options(
@@ -126,7 +126,7 @@ def extract_run(
     how = run.sampling(fps=fps, frames=frames, sample=sample, max_seconds=max_seconds)
     with _progress("clips", quiet=as_json) as progress, _interruptible() as stop:
         if scheduler is not None:
-            from extract.cluster import run_on
+            from extract.pipeline.cluster import run_on
 
             result = run_on(
                 scheduler, manifest, store_dir, visual=visual, audio=audio, sampling=how,
@@ -170,9 +170,9 @@ def extract_plan(
 
     Takes the options of `extract run`, and decodes and encodes a sample of what is left to do.
     """
-    from extract import run
-    from extract.options import Options
-    from extract.plan import plan
+    from extract.pipeline import run
+    from extract.pipeline.options import Options
+    from extract.pipeline.plan import plan
     from extract.tables import plan_table
 
     with _progress("clips", quiet=as_json) as progress:
@@ -203,7 +203,7 @@ def extract_plan(
 @extract_app.command("status")
 def extract_status(manifest: Manifest, store_dir: StoreOption, as_json: Json = False) -> int:
     """What of a manifest is in a store: committed, failed by kind, pending. 1 if some is not."""
-    from extract.status import status
+    from extract.pipeline.status import status
     from extract.tables import status_table
 
     result = status(manifest, store_dir)
@@ -234,7 +234,7 @@ def extract_samplers(as_json: Json = False) -> int:
     from store import plugins
     from store.tables import plugin_table
 
-    rows = plugins.describe("extract.samplers")
+    rows = plugins.describe("extract.media.samplers")
     _give({"samplers": rows}, as_json, lambda: plugin_table(rows))
     return DONE
 
@@ -245,7 +245,7 @@ def extract_layouts(as_json: Json = False) -> int:
     from store.plugins import describe
     from store.tables import plugin_table
 
-    rows = describe("extract.layouts")
+    rows = describe("extract.datasets.layouts")
     _give({"layouts": rows}, as_json, lambda: plugin_table(rows))
     return DONE
 
@@ -275,7 +275,7 @@ def extract_manifest(
 
     Clips whose files are not there are counted and left out.
     """
-    from extract import manifest
+    from extract.datasets import manifest
     from extract.tables import manifest_lines
 
     facts = manifest.write(
@@ -301,7 +301,7 @@ def extract_synth(
     as_json: Json = False,
 ) -> int:
     """Render labelled micro videos with sound, and their manifest."""
-    from extract import synth
+    from extract.datasets import synth
 
     with _progress("clips", quiet=as_json) as progress:
         manifest = synth.render(
@@ -316,8 +316,8 @@ def extract_synth(
 @weights_app.command("list")
 def weights_list(as_json: Json = False) -> int:
     """The published weights that encoders load, and whether they are here."""
-    from extract import fetch
     from extract.tables import weights_table
+    from extract.weights import fetch
 
     rows = fetch.listing()
     _give({"directory": str(fetch.default_directory()), "weights": rows}, as_json,
@@ -334,8 +334,8 @@ def weights_fetch(
     as_json: Json = False,
 ) -> int:
     """Fetch published weights; goes on where an earlier try stopped, and checks what it got."""
-    from extract import fetch
     from extract.tables import fetched_lines
+    from extract.weights import fetch
 
     with _progress("bytes", quiet=as_json) as progress:
         result = fetch.fetch(name, sha256=sha256, progress=progress).as_json()
@@ -352,8 +352,8 @@ def weights_convert(
     as_json: Json = False,
 ) -> int:
     """Turn a SimCLRv2 checkpoint into safetensors, every variable used exactly once."""
-    from extract import convert
-    from store.text import pairs
+    from extract.weights import convert
+    from store.console import pairs
 
     result = convert.convert(checkpoint, encoder, output, ema=ema)
     _give(result, as_json, lambda: pairs(result))
@@ -367,8 +367,8 @@ def weights_convert(
 def store_info(directory: Store, as_json: Json = False) -> int:
     """What is in a store: features, clips, rows, bytes, failures by kind, provenance."""
     import store
-    from store.info import info
     from store.tables import info_table
+    from store.upkeep.info import info
 
     facts = info(store.open(directory))
     _give(facts, as_json, lambda: info_table(facts))
@@ -384,7 +384,7 @@ def store_verify(
     """Check every committed byte; name each damaged unit."""
     import store
     from store.tables import verify_lines
-    from store.verify import verify
+    from store.upkeep.verify import verify
 
     report = verify(store.open(directory), deep=deep)
     _give(report.as_json(), as_json, lambda: verify_lines(report.as_json()))
@@ -400,8 +400,8 @@ def store_gc(
 ) -> int:
     """Remove what interrupted writes left behind; nothing committed is touched."""
     import store
-    from store import gc
     from store.tables import gc_lines
+    from store.upkeep import gc
 
     age = gc.age_seconds(older_than)
     result = gc.gc(store.open(directory), older_than_seconds=age, dry_run=dry_run).as_json()
@@ -413,8 +413,8 @@ def store_gc(
 def store_repair(directory: Store, deep: Deep = False, as_json: Json = False) -> int:
     """Set damaged units aside, so that the next `extract run` makes exactly them again."""
     import store
-    from store.repair import repair
     from store.tables import repair_lines
+    from store.upkeep.repair import repair
 
     result = repair(store.open(directory), deep=deep).as_json()
     _give(result, as_json, lambda: repair_lines(result))
@@ -430,8 +430,8 @@ def store_merge(
     as_json: Json = False,
 ) -> int:
     """Copy the sound units and manifests of other stores into this one."""
-    from store.merge import merge
-    from store.text import pairs
+    from store.console import pairs
+    from store.upkeep.merge import merge
 
     result = merge(directory, others).as_json()
     _give(result, as_json, lambda: pairs(result))
@@ -446,8 +446,8 @@ def store_view(
 ) -> int:
     """One array of all rows of a feature, without copying them; opens in zarr, xarray and dask."""
     import store
-    from store.text import pairs
-    from store.view import view
+    from store.console import pairs
+    from store.upkeep.view import view
 
     result = view(store.open(directory), feature).as_json()
     _give(result, as_json, lambda: pairs(result))
@@ -460,8 +460,8 @@ def store_doctor(
     as_json: Json = False,
 ) -> int:
     """Try whether the storage can do what many writers at once need."""
-    from store.doctor import doctor
     from store.tables import doctor_lines
+    from store.upkeep.doctor import doctor
 
     result = doctor(directory).as_json()
     _give(result, as_json, lambda: doctor_lines(result))
@@ -481,8 +481,8 @@ def store_export(
 ) -> int:
     """Write features as a file that other tools of the field read."""
     import store
-    from store.exchange import export
-    from store.text import pairs
+    from store.console import pairs
+    from store.exchange.exchange import export
 
     with _progress("clips", quiet=as_json) as progress:
         facts = export(
@@ -503,8 +503,8 @@ def store_import(
     as_json: Json = False,
 ) -> int:
     """Commit the features of another tool's file to a store."""
-    from store.exchange import import_
-    from store.text import pairs
+    from store.console import pairs
+    from store.exchange.exchange import import_
 
     with _progress("clips", quiet=as_json) as progress:
         facts = import_(form, source, store_dir, trust_pickle=trust_pickle, progress=progress)
@@ -518,7 +518,7 @@ def store_formats(as_json: Json = False) -> int:
     from store import plugins
     from store.tables import plugin_table
 
-    rows = plugins.describe("store.formats")
+    rows = plugins.describe("store.exchange.formats")
     _give({"formats": rows}, as_json, lambda: plugin_table(rows))
     return DONE
 
@@ -615,9 +615,9 @@ def learn_episodes(
 ) -> int:
     """Accuracy of few-shot heads on stored features, with a 95 % interval over episodes."""
     import learn
-    from learn.missing import Drop
-    from learn.runs import refuse_existing
-    from learn.tables import episodes_table
+    from learn.commands.tables import episodes_table
+    from learn.evaluation.missing_modality import Drop
+    from learn.training.runs import refuse_existing
     from store.sizes import parse_size
 
     if output:
@@ -652,7 +652,7 @@ def learn_tasks(as_json: Json = False) -> int:
     from store import plugins
     from store.tables import plugin_table
 
-    rows = plugins.describe("learn.episodes")
+    rows = plugins.describe("learn.fewshot.tasks")
     _give({"tasks": rows}, as_json, lambda: plugin_table(rows))
     return DONE
 
@@ -700,8 +700,8 @@ def learn_evaluate(
 ) -> int:
     """Score stored features, or a run, by a protocol: probes, retrieval, labels and others."""
     import learn
-    from learn.runs import refuse_existing
-    from learn.tables import evaluation_table
+    from learn.commands.tables import evaluation_table
+    from learn.training.runs import refuse_existing
 
     if output:
         refuse_existing(output)
@@ -725,7 +725,7 @@ def learn_protocols(as_json: Json = False) -> int:
     from store import plugins
     from store.tables import plugin_table
 
-    rows = plugins.describe("learn.protocols")
+    rows = plugins.describe("learn.evaluation.protocols")
     _give({"protocols": rows}, as_json, lambda: plugin_table(rows))
     return DONE
 
@@ -744,7 +744,7 @@ def learn_compare(
 ) -> int:
     """Tell which result is better, from differences on the same episodes."""
     import learn
-    from learn.tables import comparison_table
+    from learn.commands.tables import comparison_table
 
     result = learn.compare(tuple(runs), against=against, margin=margin, ci=ci).as_json()
     _give(result, as_json, lambda: comparison_table(result))
@@ -771,8 +771,8 @@ def learn_report(
 ) -> int:
     """Show what runs found in one page that opens offline: figures, tables, confused clips."""
     import learn
-    from extract.thumbnails import Piece, thumbnails
-    from learn.tables import report_lines
+    from extract.media.thumbnails import Piece, thumbnails
+    from learn.commands.tables import report_lines
 
     with _progress("pictures", quiet=as_json) as progress:
         result = learn.report(
@@ -816,7 +816,7 @@ def learn_train(
 ) -> int:
     """Train projections of stored features into a common space."""
     import learn
-    from store.text import pairs
+    from store.console import pairs
 
     aliases = {"data.labels": labels, "data.memory": memory}
     changes = (*setting, *(f"{key}={value}" for key, value in aliases.items() if value))
@@ -864,7 +864,7 @@ def learn_sweep(
     Exit code 1 if a combination failed. The same command goes on where it was stopped.
     """
     import learn
-    from learn.tables import sweep_table
+    from learn.commands.tables import sweep_table
 
     with _progress("trainings", quiet=as_json) as progress:
         found = learn.sweep(
@@ -918,7 +918,7 @@ def learn_predict(
 ) -> int:
     """Label clips from a handful of examples per class."""
     import learn
-    from learn.tables import prediction_lines
+    from learn.commands.tables import prediction_lines
 
     with _progress("clips", quiet=as_json) as progress:
         result = learn.predict(
@@ -954,7 +954,7 @@ def learn_search(
 ) -> int:
     """Find the clips nearest to one clip, across modalities too."""
     import learn
-    from learn.tables import neighbours_table
+    from learn.commands.tables import neighbours_table
 
     result = learn.search(
         directory, clip, projection=projection, top=top, source=source, target=target,
@@ -993,7 +993,7 @@ def learn_labels(
 ) -> int:
     """Give every class name a vector, for recipes and protocols that compare clips with names."""
     import learn
-    from store.text import pairs
+    from store.console import pairs
 
     facts = learn.make_labels(
         directory, output, source=source, model=model, label=label, manifest=manifest,
@@ -1007,7 +1007,7 @@ def learn_labels(
 def learn_recipes(as_json: Json = False) -> int:
     """List the recipes `learn train` knows by name."""
     import learn
-    from store.text import table
+    from store.console import table
 
     rows = learn.recipes()
     _give({"recipes": rows}, as_json, lambda: table(rows, ["name", "summary"]))

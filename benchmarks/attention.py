@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks._table import show
-from learn.attention import Pattern, attend, dense, path
+from learn.models.attention import Pattern, attend, dense, path
 
 HEADS, CHANNELS = 4, 64
 PATTERNS = {

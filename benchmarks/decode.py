@@ -23,10 +23,10 @@ import av
 import numpy as np
 
 from benchmarks._table import show
-from extract.decode import Request, decode
-from extract.sample import Sampling
-from extract.samplers import Footage
-from extract.workers import process_map
+from extract.media.decode import Request, decode
+from extract.media.samplers import Footage
+from extract.media.sampling import Sampling
+from extract.processes.pool import process_map
 
 GEOMETRIES = {(256, 192): 100, (1280, 720): 100, (1080, 1920): 100}  # frames at 25 a second
 SHORT_SIDE = 256

@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import extract
 from benchmarks._table import show
 from extract.encoders import Description, Encoder
-from extract.network import PRECISIONS, plain
+from extract.encoders._network import PRECISIONS, plain
 from store import plugins
 
 FAMILY = "extract.encoders"

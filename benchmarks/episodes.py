@@ -20,11 +20,11 @@ from threadpoolctl import threadpool_limits
 import learn
 import store
 from benchmarks._table import show
-from learn.data import load_clips, load_rows
-from learn.episodes import Episodes
-from learn.heads import Context
-from learn.score import accuracies, scorer
-from learn.views import Pair
+from learn.data.clips import load_clips, load_rows
+from learn.fewshot.heads import Context
+from learn.fewshot.modes import Pair
+from learn.fewshot.scoring import accuracies, scorer
+from learn.fewshot.tasks import Episodes
 from store import plugins, testing
 
 WAYS, QUERIES, EPISODES, LOOPED = 5, 15, 10_000, 400
@@ -81,12 +81,14 @@ def against_the_loop(path: Path, dim: int, shots: int) -> dict[str, Any]:
     (feature,) = (fs[name] for name in fs.features if fs[name].modality == "visual")
     vectors = load_rows(feature, clips.ids).means()
     pair = Pair(support=vectors, query=vectors, blocks=(dim,))
-    head = plugins.build("learn.heads", "prototypes")
+    head = plugins.build("learn.fewshot.heads", "prototypes")
     asked = {"ways": WAYS, "shots": shots, "queries": QUERIES, "episodes": EPISODES}
     rng = np.random.default_rng(0)
 
     def ours() -> tuple[Episodes, np.ndarray]:
-        drawn = plugins.build("learn.episodes", plugins.Spec("n_way_k_shot", asked))(clips, seed=0)
+        drawn = plugins.build("learn.fewshot.tasks", plugins.Spec("n_way_k_shot", asked))(
+            clips, seed=0
+        )
         context = Context(blocks=(dim,), origin=vectors.mean(0))
         answered = scorer(head, pair, context, queries=drawn.query.size)(drawn)
         return drawn, accuracies(drawn, answered)

@@ -37,12 +37,12 @@ import store
 from benchmarks._table import show
 from benchmarks.decode import render
 from extract import load_encoder
-from extract.encode import UnitEncoder
 from extract.encoders import VisualEncoder
-from extract.goals import decoded
-from extract.options import Options, cores
-from extract.run import run
-from extract.sample import Sampling
+from extract.media.sampling import Sampling
+from extract.pipeline.options import Options, cores
+from extract.pipeline.outputs import decoded
+from extract.pipeline.run import run
+from extract.pipeline.unit_encoder import UnitEncoder
 from store import Manifest
 
 GEOMETRIES = {(256, 192): (96, 24), (1280, 720): (48, 12), (1080, 1920): (32, 12)}  # clips
@@ -55,9 +55,9 @@ LOOP_CLIPS = 6  # a plain loop needs no more to be known
 MEMORY = """
 import resource, sys
 from pathlib import Path
-from extract.options import Options
-from extract.run import run
-from extract.sample import Sampling
+from extract.pipeline.options import Options
+from extract.pipeline.run import run
+from extract.media.sampling import Sampling
 done = run(sys.argv[1], sys.argv[2], visual=["mobilenetv2:untrained"],
            sampling=Sampling(frames=1), options=Options(device="cpu"))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, done.spent.decoder_bytes // 1024)

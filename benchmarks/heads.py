@@ -26,10 +26,10 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from threadpoolctl import threadpool_limits
 
 from benchmarks._table import show
-from learn.episodes import Episodes
-from learn.heads import BesideHead, Context
-from learn.score import MEMORY, scorer
-from learn.views import Pair
+from learn.fewshot.heads import BesideHead, Context
+from learn.fewshot.modes import Pair
+from learn.fewshot.scoring import MEMORY, scorer
+from learn.fewshot.tasks import Episodes
 from store import plugins
 
 WAYS, QUERIES, CLASSES, CLIPS, AT_ONCE = 5, 15, 20, 60, 1000
@@ -250,7 +250,7 @@ def batched(name: str, task: Task, memory: int = MEMORY) -> Iterator[np.ndarray]
     clips, parts = task.clips, task.parts
     pair = Pair(support=clips, query=clips, blocks=(clips.shape[1],))
     context = Context(blocks=pair.blocks, origin=clips.mean(0))
-    head = plugins.build("learn.heads", name)
+    head = plugins.build("learn.fewshot.heads", name)
     score = scorer(head, pair, context, queries=task.query.size, memory=memory)
     for part in parts:
         yield score(part)
@@ -314,9 +314,9 @@ def measure(
 ) -> Iterator[dict[str, Any]]:
     """One row a head and number of shots; `value` is of the batched head."""
     torch.set_num_threads(1)
-    known = plugins.names("learn.heads")
+    known = plugins.names("learn.fewshot.heads")
     # Those that live of what is beside the clips have nothing to live of here.
-    able = [n for n in known if not isinstance(plugins.build("learn.heads", n), BesideHead)]
+    able = [n for n in known if not isinstance(plugins.build("learn.fewshot.heads", n), BesideHead)]
     chosen = [name for name in able if name in (only or able)]
     yield from peaks(chosen)
     for shots in (1, 5):

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks._table import show
-from store.index import ClipIndex, PartTable
+from store.features.clip_index import ClipIndex, PartTable
 
 CLIPS_PER_PART = 8192
 

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from threadpoolctl import threadpool_limits
 
 import learn
-from learn.classifier import BY, Classifier, Support, fit
-from learn.gallery import Inverted
+from learn.inference.classifier import BY, Classifier, Support, fit
+from learn.inference.vector_index import Inverted
 from store import testing
 
 CLASSES, SHOTS, QUERIES, DIM, TOP = 1000, 5, 50_000, 512, 5

@@ -27,9 +27,9 @@ import numpy as np
 import learn
 import store
 from benchmarks._table import show
-from extract import run as extraction
-from learn.objectives._episodic import Episodic
-from learn.runs import load_run
+from extract.pipeline import run as extraction
+from learn.training.objectives._episodic import Episodic
+from learn.training.runs import load_run
 
 MODES = {"visual": "v", "audio": "a", "av": "av"}
 VISUAL = "mobilenet_v2_int8_dequantised.safetensors"

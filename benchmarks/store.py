@@ -26,8 +26,9 @@ import numpy as np
 import zarr
 
 from benchmarks._table import show
-from store import Feature, FeatureSpec, UnitRows, create, layout
-from store.direct import RowReader, Span
+from store import Feature, FeatureSpec, UnitRows, create
+from store.parts import layout
+from store.parts.row_reader import RowReader, Span
 
 DIM = 2048
 CLIP_ROWS = (1, 41)  # 83 KiB on average

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 
 from benchmarks._table import show
-from learn import runs
-from learn.engine import Data, Engine, make_optimiser
-from learn.job import load_job
-from learn.objectives import Batch
-from learn.order import cut
-from learn.recipe import Recipe, load
-from learn.space import Space
+from learn.data.batching import cut
+from learn.models.embedder import Space
+from learn.training import runs
+from learn.training.dataset import load_job
+from learn.training.loop import Data, Engine, make_optimiser
+from learn.training.objectives import Batch
+from learn.training.recipe import Recipe, load
 from store import testing
 
 CLIPS, ROWS, DIM, BATCH, GOAL = 2048, 10, 1024, 256, 0.9

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from store.console import wrapped
 from store.sizes import size
-from store.text import wrapped
 
 
 def run_table(result: Mapping[str, Any]) -> None:

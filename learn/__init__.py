@@ -4,16 +4,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from learn.comparison import compare
-    from learn.evaluate import run_episodes
-    from learn.grid import sweep
-    from learn.labelling import predict
-    from learn.labels import make_labels
-    from learn.neighbours import search
-    from learn.protocol import run_protocol
-    from learn.recipe import recipes
-    from learn.reporting.page import report
-    from learn.training import train
+    from learn.data.labels import make_labels
+    from learn.evaluation.compare import compare
+    from learn.evaluation.episodes import run_episodes
+    from learn.evaluation.evaluate import run_protocol
+    from learn.evaluation.sweep import sweep
+    from learn.inference.predict import predict
+    from learn.inference.search import search
+    from learn.reporting.report import report
+    from learn.training.recipe import recipes
+    from learn.training.train import train
 
 __all__ = [
     "compare",
@@ -29,16 +29,16 @@ __all__ = [
 ]
 
 _HOME = {
-    "compare": "learn.comparison",
-    "make_labels": "learn.labels",
-    "predict": "learn.labelling",
-    "recipes": "learn.recipe",
-    "report": "learn.reporting.page",
-    "run_episodes": "learn.evaluate",
-    "run_protocol": "learn.protocol",
-    "search": "learn.neighbours",
-    "sweep": "learn.grid",
-    "train": "learn.training",
+    "compare": "learn.evaluation.compare",
+    "make_labels": "learn.data.labels",
+    "predict": "learn.inference.predict",
+    "recipes": "learn.training.recipe",
+    "report": "learn.reporting.report",
+    "run_episodes": "learn.evaluation.episodes",
+    "run_protocol": "learn.evaluation.evaluate",
+    "search": "learn.inference.search",
+    "sweep": "learn.evaluation.sweep",
+    "train": "learn.training.train",
 }
 
 

@@ -11,12 +11,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from store.feature import Feature
+    from store.features.feature import Feature
     from store.manifest import Manifest, read_manifest
-    from store.root import Store, create, find, open
-    from store.rows import UnitRows
+    from store.parts.unit_rows import UnitRows
     from store.spec import FeatureSpec
     from store.status import Status
+    from store.store import Store, create, find, open
 
 __all__ = [
     "Feature",
@@ -32,15 +32,15 @@ __all__ = [
 ]
 
 _HOME = {
-    "Feature": "feature",
+    "Feature": "features.feature",
     "FeatureSpec": "spec",
     "Manifest": "manifest",
     "Status": "status",
-    "Store": "root",
-    "UnitRows": "rows",
-    "create": "root",
-    "find": "root",
-    "open": "root",
+    "Store": "store",
+    "UnitRows": "parts.unit_rows",
+    "create": "store",
+    "find": "store",
+    "open": "store",
     "read_manifest": "manifest",
 }
 

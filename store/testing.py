@@ -11,10 +11,10 @@ from jaxtyping import Float, UInt8
 from numpy.random import Generator, default_rng
 
 from store.manifest import Manifest
-from store.root import Store, create
-from store.rows import UnitRows
+from store.parts.unit_rows import UnitRows
 from store.spec import FeatureSpec
 from store.status import Status
+from store.store import Store, create
 
 _SPLITS = (("train", 0.5), ("val", 0.25), ("test", 0.25))
 

@@ -59,7 +59,7 @@ def test_the_store_never_imports_torch():
 
 def test_the_families_are_found():
     """Guards the two tests below: a rename must not leave them without subjects."""
-    assert {"extract.encoders", "learn.heads"} <= set(families())
+    assert {"extract.encoders", "learn.fewshot.heads"} <= set(families())
 
 
 @pytest.mark.parametrize("family", families())
@@ -103,7 +103,7 @@ def test_help_and_listing_do_not_import_the_heavy_libraries(code):
 def wrong_shape_in_store() -> None:
     import numpy as np
 
-    from store.packed import offsets_of
+    from store.features.packed import offsets_of
 
     offsets_of(np.zeros((2, 2), np.int64))
 
@@ -111,7 +111,7 @@ def wrong_shape_in_store() -> None:
 def wrong_shape_in_extract() -> None:
     import numpy as np
 
-    from extract.sound import mono
+    from extract.media.sound import mono
 
     mono(np.zeros(3, np.float32))
 
@@ -119,7 +119,7 @@ def wrong_shape_in_extract() -> None:
 def wrong_shape_in_learn() -> None:
     import torch
 
-    from learn.projections import mean_of_rows
+    from learn.models.projections import mean_of_rows
 
     mean_of_rows(torch.zeros(2, 3), torch.ones(2, 3, dtype=torch.bool))
 

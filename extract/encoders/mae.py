@@ -21,10 +21,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from extract import weights as weight_files
 from extract.encoders import Description
-from extract.network import Frozen
-from extract.resize import resize
+from extract.encoders._network import Frozen
+from extract.encoders._resize import resize
+from extract.weights import loading as weight_files
 from store.errors import ConfigError, choices
 
 NAME = "mae"

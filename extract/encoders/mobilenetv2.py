@@ -19,10 +19,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from extract import weights as weight_files
 from extract.encoders import Description
-from extract.network import Frozen, SameConv2d
-from extract.resize import resize
+from extract.encoders._network import Frozen, SameConv2d
+from extract.encoders._resize import resize
+from extract.weights import loading as weight_files
 
 NAME = "mobilenetv2"
 REVISION = 1  # raise when our numbers change

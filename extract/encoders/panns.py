@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from extract import weights as weight_files
 from extract.encoders import Description
-from extract.network import Frozen
-from extract.spectrogram import Windows, slaney_mel_matrix, spectra
+from extract.encoders._network import Frozen
+from extract.encoders._spectrogram import Windows, slaney_mel_matrix, spectra
+from extract.weights import loading as weight_files
 from store.errors import ConfigError, choices
 
 NAME = "panns"

@@ -32,10 +32,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from extract import weights as weight_files
 from extract.encoders import Description
-from extract.network import Frozen, same_padding
-from extract.resize import separable, smooth_matrix, tensorflow_bicubic_matrix
+from extract.encoders._network import Frozen, same_padding
+from extract.encoders._resize import separable, smooth_matrix, tensorflow_bicubic_matrix
+from extract.weights import loading as weight_files
 from store.errors import ConfigError, choices
 
 NAME = "simclrv2"

@@ -26,11 +26,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from extract import weights as weight_files
 from extract.encoders import Description
-from extract.network import Frozen
-from extract.pca import Pca, read_pca
-from extract.spectrogram import Windows, htk_mel_matrix, spectra
+from extract.encoders._network import Frozen
+from extract.encoders._pca import Pca, read_pca
+from extract.encoders._spectrogram import Windows, htk_mel_matrix, spectra
+from extract.weights import loading as weight_files
 from store.errors import ConfigError
 
 NAME = "vggish"

@@ -22,10 +22,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from extract import weights as weight_files
 from extract.encoders import Description
-from extract.network import Frozen, SameConv2d
-from extract.spectrogram import Windows, htk_mel_matrix, spectra
+from extract.encoders._network import Frozen, SameConv2d
+from extract.encoders._spectrogram import Windows, htk_mel_matrix, spectra
+from extract.weights import loading as weight_files
 from store.errors import ConfigError
 
 NAME = "yamnet"

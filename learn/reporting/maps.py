@@ -1,117 +1,89 @@
-"""A map of the clips in two dimensions: near on it is near in the space of their vectors, mostly.
+"""The figure of a question's maps."""
 
-Shapes: V = clips, D = size of a vector.
-"""
+from collections.abc import Iterator
+from pathlib import Path
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-
-import numpy as np
-import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor
-
-from learn import views
-from learn.data import MODALITIES, load_rows
-from learn.runs import Run
-from learn.sides import vectors_of
-from store import open as open_store
-from store.errors import ConfigError, choices
-
-METHODS = ("tsne", "pca", "none")
-MOST_CLIPS = 1500  # on one map; of more, as many spread evenly over their ids
-BEFORE_TSNE = 50  # dimensions
-NEIGHBOURS = 30.0
-SEED = 0
+from learn.evaluation.evaluation_set import NONE
+from learn.fewshot import episode_files
+from learn.reporting import plots, projection_2d
+from learn.reporting.inputs import Gathered, Question
+from learn.reporting.naming import mode_name
+from learn.reporting.sections import Figure, Table
+from learn.training.runs import load_run
+from store.errors import MicroshotError
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Map:
-    """Clips seen in one mode, or in two modes of one common space."""
-
-    modes: tuple[str, ...]
-    clips: tuple[str, ...]
-    classes: tuple[str, ...]
-    kinds: tuple[str, ...]  # the mode of each point
-    points: Float[np.ndarray, "V 2"]
-    kept: float | None  # share of the variance on a map by pca
-
-
-def check(method: str) -> None:
-    """Raises:
-    ConfigError: no such map.
-    """
-    if method not in METHODS:
-        raise ConfigError(f"no map {method!r}; there are {choices(method, METHODS)}")
-
-
-def maps(
-    store_path: str,
-    features: Mapping[str, str],
-    clips: Sequence[str],
-    classes: Sequence[str],
-    run: Run | None,
+def of_maps(
+    question: Question,
+    known: Gathered,
+    key: str,
     method: str,
-) -> list[Map]:
-    """One for each mode of stored vectors; for a run, one of all that its common space holds.
-
-    Raises:
-        MicroshotError: the store, or a feature in it, is not what it was.
-    """
-    store = open_store(store_path)
-    chosen = np.unique(np.linspace(0, len(clips) - 1, MOST_CLIPS).round().astype(int))
-    ids, names = [clips[i] for i in chosen], [classes[i] for i in chosen]
-    of_run = run.features if run else features
-    rows = {
-        m: load_rows(store[features[m]], ids) for m in MODALITIES if m in {*features} & {*of_run}
-    }
-    vectors = vectors_of(rows, run)
-    modes = [mode for mode in views.MODES if set(views.MODES[mode]) <= set(rows)]
-    if run is None:
-        return [_map([mode], vectors, ids, names, method) for mode in modes]
-    single = [mode for mode in modes if mode != "av"] if "av" not in vectors else ["av"]
-    return [_map(single, vectors, ids, names, method)]
-
-
-def _map(
-    modes: Sequence[str],
-    vectors: Mapping[str, Float[Tensor, "V _"]],
-    ids: Sequence[str],
-    names: Sequence[str],
-    method: str,
-) -> Map:
-    sides = [views.pair(vectors, mode, mode, common=len(modes) > 1).support for mode in modes]
-    x = np.concatenate([F.normalize(side, dim=-1).double().numpy() for side in sides])
-    points, kept = flat(x, method)
-    return Map(
-        modes=tuple(modes),
-        clips=tuple(ids) * len(modes),
-        classes=tuple(names) * len(modes),
-        kinds=tuple(mode for mode in modes for _ in ids),
-        points=points,
-        kept=kept,
-    )
-
-
-def flat(
-    x: Float[np.ndarray, "V D"], method: str, seed: int = SEED
-) -> tuple[Float[np.ndarray, "V 2"], float | None]:
-    """Two coordinates for each vector, and the share of the variance that they keep, by pca.
-
-    Source: van der Maaten and Hinton, 2008 (t-SNE); started from PCA, as Kobak and Berens, 2019.
-    """
-    from sklearn.decomposition import PCA
-    from sklearn.manifold import TSNE
-
-    if len(x) < 3:
-        return np.zeros((len(x), 2)), None
-    few = min(BEFORE_TSNE if method == "tsne" else 2, *x.shape)
-    reduced = PCA(few, svd_solver="full" if min(x.shape) < 500 else "randomized", random_state=seed)
-    x = reduced.fit_transform(x)
-    if method == "pca":
-        kept = float(reduced.explained_variance_ratio_[:2].sum())
-        return np.pad(x, ((0, 0), (0, 2 - x.shape[1]))), kept
-    near = min(NEIGHBOURS, (len(x) - 1) / 3)
-    start = x[:, :2] / max(1e-12, x[:, 0].std()) * 1e-4
-    placed = TSNE(perplexity=near, init=start, random_state=seed, n_jobs=1).fit_transform(x)
-    return np.asarray(placed, np.float64), None
+    notes: list[str],
+) -> Iterator[Figure]:
+    """One figure of all maps of a question's vectors."""
+    drawings: list[plots.Drawing] = []
+    rows: list[tuple[str, ...]] = []
+    drawn: set[tuple[str, str, str]] = set()
+    kept: list[str] = []
+    for saved in question.results:
+        told = saved.result["episodes"]
+        where, features = told.get("store"), told["features"]
+        if where is None:
+            notes.append("No map: this result does not say which store it came from.")
+            continue
+        if "query_store" in told:
+            notes.append("No map: shots and queries are of two collections.")
+            continue
+        clips, classes = episode_files.labelled(saved.path / "episodes.safetensors")
+        for projection in dict.fromkeys(row["projection"] for row in saved.result["results"]):
+            if (where, str(features), projection) in drawn:
+                continue
+            drawn.add((where, str(features), projection))
+            try:
+                run = None if projection == NONE else load_run(Path(projection))
+                found = projection_2d.maps(where, features, clips, classes, run, method)
+            except MicroshotError as error:
+                notes.append(f"No map of {known.projection(projection)}: {error}")
+                continue
+            for one in found:
+                name = known.projection(projection)
+                title = f"{' and '.join(map(mode_name, one.modes))}, {name}"
+                description = (
+                    f"{len(one.clips)} points of {len(set(one.classes))} classes in two dimensions."
+                )
+                if len(one.modes) > 1:
+                    description += f" Filled: {one.modes[1]}, hollow: {one.modes[0]}."
+                if one.kept is not None:
+                    kept.append(f"{title}: {100 * one.kept:.0f} %")
+                drawings.append(
+                    plots.scatter(
+                        f"{key}-map{len(drawings)}", title, description, one.points, one.classes,
+                        one.kinds if len(one.modes) > 1 else (),
+                    )
+                )  # fmt: skip
+                rows += [
+                    (clip, label, kind, name, f"{x:.2f}", f"{y:.2f}")
+                    for clip, label, kind, (x, y) in zip(
+                        one.clips, one.classes, one.kinds, one.points, strict=True
+                    )
+                ]
+    if drawings:
+        by = {
+            "tsne": "t-SNE: who is near is meant, distances between far groups and their sizes are "
+            "not.",
+            "pca": f"The two main axes (share of the variance: {'; '.join(kept)}).",
+        }[method]
+        hollow = " In a common space, hollow points are what is seen and filled ones what is heard."
+        both = any(row[3] != known.projection(NONE) for row in rows)
+        yield Figure(
+            title="Map of the embedding",
+            lead=by + (hollow if both else ""),
+            drawings=tuple(drawings),
+            tables=(
+                Table(
+                    caption="Places",
+                    columns=("clip", "class", "mode", "projection", "x", "y"),
+                    rows=tuple(rows),
+                ),
+            ),
+        )

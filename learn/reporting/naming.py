@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from learn.reporting.gathered import Gathered, Question, Row
+from learn.reporting.inputs import Gathered, Question, Row
 
 MODES = {"v": "v (sight)", "a": "a (sound)", "av": "av (both)"}
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from learn.reporting.gathered import Gathered
+from learn.reporting.inputs import Gathered
 from learn.reporting.sections import Figure, Section, Table
 from learn.reporting.stores import Stores
 

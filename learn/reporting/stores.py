@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from learn.reporting.gathered import Gathered
+from learn.reporting.inputs import Gathered
 from store import open as open_store
 from store import read_manifest
 from store.errors import MicroshotError

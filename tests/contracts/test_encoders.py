@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 import extract
 from extract.encoders import AudioEncoder, Encoder, VisualEncoder
-from extract.network import Frozen, plain
+from extract.encoders._network import Frozen, plain
 from store import plugins
 from store.errors import ConfigError, MissingFile, WeightsError
 
@@ -83,7 +83,7 @@ def trained_looking(monkeypatch):
 def weightless(name, settings):
     """A network without numbers, on a device that only follows shapes: it costs nothing."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("extract.weights.initialise", lambda network, **_: None)
+        patch.setattr("extract.weights.loading.initialise", lambda network, **_: None)
         return extract.load_encoder(f"{name}:untrained,{settings}", "meta")
 
 

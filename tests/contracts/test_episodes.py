@@ -5,8 +5,8 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from learn.data import BASE, QUERY, SHOT, UNLABELLED, Clips
-from learn.episodes import FAMILY, EpisodeTask, pool_of
+from learn.data.clips import BASE, QUERY, SHOT, UNLABELLED, Clips
+from learn.fewshot.tasks import FAMILY, EpisodeTask, pool_of
 from store import plugins
 from store.errors import NotEnoughClips
 

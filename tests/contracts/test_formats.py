@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 import store
-from store import FeatureSpec, Status, UnitRows, imported, plugins
+from store import FeatureSpec, Status, UnitRows, plugins
 from store.errors import InputError, MicroshotError, UnknownColumn, UnknownPlugin
-from store.exchange import FAMILY, export, import_
-from store.feature import Feature
-from store.formats import Format
+from store.exchange import importing
+from store.exchange.exchange import FAMILY, export, import_
+from store.exchange.formats import Format
+from store.features.feature import Feature
 from store.manifest import Manifest
-from store.verify import verify
+from store.upkeep.verify import verify
 
 NAMES = plugins.names(FAMILY)
 KEEPS = {"rows", "times", "status", "clip_ids", "split", "columns", "features"}
@@ -207,7 +208,7 @@ def test_a_second_import_adds_nothing(exported, name, tmp_path):
 
 def test_an_interrupted_import_goes_on(exported, name, tmp_path, monkeypatch):
     output, _ = exported(name)
-    monkeypatch.setattr(imported, "UNIT_CLIPS", 8)
+    monkeypatch.setattr(importing, "UNIT_CLIPS", 8)
     bring(name, output, tmp_path / "whole")
     commit, calls = Feature.commit, []
 

@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from learn.episodes import Episodes
-from learn.heads import Context, GramHead, Head, ProductHead
-from learn.score import by_gram, by_products, by_vectors
-from learn.views import Pair
+from learn.fewshot.heads import Context, GramHead, Head, ProductHead
+from learn.fewshot.modes import Pair
+from learn.fewshot.scoring import by_gram, by_products, by_vectors
+from learn.fewshot.tasks import Episodes
 from store import plugins
 
-HEADS = {name: plugins.build("learn.heads", name) for name in plugins.names("learn.heads")}
+HEADS = {
+    name: plugins.build("learn.fewshot.heads", name)
+    for name in plugins.names("learn.fewshot.heads")
+}
 every_head = pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
 E, N, K, M, BLOCKS = 4, 3, 2, 9, (5, 6)
 D = sum(BLOCKS)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import store
-from extract import manifest
-from extract.media_files import MediaFiles
+from extract.datasets import manifest
+from extract.datasets.media_files import MediaFiles
 from store import plugins
 from store.errors import InputError, MicroshotError, MissingFile
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from learn.data import Padded
-from learn.networks import Network
+from learn.data.clips import Padded
+from learn.models.networks import Network
 from store import plugins
 
 DIMS = {"visual": 6, "audio": 5}
@@ -15,10 +15,10 @@ DIMS = {"visual": 6, "audio": 5}
 
 def build(name, seed=0):
     torch.manual_seed(seed)
-    return plugins.build("learn.networks", name, DIMS)
+    return plugins.build("learn.models.networks", name, DIMS)
 
 
-@pytest.fixture(params=plugins.names("learn.networks"))
+@pytest.fixture(params=plugins.names("learn.models.networks"))
 def name(request):
     return request.param
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from learn.data import Padded
-from learn.objectives import Batch, Moment, Objective, Scene, Survey
+from learn.data.clips import Padded
+from learn.training.objectives import Batch, Moment, Objective, Scene, Survey
 from store import plugins
 
 B, DIM = 8, 16
@@ -19,10 +19,10 @@ def scene():
     return Scene(outputs=sizes, inputs=sizes, classes=tuple("abcdefgh"), clips=B, texts=texts)
 
 
-@pytest.fixture(params=plugins.names("learn.objectives"))
+@pytest.fixture(params=plugins.names("learn.training.objectives"))
 def objective(request):
     torch.manual_seed(0)
-    return plugins.build("learn.objectives", request.param, scene()).eval()
+    return plugins.build("learn.training.objectives", request.param, scene()).eval()
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_it_is_an_objective_that_says_whether_it_needs_labels(objective, request
     assert isinstance(objective, Objective)
     assert isinstance(objective, torch.nn.Module)
     name = request.node.callspec.params["objective"]
-    assert plugins.module("learn.objectives", name).SUPERVISED in (True, False)
+    assert plugins.module("learn.training.objectives", name).SUPERVISED in (True, False)
 
 
 def test_once_learnt_the_right_pairing_costs_less_than_every_wrong_one(objective, batch):
@@ -137,7 +137,7 @@ def test_state_moves_between_steps_and_only_there(objective, batch):
 def test_the_same_history_leaves_the_same_state(objective, batch, request):
     name = request.node.callspec.params["objective"]
     torch.manual_seed(0)
-    twin = plugins.build("learn.objectives", name, scene()).eval()
+    twin = plugins.build("learn.training.objectives", name, scene()).eval()
     twin.load_state_dict(objective.state_dict())
     one, two = moved(objective, batch), moved(twin, batch)
     assert torch.equal(one(batch), two(batch))

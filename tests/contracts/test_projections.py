@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from learn.projections import Projection
+from learn.models.projections import Projection
 from store import plugins
 
 DIM = 6
@@ -14,10 +14,10 @@ DIM = 6
 
 def build(name, seed=0):
     torch.manual_seed(seed)
-    return plugins.build("learn.projections", name, DIM)
+    return plugins.build("learn.models.projections", name, DIM)
 
 
-@pytest.fixture(params=plugins.names("learn.projections"))
+@pytest.fixture(params=plugins.names("learn.models.projections"))
 def name(request):
     return request.param
 

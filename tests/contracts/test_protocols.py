@@ -8,9 +8,9 @@ import pytest
 
 import learn
 import store
-from learn import labels
-from learn.labels import Labels
-from learn.protocols import FAMILY, EvaluationProtocol
+from learn.data import labels
+from learn.data.labels import Labels
+from learn.evaluation.protocols import FAMILY, EvaluationProtocol
 from store import plugins, testing
 
 RECIPE = "cross_modal_probe"  # an own head, and a way from names into its space

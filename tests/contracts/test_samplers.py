@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extract.sample import FAMILY, Sampling
-from extract.samplers import Footage, Sampler
+from extract.media.samplers import Footage, Sampler
+from extract.media.sampling import FAMILY, Sampling
 from store import plugins
 from store.errors import MicroshotError
 from store.spec import canonical_json

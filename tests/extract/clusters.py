@@ -12,9 +12,9 @@ DASK = [sys.executable, "-m", "dask"]
 CLIENT = """
 import json, sys
 from threading import Event
-from extract.cluster import run_on
-from extract.options import Options
-from extract.sample import Sampling
+from extract.pipeline.cluster import run_on
+from extract.pipeline.options import Options
+from extract.media.sampling import Sampling
 scheduler, manifest, directory, size, fps = sys.argv[1:]
 result = run_on(
     scheduler, manifest, directory, visual=["mobilenetv2:untrained"],

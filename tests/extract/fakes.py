@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from extract.options import Options
-from extract.run import run
-from extract.sample import Sampling
+from extract.media.sampling import Sampling
+from extract.pipeline.options import Options
+from extract.pipeline.run import run
 
 OPTIONS = {field.name for field in fields(Options)}
 

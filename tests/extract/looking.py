@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from extract import packets, probe
-from extract.decode import Request, decode
+from extract.media import packets, probe
+from extract.media.decode import Request, decode
 from tests.extract import media
 
 EVERY_40_MS = range(0, 2000, 40)  # 50 frames at 25 fps

@@ -12,8 +12,9 @@ from pathlib import Path
 import av
 import numpy as np
 
-from extract import child, decord_reader
-from extract.decode import decode
+from extract.media import decord_reader
+from extract.media.decode import decode
+from extract.processes import child
 
 MILLI = Fraction(1, 1000)
 

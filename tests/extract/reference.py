@@ -3,7 +3,7 @@
 import av
 import numpy as np
 
-from extract.pictures import SCALING
+from extract.media.frames import SCALING
 
 SECONDS = 30.0
 

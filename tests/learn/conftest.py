@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import store
-from learn.data import Clips
+from learn.data.clips import Clips
 from store import testing
 
 

@@ -72,7 +72,7 @@ def proxy(bucket, monkeypatch):
         "AWS_REGION": "us-east-1",
     }.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("store.s3._FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr("store.storage.s3._FIRST_WAIT_SECONDS", 0.001)
     yield line
     line.shutdown()
     line.server_close()

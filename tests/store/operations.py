@@ -6,10 +6,10 @@ from pathlib import Path
 
 import store
 from store import FeatureSpec, Manifest
-from store.gc import gc as collect
-from store.merge import merge as merge_stores
-from store.repair import repair as repair_store
-from store.view import view as make_view
+from store.upkeep.gc import gc as collect
+from store.upkeep.merge import merge as merge_stores
+from store.upkeep.repair import repair as repair_store
+from store.upkeep.view import view as make_view
 from tests.store.conftest import build_rows
 
 SPEC = FeatureSpec(slug="toy", modality="visual", dim=4, identity={"fps": 1.0})

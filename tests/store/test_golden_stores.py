@@ -11,7 +11,7 @@ import pytest
 
 import store
 from store import Status
-from store.verify import verify
+from store.upkeep.verify import verify
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "stores"
 RELEASED = sorted(path.name.removesuffix(".zarr.tar.gz") for path in GOLDEN.glob("*.tar.gz"))

@@ -1,0 +1,1 @@
+"""Manifests of datasets, and datasets rendered on the spot."""

@@ -1,0 +1,1 @@
+"""One file in, its frames and sound out, on one clock."""

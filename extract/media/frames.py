@@ -1,0 +1,267 @@
+"""The frames of a clip: which are wanted, decoded by PyAV, upright, scaled.
+
+Time stamps tell every frame's time, so a sampler is answered before any work is done, and of the
+video only the stretches from a key frame to a wanted frame are decoded.
+
+Shapes: N = frames of the clip, T = frames wanted, H, W = pixels.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import av
+import numpy as np
+from av.sidedata.sidedata import Type as SideData
+from av.video.reformatter import Interpolation
+from jaxtyping import Float, Int, UInt8
+
+from extract.media.packets import Timeline, Track, frame_seconds, timeline
+from extract.media.probe import Failure
+from extract.media.samplers import Footage
+from store import Status
+
+# Decoders seen to give the same pixels when they skip frames nobody refers to; dav1d does not.
+SKIPS_FRAMES = ("h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video")
+THUMBNAIL = 32  # pixels each way: enough to tell a cut
+MAX_CLIP_BYTES = 1 << 29  # of pixels handed out; a few copies must fit into a decode process
+# Area averaging does not alias when it shrinks; the flags give the same pixels on every CPU and
+# chroma of full resolution.
+SCALING = int(
+    Interpolation.AREA
+    | Interpolation.ACCURATE_RND
+    | Interpolation.FULL_CHR_H_INT
+    | Interpolation.BITEXACT
+)
+HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics
+Pictures = dict[int, dict[int, UInt8[np.ndarray, "H W 3"]]]  # by time stamp and short side
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is wanted of a video track."""
+
+    wanted: list[tuple[int, float]]  # time stamp and second of each frame picked, in order
+    shown: Timeline
+    frames: int  # how many there are in the piece
+
+    @property
+    def share(self) -> float:
+        """Of the frames of the piece."""
+        return len(self.stamps) / self.frames
+
+    @property
+    def stamps(self) -> list[int]:
+        """Each wanted frame once, in order."""
+        return sorted({stamp for stamp, _ in self.wanted})
+
+
+def plan(
+    track: Track,
+    pick: Callable[[Footage], Int[np.ndarray, "T"]],
+    *,
+    origin: float,
+    start_seconds: float,
+    end_seconds: float,
+) -> Plan:
+    """Which frames of a piece the sampler wants.
+
+    Raises:
+        Failure: EMPTY, there are no frames in the piece; DECODE_ERROR, nor in the file.
+    """
+    shown = timeline(track)
+    stamps = shown.stamps
+    if not stamps:
+        status = Status.DECODE_ERROR if track.damage else Status.EMPTY
+        raise Failure(status, track.damage or "the video stream holds no frame")
+    seconds = np.array([track.seconds(s) for s in stamps]) - origin - start_seconds
+    end = float(seconds[-1] + frame_seconds(track, stamps)[-1])
+    length = end_seconds - start_seconds
+    first = max(int(np.searchsorted(seconds, 0.0, side="right")) - 1, 0)
+    last = int(np.searchsorted(seconds, length, side="left"))
+    if end <= 0 or first >= last:
+        raise Failure(
+            Status.EMPTY, f"no frame in this piece: the frames end after {end:.3f} s of it"
+        )
+    # The first frame of a piece is on screen since before it begins.
+    inside = np.maximum(seconds[first:last], 0.0)
+    keys = [track.packets[shown.at[stamp]].is_keyframe for stamp in stamps[first:last]]
+    footage = Footage(
+        seconds=inside,
+        duration=min(end, length),
+        key=np.array(keys),
+        changes=lambda: _changes(track, shown, stamps[first:last]),
+    )
+    wanted = [(stamps[first + i], float(inside[i])) for i in pick(footage)]
+    return Plan(wanted=wanted, shown=shown, frames=last - first)
+
+
+def _changes(track: Track, shown: Timeline, stamps: list[int]) -> Float[np.ndarray, "N"]:
+    """How much each frame differs from the one before, from 0 to 1; frames that are lost change
+    nothing.
+    """
+    small = {
+        stamp: frame.reformat(
+            width=THUMBNAIL, height=THUMBNAIL, format="gray", interpolation=SCALING, threads=1
+        ).to_ndarray()
+        for stamp, frame in frames(track, shown, stamps)
+    }
+    found, before = np.zeros(len(stamps)), None
+    for k, stamp in enumerate(stamps):
+        now = small.get(stamp)
+        if now is not None and before is not None:
+            found[k] = np.abs(now.astype(np.int16) - before).mean() / 255
+        before = before if now is None else now
+    return found
+
+
+def pictures(track: Track, wanted: Plan, short_sides: tuple[int, ...]) -> tuple[Pictures, str]:
+    """The wanted frames that decode, and a note on what is odd about them.
+
+    Raises:
+        Failure: REFUSED, they take too much memory.
+    """
+    scale = Scaler(track, short_sides)
+    found = {stamp: scale(frame) for stamp, frame in frames(track, wanted.shown, wanted.stamps)}
+    return found, scale.note
+
+
+def frames(track: Track, shown: Timeline, wanted: list[int]) -> Iterator[tuple[int, Any]]:
+    """Every wanted frame that decodes, under the time stamp it was wanted for, in order.
+
+    A packet without a picture of its own (VP8 has such) is stood for by the picture on screen then.
+    """
+    at = shown.at
+    for start, stop in stretches(track, shown, [at[stamp] for stamp in wanted]):
+        due = [stamp for stamp in wanted if start <= at[stamp] <= stop]
+        held = None
+        for stamp, frame in _stretch(track, shown, start, stop, frozenset(due)):
+            while due and due[0] < stamp:
+                missed = due.pop(0)
+                if held is not None and not track.damage:
+                    yield missed, held
+            if due and due[0] == stamp:
+                yield due.pop(0), frame
+            held = frame
+            if not due:
+                break
+        if held is not None and not track.damage:
+            yield from ((stamp, held) for stamp in due)
+
+
+def stretches(track: Track, shown: Timeline, positions: list[int]) -> list[tuple[int, int]]:
+    """Spans of packets from key frames on that hold the wanted frames and what they refer to."""
+    if not shown.timed:
+        return [(0, len(track.packets) - 1)]  # frames are counted, so none may be left out
+    keys = [i for i, p in enumerate(track.packets) if p.is_keyframe and p.pts is not None]
+    spans: list[tuple[int, int]] = []
+    for position in sorted(positions):
+        pts = track.packets[position].pts
+        # A frame shown before the key frame it follows in the file refers to the one before.
+        start = max((k for k in keys if k <= position and track.packets[k].pts <= pts), default=0)
+        while spans and start <= spans[-1][1]:
+            begun, ended = spans.pop()
+            start, position = min(start, begun), max(position, ended)
+        spans.append((start, position))
+    return spans
+
+
+def _stretch(
+    track: Track, shown: Timeline, start: int, stop: int, wanted: frozenset[int]
+) -> Iterator[tuple[int, Any]]:
+    """Frames of one span and their time stamps, in presentation order.
+
+    After damage there are none up to the next key frame: they would show what the decoder made up.
+    Frames that are neither wanted nor referred to are not decoded (a quarter of the cost of H.264).
+    """
+    context = track.stream.codec_context
+    counted = iter(shown.stamps)
+    skips = shown.timed and context.name in SKIPS_FRAMES
+    whole = True  # what a frame refers to came out undamaged
+    try:
+        for packet in [*track.packets[start : stop + 1], None]:
+            if skips and packet is not None:
+                context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
+            try:
+                decoded = context.decode(packet)
+            except av.error.FFmpegError as error:
+                track.damage = track.damage or f"{type(error).__name__}: {error.strerror}"
+                whole = False
+                if not shown.timed:
+                    return  # how many frames were lost is not known
+                continue
+            for frame in decoded:
+                stamp = frame.pts if shown.timed else next(counted, None)
+                if frame.is_corrupt:
+                    track.damage = track.damage or "a frame is damaged"
+                whole = (whole or frame.key_frame) and not frame.is_corrupt
+                if whole and stamp in shown.at:
+                    yield stamp, frame
+    finally:
+        context.skip_frame = "DEFAULT"
+        context.flush_buffers()
+
+
+class Scaler:
+    """Frames as upright RGB with square pixels, once for each short side."""
+
+    def __init__(self, track: Track, short_sides: tuple[int, ...]) -> None:
+        self.short_sides = short_sides
+        self.aspect = pixel_aspect(track)
+        self.sizes: dict[int, tuple[int, int]] = {}
+        self.bytes = 0
+        self.note = ""
+
+    def __call__(self, frame: Any) -> dict[int, UInt8[np.ndarray, "H W 3"]]:
+        if not self.sizes:  # of the first frame, also for those after a change of size
+            wide = (max(1, round(frame.width * self.aspect)), frame.height)
+            self.sizes = {side: scaled(wide, side) for side in self.short_sides}
+            if frame.color_trc in HDR:
+                self.note = f"HDR ({HDR[frame.color_trc]}) without tone mapping"
+        self.bytes += sum(3 * w * h for w, h in self.sizes.values())
+        if self.bytes > MAX_CLIP_BYTES:
+            raise Failure(
+                Status.REFUSED, f"the frames wanted take more than {MAX_CLIP_BYTES} bytes"
+            )
+        mirrored, turns = orientation(frame)
+        given = {}
+        for side, (width, height) in self.sizes.items():
+            rgb = frame.reformat(
+                width=width, height=height, format="rgb24", interpolation=SCALING, threads=1
+            ).to_ndarray()
+            given[side] = np.rot90(rgb[:, ::-1] if mirrored else rgb, -turns)
+        return given
+
+
+def pixel_aspect(track: Track) -> Fraction:
+    """Width of a pixel over its height; 1 where the file says nothing sensible."""
+    aspect = Fraction(track.stream.codec_context.sample_aspect_ratio or 1)
+    sensible = Fraction(1, 8) <= aspect <= 8 and abs(aspect - 1) >= Fraction(1, 100)
+    return aspect if sensible else Fraction(1)
+
+
+def scaled(size: tuple[int, int], short_side: int) -> tuple[int, int]:
+    """Width and height with the short side at most so long, in the same proportion."""
+    short = min(size)
+    if short <= short_side:
+        return size
+    return max(1, round(size[0] * short_side / short)), max(1, round(size[1] * short_side / short))
+
+
+def orientation(frame: Any) -> tuple[bool, int]:
+    """Whether to mirror a frame left to right, and then how many quarter turns clockwise it takes.
+
+    A display matrix that is neither a quarter turn nor a mirrored one is broken: nothing is done.
+    """
+    matrix = next((d for d in frame.side_data if d.type == SideData.DISPLAYMATRIX), None)
+    if matrix is None:
+        return False, 0
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].astype(np.float64)
+    size = max(abs(v) for v in (a, b, c, d))
+    ways = [(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)]
+    for turns, (p, q, r, s) in enumerate(ways):
+        for mirrored, way in ((False, (p, q, r, s)), (True, (-p, -q, r, s))):
+            if np.allclose((a, b, c, d), np.multiply(size, way), atol=size / 100) and size:
+                return mirrored, turns
+    return False, 0

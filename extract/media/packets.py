@@ -1,0 +1,273 @@
+"""The packets of a clip and their times, before anything is decoded.
+
+Second 0 is the earliest presentation time of the file, which its first packets tell. For a piece
+far into a file the rest is read from the key frame before it on, where the container can go there
+(`SEEKING`); everything else is read from the front.
+
+Shapes: N = frames of the clip.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any
+
+import av
+import numpy as np
+from jaxtyping import Float
+
+from extract.media.probe import Failure, File, best_streams, opened, say
+from store import Status
+
+SEEKING = ("mov", "matroska")  # containers whose time stamps are right wherever reading begins
+FRONT_SECONDS = 1.0  # read to know second 0; covers frames that are stored out of order
+BEFORE_SECONDS = (2.0, 20.0)  # how far before a piece to go: the sound before it lies close by
+SOUND_BEFORE_SECONDS = 0.5  # codecs overlap their blocks
+MAX_PACKETS = 2_000_000
+
+
+@dataclass(slots=True, kw_only=True)
+class Track:
+    """One stream and its packets in decode order."""
+
+    stream: Any
+    packets: list[Any] = field(default_factory=list)
+    first_pts: int | None = None  # of all packets that are shown, also those dropped from `packets`
+    damage: str = ""  # what says that packets are missing or broken
+    tick: Fraction = field(init=False)  # seconds of one time stamp unit
+    timed: bool = field(init=False)  # not AVI: its presentation times are made up, and wrong
+
+    def __post_init__(self) -> None:
+        self.tick = self.stream.time_base
+        self.timed = self.stream.container.format.name != "avi"
+
+    def refuse_encryption(self) -> None:
+        """Nothing, unless the packets are encrypted: what decodes of such is noise.
+
+        Raises:
+            Failure: DECODE_ERROR.
+        """
+        if self.packets and self.packets[0].has_sidedata("encryption_info"):
+            raise Failure(Status.DECODE_ERROR, f"the {self.stream.type} is encrypted")
+
+    def stamp(self, packet: Any) -> int | None:
+        return packet.pts if self.timed and packet.pts is not None else packet.dts
+
+    def seconds(self, pts: int) -> float:
+        return pts * self.tick.numerator / self.tick.denominator  # a Fraction is slow
+
+    def keep(self, packet: Any) -> None:
+        self.packets.append(packet)
+        pts = self.stamp(packet)
+        if pts is not None and not packet.is_discard:
+            self.first_pts = pts if self.first_pts is None else min(self.first_pts, pts)
+        if packet.is_corrupt:
+            self.damage = "a packet is cut short"
+
+
+class Media:
+    """An open file, from which pieces are read."""
+
+    def __init__(self, file: File) -> None:
+        """Open it and choose the streams.
+
+        Raises:
+            Failure: REFUSED or UNREADABLE.
+        """
+        self.file = file
+        self.front: dict[int, Track] = {}  # the first packets of each stream
+        self._cuts: dict[int, float] = {}
+        self._open()
+
+    def _open(self) -> None:
+        self.container = opened(self.file.path)
+        self.fresh = True  # reading begins at the front
+        try:
+            self.video, self.audio = best_streams(self.container)
+        except Failure:
+            self.close()
+            raise
+        self.streams = [s for s in (self.video, self.audio) if s is not None]
+
+    def close(self) -> None:
+        self.container.close()
+
+    @property
+    def _indexed(self) -> bool:
+        """True for ISO files: they say where each frame lies."""
+        return self.container.format.name.startswith("mov")
+
+    @property
+    def seconds(self) -> float:
+        """How long the file says it is; 0 where it does not say."""
+        return (self.container.duration or 0) / av.time_base
+
+    def tracks(
+        self, start_seconds: float = 0.0, end_seconds: float = float("inf")
+    ) -> tuple[Track | None, Track | None]:
+        """The video and the audio track, with the packets needed for a piece of the clip.
+
+        Raises:
+            Failure: REFUSED, there are too many; UNREADABLE, the file has gone.
+        """
+        tracks = self._sought(start_seconds, end_seconds)
+        if tracks is None:
+            self._rewind()
+            tracks = self._new_tracks()
+            self._read(tracks, start_seconds, end_seconds)
+        for index, track in tracks.items():
+            if not track.damage and self._cut_seconds(index) < end_seconds + self._origin(tracks):
+                track.damage = "the file ends before its index does"
+        return (
+            tracks[self.video.index] if self.video else None,
+            tracks[self.audio.index] if self.audio else None,
+        )
+
+    def _new_tracks(self) -> dict[int, Track]:
+        return {s.index: Track(stream=s) for s in self.streams}
+
+    def _rewind(self) -> None:
+        if not self.fresh:  # seeking to the front is not exact in every container; this is
+            self.close()
+            self._open()
+            self.front = {}  # its packets belong to the streams that were closed
+        self.fresh = False
+
+    def _read(
+        self,
+        tracks: dict[int, Track],
+        start_seconds: float,
+        end_seconds: float,
+        origin: float = float("inf"),
+    ) -> None:
+        """Packets from here to the end of the piece, less those before its key frame.
+
+        Without `origin`, the front of the file is being read.
+        """
+        done: set[int] = set()
+        try:
+            for count, packet in enumerate(self.container.demux(self.streams)):
+                if not packet.size:
+                    continue
+                if count > MAX_PACKETS:
+                    raise Failure(Status.REFUSED, f"more than {MAX_PACKETS} packets")
+                track = tracks[packet.stream_index]
+                track.keep(packet)
+                if track.first_pts is None:
+                    continue
+                # The estimate only falls as packets come in, so nothing is given up too early; a
+                # second covers frames that are stored out of order.
+                origin = min(origin, track.seconds(track.first_pts))
+                stamp = packet.pts if packet.dts is None else packet.dts
+                if track.seconds(stamp or 0) - origin > end_seconds + 1:
+                    done.add(packet.stream_index)
+                    if len(done) == len(tracks):
+                        return
+                elif (
+                    packet.stream is self.video
+                    and packet.is_keyframe
+                    and track.timed
+                    and packet.pts is not None
+                    and track.seconds(packet.pts) - origin <= start_seconds
+                ):
+                    del track.packets[:-1]  # nothing before this frame is needed any more
+        except av.error.FFmpegError as error:
+            for track in tracks.values():
+                track.damage = say(error)
+        for track in (tracks[index] for index in tracks.keys() - done):
+            if self.file.cut_short and not track.damage:
+                track.damage = "the file ends before its header says"
+
+    def _sought(self, start_seconds: float, end_seconds: float) -> dict[int, Track] | None:
+        """The piece's packets without what lies before it; None if that cannot be had."""
+        if not self.container.format.name.startswith(SEEKING):
+            return None
+        if start_seconds <= FRONT_SECONDS + BEFORE_SECONDS[0]:
+            return None
+        if not self.front:
+            self._rewind()
+            self._read(front := self._new_tracks(), 0.0, FRONT_SECONDS)
+            self.front = front
+        origin = self._origin(self.front)
+        for before in BEFORE_SECONDS:
+            if start_seconds - before <= FRONT_SECONDS:
+                return None
+            try:
+                self.container.seek(round((origin + start_seconds - before) * av.time_base))
+            except av.error.FFmpegError:
+                return None
+            tracks = self._new_tracks()
+            for index, track in tracks.items():
+                track.first_pts = self.front[index].first_pts
+            self._read(tracks, start_seconds, end_seconds, origin)
+            if all(self._reaches_back(t, origin + start_seconds) for t in tracks.values()):
+                if self.audio:
+                    self._put_front_before(tracks[self.audio.index])
+                return tracks
+        return None
+
+    def _reaches_back(self, track: Track, second: float) -> bool:
+        """Whether what was read begins early enough to decode from `second` on."""
+        if not track.packets or track.packets[0].pts is None:
+            return False
+        first = track.seconds(track.packets[0].pts)
+        if track.stream is self.video:
+            return track.packets[0].is_keyframe and first <= second
+        return first <= second - SOUND_BEFORE_SECONDS
+
+    def _put_front_before(self, track: Track) -> None:
+        """The file's first sound too: its first sample has its part in where second 0 is."""
+        first = track.packets[0].pts
+        front = self.front[track.stream.index].packets
+        track.packets[:0] = [p for p in front if p.pts is not None and p.pts < first]
+
+    def _origin(self, tracks: Mapping[int, Track]) -> float:
+        seen = [t.seconds(t.first_pts) for t in tracks.values() if t.first_pts is not None]
+        return min(seen, default=0.0)
+
+    def _cut_seconds(self, index: int) -> float:
+        """When the first frame is shown that an ISO file's index places beyond its end."""
+        if index not in self._cuts:
+            stream, found = self.container.streams[index], float("inf")
+            entries: Any = stream.index_entries if self._indexed else ()
+            if len(entries) and entries[-1].pos + entries[-1].size > self.file.size:
+                beyond = [e for e in entries if e.pos + e.size > self.file.size]
+                found = min(e.timestamp for e in beyond) * float(stream.time_base or 0)
+            self._cuts[index] = found
+        return self._cuts[index]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeline:
+    """The frames a player would show."""
+
+    stamps: list[int]  # time stamps in presentation order
+    at: Mapping[int, int]  # position of a frame's packet in decode order, by time stamp
+    timed: bool  # false: there are no presentation times, so frames must be counted
+
+
+def timeline(track: Track) -> Timeline:
+    """The frames of a video track, from its packets alone.
+
+    Left out are packets that the container marks as pre-roll, those before the first key frame,
+    and those shown before it: what they refer to is not in the file.
+    """
+    key = next((i for i, p in enumerate(track.packets) if p.is_keyframe), 0)
+    rest = [(i, p) for i, p in enumerate(track.packets) if i >= key and not p.is_discard]
+    timed = track.timed and all(p.pts is not None for _, p in rest)
+    at = {(p.pts if timed else p.dts): i for i, p in rest}
+    at.pop(None, None)
+    if timed and rest and (first := track.packets[key].pts) is not None:
+        at = {pts: i for pts, i in at.items() if pts >= first}
+    return Timeline(stamps=sorted(at), at=at, timed=timed)
+
+
+def frame_seconds(track: Track, stamps: list[int]) -> Float[np.ndarray, "N"]:
+    """How long each frame stays on screen; the last one as long as its packet says."""
+    gaps = [b - a for a, b in pairwise(stamps)]
+    last = track.packets[-1].duration or 0
+    if last <= 0 or (gaps and last > 10 * max(gaps)):
+        rate = track.stream.average_rate
+        last = int(np.median(gaps)) if gaps else (1 / rate / track.tick if rate else 0)
+    return np.array([float(g * track.tick) for g in [*gaps, max(last, 1)]])

@@ -1,0 +1,38 @@
+"""So many looks a clip, at the centres of equal segments.
+
+Source: Wang et al., Temporal Segment Networks, 2016 (the rule for testing). A frame that stays on
+screen for several segments is taken for each of them, so every clip has the same number of rows.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+
+from extract.media.samplers import Footage, Sampler
+from store.errors import InputError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    frames: int = 8
+
+    def __post_init__(self) -> None:
+        if self.frames < 1:
+            raise InputError(f"frames={self.frames} must be at least 1")
+
+
+def build(config: Config) -> Sampler:
+    return _Uniform(config.frames)
+
+
+class _Uniform:
+    def __init__(self, frames: int) -> None:
+        self.frames = frames
+        self.identity = {"frames": frames}
+
+    def __call__(self, footage: Footage) -> Int[np.ndarray, "T"]:
+        return footage.on_screen((np.arange(self.frames) + 0.5) * (footage.duration / self.frames))
+
+    def most_frames(self, seconds: float) -> int:
+        return self.frames

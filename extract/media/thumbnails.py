@@ -1,0 +1,75 @@
+"""Small pictures of clips, decoded where a broken file can do no harm."""
+
+import io
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from extract.media.decode import Clip, Request, decode, safely
+from extract.processes.pool import process_map
+from store import plugins
+
+SIDE = 96  # pixels, of the shorter side
+DEADLINE_SECONDS = 20.0
+WORKERS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A clip: a media file below `root`, or a piece of one."""
+
+    root: Path
+    path: str
+    start_seconds: float = 0.0
+    end_seconds: float = float("inf")
+
+
+def thumbnails(
+    pieces: Sequence[Piece], progress: Callable[[int, int], None] | None = None
+) -> list[bytes | None]:
+    """A JPEG of the middle of each clip; None where no picture comes out of it."""
+    middle = plugins.build("extract.media.samplers", "uniform:frames=1")
+    requests = [
+        Request(
+            path=piece.root / piece.path,
+            root=piece.root,
+            start_seconds=piece.start_seconds,
+            end_seconds=piece.end_seconds,
+            pick=middle,
+            short_sides=(SIDE,),
+        )
+        for piece in pieces
+    ]
+    found: list[bytes | None] = []
+    if not requests:
+        return found
+    decoding = process_map(
+        decode, requests, workers=WORKERS, deadline_seconds=DEADLINE_SECONDS, again=safely
+    )
+    with closing(decoding):
+        for outcome in decoding:
+            clip = outcome.value
+            frames = clip.frames.get(SIDE) if isinstance(clip, Clip) else None
+            found.append(None if frames is None else jpeg(frames.pixels[0]))
+            if progress:
+                progress(len(found), len(requests))
+    return found
+
+
+def jpeg(pixels: UInt8[np.ndarray, "H W 3"]) -> bytes:
+    """The picture as a file, of even sides as the colour planes of a JPEG are half as large."""
+    import av
+
+    height, width = (side - side % 2 for side in pixels.shape[:2])
+    out = io.BytesIO()
+    with av.open(out, "w", format="image2pipe") as container:
+        stream = container.add_stream("mjpeg", rate=1)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuvj420p"
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels[:height, :width]), "rgb24")
+        for packet in (*stream.encode(frame), *stream.encode(None)):
+            container.mux(packet)
+    return out.getvalue()

@@ -1,0 +1,1 @@
+"""From a manifest to committed parts: plan, decode, encode, write."""

@@ -1,0 +1,305 @@
+"""`extract run --scheduler`: units mapped over the workers of a dask scheduler.
+
+All state is in the store. The client keeps a few units per worker thread under way and hears what
+became of them; a client, scheduler or worker may die at any time, and the same command goes on.
+A unit that was done twice, because a worker died after its commit or because two clients share a
+store, is committed once: its record is put if absent.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty, Queue
+from threading import Event
+from typing import Any, Protocol, runtime_checkable
+
+from distributed import Client
+from distributed.scheduler import KilledWorker
+
+import store
+from extract.media.sampling import Sampling
+from extract.pipeline import cluster_worker as jobs
+from extract.pipeline.cluster_worker import Job, Settings
+from extract.pipeline.options import Options, readable
+from extract.pipeline.outputs import wanted_rows
+from extract.pipeline.progress import Ledger, Progress, into, silent
+from extract.pipeline.result import FeatureReport, RunResult, Spent
+from store import Manifest
+from store.cluster import check_url, connected
+from store.errors import ClusterError, InputError
+
+UNITS_PER_THREAD = 2  # under way: one at work, one waiting
+TRIES = 3  # of a unit whose workers died
+WAIT_SECONDS = 30.0  # for a first worker
+GONE_SECONDS = 10.0  # without a scheduler
+POLL_SECONDS = 0.2
+
+
+@runtime_checkable
+class _Promise(Protocol):
+    """What a future offers."""
+
+    key: str
+    status: str
+
+    def result(self) -> Any: ...
+    def exception(self) -> BaseException | None: ...
+    def add_done_callback(self, call: Any) -> None: ...
+
+
+@runtime_checkable
+class _Workers(Protocol):
+    """What a client of dask offers."""
+
+    status: str
+
+    def nthreads(self) -> Mapping[str, int]: ...
+    def submit(self, function: Any, *args: Any, **kwargs: Any) -> Any: ...
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Way:
+    """The units under way."""
+
+    client: _Workers
+    jobs: Iterator[Job]
+    ledger: Ledger
+    new: Counter[str] = field(default_factory=Counter)  # clips by feature
+    items: Counter[str] = field(default_factory=Counter)
+    slots: Counter[str] = field(default_factory=Counter)
+    lost: list[int] = field(default_factory=list)  # units whose workers died every time
+    _open: dict[str, Job] = field(default_factory=dict)  # by key of the future
+    _tries: Counter[int] = field(default_factory=Counter)
+    _done: Queue[_Promise] = field(default_factory=Queue)
+
+    def work(self) -> None:
+        """Until all units are done, or the ledger says that the run ends."""
+        gone_since = 0.0
+        while True:
+            self.ledger.check()
+            if not self.ledger.stopped:
+                try:
+                    self._submit()
+                except OSError:  # dask's own: it had to ask the scheduler
+                    raise self._gone() from None
+            if not self._open:
+                return
+            try:
+                self._take(self._done.get(timeout=POLL_SECONDS))
+            except Empty:
+                gone_since = self._watch(gone_since)
+
+    def _submit(self) -> None:
+        """As many as the workers of this moment can use."""
+        threads = sum(self.client.nthreads().values())
+        for _ in range(max(1, UNITS_PER_THREAD * threads) - len(self._open)):
+            job = next(self.jobs, None)
+            if job is None:
+                return
+            self._send(job)
+
+    def _send(self, job: Job) -> None:
+        self._tries[job.number] += 1
+        key = f"microshot-unit-{job.number}-{time.time_ns()}"
+        future = self.client.submit(jobs.work, job, key=key, pure=False)
+        self._open[key] = job
+        future.add_done_callback(self._done.put)
+
+    def _take(self, future: _Promise) -> None:
+        job = self._open.pop(future.key, None)
+        if job is None:
+            return
+        if future.status == "finished":
+            self._count(future.result())
+            return
+        error = future.exception() if future.status == "error" else None
+        if error is not None and not isinstance(error, KilledWorker):
+            raise error
+        if future.status == "error" and self._tries[job.number] < TRIES:
+            self._send(job)
+        elif future.status == "error":
+            self.lost.append(job.number)
+        else:
+            raise ClusterError(
+                f"the scheduler lost unit {job.number + 1}; what was committed stays, run the same "
+                "command to go on"
+            )
+
+    def _count(self, done: Mapping[str, Any]) -> None:
+        spent, theirs = self.ledger.spent, done["spent"]
+        self.ledger.clips -= done["found_done"]
+        spent.clips += theirs["clips"]
+        for name in ("decode_cpu_seconds", "waiting", "encoding", "writing"):
+            setattr(spent, name, getattr(spent, name) + theirs[name])
+        spent.decoder_bytes = max(spent.decoder_bytes, theirs["decoder_bytes"])
+        self.ledger.failures.update(done["failures"])
+        for name, counts in done["goals"].items():
+            self.new[name] += counts["new"]
+            self.items[name] += counts["items"]
+            self.slots[name] += counts["slots"]
+        keep = ("feature", "clips", "rows", "status", "commit_seconds")
+        self.ledger.tell(
+            [
+                {name: commit[name] for name in keep}
+                | {"unit": done["unit"], "worker": done["worker"]}
+                for commit in done["commits"]
+            ]
+        )
+        self.ledger.clip()
+
+    def _watch(self, gone_since: float) -> float:
+        """Raise once the scheduler has been gone for some time; since when it is."""
+        if self.client.status == "running":
+            return 0.0
+        now = time.monotonic()
+        if (gone_since and now - gone_since > GONE_SECONDS) or self.client.status == "closed":
+            raise self._gone()
+        return gone_since or now
+
+    def _gone(self) -> ClusterError:
+        return ClusterError(
+            f"the scheduler is gone; {self.ledger.spent.clips} clips of this run were committed, "
+            "run the same command to go on"
+        )
+
+
+def run_on(
+    scheduler: str,
+    manifest: Manifest | Path | str,
+    store_dir: Path | str,
+    *,
+    visual: Sequence[str] = (),
+    audio: Sequence[str] = (),
+    sampling: Sampling | None = None,
+    options: Options | None = None,
+    metrics: Path | None = None,
+    stop: Event | None = None,
+    progress: Progress = silent,
+    insecure_tcp: bool = False,
+) -> RunResult:
+    """`extract.pipeline.run.run`, by the workers of a dask scheduler.
+
+    Paths of media, weights and store must mean the same on all machines. `options.workers` is the
+    number of cores of one worker, and `auto` is what it means there.
+
+    Raises:
+        ClusterError: no scheduler, no worker, an unsafe line, or workers that are not like us.
+        MicroshotError: as `extract.pipeline.run.run`.
+    """
+    options = options or Options()
+    manifest = readable(
+        manifest if isinstance(manifest, Manifest) else store.read_manifest(manifest)
+    )
+    if not visual and not audio:
+        raise InputError("no encoder; give --visual SPEC or --audio SPEC (see: extract encoders)")
+    heard = into(metrics)
+    settings = Settings(
+        visual=tuple(visual),
+        audio=tuple(audio),
+        sampling=sampling or Sampling(fps=1.0),
+        options=options,
+    )
+    with connected(scheduler, insecure_tcp) as client:
+        spent = Spent(workers=0)
+        first = _shake_hands(client, settings, scheduler, insecure_tcp)
+        specs = [jobs.spec_of(plain) for plain in first["specs"]]
+        fs = store.create(store_dir)
+        fs.add_manifest(manifest)
+        features = [fs.add_feature(spec) for spec in specs]
+        size = first["clips_per_unit"]
+        units = wanted_rows(manifest, features, options.again, size)
+        ledger = Ledger(
+            spent=spent, clips=sum(map(len, units)), units=len(units), progress=progress,
+            heard=heard, max_failures=options.max_failures, stop=stop or Event(),
+        )  # fmt: skip
+        way = _Way(
+            client=client,
+            ledger=ledger,
+            jobs=_jobs(units, manifest, settings, [f.name for f in features], _absolute(store_dir)),
+        )
+        way.work()
+        spent.workers = len(client.nthreads())
+    spent.seconds = time.perf_counter() - spent.begun
+    if way.lost and not ledger.stopped:
+        ledger.stopped = f"{len(way.lost)} units killed {TRIES} workers each"
+    return RunResult(
+        features=[
+            FeatureReport.of(
+                fs[feature.name],  # looked up anew: others wrote it
+                manifest.clip_ids,
+                new=way.new[feature.name],
+                fill=way.items[feature.name] / max(way.slots[feature.name], 1) or 1.0,
+            )
+            for feature in features
+        ],
+        spent=spent,
+        max_failures=options.max_failures,
+        stopped=ledger.stopped,
+    )
+
+
+def _shake_hands(
+    client: Client, settings: Settings, url: str, insecure_tcp: bool
+) -> Mapping[str, Any]:
+    """What the workers make of the settings, after a look at each of them."""
+    try:
+        client.wait_for_workers(1, timeout=WAIT_SECONDS)
+    except TimeoutError:
+        raise ClusterError(
+            f"no worker at {url} after {WAIT_SECONDS:.0f} s; start one: dask worker {url} "
+            "--nthreads 2"
+        ) from None
+    addresses = list(client.scheduler_info(n_workers=-1)["workers"])
+    for address in addresses:
+        check_url(address, insecure_tcp)
+    mine = jobs.versions()
+    try:
+        found = client.run(jobs.versions)
+    except Exception as error:  # whatever their interpreter says
+        raise ClusterError(
+            f"a worker cannot run this program ({type(error).__name__}: {error}); install the same "
+            "microshot there"
+        ) from None
+    for address, theirs in found.items():
+        for (name, ours), (_, other) in zip(mine, theirs, strict=True):
+            if ours != other:
+                raise ClusterError(
+                    f"worker {address} has {name} {other}, this client {ours}; install the same on "
+                    "both"
+                )
+    future = client.submit(jobs.prepared, settings, pure=False)
+    result: Mapping[str, Any] = future.result()
+    return result
+
+
+def _jobs(
+    units: Sequence[Sequence[tuple[int, tuple[int, ...]]]],
+    manifest: Manifest,
+    settings: Settings,
+    features: Sequence[str],
+    where: str,
+) -> Iterator[Job]:
+    columns = [
+        name
+        for name in ("path", "clip_id", "start_seconds", "end_seconds")
+        if name in manifest.table
+    ]
+    assert manifest.root is not None
+    for number, unit in enumerate(units):
+        rows = [row for row, _ in unit]
+        yield Job(
+            number=number,
+            settings=settings,
+            features=tuple(features),
+            versions=jobs.versions(),
+            store=where,
+            root=str(manifest.root.absolute()),
+            table={name: tuple(manifest.table[name][row] for row in rows) for name in columns},
+            wanted=tuple(mask for _, mask in unit),
+        )
+
+
+def _absolute(store_dir: Path | str) -> str:
+    return str(store_dir) if "://" in str(store_dir) else str(Path(store_dir).absolute())

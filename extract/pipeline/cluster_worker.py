@@ -1,0 +1,205 @@
+"""What a worker of a cluster does: a unit, by the same pipeline as a run on one machine.
+
+Only small records travel: names of encoders and files there, counts and seconds back. Rows go from
+the worker into the store. Networks are loaded once a process and kept.
+"""
+
+import hashlib
+import os
+import platform
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from distributed import get_worker
+
+import store
+from extract.encoders import Encoder
+from extract.media.sampling import Sampling
+from extract.pipeline.options import Options
+from extract.pipeline.outputs import decoded, encoders_of, goals_of, specs_of
+from extract.pipeline.progress import Ledger
+from extract.pipeline.result import Spent
+from extract.pipeline.stages import Pipeline
+from store import FeatureSpec, Manifest
+from store.errors import ClusterError
+
+LIBRARIES = ("torch", "av", "zarr", "numpy", "distributed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What all units of a run have in common."""
+
+    visual: tuple[str, ...]
+    audio: tuple[str, ...]
+    sampling: Sampling
+    options: Options
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A unit."""
+
+    number: int
+    settings: Settings
+    features: tuple[str, ...]  # what the encoders must give, in their order
+    versions: tuple[tuple[str, str], ...]  # that the worker must have
+    store: str
+    root: str  # of the paths
+    table: Mapping[str, tuple[str, ...]]  # the unit's rows of the manifest
+    wanted: tuple[tuple[int, ...], ...]  # by row: which features want it
+
+
+def versions() -> tuple[tuple[str, str], ...]:
+    """What must be the same everywhere: Python, libraries, and our own code to the letter."""
+    found = {"python": ".".join(platform.python_version_tuple()[:2])}
+    found |= {name: version(name).partition("+")[0] for name in LIBRARIES}
+    return (*found.items(), ("microshot code", _code()))
+
+
+def prepared(settings: Settings) -> dict[str, Any]:
+    """Load the networks, and say what features they give and on what they run."""
+    options = settings.options.resolved()
+    specs = _specs(settings)
+    return {
+        "specs": [_plain(spec) for spec in specs],
+        "device": options.device,
+        "clips_per_unit": options.clips_per_unit,
+    }
+
+
+def work(job: Job) -> dict[str, Any]:
+    """Commit a unit, and say what it was.
+
+    Raises:
+        ClusterError: this worker's code or networks are others than the client's.
+        MicroshotError: as a run.
+    """
+    _check(job.versions)
+    options = _shared(job.settings.options.resolved())
+    encoders = _encoders(job.settings)
+    specs = _specs(job.settings)
+    if tuple(spec.feature_id for spec in specs) != job.features:
+        raise ClusterError(
+            f"worker {here()} makes other features than the first; give all workers the same "
+            "weights, kind of device and --precision"
+        )
+    manifest = Manifest(table=job.table, root=Path(job.root))
+    fs = store.open(job.store)
+    goals = goals_of(fs, encoders, specs, batch_size=options.batch_size, device=options.device)
+    unit = [(row, [goals[i] for i in mask]) for row, mask in enumerate(job.wanted)]
+    if not options.again:
+        unit = _uncommitted(unit, manifest)
+    commits: list[Mapping[str, Any]] = []
+    spent = Spent(workers=options.workers)
+    ledger = Ledger(spent=spent, clips=len(unit), units=1, heard=commits.append)
+    if unit:
+        pipeline = Pipeline(
+            manifest=manifest, units=[unit], ledger=ledger, retrying=bool(options.again)
+        )
+        wanted = ((row, [goal.encoder for goal in some]) for row, some in unit)
+        outcomes = decoded(manifest, wanted, job.settings.sampling, options, ordered=False)
+        with closing(outcomes), torch.inference_mode():
+            pipeline.work(outcomes)
+    spent.seconds = time.perf_counter() - spent.begun
+    return {
+        "unit": job.number,
+        "worker": here(),
+        "found_done": len(job.wanted) - len(unit),  # clips
+        "spent": asdict(spent),
+        "commits": [dict(commit) for commit in commits],
+        "failures": dict(ledger.failures),
+        "goals": {
+            goal.feature.name: {"new": goal.new, "items": goal.items, "slots": goal.slots}
+            for goal in goals
+        },
+    }
+
+
+def here() -> str:
+    """This process, as an error names it."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def spec_of(plain: Mapping[str, Any]) -> FeatureSpec:
+    """A feature's identity as it travelled."""
+    return FeatureSpec(**plain)
+
+
+def _plain(spec: FeatureSpec) -> dict[str, Any]:
+    return {name: getattr(spec, name) for name in ("slug", "modality", "dim", "identity", "notes")}
+
+
+def _uncommitted(unit: list[Any], manifest: Manifest) -> list[Any]:
+    """What nobody committed since the job was made: another client, or this one's earlier try."""
+    by_goal: dict[int, tuple[Any, list[str]]] = {}
+    for row, wanted in unit:
+        for goal in wanted:
+            by_goal.setdefault(id(goal), (goal, []))[1].append(manifest.clip_ids[row])
+    done = {
+        key
+        for key, (goal, clip_ids) in by_goal.items()
+        if goal.feature.has_unit(goal.feature.unit_name(clip_ids))
+    }
+    left = [(row, [goal for goal in wanted if id(goal) not in done]) for row, wanted in unit]
+    return [(row, wanted) for row, wanted in left if wanted]
+
+
+def _check(wanted: tuple[tuple[str, str], ...]) -> None:
+    mine = dict(versions())
+    for name, theirs in wanted:
+        if mine.get(name) != theirs:
+            raise ClusterError(
+                f"worker {here()} has {name} {mine.get(name)}, this client {theirs}; "
+                "install the same on both"
+            )
+
+
+_loading = threading.Lock()
+
+
+def _encoders(settings: Settings) -> list[Encoder]:
+    """The networks of this process."""
+    with _loading:
+        return _loaded(settings)
+
+
+def _specs(settings: Settings) -> list[FeatureSpec]:
+    return specs_of(_encoders(settings), settings.sampling, settings.options.decoder)
+
+
+@lru_cache(maxsize=1)
+def _loaded(settings: Settings) -> list[Encoder]:
+    options = settings.options.resolved()
+    return encoders_of(settings.visual, settings.audio, options.device, options.precision)
+
+
+def _shared(options: Options) -> Options:
+    """One of the units that this worker does at once: its share of the decode processes.
+
+    Dask's nanny gives its workers one thread for products of matrices; `workers` says how many
+    cores they may have.
+    """
+    torch.set_num_threads(options.workers)
+    at_once = max(1, get_worker().state.nthreads)
+    return replace(options, workers=-(-options.workers // at_once))
+
+
+@lru_cache(maxsize=1)
+def _code() -> str:
+    """Digest of the sources that decide what a worker does."""
+    digest = hashlib.sha256()
+    for package in ("extract", "store"):
+        place = Path(__file__).parents[2] / package
+        for path in sorted(place.rglob("*.py")):
+            digest.update(path.relative_to(place).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,186 @@
+"""What a run wants: features with their encoders, and the units where something is left to do."""
+
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from extract import load_encoder
+from extract.encoders import AudioEncoder, Encoder, VisualEncoder
+from extract.media.decode import Request, decode, safely
+from extract.media.sampling import Sampling
+from extract.pipeline.batching import Fitting
+from extract.pipeline.options import Options
+from extract.pipeline.unit_encoder import UnitEncoder, feature_spec, provenance
+from extract.processes.child import Outcome
+from extract.processes.pool import process_map
+from store import Feature, FeatureSpec, Manifest, Status, Store
+from store.errors import ConfigError, InputError
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Goal:
+    """A feature this run fills, and its encoder."""
+
+    feature: Feature
+    encoder: Encoder
+    batch_size: int
+    device: str
+    new: int = 0  # clips committed by this run
+    items: int = 0  # given to the network by finished units
+    slots: int = 0  # and what it computed, padding included
+    network: Fitting = field(init=False)
+    units: dict[int, UnitEncoder] = field(default_factory=dict)  # begun and not finished
+
+    def __post_init__(self) -> None:
+        self.network = Fitting(self.encoder.forward)
+
+    def encoder_of(self, number: int) -> UnitEncoder:
+        """What gathers the rows of a unit."""
+        if number not in self.units:
+            self.units[number] = UnitEncoder(
+                self.encoder, batch_size=self.batch_size, forward=self.network
+            )
+        return self.units[number]
+
+    @property
+    def fill(self) -> float:
+        """Share of the network's work that was not padding."""
+        return self.items / self.slots if self.slots else 1.0
+
+    def notes(self) -> dict[str, Any]:
+        """Provenance of a part made now."""
+        size = min(self.batch_size, self.network.limit or self.batch_size)
+        return provenance(device=self.device, batch_size=size)
+
+
+Unit = list[tuple[int, list[Goal]]]  # rows of the manifest, each with the features that want it
+
+
+def encoders_of(
+    visual: Sequence[str | Encoder], audio: Sequence[str | Encoder], device: str, precision: str
+) -> list[Encoder]:
+    """All of them, loaded.
+
+    Raises:
+        InputError: none.
+        ConfigError: one that cannot be had, or of the other modality.
+    """
+    if not visual and not audio:
+        raise InputError("no encoder; give --visual SPEC or --audio SPEC (see: extract encoders)")
+    return [
+        *(_loaded(one, "visual", device, precision) for one in visual),
+        *(_loaded(one, "audio", device, precision) for one in audio),
+    ]
+
+
+def specs_of(encoders: Sequence[Encoder], policy: Sampling, decoder: str) -> list[FeatureSpec]:
+    """The features that they make.
+
+    Raises:
+        InputError: two of them are the same.
+    """
+    specs = [feature_spec(encoder, policy, decoder) for encoder in encoders]
+    if len({spec.feature_id for spec in specs}) < len(specs):
+        raise InputError("the same encoder with the same settings is asked for twice; name it once")
+    return specs
+
+
+def goals_of(
+    fs: Store,
+    encoders: Sequence[Encoder],
+    specs: Sequence[FeatureSpec],
+    *,
+    batch_size: int,
+    device: str,
+) -> list[Goal]:
+    """The store's features, made where they are new."""
+    return [
+        Goal(feature=fs.add_feature(spec), encoder=encoder, batch_size=batch_size, device=device)
+        for spec, encoder in zip(specs, encoders, strict=True)
+    ]
+
+
+def units_of(
+    manifest: Manifest, goals: Sequence[Goal], again: frozenset[Status], clips_per_unit: int
+) -> list[Unit]:
+    """The stretches of the manifest in which something is left to do."""
+    features = [goal.feature for goal in goals]
+    return [
+        [(row, [goals[i] for i in mask]) for row, mask in unit]
+        for unit in wanted_rows(manifest, features, again, clips_per_unit)
+    ]
+
+
+def wanted_rows(
+    manifest: Manifest, features: Sequence[Feature], again: frozenset[Status], clips_per_unit: int
+) -> list[list[tuple[int, tuple[int, ...]]]]:
+    """The same: rows of the manifest, each with the places of the features that want it."""
+    committed = [feature.committed() for feature in features]
+    units = []
+    for first in range(0, len(manifest), clips_per_unit):
+        unit = []
+        for row in range(first, min(first + clips_per_unit, len(manifest))):
+            known = (done.get(manifest.clip_ids[row]) for done in committed)
+            mask = tuple(i for i, status in enumerate(known) if status is None or status in again)
+            if mask:
+                unit.append((row, mask))
+        if unit:
+            units.append(unit)
+    return units
+
+
+def decoded(
+    manifest: Manifest,
+    wanted: Iterable[tuple[int, Sequence[Encoder]]],
+    policy: Sampling,
+    options: Options,
+    *,
+    ordered: bool,
+) -> Generator[Outcome, None, None]:
+    """Rows of the manifest, decoded for the encoders that want them by processes of their own."""
+    return process_map(
+        decode,
+        (_request(manifest, row, encoders, policy, options) for row, encoders in wanted),
+        workers=options.workers,
+        deadline_seconds=options.deadline_seconds,
+        ordered=ordered,
+        together=_file_of,
+        again=safely,
+    )
+
+
+def _request(
+    manifest: Manifest, row: int, encoders: Sequence[Encoder], policy: Sampling, options: Options
+) -> Request:
+    """What to decode of one clip."""
+    assert manifest.root is not None
+    sides = {e.short_side for e in encoders if isinstance(e, VisualEncoder)}
+    rates = {e.sample_rate for e in encoders if isinstance(e, AudioEncoder)}
+    return Request(
+        path=manifest.root / manifest.paths[row],
+        root=None if options.follow_links else manifest.root,
+        start_seconds=float(manifest.start_seconds[row]),
+        end_seconds=float(manifest.end_seconds[row]),
+        limit_seconds=policy.max_seconds,
+        pick=policy if sides else None,
+        short_sides=tuple(sorted(sides)),
+        sample_rates=tuple(sorted(rates)),
+        decoder=options.decoder,
+    )
+
+
+def _file_of(request: Request) -> Path:
+    """What pieces of one file have in common: one child decodes them from one open."""
+    return request.path
+
+
+def _loaded(encoder: str | Encoder, modality: str, device: str, precision: str) -> Encoder:
+    """The encoder itself, which must be of this modality."""
+    if isinstance(encoder, str):
+        encoder = load_encoder(encoder, device=device, precision=precision)
+    if encoder.modality != modality:
+        raise ConfigError(
+            f"{encoder.name} is an encoder for --{encoder.modality}, not for --{modality}"
+        )
+    return encoder

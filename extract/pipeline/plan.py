@@ -1,0 +1,354 @@
+"""`extract plan`: what a run would take, from a sample of its clips. Nothing is written.
+
+Clips are drawn from those that are left to do, decoded by the same processes and given to the same
+networks as in a run; what that cost is scaled to all of them. Networks begin when the sample, or
+the first GiB of it, is decoded, so that neither slows the other down. On a processor both share the
+cores and their processor times add up; on a GPU they work at the same time, and the slower one
+decides. A first clip warms the networks up.
+"""
+
+import math
+import shutil
+import statistics
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import store
+from extract.encoders import Encoder, VisualEncoder
+from extract.media.decode import Clip, failed
+from extract.media.sampling import Sampling
+from extract.pipeline.batching import Fitting
+from extract.pipeline.options import Options, cores, readable
+from extract.pipeline.outputs import decoded, encoders_of, specs_of
+from extract.pipeline.progress import Progress, silent
+from extract.pipeline.unit_encoder import UnitEncoder
+from extract.processes.child import Outcome
+from store import FeatureSpec, Manifest, Status
+from store.errors import InputError
+from store.parts.layout import CHUNK_BYTES
+
+SAMPLE_CLIPS = 32
+CLIP_BYTES = 150  # of a part's tables per clip, about
+HELD_BYTES = 1 << 30  # of decoded clips
+Z95 = 1.96
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeaturePlan:
+    """What one feature would get."""
+
+    feature: str
+    modality: str
+    pending: int  # clips
+    rows: int  # about
+    bytes: int  # about, on disk
+    rows_per_clip: float
+    seconds_per_clip: float  # of the network, alone on the machine
+    batch_fill: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What `extract plan` answers."""
+
+    clips: int  # of the manifest
+    pending: int  # that any feature wants
+    sampled: int
+    device: str
+    workers: int
+    cores: int
+    features: list[FeaturePlan]
+    statuses: dict[str, int]  # of the sample: a clip's worst
+    decoders: dict[str, int]  # who decoded the frames of the sample, and why
+    decode_cpu_seconds_per_clip: float
+    encoder_seconds_per_clip: float
+    clips_per_second: float
+    hours: float
+    hours_low: float  # 95 % interval from how unlike the sample's clips are; not of the machine
+    hours_high: float
+    bytes: int
+    free_bytes: int | None  # where the store is or would be, if that is a directory
+    bottleneck: str
+    examples: dict[str, str]  # a clip and what went wrong, by kind
+    max_failures: float
+
+    @property
+    def findings(self) -> list[str]:
+        """What somebody should look at before the run, one line each."""
+        found = []
+        bad = sum(n for kind, n in self.statuses.items() if Status.from_kind(kind).failed)
+        if self.sampled and bad > self.max_failures * self.sampled:
+            found.append(f"{bad} of {self.sampled} sampled clips failed: the run may stop early")
+        if self.free_bytes is not None and self.bytes > self.free_bytes:
+            found.append(f"the disk has {self.free_bytes} bytes left, the run needs {self.bytes}")
+        return found
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data for `--json`."""
+        return asdict(self) | {"findings": self.findings}
+
+
+@dataclass(slots=True)
+class _Trial:
+    """One encoder at work on the sample."""
+
+    encoder: Encoder
+    spec: FeatureSpec
+    pending: set[int]  # rows of the manifest
+    unit: UnitEncoder
+    network: Fitting
+    clips: int = 0
+    rows: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0  # of all cores
+
+
+def plan(
+    manifest: Manifest | Path | str,
+    store_dir: Path | str,
+    *,
+    visual: Sequence[str | Encoder] = (),
+    audio: Sequence[str | Encoder] = (),
+    sampling: Sampling | None = None,
+    options: Options | None = None,
+    sample_clips: int = SAMPLE_CLIPS,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Plan:
+    """What the run with the same arguments would take.
+
+    Raises:
+        InputError: as `extract.pipeline.run.run`; a sample without clips.
+        ConfigError, NotAStore: as `extract.pipeline.run.run`.
+    """
+    if sample_clips < 1:
+        raise InputError(f"a sample of {sample_clips} clips says nothing; take 1 or more")
+    options = (options or Options()).resolved()
+    policy = sampling or Sampling(fps=1.0)
+    manifest = manifest if isinstance(manifest, Manifest) else store.read_manifest(manifest)
+    manifest = readable(manifest)
+    encoders = encoders_of(visual, audio, options.device, options.precision)
+    specs = specs_of(encoders, policy, options.decoder)
+    trials = _trials(manifest, store_dir, encoders, specs, options)
+    pending = sorted(set().union(*(trial.pending for trial in trials)))
+    drawn = np.random.default_rng(seed).permutation(len(pending))[:sample_clips]
+    rows = [pending[i] for i in sorted(drawn.tolist())]
+
+    costs, statuses, decoders, examples = [], Counter[str](), Counter[str](), dict[str, str]()
+    wanted_of = ((row, [t.encoder for t in trials if row in t.pending]) for row in rows)
+    outcomes = decoded(manifest, wanted_of, policy, options, ordered=False)
+    with closing(outcomes), torch.inference_mode():
+        for held in _gathered(outcomes, progress, len(rows)):
+            for outcome in held:
+                row = rows[outcome.index]
+                costs.append(outcome.cpu_seconds)
+                clip: Clip = outcome.value or failed(outcome.status, outcome.detail)
+                wanted = [trial for trial in trials if row in trial.pending]
+                for trial in wanted:
+                    _try(trial, manifest.clip_ids[row], clip)
+                status, detail = _worst(clip, wanted)
+                statuses[status.kind] += 1
+                if status.failed:
+                    examples.setdefault(status.kind, f"{manifest.clip_ids[row]}: {detail}")
+                if clip.frames:
+                    decoders[_decoder(clip.visual_detail)] += 1
+        for trial in trials:
+            _finish(trial)
+    return _scaled(
+        manifest, store_dir, pending, trials, options, costs, statuses, decoders, examples
+    )
+
+
+def _trials(
+    manifest: Manifest,
+    store_dir: Path | str,
+    encoders: Sequence[Encoder],
+    specs: Sequence[FeatureSpec],
+    options: Options,
+) -> list[_Trial]:
+    """The encoders, each with the clips that its feature lacks."""
+    fs = store.find(store_dir)
+    trials = []
+    for encoder, spec in zip(encoders, specs, strict=True):
+        known = {}
+        if fs is not None and spec.feature_id in fs.features:
+            known = fs[spec.feature_id].committed()
+        left = {
+            row
+            for row, clip_id in enumerate(manifest.clip_ids)
+            if clip_id not in known or known[clip_id] in options.again
+        }
+        network = Fitting(encoder.forward)
+        unit = UnitEncoder(encoder, batch_size=options.batch_size, forward=network)
+        trials.append(_Trial(encoder, spec, left, unit, network))
+    return trials
+
+
+def _gathered(
+    outcomes: Iterator[Outcome], progress: Progress, total: int
+) -> Iterator[list[Outcome]]:
+    """All of them at once, or a GiB at a time."""
+    held, size, done = list[Outcome](), 0, 0
+    for done, outcome in enumerate(outcomes, start=1):
+        held.append(outcome)
+        clip: Clip | None = outcome.value
+        if clip is not None:
+            size += sum(frames.pixels.nbytes for frames in clip.frames.values())
+            size += sum(sound.samples.nbytes for sound in clip.sound.values())
+        progress(done, total, "", "")
+        if size > HELD_BYTES:
+            yield held
+            held, size = [], 0
+    yield held
+
+
+def _try(trial: _Trial, clip_id: str, clip: Clip) -> None:
+    if not trial.clips:
+        extra = UnitEncoder(
+            trial.encoder, batch_size=trial.unit.packer.batch_size, forward=trial.network
+        )
+        extra.put("warm-up", clip)
+        extra.rows()
+    with _clock(trial):
+        trial.unit.put(clip_id, clip)
+    trial.clips += 1
+
+
+def _finish(trial: _Trial) -> None:
+    if not trial.clips:
+        return
+    with _clock(trial):
+        trial.rows = len(trial.unit.rows().values)
+    # A run fills its batches with the clips that follow; a sample's last one is mostly padding.
+    trial.seconds *= trial.unit.packer.fill
+    trial.cpu_seconds *= trial.unit.packer.fill
+
+
+@contextmanager
+def _clock(trial: _Trial) -> Iterator[None]:
+    """Adds what the network took."""
+    begun, cpu = time.perf_counter(), time.process_time()
+    yield
+    if getattr(trial.encoder, "device", torch.device("cpu")).type == "cuda":
+        torch.cuda.synchronize()
+    trial.seconds += time.perf_counter() - begun
+    trial.cpu_seconds += time.process_time() - cpu
+
+
+def _worst(clip: Clip, wanted: Sequence[_Trial]) -> tuple[Status, str]:
+    """The status of what was asked for: a failure, if there is one."""
+    sides = {isinstance(trial.encoder, VisualEncoder) for trial in wanted}
+    found = [
+        (clip.visual, clip.visual_detail) if side else (clip.audio, clip.audio_detail)
+        for side in sorted(sides, reverse=True)
+    ]
+    return next((one for one in found if one[0].failed), found[0])
+
+
+def _decoder(detail: str) -> str:
+    """Who decoded, and why it was PyAV."""
+    told = detail.partition(";")[0]
+    return "decord" if told.startswith("decord") else told
+
+
+def _scaled(
+    manifest: Manifest,
+    store_dir: Path | str,
+    pending: Sequence[int],
+    trials: Sequence[_Trial],
+    options: Options,
+    costs: Sequence[float],
+    statuses: Counter[str],
+    decoders: Counter[str],
+    examples: dict[str, str],
+) -> Plan:
+    """From the sample to the run."""
+    n = len(costs)
+    decode_cost = statistics.fmean(costs) if n else 0.0
+    error = Z95 * statistics.stdev(costs) / math.sqrt(n) if n > 1 else 0.0
+    features = [_feature(trial, options.clips_per_unit) for trial in trials]
+    # A clip that one feature lacks costs that network only.
+    shares = [(t, len(t.pending) / max(len(pending) * t.clips, 1)) for t in trials]
+    network_cost = sum(share * trial.seconds for trial, share in shares)
+    network_cpu = sum(share * trial.cpu_seconds for trial, share in shares)
+    rate, bottleneck = _rate(decode_cost, network_cost, network_cpu, options)
+    slow, _ = _rate(decode_cost + error, network_cost, network_cpu, options)
+    fast, _ = _rate(max(decode_cost - error, 0.0), network_cost, network_cpu, options)
+    hours = [len(pending) / speed / 3600 if speed else 0.0 for speed in (rate, fast, slow)]
+    return Plan(
+        clips=len(manifest),
+        pending=len(pending),
+        sampled=n,
+        device=options.device,
+        workers=options.workers,
+        cores=cores(),
+        features=features,
+        statuses=dict(statuses.most_common()),
+        decoders=dict(decoders.most_common()),
+        decode_cpu_seconds_per_clip=round(decode_cost, 4),
+        encoder_seconds_per_clip=round(network_cost, 4),
+        clips_per_second=round(rate, 2),
+        hours=round(hours[0], 4),
+        hours_low=round(hours[1], 4),
+        hours_high=round(hours[2], 4),
+        bytes=sum(feature.bytes for feature in features),
+        free_bytes=_free_bytes(store_dir),
+        bottleneck=bottleneck,
+        examples=examples,
+        max_failures=options.max_failures,
+    )
+
+
+def _rate(
+    decode_cost: float, network_cost: float, network_cpu: float, options: Options
+) -> tuple[float, str]:
+    """Clips a second, and what bounds them: `decode` or `encoder`."""
+    if not decode_cost + network_cost:
+        return 0.0, "nothing to do"
+    limits = {
+        "decode": _per(min(options.workers, cores()), decode_cost),
+        "encoder": _per(1, network_cost),
+    }
+    slowest = min(limits, key=lambda name: limits[name])
+    if options.device.startswith("cuda"):
+        return limits[slowest], slowest
+    shared = _per(cores(), decode_cost + network_cpu)
+    dearer = "decode" if decode_cost > network_cpu else "encoder"
+    return min(shared, limits[slowest]), dearer if shared < limits[slowest] else slowest
+
+
+def _per(parallel: int, cost: float) -> float:
+    return parallel / cost if cost else math.inf
+
+
+def _feature(trial: _Trial, clips_per_unit: int) -> FeaturePlan:
+    pending = len(trial.pending)
+    rows_per_clip = trial.rows / trial.clips if trial.clips else 0.0
+    units = math.ceil(pending / clips_per_unit)
+    per_unit = rows_per_clip * min(clips_per_unit, max(pending, 1)) * 2 * trial.encoder.dim
+    on_disk = math.ceil(per_unit / CHUNK_BYTES) * CHUNK_BYTES * units + CLIP_BYTES * pending
+    return FeaturePlan(
+        feature=trial.spec.feature_id,
+        modality=trial.encoder.modality,
+        pending=pending,
+        rows=round(rows_per_clip * pending),
+        bytes=on_disk,
+        rows_per_clip=round(rows_per_clip, 2),
+        seconds_per_clip=round(trial.seconds / trial.clips, 5) if trial.clips else 0.0,
+        batch_fill=round(trial.unit.packer.fill, 3),
+    )
+
+
+def _free_bytes(store_dir: Path | str) -> int | None:
+    if "://" in str(store_dir):
+        return None
+    place = Path(store_dir).absolute()
+    return shutil.disk_usage(next(p for p in (place, *place.parents) if p.exists())).free

@@ -1,0 +1,97 @@
+"""`extract run`: manifest → units → decode processes → packer → encoders → parts → commit records.
+
+A unit is a fixed stretch of the manifest, less the clips a feature already has. Each clip is
+decoded once for all features that still want it; each feature commits its own units. All state is
+in the store: interrupt a run in any way, run it again, and it goes on at the first unit that is not
+committed, with the same values as if nothing had happened.
+"""
+
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from threading import Event
+
+import torch
+
+import store
+from extract.encoders import Encoder
+from extract.media.sampling import Sampling
+from extract.pipeline.options import Options, readable
+from extract.pipeline.outputs import decoded, encoders_of, goals_of, specs_of, units_of
+from extract.pipeline.progress import Ledger, Progress, into, silent
+from extract.pipeline.result import FeatureReport, RunResult, Spent
+from extract.pipeline.stages import Pipeline
+from store import Manifest, Store
+
+
+def sampling(
+    *,
+    fps: float | None = None,
+    frames: int | None = None,
+    sample: str | None = None,
+    max_seconds: float = 30.0,
+) -> Sampling:
+    """How to look at clips; one frame a second unless said otherwise."""
+    fps = 1.0 if fps is None and frames is None and sample is None else fps
+    return Sampling(fps=fps, frames=frames, sample=sample, max_seconds=max_seconds)
+
+
+def run(
+    manifest: Manifest | Path | str,
+    store_dir: Path | str,
+    *,
+    visual: Sequence[str | Encoder] = (),
+    audio: Sequence[str | Encoder] = (),
+    sampling: Sampling | None = None,
+    options: Options | None = None,
+    metrics: Path | None = None,
+    stop: Event | None = None,
+    progress: Progress = silent,
+) -> RunResult:
+    """Store what every encoder makes of every clip of the manifest.
+
+    `visual` and `audio` are SPECs or loaded encoders. Nothing is written before all that was asked
+    for is known to exist. `metrics` gets a line of JSON for every commit.
+
+    Once `stop` is set, or after 500 clips of which more than `options.max_failures` failed, the
+    units that the networks have begun are finished and the run ends; the result says why.
+
+    Raises:
+        InputError: a manifest that cannot be used; see also `store.read_manifest`.
+        ConfigError: an encoder, device or precision that cannot be had; see `load_encoder`.
+        NotAStore: `store_dir` holds something else.
+    """
+    options = (options or Options()).resolved()
+    policy = sampling or Sampling(fps=1.0)
+    manifest = manifest if isinstance(manifest, Manifest) else store.read_manifest(manifest)
+    manifest = readable(manifest)
+    encoders = encoders_of(visual, audio, options.device, options.precision)
+    specs = specs_of(encoders, policy, options.decoder)
+    heard = into(metrics)
+
+    fs: Store = store.create(store_dir)
+    fs.add_manifest(manifest)
+    goals = goals_of(fs, encoders, specs, batch_size=options.batch_size, device=options.device)
+    units = units_of(manifest, goals, options.again, options.clips_per_unit)
+    spent = Spent(workers=options.workers)
+    ledger = Ledger(
+        spent=spent, clips=sum(map(len, units)), units=len(units), progress=progress, heard=heard,
+        max_failures=options.max_failures, stop=stop or Event(),
+    )  # fmt: skip
+    pipeline = Pipeline(manifest=manifest, units=units, ledger=ledger, retrying=bool(options.again))
+    wanted = ((row, [goal.encoder for goal in some]) for unit in units for row, some in unit)
+    outcomes = decoded(manifest, wanted, policy, options, ordered=False)
+    with closing(outcomes), torch.inference_mode():
+        pipeline.work(outcomes)
+    spent.seconds = time.perf_counter() - spent.begun
+    reports = [
+        FeatureReport.of(goal.feature, manifest.clip_ids, new=goal.new, fill=goal.fill)
+        for goal in goals
+    ]
+    return RunResult(
+        features=reports,
+        spent=spent,
+        max_failures=options.max_failures,
+        stopped=ledger.stopped,
+    )

@@ -1,0 +1,157 @@
+"""One feature of a run: from decoded clips to the rows of a unit.
+
+Shapes: n = rows of a clip, R = rows of the unit, D = embedding size.
+"""
+
+import platform
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float16, Float64, Int32
+from torch import Tensor
+
+from extract.encoders import AudioEncoder, Encoder, VisualEncoder
+from extract.media.decode import DECODER, Clip
+from extract.media.sampling import Sampling
+from extract.pipeline.batching import Packer
+from store import FeatureSpec, Status, UnitRows
+
+MAX_FLOAT16 = 65_504.0
+MAX_ROWS = 65_535
+
+
+def feature_spec(encoder: Encoder, sampling: Sampling, decoder: str = "auto") -> FeatureSpec:
+    """The identity of what `encoder` makes of clips looked at in this way.
+
+    `auto` takes another decoder only where its pixels are, within a tolerance, PyAV's.
+    """
+    how: dict[str, Any] = {"max_seconds": sampling.max_seconds, "decoder": DECODER}
+    if isinstance(encoder, VisualEncoder):
+        how |= sampling.identity
+        how["decoder"] = DECODER if decoder == "auto" else decoder
+        how["short_side"] = encoder.short_side
+    return FeatureSpec(
+        slug=encoder.slug,
+        modality=encoder.modality,
+        dim=encoder.dim,
+        identity={**encoder.identity, "sampling": how},
+        notes=encoder.notes,
+    )
+
+
+class UnitEncoder:
+    """Takes the clips of a unit one by one, and gives its rows.
+
+    Clips must come in the order of the unit: then the batches, and so the last bits of every row,
+    are the same however often a run was interrupted.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        batch_size: int,
+        forward: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.encoder = encoder
+        self.batch_size = batch_size
+        # Windows over whole clips are rarely of one length: a batch would be mostly padding.
+        whole = isinstance(encoder, AudioEncoder) and encoder.window_seconds == 0
+        self.packer = Packer(forward or encoder.forward, 1 if whole else batch_size)
+        self._clear()
+
+    def _clear(self) -> None:
+        self._clip_ids: list[str] = []
+        self._status: list[Status] = []
+        self._detail: list[str] = []
+        self._sha256: list[bytes] = []
+        self._times: list[Int32[np.ndarray, "_"]] = []  # of the clips with rows
+
+    def put(self, clip_id: str, clip: Clip) -> None:
+        """Add the unit's next clip."""
+        visual = isinstance(self.encoder, VisualEncoder)
+        status, detail = (
+            (clip.visual, clip.visual_detail) if visual else (clip.audio, clip.audio_detail)
+        )
+        if status.has_rows:
+            times = self._times_of(clip)
+            if len(times) > MAX_ROWS:
+                status, detail = Status.REFUSED, f"{len(times)} rows; at most {MAX_ROWS}"
+            else:
+                self.packer.begin()
+                count = 0
+                for items in self._items(clip):
+                    self.packer.extend(items)
+                    count += len(items)
+                assert count == len(times), (clip_id, count, len(times))
+                self._times.append(np.round(1000 * times).astype(np.int32))
+        self._clip_ids.append(clip_id)
+        self._status.append(status)
+        self._detail.append(detail)
+        self._sha256.append(clip.sha256)
+
+    def _times_of(self, clip: Clip) -> Float64[np.ndarray, "n"]:
+        """The second of each row."""
+        if isinstance(self.encoder, VisualEncoder):
+            return clip.frames[self.encoder.short_side].seconds
+        assert isinstance(self.encoder, AudioEncoder)
+        sound = clip.sound[self.encoder.sample_rate]
+        return self.encoder.window_starts_seconds(len(sound.samples))
+
+    def _items(self, clip: Clip) -> Iterator[Tensor]:
+        """What the network takes, a batch of frames at a time: all frames of a long clip as floats
+        would take a GB, and twice as long.
+        """
+        if isinstance(self.encoder, VisualEncoder):
+            pixels = clip.frames[self.encoder.short_side].pixels
+            for start in range(0, len(pixels), self.batch_size):
+                piece = np.ascontiguousarray(pixels[start : start + self.batch_size])
+                yield self.encoder.preprocess(torch.from_numpy(piece))
+            return
+        assert isinstance(self.encoder, AudioEncoder)
+        sound = clip.sound[self.encoder.sample_rate]
+        yield self.encoder.preprocess(torch.from_numpy(sound.samples)[None])
+
+    def flush(self) -> None:
+        """Let the network run what is left of the unit, in the thread that it belongs to."""
+        self.packer.flush()
+
+    def rows(self) -> UnitRows:
+        """The rows of the clips put since the last call."""
+        kept: list[Float16[np.ndarray, "_ D"]] = [np.zeros((0, self.encoder.dim), np.float16)]
+        times: list[Int32[np.ndarray, "_"]] = [np.zeros(0, np.int32)]
+        count = np.zeros(len(self._clip_ids), np.uint16)
+        with_rows = [i for i, status in enumerate(self._status) if status.has_rows]
+        for i, rows, when in zip(with_rows, self.packer.finish(), self._times, strict=True):
+            # Not a range of its own: a comparison with NaN is false.
+            if not bool((rows.abs() <= MAX_FLOAT16).all()):
+                self._status[i] = Status.NOT_FINITE
+                self._detail[i] = f"{self.encoder.name} gave NaN or more than {MAX_FLOAT16:.0f}"
+                continue
+            kept.append(rows.numpy().astype(np.float16))
+            times.append(when)
+            count[i] = len(rows)
+        unit = UnitRows(
+            clip_ids=tuple(self._clip_ids),
+            values=np.concatenate(kept),
+            row_time_ms=np.concatenate(times),
+            row_count=count,
+            status=np.array(self._status, np.uint8),
+            media_sha256=np.frombuffer(b"".join(self._sha256), np.uint8).reshape(-1, 32),
+            detail=tuple(self._detail),
+        )
+        self._clear()
+        return unit
+
+
+def provenance(*, device: str, batch_size: int) -> dict[str, Any]:
+    """What made a part and may change its last bits, though not its meaning."""
+    return {
+        "device": device,
+        "batch_size": batch_size,
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "av", "numpy")},
+    }

@@ -1,0 +1,1 @@
+"""Functions in child processes that may hang or die without taking the run along."""

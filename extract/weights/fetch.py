@@ -1,0 +1,245 @@
+"""Fetches published weights: checked, and under their final name only when whole.
+
+    DIRECTORY/<name>/<file>            the file
+    DIRECTORY/<name>/<file>.json       its sha256 and size as first fetched; checked ever after
+    DIRECTORY/<name>/.<file>.part      what has come so far (`extract/weights/download.py`)
+
+A mirror (`MICROSHOT_WEIGHTS_URL`) serves the same tree, so any such directory can be one.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from extract.weights.catalogue import CATALOGUE, Published, RemoteFile, find
+from extract.weights.download import Progress, disk, download, forget, read_json, write_json
+from store.errors import WeightsError
+
+_MD5 = partial(hashlib.md5, usedforsecurity=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    """Weights on disk, checked."""
+
+    name: str
+    files: tuple[Path, ...]
+    sha256: tuple[str, ...]
+    next_step: str  # a command, or the SPEC that loads them
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "files": {str(f): s for f, s in zip(self.files, self.sha256, strict=True)},
+            "next_step": self.next_step,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """One file to have: where, and what it must be."""
+
+    file: RemoteFile
+    path: Path
+    url: str
+    pin: str | None
+
+    @property
+    def record(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.json")
+
+    @property
+    def part(self) -> Path:
+        return self.path.with_name(f".{self.path.name}.part")
+
+
+def default_directory() -> Path:
+    """`MICROSHOT_WEIGHTS_DIR`, or `microshot/weights` in the user's cache."""
+    if chosen := os.environ.get("MICROSHOT_WEIGHTS_DIR"):
+        return Path(chosen)
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "microshot" / "weights"
+
+
+def listing(directory: Path | None = None) -> list[dict[str, Any]]:
+    """One row for each set of published weights, with whether it is on disk."""
+    root = directory or default_directory()
+    return [
+        {
+            "name": weights.name,
+            "encoder": weights.encoder,
+            "files": [file.name for file in weights.files],
+            "size_bytes": weights.size_bytes,
+            "licence": weights.licence,
+            "attribution": weights.attribution,
+            "accuracy": weights.accuracy,
+            "source": weights.source,
+            "present": all((root / weights.name / f.name).is_file() for f in weights.files),
+        }
+        for weights in CATALOGUE.values()
+    ]
+
+
+def fetch(
+    name: str,
+    directory: Path | None = None,
+    *,
+    sha256: str | None = None,
+    base_url: str | None = None,
+    progress: Progress = lambda done, total, message: None,
+) -> Fetched:
+    """All files of the weights `name`, from disk or else from the network.
+
+    Args:
+        sha256: what the file must hash to; for several files theirs in order, with commas.
+        base_url: a mirror. (default: `MICROSHOT_WEIGHTS_URL`, else the publisher)
+
+    Raises:
+        WeightsError: unknown name, no answer, or not the file that was expected.
+    """
+    published = find(name)
+    pins = _pins(published, sha256)
+    folder = (directory or default_directory()) / name
+    mirror = base_url or os.environ.get("MICROSHOT_WEIGHTS_URL")
+    paths, digests = [], []
+    for file, pin in zip(published.files, pins, strict=True):
+        url = f"{mirror.rstrip('/')}/{name}/{quote(file.name)}" if mirror else file.url
+        wanted = _Wanted(file=file, path=folder / file.name, url=_http(url), pin=pin)
+        with _alone(wanted.path):
+            digest = _on_disk(wanted) if wanted.path.is_file() else _fetched(wanted, progress)
+        size = wanted.path.stat().st_size
+        progress(size, size, f"{wanted.path}: {size} bytes, sha256 {digest}")
+        paths.append(wanted.path)
+        digests.append(digest)
+    return Fetched(
+        name=name,
+        files=tuple(paths),
+        sha256=tuple(digests),
+        next_step=_next_step(published, paths[0]),
+    )
+
+
+def _on_disk(wanted: _Wanted) -> str:
+    """The sha256 of a file that is there, checked like any other."""
+    digest = _check(wanted, wanted.path, advice=f"delete {wanted.path} and fetch it again")
+    if not wanted.record.is_file():
+        _record(wanted, wanted.path, digest)
+    return digest
+
+
+def _fetched(wanted: _Wanted, progress: Progress) -> str:
+    """The sha256 of a file that was not there and is now."""
+    download(wanted.url, wanted.part, size_bytes=wanted.file.size_bytes, progress=progress)
+    try:
+        digest = _check(wanted, wanted.part, advice="nothing was kept; check the source")
+    except WeightsError:
+        forget(wanted.part)
+        raise
+    with disk(wanted.path):
+        _record(wanted, wanted.part, digest)  # first: no file goes without a record
+        wanted.part.replace(wanted.path)
+        _fsync(wanted.path.parent)
+    forget(wanted.part)
+    return digest
+
+
+def _check(wanted: _Wanted, path: Path, *, advice: str) -> str:
+    """The sha256 of `path`, once it has proved to be what was expected."""
+    published, url = wanted.file, wanted.url
+    with disk(path), path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(0)
+        md5 = hashlib.file_digest(file, _MD5).hexdigest() if published.md5 else ""
+    if published.size_bytes not in (None, size):
+        raise WeightsError(
+            f"{path} has {size} bytes, published are {published.size_bytes}; {advice}"
+        )
+    if published.md5 and not md5.startswith(published.md5):
+        raise WeightsError(f"{path} has md5 {md5}, published is {published.md5}; {advice}")
+    if wanted.pin not in (None, digest):
+        raise WeightsError(
+            f"{wanted.path.name} from {url} has sha256 {digest} instead of {wanted.pin}; {advice}, "
+            f"or correct --sha256"
+        )
+    recorded = read_json(wanted.record).get("sha256")
+    if recorded not in (None, digest):
+        raise WeightsError(
+            f"{wanted.path.name} from {url} has sha256 {digest}, but {recorded} when first "
+            f"fetched; {advice}, or delete {wanted.record} to accept the new file"
+        )
+    return digest
+
+
+def _record(wanted: _Wanted, path: Path, digest: str) -> None:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    facts = {"sha256": digest, "size_bytes": path.stat().st_size, "url": wanted.url, "fetched": now}
+    write_json(wanted.record, facts)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Two fetches of one file would write into the same part."""
+    with disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.with_name(f".{path.name}.lock").open("w")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise WeightsError(
+                f"{path} is being fetched by another process; wait until it is done"
+            ) from None
+        yield
+
+
+def _pins(published: Published, sha256: str | None) -> list[str | None]:
+    if sha256 is None:
+        return [None] * len(published.files)
+    pins = sha256.lower().split(",")
+    whole = all(re.fullmatch(r"[0-9a-f]{64}", pin) for pin in pins)
+    if not whole or len(pins) != len(published.files):
+        names = ", ".join(file.name for file in published.files)
+        raise WeightsError(
+            f"--sha256 {sha256!r}: {published.name} needs {len(published.files)} of 64 "
+            f"hexadecimal digits each, with commas, for {names}"
+        )
+    return list(pins)
+
+
+def _http(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        known = False
+    if not known:
+        raise WeightsError(f"{url} is no http or https address; check MICROSHOT_WEIGHTS_URL")
+    return url
+
+
+def _next_step(published: Published, path: Path) -> str:
+    if published.use == "convert":
+        output = f"{published.name}.safetensors"
+        return f"extract weights convert {path} --encoder {published.encoder} -o {output}"
+    if published.use == "none":
+        return f"{path.name} cannot be loaded as it is"
+    joint = "," if ":" in published.encoder else ":"
+    return f"{published.encoder}{joint}weights={path}"
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

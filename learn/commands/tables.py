@@ -1,0 +1,369 @@
+"""What the `learn` commands found, for people."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from store.console import table, wrapped
+
+CLASSIC = "n_way_k_shot"
+TOLD = ("ways", "queries", "min_ways", "max_ways", "max_queries", "max_shots", "alpha")
+NOT_SHARES = ("median_rank", "threshold", "labels_a_clip", "beta")
+SHORT = {
+    "balanced_accuracy": "balanced",
+    "largest_class": "largest",
+    "top1_std_of_folds": "± folds",
+    "average_precision": "AP",
+    "median_rank": "MedR",
+    "labels_a_clip": "labels/clip",
+    "map": "mAP",
+    "harmonic_mean": "HM",
+    "harmonic_mean_of_means": "HM of means",
+    "ausuc": "AUSUC",
+    "zsl": "ZSL",
+}
+
+
+def episodes_table(result: Mapping[str, Any]) -> None:
+    """Accuracy in percent with its 95 % interval: a row per mode, projection and head."""
+    drawn, rows = result["episodes"], result["results"]
+    apart = {
+        "within": f"{drawn['group']} kept apart",
+        "strict": f"{drawn['group']} kept apart across classes",
+        "mixed": "groups may meet",
+    }[drawn["groups"]]
+    asked = f"{drawn['ways']}-way, {drawn['queries']} queries a class"
+    if drawn["task"] != CLASSIC:
+        settings = [f"{key}={drawn[key]:g}" for key in TOLD if key in drawn]
+        asked = f"{drawn['task']} ({', '.join(settings)})"
+        if "measure" in drawn:
+            asked += f", {drawn['measure'].replace('_', ' ')}"
+    wrapped(
+        f"{asked}, {drawn['episodes']} episodes; "
+        f"{drawn['clips']} clips of {drawn['classes']} classes, split {drawn['split']}, {apart}"
+    )
+    if "query_store" in drawn:
+        where = drawn["query_manifest"] or drawn["query_store"]
+        wrapped(f"queries from {where}, split {drawn['query_split']}; shots from the others")
+    if drawn.get("until_ci_reached") is False:
+        wrapped(
+            f"stopped at {drawn['episodes']} episodes: half of some interval is still wider than "
+            f"{100 * drawn['until_ci']:g} points"
+        )
+    if dropped := [f"{n} with {why}" for why, n in drawn["dropped"].items() if n]:
+        print(f"left out: {', '.join(dropped)}")
+    for draw in drawn["draws"]:
+        if idle := draw["classes_never_drawn"]:
+            listed = ", ".join(idle[:8]) + (", …" if len(idle) > 8 else "")
+            wrapped(f"{draw['shots']}-shot without {len(idle)} classes of too few clips: {listed}")
+    most = "≤" if "max_shots" in drawn else ""  # as many as each episode came with
+    shots = list(dict.fromkeys(row["shots"] for row in rows))
+    lines: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for row in rows:
+        mode = _mode(row)
+        line = lines.setdefault((mode, row["projection"], row["head"]), {})
+        line[f"{most}{row['shots']}-shot"] = _percent(row)
+    runs = list(dict.fromkeys(row["projection"] for row in rows))
+    for run in runs:
+        if runs != ["none"]:
+            print(f"\nprojection: {run}")
+        of_run = [row for row in rows if row["projection"] == run]
+        if len({row["support"] for row in of_run}) > 1 and any("→" in _mode(row) for row in of_run):
+            _matrices(of_run)
+            continue
+        shown = [
+            {"mode": mode, "head": head} | line
+            for (mode, projection, head), line in lines.items()
+            if projection == run
+        ]
+        table(shown, ["mode", "head", *(f"{most}{k}-shot" for k in shots)])
+    _stamps(rows)
+    _parts_table(rows)
+    if "inflation" in result:
+        _inflation_table(result["inflation"])
+    if "missing" in result:
+        _missing_table(result["missing"])
+
+
+def _matrices(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Support down, query across: one for each head and number of shots."""
+    for shots, head in dict.fromkeys((row["shots"], row["head"]) for row in rows):
+        some = [row for row in rows if (row["shots"], row["head"]) == (shots, head)]
+        queries = list(dict.fromkeys(row["query"] for row in some))
+        lines = {row["support"]: dict.fromkeys(queries, "") for row in some}
+        for row in some:
+            lines[row["support"]][row["query"]] = _percent(row)
+        print(f"\n{shots}-shot, {head}: support down, query across")
+        table([{"": mode} | line for mode, line in lines.items()], ["", *queries])
+
+
+def _percent(row: Mapping[str, Any]) -> str:
+    """An accuracy with its interval and what must be known of it."""
+    mark = "*" if row["untrained"] else "!" if row["seen_in_training"] else ""
+    margin = "" if row["ci95"] is None else f" ± {100 * row['ci95']:.1f}"
+    return f"{100 * row['accuracy']:.1f}{margin}{mark}"
+
+
+def _parts_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """What a metric is made of, where it has parts."""
+    some = [row for row in rows if row["parts"]]
+    if not some:
+        return
+    print(f"\n{some[0]['metric'].replace('_', ' ')}, of")
+    names = [key for key, value in some[0]["parts"].items() if isinstance(value, float)]
+    lines = [
+        {"mode": _mode(row), "shots": row["shots"], "head": row["head"]}
+        | {SHORT.get(n, n.replace("_", " ")): _shown(n, row["parts"][n]) for n in names}
+        for row in some
+    ]
+    table(lines, list(lines[0]))
+    for told in dict.fromkeys(row["parts"].get("beta_chosen_on", "") for row in some):
+        if told:
+            print(f"beta chosen on {told}")
+
+
+def _missing_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Accuracy as queries lose a modality: rates across."""
+    keys = ("dropped", "shots", "head", "projection")
+    rates = list(dict.fromkeys(row["rate"] for row in rows))
+    names = {rate: f"{100 * rate:g} %" for rate in rates}
+    for kind in dict.fromkeys(tuple(row[key] for key in keys) for row in rows):
+        dropped, shots, head, projection = kind
+        of = "" if projection == "none" else f", {projection}"
+        print()
+        wrapped(f"av, {shots}-shot, {head}{of}: queries without {dropped}, in % of the clips")
+        some = [row for row in rows if tuple(row[key] for key in keys) == kind]
+        lines: dict[tuple[str, str], dict[str, str]] = {}
+        for row in some:
+            line = lines.setdefault((row["fusion"], row["fill"]), {})
+            line[names[row["rate"]]] = f"{100 * row['accuracy']:.1f}"
+        shown = [{"fusion": fusion, "fill": fill} | lines[fusion, fill] for fusion, fill in lines]
+        table(shown, ["fusion", "fill", *names.values()])
+    if any(row["filled_from"] == "scored" for row in rows):
+        print("mean and retrieved fills came from the clips scored: no train split is apart")
+
+
+def _inflation_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Points that each result would gain if groups could meet."""
+    print("\nif groups could meet: points more, on other episodes of the same classes")
+    shots = list(dict.fromkeys(row["shots"] for row in rows))
+    several = len({row["projection"] for row in rows}) > 1
+    lines: dict[tuple[str, ...], dict[str, str]] = {}
+    for row in rows:
+        line = lines.setdefault((_mode(row), row["head"], row["projection"]), {})
+        margin = "" if row["ci95"] is None else f" ± {100 * row['ci95']:.1f}"
+        line[f"{row['shots']}-shot"] = f"{100 * row['inflation']:+.1f}{margin}"
+    names = ["mode", "head", "projection"]
+    shown = [dict(zip(names, key, strict=True)) | line for key, line in lines.items()]
+    table(shown, [*names[: 2 + several], *(f"{k}-shot" for k in shots)])
+
+
+def comparison_table(result: Mapping[str, Any]) -> None:
+    """Differences in points with their intervals and verdicts, a row per pair."""
+    found = result["differences"]
+    keys = [k for k in found[0]["a"] if len({one[s][k] for one in found for s in "ab"}) > 1]
+    wrapped(
+        f"{result['episodes']} episodes ({result['sha256'][:12]}); difference in points of "
+        f"accuracy with its 95 % interval ({result['ci_method']}), p adjusted by Holm's method; "
+        f"same: within ± {100 * result['margin']:g}"
+    )
+    for shots in dict.fromkeys(one["shots"] for one in found):
+        print(f"\n{shots}-shot")
+        for reference in dict.fromkeys(json.dumps(one["a"]) for one in found):
+            of_it = [
+                one for one in found if one["shots"] == shots and json.dumps(one["a"]) == reference
+            ]
+            if not of_it:
+                continue
+            first = of_it[0]
+            wrapped(f"against {_called(first['a'], keys)} ({100 * first['accuracy_a']:.1f} %)")
+            table(
+                [_compared(one, keys) for one in of_it], ["result", "%", "points", "p", "verdict"]
+            )
+    print()
+    wrapped("It holds for episodes of these clips, and says nothing of other clips or classes.")
+
+
+def sweep_table(result: Mapping[str, Any]) -> None:
+    """A row per combination: what training said, and accuracy in percent by mode."""
+    rows = []
+    for number, cell in enumerate(result["cells"]):
+        done = cell["training"] or {}
+        row = {"#": f"{number + 1}{'*' if number == result['best'] else ''}"}
+        row |= {key.rpartition(".")[2]: value for key, value in cell["settings"].items()}
+        row["val loss"] = _number(done.get("val_loss"))
+        for one in cell["scores"]:
+            margin = f" ± {100 * one['ci95']:.1f}" if one["ci95"] is not None else ""
+            row[_mode(one)] = f"{100 * one['accuracy']:.1f}{margin}"
+        rows.append(row)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    columns = [c for c in columns if any(row.get(c, "-") != "-" for row in rows)]
+    if result["scored_on"]:
+        wrapped(
+            f"{result['ways']}-way {result['shots']}-shot accuracy on split "
+            f"{result['scored_on']}, percent; the same episodes for all"
+        )
+    else:
+        wrapped(f"not scored: {result['not_scored']}")
+    table([{c: row.get(c, "-") for c in columns} for row in rows], columns)
+    if result["best"] is not None:
+        print(f"* the best: {result['cells'][result['best']]['run']}")
+    for number, cell in enumerate(result["cells"], 1):
+        if cell["error"]:
+            wrapped(f"{number}: {cell['error']}")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def prediction_lines(result: Mapping[str, Any]) -> None:
+    """Where the answers are, how many there are, and how far their confidence can be trusted."""
+    wrapped(
+        f"{result['output']}: {result['clips']} clips by {result['mode']}, {result['by']}, "
+        f"index {result['index']}, in {result['seconds']:.1f} s"
+    )
+    for one in result["labels"]:
+        print()
+        wrapped(
+            f"{one['label']}: {one['answered']} answered, {one['abstained']} abstained, "
+            f"{one['no-rows']} without rows; {one['classes']} classes, {one['support']} support "
+            f"clips" + (f", {n} more without rows" if (n := one["support_without_rows"]) else "")
+        )
+        if lost := one["classes_without_rows"]:
+            wrapped(f"never answered, having no rows: {', '.join(lost)}", indent="    ")
+        for fitted in one["calibration"]:
+            wrapped(f"confidence by {fitted['parts']}: {_trust(fitted)}", indent="    ")
+        for parts, recall in one.get("recall", {}).items():
+            print(f"    recall of the index by {parts}: {recall:.4f}")
+
+
+def _trust(fitted: Mapping[str, Any]) -> str:
+    if not fitted["clips"]:
+        return "not calibrated, as no class has two clips apart; take it as a rank"
+    told = (
+        f"{fitted['clips']} clips left out in turn ({fitted['apart']}): "
+        f"{100 * fitted['accuracy']:.1f} % right, {100 * fitted['confidence']:.1f} % sure"
+    )
+    return told if fitted["enough"] else f"{told}; too few clips to call it calibrated"
+
+
+def neighbours_table(result: Mapping[str, Any]) -> None:
+    """The nearest clips, best first."""
+    wrapped(
+        f"{result['clip']}, {result['from']}→{result['to']}, the nearest of "
+        f"{result['looked_at']} clips; projection: {result['projection']}"
+    )
+    rows = [{**one, "similarity": f"{one['similarity']:.4f}"} for one in result["results"]]
+    table(rows, ["rank", "similarity", "clip_id"])
+
+
+def _compared(one: Mapping[str, Any], keys: Sequence[str]) -> dict[str, str]:
+    margin = "" if one["low"] is None else f" [{100 * one['low']:+.2f}, {100 * one['high']:+.2f}]"
+    return {
+        "result": _called(one["b"], keys),
+        "%": f"{100 * one['accuracy_b']:.1f}",
+        "points": f"{100 * one['difference']:+.2f}{margin}",
+        "p": "<.001" if one["p_adjusted"] < 0.001 else f"{one['p_adjusted']:.3f}".lstrip("0"),
+        "verdict": one["verdict"],
+    }
+
+
+def _called(key: Mapping[str, str], differing: Sequence[str]) -> str:
+    """A result by what tells it from the others."""
+    parts = [key[k] for k in differing if k not in ("support", "query")]
+    if {"support", "query"} & set(differing):
+        parts.insert(0, _mode(key))
+    return " ".join(parts)
+
+
+def _mode(row: Mapping[str, Any]) -> str:
+    one, other = row["support"], row["query"]
+    return str(one if one == other else f"{one}→{other}")
+
+
+def evaluation_table(result: Mapping[str, Any], *, per_class: bool = False) -> None:
+    """The metrics of a protocol, shares in percent: a row per mode and projection."""
+    data, rows = result["data"], result["results"]
+    wrapped(f"{result['protocol']}, split {data['split']}, {rows[0]['clips']} clips")
+    kinds = [(row["label"], row.get("level", ""), row["projection"]) for row in rows]
+    for label, level, projection in dict.fromkeys(kinds):
+        some = [
+            row for row, kind in zip(rows, kinds, strict=True) if kind == (label, level, projection)
+        ]
+        parts = {"label": label, "level": level, "projection": projection}
+        told = [f"{key} {value}" for key, value in parts.items() if value not in ("", "none")]
+        print("\n" + ", ".join(told))
+        names = list(dict.fromkeys(name for row in some for name in row["metrics"]))
+        lines = [
+            {
+                "mode": _mode(row)
+                + ("*" if row["untrained"] else "!" * bool(row["seen_in_training"]))
+            }
+            | {"clips": row["clips"]}
+            | {SHORT.get(n, n): _shown(n, row["metrics"].get(n)) for n in names}
+            for row in some
+        ]
+        table(lines, ["mode", "clips", *(SHORT.get(name, name) for name in names)])
+        for fact in dict.fromkeys(_facts(row) for row in some):
+            wrapped(fact, "  ")
+        if per_class:
+            for row in some:
+                _class_table(row)
+    _stamps(rows)
+
+
+def _class_table(row: Mapping[str, Any]) -> None:
+    """Every class of a row, best first."""
+    if not row["classes"]:
+        return
+    keys = [key for key in row["classes"][0] if key not in ("name", "clips")]
+    by = "average_precision" if "average_precision" in keys else "recall"
+    ranked = sorted(row["classes"], key=lambda one: -one[by])
+    lines = [{**one, **{SHORT.get(k, k): _shown(k, one[k]) for k in keys}} for one in ranked]
+    print(f"\nmode {_mode(row)}")
+    table(lines, ["name", "clips", *(SHORT.get(key, key) for key in keys)])
+
+
+def _shown(name: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3g}" if name in NOT_SHARES else f"{100 * value:.1f}"
+
+
+def _facts(row: Mapping[str, Any]) -> str:
+    """What must be known beside a row's numbers."""
+    shown = (
+        "label", "level", "projection", "support", "query", "clips", "metrics", "classes",
+        "untrained", "seen_in_training",
+    )  # fmt: skip
+    facts = {key: value for key, value in row.items() if key not in shown and value not in ([], "")}
+    told = [f"{key.replace('_', ' ')}: {_listed(value)}" for key, value in facts.items()]
+    return f"{_mode(row)}  " + ", ".join(told) if told else ""
+
+
+def _listed(value: Any) -> str:
+    if not isinstance(value, list):
+        return f"{value:g}" if isinstance(value, float) else str(value)
+    return " ".join(map(str, value[:8])) + (f" … ({len(value)})" if len(value) > 8 else "")
+
+
+def report_lines(result: Mapping[str, Any]) -> None:
+    """What page was written, and what its reader is warned of."""
+    runs = ", ".join(f"{n} of learn {command}" for command, n in result["runs"].items() if n)
+    wrapped(
+        f"{result['output']}: {result['bytes'] / 1e6:.1f} MB, {result['figures']} figures, "
+        f"{result['thumbnails']} pictures; from {runs}"
+    )
+    if result["stamps"]:
+        wrapped(f"stamped: {', '.join(result['stamps'])}", "  ")
+    for note in result["notes"]:
+        wrapped(note, "  ")
+
+
+def _stamps(rows: Sequence[Mapping[str, Any]]) -> None:
+    """What the marks behind numbers mean."""
+    if any(row["untrained"] for row in rows):
+        print("* weights are UNTRAINED (random): this shows the plumbing, not an encoder's worth")
+    if any(row["seen_in_training"] for row in rows):
+        print("! the projection was trained on clips scored here")

@@ -1,0 +1,1 @@
+"""Clips and their rows, in memory or streamed, and the batches made of them."""

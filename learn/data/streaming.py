@@ -1,0 +1,135 @@
+"""Rows of more clips than memory is meant for: a window of them at a time, the next one on its way.
+
+`Streamed` answers what `learn.data.clips.Rows` answers; which clips are in the window decides only
+how fast. The order of an epoch (`learn/data/batching.py`) follows the windows.
+
+Shapes: V = clips, R = rows, D = stored size, B = clips of a batch, W = clips of a window.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Int64
+from torch import Tensor
+
+from learn.data.clips import Padded, Rows, load_rows
+from store.features.streaming import cut
+
+if TYPE_CHECKING:
+    from store import Feature
+
+BLOCKS = 16  # stretches of neighbours on the disk in the memory allowed
+AT_ONCE = BLOCKS // 2  # of a window: the other half of the memory is for the next one
+_READER = ThreadPoolExecutor(1, thread_name_prefix="rows")
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Streamed:
+    """The rows of one modality, in the store but for those of a window."""
+
+    feature: "Feature"
+    ids: Sequence[str]
+    counts: Int64[Tensor, "V"]
+    device: torch.device = torch.device("cpu")  # noqa: RUF009 (immutable)
+    bytes_at_once: int
+    _held: "_Window | None" = field(default=None, init=False)
+    _coming: "tuple[Int64[np.ndarray, 'W'], Future[_Window]] | None" = field(
+        default=None, init=False
+    )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def dim(self) -> int:
+        return self.feature.dim
+
+    @property
+    def valid(self) -> Bool[np.ndarray, "V"]:
+        """Which clips have rows."""
+        return self.counts.numpy() > 0
+
+    def to(self, device: torch.device) -> "Streamed":
+        """The same rows, to arrive on that device."""
+        return Streamed(
+            feature=self.feature, ids=self.ids, counts=self.counts, device=device,
+            bytes_at_once=self.bytes_at_once,
+        )  # fmt: skip
+
+    def hold(
+        self, places: Int64[np.ndarray, "W"], then: Int64[np.ndarray, "_"] | None = None
+    ) -> None:
+        """Have these clips in memory, and begin to bring those that will be asked for next."""
+        coming, self._held = self._coming, None
+        self._coming = None
+        if coming is not None and np.array_equal(coming[0], places):
+            self._held = coming[1].result()
+        else:
+            self._held = self._window(places)
+        if then is not None:
+            self._coming = then, _READER.submit(self._window, then)
+
+    def padded(self, places: Int64[Tensor, "B"]) -> Padded:
+        """As `Rows.padded`; clips outside the window are read for this call alone."""
+        wanted = places.cpu().numpy()
+        window = self._held
+        if window is None or (window.place[wanted] < 0).any():
+            window = self._window(np.unique(wanted))
+        return window.rows.padded(torch.from_numpy(window.place[wanted]).to(self.device))
+
+    def means(self) -> Float32[Tensor, "V D"]:
+        """As `Rows.means`."""
+        means = torch.zeros(len(self), self.dim, device=self.device)
+        for places in self._stretches():
+            means[torch.from_numpy(places).to(self.device)] = self._window(places).rows.means()
+        return means
+
+    def pieces(self) -> Iterator[Tensor]:
+        """All rows, [R D] at a time."""
+        for places in self._stretches():
+            yield from self._window(places).rows.pieces()
+
+    def _stretches(self) -> Iterator[Int64[np.ndarray, "W"]]:
+        order = disk_order(self.feature, self.ids)
+        return cut(order, row_bytes(self.feature) * self.counts.numpy()[order], self.bytes_at_once)
+
+    def _window(self, places: Int64[np.ndarray, "W"]) -> "_Window":
+        rows = load_rows(self.feature, [self.ids[i] for i in places.tolist()])
+        place = np.full(len(self), -1, np.int64)
+        place[places] = np.arange(len(places))
+        return _Window(place=place, rows=rows.to(self.device))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Window:
+    place: Int64[np.ndarray, "V"]  # of every clip in `rows`, or -1
+    rows: Rows
+
+
+Stored = Rows | Streamed
+
+
+def row_bytes(feature: "Feature") -> int:
+    """Of a row and its time, as `Rows` holds them."""
+    return feature.dim * feature.dtype.itemsize + 4
+
+
+def disk_order(feature: "Feature", ids: Sequence[str]) -> Int64[np.ndarray, "V"]:
+    """Places of the clips, in the order in which the store has them."""
+    found = feature.locate(ids)
+    return np.lexsort((found.start, found.part))
+
+
+def blocks_of(
+    features: Mapping[str, "Feature"], counts: Mapping[str, Int64[np.ndarray, "V"]],
+    ids: Sequence[str], memory: int,
+) -> list[Int64[np.ndarray, "_"]]:  # fmt: skip
+    """All clips in stretches that are neighbours on the disk, each a share of the memory."""
+    sizes = sum(row_bytes(features[m]) * counts[m] for m in features)
+    heaviest = max(features, key=lambda m: int(counts[m].sum()) * row_bytes(features[m]))
+    order = disk_order(features[heaviest], ids)
+    return list(cut(order, np.asarray(sizes)[order], max(1, memory // BLOCKS)))

@@ -1,0 +1,1 @@
+"""What a store and the runs trained on it are worth."""

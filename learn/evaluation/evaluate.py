@@ -1,0 +1,120 @@
+"""`learn evaluate`: one protocol on stored features and on any runs, for several label columns."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from learn.data.clips import choose_split
+from learn.evaluation.evaluation_set import features_of, in_play, modalities_of, runs_of, where_is
+from learn.evaluation.protocols import FAMILY, EvaluationProtocol, Finding, Material
+from learn.fewshot import modes
+from learn.training.runs import refuse_existing
+from store import open as open_store
+from store import plugins, read_manifest
+from store.errors import ConfigError
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Evaluation:
+    """What one call of `run_protocol` came to."""
+
+    protocol: str
+    settings: Mapping[str, Any]
+    data: Mapping[str, Any]
+    findings: Sequence[Finding]
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that `learn evaluate --json` prints."""
+        return {
+            "protocol": self.protocol,
+            "settings": dict(self.settings),
+            "data": dict(self.data),
+            "results": [one.as_json() for one in self.findings],
+        }
+
+    def save(self, run_dir: Path) -> None:
+        """Write a directory with `evaluation.json`; it appears whole or not at all.
+
+        Raises:
+            InputError: the directory exists.
+        """
+        refuse_existing(run_dir)
+        run_dir.parent.mkdir(parents=True, exist_ok=True)
+        staged = Path(tempfile.mkdtemp(prefix=f".{run_dir.name}-", dir=run_dir.parent))
+        try:
+            (staged / "evaluation.json").write_text(json.dumps(self.as_json(), indent=1) + "\n")
+            staged.chmod(0o755)
+            staged.rename(run_dir)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+
+
+def run_protocol(
+    store_path: str | Path,
+    protocol: str,
+    *,
+    manifest: str | Path | None = None,
+    split: str | None = None,
+    train_split: str = "train",
+    val_split: str = "val",
+    labels: Sequence[str] = ("label",),
+    group: str | None = None,
+    visual: str | None = None,
+    audio: str | None = None,
+    projections: Sequence[str | Path] = (),
+    support: Sequence[str] = (),
+    query: Sequence[str] = (),
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """The findings of a protocol about every label column × projection × pair of modes.
+
+    All of them are about the same clips of `split`: those with rows in every modality in play.
+
+    Raises:
+        InputError, ConfigError, StoreError: one line that says what to do.
+    """
+    built: EvaluationProtocol = plugins.build(FAMILY, protocol)
+    config = plugins.configure(FAMILY, plugins.parse_spec(protocol))
+    if not labels:
+        raise ConfigError("no label column; name one at least")
+    runs = runs_of(projections)
+    store = open_store(store_path)
+    table = read_manifest(manifest) if manifest else store.manifest()
+    asked = {"visual": visual, "audio": audio}
+    if support or query:
+        named = modes.cells(support, query, ())
+        asked = {m: name for m, name in asked.items() if m in modalities_of(named)}
+    features = features_of(store, runs, asked)
+    in_all = [m for m in features if all(m in run.features for run in runs.values() if run)]
+    features = in_play(features, modes.cells(support, query, in_all))
+    chosen = choose_split(table, split, "test")
+    material = Material(
+        manifest=table, features=features, runs=runs, labels=tuple(dict.fromkeys(labels)),
+        split=chosen, train_split=train_split, val_split=val_split, group=group,
+        support=tuple(support), query=tuple(query), seed=seed,
+    )  # fmt: skip
+    findings = []
+    for one in built(material):
+        findings.append(one)
+        if progress:
+            progress(len(findings), len(findings), "")
+    return Evaluation(
+        protocol=plugins.parse_spec(protocol).name,
+        settings={f.name: getattr(config, f.name) for f in fields(config)},
+        data={
+            "store": where_is(store_path),
+            "manifest": where_is(manifest) if manifest else None,
+            "split": chosen,
+            "labels": list(material.labels),
+            "features": {modality: feature.name for modality, feature in features.items()},
+            "seed": seed,
+        },
+        findings=findings,
+    )

@@ -1,0 +1,107 @@
+"""What episodes are drawn from: clips of one set, of two that meet, of base and of new classes.
+
+Shapes: V = clips.
+"""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from learn.data.clips import BASE, QUERY, SHOT, Clips, concatenated, splits
+from learn.evaluation.evaluation_set import Side
+from store.errors import InputError
+
+if TYPE_CHECKING:
+    from store import Manifest
+
+TRAIN, VAL = "train", "val"
+
+
+def of_val(everything: Side, manifest: "Manifest", split: str) -> Side | None:
+    """The same of the val split, without the new classes of `split`; None where it has none."""
+    if split == VAL or VAL not in splits(manifest):
+        return None
+    of = dict(zip(manifest.clip_ids, manifest.column("split"), strict=True))
+    here = np.array([of[clip] == split for clip in everything.clips.ids])
+    taken = {everything.clips.classes[c] for c in everything.clips.codes[here]}
+    try:
+        return generalised(everything, manifest, VAL, without=frozenset(taken))
+    except InputError:
+        return None
+
+
+def generalised(
+    everything: Side, manifest: "Manifest", split: str, *, without: frozenset[str] = frozenset()
+) -> Side:
+    """Clips of base classes, which are those of the train split, and of the others of `split`.
+
+    Base classes are learnt from the train split, and asked about with their clips of `split` where
+    it has any, else with train clips of other groups. Classes named in `without` are left out.
+
+    Raises:
+        InputError: no train split is apart, or `split` has no other classes.
+    """
+    if not splits(manifest):
+        raise InputError(f"generalised episodes need a split {TRAIN!r} with base classes")
+    of = dict(zip(manifest.clip_ids, manifest.column("split"), strict=True))
+    where = np.array([of[clip] for clip in everything.clips.ids])
+    codes, names = everything.clips.codes, np.array(everything.clips.classes)
+    based = np.isin(np.arange(len(names)), codes[where == TRAIN])
+    new = ~based & ~np.isin(names, sorted(without))
+    asked = np.zeros(len(names), bool)
+    asked[codes[where == split]] = True
+    if split in (TRAIN, "all") or not based.any() or not (asked & new).any():
+        raise InputError(
+            f"generalised episodes need a split {TRAIN!r} with base classes, and other classes in "
+            f"the split scored; {split!r} has {int((asked & new).sum())} others"
+        )
+    roles = np.zeros(len(codes), np.int32)
+    train, here = where == TRAIN, where == split
+    roles[train] = SHOT + BASE + QUERY * ~asked[codes[train]]
+    roles[here & based[codes]] = QUERY + BASE
+    roles[here & new[codes]] = SHOT + QUERY
+    side = replace(everything, clips=replace(everything.clips, roles=roles))
+    return side.keep(roles > 0)
+
+
+def crossed(support: Side, query: Side, *, same_store: bool) -> Side:
+    """Shots from one set of clips and queries from another, of the classes that both have.
+
+    Ids say which; groups of the two are others, whatever their names. Within one store no clip is
+    on both sides.
+
+    Raises:
+        InputError: too few classes have one name in both.
+    """
+    if same_store:
+        query = query.keep(~np.isin(query.clips.ids, support.clips.ids))
+    shared = sorted(set(support.clips.classes) & set(query.clips.classes))
+    if len(shared) < 2:
+        raise InputError(
+            f"{len(shared)} classes have one name in both sets of clips, of "
+            f"{len(support.clips.classes)} to learn from and {len(query.clips.classes)} to ask "
+            "about; name classes alike, or bring labels with --manifest and --query-manifest"
+        )
+    parts = []
+    for name, role, side in (("query", QUERY, query), ("support", SHOT, support)):
+        places = np.flatnonzero(np.isin(side.clips.classes, shared))
+        kept = side.keep(np.isin(side.clips.codes, places))
+        parts.append((name, role, kept))
+    groups, first = [], 0
+    for _, _, side in parts:
+        own = side.clips.groups
+        own = np.arange(len(side.clips), dtype=np.int32) if own is None else own
+        groups.append((own + first).astype(np.int32))
+        first += int(own.max(initial=-1)) + 1
+    clips = Clips(
+        ids=tuple(f"{name}/{clip}" for name, _, side in parts for clip in side.clips.ids),
+        codes=np.concatenate([side.clips.codes for _, _, side in parts]),
+        classes=tuple(shared),
+        groups=np.concatenate(groups),
+        split=support.clips.split,
+        roles=np.concatenate([np.full(len(s.clips), role, np.int32) for _, role, s in parts]),
+    )
+    rows = {m: concatenated([side.rows[m] for _, _, side in parts]) for m in support.rows}
+    dropped = {what: n + query.dropped.get(what, 0) for what, n in support.dropped.items()}
+    return Side(clips=clips, rows=rows, dropped=dropped)

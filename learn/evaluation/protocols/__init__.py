@@ -1,0 +1,155 @@
+"""Protocols of `learn evaluate`: stored features and trained runs in, findings out.
+
+Each plug-in offers `Config` and `build(config) -> EvaluationProtocol`. A protocol yields numbers
+and knows nothing of how they are shown; `Material` gives it clips, labels and vectors, and stamps
+what it found.
+
+Shapes: V = clips, D = size of a vector.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from learn.data.clips import splits
+from learn.evaluation.evaluation_set import Side, load_side, modalities_of, vectors_of
+from learn.evaluation.metrics import OfClass
+from learn.fewshot import modes as views
+from learn.training.runs import Run
+from store.errors import InputError
+
+if TYPE_CHECKING:
+    from store import Feature, Manifest
+
+FAMILY = "learn.evaluation.protocols"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One label column, projection and pair of modes."""
+
+    label: str
+    projection: str
+    support: str  # the mode learnt from, or of the gallery
+    query: str  # the mode answered in
+    clips: int  # that were scored
+    metrics: Mapping[str, float]
+    classes: tuple[OfClass, ...]
+    about: Mapping[str, Any]  # what else must be known to read the numbers
+    untrained: bool
+    seen_in_training: int  # clips scored here that the projection was trained on
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "label": self.label,
+            "projection": self.projection,
+            "support": self.support,
+            "query": self.query,
+            "clips": self.clips,
+            "metrics": dict(self.metrics),
+            "classes": [one.as_json() for one in self.classes],
+            **self.about,
+            "untrained": self.untrained,
+            "seen_in_training": self.seen_in_training,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Material:
+    """What a protocol may draw on. All its findings are about the same clips."""
+
+    manifest: "Manifest"
+    features: Mapping[str, "Feature"]
+    runs: Mapping[str, Run | None]
+    labels: Sequence[str]
+    split: str  # scored
+    train_split: str
+    val_split: str
+    group: str | None
+    support: Sequence[str]  # modes asked for
+    query: Sequence[str]
+    seed: int
+    _sides: dict[tuple[str, str | None], Side] = field(default_factory=dict)
+
+    def has(self, split: str) -> bool:
+        """Is there such a split, apart from the one scored?"""
+        return split != self.split and self.split != "all" and split in splits(self.manifest)
+
+    def side(self, split: str, label: str | None) -> Side:
+        """The clips of a split with rows in every modality in play and, if one is named, a label.
+
+        Raises:
+            InputError: there is none.
+        """
+        key = (split, label)
+        if key not in self._sides:
+            side = load_side(
+                self.manifest, self.features, split=split, label=label, group=self.group
+            )
+            if not len(side.clips):
+                lacking = ", ".join(f"{n} {why}" for why, n in side.dropped.items() if n)
+                raise InputError(
+                    f"split {split!r} has no clip to score ({lacking or 'it is empty'}); name "
+                    "another split or label"
+                )
+            self._sides[key] = side
+        return self._sides[key]
+
+    def modes(self) -> list[tuple[str, str]]:
+        """The pairs of modes asked for, or each mode with itself."""
+        return views.cells(self.support, self.query, list(self.features))
+
+    def vectors(self, side: Side, projection: str) -> dict[str, Float[Tensor, "V _"]]:
+        """One vector per clip and modality."""
+        return vectors_of(side.rows, self.runs[projection])
+
+    def pair(
+        self, vectors: Mapping[str, Float[Tensor, "V _"]], projection: str, cell: tuple[str, str]
+    ) -> views.Pair:
+        """The two sides of a pair of modes."""
+        return views.pair(vectors, *cell, common=self.runs[projection] is not None)
+
+    def finding(
+        self,
+        side: Side,
+        projection: str,
+        cell: tuple[str, str],
+        metrics: Mapping[str, float],
+        *,
+        label: str,
+        classes: Sequence[OfClass] = (),
+        clips: int | None = None,
+        about: Mapping[str, Any] | None = None,
+    ) -> Finding:
+        """Numbers with the stamps that belong to them."""
+        run = self.runs[projection]
+        notes = (self.features[m].notes for m in modalities_of([cell]) if m in self.features)
+        return Finding(
+            label=label,
+            projection=projection,
+            support=cell[0],
+            query=cell[1],
+            clips=len(side.clips) if clips is None else clips,
+            metrics=metrics,
+            classes=tuple(classes),
+            about=about or {},
+            untrained=any(bool(of_feature.get("untrained")) for of_feature in notes),
+            seen_in_training=len(run.trained_on & set(side.clips.ids)) if run else 0,
+        )
+
+
+@runtime_checkable
+class EvaluationProtocol(Protocol):
+    """Findings about the clips of `material.split`; the same seed gives the same ones."""
+
+    def __call__(self, material: Material) -> Iterator[Finding]: ...
+
+
+def positions(names: Sequence[str], among: Sequence[str]) -> np.ndarray:
+    """Of each name its place among others, or -1."""
+    place = {name: i for i, name in enumerate(among)}
+    return np.array([place.get(name, -1) for name in names], np.int64)

@@ -1,0 +1,67 @@
+"""A run's own head: what the classifier that was trained with the projection says.
+
+`av` is the head's answer on the vector of both where the network or the objective makes one, else
+the mean of what it says of either modality. Runs of one store side by side are an ablation: one
+with local attention against one with global, say.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from learn.data.clips import MODALITIES
+from learn.evaluation import metrics
+from learn.evaluation.protocols import Finding, Material, positions
+from learn.fewshot.modes import MODES
+from learn.training.own_head import class_shares
+from store.errors import InputError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    pass
+
+
+class Classify:
+    def __call__(self, material: Material) -> Iterator[Finding]:
+        for label in material.labels:
+            scored = material.side(material.split, label)
+            for projection, run in material.runs.items():
+                if run is None:
+                    raise InputError(
+                        "stored features have no head of their own; name a run with --projection, "
+                        "or use --protocol linear"
+                    )
+                known = positions(scored.clips.classes, run.classes)[scored.clips.codes]
+                if (known < 0).all():
+                    raise InputError(
+                        f"{projection} was trained on none of the classes of split "
+                        f"{material.split!r} in column {label!r} (first: "
+                        f"{scored.clips.classes[0]!r}); score a split of its classes, or ask "
+                        "learn episodes"
+                    )
+                side, codes = scored.keep(known >= 0), known[known >= 0]
+                shares = class_shares(run, side.rows)
+                if "av" not in shares and set(MODALITIES) <= set(shares):
+                    shares["av"] = torch.stack([shares[m] for m in MODALITIES]).mean(0)
+                modes = {name: mode for mode, of in MODES.items() for name in of if len(of) == 1}
+                by_mode = {modes.get(name, name): one for name, one in shares.items()}
+                asked = list(dict.fromkeys((*material.support, *material.query)))
+                for mode in asked or [mode for mode in MODES if mode in by_mode]:
+                    if mode not in by_mode:
+                        raise InputError(
+                            f"{projection} classifies {', '.join(sorted(by_mode))}, not {mode}"
+                        )
+                    found, each = metrics.classification(
+                        by_mode[mode].double().numpy(), codes, run.classes
+                    )
+                    unknown = int((known < 0).sum())
+                    yield material.finding(
+                        side, projection, (mode, mode), found, label=label, classes=each,
+                        about={"clips_of_unknown_classes": unknown} if unknown else {},
+                    )  # fmt: skip
+
+
+def build(config: Config) -> Classify:
+    return Classify()

@@ -1,0 +1,218 @@
+"""Linear probe: logistic regression on one vector per clip, fitted on other clips.
+
+It is fitted on the train split, its regularisation chosen on the val split where there is one; or,
+with `folds=N`, on all folds but one of the scored split, clips of one group in one fold; or, with
+`fold=COLUMN`, on all values of that column but one.
+
+`fusion` of av: early, one probe on both vectors; late, the mean of what two probes say.
+
+Shapes: V = clips, D = size of a vector, C = classes.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from learn.evaluation import metrics
+from learn.evaluation.evaluation_set import Side
+from learn.evaluation.protocols import Finding, Material, _logistic, positions
+from store.errors import ConfigError, InputError
+
+Probes = Float[np.ndarray, "V C"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    c: float = 0.0  # inverse regularisation; 0: chosen on the val split, 1 where there is none
+    folds: int = 0  # cross-validation within the scored split
+    fold: str = ""  # the same, the folds being those of a column
+    fusion: str = "early"  # or late
+
+    def __post_init__(self) -> None:
+        _logistic.check("linear", self.c)
+        if self.folds == 1 or self.folds < 0:
+            raise ConfigError(f"linear: folds={self.folds} is neither 0 nor 2 or more")
+        if self.fusion not in ("early", "late"):
+            raise ConfigError(f"linear: fusion={self.fusion!r} is neither early nor late")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Linear:
+    config: Config
+
+    def __call__(self, material: Material) -> Iterator[Finding]:
+        for label in material.labels:
+            scored = material.side(material.split, label)
+            if self.config.folds or self.config.fold:
+                yield from self._across_folds(material, scored, label)
+            else:
+                yield from self._from_train(material, scored, label)
+
+    def _from_train(self, material: Material, scored: Side, label: str) -> Iterator[Finding]:
+        if not material.has(material.train_split):
+            raise InputError(
+                f"there is no split {material.train_split!r} beside {material.split!r} to fit a "
+                "probe on; name one with --train-split, or use --protocol linear:folds=5"
+            )
+        train = material.side(material.train_split, label)
+        names = train.clips.classes
+        known = positions(scored.clips.classes, names)
+        if (known < 0).all():
+            raise InputError(
+                f"no class of split {material.split!r} is in {material.train_split!r}: the splits "
+                "are for few-shot questions; use --protocol linear:folds=5 to probe within one"
+            )
+        codes = known[scored.clips.codes]
+        side = scored.keep(codes >= 0)
+        codes, unknown = codes[codes >= 0], int((codes < 0).sum())
+        val = self._val(material, label, names)
+        for projection in material.runs:
+            of_train, of_side = (material.vectors(one, projection) for one in (train, side))
+            of_val = material.vectors(val[0], projection) if val else None
+            for cell in material.modes():
+                fit_on = _views(material, of_train, projection, cell, 0, self.config.fusion)
+                asked = _views(material, of_side, projection, cell, 1, self.config.fusion)
+                tuned = (
+                    _views(material, of_val, projection, cell, 1, self.config.fusion)
+                    if of_val
+                    else None
+                )
+                shares, c, arrived = _probe(
+                    fit_on, train.clips.codes, asked, len(names), self.config.c,
+                    (tuned, val[1]) if tuned and val else None,
+                )  # fmt: skip
+                found, each = metrics.classification(shares, codes, names)
+                about = {"fitted_on": material.train_split, "c": c, "converged": arrived}
+                if unknown:
+                    about["clips_of_unknown_classes"] = unknown
+                if cell[1] == "av":
+                    about["fusion"] = self.config.fusion
+                yield material.finding(
+                    side, projection, cell, found, label=label, classes=each, about=about
+                )
+
+    def _val(
+        self, material: Material, label: str, names: Sequence[str]
+    ) -> tuple[Side, Int[np.ndarray, "_"]] | None:
+        """Clips to choose the regularisation on, with their codes among the training's classes."""
+        if self.config.c or not material.has(material.val_split):
+            return None
+        side = material.side(material.val_split, label)
+        codes = positions(side.clips.classes, names)[side.clips.codes]
+        kept = side.keep(codes >= 0)
+        return (kept, codes[codes >= 0]) if len(kept.clips) else None
+
+    def _across_folds(self, material: Material, side: Side, label: str) -> Iterator[Finding]:
+        folds = self._folds(material, side)
+        codes, names = side.clips.codes, side.clips.classes
+        numbers = np.unique(folds)
+        for projection in material.runs:
+            vectors = material.vectors(side, projection)
+            for cell in material.modes():
+                one, other = (
+                    _views(material, vectors, projection, cell, s, self.config.fusion)
+                    for s in (0, 1)
+                )
+                shares, arrived = np.zeros((len(codes), len(names))), True
+                for fold in numbers:
+                    held = folds == fold
+                    shares[held], c, fine = _probe(
+                        [x[~held] for x in one], codes[~held], [x[held] for x in other],
+                        len(names), self.config.c, None,
+                    )  # fmt: skip
+                    arrived = arrived and fine
+                found, each = metrics.classification(shares, codes, names)
+                right = shares.argmax(1) == codes
+                of_folds = [float(right[folds == fold].mean()) for fold in numbers]
+                found["top1_std_of_folds"] = float(np.std(of_folds))
+                about: dict[str, Any] = {
+                    "fitted_on": f"{len(numbers)} folds of {material.split}",
+                    "c": c,
+                    "converged": arrived,
+                }
+                if cell[1] == "av":
+                    about["fusion"] = self.config.fusion
+                yield material.finding(
+                    side, projection, cell, found, label=label, classes=each, about=about
+                )
+
+    def _folds(self, material: Material, side: Side) -> Int[np.ndarray, "V"]:
+        """The fold of each clip.
+
+        Raises:
+            InputError: a class in fewer groups than folds.
+        """
+        clips = side.clips
+        if self.config.fold:
+            cells = dict(
+                zip(
+                    material.manifest.clip_ids,
+                    material.manifest.column(self.config.fold),
+                    strict=True,
+                )
+            )
+            names, folds = np.unique([cells[clip] for clip in clips.ids], return_inverse=True)
+            if len(names) < 2:
+                raise InputError(
+                    f"column {self.config.fold!r} has one value; it takes two to cross"
+                )
+            return folds.astype(np.int64)
+        from sklearn.model_selection import StratifiedGroupKFold
+
+        groups = clips.groups if clips.groups is not None else np.arange(len(clips))
+        fewest = min(len(np.unique(groups[clips.codes == c])) for c in range(len(clips.classes)))
+        if fewest < self.config.folds:
+            raise InputError(
+                f"linear: folds={self.config.folds}, but a class has clips of {fewest} groups "
+                "only; lower folds"
+            )
+        split = StratifiedGroupKFold(self.config.folds, shuffle=True, random_state=material.seed)
+        folds = np.empty(len(clips), np.int64)
+        for number, (_, held) in enumerate(split.split(clips.codes, clips.codes, groups)):
+            folds[held] = number
+        return folds
+
+
+def _views(
+    material: Material,
+    vectors: dict[str, Tensor],
+    projection: str,
+    cell: tuple[str, str],
+    side: int,
+    fusion: str,
+) -> list[Float[np.ndarray, "V _"]]:
+    """What each probe sees of the clips on one side: one vector, or one per modality."""
+    if fusion == "late" and cell == ("av", "av") and {"visual", "audio"} <= set(vectors):
+        return [vectors[modality].double().numpy() for modality in ("visual", "audio")]
+    pair = material.pair(vectors, projection, cell)
+    return [(pair.query if side else pair.support).double().numpy()]
+
+
+def _probe(
+    fit_on: Sequence[Float[np.ndarray, "_ _"]],
+    codes: Int[np.ndarray, "_"],
+    asked: Sequence[Float[np.ndarray, "_ _"]],
+    classes: int,
+    c: float,
+    val: tuple[Sequence[Float[np.ndarray, "_ _"]], Int[np.ndarray, "_"]] | None,
+) -> tuple[Float[np.ndarray, "_ _"], float, bool]:
+    """The mean share of each class over the probes, the regularisation, and did all arrive?"""
+    best = c or 1.0
+    if val and not c:
+        right = {}
+        for one in _logistic.GRID:
+            probes = [_logistic.fit(x, codes, classes, one)[0] for x in fit_on]
+            shares = sum(p(x) for p, x in zip(probes, val[0], strict=True))
+            right[one] = float((np.asarray(shares).argmax(1) == val[1]).mean())
+        best = max(right, key=right.__getitem__)
+    fitted = [_logistic.fit(x, codes, classes, best) for x in fit_on]
+    shares = np.mean([p(x) for (p, _), x in zip(fitted, asked, strict=True)], axis=0)
+    return shares, best, all(fine for _, fine in fitted)
+
+
+def build(config: Config) -> Linear:
+    return Linear(config=config)

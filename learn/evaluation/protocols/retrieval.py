@@ -1,0 +1,69 @@
+"""Retrieval: a query seen in one mode, a gallery in another; by cosine.
+
+Of an instance, where the modes differ: the one hit is the same clip. Of a class, where labels are
+named: hits are clips of the query's class; the clip itself is not in the gallery, nor are clips of
+its group, which are near copies.
+
+Without modes asked for: each modality with itself and, in a common space, with every other.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from learn.evaluation import metrics
+from learn.evaluation.protocols import Finding, Material
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    groups: str = "apart"  # or mixed: clips of the query's group stay in the gallery
+
+    def __post_init__(self) -> None:
+        from learn.fewshot.heads import one_of
+
+        one_of("retrieval", "groups", self.groups, ("apart", "mixed"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retrieval:
+    config: Config
+
+    def __call__(self, material: Material) -> Iterator[Finding]:
+        for projection, run in material.runs.items():
+            cells = material.modes()
+            if run is not None and not (material.support or material.query):
+                single = [mode for mode, _ in cells if mode != "av"]
+                cells = [*cells, *((a, b) for a in single for b in single if a != b)]
+            for number, label in enumerate(material.labels):
+                side = material.side(material.split, label)
+                vectors = material.vectors(side, projection)
+                clips = side.clips
+                own = torch.arange(len(clips))
+                apart = self.config.groups == "apart" and clips.groups is not None
+                groups = torch.from_numpy(clips.groups).long() if apart else own
+                codes = torch.from_numpy(clips.codes).long()
+                for cell in cells:
+                    pair = material.pair(vectors, projection, cell)
+                    if cell[0] != cell[1] and number == 0:
+                        found, asked = metrics.retrieval(pair.query, pair.support, own, own)
+                        yield material.finding(
+                            side, projection, cell, found, label="", clips=asked,
+                            about={"level": "instance", "gallery": len(clips)},
+                        )  # fmt: skip
+                    found, asked = metrics.retrieval(
+                        pair.query, pair.support, codes, codes, groups, groups
+                    )
+                    yield material.finding(
+                        side, projection, cell, found, label=label, clips=asked,
+                        about={
+                            "level": "class",
+                            "gallery": len(clips),
+                            "apart": "groups" if apart else "clips",
+                        },
+                    )  # fmt: skip
+
+
+def build(config: Config) -> Retrieval:
+    return Retrieval(config=config)

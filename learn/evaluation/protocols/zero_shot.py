@@ -1,0 +1,219 @@
+"""Zero-shot and generalised zero-shot: clips against the names of classes, some never trained on.
+
+Seen classes are those that the run was trained on, unseen ones are the others of the scored split.
+All numbers are means over classes of the share of their clips that is named right:
+
+    zsl             unseen classes, chosen among unseen classes alone
+    seen, unseen    among all classes (S and U)
+    harmonic_mean   2 S U / (S + U)
+    ausuc           the area under U against S as beta goes from minus to plus infinity
+
+Runs prefer what they know, so beta is taken off the scores of seen classes (calibrated stacking).
+It is chosen for the best harmonic mean on the val split, of all values that change an answer there;
+its unseen classes are those that the run does not know and the scored split does not have, or, said
+so, those of both. Or it is given: `beta=0.2`, and `beta=0` is none. A score is the cosine of a clip
+and a name in the common space; a clip in mode av without a vector of both is the mean of its two.
+
+Source: Chao et al., 2016 (calibrated stacking, the area); Xian et al., 2017 (S, U, H per class);
+Mercea et al., 2022 (audio-visual).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import isfinite
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from learn.evaluation.evaluation_set import Side
+from learn.evaluation.metrics import OfClass
+from learn.evaluation.protocols import Finding, Material, positions
+from learn.fewshot import modes
+from store.errors import ConfigError, InputError
+
+VAL = "val"
+MOST = 400  # values of beta tried
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    beta: str = VAL  # or a number
+
+    def __post_init__(self) -> None:
+        if self.beta != VAL and self.number() is None:
+            raise ConfigError(f"zero_shot: beta={self.beta!r} is neither {VAL} nor a number")
+
+    def number(self) -> float | None:
+        """The beta that is given; 0 is one."""
+        try:
+            value = float(self.beta)
+        except ValueError:
+            return None
+        return value if isfinite(value) else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Scored:
+    """Clips of seen and unseen classes against the names of both."""
+
+    scores: Float[np.ndarray, "V C"]
+    truth: Int[np.ndarray, "V"]
+    names: tuple[str, ...]
+    seen: Bool[np.ndarray, "C"]
+
+    def recalls(self, beta: float, *, among: Bool[np.ndarray, "C"]) -> Float[np.ndarray, "C"]:
+        """Of each class, chosen among some; NaN for one without a clip."""
+        scores = np.where(among, self.scores - beta * self.seen, -np.inf)
+        right = scores.argmax(1) == self.truth
+        clips = np.bincount(self.truth, minlength=len(self.names))
+        hits = np.bincount(self.truth[right], minlength=len(self.names))
+        return np.where(clips > 0, hits / np.maximum(clips, 1), np.nan)
+
+    def sides(self, beta: float) -> tuple[float | None, float | None]:
+        """S and U; None where no clip is of such classes."""
+        recall = self.recalls(beta, among=np.ones_like(self.seen))
+        return tuple(  # type: ignore[return-value]
+            None if np.isnan(of).all() else float(np.nanmean(of))
+            for of in (recall[self.seen], recall[~self.seen])
+        )
+
+    def betas(self) -> Float[np.ndarray, "_"]:
+        """Values between those at which an answer turns from seen to unseen, and beyond."""
+        seen = self.scores[:, self.seen].max(1)
+        turns = np.unique(seen - self.scores[:, ~self.seen].max(1))
+        between = (turns[1:] + turns[:-1]) / 2
+        if len(between) > MOST:
+            between = between[np.linspace(0, len(between) - 1, MOST).round().astype(int)]
+        return np.concatenate([turns[:1] - 1, between, turns[-1:] + 1, [0.0]])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ZeroShot:
+    config: Config
+
+    def __call__(self, material: Material) -> Iterator[Finding]:
+        for label in material.labels:
+            scored = material.side(material.split, label)
+            val = material.side(material.val_split, label) if self._tunes(material) else None
+            for projection, run in material.runs.items():
+                if run is None:
+                    raise InputError(
+                        "stored features know no names of classes; train with them (learn train "
+                        "--recipe cjme --labels FILE) and name the run with --projection"
+                    )
+                unseen = [name for name in scored.clips.classes if name not in run.classes]
+                if not unseen:
+                    raise InputError(
+                        f"{projection} was trained on every class of split {material.split!r} in "
+                        f"column {label!r}: nothing is unseen; score another split, or use "
+                        "--protocol classify"
+                    )
+                for mode in self._modes(material, scored, projection):
+                    yield self._finding(material, scored, val, label, projection, mode, unseen)
+
+    def _tunes(self, material: Material) -> bool:
+        return self.config.number() is None and material.has(material.val_split)
+
+    def _modes(self, material: Material, side: Side, projection: str) -> list[str]:
+        """Those asked for, or all that the run can give."""
+        asked = list(dict.fromkeys((*material.support, *material.query)))
+        known = material.vectors(side.keep(np.arange(len(side.clips)) < 1), projection)
+        return asked or [
+            mode for mode in modes.MODES if not modes.refusal(known, mode, mode, common=True)
+        ]
+
+    def _finding(
+        self,
+        material: Material,
+        side: Side,
+        val: Side | None,
+        label: str,
+        projection: str,
+        mode: str,
+        unseen: list[str],
+    ) -> Finding:
+        """Of one mode of one run."""
+        run = material.runs[projection]
+        assert run is not None
+        test = _scored(material, side, projection, mode, run.classes, unseen)
+        beta, chosen_on = self.config.number(), "given"
+        if beta is None:
+            beta, chosen_on = 0.0, "nothing: no val split has seen and unseen classes"
+            others = set() if val is None else set(val.clips.classes)
+            new = others - set(run.classes)
+            apart = sorted(new - set(unseen) or new)
+            if val is not None and apart and others & set(run.classes):
+                kept = val.keep(np.isin(val.clips.codes, _codes(val, [*run.classes, *apart])))
+                tuned = _scored(material, kept, projection, mode, run.classes, apart)
+                beta, chosen_on = _best(tuned), material.val_split
+                if set(apart) & set(unseen):
+                    chosen_on += ", whose unseen classes are among those scored"
+        s, u = test.sides(beta)
+        zsl = np.nanmean(test.recalls(0.0, among=~test.seen)[~test.seen])
+        found: dict[str, float] = {}
+        if s is not None and u is not None:
+            found = {"harmonic_mean": harmonic(s, u), "seen": s, "unseen": u, "ausuc": _area(test)}
+        elif u is not None:
+            found = {"unseen": u}
+        found |= {"zsl": float(zsl), "beta": beta}
+        recall = test.recalls(beta, among=np.ones_like(test.seen))
+        clips = np.bincount(test.truth, minlength=len(test.names))
+        return material.finding(
+            side, projection, (mode, mode), found, label=label,
+            classes=[
+                OfClass(name=test.names[c], clips=int(clips[c]), recall=float(recall[c]))
+                for c in np.flatnonzero(clips)
+            ],
+            about={
+                "beta_chosen_on": chosen_on,
+                "unseen_classes": unseen,
+                "seen_classes_scored": int((clips[test.seen] > 0).sum()),
+            },
+        )  # fmt: skip
+
+
+def harmonic(s: float, u: float) -> float:
+    """0 where either is."""
+    return 2 * s * u / (s + u) if s + u else 0.0
+
+
+def _best(val: Scored) -> float:
+    """The beta with the best harmonic mean; the smallest change of equals."""
+    rated = []
+    for beta in val.betas():
+        s, u = val.sides(float(beta))
+        rated.append((harmonic(s or 0.0, u or 0.0), -abs(float(beta)), float(beta)))
+    return max(rated)[2]
+
+
+def _area(test: Scored) -> float:
+    """Under U against S."""
+    points = sorted({test.sides(float(beta)) for beta in test.betas()}, key=lambda p: (p[0], -p[1]))  # type: ignore[operator]
+    s, u = (np.array([0.0 if x is None else x for x in axis]) for axis in zip(*points, strict=True))
+    return float(((s[1:] - s[:-1]) * (u[1:] + u[:-1]) / 2).sum())
+
+
+def _scored(
+    material: Material,
+    side: Side,
+    projection: str,
+    mode: str,
+    seen: tuple[str, ...],
+    unseen: list[str],
+) -> Scored:
+    run = material.runs[projection]
+    assert run is not None
+    vectors = modes.common(material.vectors(side, projection), mode)
+    names = (*seen, *unseen)
+    scores = (vectors @ run.class_embeddings(names).T).double().numpy()
+    truth = positions(side.clips.classes, names)[side.clips.codes]
+    return Scored(scores=scores, truth=truth, names=names, seen=np.arange(len(names)) < len(seen))
+
+
+def _codes(side: Side, names: list[str]) -> Int[np.ndarray, "_"]:
+    place = positions(names, side.clips.classes)
+    return place[place >= 0]
+
+
+def build(config: Config) -> ZeroShot:
+    return ZeroShot(config=config)

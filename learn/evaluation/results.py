@@ -1,0 +1,193 @@
+"""What `learn episodes` found: rows that feed tests, tables and pages alike.
+
+Shapes: E = episodes.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from learn.data.clips import Clips
+from learn.evaluation.confusion import Answers
+from learn.evaluation.missing_modality import Missing
+from learn.fewshot import episode_files
+from learn.fewshot.tasks import Episodes
+from learn.training.runs import refuse_existing
+from store.errors import InputError, MissingFile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Result:
+    """One head on one view: a row of the table."""
+
+    head: str
+    projection: str
+    support: str
+    query: str
+    ways: int
+    shots: int
+    queries: int
+    episodes: int
+    accuracy: float  # mean over episodes, 0 to 1
+    ci95: float | None  # half the width
+    ci_method: str
+    clips: int
+    seconds: float
+    untrained: bool  # random weights made a feature in play
+    transductive: bool
+    centred_by: str
+    seen_in_training: int  # clips scored here that the projection was trained on
+    trained: str  # the mode that the projection was trained in; "none" for stored vectors
+    metric: str  # what `accuracy` is: accuracy, harmonic_mean, map
+    parts: Mapping[str, Any]  # of the metric, where it has any
+    of_episodes: Float64[np.ndarray, "E"]  # accuracy of each: rows of one call are paired
+    answers: Answers
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything but the single episodes and answers."""
+        apart = ("of_episodes", "answers")
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inflation:
+    """What a result would gain if clips of one source could meet across support and query."""
+
+    head: str
+    projection: str
+    support: str
+    query: str
+    shots: int
+    guarded: float  # accuracy with groups apart
+    mixed: float  # accuracy on other episodes of the same classes, groups ignored
+    inflation: float
+    ci95: float | None  # half the width, of the difference of two draws
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EpisodesResult:
+    """What one call of `run_episodes` came to."""
+
+    sampling: Mapping[str, Any]
+    clips: Clips
+    draws: Sequence[Episodes]
+    results: Sequence[Result]
+    inflation: Sequence[Inflation] | None = None  # where it was asked for
+    missing: Sequence[Missing] | None = None  # likewise
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that `learn episodes --json` prints."""
+        draws = [
+            {
+                "shots": draw.sampling()["shots"],
+                "sha256": draw.sha256,
+                "classes_never_drawn": self._idle(draw),
+            }
+            for draw in self.draws
+        ]
+        digest = episode_files.digest(self.draws)
+        extra = {"inflation": self.inflation, "missing": self.missing}
+        return {
+            "episodes": {**self.sampling, "draws": draws, "sha256": digest},
+            "results": [result.as_json() for result in self.results],
+            **{
+                key: [one.as_json() for one in rows]
+                for key, rows in extra.items()
+                if rows is not None
+            },
+        }
+
+    def _idle(self, draw: Episodes) -> list[str]:
+        """Classes in no episode: too few clips, or too few in groups kept apart."""
+        drawn = set(np.unique(draw.classes).tolist())
+        return [name for code, name in enumerate(self.clips.classes) if code not in drawn]
+
+    def save(self, run_dir: Path) -> None:
+        """Write a directory that holds all of it; it appears whole or not at all.
+
+        `result.json` is `as_json`, `accuracy.npy` has a row of single episodes for each of its
+        results (padded with NaN where draws differ in length), `answers.json` how the classes fared
+        in each and which were confused, `episodes.safetensors` the episodes.
+
+        Raises:
+            InputError: the directory exists.
+        """
+        refuse_existing(run_dir)
+        run_dir.parent.mkdir(parents=True, exist_ok=True)
+        staged = Path(tempfile.mkdtemp(prefix=f".{run_dir.name}-", dir=run_dir.parent))
+        try:
+            (staged / "result.json").write_text(json.dumps(self.as_json(), indent=1) + "\n")
+            told = [result.answers.as_json() for result in self.results]
+            (staged / "answers.json").write_text(json.dumps(told) + "\n")
+            longest = max(len(result.of_episodes) for result in self.results)
+            accuracy = np.full((len(self.results), longest), np.nan)
+            for row, result in zip(accuracy, self.results, strict=True):
+                row[: len(result.of_episodes)] = result.of_episodes
+            np.save(staged / "accuracy.npy", accuracy)
+            episode_files.save(staged / "episodes.safetensors", self.clips, self.draws)
+            staged.chmod(0o755)
+            staged.rename(run_dir)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Saved:
+    """What `EpisodesResult.save` wrote, read back."""
+
+    path: Path
+    result: Mapping[str, Any]  # as `EpisodesResult.as_json`
+    of_episodes: tuple[Float64[np.ndarray, "_"], ...]  # accuracies, for each of its results
+    answers: tuple[Mapping[str, Any], ...]  # as `Answers`; none of an older result
+
+
+def load_result(run_dir: Path) -> Saved:
+    """A directory of `learn episodes -o`.
+
+    Raises:
+        MissingFile: there is none.
+        InputError: a training's directory, or files that were changed.
+    """
+    if (run_dir / "config.json").is_file():
+        raise InputError(
+            f"{run_dir} is a training; score it first: learn episodes DIR --projection {run_dir} "
+            "-o RUN"
+        )
+    if not (run_dir / "result.json").is_file():
+        raise MissingFile(f"no result {run_dir}; make one with: learn episodes DIR -o {run_dir}")
+    try:
+        result = json.loads((run_dir / "result.json").read_text())
+        table = np.load(run_dir / "accuracy.npy", allow_pickle=False)
+        rows, _ = result["results"], result["episodes"]["sha256"]
+        singles = tuple(one[: row["episodes"]] for one, row in zip(table, rows, strict=True))
+        means = [row["accuracy"] for row in rows]
+        sound = all(map(np.isclose, [one.mean() for one in singles], means)) and bool(rows)
+        answers: tuple[Mapping[str, Any], ...] = ()
+        if (run_dir / "answers.json").is_file():
+            answers = tuple(json.loads((run_dir / "answers.json").read_text()))
+            shares = zip(map(_share, answers), means, strict=True)
+            # Where episodes differ in queries, or ask for more than right answers, a mean over
+            # episodes is no share of all.
+            other = result["episodes"].get("uneven") or "measure" in result["episodes"]
+            sound = sound and (other or all(np.isclose(one, mean) for one, mean in shares))
+    except (OSError, KeyError, TypeError, ValueError) as fault:
+        raise InputError(f"{run_dir} is not a result of learn episodes ({fault})") from None
+    if not sound:
+        raise InputError(f"{run_dir} was changed since it was written; score it again")
+    return Saved(path=run_dir, result=result, of_episodes=singles, answers=answers)
+
+
+def _share(answers: Mapping[str, Any]) -> float:
+    """Right ones among all."""
+    right, asked = (sum(one[key] for one in answers["classes"]) for key in ("right", "asked"))
+    return float(right / asked)

@@ -1,0 +1,92 @@
+"""`learn episodes --until-ci`: as many episodes as an interval needs to be narrow enough.
+
+Episodes come in blocks, each drawn from a seed of its own, which the first has from the caller and
+any other from that and its number. Every row is scored on the first block; then the widest interval
+says how many blocks it takes for half its width to be small enough, and those are added, and so on.
+The same clips, settings and seed end with the same episodes, whatever the machine.
+
+Shapes: E = episodes.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+
+import numpy as np
+
+from learn.evaluation.results import Result
+from learn.fewshot import statistics
+from learn.fewshot.tasks import Episodes
+from store.errors import ConfigError
+
+BLOCK = 1000
+MOST = 100_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Until:
+    """What is narrow enough, and when to give up.
+
+    Raises:
+        ConfigError: a width that is no share, or fewer episodes than a block.
+    """
+
+    width: float  # half of the interval, as a share
+    block: int = BLOCK
+    most: int = MOST
+
+    def __post_init__(self) -> None:
+        if not 0 < self.width < 1:
+            raise ConfigError(f"--until-ci {self.width:g} is not above 0 and below 1, as 0.002")
+        if not 2 <= self.block <= self.most:
+            raise ConfigError(
+                f"--until-ci adds blocks of {self.block} episodes, which is not from 2 to "
+                f"--max-episodes {self.most}"
+            )
+
+
+def seed_of(block: int, seed: int) -> int:
+    """The seed of a block: the first has the caller's."""
+    digest = hashlib.sha256(f"{seed} {block}".encode()).digest()
+    return seed if block == 0 else int.from_bytes(digest[:4], "big")
+
+
+def draw_until(
+    until: Until,
+    *,
+    seed: int,
+    draw: Callable[[int], Sequence[Episodes]],
+    score: Callable[[Sequence[Episodes]], Iterable[Result]],
+    ci: str,
+) -> tuple[list[Episodes], bool]:
+    """Draws of enough blocks, and whether they are enough; `draw` knows seeds, `score` all rows."""
+    most = until.most // until.block
+    blocks: list[Sequence[Episodes]] = []
+    rows: list[list[np.ndarray]] = []
+    wanted = 1
+    while True:
+        new = [draw(seed_of(b, seed)) for b in range(len(blocks), wanted)]
+        blocks += new
+        found = [
+            row.of_episodes for row in score([joined(parts) for parts in zip(*new, strict=True)])
+        ]
+        rows = [[*old, one] for old, one in zip(rows or [[]] * len(found), found, strict=True)]
+        widest = max(statistics.ci95(np.concatenate(row), ci) or 0.0 for row in rows)
+        if widest <= until.width or wanted == most:
+            break
+        needed = ceil(wanted * (widest / until.width) ** 2)
+        wanted = min(most, max(wanted + 1, needed))
+    draws = [joined(parts) for parts in zip(*blocks, strict=True)]
+    told = {"blocks": len(blocks), "until_ci": until.width}
+    settled = [replace(one, seed=seed, facts={**one.facts, **told}) for one in draws]
+    return settled, widest <= until.width
+
+
+def joined(parts: Sequence[Episodes]) -> Episodes:
+    """One after the other; what they were asked for but for the seed is that of the first."""
+    return replace(
+        parts[0],
+        indices=np.concatenate([part.indices for part in parts]),
+        classes=np.concatenate([part.classes for part in parts]),
+    )

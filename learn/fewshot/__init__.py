@@ -1,0 +1,1 @@
+"""Few-shot problems and what answers them; nothing here knows a run or a store."""

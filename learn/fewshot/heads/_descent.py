@@ -1,0 +1,98 @@
+"""Steps down a slope for the weights of many episodes at once, as torch.optim takes them.
+
+Shapes: as in `learn.fewshot.heads`; P = points that an episode learns from.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from store.errors import ConfigError
+
+BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Adam's own defaults
+METHODS = ("adam", "adamw", "sgd")
+
+
+# Moves weights in place, once for each gradient.
+Rule = Callable[[Float[Tensor, "E N D"], Float[Tensor, "E N D"]], None]
+
+
+def adam(lr: float, *, decay: float = 0.0, decoupled: bool = False) -> Rule:
+    """Adam, or AdamW where the decay is decoupled from the gradient."""
+    moments: list[Tensor] = []
+    taken = 0
+
+    def step(weights: Float[Tensor, "E N D"], gradient: Float[Tensor, "E N D"]) -> None:
+        nonlocal taken
+        if not moments:
+            moments.extend((torch.zeros_like(weights), torch.zeros_like(weights)))
+        mean, square = moments
+        taken += 1
+        if decay and decoupled:
+            weights.mul_(1 - lr * decay)
+        elif decay:
+            gradient = gradient + decay * weights
+        mean.lerp_(gradient, 1 - BETA_1)
+        square.mul_(BETA_2).addcmul_(gradient, gradient, value=1 - BETA_2)
+        spread = square.sqrt().mul_((1 - BETA_2**taken) ** -0.5).add_(EPSILON)
+        weights.addcdiv_(mean, spread, value=-lr / (1 - BETA_1**taken))
+
+    return step
+
+
+def sgd(lr: float, *, momentum: float = 0.0, decay: float = 0.0) -> Rule:
+    """Gradient descent with momentum."""
+    pushed: list[Tensor] = []
+
+    def step(weights: Float[Tensor, "E N D"], gradient: Float[Tensor, "E N D"]) -> None:
+        if decay:
+            gradient = gradient + decay * weights
+        if not pushed:
+            pushed.append(gradient.clone())
+        else:
+            pushed[0].mul_(momentum).add_(gradient)
+        weights.add_(pushed[0], alpha=-lr)
+
+    return step
+
+
+def rule(method: str, lr: float, *, momentum: float, decay: float) -> Rule:
+    """The rule of that name."""
+    if method == "sgd":
+        return sgd(lr, momentum=momentum, decay=decay)
+    return adam(lr, decay=decay, decoupled=method == "adamw")
+
+
+def descend(
+    weights: Float[Tensor, "E N D"],
+    gradient: Callable[[Float[Tensor, "E N D"]], Float[Tensor, "E N D"]],
+    step: Rule,
+    steps: int,
+) -> Float[Tensor, "E N D"]:
+    """Where `steps` of them lead, from a copy of the weights."""
+    weights = weights.clone()
+    for _ in range(steps):
+        step(weights, gradient(weights))
+    return weights
+
+
+def surprise(
+    logits: Float[Tensor, "E N P"], answer: Float[Tensor, "*E N P"], share: Float[Tensor, "P"]
+) -> Float[Tensor, "E N P"]:
+    """How the cross-entropy, of points that weigh `share`, grows with their logits."""
+    return logits.softmax(1).sub_(answer).mul_(share)
+
+
+def check(plugin: str, *, steps: int, **positive: float) -> None:
+    """Refuse steps below 0, and numbers that are not 0 or more and finite.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    if steps < 0:
+        raise ConfigError(f"{plugin}: steps={steps} is less than 0")
+    for key, value in positive.items():
+        if not 0 <= value < float("inf"):
+            raise ConfigError(f"{plugin}: {key}={value} is not 0 or more and finite")

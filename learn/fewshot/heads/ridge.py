@@ -1,0 +1,106 @@
+"""Ridge regression on one-hot targets with a free intercept, solved for all episodes at once.
+
+Minimises the squared error plus alpha times the squared weights. The weights lie in the span of the
+centred shots, so one Cholesky factor of S x S an episode is all there is to solve.
+
+Source: Saunders et al., 1998 (dual form); Bertinetto et al., 2019 (as a few-shot head).
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from learn.fewshot.heads import Context, Predict, PredictFromProducts, fit_by_products
+from store.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    alpha: float = 1.0
+    normalise: bool = False  # scale every vector to length 1 first
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha < float("inf"):
+            raise ConfigError(f"ridge: alpha={self.alpha} is not above 0 and finite")
+
+
+class Ridge:
+    transductive = False
+    centred_by = "none"  # the intercept's centring changes no answer
+    by_products = True
+    uneven = True
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
+        if context.real is None:
+            return fit_by_products(self, support, context)
+        nothing, flat = support.new_zeros(0, support.shape[-1]), support.flatten(1, 2)
+        shots = self.embed(flat.flatten(0, 1), nothing, context)[0].view(flat.shape)
+        predict = self._solved(shots @ shots.mT, support.shape[1], context.real.flatten(1))
+
+        def of_queries(query: Float[Tensor, "E M D"]) -> Float[Tensor, "E M N"]:
+            q = self.embed(nothing, query.flatten(0, 1), context)[1].view(query.shape)
+            return predict(q @ shots.mT, q.square().sum(-1))
+
+        return of_queries
+
+    def embed(
+        self, support: Float[Tensor, "V D"], query: Float[Tensor, "W D"], context: Context
+    ) -> tuple[Float[Tensor, "V D"], Float[Tensor, "W D"]]:
+        if self.config.normalise:
+            return F.normalize(support, dim=-1), F.normalize(query, dim=-1)
+        if context.origin is None:  # a free intercept makes translation harmless
+            return support, query
+        return support - context.origin, query - context.origin
+
+    def fit_products(self, products: Float[Tensor, "E S S"], ways: int) -> PredictFromProducts:
+        """
+        Raises:
+            ConfigError: alpha is so small beside the products that rounding hides it.
+        """
+        return self._solved(products, ways, None)
+
+    def _solved(
+        self, products: Float[Tensor, "E S S"], ways: int, real: Bool[Tensor, "E S"] | None
+    ) -> PredictFromProducts:
+        """A shot that is not there has weight 0 in every mean, so its coefficients are 0."""
+        kernel = products.double()
+        clips = kernel.shape[-1]
+        answer = torch.eye(ways, dtype=kernel.dtype, device=kernel.device)
+        answer_SN = answer.repeat_interleave(clips // ways, dim=0)
+        there_E1S = kernel.new_ones(1, 1, clips) if real is None else real[:, None].double()
+        weight_E1S = there_E1S / there_E1S.sum(-1, keepdim=True)
+        share_E1N = weight_E1S @ answer_SN
+        mean_E1S = kernel.mean(1, keepdim=True) if real is None else weight_E1S @ kernel
+        centred = kernel - mean_E1S - mean_E1S.mT + (mean_E1S * weight_E1S).sum(-1, keepdim=True)
+        if real is not None:
+            centred = centred * there_E1S * there_E1S.mT
+        # Along 1 there is nothing to solve; some weight there keeps rounding from going negative.
+        along_ones = centred.diagonal(dim1=1, dim2=2).mean(-1) / clips
+        centred = centred + along_ones[:, None, None] * there_E1S * there_E1S.mT
+        centred.diagonal(dim1=1, dim2=2).add_(self.config.alpha)
+        factor, failed = torch.linalg.cholesky_ex(centred)
+        if bool(failed.any()):
+            raise ConfigError(
+                f"ridge: alpha={self.config.alpha} is lost in rounding beside squared lengths up "
+                f"to {float(products.max()):.3g}; raise alpha or set normalise=true"
+            )
+        wanted = ((answer_SN - share_E1N) * there_E1S.mT).expand(len(kernel), -1, -1)
+        a = torch.cholesky_solve(wanted, factor)  # its columns sum to zero
+        b = share_E1N - mean_E1S @ a
+
+        def predict(
+            query: Float[Tensor, "E M S"], square: Float[Tensor, "E M"]
+        ) -> Float[Tensor, "E M N"]:
+            return (query.double() @ a + b).to(query.dtype)
+
+        return predict
+
+
+def build(config: Config) -> Ridge:
+    return Ridge(config)

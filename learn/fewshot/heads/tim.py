@@ -1,0 +1,117 @@
+"""TIM-GD: class weights that make the queries' answers informative (transductive).
+
+Minimises lmd * cross-entropy of the shots - H(Y) + alpha * H(Y | X) of the queries over the
+weights, from the class means on, by Adam. A class's logit is minus half its squared distance times
+the temperature. The H(Y) term pulls towards as many answers of one class as of another: where
+queries are unbalanced, that prior is wrong.
+
+Gradients are written out: one product of weights and clips forward and one back a step. They are
+worked through a few episodes at a time on a CPU, whose cache would not hold them all.
+
+Defaults: the paper's: temperature 15, lmd = alpha = 0.1, 150 steps of rate 1e-4, vectors of
+length 1.
+
+Source: Boudiaf et al., 2020 (TIM-GD).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from learn.fewshot.heads import Context, Predict, one_of
+from learn.fewshot.heads._descent import adam, check, descend
+from learn.fewshot.heads._points import CENTRES, at_once, prepare
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    temperature: float = 15.0
+    lmd: float = 0.1  # the paper's lambda
+    alpha: float = 0.1
+    steps: int = 150
+    lr: float = 1e-4
+    normalise: bool = True
+    centre: str = "none"
+
+    def __post_init__(self) -> None:
+        one_of("tim", "centre", self.centre, CENTRES)
+        numbers = {key: getattr(self, key) for key in ("temperature", "lmd", "alpha", "lr")}
+        check("tim", steps=self.steps, **numbers)
+
+
+class TIM:
+    transductive = True
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.centred_by = config.centre
+
+    def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
+        c = self.config
+
+        def predict(query: Float[Tensor, "E M D"]) -> Float[Tensor, "E M N"]:
+            size = at_once(support, query)
+            parts = []
+            for first in range(0, len(query), size):
+                few = slice(first, first + size)
+                s, q = prepare(
+                    support[few], query[few], context, centre=c.centre, normalise=c.normalise
+                )
+                parts.append(self._adapt(s, q))
+            return torch.cat(parts)
+
+        return predict
+
+    @torch.no_grad()
+    def _adapt(
+        self, support: Float[Tensor, "E N K D"], query: Float[Tensor, "E M D"]
+    ) -> Float[Tensor, "E M N"]:
+        """Log probabilities after the last step."""
+        points = torch.cat([support.flatten(1, 2), query], 1)
+        ways, shots = support.shape[1:3]
+        answer = torch.eye(ways, dtype=points.dtype, device=points.device)
+        answer = answer.repeat_interleave(shots, dim=1)
+        weights = descend(
+            support.mean(2),
+            lambda weights: self._gradient(weights, points, answer),
+            adam(self.config.lr),
+            self.config.steps,
+        )
+        return self._logits(weights, query).log_softmax(1).mT
+
+    def _logits(
+        self, weights: Float[Tensor, "E N D"], points: Float[Tensor, "E T D"]
+    ) -> Float[Tensor, "E N T"]:
+        """Up to what is the same for all classes of a point."""
+        half = torch.linalg.vecdot(weights, weights)[..., None] / 2
+        return (weights @ points.mT).sub_(half).mul_(self.config.temperature)
+
+    def _gradient(
+        self,
+        weights: Float[Tensor, "E N D"],
+        points: Float[Tensor, "E T D"],
+        answer: Float[Tensor, "N S"],
+    ) -> Float[Tensor, "E N D"]:
+        c = self.config
+        clips = answer.shape[1]
+        log_p = self._logits(weights, points).log_softmax(1)
+        p = log_p.exp()
+        g = torch.empty_like(p)
+        torch.sub(p[..., :clips], answer, out=g[..., :clips]).mul_(c.temperature * c.lmd / clips)
+        g[..., clips:] = c.temperature * _of_queries(p[..., clips:], log_p[..., clips:], c.alpha)
+        return (g @ points).sub_(g.sum(-1, keepdim=True) * weights)
+
+
+def _of_queries(
+    p: Float[Tensor, "E N M"], log_p: Float[Tensor, "E N M"], alpha: float
+) -> Float[Tensor, "E N M"]:
+    """How -H(Y) + alpha H(Y|X) grows with the queries' logits."""
+    tiny = torch.finfo(p.dtype).tiny
+    slope = p.mean(-1, keepdim=True).clamp_min_(tiny).log_() - alpha * log_p
+    return slope.sub_((p * slope).sum(1, keepdim=True)).mul_(p).div_(p.shape[-1])
+
+
+def build(config: Config) -> TIM:
+    return TIM(config)

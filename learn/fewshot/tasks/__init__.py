@@ -1,0 +1,217 @@
+"""Episode tasks: labelled clips in, few-shot problems out. They never touch features.
+
+Shapes: V = clips to draw from, E = episodes, N = ways, K = shots, Q = queries of each class,
+C = K + Q clips of a class in an episode, M = N * Q queries (class by class). Where episodes differ
+in any of these, N, K and Q are the most of all, and -1 stands where there is nothing.
+
+Each plug-in offers `Config` and `build(config) -> EpisodeTask`. One whose clips must be told apart
+says so by `POOL`: "base", as base classes or new ones, or "targets", by all labels they have.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Int, Int32
+
+from learn.data.clips import Clips
+from store import plugins
+from store.errors import ConfigError, choices
+
+FAMILY = "learn.fewshot.tasks"
+CLASSIC = "n_way_k_shot"
+GROUPS = ("within", "strict", "mixed")  # how groups of support and query are kept apart
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Episodes:
+    """Problems drawn from one set of clips: of each class K shots, then Q queries.
+
+    Raises:
+        ValueError: a clip outside the set, or one that is drawn twice for one class.
+    """
+
+    indices: Int32[np.ndarray, "E N C"]  # positions in the clips whose digest is `clips_sha256`
+    classes: Int32[np.ndarray, "E N"]  # class codes of those clips
+    shots: int
+    seed: int
+    clips_sha256: str
+    facts: Mapping[str, Any] = field(default_factory=dict)  # what else the sampling was asked for
+
+    def __post_init__(self) -> None:
+        kinds = {str(self.indices.dtype), str(self.classes.dtype)}
+        if kinds != {"int32"} or self.indices.ndim != 3:
+            raise ValueError("indices and classes must be int32, of 3 and of 2 dimensions")
+        if self.classes.shape != self.indices.shape[:2]:
+            raise ValueError(f"{self.classes.shape} classes for {self.indices.shape} indices")
+        if not 1 <= self.shots < self.indices.shape[2]:
+            raise ValueError(
+                f"{self.shots} shots leave no query among {self.indices.shape[2]} clips"
+            )
+        in_order = np.sort(self.indices, axis=2)
+        twice = (in_order[..., 1:] == in_order[..., :-1]) & (in_order[..., 1:] >= 0)
+        if twice.any() or in_order[..., :1].min(initial=0) < -1:
+            raise ValueError("a clip is drawn twice for one class, or its index is negative")
+        there, shot, asked = self.classes >= 0, self.support >= 0, self.asked >= 0
+        if not np.array_equal(there, shot.any(2)) or (asked.any(2) & ~there).any():
+            raise ValueError("a class without a shot, or shots without a class")
+        if not asked.any((1, 2)).all():
+            raise ValueError("an episode without a query")
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def ways(self) -> int:
+        return self.indices.shape[1]
+
+    @property
+    def queries(self) -> int:
+        return self.indices.shape[2] - self.shots
+
+    @property
+    def support(self) -> Int32[np.ndarray, "E N K"]:
+        return self.indices[..., : self.shots]
+
+    @property
+    def asked(self) -> Int32[np.ndarray, "E N Q"]:
+        """The queries of each class."""
+        return self.indices[..., self.shots :]
+
+    @property
+    def query(self) -> Int32[np.ndarray, "E M"]:
+        return self.asked.reshape(len(self), -1)
+
+    @property
+    def answers(self) -> Int[np.ndarray, "M"]:
+        """The right class of each query, as a position among the ways; the same in all episodes."""
+        return np.repeat(np.arange(self.ways), self.queries)
+
+    @property
+    def measure(self) -> str:
+        """What an episode comes to; see `learn/fewshot/metrics.py`."""
+        return str(self.facts.get("measure", "accuracy"))
+
+    @property
+    def balanced(self) -> bool:
+        """Has every class of an episode as many queries as the others? With several labels a query,
+        nobody knows."""
+        if self.measure == "map":
+            return False
+        counts = (self.asked >= 0).sum(2)
+        most = counts.max(1, keepdims=True)
+        return bool((counts == most)[self.classes >= 0].all())
+
+    def blocks(self) -> Iterator["Block"]:
+        """All episodes, those of one shape together: as many classes, queries and shots."""
+        if (self.indices >= 0).all():
+            yield Block(
+                places=np.arange(len(self)),
+                columns=np.broadcast_to(np.arange(self.query.shape[1]), self.query.shape),
+                classes=self.classes,
+                support=self.support,
+                query=self.query,
+                real=None,
+            )
+            return
+        ways = (self.classes >= 0).sum(1)
+        queries = (self.query >= 0).sum(1)
+        shots = (self.support >= 0).sum(2)
+        most = shots.max(1)
+        even = ((shots == most[:, None]) | (self.classes < 0)).all(1)
+        shapes = np.stack([ways, queries, most * even], axis=1)
+        for shape in np.unique(shapes, axis=0):
+            places = np.flatnonzero((shapes == shape).all(1))
+            n, m, k = (int(one) for one in shape)
+            width = k or int(most[places].max())
+            columns = np.argsort(self.query[places] < 0, axis=1, kind="stable")[:, :m]
+            support = self.support[places, :n, :width]
+            yield Block(
+                places=places,
+                columns=columns,
+                classes=self.classes[places, :n],
+                support=np.maximum(support, 0),
+                query=np.take_along_axis(self.query[places], columns, axis=1),
+                real=None if k else support >= 0,
+            )
+
+    def sampling(self) -> dict[str, Any]:
+        """What was asked for, as JSON."""
+        return {
+            "ways": self.ways,
+            "shots": self.shots,
+            "queries": self.queries,
+            "episodes": len(self),
+            "seed": self.seed,
+            **self.facts,
+        }
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the clips, the sampling and every index: equal digests, equal problems."""
+        head = json.dumps({"clips": self.clips_sha256, **self.sampling()}, sort_keys=True)
+        digest = hashlib.sha256(head.encode())
+        digest.update(self.classes.astype("<i4").tobytes())
+        digest.update(self.indices.astype("<i4").tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Block:
+    """Episodes of one shape: n classes, m queries, k shots of each class or those that are real."""
+
+    places: Int[np.ndarray, "e"]  # among all episodes
+    columns: Int[np.ndarray, "e m"]  # of the queries among M
+    classes: Int32[np.ndarray, "e n"]
+    support: Int32[np.ndarray, "e n k"]
+    query: Int32[np.ndarray, "e m"]
+    real: Bool[np.ndarray, "e n k"] | None  # which shots there are; None: all
+
+    def __len__(self) -> int:
+        return len(self.support)
+
+    @property
+    def ways(self) -> int:
+        return self.support.shape[1]
+
+    @property
+    def clips(self) -> int:
+        """Of one episode."""
+        return self.support[0].size + self.query.shape[1]
+
+
+def check(config: Any, **least: int) -> None:
+    """Refuse settings that are less than they may be, and words for `groups` that are none.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    for key, low in least.items():
+        if getattr(config, key) < low:
+            raise ConfigError(f"{key}={getattr(config, key)} is less than {low}")
+    if config.groups not in GROUPS:
+        raise ConfigError(f"groups={config.groups!r} is none of {choices(config.groups, GROUPS)}")
+
+
+def pool_of(task: str) -> str:
+    """What the clips of a task must be told apart by, or "split"."""
+    return str(getattr(plugins.module(FAMILY, task), "POOL", "split"))
+
+
+@runtime_checkable
+class EpisodeTask(Protocol):
+    """The same clips and the same seed give the same episodes."""
+
+    def __call__(self, clips: Clips, *, seed: int) -> Episodes: ...
+
+
+def draw_again(clips: Clips, draw: Episodes, **changed: Any) -> Episodes:
+    """Episodes as those were asked for, of these clips, but with some settings changed."""
+    name = draw.facts.get("task", CLASSIC)
+    known = {field.name for field in fields(plugins.module(FAMILY, name).Config)}
+    told = {key: value for key, value in draw.sampling().items() if key in known} | changed
+    again: Episodes = plugins.build(FAMILY, plugins.Spec(name, told))(clips, seed=draw.seed)
+    return again

@@ -1,0 +1,299 @@
+"""Clips for episodes whose classes and counts are decided: shots and queries, groups apart.
+
+An episode first draws its shots, uniformly within each class, and then its queries uniformly among
+the clips of groups that no shot has; where too few are left it does so again. Where that keeps
+failing it deals all groups to two sides, and deals those of classes that came off badly again,
+until every class has its shots on the one side and its queries on the other; both are then uniform,
+each on its side. A group goes to the shots' side with the share that shots have in the episode, or,
+after `EVEN` deals without success, with one that is drawn for each deal.
+
+What a group is decides the guard: its code within each class, across all of them, or each clip's
+own. Clips may be shots or queries as their roles say.
+
+Shapes: as in the package; V = clips, P = clips of the largest class, G = groups, e = episodes
+at a time.
+
+Source: Moser and Tardos, 2010 (drawing again only what a broken condition depends on).
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int, Int32
+
+from learn.data.clips import QUERY, SHOT, UNLABELLED, Clips
+from store.errors import NotEnoughClips
+
+REDRAWS = 20
+EVEN = 40
+DEALS = 200
+CLASS_DRAWS = 25
+NUMBERS_AT_ONCE = 1_000_000
+
+
+class Wanted(NamedTuple):
+    """Classes of each episode, and how many clips of them; beyond its last class -1, 0 and 0."""
+
+    classes: Int32[np.ndarray, "E N"]
+    shots: Int32[np.ndarray, "E N"]
+    queries: Int32[np.ndarray, "E N"]
+
+
+def even(classes: Int32[np.ndarray, "E N"], shots: int, queries: int) -> Wanted:
+    """As many of every class."""
+    counts = (np.full(classes.shape, n, np.int32) for n in (shots, queries))
+    return Wanted(classes, *counts)
+
+
+Ask = Callable[[np.random.Generator, int], Wanted]
+
+
+class Hands:
+    """The clips and groups of each class, and what episodes take of them."""
+
+    def __init__(self, clips: Clips, groups: str) -> None:
+        """
+        Raises:
+            NotEnoughClips: groups are to be kept apart across classes, and none is known.
+        """
+        if groups == "strict" and clips.groups is None:
+            raise NotEnoughClips(
+                "groups=strict needs to know which clips are of one source: give the manifest a "
+                "column 'group', or name one with --group"
+            )
+        labelled = clips.codes != UNLABELLED
+        self.clips = clips
+        self.shooters, self.askers = clips.may(SHOT) & labelled, clips.may(QUERY) & labelled
+        place = np.arange(len(clips))
+        if groups != "mixed" and clips.groups is not None:
+            place = clips.groups.astype(np.int64)
+            if groups == "within":
+                place += clips.codes.astype(np.int64) * (int(place.max(initial=0)) + 1)
+        self.groups = np.unique(place, return_inverse=True)[1].reshape(-1)
+        self.count = int(self.groups.max(initial=0)) + 1
+        order = np.flatnonzero(labelled)
+        order = order[np.argsort(clips.codes[order], kind="stable")]
+        sizes = np.bincount(clips.codes[order], minlength=len(clips.classes))
+        self.table = np.zeros((len(sizes), max(1, sizes.max(initial=0))), np.int32)
+        self.real = np.arange(self.table.shape[1]) < sizes[:, None]
+        self.table[self.real] = order
+        self.lacking: Counter[int] = Counter()
+
+    def draw(
+        self, rng: np.random.Generator, ask: Ask, *, episodes: int, shots: int, queries: int
+    ) -> tuple[Wanted, Int32[np.ndarray, "E N C"]]:
+        """What was asked for in the end, and the clips: `shots` places, then `queries`, -1 where
+        fewer are wanted.
+
+        Raises:
+            NotEnoughClips: names the classes that lack clips.
+        """
+        wanted = ask(rng, episodes)
+        drawn = np.full((*wanted.classes.shape, shots + queries), -1, np.int32)
+        at_once = self.at_once(wanted.classes.shape[1])
+        for start in range(0, episodes, at_once):
+            left = np.arange(start, min(start + at_once, episodes))
+            self.complete(rng, wanted, drawn, left, shots, ask)
+        return wanted, drawn
+
+    def at_once(self, ways: int) -> int:
+        """How many episodes' numbers fit."""
+        return max(1, NUMBERS_AT_ONCE // max(ways * self.table.shape[1], self.count))
+
+    def complete(
+        self,
+        rng: np.random.Generator,
+        wanted: Wanted,
+        drawn: Int32[np.ndarray, "E N C"],
+        left: Int[np.ndarray, "_"],
+        shots: int,
+        ask: Ask,
+        *,
+        redraws: int = REDRAWS,
+    ) -> None:
+        """Fill the episodes `left`, asking again for those that cannot be filled, in place.
+
+        Raises:
+            NotEnoughClips: names the classes that lack clips.
+        """
+        for _ in range(CLASS_DRAWS):
+            for _ in range(redraws if len(left) else 0):
+                left = self._uniform(rng, wanted, drawn, left, shots)
+            left = self._deal(rng, wanted, drawn, left, shots)
+            if not len(left):
+                return
+            for old, new in zip(wanted, ask(rng, len(left)), strict=True):
+                old[left] = new
+        worst = ", ".join(self.told(c) for c, _ in self.lacking.most_common(8))
+        raise NotEnoughClips(
+            f"these episodes cannot be filled with groups of support and query apart; what lacks "
+            f"clips: {worst}. Lower ways, shots or queries, or use less strict --groups"
+        )
+
+    def rich(self, shots: int, queries: int) -> Int32[np.ndarray, "_"]:
+        """The classes that can give so many shots, and queries of other groups, each by itself."""
+        classes = range(len(self.clips.classes))
+        return np.array([c for c in classes if self.able(c, shots, queries)], np.int32)
+
+    def able(self, c: int, shots: int, queries: int) -> bool:
+        """Can this class by itself give so many shots, and queries of other groups?"""
+        members = self.table[c, self.real[c]]
+        may, free = self.shooters[members], self.askers[members]
+        if may.all() and free.all():
+            return enough(self.groups[members], shots, queries)
+        return self.most_queries(c, shots) >= queries
+
+    def most_queries(self, c: int, shots: int) -> int:
+        """How many queries are left where shots come from as few clips of others as can be; -1
+        where it has not so many shots."""
+        members = self.table[c, self.real[c]]
+        groups, may = self.groups[members], self.shooters[members]
+        free = int(self.askers[members].sum())
+        # By group: what it gives in shots, what it costs in queries; a knapsack over shots.
+        least = {0: 0}
+        for group in np.unique(groups[may]):
+            of = groups == group
+            gives, costs = int((of & may).sum()), int(self.askers[members[of]].sum())
+            for have, cost in list(least.items()):
+                got = min(shots, have + gives)
+                least[got] = min(least.get(got, free + 1), cost + costs)
+        return free - least[shots] if shots in least else -1
+
+    def refusal(
+        self,
+        rich: Int[np.ndarray, "_"],
+        ways: int,
+        what: str,
+        lower: str,
+        *,
+        among: Int[np.ndarray, "_"] | None = None,
+    ) -> str:
+        """One line that names the classes that cannot give `what`."""
+        classes = list(range(len(self.real))) if among is None else among.tolist()
+        poor = [c for c in classes if c not in set(rich.tolist())]
+        listed = ", ".join(map(self.told, poor[:8])) + (", …" if len(poor) > 8 else "")
+        return (
+            f"these episodes need {ways} classes with {what} in groups kept apart; only "
+            f"{len(rich)} of {len(classes)} have that{f' ({listed})' if listed else ''}. Lower "
+            f"{lower}, or use --groups mixed"
+        )
+
+    def told(self, c: int) -> str:
+        """A class and what it has."""
+        members = self.table[c, self.real[c]]
+        groups = len(np.unique(self.groups[members]))
+        return f"{self.clips.classes[c]}: {len(members)} in {groups} group{'s' * (groups != 1)}"
+
+    def _uniform(
+        self,
+        rng: np.random.Generator,
+        wanted: Wanted,
+        drawn: Int32[np.ndarray, "E N C"],
+        left: Int[np.ndarray, "_"],
+        shots: int,
+    ) -> Int[np.ndarray, "_"]:
+        """Draw once; the episodes that have too few queries are given back."""
+        if not len(left):
+            return left
+        classes, of_support, of_query = (part[left] for part in wanted)
+        clips, real = self.table[classes], self.real[classes] & (classes >= 0)[..., None]
+        may = real & self.shooters[clips]
+        support = _chosen(rng, clips, may, of_support, shots)
+        taken = np.zeros((len(left), self.count + 1), bool)
+        of_shots = np.where(support >= 0, self.groups[support], self.count).reshape(len(left), -1)
+        np.put_along_axis(taken, of_shots, True, axis=1)
+        rows = np.arange(len(left))[:, None, None]
+        free = real & self.askers[clips] & ~taken[rows, self.groups[clips]]
+        short = (may.sum(2) < of_support) | (free.sum(2) < of_query)
+        done = ~short.any(1)
+        drawn[left[done], :, :shots] = support[done]
+        most = drawn.shape[2] - shots
+        drawn[left[done], :, shots:] = _chosen(rng, clips[done], free[done], of_query[done], most)
+        return left[~done]
+
+    def _deal(
+        self,
+        rng: np.random.Generator,
+        wanted: Wanted,
+        drawn: Int32[np.ndarray, "E N C"],
+        left: Int[np.ndarray, "_"],
+        shots: int,
+    ) -> Int[np.ndarray, "_"]:
+        """Deal until the episodes `left` have their clips; those that never got them are given
+        back."""
+        again = np.ones((len(left), self.count), bool)
+        side = np.zeros_like(again)
+        for deal in range(DEALS if len(left) else 0):
+            classes, of_support, of_query = (part[left] for part in wanted)
+            share = of_support.sum(1) / (of_support.sum(1) + of_query.sum(1))
+            if deal >= EVEN:
+                share = rng.random(len(left))
+            side = np.where(again, rng.random(side.shape) < share[:, None], side)
+            clips, real = self.table[classes], self.real[classes] & (classes >= 0)[..., None]
+            theirs = side[np.arange(len(left))[:, None, None], self.groups[clips]]
+            may, free = (
+                real & theirs & self.shooters[clips],
+                real & ~theirs & self.askers[clips],
+            )
+            short = (may.sum(2) < of_support) | (free.sum(2) < of_query)
+            done = ~short.any(1)
+            for of, count, first, last in (
+                (may, of_support, 0, shots),
+                (free, of_query, shots, drawn.shape[2]),
+            ):
+                chosen = _chosen(rng, clips[done], of[done], count[done], last - first)
+                drawn[left[done], :, first:last] = chosen
+            if done.all():
+                return left[:0]
+            self.lacking = Counter(classes[short].tolist())
+            bad = (short[..., None] & real)[~done]
+            left, side = left[~done], side[~done]
+            again = np.zeros_like(side)
+            again[np.nonzero(bad)[0], self.groups[clips[~done][bad]]] = True
+        return left
+
+
+def _chosen(
+    rng: np.random.Generator,
+    clips: Int32[np.ndarray, "e N P"],
+    may: Bool[np.ndarray, "e N P"],
+    counts: Int32[np.ndarray, "e N"],
+    most: int,
+) -> Int32[np.ndarray, "e N most"]:
+    """So many of the clips that may be, each equally likely, then -1."""
+    key = np.where(may, rng.random(may.shape), 2.0)
+    order = np.argsort(key, axis=2)[:, :, :most]  # only what may not be is ever equal
+    found = np.full((*counts.shape, most), -1, np.int32)
+    found[:, :, : order.shape[2]] = np.take_along_axis(clips, order, axis=2)
+    return np.where(np.arange(most) < counts[..., None], found, np.int32(-1))
+
+
+def enough(groups: Int[np.ndarray, "_"], shots: int, queries: int) -> bool:
+    """Can whole groups be set aside for the support that hold K clips and leave Q?
+
+    That is a subset sum in [K, n - Q]. Adding groups one by one until there are K clips ends at
+    K - 1 + the largest at most; where even that fits there is nothing to search, else bit s of
+    `sums` says that s can be reached.
+    """
+    sizes = np.unique(groups, return_counts=True)[1].tolist()
+    most = sum(sizes) - queries
+    if most < shots:
+        return False
+    if shots - 1 + max(sizes) <= most:
+        return True
+    sums = 1
+    for size in sizes:
+        sums |= sums << size
+    return bool((sums & ((1 << (most + 1)) - 1)) >> shots)
+
+
+def meet(groups: Int[np.ndarray, "E N C"], shots: int) -> Bool[np.ndarray, "E"]:
+    """In which episodes is a group on both sides?"""
+    support = groups[:, :, :shots].reshape(len(groups), -1)
+    query = groups[:, :, shots:].reshape(len(groups), -1)
+    found = np.zeros(len(groups), bool)
+    for shot in support.T:
+        found |= (query == shot[:, None]).any(1)
+    return found

@@ -1,0 +1,133 @@
+"""As many ways and shots as it comes: episodes whose sizes are drawn, as in Meta-Dataset.
+
+Each episode draws its number of ways, uniformly from `min_ways` to `max_ways` or to what the clips
+allow; then the clips of its support: of each class ceil(beta * min(100, its clips less the
+queries)), beta uniform in (0, 1], in all `max_support` at most; and shares them out in proportion
+to exp(a) times the size of a class, a uniform between log 1/2 and log 2, one shot at least and
+`max_shots` at most. All its classes have as many queries: `max_queries`, or half of the smallest
+class. With `uneven=false` every class has as many shots as the poorest, for heads that need that.
+
+Source: Triantafillou et al., 2020, "Meta-Dataset", section 3.2 and appendix.
+"""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from jaxtyping import Int, Int32
+
+from learn.data.clips import Clips
+from learn.fewshot.tasks import GROUPS, Episodes, _hands, check
+from store.errors import ConfigError, NotEnoughClips
+
+LARGE = 100  # a class counts as no larger than this
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    min_ways: int = 5
+    max_ways: int = 50
+    max_queries: int = 10
+    max_shots: int = 100  # of a class
+    max_support: int = 500  # of an episode
+    uneven: bool = True
+    episodes: int = 10_000
+    groups: str = GROUPS[0]
+
+    def __post_init__(self) -> None:
+        check(self, max_queries=1, max_shots=1, max_support=1, episodes=1)
+        if not 2 <= self.min_ways <= self.max_ways:
+            raise ConfigError(
+                f"any_way_any_shot: min_ways={self.min_ways} is not from 2 to "
+                f"max_ways={self.max_ways}"
+            )
+        if self.max_support < self.max_ways:
+            raise ConfigError(
+                f"any_way_any_shot: max_support={self.max_support} is less than a shot for each of "
+                f"max_ways={self.max_ways} classes"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """`EpisodeTask` of these settings."""
+
+    config: Config
+
+    def __call__(self, clips: Clips, *, seed: int) -> Episodes:
+        """Draw all episodes.
+
+        Raises:
+            NotEnoughClips: too few classes have a shot and a query apart.
+        """
+        config = self.config
+        if seed < 0:
+            raise ConfigError(f"seed={seed} is negative")
+        hands = _hands.Hands(clips, config.groups)
+        rich = hands.rich(1, 1)
+        if len(rich) < config.min_ways:
+            raise NotEnoughClips(
+                hands.refusal(rich, config.min_ways, "a shot and a query", "min_ways")
+            )
+        rng = np.random.default_rng([seed, config.min_ways, config.max_ways, config.max_queries])
+        apart = not (hands.shooters & hands.askers).any()  # no clip may be both
+        of_class = clips.codes
+        shooters, askers = (
+            np.bincount(of_class[may], minlength=len(clips.classes))
+            for may in (hands.shooters, hands.askers)
+        )
+        most = min(config.max_ways, len(rich))
+        shots = min(config.max_shots, config.max_support, int(shooters[rich].max()) - (not apart))
+
+        def ask(rng: np.random.Generator, episodes: int) -> _hands.Wanted:
+            return self._ask(rng, episodes, rich, shooters, most, shots, askers if apart else None)
+
+        wanted, drawn = hands.draw(
+            rng, ask, episodes=config.episodes, shots=shots, queries=config.max_queries
+        )
+        told = {k: v for k, v in asdict(config).items() if k != "episodes"}
+        return Episodes(
+            indices=drawn,
+            classes=wanted.classes,
+            shots=shots,
+            seed=seed,
+            clips_sha256=clips.sha256,
+            facts={"task": "any_way_any_shot", **told},
+        )
+
+    def _ask(
+        self,
+        rng: np.random.Generator,
+        episodes: int,
+        rich: Int32[np.ndarray, "_"],
+        sizes: Int[np.ndarray, "classes"],
+        most: int,
+        shots: int,
+        askers: Int[np.ndarray, "classes"] | None,
+    ) -> _hands.Wanted:
+        config = self.config
+        ways = rng.integers(config.min_ways, most + 1, episodes)
+        classes = rng.permuted(np.tile(rich, (episodes, 1)), axis=1)[:, :most]
+        there = np.arange(most) < ways[:, None]
+        size = np.where(there, sizes[classes], np.iinfo(np.int32).max)
+        free = size // 2 if askers is None else np.where(there, askers[classes], size.max())
+        queries = np.minimum(config.max_queries, np.maximum(1, free.min(1)))
+        left = np.where(there, size - (askers is None) * queries[:, None], 0)  # for the support
+        beta = 1 - rng.random((episodes, 1))
+        total = np.ceil(beta * np.minimum(LARGE, left)).sum(1)
+        total = np.minimum(config.max_support, total)
+        share = np.exp(rng.uniform(np.log(0.5), np.log(2), classes.shape))
+        share = np.where(there, share * size, 0)
+        share /= share.sum(1, keepdims=True)
+        counts = np.floor(share * np.maximum(0, total - ways)[:, None]).astype(np.int64) + 1
+        counts = np.minimum(np.minimum(counts, left), shots)
+        if not config.uneven:
+            counts = np.where(there, counts, shots).min(1, keepdims=True)
+        return _hands.Wanted(
+            np.where(there, classes, -1).astype(np.int32),
+            np.where(there, counts, 0).astype(np.int32),
+            np.where(there, queries[:, None], 0).astype(np.int32),
+        )
+
+
+def build(config: Config) -> Task:
+    return Task(config=config)

@@ -1,0 +1,101 @@
+"""Generalised few-shot: N new classes of K shots beside base classes that are known well.
+
+An episode has `ways` classes that training never saw, with `shots` clips each, and `base_ways`
+classes of the train split, with `base_shots` (0: as many as the others); `queries` of every class
+are asked about, and any of all classes may be the answer. Its number is the harmonic mean of what
+is right of base queries (S) and of new ones (U); beta, which is taken off the scores of base
+classes, is chosen on the val split (`learn/fewshot/metrics.py`).
+
+Clips must say which classes are base: role `BASE`.
+
+Source: Hariharan and Girshick, 2017 (base and novel classes together); Xian et al., 2017 (S, U, H).
+"""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from learn.data.clips import BASE, Clips
+from learn.fewshot.tasks import GROUPS, Episodes, _hands, check
+from store.errors import ConfigError, NotEnoughClips
+
+POOL = "base"
+MEASURE = "harmonic_mean"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    ways: int = 5
+    shots: int = 1
+    queries: int = 15
+    base_ways: int = 5
+    base_shots: int = 20
+    episodes: int = 10_000
+    groups: str = GROUPS[0]
+
+    def __post_init__(self) -> None:
+        check(self, ways=1, shots=1, queries=1, base_ways=1, base_shots=0, episodes=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """`EpisodeTask` of these settings."""
+
+    config: Config
+
+    def __call__(self, clips: Clips, *, seed: int) -> Episodes:
+        """Draw all episodes; new classes come first.
+
+        Raises:
+            NotEnoughClips: too few new classes, or base classes, have enough clips.
+        """
+        config = self.config
+        if seed < 0:
+            raise ConfigError(f"seed={seed} is negative")
+        hands = _hands.Hands(clips, config.groups)
+        based = np.zeros(len(clips.classes), bool)
+        if clips.roles is not None:
+            based[np.unique(clips.codes[clips.may(BASE)])] = True
+        many = config.base_shots or config.shots
+        of_new, of_base = (
+            np.array([c for c in hands.rich(k, config.queries) if based[c] == side], np.int32)
+            for k, side in ((config.shots, False), (many, True))
+        )
+        for rich, ways, shots, side in (
+            (of_new, config.ways, config.shots, False),
+            (of_base, config.base_ways, many, True),
+        ):
+            if len(rich) < ways:
+                what = f"{shots} clips to learn from and {config.queries} to ask about"
+                lower = "ways, shots or queries" if not side else "base_ways, base_shots or queries"
+                told = hands.refusal(rich, ways, what, lower, among=np.flatnonzero(based == side))
+                raise NotEnoughClips(f"{'base' if side else 'new'} classes: {told}")
+
+        def ask(rng: np.random.Generator, episodes: int) -> _hands.Wanted:
+            new, base = (
+                rng.permuted(np.tile(rich, (episodes, 1)), axis=1)[:, :ways]
+                for rich, ways in ((of_new, config.ways), (of_base, config.base_ways))
+            )
+            classes = np.concatenate([new, base], axis=1)
+            shots = np.array([config.shots] * config.ways + [many] * config.base_ways, np.int32)
+            queries = np.full(classes.shape, config.queries, np.int32)
+            return _hands.Wanted(classes, np.tile(shots, (episodes, 1)), queries)
+
+        rng = np.random.default_rng([seed, config.ways, config.shots, config.queries, many])
+        most = max(config.shots, many)
+        wanted, drawn = hands.draw(
+            rng, ask, episodes=config.episodes, shots=most, queries=config.queries
+        )
+        asked = {k: v for k, v in asdict(config).items() if k != "episodes"}
+        return Episodes(
+            indices=drawn,
+            classes=wanted.classes,
+            shots=most,
+            seed=seed,
+            clips_sha256=clips.sha256,
+            facts={"task": "generalised", "measure": MEASURE, **asked},
+        )
+
+
+def build(config: Config) -> Task:
+    return Task(config=config)

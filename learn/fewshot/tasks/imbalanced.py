@@ -1,0 +1,114 @@
+"""N classes and K shots of each as usual, but queries whose classes are anything but balanced.
+
+An episode has N * Q queries; their shares by class are drawn from a Dirichlet distribution, all of
+whose parameters are `alpha`: the smaller, the less balanced; a class may have none. Shares that
+some class has too few clips for are drawn again, and after `REDRAWS` times what is too much for it
+goes to the others.
+
+Source: Veilleux et al., 2021, "Realistic evaluation of transductive few-shot learning" (alpha-TIM),
+section 3.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int, Int32
+
+from learn.data.clips import Clips
+from learn.fewshot.tasks import GROUPS, Episodes, _hands, check
+from store.errors import ConfigError, NotEnoughClips
+
+REDRAWS = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    ways: int = 5
+    shots: int = 1
+    queries: int = 15  # of a class, on average
+    alpha: float = 2.0
+    episodes: int = 10_000
+    groups: str = GROUPS[0]
+
+    def __post_init__(self) -> None:
+        check(self, ways=2, shots=1, queries=1, episodes=1)
+        if not 0 < self.alpha < float("inf"):
+            raise ConfigError(f"imbalanced: alpha={self.alpha} is not above 0 and finite")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """`EpisodeTask` of these settings."""
+
+    config: Config
+
+    def __call__(self, clips: Clips, *, seed: int) -> Episodes:
+        """Draw all episodes.
+
+        Raises:
+            NotEnoughClips: fewer classes than ways have enough clips.
+        """
+        config = self.config
+        if seed < 0:
+            raise ConfigError(f"seed={seed} is negative")
+        hands = _hands.Hands(clips, config.groups)
+        rich = hands.rich(config.shots, config.queries)
+        if len(rich) < config.ways:
+            what = f"{config.shots + config.queries} clips"
+            raise NotEnoughClips(hands.refusal(rich, config.ways, what, "ways, shots or queries"))
+        capacity = np.array([hands.most_queries(c, config.shots) for c in range(len(hands.real))])
+        total = config.ways * config.queries
+
+        def ask(rng: np.random.Generator, episodes: int) -> _hands.Wanted:
+            classes = rng.permuted(np.tile(rich, (episodes, 1)), axis=1)[:, : config.ways]
+            queries = self._counts(rng, capacity[classes], total)
+            shots = np.full(classes.shape, config.shots, np.int32)
+            return _hands.Wanted(classes, shots, queries)
+
+        rng = np.random.default_rng([seed, config.ways, config.shots, config.queries])
+        most = min(total, int(capacity[rich].max()))
+        wanted, drawn = hands.draw(
+            rng, ask, episodes=config.episodes, shots=config.shots, queries=most
+        )
+        told = {"queries": config.queries, "alpha": config.alpha, "groups": config.groups}
+        return Episodes(
+            indices=drawn,
+            classes=wanted.classes,
+            shots=config.shots,
+            seed=seed,
+            clips_sha256=clips.sha256,
+            facts={"task": "imbalanced", **told},
+        )
+
+    def _counts(
+        self, rng: np.random.Generator, capacity: Int[np.ndarray, "e N"], total: int
+    ) -> Int32[np.ndarray, "e N"]:
+        """Queries of each class, which sum to `total` and which it can give."""
+        counts = np.zeros(capacity.shape, np.int64)
+        left = np.arange(len(capacity))
+        for _ in range(REDRAWS):
+            share = rng.dirichlet(np.full(capacity.shape[1], self.config.alpha), len(left))
+            counts[left] = _rounded(share, total)
+            left = left[(counts[left] > capacity[left]).any(1)]
+            if not len(left):
+                return counts.astype(np.int32)
+        for place in left:
+            one, most = counts[place], capacity[place]
+            while (over := np.maximum(one - most, 0)).any():
+                room = np.flatnonzero(one < most)
+                one -= over
+                np.add.at(one, room[np.arange(over.sum()) % len(room)], 1)
+        return counts.astype(np.int32)
+
+
+def _rounded(share: Float[np.ndarray, "e N"], total: int) -> Int[np.ndarray, "e N"]:
+    """Whole numbers in proportion that sum to the total: the largest remainders are rounded up."""
+    exact = share * total
+    counts = np.floor(exact).astype(np.int64)
+    order = np.argsort(counts - exact, axis=1, kind="stable")
+    rank = np.argsort(order, axis=1, kind="stable")
+    return counts + (rank < (total - counts.sum(1))[:, None])
+
+
+def build(config: Config) -> Task:
+    return Task(config=config)

@@ -1,0 +1,316 @@
+"""The classic: N classes at random, K shots of each to learn from, Q queries of each to answer.
+
+Classes are drawn uniformly among those that can give K shots and Q queries. Within a class the
+shots are uniform among all sets of K clips that leave at least Q clips of other groups, and the
+queries are uniform among all sets of Q clips of those other groups; without groups both are plain
+draws without replacement. Shots that leave too few clips are drawn again; where that keeps failing
+(a class of a few large groups) the shots come from an exact count of the sets that do not fail,
+which is the same distribution.
+
+`groups` says what is kept apart: `within`, groups of the shots from those of the queries of the
+same class, while two classes may share one; `strict`, of all shots from all queries of an episode
+(episodes that break it are drawn again, see `_hands.py`, so that where classes share no groups
+nothing changes); `mixed`, nothing.
+
+Shapes: as in the package; R = draws, one for each class of each episode, P = size of a pool.
+"""
+
+import random
+from collections import Counter
+from dataclasses import dataclass
+from math import comb
+
+import numpy as np
+from jaxtyping import Bool, Int, Int32
+
+from learn.data.clips import Clips
+from learn.fewshot.tasks import GROUPS, Episodes, _hands, check
+from store.errors import ConfigError, NotEnoughClips
+
+REDRAWS = 100
+POOL_ENTRIES = 1_000_000  # shuffled at a time: 4 MB, which a cache holds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    ways: int = 5
+    shots: int = 1
+    queries: int = 15
+    episodes: int = 10_000
+    groups: str = GROUPS[0]
+
+    def __post_init__(self) -> None:
+        check(self, ways=2, shots=1, queries=1, episodes=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """`EpisodeTask` of these settings."""
+
+    config: Config
+
+    def __call__(self, clips: Clips, *, seed: int) -> Episodes:
+        """Draw all episodes; the stream belongs to (seed, ways, shots, queries) alone.
+
+        Raises:
+            NotEnoughClips: fewer classes than ways have enough clips.
+        """
+        ways, shots, queries = self.config.ways, self.config.shots, self.config.queries
+        if seed < 0:
+            raise ConfigError(f"seed={seed} is negative")
+        rng = np.random.default_rng([seed, ways, shots, queries])
+        if clips.roles is not None:
+            return self._by_roles(rng, clips, seed)
+        groups = np.arange(len(clips), dtype=np.int32)
+        if clips.groups is not None and self.config.groups != "mixed":
+            groups = clips.groups
+        members = _members(clips.codes, len(clips.classes))
+        rich = np.array(
+            [c for c, m in enumerate(members) if _hands.enough(groups[m], shots, queries)], np.int32
+        )
+        if len(rich) < ways:
+            raise NotEnoughClips(self._refusal(clips, members, rich))
+        strict = self.config.groups == "strict"
+        hands = _hands.Hands(clips, "strict") if strict else None
+        deck = np.tile(rich, (self.config.episodes, 1))
+        classes = _shuffle(rng, deck, np.full(len(deck), len(rich)), ways)
+        drawn = _draw(rng, members, groups, classes.ravel(), shots, queries)
+        drawn = drawn.reshape(len(classes), ways, shots + queries)
+        if hands:
+            self._mend(rng, hands, rich, classes, drawn)
+        return Episodes(
+            indices=drawn,
+            classes=classes,
+            shots=shots,
+            seed=seed,
+            clips_sha256=clips.sha256,
+            facts={} if self.config.groups == GROUPS[0] else {"groups": self.config.groups},
+        )
+
+    def _by_roles(self, rng: np.random.Generator, clips: Clips, seed: int) -> Episodes:
+        """Where some clips may only be shots, or only queries."""
+        config = self.config
+        hands = _hands.Hands(clips, config.groups)
+        rich = hands.rich(config.shots, config.queries)
+        if len(rich) < config.ways:
+            what = f"{config.shots} clips to learn from and {config.queries} to ask about"
+            raise NotEnoughClips(hands.refusal(rich, config.ways, what, "ways, shots or queries"))
+
+        def ask(rng: np.random.Generator, episodes: int) -> _hands.Wanted:
+            classes = rng.permuted(np.tile(rich, (episodes, 1)), axis=1)[:, : config.ways]
+            return _hands.even(classes, config.shots, config.queries)
+
+        wanted, drawn = hands.draw(
+            rng, ask, episodes=config.episodes, shots=config.shots, queries=config.queries
+        )
+        return Episodes(
+            indices=drawn,
+            classes=wanted.classes,
+            shots=config.shots,
+            seed=seed,
+            clips_sha256=clips.sha256,
+            facts={} if config.groups == GROUPS[0] else {"groups": config.groups},
+        )
+
+    def _mend(
+        self,
+        rng: np.random.Generator,
+        hands: _hands.Hands,
+        rich: Int32[np.ndarray, "_"],
+        classes: Int32[np.ndarray, "E N"],
+        drawn: Int32[np.ndarray, "E N C"],
+    ) -> None:
+        """Draw those episodes again, in place, in which a group is on both sides."""
+        config = self.config
+
+        def ask(rng: np.random.Generator, episodes: int) -> _hands.Wanted:
+            order = rng.permuted(np.tile(rich, (episodes, 1)), axis=1)[:, : config.ways]
+            return _hands.even(order, config.shots, config.queries)
+
+        size = hands.at_once(config.ways)
+        all_wanted = _hands.even(classes, config.shots, config.queries)
+        for start in range(0, len(classes), size):
+            part = slice(start, start + size)
+            left = start + np.flatnonzero(_hands.meet(hands.groups[drawn[part]], config.shots))
+            hands.complete(rng, all_wanted, drawn, left, config.shots, ask, redraws=0)
+
+    def _refusal(
+        self, clips: Clips, members: list[Int[np.ndarray, "_"]], rich: Int32[np.ndarray, "_"]
+    ) -> str:
+        config = self.config
+        poor = [c for c in range(len(members)) if c not in set(rich.tolist())]
+        counts = [f"{clips.classes[c]}: {_count(clips, members[c])}" for c in poor[:8]]
+        listed = ", ".join(counts) + (", …" if len(poor) > 8 else "")
+        alone = clips.groups is None or config.groups == "mixed"
+        apart = "" if alone else " in groups kept apart"
+        ways, shots, queries = config.ways, config.shots, config.queries
+        return (
+            f"{ways}-way {shots}-shot with {queries} queries needs {ways} classes with at least "
+            f"{shots + queries} clips{apart}; only {len(rich)} of {len(members)} have that many"
+            f"{f' ({listed})' if listed else ''}. Lower ways, shots or queries."
+        )
+
+
+def build(config: Config) -> Task:
+    return Task(config=config)
+
+
+def _count(clips: Clips, members: Int[np.ndarray, "_"]) -> str:
+    if clips.groups is None:
+        return str(len(members))
+    groups = len(np.unique(clips.groups[members]))
+    return f"{len(members)} in {groups} group{'s' if groups != 1 else ''}"
+
+
+def _members(codes: Int32[np.ndarray, "V"], classes: int) -> list[Int[np.ndarray, "_"]]:
+    order = np.argsort(codes, kind="stable")
+    return np.split(order, np.searchsorted(codes[order], np.arange(1, classes)))
+
+
+def _shuffle(
+    rng: np.random.Generator,
+    pool: Int32[np.ndarray, "R P"],
+    sizes: Int[np.ndarray, "R"],
+    draws: int,
+    *,
+    start: int = 0,
+) -> Int32[np.ndarray, "R draws"]:
+    """`draws` different entries of each row's `start` to size; the others stay, further behind."""
+    rows = np.arange(len(pool))
+    drawn = np.empty((len(pool), draws), np.int32)
+    for j in range(start, start + draws):
+        place = rng.integers(j, sizes)
+        drawn[:, j - start] = pool[rows, place]
+        pool[rows, place] = pool[:, j]
+    return drawn
+
+
+def _draw(
+    rng: np.random.Generator,
+    members: list[Int[np.ndarray, "_"]],
+    groups: Int32[np.ndarray, "V"],
+    classes: Int32[np.ndarray, "R"],
+    shots: int,
+    queries: int,
+) -> Int32[np.ndarray, "R C"]:
+    """Shots and queries for each row's class."""
+    sizes = np.array([len(m) for m in members])
+    table = np.zeros((len(members), sizes.max()), np.int32)
+    for row, clips in zip(table, members, strict=True):
+        row[: len(clips)] = clips
+    drawn = np.empty((len(classes), shots + queries), np.int32)
+    at_once = max(1, POOL_ENTRIES // table.shape[1])
+    for start in range(0, len(classes), at_once):
+        left = np.arange(start, min(start + at_once, len(classes)))
+        for _ in range(REDRAWS):
+            of_class = classes[left]
+            pool = table[of_class]
+            support = _shuffle(rng, pool, sizes[of_class], shots)
+            drawn[left, :shots] = support
+            drawn[left, shots:], done = _queries(
+                rng, pool, sizes[of_class], groups, support, queries
+            )
+            left = left[~done]
+            if not len(left):
+                break
+        exact = random.Random(int(rng.integers(2**63)))
+        counters = {
+            c: _FeasibleSets(members[c], groups, shots, queries)
+            for c in set(classes[left].tolist())
+        }
+        for row in left:
+            support = np.array([counters[classes[row]].draw(exact)], np.int32)
+            pool = np.setdiff1d(members[classes[row]], support).astype(np.int32)[None]
+            pool = np.concatenate([support, pool], axis=1)
+            drawn[row, :shots] = support
+            drawn[row, shots:] = _queries(
+                rng, pool, sizes[classes[[row]]], groups, support, queries
+            )[0][0]
+    return drawn
+
+
+def _queries(
+    rng: np.random.Generator,
+    pool: Int32[np.ndarray, "R P"],
+    sizes: Int[np.ndarray, "R"],
+    groups: Int32[np.ndarray, "V"],
+    support: Int32[np.ndarray, "R K"],
+    queries: int,
+) -> tuple[Int32[np.ndarray, "R Q"], Bool[np.ndarray, "R"]]:
+    """Clips of groups that the support lacks, and where there were enough of them.
+
+    Goes on with a shuffle whose first K places are spent, passing over the support's groups.
+    """
+    shots, clips = support.shape[1], pool.shape[1]
+    taken = groups[support]
+    drawn = _shuffle(rng, pool, sizes, queries, start=shots)
+    apart = (groups[drawn][:, :, None] != taken[:, None]).all(2)
+    found = apart.sum(1)
+    busy = np.flatnonzero(found < queries)
+    first = np.argsort(~apart[busy], axis=1, kind="stable")
+    drawn[busy] = np.take_along_axis(drawn[busy], first, axis=1)
+    for j in range(shots + queries, clips):
+        busy = busy[(found[busy] < queries) & (j < sizes[busy])]
+        if not len(busy):
+            break
+        place = rng.integers(j, sizes[busy])
+        clip = pool[busy, place]
+        pool[busy, place] = pool[busy, j]
+        fits = (groups[clip][:, None] != taken[busy]).all(1)
+        drawn[busy[fits], found[busy[fits]]] = clip[fits]
+        found[busy] += fits
+    return drawn, found == queries
+
+
+class _FeasibleSets:
+    """All sets of K clips of a class that leave Q clips of other groups, by exact counting.
+
+    `ways[i][k, s]` counts how groups i, i + 1, … can give k more shots when groups of s clips in
+    all are already touched.
+    """
+
+    def __init__(
+        self,
+        members: Int[np.ndarray, "_"],
+        groups: Int32[np.ndarray, "V"],
+        shots: int,
+        queries: int,
+    ) -> None:
+        self.groups = [members[groups[members] == g].tolist() for g in np.unique(groups[members])]
+        self.shots = shots
+        most = len(members) - queries
+        reached = [{(shots, 0)}]
+        for clips in self.groups:
+            steps = ((k, s, j) for k, s in reached[-1] for j in range(min(k, len(clips)) + 1))
+            after = {(k - j, s + len(clips) * (j > 0)) for k, s, j in steps}
+            reached.append({(k, s) for k, s in after if s <= most})
+        self.ways = [Counter({state: 1 for state in reached[-1] if state[0] == 0})]
+        for clips, states in zip(reversed(self.groups), reversed(reached[:-1]), strict=True):
+            self.ways.insert(
+                0, Counter({s: sum(self._choices(clips, s, self.ways[0])) for s in states})
+            )
+
+    @staticmethod
+    def _choices(
+        clips: list[int], state: tuple[int, int], after: "Counter[tuple[int, int]]"
+    ) -> list[int]:
+        """In how many ways this group gives 0, 1, … shots and the later ones the rest."""
+        k, s = state
+        return [
+            comb(len(clips), j) * after[k - j, s + len(clips) * (j > 0)]
+            for j in range(min(k, len(clips)) + 1)
+        ]
+
+    def draw(self, rng: random.Random) -> list[int]:
+        """One such set, each equally likely, in random order."""
+        state, drawn = (self.shots, 0), list[int]()
+        for clips, after in zip(self.groups, self.ways[1:], strict=True):
+            choices = self._choices(clips, state, after)
+            ticket, j = rng.randrange(sum(choices)), 0
+            while ticket >= choices[j]:
+                ticket -= choices[j]
+                j += 1
+            drawn += rng.sample(clips, j)
+            state = (state[0] - j, state[1] + len(clips) * (j > 0))
+        rng.shuffle(drawn)
+        return drawn

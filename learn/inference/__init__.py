@@ -1,0 +1,1 @@
+"""Answers about single clips: labels and neighbours."""

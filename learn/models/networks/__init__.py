@@ -1,0 +1,27 @@
+"""Networks that see all modalities of a clip at once, where a projection for each is not enough.
+
+Shapes: B = clips, E = embedding size.
+
+Each plug-in offers `Config` and `build(config, dims)`, `dims` being the size of each modality's
+stored rows. Rows arrive standardised.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
+
+from learn.data.clips import Padded
+
+
+@runtime_checkable
+class Network(Protocol):
+    """A trainable map (an `nn.Module`). Padding never changes the answer, whatever it holds."""
+
+    outputs: Mapping[str, int]  # sizes of the vectors it gives: of visual, audio, av (both in one)
+    hidden: Mapping[str, int]  # of those that only an objective looks at: names with a dot
+
+    def __call__(self, inputs: Mapping[str, Padded]) -> dict[str, Float[Tensor, "B _"]]:
+        """A vector per clip and output; of fewer outputs where `inputs` lacks a modality."""
+        ...

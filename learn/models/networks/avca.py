@@ -1,0 +1,89 @@
+"""AVCA: what is heard and what is seen look at each other before they are embedded.
+
+    phi     D -> hidden -> width, with batch norm, ReLU, dropout, for each modality
+    mixed   phi + a pre-norm transformer over the two tokens phi + mark
+    theta   width -> hidden -> dim_out, likewise
+
+`visual.before` and `audio.before` are phi. A clip that lacks a modality attends to itself only, and
+in one that lacks it the other's token stays out of sight. The marks of the modalities learn here;
+the published code never gave them to its optimiser.
+
+Source: Mercea et al., CVPR 2022, "Audio-visual generalised zero-shot learning with cross-modal
+attention and language".
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from learn.data.clips import Padded
+from learn.models.networks._missing import MODALITIES
+from learn.models.projections import mean_of_rows
+from store.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    dim_out: int = 64
+    hidden: int = 512
+    width: int = 300
+    heads: int = 3
+    layers: int = 1
+    feedforward: int = 64
+    dropout: float = 0.2
+    momentum: float = 0.1  # of batch norms
+
+    def __post_init__(self) -> None:
+        sizes = (self.dim_out, self.hidden, self.width, self.heads, self.layers, self.feedforward)
+        if min(sizes) < 1 or self.width % self.heads:
+            raise ConfigError("avca: all sizes are 1 or more, and width a multiple of heads")
+        if not 0 <= self.dropout < 1 or not 0 < self.momentum <= 1:
+            raise ConfigError("avca: dropout is in [0, 1), momentum in (0, 1]")
+
+
+class AVCA(nn.Module):
+    def __init__(self, config: Config, dims: Mapping[str, int]) -> None:
+        super().__init__()
+        self.outputs = dict.fromkeys(MODALITIES, config.dim_out)
+        self.hidden = {f"{m}.before": config.width for m in MODALITIES}
+        self.enter = nn.ModuleDict({m: _net(config, dims[m], config.width) for m in MODALITIES})
+        self.marks = nn.Parameter(0.02 * torch.randn(2, config.width))
+        layer = nn.TransformerEncoderLayer(
+            config.width, config.heads, config.feedforward, config.dropout, "gelu",
+            batch_first=True, norm_first=True,
+        )  # fmt: skip
+        self.cross = nn.TransformerEncoder(layer, config.layers, enable_nested_tensor=False)
+        self.leave = nn.ModuleDict(
+            {m: _net(config, config.width, config.dim_out) for m in MODALITIES}
+        )
+
+    def forward(self, inputs: Mapping[str, Padded]) -> dict[str, Float[Tensor, "B _"]]:
+        known = [m for m in MODALITIES if m in inputs]
+        if not known:
+            return {}
+        phi = {m: self.enter[m](mean_of_rows(*inputs[m][:2])) for m in known}
+        tokens = torch.stack([phi[m] + self.marks[MODALITIES.index(m)] for m in known], dim=1)
+        there = torch.stack([inputs[m].real.any(1) for m in known], dim=1)
+        # A clip without any rows attends to its token of nothing: all masked would be no number.
+        unseen = ~there & there.any(1, keepdim=True)
+        mixed = self.cross(tokens, src_key_padding_mask=unseen)
+        found = {m: self.leave[m](phi[m] + mixed[:, i]) for i, m in enumerate(known)}
+        return found | {f"{m}.before": phi[m] for m in known}
+
+
+def _net(config: Config, size_in: int, size_out: int) -> nn.Sequential:
+    norms = (nn.BatchNorm1d(config.hidden), nn.BatchNorm1d(size_out, momentum=config.momentum))
+    layers: list[nn.Module] = []
+    sizes = ((size_in, config.hidden), (config.hidden, size_out))
+    for (before, after), norm in zip(sizes, norms, strict=True):
+        layers += [nn.Linear(before, after), norm, nn.ReLU(), nn.Dropout(config.dropout)]
+    return nn.Sequential(*layers)
+
+
+def build(config: Config, dims: Mapping[str, int]) -> AVCA:
+    if set(dims) != set(MODALITIES):
+        raise ConfigError(f"avca needs visual and audio features, not {', '.join(dims)}")
+    return AVCA(config, dims)

@@ -1,0 +1,74 @@
+"""Late fusion: the means of both modalities, each through a layer, joined, and through an MLP.
+
+`av` is made of both modalities, `visual` and `audio` of one and a learned token for the other, so
+that all three lie in one space and a clip that lacks a modality has its place in it. While
+training, `modality_dropout` of the clips lose one of the two.
+
+Source: Neverova et al., 2016, "ModDrop" (dropping modalities); tokens for what is missing as in Lee
+et al., CVPR 2023, "Multimodal prompting with missing modalities".
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from learn.data.clips import Padded
+from learn.models.networks._missing import MODALITIES, Missing
+from learn.models.projections import mean_of_rows
+from store.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    dim_out: int = 128
+    hidden: int = 512
+    dropout: float = 0.1
+    modality_dropout: float = 0.3
+
+    def __post_init__(self) -> None:
+        if min(self.dim_out, self.hidden) < 1:
+            raise ConfigError("concat: dim_out and hidden are 1 or more")
+        if not 0 <= self.dropout < 1 or not 0 <= self.modality_dropout < 1:
+            raise ConfigError("concat: dropout and modality_dropout are in [0, 1)")
+
+
+class Concat(nn.Module):
+    def __init__(self, config: Config, dims: Mapping[str, int]) -> None:
+        super().__init__()
+        self.outputs = dict.fromkeys((*MODALITIES, "av"), config.dim_out)
+        self.hidden: Mapping[str, int] = {}
+        self.enter = nn.ModuleDict({m: nn.Linear(dims[m], config.hidden) for m in MODALITIES})
+        self.missing = Missing(config.hidden, config.modality_dropout)
+        self.fuse = nn.Sequential(
+            nn.ReLU(),
+            nn.Dropout(config.dropout),
+            nn.Linear(2 * config.hidden, config.hidden),
+            nn.ReLU(),
+            nn.Dropout(config.dropout),
+            nn.Linear(config.hidden, config.dim_out),
+        )
+
+    def forward(self, inputs: Mapping[str, Padded]) -> dict[str, Float[Tensor, "B _"]]:
+        vectors = {m: self.enter[m](mean_of_rows(*inputs[m][:2])) for m in inputs}
+        some = {m: inputs[m].real.any(1) for m in inputs}
+        none = torch.zeros_like(next(iter(some.values())))
+        there = {m: some.get(m, none) for m in MODALITIES}
+        found = {"av": self._fused(vectors, there)}
+        for m in inputs:
+            found[m] = self._fused(vectors, {**dict.fromkeys(MODALITIES, none), m: there[m]})
+        return found
+
+    def _fused(
+        self, vectors: Mapping[str, Float[Tensor, "B H"]], there: Mapping[str, Bool[Tensor, "B"]]
+    ) -> Float[Tensor, "B E"]:
+        both = self.missing(vectors, there)
+        return self.fuse(torch.cat([both[m] for m in MODALITIES], dim=1))
+
+
+def build(config: Config, dims: Mapping[str, int]) -> Concat:
+    if set(dims) != set(MODALITIES):
+        raise ConfigError(f"concat needs visual and audio features, not {', '.join(dims)}")
+    return Concat(config, dims)

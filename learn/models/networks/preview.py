@@ -1,0 +1,66 @@
+"""A teacher that sees all frames, and a student that sees the first one and hears the sound.
+
+`visual` is the teacher's vector, of the mean over all frames; `av` the student's, of the first
+frame beside the mean over the sound. Both have hidden layers of their own.
+
+Source: Gao et al., 2020, "Listen to Look" (image-audio pairs as previews of clips).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from learn.data.clips import Padded
+from learn.models.projections import mean_of_rows
+from store.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    dim_out: int = 128
+    hidden: int = 512
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        if min(self.dim_out, self.hidden) < 1:
+            raise ConfigError("preview: dim_out and hidden are 1 or more")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"preview: dropout={self.dropout} is not in [0, 1)")
+
+
+class Preview(nn.Module):
+    def __init__(self, config: Config, dims: Mapping[str, int]) -> None:
+        super().__init__()
+        self.outputs = {"visual": config.dim_out, "av": config.dim_out}
+        self.hidden: Mapping[str, int] = {}
+        self.teacher = _layers(config, dims["visual"])
+        self.student = _layers(config, dims["visual"] + dims["audio"])
+
+    def forward(self, inputs: Mapping[str, Padded]) -> dict[str, Float[Tensor, "B _"]]:
+        if "visual" not in inputs:
+            return {}
+        frames, real, _ = inputs["visual"]
+        found = {"visual": self.teacher(mean_of_rows(frames, real))}
+        if "audio" in inputs:
+            sound, heard, _ = inputs["audio"]
+            first = mean_of_rows(frames[:, :1], real[:, :1])
+            found["av"] = self.student(torch.cat([first, mean_of_rows(sound, heard)], dim=1))
+        return found
+
+
+def _layers(config: Config, dim_in: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(dim_in, config.hidden),
+        nn.ReLU(),
+        nn.Dropout(config.dropout),
+        nn.Linear(config.hidden, config.dim_out),
+    )
+
+
+def build(config: Config, dims: Mapping[str, int]) -> Preview:
+    if set(dims) != {"visual", "audio"}:
+        raise ConfigError(f"preview needs visual and audio features, not {', '.join(dims)}")
+    return Preview(config, dims)

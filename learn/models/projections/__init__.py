@@ -1,0 +1,33 @@
+"""Projections: the stored rows of one clip and one modality in, one vector out.
+
+Shapes: B = clips, T = rows (padded), D = stored size, E = embedding size.
+
+Each plug-in offers `Config` and `build(config, dim_in)`. Rows arrive standardised, see
+`learn/models/tower.py`.
+"""
+
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+@runtime_checkable
+class Projection(Protocol):
+    """A trainable map (an `nn.Module`). Padding never changes the answer, whatever it holds."""
+
+    dim_out: int
+
+    def __call__(
+        self,
+        rows: Float[Tensor, "B T D"],
+        real: Bool[Tensor, "B T"],
+        seconds: Float[Tensor, "B T"],
+    ) -> Float[Tensor, "B E"]: ...
+
+
+def mean_of_rows(rows: Float[Tensor, "B T D"], real: Bool[Tensor, "B T"]) -> Float[Tensor, "B D"]:
+    """The mean over real rows; zero for a clip without any."""
+    if rows.is_cuda or not bool(real.all()):  # asking costs a processor nothing, a GPU a wait
+        rows = rows.masked_fill(~real[..., None], 0)  # not a product: 0 * inf is no zero
+    return rows.sum(1) / real.sum(1, keepdim=True).clamp_min(1)

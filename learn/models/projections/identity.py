@@ -1,0 +1,30 @@
+"""The mean over standardised rows: nothing to learn."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from learn.models.projections import mean_of_rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config: ...
+
+
+class Identity(nn.Module):
+    def __init__(self, dim_in: int) -> None:
+        super().__init__()
+        self.dim_out = dim_in
+
+    def forward(
+        self,
+        rows: Float[Tensor, "B T D"],
+        real: Bool[Tensor, "B T"],
+        seconds: Float[Tensor, "B T"],
+    ) -> Float[Tensor, "B D"]:
+        return mean_of_rows(rows, real)
+
+
+def build(config: Config, dim_in: int) -> Identity:
+    return Identity(dim_in)

@@ -1,0 +1,37 @@
+"""The mean over rows, then one matrix: the baseline every other projection must beat."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from learn.models.projections import mean_of_rows
+from store.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    dim_out: int = 128
+
+    def __post_init__(self) -> None:
+        if self.dim_out < 1:
+            raise ConfigError(f"linear: dim_out={self.dim_out} is less than 1")
+
+
+class Linear(nn.Module):
+    def __init__(self, config: Config, dim_in: int) -> None:
+        super().__init__()
+        self.dim_out = config.dim_out
+        self.matrix = nn.Linear(dim_in, config.dim_out, bias=False)
+
+    def forward(
+        self,
+        rows: Float[Tensor, "B T D"],
+        real: Bool[Tensor, "B T"],
+        seconds: Float[Tensor, "B T"],
+    ) -> Float[Tensor, "B E"]:
+        return self.matrix(mean_of_rows(rows, real))
+
+
+def build(config: Config, dim_in: int) -> Linear:
+    return Linear(config, dim_in)

@@ -1,0 +1,484 @@
+"""The loop that trains: stages, rounds, epochs, steps; validation, metrics and checkpoints.
+
+    stage    one objective and the parts that learn           recipe's [[stages]]
+    round    a fresh optimiser, patience and best weights     `rounds` of a stage
+    epoch    every clip once; `Objective.prepare` before it
+    step     one batch; `Objective.after_step` after it
+
+Shapes: B = clips of a batch, V = clips.
+"""
+
+import copy
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Int, Int64
+from torch import Tensor, nn
+
+from learn.data import batching
+from learn.data.clips import Clips, Padded
+from learn.data.streaming import AT_ONCE, Stored, Streamed
+from learn.models.embedder import Space
+from learn.training import augment, checkpoint, validation
+from learn.training.objectives import Batch, Moment, Objective, Survey
+from learn.training.recipe import OptimiserSettings, Stage
+from store.errors import InputError
+
+Progress = Callable[[int, int, str], None]
+FLUSH_STEPS = 64  # losses leave the device this often: each time costs a wait
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Data:
+    """Clips, and their rows in every modality."""
+
+    clips: Clips
+    rows: Mapping[str, Stored]
+    blocks: Sequence[Int64[np.ndarray, "_"]] = ()  # neighbours on the disk, where rows are streamed
+
+    def to(self, device: torch.device) -> "Data":
+        rows = {m: rows.to(device) for m, rows in self.rows.items()}
+        return Data(clips=self.clips, rows=rows, blocks=self.blocks)
+
+    @cached_property
+    def counts(self) -> dict[str, Int64[np.ndarray, "V"]]:
+        """Rows of each clip."""
+        return {m: rows.counts.cpu().numpy() for m, rows in self.rows.items()}
+
+    @cached_property
+    def lengths(self) -> Int64[np.ndarray, "V"]:
+        """Rows of each clip in all modalities."""
+        return np.sum(list(self.counts.values()), axis=0)
+
+    def inputs(self, places: Int[Tensor, "B"]) -> dict[str, Padded]:
+        """The rows of these clips, padded."""
+        return {m: rows.padded(places) for m, rows in self.rows.items()}
+
+    def hold(self, places: Int64[np.ndarray, "_"], then: Int64[np.ndarray, "_"] | None) -> None:
+        """Have what is streamed of these clips in memory, and bring the next."""
+        for rows in self.rows.values():
+            if isinstance(rows, Streamed):
+                rows.hold(places, then)
+
+
+@runtime_checkable
+class Scalars(Protocol):
+    """Where numbers are drawn, such as TensorBoard's writer."""
+
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None: ...
+    def flush(self) -> None: ...
+
+
+@dataclass(slots=True)
+class Place:
+    """Where the training stands, and what it remembers of the way. Written into checkpoints."""
+
+    stage: int = 0
+    round: int = 0
+    epoch: int = 0
+    step: int = 0  # of the epoch: batches done
+    steps: int = 0  # of the whole training
+    sums: dict[str, float] = field(default_factory=dict)  # of this epoch, by term, times clips
+    seen: int = 0  # clips of this epoch
+    rounds: list[list[dict[str, Any]]] = field(default_factory=list)  # epochs of every round
+    best: int = -1  # epoch of this round
+    metrics_bytes: int = 0
+    told: dict[str, float] = field(default_factory=dict)  # by `prepare`, for this epoch
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Engine:
+    """Everything that a training moves."""
+
+    run_dir: Path
+    space: Space
+    stages: Sequence[Stage]
+    objectives: Sequence[Objective]  # of each stage
+    states: Mapping[str, nn.Module]
+    data: Data
+    val: Data | None  # with the training's class codes first
+    seed: int
+    device: torch.device
+    checkpoint_seconds: float = 30.0
+    progress: Progress | None = None
+    scalars: Scalars | None = None
+    place: Place = field(default_factory=Place)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    optimiser: torch.optim.Optimizer | None = None
+    watches: Mapping[int, str] = field(default_factory=dict)  # by stage: loss, episodes or none
+    model: nn.ModuleDict = field(init=False)
+    labels: Int[Tensor, "V"] = field(init=False)
+    _pending: list[tuple[dict[str, Any], list[str], Tensor]] = field(init=False)
+    _saved: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        names = {f"objective{i}": objective for i, objective in enumerate(self.objectives)}
+        states = {f"state_{name}": state for name, state in self.states.items()}
+        self.model = nn.ModuleDict({"space": self.space, **names, **states}).to(self.device)
+        self.labels = torch.from_numpy(self.data.clips.codes).long().to(self.device)
+        self._pending = []
+        self._saved = time.monotonic()
+
+    # ── the loop ─────────────────────────────────────────────────────────────────────────────────
+
+    def run(self) -> None:
+        """Train from where the place says to the end, and leave the best weights in."""
+        resumed = self._resume()
+        metrics = self.run_dir / "metrics.jsonl"
+        with metrics.open("ab") as file:
+            file.truncate(self.place.metrics_bytes)
+        while self.place.stage < len(self.stages):
+            while self.place.round < self.stages[self.place.stage].rounds:
+                self._round(resumed)
+                resumed = False
+                self.place.round += 1
+            self.place.stage, self.place.round = self.place.stage + 1, 0
+
+    def _round(self, resumed: bool) -> None:
+        place, stage = self.place, self.stages[self.place.stage]
+        settings, objective = stage.optimiser, self.objectives[place.stage]
+        if not resumed:
+            place.rounds.append([])
+            place.epoch, place.step, place.best, self.best = 0, 0, -1, {}
+            self.optimiser = None
+        history = place.rounds[-1]
+        while place.epoch < settings.epochs:
+            if place.step == 0:
+                self._freeze(stage, objective)
+                moment = Moment(
+                    round=place.round, epoch=place.epoch, seed=self._seed(), survey=self._survey
+                )
+                with torch.no_grad():
+                    place.told = objective.prepare(moment)
+                place.sums, place.seen = {}, 0
+            if self.optimiser is None:
+                self.optimiser = make_optimiser(settings, self._learning(stage, objective))
+                self._tell_of_round(stage, objective)
+            self._epoch(stage, objective)
+            history.append(self._judge(stage, objective))
+            place.epoch, place.step = place.epoch + 1, 0
+            late = settings.patience and place.epoch - 1 - place.best >= settings.patience
+            if self._watch() != "none" and late:
+                break
+        if self.best:
+            self.model.load_state_dict(self.best)
+
+    def _epoch(self, stage: Stage, objective: Objective) -> None:
+        """The steps of this epoch that are not yet done."""
+        place, settings = self.place, stage.optimiser
+        rng = np.random.default_rng([self.seed, place.stage, place.round, place.epoch])
+        windows = batching.epoch(
+            len(self.data.clips), rng=rng, batch_size=settings.batch_size, bucket=settings.bucket,
+            lengths=self.data.lengths, blocks=self.data.blocks, at_once=AT_ONCE,
+            ways=settings.ways, codes=self.data.clips.codes,
+        )  # fmt: skip
+        place.told |= {"fill": batching.fill(self.data.counts, windows)}
+        steps = sum(len(window.batches) for window in windows)
+        self._freeze(stage, objective)
+        optimiser = self.optimiser
+        assert optimiser is not None
+        for step, places, inputs in self._ahead(windows, place.step):
+            rate = learning_rate(settings, place.epoch + step / steps)
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            batch = self.batch(self.data, places, inputs, self.labels, stage, training=True)
+            terms = objective.terms(batch)
+            losses = torch.stack(list(terms.values()))
+            optimiser.zero_grad()
+            torch.autograd.backward(losses.sum())
+            optimiser.step()
+            objective.after_step(batch)
+            place.step, place.steps = step + 1, place.steps + 1
+            where = {
+                "event": "step", "stage": stage.name, "round": place.round, "epoch": place.epoch,
+                "step": place.steps, "clips": len(places), "learning_rate": rate,
+            }  # fmt: skip
+            self._pending.append((where, list(terms), losses.detach()))
+            if len(self._pending) >= FLUSH_STEPS or step + 1 == steps:
+                self._flush()
+            if time.monotonic() - self._saved >= self.checkpoint_seconds:
+                self._flush()
+                self._save()
+
+    def _ahead(
+        self, windows: Sequence[batching.Window], first: int
+    ) -> Iterator[tuple[int, Int[Tensor, "B"], dict[str, Padded]]]:
+        """Number, clips and rows of the epoch's batches from `first` on. Where torch computes on
+        one core, another one gathers the rows of a batch while the one before is learnt from."""
+
+        def prepared() -> Iterator[tuple[int, Int[Tensor, "B"], dict[str, Padded]]]:
+            step = 0
+            for i, window in enumerate(windows):
+                if step + len(window.batches) <= first:
+                    step += len(window.batches)
+                    continue
+                self.data.hold(window.places, windows[i + 1].places if windows[i + 1 :] else None)
+                for batch in window.batches:
+                    if step >= first:
+                        places = batch.to(self.device)
+                        yield step, places, self.data.inputs(places)
+                    step += 1
+
+        if self.device.type != "cpu" or torch.get_num_threads() > 1:
+            yield from prepared()
+            return
+        source = prepared()
+        with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
+            coming = pool.submit(next, source, None)
+            while (batch := coming.result()) is not None:
+                coming = pool.submit(next, source, None)
+                yield batch
+
+    def batch(
+        self,
+        data: Data,
+        places: Int[Tensor, "B"],
+        inputs: dict[str, Padded],
+        labels: Int[Tensor, "V"],
+        stage: Stage,
+        *,
+        training: bool,
+    ) -> Batch:
+        """What the objective sees of these clips."""
+        seed, views = self._seed(), stage.views
+        generator = torch.Generator().manual_seed(seed)
+        differ = views.subclip < 1 or views.feature_dropout > 0 or views.noise > 0
+        copies = []
+        for _ in range(views.copies):
+            seen = inputs
+            if differ and (training or views.copies > 1):
+                seen = {
+                    m: augment.copy(x, self.space.of(m), views, generator)
+                    for m, x in inputs.items()
+                }
+            copies.append(self.space(seen))
+        whole = [{n: x for n, x in one.items() if n in self.space.outputs} for one in copies]
+        return Batch(
+            embeddings=whole[0],
+            hidden={n: x for n, x in copies[0].items() if n in self.space.hidden},
+            targets=self._targets(data, places),
+            labels=labels[places],
+            clips=places if data is self.data else torch.full_like(places, -1),
+            inputs=inputs,
+            present={m: x.real.any(1) for m, x in inputs.items()},
+            copies=tuple(whole),
+            seed=seed,
+        )
+
+    def _targets(self, data: Data, places: Int[Tensor, "B"]) -> Tensor | None:
+        """Every label of these clips, of the classes that training knows."""
+        if data.clips.targets is None:
+            return None
+        known = data.clips.targets[:, : len(self.data.clips.classes)]
+        return torch.from_numpy(known[places.cpu().numpy()]).float().to(self.device)
+
+    # ── what learns ──────────────────────────────────────────────────────────────────────────────
+
+    def _learning(self, stage: Stage, objective: Objective) -> dict[str, nn.Parameter]:
+        """Every parameter that this stage trains."""
+        parts = self._parts(stage, objective)
+        return {
+            f"{name}.{key}": p for name, part in parts.items() for key, p in part.named_parameters()
+        }
+
+    def _parts(self, stage: Stage, objective: Objective) -> dict[str, nn.Module]:
+        names = stage.train or ("space", "objective")
+        whole: dict[str, nn.Module] = {"space": self.space, "objective": objective}
+        return {name: whole.get(name) or self.space.part(name) for name in names}
+
+    def _freeze(self, stage: Stage, objective: Objective) -> None:
+        """Parts that learn are in training mode and want gradients; all others are not and do
+        not, so that neither their dropout nor their batch statistics move."""
+        self.model.eval()
+        self.model.requires_grad_(False)
+        for part in self._parts(stage, objective).values():
+            part.train()
+            part.requires_grad_(True)
+
+    def _tell_of_round(self, stage: Stage, objective: Objective) -> None:
+        """Which parameters learn, and which of them the objective does not reach."""
+        learning = self._learning(stage, objective)
+        if not learning:
+            raise InputError(f"stage {stage.name} trains no parameter; see its `train`")
+        self.model.eval()  # neither dropout nor batch statistics move by looking
+        places = torch.arange(min(len(self.data.clips), stage.optimiser.batch_size))
+        places = places.to(self.device)
+        batch = self.batch(
+            self.data, places, self.data.inputs(places), self.labels, stage, training=True
+        )
+        gradients = torch.autograd.grad(
+            objective(batch), list(learning.values()), allow_unused=True
+        )
+        idle = [name for name, g in zip(learning, gradients, strict=True) if g is None]
+        self._write(
+            {
+                "event": "round", "stage": stage.name, "round": self.place.round,
+                "objective": stage.objective.name, "watch": self._watch(),
+                "parameters": sum(p.numel() for p in learning.values()), "no_gradient": idle,
+            }
+        )  # fmt: skip
+
+    # ── looking at all clips ─────────────────────────────────────────────────────────────────────
+
+    def _survey(self) -> Survey:
+        rows = self.data.rows
+        means = {m: self.space.of(m).standardised(one.means()) for m, one in rows.items()}
+        return Survey(embeddings=self.space.embed(rows), means=means, labels=self.labels)
+
+    def _watch(self) -> str:
+        return self.watches[self.place.stage] if self.val is not None else "none"
+
+    def _judge(self, stage: Stage, objective: Objective) -> dict[str, Any]:
+        """The epoch in numbers; keeps the weights if it was the best of its round."""
+        place, watch = self.place, self._watch()
+        terms = {name: total / place.seen for name, total in place.sums.items()}
+        val_loss = val_accuracy = None
+        if self.val is not None and watch == "loss":
+            val_loss = self._val_loss(self.val, stage, objective)
+        elif self.val is not None and watch == "episodes":
+            val_accuracy = validation.accuracy(
+                self.space.embed(self.val.rows),
+                self.val.clips,
+                seed=self.seed,
+                head=copy.deepcopy(objective).cpu().eval().head(),
+            )
+        row = {
+            "event": "epoch", "stage": stage.name, "round": place.round, "epoch": place.epoch,
+            "step": place.steps, "loss": math.fsum(terms.values()), "terms": terms,
+            "val_loss": val_loss, "val_accuracy": val_accuracy, **place.told,
+        }  # fmt: skip
+        history = place.rounds[-1]
+        if watch == "none":
+            place.best = place.epoch
+        elif all(validation.score(row) >= validation.score(earlier) for earlier in history):
+            place.best = place.epoch
+            self.best = {k: v.clone() for k, v in self.model.state_dict().items()}
+        self._write(row)
+        if self.progress:
+            whole = sum(s.rounds * s.optimiser.epochs for s in self.stages)
+            done = sum(map(len, place.rounds)) + 1
+            judged = f", val loss {val_loss:.4f}" if val_loss is not None else ""
+            judged += f", val accuracy {val_accuracy:.3f}" if val_accuracy is not None else ""
+            name = f"{stage.name}, " if len(self.stages) > 1 else ""
+            name += f"round {place.round}, " if stage.rounds > 1 else ""
+            self.progress(done, whole, f"{name}epoch {place.epoch}: loss {row['loss']:.4f}{judged}")
+        return row
+
+    @torch.inference_mode()
+    def _val_loss(self, val: Data, stage: Stage, objective: Objective) -> float:
+        self.model.eval()
+        labels = torch.from_numpy(val.clips.codes).long().to(self.device)
+        total = 0.0
+        for some in batching.cut(torch.arange(len(val.clips)), stage.optimiser.batch_size):
+            places = some.to(self.device)
+            inputs = val.inputs(places)
+            batch = self.batch(val, places, inputs, labels, stage, training=False)
+            total += objective(batch).item() * len(places)
+        self._finite([total])
+        return total / len(val.clips)
+
+    # ── metrics and checkpoints ──────────────────────────────────────────────────────────────────
+
+    def _seed(self) -> int:
+        """Chance of this step, whatever happened before."""
+        p = self.place
+        numbers = np.random.SeedSequence([self.seed, p.stage, p.round, p.epoch, p.step])
+        return int(numbers.generate_state(1, np.uint64)[0] >> 1)
+
+    def _flush(self) -> None:
+        """Write the steps whose losses are still on the device."""
+        if not self._pending:
+            return
+        losses = torch.cat([one for *_, one in self._pending]).tolist()
+        self._finite(losses)
+        sums, at = self.place.sums, 0
+        for where, names, _ in self._pending:
+            terms = dict(zip(names, losses[at : at + len(names)], strict=True))
+            at += len(names)
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0.0) + value * where["clips"]
+            self.place.seen += where["clips"]
+            self._write({**where, "loss": math.fsum(terms.values()), "terms": terms})
+        self._pending.clear()
+
+    def _finite(self, losses: Sequence[float]) -> None:
+        if not all(map(math.isfinite, losses)):
+            raise InputError("the loss is not finite; lower optimiser.learning_rate")
+
+    def _write(self, row: Mapping[str, Any]) -> None:
+        line = (json.dumps(row) + "\n").encode()
+        with (self.run_dir / "metrics.jsonl").open("ab") as file:
+            file.write(line)
+        self.place.metrics_bytes += len(line)
+        if self.scalars:
+            flat = {**row, **{f"terms/{k}": v for k, v in row.get("terms", {}).items()}}
+            skip = ("step", "epoch", "round", "clips", "parameters")
+            for key, value in flat.items():
+                if isinstance(value, float) and key not in skip:
+                    tag = f"{row['stage']}/{row['event']}/{key}"
+                    self.scalars.add_scalar(tag, value, self.place.steps)
+
+    def _save(self) -> None:
+        assert self.optimiser is not None
+        random = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self.device)
+        tensors = {
+            "model": self.model.state_dict(),
+            "optimiser": checkpoint.pack_optimiser(self.optimiser),
+            "best": self.best,
+            "random": random,
+        }
+        checkpoint.save(self.run_dir, tensors, asdict(self.place))
+        self._saved = time.monotonic()
+
+    def _resume(self) -> bool:
+        """Go to where the checkpoint was taken, if there is one."""
+        found = checkpoint.load(self.run_dir)
+        if found is None:
+            return False
+        tensors, facts = found
+        self.place = Place(**facts)
+        self.model.load_state_dict({k: v.to(self.device) for k, v in tensors["model"].items()})
+        self.best = {k: v.to(self.device) for k, v in tensors.get("best", {}).items()}
+        stage, objective = self.stages[self.place.stage], self.objectives[self.place.stage]
+        self._freeze(stage, objective)
+        self.optimiser = make_optimiser(stage.optimiser, self._learning(stage, objective))
+        checkpoint.unpack_optimiser(self.optimiser, tensors["optimiser"])
+        torch.set_rng_state(tensors["random"]["cpu"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["random"]["cuda"], self.device)
+        return True
+
+
+def make_optimiser(
+    settings: OptimiserSettings, parameters: Mapping[str, nn.Parameter]
+) -> torch.optim.Optimizer:
+    """An optimiser of all of them."""
+    o, learning = settings, list(parameters.values())
+    if o.method == "sgd":
+        return torch.optim.SGD(
+            learning, lr=o.learning_rate, momentum=o.momentum, nesterov=o.momentum > 0,
+            weight_decay=o.weight_decay,
+        )  # fmt: skip
+    kind = torch.optim.Adam if o.method == "adam" else torch.optim.AdamW
+    return kind(learning, lr=o.learning_rate, weight_decay=o.weight_decay)
+
+
+def learning_rate(settings: OptimiserSettings, epoch: float) -> float:
+    """The rate at a time counted in epochs of the round."""
+    o = settings
+    rise = min(1.0, (epoch + 1e-3) / o.warmup_epochs) if epoch < o.warmup_epochs else 1.0
+    if o.schedule == "constant" or epoch < o.warmup_epochs:
+        return o.learning_rate * rise
+    share = (epoch - o.warmup_epochs) / max(1e-9, o.epochs - o.warmup_epochs)
+    return o.learning_rate * 0.5 * (1 + math.cos(math.pi * share))

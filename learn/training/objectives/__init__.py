@@ -1,0 +1,161 @@
+"""Objectives: what a batch of embeddings costs.
+
+Shapes: B = clips of a batch, V = clips of the training split, E = embedding size, D = stored size,
+C = classes, W = size of a class text.
+
+Each plug-in offers `Config`, `build(config, scene)` and `SUPERVISED`: must every clip have a label?
+One that can do with clips that lack a modality (`Batch.present`) says `MISSING = True`, one for
+clips with several labels (`Batch.targets`) `SEVERAL = True`.
+
+The cost is a function of the batch and of the objective's state, and computing it changes nothing;
+whatever is drawn is drawn from `Batch.generator()`. State changes in two places only: `prepare`,
+before an epoch, and `after_step`, after the optimiser's step. Parameters and buffers of the module
+are the stage's own. What outlives a stage (a memory bank, centroids) is claimed by name from
+`Scene.states`; the engine moves it to the device, checkpoints it and writes it into the run.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar, cast, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from learn.data.clips import Padded
+from learn.fewshot.heads import Head
+from store.errors import ConfigError
+
+S = TypeVar("S", bound=nn.Module)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Scene:
+    """What an objective may know before the first batch."""
+
+    outputs: Mapping[str, int]  # sizes of the embeddings: visual, audio, av (both in one)
+    inputs: Mapping[str, int]  # sizes of the stored rows: visual, audio
+    classes: tuple[str, ...]  # names, in the order of the codes
+    clips: int  # of the training split
+    texts: Float[Tensor, "C W"] | None = None  # vectors of the classes' names, where given
+    hidden: Mapping[str, int] = field(default_factory=dict)  # sizes of what networks give beside
+    views: int = 1
+    states: dict[str, nn.Module] = field(default_factory=dict)
+
+    @property
+    def dim(self) -> int:
+        """The one size of all embeddings.
+
+        Raises:
+            ConfigError: they differ.
+        """
+        if len(sizes := set(self.outputs.values())) != 1:
+            told = ", ".join(f"{name} {size}" for name, size in self.outputs.items())
+            raise ConfigError(f"this objective needs embeddings of one size, not {told}")
+        return sizes.pop()
+
+    def known_texts(self, name: str) -> Float[Tensor, "C W"]:
+        """The vectors of the classes' names, for an objective that cannot do without.
+
+        Raises:
+            ConfigError: none were given, or they are of one class.
+        """
+        if self.texts is None:
+            raise ConfigError(
+                f"objective {name} compares clips with class names; give their vectors with "
+                "--labels FILE (see `learn labels`)"
+            )
+        if len(self.texts) < 2:
+            raise ConfigError(f"objective {name} needs two classes, not {len(self.texts)}")
+        return self.texts
+
+    def state(self, name: str, make: Callable[[], S]) -> S:
+        """The state of that name, of an earlier stage or made now; buffers only."""
+        if name not in self.states:
+            self.states[name] = make()
+        return cast("S", self.states[name])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Batch:
+    """Row i of everything belongs to one clip."""
+
+    embeddings: Mapping[str, Float[Tensor, "B _"]]  # as the network gave them: visual, audio, av
+    labels: Int[Tensor, "B"]  # class codes; -1: unknown
+    clips: Int[Tensor, "B"]  # positions in the training split; -1: of another split
+    inputs: Mapping[str, Padded] = field(default_factory=dict)  # the stored rows, unstandardised
+    present: Mapping[str, Bool[Tensor, "B"]] = field(default_factory=dict)  # {}: all are there
+    copies: tuple[Mapping[str, Float[Tensor, "B _"]], ...] = ()  # embeddings of each view
+    hidden: Mapping[str, Float[Tensor, "B _"]] = field(default_factory=dict)  # see Scene.hidden
+    targets: Float[Tensor, "B C"] | None = None  # 1 for each label of a clip, for `SEVERAL`
+    seed: int = 0  # of this step
+
+    def __post_init__(self) -> None:
+        sizes = {len(self.labels), len(self.clips), *(len(x) for x in self.embeddings.values())}
+        if len(sizes) != 1:
+            raise ValueError(f"a batch of one size has parts of {sorted(sizes)}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def generator(self) -> torch.Generator:
+        """Chance that depends on the step alone; on the processor, whatever the device."""
+        return torch.Generator().manual_seed(self.seed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Survey:
+    """All training clips as they stand, in eval mode."""
+
+    embeddings: Mapping[str, Float[Tensor, "V _"]]
+    means: Mapping[str, Float[Tensor, "V _"]]  # of each clip's stored rows, standardised
+    labels: Int[Tensor, "V"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Moment:
+    """Where the training stands, before an epoch."""
+
+    round: int
+    epoch: int  # of the round
+    seed: int
+    survey: Callable[[], Survey]  # costs a pass over all clips: call it only when needed
+
+
+@runtime_checkable
+class Texts(Protocol):
+    """An objective that knows a way from class names into the space of clips."""
+
+    def embed_texts(self, texts: Float[Tensor, "C W"]) -> Float[Tensor, "C E"]: ...
+
+
+class Objective(nn.Module, ABC):
+    """The mean cost of a batch; right pairings cost less than wrong ones."""
+
+    @abstractmethod
+    def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """The weighted parts of the cost, by name; metrics tell them apart."""
+
+    def forward(self, batch: Batch) -> Float[Tensor, ""]:
+        """The sum of the terms."""
+        return torch.stack(list(self.terms(batch).values())).sum()
+
+    def classify(
+        self, embeddings: Mapping[str, Float[Tensor, "B _"]]
+    ) -> dict[str, Float[Tensor, "B C"]]:
+        """Scores of the training's classes from each output that has a classifier; or none."""
+        return {}
+
+    def head(self) -> Head | None:
+        """Its own way to answer episodes, of clips embedded by its run; or none."""
+        return None
+
+    def prepare(self, moment: Moment) -> dict[str, float]:
+        """Change state before an epoch, and say in numbers what came of it."""
+        return {}
+
+    @torch.no_grad()
+    def after_step(self, batch: Batch) -> None:
+        """Change state after the optimiser's step, from the embeddings that gave the gradient."""
+        return

@@ -1,0 +1,105 @@
+"""A memory bank: a unit vector for every clip of the training split, of each modality.
+
+Row i is clip i, whatever the order of the epochs. The vectors take no gradient; after each step
+those of the batch move towards the embeddings that gave it. `z` is the constant of binary NCE, the
+mean of exp(similarity / temperature) over the negatives of the first step, nan before it. Bank and
+constant are buffers: checkpointed, and written into the run.
+
+Shapes: B = clips of a batch, V = clips of the training split, E = embedding size, K = negatives,
+P = positives.
+
+Source: Wu et al., 2018; Morgado et al., 2021 (AVID).
+"""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from learn.training.objectives import Batch, Scene
+from store.errors import ConfigError
+
+
+class Bank(nn.Module):
+    """Begins with random directions, the same for every seed of the training."""
+
+    z: Tensor
+
+    def __init__(self, outputs: Mapping[str, int], clips: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        for name, dim in outputs.items():
+            rows = torch.randn(clips, dim, generator=generator)
+            self.register_buffer(name, F.normalize(rows, dim=-1))
+        self.register_buffer("z", torch.tensor(torch.nan))
+
+    def of(self, name: str) -> Float[Tensor, "V E"]:
+        rows: Tensor = self.get_buffer(name)
+        return rows
+
+    @torch.no_grad()
+    def move(self, batch: Batch, momentum: float) -> None:
+        """m <- norm(momentum m + (1 - momentum) z) for the clips of the batch."""
+        known = batch.clips >= 0
+        places = batch.clips[known]
+        for name, x in batch.embeddings.items():
+            fresh = F.normalize(x.detach()[known], dim=-1)
+            rows = momentum * self.of(name)[places] + (1 - momentum) * fresh
+            self.of(name)[places] = F.normalize(rows, dim=-1)
+
+    def positives(self, batch: Batch, name: str) -> Float[Tensor, "B E"]:
+        """What is remembered of the batch's clips; of another split's, what they are now."""
+        live = F.normalize(batch.embeddings[name].detach(), dim=-1)
+        known = (batch.clips >= 0)[:, None]
+        return torch.where(known, self.of(name)[batch.clips.clamp_min(0)], live)
+
+
+def claim(scene: Scene) -> Bank:
+    """The training's one bank, of this stage or an earlier one."""
+    _ = scene.dim  # vectors of one size
+    return scene.state("bank", lambda: Bank(scene.outputs, scene.clips))
+
+
+def check(name: str, *, temperature: float, momentum: float, negatives: int) -> None:
+    """Bounds that all objectives with a bank share.
+
+    Raises:
+        ConfigError: a value outside.
+    """
+    if not 0 < temperature < float("inf"):
+        raise ConfigError(f"{name}: temperature={temperature} is not above 0 and finite")
+    if not 0 <= momentum < 1:
+        raise ConfigError(f"{name}: momentum={momentum} is not in [0, 1)")
+    if negatives < 1:
+        raise ConfigError(f"{name}: negatives={negatives} is less than 1")
+
+
+def similarities(
+    anchor: Float[Tensor, "B E"], rows: Float[Tensor, "V E"], places: Int[Tensor, "B K"]
+) -> Float[Tensor, "B K"]:
+    """Cosines of each anchor with its own choice of the bank's rows."""
+    unit = F.normalize(anchor, dim=-1)
+    if rows.shape[0] <= 4 * places.shape[1]:  # all products cost less than the rows of the choice
+        return (unit @ rows.T).gather(1, places)
+    return torch.einsum("be,bke->bk", unit, rows[places])
+
+
+def softmax_nce(
+    positive: Float[Tensor, "B P"], negative: Float[Tensor, "B K"]
+) -> Float[Tensor, "B"]:
+    """-log of each positive's share of itself and all negatives, as a mean over positives."""
+    rest = negative.logsumexp(1, keepdim=True)
+    return (torch.logaddexp(positive, rest) - positive).mean(1)
+
+
+def binary_nce(
+    positive: Float[Tensor, "B P"], negative: Float[Tensor, "B K"], z: Float[Tensor, ""]
+) -> Float[Tensor, "B"]:
+    """-log P(true | positive) - sum_k log P(noise | negative_k), as a mean over positives.
+
+    P(true | s) = e^s / (e^s + K Z), after Gutmann and Hyvärinen, 2010.
+    """
+    noise = (negative.shape[1] * z).log()
+    return F.softplus(noise - positive).mean(1) + F.softplus(negative - noise).sum(1)

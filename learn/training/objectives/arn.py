@@ -1,0 +1,112 @@
+"""ARN: which features of a clip go together, in whatever order, compared by a small network.
+
+Frames are weighted by an attention of 1 to 2 each. A clip becomes the mean outer product of its
+frames with themselves, S = X X^T / n, whose entries are drawn apart by 2 sigmoid(100 S / tr S) - 1.
+A class is the mean of its shots' matrices. The two matrices of a class and a query are the two
+channels of a picture, from which a convolutional network tells how related they are. No order of
+frames changes anything.
+
+Needs embeddings that are sequences: projection `frames` of as many frames, whose linear map is the
+encoder. 64 numbers a frame are the published channels, and 100 is meant for them: with few of them
+every entry is drawn to its end. Layers are normalised clip by clip, where the published ones are
+over the batch, so that no answer depends on what else is asked. The cost is the cross-entropy of
+the classes' relations; the squared error of each relation's sigmoid against 0 or 1, as in relation
+networks, saturates at one answer for everything here.
+
+Shapes: as in `learn.training.objectives._episodic`; F = frames, W = size of a frame, P = pairs.
+
+Source: Zhang et al., ECCV 2020, "Few-shot action recognition with permutation-invariant attention";
+Sung et al., CVPR 2018 (relation network).
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from learn.training.objectives import Scene
+from learn.training.objectives._episodic import Episodic, cross_entropy
+from store.errors import ConfigError
+
+SUPERVISED = True
+CELLS = 4  # on each side of what the network looks at last
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    frames: int = 8  # as projection.frames
+    sharpness: float = 100.0  # of the power normalisation
+    channels: int = 16  # of the relation network
+    shots: int = 5  # of a class for each query, while training; 0: all that the batch has
+
+    def __post_init__(self) -> None:
+        for key, least in (("frames", 1), ("channels", 1), ("shots", 0)):
+            if (value := getattr(self, key)) < least:
+                raise ConfigError(f"arn: {key}={value} is less than {least}")
+        if not 0 < self.sharpness < float("inf"):
+            raise ConfigError(f"arn: sharpness={self.sharpness} is not above 0 and finite")
+
+
+class ARN(Episodic):
+    def __init__(self, config: Config, scene: Scene) -> None:
+        super().__init__()
+        self.config, self.shots = config, config.shots
+        self.dim, wide = scene.dim // config.frames, config.channels
+        self.attention = nn.Sequential(
+            nn.Linear(self.dim, self.dim), nn.ReLU(), nn.Linear(self.dim, 1), nn.Sigmoid()
+        )
+        self.relation = nn.Sequential(
+            *(nn.Conv2d(2, wide, 3, padding=1), nn.GroupNorm(1, wide), nn.ReLU()),
+            nn.MaxPool2d(2, ceil_mode=True),
+            *(nn.Conv2d(wide, wide, 3, padding=1), nn.GroupNorm(1, wide), nn.ReLU()),
+            nn.MaxPool2d(2, ceil_mode=True),
+            nn.AdaptiveAvgPool2d(CELLS),
+            nn.Flatten(),
+            nn.Linear(wide * CELLS**2, 1),
+        )
+
+    def compare(
+        self,
+        query: Float[Tensor, "E M D"],
+        support: Float[Tensor, "E N K D"],
+        shown: Bool[Tensor, "E M N K"] | None = None,
+    ) -> Float[Tensor, "E M N"]:
+        q, s = self._together(query), self._together(support)
+        if shown is None:
+            of_class = s.mean(2)[:, None].expand(-1, query.shape[1], -1, -1, -1)
+        else:
+            share = shown / shown.sum(-1, keepdim=True).clamp_min(1)
+            of_class = torch.einsum("emnk,enkab->emnab", share.to(s.dtype), s)
+        of_query = q[:, :, None].expand_as(of_class)
+        pairs = torch.stack([of_class, of_query], 3)  # E M N 2 W W
+        return self.relation(pairs.flatten(0, 2)).view(pairs.shape[:3])
+
+    def cost(
+        self, scores: Float[Tensor, "M N"], answer: Int[Tensor, "M"], there: Bool[Tensor, "M N"]
+    ) -> Float[Tensor, ""]:
+        return cross_entropy(scores, answer, there)
+
+    def numbers(self, queries: int, ways: int, shots: int) -> int:
+        return queries * ways * self.dim**2 * self.config.channels
+
+    def _together(self, x: Float[Tensor, "*any D"]) -> Float[Tensor, "*any W W"]:
+        """The matrix of a clip."""
+        x = F.normalize(x, dim=-1) * x.shape[-1] ** 0.5
+        x = x.view(*x.shape[:-1], self.config.frames, self.dim)
+        x = x * (1 + self.attention(x))
+        together = x.mT @ x / self.config.frames
+        trace = together.diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(1e-12)[..., None, None]
+        return 2 * (self.config.sharpness * together / trace).sigmoid() - 1
+
+
+def build(config: Config, scene: Scene) -> ARN:
+    if scene.dim % config.frames:
+        raise ConfigError(
+            f"arn: embeddings of {scene.dim} numbers are no {config.frames} frames; set "
+            f"projection.name=frames and projection.frames={config.frames}"
+        )
+    if len(scene.classes) < 2:
+        raise ConfigError(f"arn needs two classes, not {len(scene.classes)}")
+    return ARN(config, scene)

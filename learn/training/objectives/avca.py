@@ -1,0 +1,102 @@
+"""AVCA: triplets with the class's text in the common space and behind a decoder, all regularised.
+
+With theta the embeddings of sound a, sight v and text w, rho = D(theta) back in the space of texts,
+phi what the network had of a modality before its cross-attention, and x in {a, v}:
+
+    rec       mse(w, rho_v) + mse(w, rho_a) + mse(w, rho_w)
+    cross     t(rho_w, rho_x, rho_x-)
+    text      t(theta_w, theta_x, theta_x-) + t(theta_x, theta_w, theta_w-)
+    extra     t(theta_x, theta_w, theta_x-) + t(theta_w, theta_x, theta_w-)
+    reg       mse(R_x(theta_x), phi_x) + mse(theta_x, theta_w)
+
+A network that shows no phi (`visual.before`, `audio.before`) goes without its two terms of `reg`. A
+negative is a clip of another class of the batch.
+
+Source: Mercea et al., CVPR 2022, "Audio-visual generalised zero-shot learning with cross-modal
+attention and language"; `extra` and `reg` as in its published code.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from learn.training.objectives import Batch, Objective, Scene
+from learn.training.objectives._texts import block, mean_where, of_another_class, triplets
+from store.errors import ConfigError
+
+SUPERVISED = True
+CLIPS = ("audio", "visual")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    dropout: float = 0.2
+    momentum: float = 0.1  # of batch norms
+    margin: float = 1.0
+    extra: float = 1.0  # weights
+    reg: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dropout < 1 or not 0 < self.momentum <= 1:
+            raise ConfigError("avca: dropout is in [0, 1), momentum in (0, 1]")
+        if min(self.margin, self.extra, self.reg) < 0:
+            raise ConfigError("avca: margin, extra and reg are 0 or more")
+
+
+class AVCA(Objective):
+    texts: Tensor
+
+    def __init__(self, config: Config, scene: Scene) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("texts", scene.known_texts("avca"), persistent=False)
+        width = self.texts.shape[1]
+
+        def made(size_in: int, size_out: int) -> nn.Sequential:
+            return block(size_in, size_out, dropout=config.dropout, momentum=config.momentum)
+
+        self.text = made(width, scene.dim)
+        # As published it ends in a ReLU, and so cannot reach a text's negative numbers.
+        self.decoder = nn.Sequential(made(scene.dim, width), nn.Linear(width, width))
+        shown = [m for m in CLIPS if f"{m}.before" in scene.hidden]
+        self.back = nn.ModuleDict({m: made(scene.dim, scene.hidden[f"{m}.before"]) for m in shown})
+
+    def embed_texts(self, texts: Float[Tensor, "C W"]) -> Float[Tensor, "C E"]:
+        return self.text(texts)
+
+    def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        config, margin = self.config, self.config.margin
+        other, there = of_another_class(batch)
+        words = self.texts[batch.labels]
+        text = self.embed_texts(self.texts)[batch.labels]
+        behind = self.decoder(text)
+        rec = [F.mse_loss(behind, words)]
+        cross, near, extra, reg = [], [], [], []
+        for m in CLIPS:
+            x = batch.embeddings[m]
+            decoded = self.decoder(x)
+            rec.append(F.mse_loss(decoded, words))
+            cross.append(triplets(behind, decoded, decoded[other], margin=margin))
+            near.append(triplets(text, x, x[other], margin=margin))
+            near.append(triplets(x, text, text[other], margin=margin))
+            extra.append(triplets(x, text, x[other], margin=margin))
+            extra.append(triplets(text, x, text[other], margin=margin))
+            reg.append(F.mse_loss(x, text))
+            if m in self.back:
+                reg.append(F.mse_loss(self.back[m](x), batch.hidden[f"{m}.before"]))
+        return {
+            "rec": torch.stack(rec).sum(),
+            "cross": mean_where(torch.stack(cross).sum(0), there),
+            "text": mean_where(torch.stack(near).sum(0), there),
+            "extra": config.extra * mean_where(torch.stack(extra).sum(0), there),
+            "reg": config.reg * torch.stack(reg).sum(),
+        }
+
+
+def build(config: Config, scene: Scene) -> AVCA:
+    if set(scene.outputs) != set(CLIPS):
+        raise ConfigError("avca needs visual and audio embeddings, and no others")
+    return AVCA(config, scene)

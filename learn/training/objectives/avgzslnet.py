@@ -1,0 +1,88 @@
+"""AVGZSLNet: triplets between text and both modalities both ways, and a decoder back to the text.
+
+    t(text, x, x-) + t(x, text, text-)           x: sound, sight
+    + sum |dec(y) - w|                           y: sound, sight, text; w the class's own vector
+    + t(dec(text), dec(x), dec(x-))
+
+The decoder's outputs and w are unit vectors. A negative is a clip of another class of the batch.
+
+Source: Mazumder et al., WACV 2021, "AVGZSLNet: Audio-visual generalized zero-shot learning by
+reconstructing label features from multi-modal embeddings".
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from learn.training.objectives import Batch, Objective, Scene
+from learn.training.objectives._texts import (
+    distances,
+    mean_where,
+    of_another_class,
+    text_and_back,
+    triplets,
+)
+from store.errors import ConfigError
+
+SUPERVISED = True
+CLIPS = ("audio", "visual")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    hidden: int = 300
+    dropout: float = 0.2
+    margin: float = 1.0
+    rebuild: float = 1.0  # weight of the decoder's distances
+    decoded: float = 1.0  # weight of the triplets behind the decoder
+
+    def __post_init__(self) -> None:
+        if self.hidden < 1 or not 0 <= self.dropout < 1:
+            raise ConfigError("avgzslnet: hidden is 1 or more, dropout in [0, 1)")
+        if min(self.margin, self.rebuild, self.decoded) < 0:
+            raise ConfigError("avgzslnet: margin, rebuild and decoded are 0 or more")
+
+
+class AVGZSLNet(Objective):
+    texts: Tensor
+
+    def __init__(self, config: Config, scene: Scene) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("texts", scene.known_texts("avgzslnet"), persistent=False)
+        self.text, self.decoder = text_and_back(
+            self.texts.shape[1], config.hidden, scene.dim, dropout=config.dropout
+        )
+
+    def embed_texts(self, texts: Float[Tensor, "C W"]) -> Float[Tensor, "C E"]:
+        return self.text(texts)
+
+    def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        config, margin = self.config, self.config.margin
+        other, there = of_another_class(batch)
+        named = {m: batch.embeddings[m] for m in CLIPS}
+        named["text"] = self.embed_texts(self.texts)[batch.labels]
+        decoded = {name: F.normalize(self.decoder(x), dim=1) for name, x in named.items()}
+        wanted = F.normalize(self.texts[batch.labels], dim=1)
+        text, again = named["text"], decoded["text"]
+        triplet = [
+            triplets(text, named[m], named[m][other], margin=margin)
+            + triplets(named[m], text, text[other], margin=margin)
+            for m in CLIPS
+        ]
+        behind = [triplets(again, decoded[m], decoded[m][other], margin=margin) for m in CLIPS]
+        far = [distances(x, wanted).mean() for x in decoded.values()]
+        return {
+            "triplet": mean_where(sum(triplet, torch.zeros_like(triplet[0])), there),
+            "rebuild": config.rebuild * torch.stack(far).sum(),
+            "decoded": config.decoded * mean_where(sum(behind, torch.zeros_like(behind[0])), there),
+        }
+
+
+def build(config: Config, scene: Scene) -> AVGZSLNet:
+    if set(scene.outputs) != set(CLIPS):
+        raise ConfigError("avgzslnet needs visual and audio embeddings, and no others")
+    return AVGZSLNet(config, scene)

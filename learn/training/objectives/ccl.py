@@ -1,0 +1,123 @@
+"""CCL: sight is taught by what sound adds to it, with classes deciding who is alike.
+
+Sound and sight are composed, x_av = x_a + W [norm x_a; norm x_v]; a classifier each names the class
+of sight and of the composition. Three pairs of vectors are drawn together by class: (v, av), (v, a)
+and (av, a), each in both directions, by the multi-class NCE
+
+    -1/|P_i| sum_P log p_ij - 1/|N_i| sum_N log (1 - p_ij),   p_ij = softmax_j cos(x_i, y_j) / tau
+
+with P_i the clips of i's class and N_i all others. The source document prints the first two pairs
+only; the published code has the third (`compose_nce`) and a symmetric KL divergence between what
+the two classifiers say (`divergence`), which it calls JSD.
+
+Shapes: B = clips of a batch, E = embedding size, C = classes.
+
+Source: Chen et al., 2021, "Distilling Audio-Visual Knowledge by Compositional Contrastive
+Learning".
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from learn.training.objectives import Batch, Objective, Scene
+from learn.training.objectives._pairs import same_class
+from store.errors import ConfigError
+
+SUPERVISED = True
+TINY = 1e-10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    temperature: float = 0.5
+    contrast: float = 1.0
+    compose_nce: bool = True
+    divergence: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < float("inf"):
+            raise ConfigError(f"ccl: temperature={self.temperature} is not above 0 and finite")
+        if min(self.contrast, self.divergence) < 0:
+            raise ConfigError("ccl: contrast and divergence are 0 or more")
+
+
+class CCL(Objective):
+    def __init__(self, config: Config, scene: Scene) -> None:
+        super().__init__()
+        self.config = config
+        self.residual = nn.Linear(2 * scene.dim, scene.dim)
+        self.of_visual = nn.Linear(scene.dim, len(scene.classes))
+        self.of_both = nn.Linear(scene.dim, len(scene.classes))
+
+    def compose(
+        self, visual: Float[Tensor, "B E"], audio: Float[Tensor, "B E"]
+    ) -> Float[Tensor, "B E"]:
+        """Sound, and what sight adds to it."""
+        unit = [F.normalize(x, dim=-1) for x in (audio, visual)]
+        return audio + self.residual(torch.cat(unit, dim=1))
+
+    def classify(
+        self, embeddings: Mapping[str, Float[Tensor, "B _"]]
+    ) -> dict[str, Float[Tensor, "B C"]]:
+        """Sound alone has no classifier."""
+        found = {}
+        if "visual" in embeddings:
+            found["visual"] = self.of_visual(embeddings["visual"])
+        if {"visual", "audio"} <= set(embeddings):
+            found["av"] = self.of_both(self.compose(embeddings["visual"], embeddings["audio"]))
+        return found
+
+    def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        visual, audio = batch.embeddings["visual"], batch.embeddings["audio"]
+        both = self.compose(visual, audio)
+        seen, told = self.of_visual(visual), self.of_both(both)
+        found = {
+            "class_visual": F.cross_entropy(seen, batch.labels),
+            "class_both": F.cross_entropy(told, batch.labels),
+        }
+        if self.config.contrast:
+            same, t, weight = (
+                same_class(batch.labels),
+                self.config.temperature,
+                self.config.contrast,
+            )
+            found["nce_visual_both"] = weight * symmetric_nce(visual, both, same, t)
+            found["nce_visual_audio"] = weight * symmetric_nce(visual, audio, same, t)
+            if self.config.compose_nce:
+                found["nce_both_audio"] = weight * symmetric_nce(both, audio, same, t)
+        if self.config.divergence:
+            p, q = seen.log_softmax(1), told.log_softmax(1)
+            gap = ((p.exp() - q.exp()) * (p - q)).sum(1).mean()  # KL(p, q) + KL(q, p)
+            found["divergence"] = self.config.divergence * gap / 2
+        return found
+
+
+def symmetric_nce(
+    left: Float[Tensor, "B E"],
+    right: Float[Tensor, "B E"],
+    same: Bool[Tensor, "B B"],
+    temperature: float,
+) -> Float[Tensor, ""]:
+    """Multi-class NCE from left to right plus from right to left, each the mean over clips; a clip
+    of which there are no others, because all are of its class, has no second part."""
+    logits = F.normalize(left, dim=-1) @ F.normalize(right, dim=-1).T / temperature
+    cost = logits.new_zeros(())
+    for one in (logits, logits.T):
+        share = one.softmax(1)
+        near = -((share + TINY).log() * same).sum(1) / same.sum(1)
+        far = -((1 - share + TINY).log() * ~same).sum(1) / (~same).sum(1).clamp_min(1)
+        cost = cost + (near + far).mean()
+    return cost
+
+
+def build(config: Config, scene: Scene) -> CCL:
+    if set(scene.outputs) != {"visual", "audio"}:
+        raise ConfigError(f"ccl needs visual and audio, not {', '.join(scene.outputs)}")
+    if len(scene.classes) < 2:
+        raise ConfigError(f"ccl needs two classes to tell apart, not {len(scene.classes)}")
+    return CCL(config, scene)

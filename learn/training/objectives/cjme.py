@@ -1,0 +1,105 @@
+"""CJME: sight and sound near the text of their class, the surer modality counting more.
+
+    alpha = sigmoid(w . norm([mean sound; mean frame]))            how much sight counts
+    (1 - alpha) t(text, a, a-) + alpha t(text, v, v-)              triplets, |.| as distance
+    + mse(a, v) + mse(alpha, alpha*)
+
+alpha* is 0 where sound is surer of the class by `tie` nats of entropy, 1 where sight is, else 1/2.
+A negative is a clip of another class of the batch.
+
+Source: Parida et al., WACV 2020, "Coordinated joint multimodal embeddings for generalized
+audio-visual zero-shot classification and retrieval of videos".
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from learn.models.projections import mean_of_rows
+from learn.training.objectives import Batch, Objective, Scene
+from learn.training.objectives._texts import block, mean_where, of_another_class, triplets
+from store.errors import ConfigError
+
+SUPERVISED = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    hidden: int = 300
+    dropout: float = 0.2
+    margin: float = 1.0
+    tie: float = 0.1  # nats
+    agree: float = 1.0  # weight of mse(a, v)
+    attend: float = 1.0  # weight of mse(alpha, alpha*)
+
+    def __post_init__(self) -> None:
+        if self.hidden < 1 or not 0 <= self.dropout < 1:
+            raise ConfigError("cjme: hidden is 1 or more, dropout in [0, 1)")
+        if min(self.margin, self.tie, self.agree, self.attend) < 0:
+            raise ConfigError("cjme: margin, tie, agree and attend are 0 or more")
+
+
+class CJME(Objective):
+    texts: Tensor
+
+    def __init__(self, config: Config, scene: Scene) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("texts", scene.known_texts("cjme"), persistent=False)
+        width = self.texts.shape[1]
+        self.text = nn.Sequential(
+            block(width, config.hidden, dropout=config.dropout), nn.Linear(config.hidden, scene.dim)
+        )
+        size = scene.inputs["audio"] + scene.inputs["visual"]
+        self.attention = nn.Sequential(nn.BatchNorm1d(size), nn.Linear(size, 1))
+
+    def embed_texts(self, texts: Float[Tensor, "C W"]) -> Float[Tensor, "C E"]:
+        return self.text(texts)
+
+    def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        config = self.config
+        sound, sight = batch.embeddings["audio"], batch.embeddings["visual"]
+        names = self.embed_texts(self.texts)
+        text = names[batch.labels]
+        other, there = of_another_class(batch)
+        share = self.share(batch)
+        costs = (1 - share) * triplets(text, sound, sound[other], margin=config.margin)
+        costs = costs + share * triplets(text, sight, sight[other], margin=config.margin)
+        wanted = _surer(sound, sight, names, config.tie)
+        return {
+            "triplet": mean_where(costs, there),
+            "agree": config.agree * F.mse_loss(sound, sight),
+            "attend": config.attend * F.mse_loss(share, wanted),
+        }
+
+    def share(self, batch: Batch) -> Float[Tensor, "B"]:
+        """How much sight counts in each clip."""
+        means = [mean_of_rows(*batch.inputs[m][:2]) for m in ("audio", "visual")]
+        return self.attention(torch.cat(means, dim=1))[:, 0].sigmoid()
+
+
+@torch.no_grad()
+def _surer(
+    sound: Float[Tensor, "B E"],
+    sight: Float[Tensor, "B E"],
+    names: Float[Tensor, "C E"],
+    tie: float,
+) -> Float[Tensor, "B"]:
+    """0 where sound tells the class more surely, 1 where sight does, 1/2 where neither."""
+    doubts = [_entropy(x @ names.T) for x in (sound, sight)]
+    gap = doubts[0] - doubts[1]
+    return torch.where(gap < -tie, 0.0, torch.where(gap > tie, 1.0, 0.5))
+
+
+def _entropy(logits: Float[Tensor, "B C"]) -> Float[Tensor, "B"]:
+    logs = logits.log_softmax(1)
+    return -(logs.exp() * logs).sum(1)
+
+
+def build(config: Config, scene: Scene) -> CJME:
+    if set(scene.outputs) != {"visual", "audio"}:
+        raise ConfigError("cjme needs visual and audio embeddings, and no others")
+    return CJME(config, scene)

@@ -1,0 +1,156 @@
+"""CMA: clips that agree in sight and in sound become partners within each modality.
+
+After a stage of `memory_bank`, whose bank it takes over. Every `every` epochs each clip's
+`positives` nearest clips are looked up in the bank, itself never among them. Nearness is the
+lesser of the visual and the audio cosine (`agreement=consensus`), the greater (`union`), or one of
+the two. The cost is instance discrimination across modalities, as before, plus that of the
+partners within each modality.
+
+All pairs of the bank are compared, in blocks: the lesser of two cosines is no inner product, and an
+index for one would miss clips. 100,000 clips of 128 numbers take minutes, 10,000 a second.
+
+Shapes: B = clips of a batch, V = clips of the training split, E = embedding size, P = positives,
+K = negatives, R = clips of a block.
+
+Source: Morgado et al., 2021, "Audio-Visual Instance Discrimination with Cross-Modal Agreement".
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from learn.training.objectives import Batch, Moment, Objective, Scene
+from learn.training.objectives._bank import Bank, binary_nce, check, claim, similarities
+from learn.training.objectives._pairs import others
+from store.errors import ConfigError
+
+SUPERVISED = False
+AGREEMENTS = ("consensus", "union", "visual", "audio")
+BLOCK = 1024  # clips compared with all others at once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    agreement: str = "consensus"  # or union, visual, audio
+    positives: int = 32
+    every: int = 5  # epochs
+    instance: float = 1.0
+    partners: float = 1.0
+    negatives: int = 1024  # of the instance
+    within_negatives: int = 64  # of the partners
+    temperature: float = 0.07
+    momentum: float = 0.5
+
+    def __post_init__(self) -> None:
+        check(
+            "cma",
+            temperature=self.temperature,
+            momentum=self.momentum,
+            negatives=min(self.negatives, self.within_negatives),
+        )
+        if self.agreement not in AGREEMENTS:
+            raise ConfigError(f"cma: agreement={self.agreement!r} is none of {AGREEMENTS}")
+        if min(self.positives, self.every) < 1:
+            raise ConfigError("cma: positives and every are 1 or more")
+        if min(self.instance, self.partners) < 0 or not self.instance + self.partners:
+            raise ConfigError("cma: instance and partners are 0 or more, and not both 0")
+
+
+class CMA(Objective):
+    partners: Tensor  # [V, P] clips of the training split; itself until they are mined
+
+    def __init__(self, config: Config, scene: Scene) -> None:
+        super().__init__()
+        self.config = config
+        self._bank = [claim(scene)]  # the training's, not a part of this module
+        count = max(1, min(config.positives, scene.clips - 1))
+        self.register_buffer("partners", torch.arange(scene.clips)[:, None].repeat(1, count))
+
+    @property
+    def bank(self) -> Bank:
+        return self._bank[0]
+
+    def prepare(self, moment: Moment) -> dict[str, float]:
+        if moment.epoch % self.config.every or len(self.partners) < 2:
+            return {}
+        visual, audio = self.bank.of("visual"), self.bank.of("audio")
+        found = mine(visual, audio, self.partners.shape[1], self.config.agreement)
+        kept = (found[:, :, None] == self.partners[:, None, :]).any(2).float().mean()
+        self.partners.copy_(found)
+        labels = moment.survey().labels
+        known = (labels[:, None] >= 0) & (labels[found] >= 0)
+        right = ((labels[:, None] == labels[found]) & known).sum() / known.sum().clamp_min(1)
+        return {"partners_kept": float(kept), "partners_of_the_class": float(right)}
+
+    def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        far = others(batch, self.config.negatives, len(self.partners))
+        near = far[:, : self.config.within_negatives]
+        z = self._z(batch, far)
+        known = batch.clips >= 0
+        own = self.partners[batch.clips.clamp_min(0)]
+        found = {}
+        for anchor, target in (("visual", "audio"), ("audio", "visual")):
+            unit = F.normalize(batch.embeddings[anchor], dim=-1)
+            if self.config.instance:
+                there = (unit * self.bank.positives(batch, target)).sum(1, keepdim=True)
+                away = similarities(batch.embeddings[anchor], self.bank.of(target), far)
+                cost = self._nce(there, away, z).mean()
+                found[f"instance_{anchor}"] = self.config.instance / 2 * cost
+            if self.config.partners:
+                there = similarities(batch.embeddings[anchor], self.bank.of(anchor), own)
+                itself = (unit * self.bank.positives(batch, anchor)).sum(1, keepdim=True)
+                there = torch.where(known[:, None], there, itself)
+                away = similarities(batch.embeddings[anchor], self.bank.of(anchor), near)
+                cost = self._nce(there, away, z).mean()
+                found[f"partners_{anchor}"] = self.config.partners / 2 * cost
+        return found
+
+    def after_step(self, batch: Batch) -> None:
+        if self.bank.z.isnan():
+            with torch.no_grad():
+                far = others(batch, self.config.negatives, len(self.partners))
+                self.bank.z.copy_(self._z(batch, far))
+        self.bank.move(batch, self.config.momentum)
+
+    def _nce(self, there: Tensor, away: Tensor, z: Tensor) -> Float[Tensor, "B"]:
+        t = self.config.temperature
+        return binary_nce(there / t, away / t, z)
+
+    def _z(self, batch: Batch, far: Int[Tensor, "B K"]) -> Float[Tensor, ""]:
+        if not self.bank.z.isnan():
+            return self.bank.z
+        s = similarities(batch.embeddings["visual"].detach(), self.bank.of("audio"), far)
+        return (s / self.config.temperature).exp().mean()
+
+
+@torch.no_grad()
+def mine(
+    visual: Float[Tensor, "V E"], audio: Float[Tensor, "V E"], count: int, agreement: str
+) -> Int[Tensor, "V P"]:
+    """The clips that agree most with each clip, itself left out; rows are unit vectors."""
+    found = []
+    for rows in torch.split(torch.arange(len(visual), device=visual.device), BLOCK):
+        seen, heard = visual[rows] @ visual.T, audio[rows] @ audio.T
+        together = _together(seen, heard, agreement)
+        together[torch.arange(len(rows), device=rows.device), rows] = -torch.inf
+        found.append(together.topk(count).indices)
+    return torch.cat(found)
+
+
+def _together(
+    seen: Float[Tensor, "R V"], heard: Float[Tensor, "R V"], agreement: str
+) -> Float[Tensor, "R V"]:
+    if agreement == "consensus":
+        return torch.minimum(seen, heard)
+    if agreement == "union":
+        return torch.maximum(seen, heard)
+    return (seen if agreement == "visual" else heard).clone()
+
+
+def build(config: Config, scene: Scene) -> CMA:
+    if set(scene.outputs) != {"visual", "audio"}:
+        raise ConfigError(f"cma needs visual and audio, not {', '.join(scene.outputs)}")
+    return CMA(config, scene)

@@ -1,0 +1,55 @@
+"""Cross-entropy of one linear classifier that all modalities share.
+
+Sharing it is what brings the modalities together: the same weights must name a clip's class from
+what is seen and from what is heard. The cost is the mean over modalities.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from learn.training.objectives import Batch, Objective, Scene
+from store.errors import ConfigError
+
+SUPERVISED = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise ConfigError(
+                f"cross_entropy: label_smoothing={self.label_smoothing} is not in [0, 1)"
+            )
+
+
+class CrossEntropy(Objective):
+    def __init__(self, config: Config, scene: Scene) -> None:
+        super().__init__()
+        self.config = config
+        self.classifier = nn.Linear(scene.dim, len(scene.classes))
+
+    def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        smoothing, share = self.config.label_smoothing, 1 / len(batch.embeddings)
+        return {
+            name: share * F.cross_entropy(x, batch.labels, label_smoothing=smoothing)
+            for name, x in self.classify(batch.embeddings).items()
+        }
+
+    def classify(
+        self, embeddings: Mapping[str, Float[Tensor, "B _"]]
+    ) -> dict[str, Float[Tensor, "B C"]]:
+        return {name: self.classifier(x) for name, x in embeddings.items()}
+
+
+def build(config: Config, scene: Scene) -> CrossEntropy:
+    if len(scene.classes) < 2:
+        raise ConfigError(
+            f"cross_entropy needs two classes to tell apart, not {len(scene.classes)}"
+        )
+    return CrossEntropy(config, scene)

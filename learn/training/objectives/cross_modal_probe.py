@@ -1,0 +1,77 @@
+"""Cross-modal linear probe: one bias-free classifier, for which every modality is more shots.
+
+Logits are scale * cos(x, weight of the class). All embeddings of a clip are shots of its class, and
+so are the texts of the classes, where they are given: through a linear map of their own, or as they
+are where they have the size of the embeddings; then the weights start at the texts.
+
+Source: Lin et al., CVPR 2023, "Multimodality helps unimodality: Cross-modal few-shot learning with
+multimodal models".
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from learn.training.objectives import Batch, Objective, Scene
+from store.errors import ConfigError
+
+SUPERVISED = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    scale: float = 100.0  # exp(4.60517), as CLIP ends up with
+    text: float = 1.0  # weight of the texts' cost; clips' is 1
+
+    def __post_init__(self) -> None:
+        if self.scale <= 0 or self.text < 0:
+            raise ConfigError("cross_modal_probe: scale is above 0 and text 0 or more")
+
+
+class CrossModalProbe(Objective):
+    texts: Tensor | None
+
+    def __init__(self, config: Config, scene: Scene) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("texts", scene.texts, persistent=False)
+        self.text: nn.Module = nn.Identity()
+        weight = torch.randn(len(scene.classes), scene.dim) / scene.dim**0.5
+        if self.texts is not None and self.texts.shape[1] == scene.dim:
+            weight = F.normalize(self.texts, dim=1).clone()
+        elif self.texts is not None:
+            self.text = nn.Linear(self.texts.shape[1], scene.dim, bias=False)
+        self.weight = nn.Parameter(weight)
+
+    def embed_texts(self, texts: Float[Tensor, "C W"]) -> Float[Tensor, "C E"]:
+        return self.text(texts)
+
+    def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        share = 1 / len(batch.embeddings)
+        found = {
+            name: share * F.cross_entropy(x, batch.labels)
+            for name, x in self.classify(batch.embeddings).items()
+        }
+        if self.texts is not None and self.config.text:
+            codes = torch.arange(len(self.texts), device=self.texts.device)
+            cost = F.cross_entropy(self._scores(self.embed_texts(self.texts)), codes)
+            found["text"] = self.config.text * cost
+        return found
+
+    def classify(
+        self, embeddings: Mapping[str, Float[Tensor, "B _"]]
+    ) -> dict[str, Float[Tensor, "B C"]]:
+        return {name: self._scores(x) for name, x in embeddings.items()}
+
+    def _scores(self, x: Float[Tensor, "B E"]) -> Float[Tensor, "B C"]:
+        return self.config.scale * F.normalize(x, dim=1) @ F.normalize(self.weight, dim=1).T
+
+
+def build(config: Config, scene: Scene) -> CrossModalProbe:
+    if len(scene.classes) < 2:
+        raise ConfigError(f"cross_modal_probe needs two classes, not {len(scene.classes)}")
+    return CrossModalProbe(config, scene)

@@ -1,0 +1,74 @@
+"""Listen to Look: a student that sees little and hears all imitates a teacher that sees all.
+
+The student's vector is drawn to the teacher's (L1, mean over numbers), and what one classifier
+makes of it to what it makes of the teacher's: cross-entropy with the teacher's shares as soft
+targets, which the source prints as a KL divergence (they differ by the teacher's entropy, and not
+in the gradient). Neither sends a gradient into the teacher; it and the classifier learn from the
+labels, weighted by `teacher_weight`, unless the recipe froze them after a stage of their own.
+
+`student` and `teacher` name outputs: those of the network `preview` are `av` (first frame and
+sound) and `visual` (all frames).
+
+Source: Gao et al., 2020, "Listen to Look"; sums over numbers are means here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from learn.training.objectives import Batch, Objective, Scene
+from store.errors import ConfigError, choices
+
+SUPERVISED = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    student: str = "audio"
+    teacher: str = "visual"
+    lambda_kl: float = 1.0
+    teacher_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.student == self.teacher:
+            raise ConfigError("distillation: student and teacher are one output; name two")
+        for key in ("lambda_kl", "teacher_weight"):
+            if not 0 <= getattr(self, key) < float("inf"):
+                raise ConfigError(f"distillation: {key} is 0 or more")
+
+
+class Distillation(Objective):
+    def __init__(self, config: Config, scene: Scene) -> None:
+        super().__init__()
+        self.config = config
+        self.classifier = nn.Linear(scene.dim, len(scene.classes))
+
+    def classify(
+        self, embeddings: Mapping[str, Float[Tensor, "B _"]]
+    ) -> dict[str, Float[Tensor, "B C"]]:
+        both = (self.config.teacher, self.config.student)
+        return {name: self.classifier(embeddings[name]) for name in both if name in embeddings}
+
+    def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        seen, guessed = (batch.embeddings[n] for n in (self.config.teacher, self.config.student))
+        told = self.classifier(seen)
+        found = {"l1": (guessed - seen.detach()).abs().mean()}
+        if self.config.lambda_kl:
+            soft = told.detach().softmax(1)
+            found["soft"] = self.config.lambda_kl * F.cross_entropy(self.classifier(guessed), soft)
+        if self.config.teacher_weight:
+            found["teacher"] = self.config.teacher_weight * F.cross_entropy(told, batch.labels)
+        return found
+
+
+def build(config: Config, scene: Scene) -> Distillation:
+    for name in (config.student, config.teacher):
+        if name not in scene.outputs:
+            there = choices(name, list(scene.outputs))
+            raise ConfigError(f"distillation: no output {name!r}; there are {there}")
+    if len(scene.classes) < 2:
+        raise ConfigError(f"distillation needs two classes, not {len(scene.classes)}")
+    return Distillation(config, scene)

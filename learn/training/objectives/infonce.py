@@ -1,0 +1,68 @@
+"""InfoNCE between two modalities: each clip must find its partner among the batch.
+
+`symmetric=mean` is the half-sum of both directions, `symmetric=sum` their sum.
+`negatives=exclude_same_class` leaves clips of the anchor's own class out of the denominator; clips
+without a label exclude nothing.
+
+Source: van den Oord et al., 2018; Radford et al., 2021 (CLIP's half-sum).
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from learn.training.objectives import Batch, Objective, Scene
+from store.errors import ConfigError
+
+SUPERVISED = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    temperature: float = 0.07
+    symmetric: str = "mean"  # or sum
+    negatives: str = "all"  # or exclude_same_class
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < float("inf"):
+            raise ConfigError(f"infonce: temperature={self.temperature} is not above 0 and finite")
+        if self.symmetric not in ("mean", "sum"):
+            raise ConfigError(f"infonce: symmetric={self.symmetric!r} is neither mean nor sum")
+        if self.negatives not in ("all", "exclude_same_class"):
+            raise ConfigError(
+                f"infonce: negatives={self.negatives!r} is neither all nor exclude_same_class"
+            )
+
+
+class InfoNCE(Objective):
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+
+    def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        left, right = (F.normalize(x, dim=-1) for x in batch.embeddings.values())
+        similarity_BB = left @ right.T / self.config.temperature
+        if self.config.negatives == "exclude_same_class":
+            similarity_BB = similarity_BB.masked_fill(_false_negatives(batch.labels), -torch.inf)
+        partner_B = torch.arange(len(left), device=left.device)
+        share = 0.5 if self.config.symmetric == "mean" else 1.0
+        return {
+            "forth": share * F.cross_entropy(similarity_BB, partner_B),
+            "back": share * F.cross_entropy(similarity_BB.T, partner_B),
+        }
+
+
+def _false_negatives(labels: Int[Tensor, "B"]) -> Bool[Tensor, "B B"]:
+    same = (labels[:, None] == labels) & (labels >= 0)
+    return same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+
+
+def build(config: Config, scene: Scene) -> InfoNCE:
+    if len(scene.outputs) != 2:
+        raise ConfigError(
+            f"infonce pairs two modalities, not {len(scene.outputs)}: {', '.join(scene.outputs)}"
+        )
+    return InfoNCE(config)

@@ -1,0 +1,121 @@
+"""AVID: each clip must be told from clips remembered in a bank, across modalities and within them.
+
+`cross` weighs what is seen against remembered sound and the reverse, `within` each modality against
+its own memory: Cross-AVID is 1 and 0, Self-AVID 0 and 1, Joint-AVID 1 and 1. All directions share
+their negatives, drawn uniformly from all other clips. The published equations print a softmax; the
+published code trains binary NCE with a constant fixed at the first step. `nce` chooses. `anchors`
+leaves out the directions that begin in the other modality.
+
+Source: Morgado et al., 2021, "Audio-Visual Instance Discrimination with Cross-Modal Agreement".
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from learn.training.objectives import Batch, Objective, Scene
+from learn.training.objectives._bank import (
+    Bank,
+    binary_nce,
+    check,
+    claim,
+    similarities,
+    softmax_nce,
+)
+from learn.training.objectives._pairs import others
+from store.errors import ConfigError
+
+SUPERVISED = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    nce: str = "binary"  # or softmax
+    cross: float = 1.0
+    within: float = 0.0
+    negatives: int = 1024
+    temperature: float = 0.07
+    momentum: float = 0.5
+    anchors: str = "both"  # or visual, audio
+
+    def __post_init__(self) -> None:
+        name = "memory_bank"
+        check(
+            name,
+            temperature=self.temperature,
+            momentum=self.momentum,
+            negatives=self.negatives,
+        )
+        if self.nce not in ("binary", "softmax"):
+            raise ConfigError(f"{name}: nce={self.nce!r} is neither binary nor softmax")
+        if self.anchors not in ("both", "visual", "audio"):
+            raise ConfigError(f"{name}: anchors={self.anchors!r} is none of both, visual, audio")
+        if min(self.cross, self.within) < 0 or not 0 < self.cross + self.within < float("inf"):
+            raise ConfigError(f"{name}: cross and within are 0 or more, and not both 0")
+
+
+class MemoryBank(Objective):
+    def __init__(self, config: Config, bank: Bank) -> None:
+        super().__init__()
+        self.config = config
+        self._bank = [bank]  # the training's, not a part of this module
+
+    @property
+    def bank(self) -> Bank:
+        return self._bank[0]
+
+    def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        negatives = self._negatives(batch)
+        names = list(batch.embeddings)
+        anchors = [name for name in names if self.config.anchors in ("both", name)]
+        whole = self.config.cross + self.config.within
+        z = self._z(batch, negatives)
+        found = {}
+        for weight, kind in ((self.config.cross, "cross"), (self.config.within, "within")):
+            if not weight:
+                continue
+            for anchor in anchors:
+                (target,) = [n for n in names if (n == anchor) == (kind == "within")]
+                cost = self._cost(batch, anchor, target, negatives, z).mean()
+                found[f"{kind}_{anchor}"] = weight / whole / len(anchors) * cost
+        return found
+
+    def after_step(self, batch: Batch) -> None:
+        if self.bank.z.isnan():
+            with torch.no_grad():
+                self.bank.z.copy_(self._z(batch, self._negatives(batch)))
+        self.bank.move(batch, self.config.momentum)
+
+    def _negatives(self, batch: Batch) -> Int[Tensor, "B K"]:
+        clips = len(self.bank.of(next(iter(batch.embeddings))))
+        return others(batch, self.config.negatives, clips)
+
+    def _z(self, batch: Batch, negatives: Int[Tensor, "B K"]) -> Float[Tensor, ""]:
+        """The constant, or what this step would make it: from the first direction there is."""
+        if not self.bank.z.isnan():
+            return self.bank.z
+        names = list(batch.embeddings)
+        target = names[-1] if self.config.cross else names[0]
+        s = similarities(batch.embeddings[names[0]].detach(), self.bank.of(target), negatives)
+        return (s / self.config.temperature).exp().mean()
+
+    def _cost(
+        self, batch: Batch, anchor: str, target: str, negatives: Int[Tensor, "B K"], z: Tensor
+    ) -> Float[Tensor, "B"]:
+        unit = F.normalize(batch.embeddings[anchor], dim=-1)
+        positive = (unit * self.bank.positives(batch, target)).sum(1, keepdim=True)
+        negative = similarities(batch.embeddings[anchor], self.bank.of(target), negatives)
+        scaled = positive / self.config.temperature, negative / self.config.temperature
+        return softmax_nce(*scaled) if self.config.nce == "softmax" else binary_nce(*scaled, z)
+
+
+def build(config: Config, scene: Scene) -> MemoryBank:
+    if len(scene.outputs) != 2:
+        raise ConfigError(
+            f"memory_bank remembers two modalities, not {len(scene.outputs)}: "
+            f"{', '.join(scene.outputs)}"
+        )
+    return MemoryBank(config, claim(scene))

@@ -1,0 +1,56 @@
+"""Several labels a clip: binary cross-entropy of one linear classifier that all modalities share.
+
+The cost is the mean over modalities and classes. `balance` weighs the positives of a class by how
+much rarer they are than its negatives in the batch, to that power: 0 leaves them as they are.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from learn.training.objectives import Batch, Objective, Scene
+from store.errors import ConfigError
+
+SUPERVISED = True
+SEVERAL = True  # labels a clip: Batch.targets
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    balance: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.balance <= 1:
+            raise ConfigError(f"multi_label: balance={self.balance} is not in [0, 1]")
+
+
+class MultiLabel(Objective):
+    def __init__(self, config: Config, scene: Scene) -> None:
+        super().__init__()
+        self.config = config
+        self.classifier = nn.Linear(scene.dim, len(scene.classes))
+
+    def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        assert batch.targets is not None
+        positive = batch.targets.sum(0)
+        rarer = (len(batch) - positive) / positive.clamp_min(1)
+        weight = rarer.clamp_min(1e-3) ** self.config.balance
+        share = 1 / len(batch.embeddings)
+        return {
+            name: share * F.binary_cross_entropy_with_logits(x, batch.targets, pos_weight=weight)
+            for name, x in self.classify(batch.embeddings).items()
+        }
+
+    def classify(
+        self, embeddings: Mapping[str, Float[Tensor, "B _"]]
+    ) -> dict[str, Float[Tensor, "B C"]]:
+        return {name: self.classifier(x) for name, x in embeddings.items()}
+
+
+def build(config: Config, scene: Scene) -> MultiLabel:
+    if not scene.classes:
+        raise ConfigError("multi_label needs labels; the column has none")
+    return MultiLabel(config, scene)

@@ -1,0 +1,64 @@
+"""NT-Xent: each view of a clip must find the clip's other view among all views of the batch.
+
+With `views.copies = 2` the views are two copies of the stored rows, in every modality by itself;
+with one copy they are what is seen and what is heard, and views of one modality are negatives of
+each other too. Only a view itself is left out of its denominator. `reduction=mean` is the paper's
+mean over 2N views; `sum` adds the means of both sides, as the published code does: twice as much.
+
+Source: Chen et al., 2020, "A Simple Framework for Contrastive Learning", equation 1.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from learn.training.objectives import Batch, Objective, Scene
+from store.errors import ConfigError
+
+SUPERVISED = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    temperature: float = 0.1
+    reduction: str = "mean"  # or sum
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < float("inf"):
+            raise ConfigError(f"nt_xent: temperature={self.temperature} is not above 0 and finite")
+        if self.reduction not in ("mean", "sum"):
+            raise ConfigError(f"nt_xent: reduction={self.reduction!r} is neither mean nor sum")
+
+
+class NTXent(Objective):
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+
+    def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        if len(batch.copies) == 2:
+            one, two = batch.copies
+            pairs = {name: (one[name], two[name]) for name in one}
+        else:
+            left, right = batch.embeddings.values()
+            pairs = {"views": (left, right)}
+        return {name: self._cost(*pair) / len(pairs) for name, pair in pairs.items()}
+
+    def _cost(self, one: Float[Tensor, "B E"], two: Float[Tensor, "B E"]) -> Float[Tensor, ""]:
+        views = F.normalize(torch.cat([one, two]), dim=-1)
+        own = torch.eye(len(views), dtype=torch.bool, device=views.device)
+        similarity = (views @ views.T / self.config.temperature).masked_fill(own, -torch.inf)
+        partner = torch.arange(len(views), device=views.device).roll(len(one))
+        cost = F.cross_entropy(similarity, partner)
+        return cost if self.config.reduction == "mean" else 2 * cost
+
+
+def build(config: Config, scene: Scene) -> NTXent:
+    if scene.views != 2 and len(scene.outputs) != 2:
+        raise ConfigError(
+            f"nt_xent needs views.copies=2, or two modalities as views, not {len(scene.outputs)}"
+        )
+    return NTXent(config)

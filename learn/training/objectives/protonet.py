@@ -1,0 +1,63 @@
+"""ProtoNet: a query belongs to the class whose mean of shots is nearest.
+
+The cost is the cross-entropy of minus the squared distances times `scale`, of vectors of length 1,
+as those of a run are: so prototypes in episodes ask what was learnt. With length 1, squared
+distances are 4 at most; the published ones are of any length and have no scale.
+
+Source: Snell et al., NeurIPS 2017, "Prototypical networks for few-shot learning".
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from learn.training.objectives import Scene
+from learn.training.objectives._episodic import Episodic, cross_entropy
+from store.errors import ConfigError
+
+SUPERVISED = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    scale: float = 8.0
+    shots: int = 5  # of a class for each query, while training; 0: all that the batch has
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale < float("inf"):
+            raise ConfigError(f"protonet: scale={self.scale} is not above 0 and finite")
+        if self.shots < 0:
+            raise ConfigError(f"protonet: shots={self.shots} is less than 0")
+
+
+class ProtoNet(Episodic):
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config, self.shots = config, config.shots
+
+    def compare(
+        self,
+        query: Float[Tensor, "E M D"],
+        support: Float[Tensor, "E N K D"],
+        shown: Bool[Tensor, "E M N K"] | None = None,
+    ) -> Float[Tensor, "E M N"]:
+        q, s = F.normalize(query, dim=-1), F.normalize(support, dim=-1)
+        if shown is None:
+            mean = s.mean(2)[:, None]
+        else:
+            share = shown / shown.sum(-1, keepdim=True).clamp_min(1)
+            mean = torch.einsum("emnk,enkd->emnd", share.to(s.dtype), s)
+        return -self.config.scale * (q[:, :, None] - mean).square().sum(-1)
+
+    def cost(
+        self, scores: Float[Tensor, "M N"], answer: Int[Tensor, "M"], there: Bool[Tensor, "M N"]
+    ) -> Float[Tensor, ""]:
+        return cross_entropy(scores, answer, there)
+
+
+def build(config: Config, scene: Scene) -> ProtoNet:
+    _ = scene.dim  # distances need one size
+    return ProtoNet(config)

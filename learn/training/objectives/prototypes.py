@@ -1,0 +1,65 @@
+"""Cross-modal prototypes: a clip's picture is near the centroid its sound belongs to, and back.
+
+Every `every` epochs both modalities' embeddings are clustered, at the very first what is stored;
+then
+
+    -log exp(v_i . c_a[y_i] / tau) / sum_k exp(v_i . c_a[k] / tau)
+
+with c_a the audio clusters' mean directions and y_i the cluster of clip i's sound, plus the mirror,
+halved. Centroids take no gradient.
+
+Source: the contrast of prototypes of Li et al., 2021 (PCL), between modalities clustered as in
+Alwassel et al., 2020 (XDC).
+"""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from learn.training.objectives import Batch, Moment, Scene
+from learn.training.objectives._clusters import Clustered, two_modalities
+from store.errors import ConfigError
+
+SUPERVISED = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    clusters: int = 64
+    temperature: float = 0.1
+    every: int = 1  # epochs between clusterings
+
+    def __post_init__(self) -> None:
+        if self.clusters < 2 or self.every < 1:
+            raise ConfigError("prototypes: clusters is 2 or more, every 1 or more")
+        if not 0 < self.temperature < float("inf"):
+            raise ConfigError(
+                f"prototypes: temperature={self.temperature} is not above 0 and finite"
+            )
+
+
+class Prototypes(Clustered):
+    def __init__(self, config: Config, scene: Scene) -> None:
+        super().__init__(scene, config.clusters)
+        self.config = config
+
+    def prepare(self, moment: Moment) -> dict[str, float]:
+        if moment.epoch % self.config.every:
+            return {}
+        return self.recluster(moment, stored=moment.epoch == moment.round == 0)
+
+    def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        found = {}
+        for name, other in (self.names, self.names[::-1]):
+            similarity = F.normalize(batch.embeddings[name], dim=-1) @ self.centres(other).T
+            cost = F.cross_entropy(similarity / self.config.temperature, self.codes(batch, other))
+            found[name] = cost / 2
+        return found
+
+
+def build(config: Config, scene: Scene) -> Prototypes:
+    two_modalities("prototypes", scene)
+    _ = scene.dim  # directions of one size
+    return Prototypes(config, scene)

@@ -1,0 +1,92 @@
+"""SSCL: a student of one modality learns from the other one's memory, then they change places.
+
+The curriculum is the recipe's: the teacher is trained on its own memory (a stage of `memory_bank`
+with within=1, cross=0), then both with this objective; then the roles are swapped. The student is
+the anchor; positive and negatives are the teacher's:
+
+joint=bank      both from the memory, as printed. The memory takes no gradient, so the teacher
+                learns nothing; the run's metrics list its parameters under `no_gradient`
+joint=bank+uni  the same, and the teacher goes on with its own discrimination
+joint=live      the positive is the teacher's embedding as it is now, with its gradient
+
+Source: Zhang et al., 2021, "Enhancing Audio-Visual Association with Self-Supervised Curriculum
+Learning" (softmax NCE over the memory).
+"""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from learn.training.objectives import Batch, Objective, Scene
+from learn.training.objectives._bank import Bank, check, claim, similarities, softmax_nce
+from learn.training.objectives._pairs import others
+from store.errors import ConfigError
+
+SUPERVISED = False
+JOINTS = ("bank", "bank+uni", "live")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    student: str = "audio"  # or visual
+    joint: str = "bank+uni"  # or bank, live
+    negatives: int = 1024
+    temperature: float = 0.07
+    momentum: float = 0.5
+
+    def __post_init__(self) -> None:
+        check(
+            "sscl",
+            temperature=self.temperature,
+            momentum=self.momentum,
+            negatives=self.negatives,
+        )
+        if self.student not in ("visual", "audio"):
+            raise ConfigError(f"sscl: student={self.student!r} is neither visual nor audio")
+        if self.joint not in JOINTS:
+            raise ConfigError(f"sscl: joint={self.joint!r} is none of {', '.join(JOINTS)}")
+
+
+class SSCL(Objective):
+    def __init__(self, config: Config, bank: Bank) -> None:
+        super().__init__()
+        self.config = config
+        self.teacher = "visual" if config.student == "audio" else "audio"
+        self._bank = [bank]  # the training's, not a part of this module
+
+    @property
+    def bank(self) -> Bank:
+        return self._bank[0]
+
+    def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        drawn = others(batch, self.config.negatives, len(self.bank.of(self.teacher)))
+        remembered = self.bank.positives(batch, self.teacher)
+        now = F.normalize(batch.embeddings[self.teacher], dim=-1)
+        positive = now if self.config.joint == "live" else remembered
+        found = {"cross": self._cost(batch, self.config.student, positive, drawn)}
+        if self.config.joint == "bank+uni":
+            found["uni"] = self._cost(batch, self.teacher, remembered, drawn)
+        return found
+
+    def after_step(self, batch: Batch) -> None:
+        self.bank.move(batch, self.config.momentum)
+
+    def _cost(
+        self,
+        batch: Batch,
+        anchor: str,
+        positive: Float[Tensor, "B E"],
+        drawn: Int[Tensor, "B K"],
+    ) -> Float[Tensor, ""]:
+        x, t = batch.embeddings[anchor], self.config.temperature
+        there = (F.normalize(x, dim=-1) * positive).sum(1, keepdim=True)
+        away = similarities(x, self.bank.of(self.teacher), drawn)
+        return softmax_nce(there / t, away / t).mean()
+
+
+def build(config: Config, scene: Scene) -> SSCL:
+    if set(scene.outputs) != {"visual", "audio"}:
+        raise ConfigError(f"sscl needs visual and audio, not {', '.join(scene.outputs)}")
+    return SSCL(config, claim(scene))

@@ -1,0 +1,70 @@
+"""TCaF: an embedding names its class among the texts, lies on its text, and leads back to it.
+
+    ce     cross-entropy of x . theta_w over all classes' texts
+    reg    mse(x, theta_w)
+    rec    mse(w, D(x)) + mse(w, D(theta_w))
+
+summed over the outputs there are, `av` alone in the published system.
+
+Source: Mercea et al., ECCV 2022, "Temporal and cross-modal attention for audio-visual zero-shot
+learning".
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from learn.training.objectives import Batch, Objective, Scene
+from learn.training.objectives._texts import text_and_back
+from store.errors import ConfigError
+
+SUPERVISED = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    hidden: int = 512
+    dropout: float = 0.1
+    reg: float = 1.0  # weights
+    rec: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.hidden < 1 or not 0 <= self.dropout < 1 or min(self.reg, self.rec) < 0:
+            raise ConfigError("tcaf: hidden 1 or more, dropout in [0, 1), reg and rec 0 or more")
+
+
+class TCaF(Objective):
+    texts: Tensor
+
+    def __init__(self, config: Config, scene: Scene) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("texts", scene.known_texts("tcaf"), persistent=False)
+        self.text, self.decoder = text_and_back(
+            self.texts.shape[1], config.hidden, scene.dim, dropout=config.dropout
+        )
+
+    def embed_texts(self, texts: Float[Tensor, "C W"]) -> Float[Tensor, "C E"]:
+        return self.text(texts)
+
+    def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        names = self.embed_texts(self.texts)
+        text, words = names[batch.labels], self.texts[batch.labels]
+        ce, reg, rec = [], [], [F.mse_loss(self.decoder(text), words)]
+        for x in batch.embeddings.values():
+            ce.append(F.cross_entropy(x @ names.T, batch.labels))
+            reg.append(F.mse_loss(x, text))
+            rec.append(F.mse_loss(self.decoder(x), words))
+        return {
+            "ce": torch.stack(ce).sum(),
+            "reg": self.config.reg * torch.stack(reg).sum(),
+            "rec": self.config.rec * torch.stack(rec).sum(),
+        }
+
+
+def build(config: Config, scene: Scene) -> TCaF:
+    _ = scene.dim  # one text is near all of them
+    return TCaF(config, scene)

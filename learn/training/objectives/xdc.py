@@ -1,0 +1,65 @@
+"""XDC: each modality learns to name the clusters that the other one's clips fall into.
+
+Clusters are made at the start of each round, in the first of what is stored, later of what the
+networks have learnt; classifiers start anew with them. The recipe's `rounds` say how often. The
+cost is plain cross-entropy.
+
+Source: Alwassel et al., 2020, "Self-Supervised Learning by Cross-Modal Audio-Video Clustering".
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from learn.training.objectives import Batch, Moment, Scene
+from learn.training.objectives._clusters import Clustered, two_modalities
+from store.errors import ConfigError
+
+SUPERVISED = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    clusters: int = 64
+
+    def __post_init__(self) -> None:
+        if self.clusters < 2:
+            raise ConfigError(f"xdc: clusters={self.clusters} is less than 2")
+
+
+class XDC(Clustered):
+    def __init__(self, config: Config, scene: Scene) -> None:
+        super().__init__(scene, config.clusters)
+        self.classifiers = nn.ModuleDict(
+            {name: nn.Linear(dim, self.count) for name, dim in scene.outputs.items()}
+        )
+
+    @torch.no_grad()
+    def prepare(self, moment: Moment) -> dict[str, float]:
+        if moment.epoch:
+            return {}
+        generator = torch.Generator().manual_seed(moment.seed)
+        for layer in self.classifiers.children():
+            assert isinstance(layer, nn.Linear)
+            bound = layer.in_features**-0.5
+            for values in (layer.weight, layer.bias):
+                drawn = torch.empty(values.shape).uniform_(-bound, bound, generator=generator)
+                values.copy_(drawn)
+        return self.recluster(moment, stored=moment.round == 0)
+
+    def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        return {
+            name: F.cross_entropy(
+                self.classifiers[name](batch.embeddings[name]), self.codes(batch, other)
+            )
+            / 2
+            for name, other in (self.names, self.names[::-1])
+        }
+
+
+def build(config: Config, scene: Scene) -> XDC:
+    two_modalities("xdc", scene)
+    return XDC(config, scene)

@@ -1,0 +1,79 @@
+"""What a run's own classifier says of clips, or in episodes, read back from its last objective.
+
+Shapes: V = clips, C = classes of the training.
+"""
+
+from collections.abc import Mapping
+from inspect import isabstract
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from learn.data.clips import Rows
+from learn.fewshot.heads import Head
+from learn.training.objectives import Objective
+from learn.training.runs import Run
+from store import plugins
+from store.errors import InputError
+
+NAME = "own"  # what a run's own head is called where heads are named
+
+
+@torch.inference_mode()
+def class_shares(run: Run, rows: Mapping[str, Rows]) -> dict[str, Float[Tensor, "V C"]]:
+    """Shares of the training's classes, from each output that the objective classifies.
+
+    Raises:
+        InputError: it classifies none.
+    """
+    known = {m: one for m, one in rows.items() if m in run.features}
+    scores = run.objective.classify(run.space.embed(known))
+    if not scores:
+        able = _that_override(Objective.classify.__name__)
+        raise InputError(
+            f"{run.path} has no head: its last objective {_name(run.objective)!r} does not "
+            f"classify; train with one of {', '.join(able)}, or use --protocol linear"
+        )
+    return {name: logits.softmax(-1) for name, logits in scores.items()}
+
+
+def of_episodes(run: Run | None) -> Head:
+    """The run's own way to answer episodes.
+
+    Raises:
+        InputError: there is no run, or its objective has none.
+    """
+    head = None if run is None else run.objective.head()
+    if head is None:
+        able = ", ".join(_that_override(Objective.head.__name__))
+        what = "stored vectors have" if run is None else f"{run.path} has"
+        raise InputError(
+            f"{what} no head {NAME!r}: it is that of a run whose objective learns to answer "
+            f"episodes ({able}); give such a --projection, or another --head"
+        )
+    return head
+
+
+def _that_override(method: str) -> list[str]:
+    """Objectives that say how."""
+    return [
+        name
+        for name in plugins.names("learn.training.objectives")
+        if _overrides(plugins.module("learn.training.objectives", name), method)
+    ]
+
+
+def _name(objective: Objective) -> str:
+    return type(objective).__module__.rpartition(".")[2]
+
+
+def _overrides(module: object, method: str) -> bool:
+    """Has an objective of this module, or one it builds on, a way of its own?"""
+    return any(
+        isinstance(one, type)
+        and issubclass(one, Objective)
+        and not isabstract(one)
+        and getattr(one, method) is not getattr(Objective, method)
+        for one in vars(module).values()
+    )

@@ -1,0 +1,308 @@
+"""Recipes: TOML that makes a published system out of plug-ins, and the changes `--set` makes to it.
+
+[data]         which clips and features
+[projection]   `name` and the settings of a plug-in of learn/models/projections, for each modality;
+               [projection.visual], [projection.audio] change it for one of them
+[network]      instead of [projection]: a plug-in of learn/models/networks, for all modalities
+[objective]    `name` and the settings of a plug-in of learn/training/objectives
+[optimiser]    how long and how fast
+[views]        copies of each clip that differ, for objectives that compare a clip with itself
+[[stages]]     one after another, each from where the last ended; none: one stage that learns all
+  name         what it is called in talk and metrics
+  train        the parts that learn: modalities (or "network"), "objective"; the others are frozen
+  rounds       how often it starts over with a fresh optimiser, such as after each re-clustering
+  objective, optimiser, views    change those above; an objective with a `name` replaces it
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from store import plugins
+from store.errors import ConfigError, MissingFile, UnknownSetting, choices
+from store.sizes import parse_size
+
+FOLDER = Path(__file__).parent / "recipes"
+# Where the plug-ins that a section of a recipe names are found.
+FAMILIES = {
+    "projection": "learn.models.projections",
+    "network": "learn.models.networks",
+    "objective": "learn.training.objectives",
+}
+PER_MODALITY = ("visual", "audio")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSettings:
+    split: str = ""  # trained on; empty: train where there are splits, else all
+    val_split: str = "val"  # stops the training early, where the manifest has it
+    label: str = "label"
+    visual: str = ""  # a feature's name; empty: the only one; none: leave it out
+    audio: str = ""
+    missing: str = "drop"  # clips without a modality; keep: masked, for objectives that allow it
+    labels: str = ""  # a file with a vector for each class name: `learn labels`
+    memory: str = "8GiB"  # rows of a larger split are streamed, see learn/data/streaming.py
+
+    def __post_init__(self) -> None:
+        if self.missing not in ("drop", "keep"):
+            raise ConfigError(f"data.missing={self.missing!r} is neither drop nor keep")
+        parse_size(self.memory)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimiserSettings:
+    method: str = "adamw"  # adamw, adam, sgd
+    epochs: int = 50
+    batch_size: int = 128
+    bucket: int = 0  # batches among whose clips those of like length meet; 0: any clips meet
+    ways: int = 0  # classes of a batch, as many clips of each; 0: any clips meet
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    momentum: float = 0.9  # of sgd, Nesterov's
+    schedule: str = "constant"  # or cosine: down to 0 at the end of the stage's round
+    warmup_epochs: float = 0.0
+    watch: str = "auto"  # on the validation split: loss, episodes or none; auto: loss if it has one
+    patience: int = 10  # epochs without a better validation; 0: never stop early
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        bounds = {
+            "epochs": 1, "batch_size": 2, "bucket": 0, "ways": 0, "patience": 0, "seed": 0,
+            "warmup_epochs": 0,
+        }  # fmt: skip
+        for key, least in bounds.items():
+            if getattr(self, key) < least:
+                raise ConfigError(f"optimiser.{key}={getattr(self, key)} is less than {least}")
+        if 2 * self.ways > self.batch_size:
+            raise ConfigError(
+                f"optimiser.ways={self.ways} leaves less than two clips of a class in batches of "
+                f"{self.batch_size}; lower it or raise optimiser.batch_size"
+            )
+        if self.ways and self.bucket:
+            raise ConfigError("optimiser: ways and bucket both say who meets; set one of them")
+        if not 0 < self.learning_rate < float("inf") or not 0 <= self.weight_decay < float("inf"):
+            raise ConfigError("optimiser: learning_rate is above 0 and weight_decay 0 or more")
+        if not 0 <= self.momentum < 1:
+            raise ConfigError(f"optimiser.momentum={self.momentum} is not in [0, 1)")
+        known = {
+            "method": ("adamw", "adam", "sgd"),
+            "schedule": ("constant", "cosine"),
+            "watch": ("auto", "loss", "episodes", "none"),
+        }
+        for key, values in known.items():
+            if (value := getattr(self, key)) not in values:
+                there = choices(value, values)
+                raise ConfigError(f"optimiser.{key}={value!r} does not exist; there are {there}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewSettings:
+    """How `learn/training/augment.py` makes the copies. As they are, they do not differ."""
+
+    copies: int = 1
+    subclip: float = 1.0  # share of a clip's rows in each copy, in one piece
+    feature_dropout: float = 0.0  # share of stored dimensions set to their mean
+    noise: float = 0.0  # in deviations of the stored dimensions
+
+    def __post_init__(self) -> None:
+        if self.copies not in (1, 2):
+            raise ConfigError(f"views.copies={self.copies} is neither 1 nor 2")
+        if not 0 < self.subclip <= 1:
+            raise ConfigError(f"views.subclip={self.subclip} is not in (0, 1]")
+        if not 0 <= self.feature_dropout < 1 or not 0 <= self.noise < float("inf"):
+            raise ConfigError("views: feature_dropout is in [0, 1) and noise 0 or more")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A part of a training with one objective."""
+
+    name: str
+    objective: plugins.Spec
+    optimiser: OptimiserSettings
+    views: ViewSettings
+    train: tuple[str, ...]  # empty: everything
+    rounds: int
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise ConfigError(f"stage {self.name}: rounds={self.rounds} is less than 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """A complete training: every setting has its value."""
+
+    data: DataSettings
+    projection: Mapping[str, plugins.Spec]  # by modality; empty where there is a network
+    network: plugins.Spec | None
+    stages: tuple[Stage, ...]
+    seed: int
+
+    def as_json(self) -> dict[str, Any]:
+        """All settings; `from_tables` reads it back."""
+        stages = [
+            {
+                "name": stage.name,
+                "train": list(stage.train),
+                "rounds": stage.rounds,
+                "objective": _flat(stage.objective),
+                "optimiser": asdict(stage.optimiser),
+                "views": asdict(stage.views),
+            }
+            for stage in self.stages
+        ]
+        how: dict[str, Any] = {"projection": {m: _flat(s) for m, s in self.projection.items()}}
+        if self.network:
+            how = {"network": _flat(self.network)}
+        return {"data": asdict(self.data), **how, "stages": stages}
+
+
+def recipes() -> list[dict[str, str]]:
+    """Name, first line of the header and path of every recipe that comes with the package."""
+    found = []
+    for path in sorted(FOLDER.glob("*.toml")):
+        header = path.read_text().splitlines()[0].lstrip("# ")
+        found.append({"name": path.stem, "summary": header, "path": str(path)})
+    return found
+
+
+def load(recipe: str | Path, changes: Sequence[str] = ()) -> Recipe:
+    """The recipe of that name or in that file, with `section.key=value` changes.
+
+    A change of a section holds for every stage; `stages.NAME.section.key=value` for one.
+
+    Raises:
+        MissingFile: neither a recipe's name nor a file.
+        ConfigError: not TOML, or a value of the wrong type.
+        UnknownSetting, UnknownPlugin: says what exists and what was probably meant.
+    """
+    path = Path(recipe)
+    if not path.is_file():
+        known = {one["name"]: one["path"] for one in recipes()}
+        if str(recipe) not in known:
+            raise MissingFile(f"no recipe {str(recipe)!r}; there are {choices(str(recipe), known)}")
+        path = Path(known[str(recipe)])
+    try:
+        tables = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
+        raise ConfigError(f"{path} is not TOML: {fault}") from None
+    for change in changes:
+        _apply(tables, change, where=str(path))
+    return from_tables(tables, where=str(path))
+
+
+def from_tables(tables: Mapping[str, Any], *, where: str) -> Recipe:
+    """A recipe of its sections; what they leave out has its default."""
+    known = ("data", "projection", "network", "objective", "optimiser", "views", "stages")
+    for section, table in tables.items():
+        if section not in known:
+            raise UnknownSetting(
+                f"{where} has no section {section!r}; there are {choices(section, known)}"
+            )
+        if section != "stages" and not isinstance(table, dict):
+            raise ConfigError(f"{where}: {section} is not a [section]")
+    stages = tables.get("stages", [{}])
+    if not stages or not isinstance(stages, list) or not all(isinstance(s, dict) for s in stages):
+        raise ConfigError(f"{where}: stages are [[stages]] sections, one at least")
+    data = plugins.settle(DataSettings, "data", tables.get("data", {}))
+    if "network" in tables and "projection" in tables:
+        raise ConfigError(f"{where}: it is either [network] or [projection]")
+    network = _plugin("network", tables["network"]) if "network" in tables else None
+    built = tuple(_stage(number, table, tables) for number, table in enumerate(stages))
+    if len(seeds := {stage.optimiser.seed for stage in built}) > 1:
+        raise ConfigError(f"{where}: stages have different seeds; name one in [optimiser]")
+    return Recipe(
+        data=data,
+        projection={} if network else _projections(tables.get("projection", {})),
+        network=network,
+        stages=built,
+        seed=seeds.pop(),
+    )
+
+
+def _stage(number: int, table: Mapping[str, Any], base: Mapping[str, Any]) -> Stage:
+    known = ("name", "train", "rounds", "objective", "optimiser", "views")
+    where = f"stage {table.get('name', number)}"
+    for key in table:
+        if key not in known:
+            raise UnknownSetting(f"{where} has no setting {key!r}; it has {choices(key, known)}")
+    train = table.get("train", [])
+    train = train.split(",") if isinstance(train, str) else train
+    objective = dict(table.get("objective", {}))
+    if "name" not in objective:
+        objective = {**base.get("objective", {}), **objective}
+    merged = {k: {**base.get(k, {}), **table.get(k, {})} for k in ("optimiser", "views")}
+    try:
+        rounds = int(table.get("rounds", 1))
+    except ValueError:
+        raise ConfigError(f"{where}: rounds={table['rounds']!r} is not a number") from None
+    return Stage(
+        name=str(table.get("name", "main" if number == 0 else f"stage{number}")),
+        objective=_plugin("objective", objective),
+        optimiser=plugins.settle(OptimiserSettings, "optimiser", merged["optimiser"]),
+        views=plugins.settle(ViewSettings, "views", merged["views"]),
+        train=tuple(train),
+        rounds=rounds,
+    )
+
+
+def _apply(tables: dict[str, Any], change: str, *, where: str) -> None:
+    """Make one change of `--set` in the tables of a recipe."""
+    name, has_value, value = change.partition("=")
+    path = [part.strip() for part in name.split(".")]
+    if not has_value or len(path) < 2 or not all(path):
+        raise ConfigError(f"--set {change!r} is not SECTION.KEY=VALUE, such as optimiser.epochs=20")
+    stages = tables.get("stages", [])
+    if path[0] == "stages":
+        names = [str(stage.get("name", number)) for number, stage in enumerate(stages)]
+        if len(path) < 3 or path[1] not in names:
+            there = choices(path[1], names) if names else "none"
+            raise ConfigError(f"--set {change!r}: {where} has the stages {there}")
+        _put(stages[names.index(path[1])], path[2:], value.strip(), change)
+        return
+    for stage in stages:  # what is said now holds for every stage
+        own = stage.get(path[0]) if path[0] in ("optimiser", "views", "objective") else None
+        if isinstance(own, dict) and not (path[0] == "objective" and "name" in own):
+            own.pop(path[1], None)
+    _put(tables, path, value.strip(), change)
+
+
+def _put(table: dict[str, Any], path: Sequence[str], value: str, change: str) -> None:
+    for part in path[:-1]:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {change!r}: {part} is not a [section]")
+    table[path[-1]] = value
+
+
+def _projections(table: Mapping[str, Any]) -> dict[str, plugins.Spec]:
+    """A projection for each modality: the section's, with that modality's own changes."""
+    base = {key: value for key, value in table.items() if key not in PER_MODALITY}
+    found = {}
+    for modality in PER_MODALITY:
+        own = table.get(modality, {})
+        if not isinstance(own, dict):
+            raise ConfigError(f"projection: {modality} is not a [section]")
+        found[modality] = _plugin("projection", own if "name" in own else {**base, **own})
+    return found
+
+
+def _plugin(section: str, table: Mapping[str, Any]) -> plugins.Spec:
+    """The plug-in of a section, with all its defaults written out."""
+    family = FAMILIES[section]
+    settings = dict(table)
+    name = settings.pop("name", None)
+    if not isinstance(name, str):
+        raise ConfigError(
+            f"{section}.name is missing; there are {', '.join(plugins.names(family))}"
+        )
+    config = plugins.configure(family, plugins.Spec(name, settings))
+    assert is_dataclass(config)
+    return plugins.Spec(name, {f.name: getattr(config, f.name) for f in fields(config)})
+
+
+def _flat(spec: plugins.Spec) -> dict[str, Any]:
+    return {"name": spec.name, **spec.settings}

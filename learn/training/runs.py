@@ -1,0 +1,230 @@
+"""A training's directory: what it holds, written in order, `done.json` last; and reading it back.
+
+    config.json                the complete recipe, its name, and their digest
+    provenance.json            store, features, clips trained on, seed, code, versions, device
+    metrics.jsonl              a line per step, epoch and round, told apart by `event`
+    checkpoint.safetensors     where an unfinished training stands; see learn/training/checkpoint.py
+    weights.safetensors        the space and the last stage's objective
+    bank.safetensors           what outlives a stage, such as a memory bank; where there is any
+    labels.csv                 vectors of class names, where the training was given them
+    done.json                  digests of the files above
+
+Shapes: V = clips, E = embedding size.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from learn.data import labels
+from learn.data.clips import Rows
+from learn.data.labels import Labels
+from learn.models.embedder import Space
+from learn.training import recipe as recipes
+from learn.training.objectives import Objective, Scene, Texts
+from store import plugins
+from store.errors import ConfigError, InputError, MicroshotError, MissingFile
+
+if TYPE_CHECKING:
+    from store import Feature
+
+FILES = ("config.json", "provenance.json", "metrics.jsonl", "weights.safetensors")
+BANK = "bank.safetensors"
+LABELS = "labels.csv"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Run:
+    """A finished training, read back."""
+
+    path: Path
+    features: Mapping[str, str]  # modality -> the feature it was trained on
+    space: Space
+    trained_on: frozenset[str]  # ids of clips that gave gradients or chose the best epoch
+    classes: tuple[str, ...]  # that training knew, in the order of its codes
+    objective: Objective  # of the last stage, as it ended
+    labels: Labels | None  # vectors of class names, of those trained on and others
+
+    def check(self, feature: "Feature") -> None:
+        """Refuse a feature that the towers were not trained on.
+
+        Raises:
+            InputError: names both.
+        """
+        wanted = self.features.get(feature.modality)
+        if wanted not in (None, feature.name):
+            raise InputError(
+                f"{self.path} was trained on {wanted}, not on {feature.name}; use that feature "
+                "or train again"
+            )
+
+    def embed(self, rows: Mapping[str, Rows]) -> dict[str, Float[Tensor, "V _"]]:
+        """Unit vectors in the common space for every clip: visual, audio, and av of a network
+        that makes one vector of both."""
+        known = {m: one for m, one in rows.items() if m in self.features}
+        return {name: F.normalize(x, dim=-1) for name, x in self.space.embed(known).items()}
+
+    @property
+    def knows_names(self) -> bool:
+        """Is there a way from class names into its space?"""
+        return self.labels is not None and isinstance(self.objective, Texts)
+
+    def class_embeddings(self, names: Sequence[str]) -> Float[Tensor, "C E"]:
+        """Unit vectors in the common space for these class names, whether trained on or not.
+
+        Raises:
+            ConfigError: the run was trained without class texts.
+            InputError: lists the names without a vector.
+        """
+        if self.labels is None or not isinstance(self.objective, Texts):
+            raise ConfigError(
+                f"{self.path} has no way from class names into its space; train a recipe with "
+                "texts: learn train DIR --recipe cjme --labels FILE -o RUN"
+            )
+        with torch.inference_mode():
+            texts = torch.from_numpy(self.labels.of(names))
+            return F.normalize(self.objective.eval().embed_texts(texts), dim=-1)
+
+
+def refuse_existing(run_dir: Path) -> None:
+    """Ask before long work, not after it.
+
+    Raises:
+        InputError: something is there already.
+    """
+    if run_dir.exists():
+        raise InputError(f"{run_dir} exists; name a new directory with -o")
+
+
+def write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+
+def write_weights(run_dir: Path, modules: Mapping[str, nn.Module]) -> None:
+    """All parameters and buffers, each under its module's name; those of "" under their own."""
+    save_file(_flat(modules), run_dir / "weights.safetensors")
+
+
+def write_bank(
+    run_dir: Path, states: Mapping[str, nn.Module], clips: Sequence[str], clips_sha256: str
+) -> None:
+    """What outlives a stage, with the ids of the clips that its rows belong to."""
+    if states:
+        # One key: the order of several differs from write to write.
+        about = json.dumps({"clips": list(clips), "clips_sha256": clips_sha256})
+        save_file(_flat(states), run_dir / BANK, metadata={"about": about})
+
+
+def _flat(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    return {
+        f"{name}.{key}" if name else key: value.detach().cpu().contiguous()
+        for name, module in modules.items()
+        for key, value in module.state_dict().items()
+    }
+
+
+def finish(run_dir: Path, facts: Mapping[str, Any]) -> None:
+    """Declare the run complete: from now on readers accept it."""
+    known = (*FILES, BANK, LABELS)
+    there = [name for name in known if name in FILES or (run_dir / name).is_file()]
+    digests = {name: _sha256(run_dir / name) for name in there}
+    unfinished = run_dir / "done.json.unfinished"
+    write_json(unfinished, {"files": digests, **facts})
+    unfinished.replace(run_dir / "done.json")
+
+
+def load_run(path: Path) -> Run:
+    """A finished run.
+
+    Raises:
+        MissingFile: no run is there, or one that never finished.
+        InputError: a file is not what the run wrote.
+    """
+    if not (path / "config.json").is_file():
+        raise MissingFile(f"no run {path}; make one with: learn train DIR --recipe NAME -o {path}")
+    if not (path / "done.json").is_file():
+        raise MissingFile(
+            f"{path} is unfinished (no done.json); go on with: learn train … -o {path} --resume"
+        )
+    try:
+        for name, digest in json.loads((path / "done.json").read_text())["files"].items():
+            if _sha256(path / name) != digest:
+                raise InputError(f"{path / name} was changed since the run finished; train again")
+        config = json.loads((path / "config.json").read_text())
+        provenance = json.loads((path / "provenance.json").read_text())
+        recipe = recipes.from_tables(config["recipe"], where=str(path))
+        weights = load_file(path / "weights.safetensors")
+        of = "objective."
+        own = {k: v for k, v in weights.items() if not k.startswith(of)}
+        its = {k.removeprefix(of): v for k, v in weights.items() if k.startswith(of)}
+        known = labels.read(path / LABELS) if (path / LABELS).is_file() else None
+        classes = tuple(provenance["classes"])
+        with torch.random.fork_rng(devices=[]):
+            space = Space(recipe, provenance["dims"])
+            objective = build_objective(
+                recipe.stages[-1],
+                space,
+                dims=provenance["dims"],
+                classes=classes,
+                clips=len(provenance["clips"]),
+                known=known,
+                states={},
+            )
+        space.load_state_dict(own)
+        objective.load_state_dict(its)
+    except MicroshotError:
+        raise
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as fault:
+        raise InputError(f"{path} is not a run we can read ({fault}); train again") from None
+    return Run(
+        path=path,
+        features=provenance["features"],
+        space=space.eval(),
+        trained_on=frozenset(provenance["clips"]) | frozenset(provenance["val_clips"]),
+        classes=classes,
+        objective=objective.eval(),
+        labels=known,
+    )
+
+
+def build_objective(
+    stage: recipes.Stage,
+    space: Space,
+    *,
+    dims: Mapping[str, int],
+    classes: tuple[str, ...],
+    clips: int,
+    known: Labels | None,
+    states: dict[str, nn.Module],
+) -> Objective:
+    """A stage's objective for these classes.
+
+    Raises:
+        InputError: class names without a vector.
+        ConfigError: from the objective.
+    """
+    scene = Scene(
+        outputs=space.outputs,
+        hidden=space.hidden,
+        inputs=dims,
+        classes=classes,
+        clips=clips,
+        texts=None if known is None else torch.from_numpy(known.of(classes)),
+        views=stage.views.copies,
+        states=states,
+    )
+    built: Objective = plugins.build("learn.training.objectives", stage.objective, scene)
+    return built
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,250 @@
+"""Train projections of stored features into a common space, as a recipe says.
+
+This module gathers what a training needs and writes what comes of it; `learn/training/loop.py`
+trains.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from learn.data import labels
+from learn.models.embedder import Space
+from learn.training import checkpoint, runs
+from learn.training import recipe as recipes
+from learn.training.dataset import Job, load_job
+from learn.training.loop import Engine, Scalars
+from learn.training.recipe import Recipe
+from store.errors import ConfigError, InputError, MicroshotError
+
+Progress = Callable[[int, int, str], None]
+SAME = (
+    "store_id",
+    "features",
+    "dims",
+    "clips_sha256",
+    "val_clips",
+    "labels_sha256",
+)  # of a resumed training
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """What a training came to."""
+
+    run: str
+    clips: int
+    val_clips: int
+    epochs: int  # of all stages and rounds
+    best_epoch: int  # of the last round
+    loss: float  # of that epoch, as the next two
+    val_loss: float | None
+    val_accuracy: float | None
+    seconds: float  # of this call
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def train(
+    store_path: str | Path,
+    recipe: str | Path,
+    *,
+    settings: Sequence[str] = (),
+    run_dir: str | Path,
+    manifest: str | Path | None = None,
+    resume: bool = False,
+    device: str = "cpu",
+    tensorboard: str | Path | None = None,
+    checkpoint_seconds: float = 30.0,
+    progress: Progress | None = None,
+) -> Training:
+    """Train as the recipe says, changed by `section.key=value`, into a new directory.
+
+    The same store, recipe and seed give the same weights, bit for bit, on one machine with one
+    number of threads; so does a training that was killed and goes on with `resume`. Where the
+    manifest has the validation split, the weights of the best epoch of each round are kept.
+
+    Raises:
+        MissingFile, ConfigError: no such recipe, or settings it does not have.
+        InputError: the directory exists, or is of another training; no clips to train on.
+    """
+    begun = time.monotonic()
+    run_dir, place = Path(run_dir), _device(device)
+    if not resume:
+        runs.refuse_existing(run_dir)
+    recipe_ = recipes.load(recipe, settings)
+    plain = recipe_.as_json()
+    digest = sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+    config = {"recipe": plain, "from": str(recipe), "set": list(settings), "sha256": digest}
+    job = load_job(store_path, manifest, recipe_)
+    told = _provenance(job, recipe_, place)
+    if finished := _open_run(run_dir, config, told):
+        return finished
+    cuda = [place] if place.type == "cuda" else []
+    with (
+        _gone_unless_begun(run_dir),
+        torch.random.fork_rng(devices=cuda),
+        _scalars(tensorboard) as scalars,
+    ):
+        torch.manual_seed(recipe_.seed)
+        data, val = job.data.to(place), job.val.to(place) if job.val else None
+        space = Space(recipe_, {m: rows.dim for m, rows in data.rows.items()})
+        states: dict[str, nn.Module] = {}
+        objectives = [
+            runs.build_objective(
+                stage,
+                space,
+                dims={m: rows.dim for m, rows in data.rows.items()},
+                classes=data.clips.classes,
+                clips=len(data.clips),
+                known=job.labels,
+                states=states,
+            )
+            for stage in recipe_.stages
+        ]
+        if job.labels is not None:
+            labels.write(run_dir / runs.LABELS, job.labels)
+        engine = Engine(
+            run_dir=run_dir, space=space, stages=recipe_.stages, objectives=objectives,
+            states=states, data=data, val=val, watches=job.watches, seed=recipe_.seed,
+            device=place, checkpoint_seconds=checkpoint_seconds, progress=progress,
+            scalars=scalars,
+        )  # fmt: skip
+        for modality, rows in data.rows.items():
+            space.of(modality).measure(rows)
+        engine.run()
+    runs.write_weights(run_dir, {"": space, "objective": objectives[-1]})
+    runs.write_bank(run_dir, states, data.clips.ids, data.clips.sha256)
+    last, best = engine.place.rounds[-1], engine.place.best
+    result = Training(
+        run=str(run_dir),
+        clips=len(data.clips),
+        val_clips=len(val.clips) if val else 0,
+        epochs=sum(map(len, engine.place.rounds)),
+        best_epoch=best,
+        loss=last[best]["loss"],
+        val_loss=last[best]["val_loss"],
+        val_accuracy=last[best]["val_accuracy"],
+        seconds=round(time.monotonic() - begun, 3),
+    )
+    runs.finish(run_dir, result.as_json())
+    checkpoint.remove(run_dir)
+    return result
+
+
+@contextmanager
+def _gone_unless_begun(run_dir: Path) -> Iterator[None]:
+    """A training that is refused before its first step leaves no directory behind."""
+    try:
+        yield
+    except MicroshotError:
+        metrics = run_dir / "metrics.jsonl"
+        if not metrics.is_file() or not metrics.stat().st_size:
+            for name in ("config.json", "provenance.json", runs.LABELS, "metrics.jsonl"):
+                (run_dir / name).unlink(missing_ok=True)
+            with suppress(OSError):  # somebody else's files are in it
+                run_dir.rmdir()
+        raise
+
+
+def _device(name: str) -> torch.device:
+    """Raises:
+    ConfigError: no such device here; nothing runs elsewhere silently.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"no device {name!r}; there are cpu and cuda") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"no device {name!r}; there are cpu and cuda")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda, but torch finds no GPU; use --device cpu")
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
+def _open_run(
+    run_dir: Path, config: Mapping[str, Any], provenance: Mapping[str, Any]
+) -> Training | None:
+    """Make the directory, or check that it is of this very training; its result if it is done.
+
+    Raises:
+        InputError: another recipe, store or clips.
+    """
+    if not (run_dir / "provenance.json").is_file():
+        run_dir.mkdir(parents=True, exist_ok=True)
+        runs.write_json(run_dir / "config.json", config)
+        runs.write_json(run_dir / "provenance.json", provenance)
+        return None
+    wanted = json.loads(json.dumps({"config": config, "provenance": provenance}))
+    for name, now in wanted.items():
+        then = json.loads((run_dir / f"{name}.json").read_text())
+        keys = ("sha256",) if name == "config" else SAME
+        if changed := [key for key in keys if then.get(key) != now[key]]:
+            raise InputError(
+                f"{run_dir} was begun with another {'recipe' if name == 'config' else changed[0]}; "
+                "go on with the same, or name a new directory with -o"
+            )
+    if not (run_dir / "done.json").is_file():
+        return None
+    done = json.loads((run_dir / "done.json").read_text())
+    return Training(**{key: value for key, value in done.items() if key != "files"})
+
+
+def _provenance(job: Job, recipe: Recipe, device: torch.device) -> dict[str, Any]:
+    data, val = job.data, job.val
+    return {
+        "store_id": job.store_id,
+        "features": dict(job.features),
+        "dims": {m: rows.dim for m, rows in data.rows.items()},
+        "split": data.clips.split,
+        "clips": data.clips.ids,
+        "clips_sha256": data.clips.sha256,
+        "classes": data.clips.classes,
+        "labels_sha256": None if job.labels is None else job.labels.sha256,
+        "val_clips": val.clips.ids if val else (),
+        "seed": recipe.seed,
+        "code_sha256": code(),
+        "versions": {name: version(name) for name in ("microshot", "torch", "numpy")},
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def code() -> str:
+    """Digest of this package's source."""
+    folder, digest = Path(__file__).parents[1], sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _scalars(folder: str | Path | None) -> Iterator[Scalars | None]:
+    """TensorBoard's writer, where one is asked for.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    if folder is None:
+        yield None
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise InputError(
+            "TensorBoard is not installed; run: pip install 'microshot[tensorboard]'"
+        ) from None
+    with SummaryWriter(str(folder)) as writer:  # type: ignore[no-untyped-call]
+        yield writer

@@ -1,0 +1,70 @@
+"""Which epoch was best: by validation loss, or by few-shot accuracy on the validation clips.
+
+The loss needs classes that the objective knows. Accuracy of episodes does not: prototypes of
+validation clips answer for validation clips, in every single modality and across them; or the
+objective's own head does, where it has one.
+
+Shapes: V = clips.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from learn.data.clips import UNLABELLED, Clips
+from learn.fewshot import modes as views
+from learn.fewshot.heads import Context, Head
+from learn.fewshot.scoring import accuracies, scorer
+from learn.fewshot.tasks import Episodes
+from store import plugins
+from store.errors import NotEnoughClips
+
+EPISODES = 200
+WAYS, QUERIES = 5, 5
+
+
+def draw(clips: Clips, seed: int) -> Episodes | None:
+    """The episodes that judge, as many ways and queries as these clips allow; None: too few."""
+    _, sizes = np.unique(clips.codes[clips.codes != UNLABELLED], return_counts=True)
+    for queries in range(QUERIES, 0, -1):
+        ways = min(WAYS, int((sizes > queries).sum()))
+        if ways < 2:
+            continue
+        asked = {"ways": ways, "shots": 1, "queries": queries, "episodes": EPISODES}
+        try:
+            spec = plugins.Spec("n_way_k_shot", asked)
+            drawn: Episodes = plugins.build("learn.fewshot.tasks", spec)(clips, seed=seed)
+        except NotEnoughClips:
+            continue
+        return drawn
+    return None
+
+
+def accuracy(
+    vectors: Mapping[str, Float[Tensor, "V _"]], clips: Clips, *, seed: int, head: Head | None
+) -> float:
+    """Mean accuracy over all pairs of a support's and a query's modality."""
+    episodes = draw(clips, seed)
+    assert episodes is not None, "whoever watches episodes has asked whether there are any"
+    unit = {name: F.normalize(x, dim=-1).cpu() for name, x in vectors.items()}
+    head = head or plugins.build("learn.fewshot.heads", "prototypes")
+    modes = {"visual": "v", "audio": "a", "av": "av"}
+    found = []
+    for support in unit:
+        for query in unit:
+            pair = views.pair(unit, modes[support], modes[query], common=True)
+            context = Context(blocks=pair.blocks, origin=pair.support.mean(0))
+            score = scorer(head, pair, context, queries=episodes.query.size)
+            found.append(float(accuracies(episodes, score(episodes)).mean()))
+    return sum(found) / len(found)
+
+
+def score(epoch: Mapping[str, Any]) -> float:
+    """Of a validated epoch: higher is better."""
+    if epoch["val_accuracy"] is not None:
+        return float(epoch["val_accuracy"])
+    return -float(epoch["val_loss"])

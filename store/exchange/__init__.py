@@ -1,0 +1,1 @@
+"""Other people's files: features in and out of a store."""

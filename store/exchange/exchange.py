@@ -1,0 +1,225 @@
+"""Features out of a store into other people's files, and back.
+
+export(store.open(DIR), "hdf5", Path("features.h5"))
+import_("npz:values=audio,clip_id=clip,modality=audio", Path("features.npz"), Path("DIR"))
+"""
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+from store import plugins
+from store.errors import InputError, MicroshotError, MissingFile
+from store.exchange import importing
+from store.exchange.formats import Clips, Format, Track
+from store.features.feature import Feature
+from store.status import Status
+from store.storage import posix
+from store.store import Store, create
+
+FAMILY = "store.exchange.formats"
+
+Progress = Callable[[int, int], object]  # told of the clips done, once per feature, and all
+
+
+def export(
+    store: Store,
+    format_spec: str,
+    output: Path,
+    *,
+    features: Sequence[str] = (),
+    label: str = "label",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Write features (all, if none is named) into a new file or directory; facts for a report.
+
+    Formats that sort clips by class take it from the manifest's column `label`, and leave out
+    clips without rows, which the facts count by kind.
+
+    Raises:
+        InputError: the output exists, or the format cannot tell what is in the store.
+        ConfigError: no such format, or no such setting of it.
+    """
+    made: Format = plugins.build(FAMILY, format_spec)
+    chosen = [store[name] for name in (features or store.features)]
+    name = plugins.parse_spec(format_spec).name
+    if not chosen:
+        raise InputError(f"{store.name} has no features; run: extract run MANIFEST --store DIR")
+    if len(chosen) > 1 and "features" not in made.keeps:
+        raise InputError(
+            f"{name} holds one feature, these are {len(chosen)}; name one with --feature: "
+            + ", ".join(feature.name for feature in chosen)
+        )
+    table = _columns(store)
+    told = _counter(progress, sum(len(feature.clip_ids) for feature in chosen))
+    tracks = [_leaving(feature, table, told) for feature in chosen]
+    with _new(output) as target:
+        written = made.write(tracks, target, label=label)
+    status = Counter(code for feature in chosen for code in feature.status.tolist())
+    total = sum(status.values())
+    return {
+        "output": str(output),
+        "format": name,
+        "features": [feature.name for feature in chosen],
+        "clips": written,
+        "left_out": total - written,
+        "status": {Status(code).kind: count for code, count in sorted(status.items())},
+    }
+
+
+def import_(
+    format_spec: str,
+    source: Path,
+    store_dir: Path | str,
+    *,
+    trust_pickle: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Commit the features of a file or directory to a store, made if need be; facts for a report.
+
+    Everything is read and checked before anything is written. An import that was interrupted goes
+    on where it stopped; one that was done adds nothing.
+
+    Raises:
+        MissingFile: there is no source.
+        InputError: it is not of this format, damaged, or a pickle nobody trusts.
+        ConfigError: no such format, or no such setting of it.
+    """
+    parsed = plugins.parse_spec(format_spec)
+    settings = asdict(plugins.configure(FAMILY, parsed))
+    made: Format = plugins.build(FAMILY, parsed)
+    if not source.exists():
+        raise MissingFile(f"no {source} to import")
+    with _reading(source):
+        tracks = list(made.read(source, trust_pickle=trust_pickle))
+        specs = [importing.identity(track, parsed.name, settings, source) for track in tracks]
+        known = importing.checked(tracks)
+        importing.manifest_of(known, {}, source)  # refuses what no manifest may say
+    store = create(store_dir)
+    counts: Counter[str] = Counter()
+    told = _counter(progress, len(known) * len(tracks))
+    done = []
+    for track, spec in zip(tracks, specs, strict=True):
+        feature = store.add_feature(spec)
+        done.append(feature.name)
+        for clips in importing.units(track.clips()):
+            if not feature.has_unit(feature.unit_name(clips.clip_ids)):
+                feature.commit(
+                    importing.unit_rows(clips, parsed.name), {"imported_from": source.name}
+                )
+            told(len(clips.clip_ids))
+        counts.update(Status(code).kind for code in store[feature.name].status.tolist())
+    importing.keep_manifest(store, known, source)
+    return {
+        "store": str(store_dir),
+        "format": parsed.name,
+        "features": done,
+        "clips": len(known),
+        "status": dict(sorted(counts.items())),
+    }
+
+
+# ── out ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _columns(store: Store) -> dict[str, dict[str, str]]:
+    """The manifest's columns as {column: {clip id: cell}}."""
+    try:
+        manifest = store.manifest()
+    except MissingFile:
+        return {}
+    return {
+        name: dict(zip(manifest.clip_ids, cells, strict=True))
+        for name, cells in manifest.table.items()
+        if name != "clip_id"
+    }
+
+
+def _counter(progress: Progress | None, total: int) -> Callable[[int], None]:
+    """A function that takes how many clips more are done."""
+    done = 0
+
+    def told(more: int) -> None:
+        nonlocal done
+        done += more
+        if progress:
+            progress(done, total)
+
+    return told
+
+
+def _leaving(
+    feature: Feature, table: Mapping[str, Mapping[str, str]], told: Callable[[int], None]
+) -> Track:
+    def clips() -> Iterator[Clips]:
+        for clip_ids, values, offsets in feature.scan():
+            yield Clips(
+                clip_ids=tuple(clip_ids),
+                values=values,
+                offsets=offsets,
+                row_time_ms=feature.read_times(clip_ids),
+                status=feature.status_of(clip_ids),
+                columns={
+                    c: tuple(cells.get(i, "") for i in clip_ids) for c, cells in table.items()
+                },
+            )
+            told(len(clip_ids))
+
+    known = {"origin": feature.spec.digested, "notes": dict(feature.notes)}
+    return Track(
+        name=feature.name, modality=feature.modality, dim=feature.dim, clips=clips, known=known
+    )
+
+
+@contextmanager
+def _new(output: Path) -> Iterator[Path]:
+    """A name beside `output` to write to; it becomes `output` when all went well.
+
+    Raises:
+        InputError: `output` exists, or cannot be written.
+    """
+    if output.exists() or output.is_symlink():
+        raise InputError(f"{output} exists; name a new file or remove it")
+    if not output.absolute().parent.is_dir():
+        raise InputError(f"no directory {output.absolute().parent} to write {output.name} to")
+    target = output.absolute().with_name(f".{output.name[:80]}-{token_hex(6)}.partial")
+    try:
+        yield target
+        for folder, _, names in os.walk(target, topdown=False):
+            for name in (*names, "."):
+                posix.fsync(Path(folder, name))
+        if target.is_file():
+            posix.fsync(target)
+        target.rename(output)
+        posix.fsync(output.absolute().parent)
+    except MicroshotError:
+        raise
+    except OSError as error:
+        raise InputError(
+            f"cannot write {output}: {error.strerror or error}; nothing was written"
+        ) from error
+    finally:
+        shutil.rmtree(target, ignore_errors=True)
+        with suppress(OSError):
+            target.unlink()
+
+
+# ── in ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+@contextmanager
+def _reading(source: Path) -> Iterator[None]:
+    """Name the source in every complaint about it."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{source} cannot be read ({error.strerror or error})") from error
+    except InputError as error:
+        message = str(error)
+        raise type(error)(message if str(source) in message else f"{source}: {message}") from error

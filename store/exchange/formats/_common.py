@@ -1,0 +1,151 @@
+"""What several formats need: means, labels, text, and rows sorted to their clips.
+
+Shapes: V = clips, N = rows, D = embedding size.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float32, Int32, Int64, Shaped
+
+from store.errors import InputError, UnknownColumn, choices
+from store.exchange.formats import MAX_DIM, Clips, Track
+from store.status import Status
+
+UNIT_CLIPS = 1024
+
+
+def reading(path: Path, error: Exception) -> InputError:
+    """A library's complaint about a file, in one line."""
+    lines = str(error).splitlines()
+    return InputError(f"{path} cannot be read ({(lines or [type(error).__name__])[0][:160]})")
+
+
+def only(tracks: Sequence[Track]) -> Track:
+    """The track of a format that holds one."""
+    assert len(tracks) == 1
+    return tracks[0]
+
+
+def with_rows(clips: Clips) -> Int64[np.ndarray, "_"]:
+    """The places of the clips that have rows."""
+    return np.flatnonzero(np.diff(clips.offsets) > 0)
+
+
+def means(clips: Clips) -> Float32[np.ndarray, "_ D"]:
+    """The mean row of each clip that has rows."""
+    places = with_rows(clips)
+    if not places.size:
+        return np.empty((0, clips.values.shape[1]), np.float32)
+    # in double precision: float16 rows may be too many to add up in less
+    sums = np.add.reduceat(clips.values, clips.offsets[places], axis=0, dtype=np.float64)
+    return (sums / np.diff(clips.offsets)[places][:, None]).astype(np.float32)
+
+
+def labels(clips: Clips, column: str) -> list[str]:
+    """The label of each clip that has rows.
+
+    Raises:
+        UnknownColumn, InputError: there is no such column, or a clip has no label in it.
+    """
+    if column not in clips.columns:
+        raise UnknownColumn(f"no column {column!r}; there are {choices(column, clips.columns)}")
+    places = with_rows(clips)
+    found = [clips.columns[column][i] for i in places]
+    if "" in found:
+        lost = clips.clip_ids[places[found.index("")]]
+        raise InputError(
+            f"clip {lost!r} has no {column} ({found.count('')} of {len(found)} have none); "
+            "name another column with --label"
+        )
+    return found
+
+
+def text(value: Any, where: str) -> str:
+    """A name that may be bytes, never its representation.
+
+    Raises:
+        InputError: neither text nor a number.
+    """
+    if isinstance(value, (np.generic, np.ndarray)) and np.ndim(value) == 0:
+        value = value.item()
+    if isinstance(value, (bytes, bytearray)):
+        try:
+            return bytes(value).decode("utf-8").strip()
+        except UnicodeDecodeError:
+            raise InputError(f"{where} has the name {bytes(value)[:40]!r}, not UTF-8") from None
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise InputError(f"{where} has a {type(value).__name__} where a name belongs")
+
+
+def matrix(rows: np.ndarray, where: str) -> Float[np.ndarray, "N D"]:
+    """Numbers as rows.
+
+    Raises:
+        InputError: another number of axes, or no numbers.
+    """
+    if rows.ndim != 2 or rows.dtype.kind not in "fiu" or not 1 <= rows.shape[1] <= MAX_DIM:
+        raise InputError(f"{where} is {rows.dtype}{list(rows.shape)}, not rows of numbers")
+    return rows if rows.dtype.kind == "f" else rows.astype(np.float64)
+
+
+def spaced(counts: Int64[np.ndarray, "V"], step_seconds: float) -> Int32[np.ndarray, "_"]:
+    """Times of rows that follow each other at a fixed step from each clip's beginning."""
+    first = np.repeat(np.cumsum(counts) - counts, counts)
+    return np.round((np.arange(counts.sum()) - first) * (1000 * step_seconds)).astype(np.int32)
+
+
+def ends(counts: Int64[np.ndarray, "V"]) -> Int64[np.ndarray, "_"]:
+    """Offsets of clips with so many rows."""
+    return np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+
+
+def gathered(
+    names: Sequence[str],
+    values: Shaped[np.ndarray, "N D"],
+    columns: Mapping[str, Sequence[str]],
+    where: str,
+    *,
+    step_seconds: float = 1.0,
+) -> Clips:
+    """One name a row: rows of one name become one clip, at its first place.
+
+    Raises:
+        InputError: numbers of names and rows differ, or rows of a clip have unlike labels.
+    """
+    if len(names) != len(values):
+        raise InputError(f"{where} has {len(names)} names for {len(values)} rows")
+    values = matrix(values, where)
+    place: dict[str, int] = {}
+    clip_of_row = np.array([place.setdefault(n, len(place)) for n in names], dtype=np.int64)
+    order = np.argsort(clip_of_row, kind="stable")
+    counts = np.bincount(clip_of_row, minlength=len(place)).astype(np.int64)
+    offsets = ends(counts)
+    table = {}
+    for column, cells in columns.items():
+        table[column] = tuple(cells[row] for row in order[offsets[:-1]])
+        for cell, clip in zip(cells, clip_of_row, strict=True):
+            if cell != table[column][clip]:
+                raise InputError(
+                    f"{where}: clip {names[order[offsets[clip]]]!r} has the {column} "
+                    f"{table[column][clip]!r} and {cell!r}"
+                )
+    return Clips(
+        clip_ids=tuple(place),
+        values=values[order],
+        offsets=offsets,
+        row_time_ms=spaced(counts, step_seconds),
+        status=np.full(len(place), Status.OK, np.uint8),
+        columns=table,
+    )
+
+
+def pieces(total: int, size: int = UNIT_CLIPS) -> Iterator[slice]:
+    """`total` things in slices of `size`."""
+    for start in range(0, total, size):
+        yield slice(start, min(total, start + size))

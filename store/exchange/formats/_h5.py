@@ -1,0 +1,53 @@
+"""HDF5 files opened with care: nothing outside of the file is followed, nothing swells."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from store.errors import InputError, MicroshotError
+from store.exchange.formats._common import reading
+
+MAX_RATIO = 1100  # of announced to stored bytes: more than any filter of HDF5 gives for real data
+SMALL_BYTES = 64 << 20
+
+
+@contextmanager
+def opened(source: Path) -> Iterator[h5py.File]:
+    try:
+        with h5py.File(source, "r") as file:
+            yield file
+    except MicroshotError:
+        raise
+    except Exception as error:  # h5py raises many types on damaged bytes
+        raise reading(source, error) from error
+
+
+def member(group: h5py.Group, name: str, source: Path) -> Any:
+    """What a group holds itself: a link may lead to other files.
+
+    Raises:
+        InputError: it is a link.
+    """
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        raise InputError(f"{source}: {name!r} is a link, which is not followed")
+    return group[name]
+
+
+def dataset_of(group: h5py.Group, name: str, source: Path) -> h5py.Dataset:
+    """A dataset whose bytes are in this file, and as many as it says.
+
+    Raises:
+        InputError: it is none, lies elsewhere, or swells.
+    """
+    found = member(group, name, source)
+    if not isinstance(found, h5py.Dataset) or found.shape is None:
+        raise InputError(f"{source}: {name!r} is no dataset")
+    if found.is_virtual or found.external:
+        raise InputError(f"{source}: {name!r} lies in another file, which is not followed")
+    stored = found.id.get_storage_size()
+    if found.nbytes > SMALL_BYTES and found.nbytes > MAX_RATIO * stored:
+        raise InputError(f"{source}: {name!r} swells from {stored} to {found.nbytes} bytes")
+    return found

@@ -1,0 +1,176 @@
+"""torch's files of tensors, read and written without torch.
+
+A zip archive of stored members: `data.pkl` names tensors, `data/<key>` holds their storages. The
+pickle goes through the restricted reader, as with `torch.load(weights_only=True)`. Before torch 1.6
+it was a row of pickles with the storages behind them.
+"""
+
+import io
+import struct
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from store import safe_pickle
+from store.errors import InputError
+from store.exchange.formats._common import reading
+
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_HEAD = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
+_STORAGE_OF = {np.dtype(t): n for n, t in safe_pickle.STORAGES.items() if t not in ("bf16", "b1")}
+
+
+def read_torch(path: Path, *, trust_pickle: bool) -> Any:
+    """The object in a file of torch; `pickles.array` gives its tensors.
+
+    Raises:
+        InputError: damaged, compressed, or with more in it than tensors; a pickle that is no zip
+            archive, unless trusted.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} is no plain file")
+    if zipfile.is_zipfile(path):
+        return _read_zip(path)
+    safe_pickle.check_trust(path, trust_pickle)
+    data = safe_pickle.read_bytes(path)
+    if data.startswith(_LEGACY_HEAD):
+        return _read_legacy(io.BytesIO(data), len(data), path)
+    return safe_pickle.load(io.BytesIO(data), name=str(path))
+
+
+def _read_zip(path: Path) -> Any:
+    with _opened(path) as archive:
+        names = archive.namelist()
+        heads = [name for name in names if name.endswith("/data.pkl")]
+        if len(heads) != 1 or len(set(names)) != len(names):
+            raise InputError(f"{path} is no file of torch: it has {len(heads)} data.pkl")
+        top = heads[0].removesuffix("data.pkl")
+        order = _member(archive, f"{top}byteorder") if f"{top}byteorder" in names else b"little"
+        head = _member(archive, heads[0])
+    if order != b"little":
+        raise InputError(f"{path} is not little-endian; save it again on another machine")
+
+    def storage(pid: tuple[Any, ...]) -> Callable[[], np.ndarray]:
+        kind, key, numel = _reference(pid, path)
+
+        @cache
+        def load() -> np.ndarray:
+            with _opened(path) as archive:
+                return _numbers(_member(archive, f"{top}data/{key}"), kind, numel, path)
+
+        return load
+
+    return safe_pickle.load(io.BytesIO(head), name=str(path), storage=storage)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except InputError:
+        raise
+    except Exception as error:  # zipfile raises many types on damaged bytes
+        raise reading(path, error) from error
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """A member that is stored as it is: it cannot be larger than the file."""
+    info = archive.getinfo(name)
+    if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
+        raise InputError(f"{archive.filename}: {name} is compressed, which torch never does")
+    return archive.read(info)
+
+
+def _read_legacy(file: io.BytesIO, size: int, path: Path) -> Any:
+    held: dict[str, np.ndarray] = {}
+    kinds: dict[str, tuple[safe_pickle.StorageType, int]] = {}
+
+    def storage(pid: tuple[Any, ...]) -> Callable[[], np.ndarray]:
+        kind, key, numel = _reference(pid, path)
+        kinds[key] = kind, numel
+        return lambda: held[key]
+
+    def load() -> Any:
+        return safe_pickle.load(file, name=str(path), storage=storage)
+
+    magic, _, _, content, keys = (load() for _ in range(5))
+    if magic != _LEGACY_MAGIC or not isinstance(keys, list) or set(keys) != set(kinds):
+        raise InputError(f"{path} is no file of torch")
+    for key in keys:
+        kind, numel = kinds[key]
+        head = file.read(8)
+        data = file.read(min(size, numel * kind.dtype.itemsize))
+        if len(head) < 8 or struct.unpack("<q", head)[0] != numel:
+            raise InputError(f"{path}: storage {key[:40]!r} is not as large as it says")
+        held[key] = _numbers(data, kind, numel, path)
+    return content
+
+
+def _reference(pid: tuple[Any, ...], path: Path) -> tuple[safe_pickle.StorageType, str, int]:
+    """Type, key and length of a storage a pickle refers to."""
+    if len(pid) == 5 or (len(pid) == 6 and pid[5] is None):  # the sixth: a view, before torch 0.4
+        tag, kind, key, _, numel = pid[:5]
+        plain = isinstance(key, str) and type(numel) is int and numel >= 0
+        if tag == "storage" and isinstance(kind, safe_pickle.StorageType) and plain:
+            return kind, key, numel
+    raise InputError(f"{path} refers to something that is no storage")
+
+
+def _numbers(data: bytes, kind: safe_pickle.StorageType, numel: int, path: Path) -> np.ndarray:
+    if len(data) != numel * kind.dtype.itemsize:
+        raise InputError(f"{path}: a storage is not as large as it says")
+    flat = np.frombuffer(data, kind.dtype)
+    return (flat.astype("<u4") << 16).view("<f4") if kind.is_bfloat16 else flat
+
+
+def write_torch(path: Path, content: Mapping[str, np.ndarray | Sequence[str]]) -> None:
+    """Write a dictionary of tensors and lists of text as torch's zip archive."""
+    program = [b"\x80\x02}("]  # protocol 2, an empty dictionary, a mark
+    storages: list[np.ndarray] = []
+    for name, value in content.items():
+        program.append(_text(name))
+        if isinstance(value, np.ndarray):
+            little = np.ascontiguousarray(value, value.dtype.newbyteorder("<"))
+            program.append(_tensor(little, len(storages)))
+            storages.append(little)
+        else:
+            program += [b"](", *map(_text, value), b"e"]
+    program.append(b"u.")
+    with zipfile.ZipFile(path, "x", zipfile.ZIP_STORED) as archive:
+        archive.writestr("features/data.pkl", b"".join(program))
+        archive.writestr("features/byteorder", "little")
+        for number, storage in enumerate(storages):
+            with archive.open(f"features/data/{number}", "w", force_zip64=True) as file:
+                file.write(storage.data.cast("B") if storage.size else b"")
+        archive.writestr("features/version", "3\n")
+
+
+def _text(value: str) -> bytes:
+    data = value.encode()
+    return b"X" + struct.pack("<I", len(data)) + data
+
+
+def _number(value: int) -> bytes:
+    data = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+    return b"\x8a" + bytes([len(data)]) + data
+
+
+def _numbers_tuple(values: Sequence[int]) -> bytes:
+    return b"(" + b"".join(map(_number, values)) + b"t"
+
+
+def _tensor(array: np.ndarray, key: int) -> bytes:
+    strides = [step // array.itemsize for step in array.strides]
+    return b"".join([
+        b"ctorch._utils\n_rebuild_tensor_v2\n((",
+        _text("storage"), f"ctorch\n{_STORAGE_OF[array.dtype]}\n".encode(),
+        _text(str(key)), _text("cpu"), _number(array.size), b"tQ",
+        _number(0), _numbers_tuple(array.shape), _numbers_tuple(strides),
+        b"\x89ccollections\nOrderedDict\n)RtR",
+    ])  # fmt: skip

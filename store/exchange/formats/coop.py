@@ -1,0 +1,112 @@
+"""Features as the CoOp family saves them: a `.pt` of {"features", "labels", "paths"}.
+
+Features are not normalised; labels are numbers, named by `classnames`, and `split` names the split
+of each clip (keys of ours, which others pass over). A file of {"train": …, "val": …} is read too,
+and so are several views of one path, which are its rows.
+
+Source: Lin et al., 2023, "Multimodality helps unimodality: cross-modal few-shot learning".
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from store import safe_pickle
+from store.errors import InputError
+from store.exchange.formats import Clips, Track
+from store.exchange.formats._common import gathered, labels, matrix, means, only, text, with_rows
+from store.exchange.formats._torch import read_torch, write_torch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    name: str = ""
+    modality: str = "visual"
+
+
+def build(config: Config) -> "Coop":
+    return Coop(config)
+
+
+class Coop:
+    keeps = frozenset({"clip_ids", "split"})
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+
+    def write(self, tracks: Sequence[Track], target: Path, *, label: str) -> int:
+        blocks, names, paths, splits = [], [], [], []
+        for clips in only(tracks).clips():
+            blocks.append(means(clips))
+            names += labels(clips, label)
+            paths += [clips.clip_ids[i] for i in with_rows(clips)]
+            split = clips.columns.get("split", ("",) * len(clips.clip_ids))
+            splits += [split[i] for i in with_rows(clips)]
+        if not paths:
+            raise InputError("no clip has rows to export")
+        classes = sorted(set(names))
+        number = {name: i for i, name in enumerate(classes)}
+        content: dict[str, np.ndarray | Sequence[str]] = {
+            "features": np.concatenate(blocks),
+            "labels": np.array([number[name] for name in names], np.int64),
+            "paths": paths,
+            "classnames": classes,
+            "split": splits,
+        }
+        write_torch(target, content)
+        return len(paths)
+
+    def read(self, source: Path, *, trust_pickle: bool) -> Sequence[Track]:
+        found = safe_pickle.mapping(read_torch(source, trust_pickle=trust_pickle), name=str(source))
+        parts = {"": found} if "features" in found else found
+        blocks = [_block(part, split, source) for split, part in parts.items()]
+        sizes = {clips.values.shape[1] for clips in blocks}
+        if len(sizes) != 1:
+            raise InputError(f"{source} holds features of {len(sizes)} sizes: {sorted(sizes)[:4]}")
+
+        def clips() -> Iterator[Clips]:
+            yield from blocks
+
+        return [
+            Track(
+                name=self._config.name or source.stem,
+                modality=self._config.modality,
+                dim=sizes.pop(),
+                clips=clips,
+                files=(source,),
+            )
+        ]
+
+
+def _block(part: Any, split: Any, source: Path) -> Clips:
+    where = f"{source}[{text(split, str(source))!r}]" if split != "" else str(source)
+    found = safe_pickle.mapping(part, ("features", "labels", "paths"), name=where)
+    features = matrix(safe_pickle.array(found["features"], name=where), where)
+    numbers = safe_pickle.array(found["labels"], name=where)
+    paths = [text(path, where) for path in safe_pickle.items(found["paths"], name=where)]
+    if numbers.shape != (len(paths),) or len(features) != len(paths):
+        raise InputError(
+            f"{where} has {len(features)} features, {numbers.size} labels and {len(paths)} paths"
+        )
+    names = _class_names(found, where)
+    classes = [names.get(number, str(number)) for number in numbers.astype(np.int64).tolist()]
+    columns = {"label": classes}
+    if "split" in found:
+        columns["split"] = [text(s, where) for s in safe_pickle.items(found["split"], name=where)]
+    elif split != "":
+        columns["split"] = [text(split, where)] * len(paths)
+    if len(columns.get("split", paths)) != len(paths):
+        raise InputError(f"{where}: split has another length than paths")
+    return gathered(paths, features, columns, where)
+
+
+def _class_names(found: Mapping[Any, Any], where: str) -> dict[int, str]:
+    """Names of the numbers, where the file says them."""
+    if "lab2cname" in found:
+        said = safe_pickle.mapping(found["lab2cname"], name=where)
+        return {k: text(v, where) for k, v in said.items() if type(k) is int}
+    listed = safe_pickle.items(found.get("classnames", []), name=where)
+    return {i: text(name, where) for i, name in enumerate(listed)}

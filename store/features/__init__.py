@@ -1,0 +1,1 @@
+"""One feature as its readers see it: what is committed, looked up, packed or streamed."""

@@ -1,0 +1,169 @@
+"""What is committed of a feature: its parts, and which of them speaks for each clip.
+
+A snapshot: records are read once, tables when somebody asks. Where there are many clips the look-up
+lies in a file under index/ (see `store.features.clip_index`), so that opening reads no tables at
+all.
+
+Shapes: n = clips committed, V = clips asked for.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from store.errors import DamagedStore
+from store.features.clip_index import ClipIndex, Found, MemoryIndex, PartTable
+from store.names import clip_keys
+from store.parts.commit import CommitRecord, Places, read_record
+from store.parts.part import Part
+from store.parts.row_reader import RowArray
+from store.storage.storage import PosixStorage
+
+INDEX_CLIPS = 1 << 18  # from here on a look-up file pays
+INDEX_PARTS = 1 << 11
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Clips:
+    """Every committed clip once, by part and by place in it."""
+
+    ids: list[str]
+    part: Int64[np.ndarray, "n"]
+    start: Int64[np.ndarray, "n"]
+    rows: Int64[np.ndarray, "n"]
+    status: UInt8[np.ndarray, "n"]
+
+
+class Units:
+    """The units committed when this was made; `earlier` spares reading what it has read already.
+
+    Raises:
+        DamagedStore: from every member, naming the unit.
+    """
+
+    def __init__(self, places: Places, dim: int, earlier: "Units | None" = None) -> None:
+        known = {one.unit: one for one in earlier.records} if earlier else {}
+        self._places = places
+        self.records: list[CommitRecord] = [
+            known.get(unit) or _record(places, unit, dim) for unit in places.units()
+        ]
+        self._arrays: dict[str, RowArray] = earlier._arrays if earlier else {}
+        self._tables: dict[str, PartTable] = earlier._tables if earlier else {}
+        self._counted: set[str] = earlier._counted if earlier else set()
+        self._tried: Counter[bytes] = earlier._tried if earlier else Counter()
+
+    def part(self, number: int) -> Part:
+        """A part that has read nothing yet, so that what it reads goes with it."""
+        return Part(self._places, self.records[number])
+
+    def array(self, number: int) -> RowArray:
+        """The rows of a part, always the same object."""
+        name = self.records[number].part
+        if name not in self._arrays:
+            self._arrays[name] = self.part(number).values
+        return self._arrays[name]
+
+    def lookup(self, clip_ids: Sequence[str]) -> Found:
+        """Where clips are; see `Found`."""
+        found = self.index.lookup(clip_keys(clip_ids))
+        there = found.part >= 0
+        stop = found.start[there] + found.rows[there]
+        if (found.start < 0).any() or (stop > self._rows[found.part[there]]).any():
+            raise DamagedStore(
+                f"{self._places.feature_id}: its look-up file points outside its parts; delete "
+                f"the directory index/ of the store"
+            )
+        return found
+
+    def speaking(self, number: int) -> Int64[np.ndarray, "_"]:
+        """Places in a part of the clips for which it speaks: all, where no clip was tried twice."""
+        if self._once:
+            return np.arange(self.records[number].clips)
+        return np.flatnonzero(self.index.lookup(self.table(number).clip_key).part == number)
+
+    @cached_property
+    def _once(self) -> bool:
+        """Whether every clip is in one part only."""
+        return len(self.index) == sum(record.clips for record in self.records)
+
+    @cached_property
+    def clips(self) -> Clips:
+        """All of them, names included: for stores of which this fits in memory."""
+        tables = [self._table(number) for number in range(len(self.records))]
+        sizes = [len(table.status) for table in tables]
+        part = np.repeat(np.arange(len(tables)), sizes)
+        keys = _joined([table.clip_key for table in tables], np.empty((0, 2), np.uint64))
+        mine = self.index.lookup(keys).part == part
+        ids: list[str] = []
+        for number, ours in enumerate(np.split(mine, np.cumsum(sizes)[:-1])):
+            names = self.part(number).clip_ids if tables else []
+            ids += names if ours.all() else [names[i] for i in np.flatnonzero(ours).tolist()]
+        whole = np.empty(0, np.int64)
+        return Clips(
+            ids=ids,
+            part=part[mine].astype(np.int64),
+            start=_joined([table.row_start for table in tables], whole)[mine],
+            rows=_joined([table.row_count for table in tables], whole)[mine],
+            status=_joined([table.status for table in tables], np.empty(0, np.uint8))[mine],
+        )
+
+    def tries(self, clip_ids: Sequence[str]) -> int:
+        """In how many units the most tried of these clips is."""
+        for number, record in enumerate(self.records):
+            if record.part not in self._counted:
+                self._counted.add(record.part)
+                self._tried.update(map(bytes, self.part(number).clip_keys))
+        return max((self._tried[bytes(key)] for key in clip_keys(clip_ids)), default=0)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def remote(self) -> bool:
+        """Whether the parts are in a bucket."""
+        return not isinstance(self._places.storage, PosixStorage)
+
+    @cached_property
+    def _rows(self) -> Int64[np.ndarray, "_"]:
+        return np.array([record.rows for record in self.records], dtype=np.int64)
+
+    @cached_property
+    def index(self) -> ClipIndex | MemoryIndex:
+        """Which part speaks for each clip."""
+        storage = self._places.storage
+        clips = sum(record.clips for record in self.records)
+        large = clips >= INDEX_CLIPS or len(self.records) >= INDEX_PARTS
+        if not large or not isinstance(storage, PosixStorage):
+            return MemoryIndex([self._table(number) for number in range(len(self.records))])
+        number = {record.part: i for i, record in enumerate(self.records)}
+        folder = storage.root / "index" / self._places.feature_id
+        return ClipIndex(folder, number, lambda name: _read_table(self.part(number[name])))
+
+    def table(self, number: int) -> PartTable:
+        """Keys, rows and statuses of a part; kept only where the look-up is in memory as well."""
+        return self._tables.get(self.records[number].part) or _read_table(self.part(number))
+
+    def _table(self, number: int) -> PartTable:
+        name = self.records[number].part
+        if name not in self._tables:
+            self._tables[name] = _read_table(self.part(number))
+        return self._tables[name]
+
+
+def _record(places: Places, unit: str, dim: int) -> CommitRecord:
+    record = read_record(places, unit)
+    if record.dim != dim:
+        raise DamagedStore(f"{places.feature_id}/{unit} has rows of {record.dim} numbers")
+    return record
+
+
+def _read_table(part: Part) -> PartTable:
+    return PartTable(part.clip_keys, part.row_start, part.row_count, part.status)
+
+
+def _joined(arrays: Sequence[np.ndarray], empty: np.ndarray) -> np.ndarray:
+    return np.concatenate([empty, *arrays])

@@ -1,0 +1,310 @@
+"""One feature of a store: committing units and reading rows.
+
+Shapes: n = clips committed, V = clips asked for, N = their rows, D = embedding size.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float16, Int32, Int64, UInt8
+
+from store.errors import InputError
+from store.features import streaming
+from store.features.clip_index import Found
+from store.features.committed import Units
+from store.features.packed import Packed, offsets_of
+from store.features.streaming import MEMORY_BYTES
+from store.names import is_safe_name, unit_name
+from store.parts import commit as protocol
+from store.parts.commit import CommitRecord, Places
+from store.parts.part import Part
+from store.parts.row_reader import CAN_READ, RowReader, Span
+from store.parts.unit_rows import UnitRows
+from store.spec import STORE_DTYPE, FeatureSpec
+from store.status import Status
+
+
+class Feature:
+    """Rows of many clips under one identity.
+
+    `clip_ids`, `status` and the reading methods see the units committed when first asked, and this
+    object's own commits; `store[name]` gives a fresh view.
+    """
+
+    def __init__(self, places: Places, spec: FeatureSpec) -> None:
+        self._places = places
+        self._seen: Units | None = None
+        self._stale = False
+        self._reader = RowReader()
+        self.spec = spec
+        self.name = places.feature_id
+        self.dim = spec.dim
+        self.modality = spec.modality
+        self.notes = spec.notes
+        self.dtype = np.dtype(STORE_DTYPE)
+
+    def __repr__(self) -> str:
+        return f"Feature({self.name!r}, dim={self.dim}, modality={self.modality!r})"
+
+    @property
+    def location(self) -> str:
+        """What `store.open` takes to find this feature's store."""
+        return self._places.storage.name
+
+    @property
+    def clip_ids(self) -> list[str]:
+        """Committed clips, by unit name and then by place in the unit."""
+        return self._units.clips.ids
+
+    @property
+    def status(self) -> UInt8[np.ndarray, "n"]:
+        """What became of each of `clip_ids`."""
+        return self._units.clips.status
+
+    def status_of(self, clip_ids: Sequence[str]) -> UInt8[np.ndarray, "V"]:
+        """What became of each of these clips; `Status.PENDING` where no unit holds one."""
+        return self.locate(clip_ids).status
+
+    def committed(self) -> dict[str, Status]:
+        """What became of every committed clip, looked up anew: what a resumed run may skip."""
+        self._stale = True
+        clips, by_code = self._units.clips, {int(status): status for status in Status}
+        return {c: by_code[s] for c, s in zip(clips.ids, clips.status.tolist(), strict=True)}
+
+    def unit_name(self, clip_ids: Sequence[str], *, retry: int = 0) -> str:
+        """The name under which exactly these clips, in this order, are one unit."""
+        return unit_name(self.name, clip_ids, retry=retry)
+
+    def has_unit(self, name: str) -> bool:
+        """Whether a unit is committed now."""
+        return is_safe_name(name) and self._places.storage.exists(self._places.record(name))
+
+    def tries(self, clip_ids: Sequence[str]) -> int:
+        """In how many units the most tried of these clips is: the number of its next retry."""
+        return self._units.tries(clip_ids)
+
+    def commit(
+        self, rows: UnitRows, notes: Mapping[str, Any] | None = None, *, retry: int = 0
+    ) -> bool:
+        """Write and commit a unit; False if another attempt had won and this one is garbage.
+
+        `notes` is provenance of this attempt, such as library versions and device. To try
+        committed clips again, `retry` is `tries(clip_ids)`.
+
+        Raises:
+            ValueError: rows of another size.
+            StoreError: the disk refused; nothing was committed.
+        """
+        if rows.values.shape[1] != self.dim:
+            raise ValueError(
+                f"rows have {rows.values.shape[1]} numbers; {self.name} has {self.dim}"
+            )
+        record = protocol.commit(self._places, rows, notes=notes or {}, retry=retry)
+        self._stale = True
+        return record is not None
+
+    def read(
+        self, clip_ids: Sequence[str], *, verify: bool = True
+    ) -> tuple[Float16[np.ndarray, "N D"], Int64[np.ndarray, "V_plus_1"]]:
+        """Rows of those clips in that order, and where each begins; failed clips have none.
+
+        `verify` compares every chunk that is touched with its checksum, and so reads whole chunks;
+        without it, only the rows are read: some ten times as fast for a few clips here and there.
+
+        Raises:
+            InputError: a clip that is not committed.
+            DamagedStore: names the unit and file.
+        """
+        units, found = self._find(clip_ids)
+        offsets = offsets_of(found.rows)
+        if not CAN_READ and not units.remote:
+            return self._read_by_zarr(units, found, offsets), offsets
+        spans = [
+            Span(units.array(part), start, start + rows, to)
+            for part, start, rows, to in zip(
+                found.part.tolist(),
+                found.start.tolist(),
+                found.rows.tolist(),
+                offsets[:-1].tolist(),
+                strict=True,
+            )
+            if rows
+        ]
+        values = self._reader.gather(
+            spans, int(offsets[-1]), dim=self.dim, dtype=self.dtype, verify=verify
+        )
+        return values, offsets
+
+    def _read_by_zarr(
+        self, units: Units, found: Found, offsets: Int64[np.ndarray, "V_plus_1"]
+    ) -> Float16[np.ndarray, "N D"]:
+        """The same rows, slowly: for systems without `pread`, and to compare with."""
+        values = np.empty((offsets[-1], self.dim), dtype=self.dtype)
+        for part, members in _by_part(found):
+            whole = units.part(part)
+            for i in members.tolist():
+                start = int(found.start[i])
+                rows = whole.rows_by_zarr(start, start + int(found.rows[i]))
+                values[offsets[i] : offsets[i + 1]] = rows
+        return values
+
+    def read_times(self, clip_ids: Sequence[str]) -> Int32[np.ndarray, "N"]:
+        """Times of those clips' rows in milliseconds from each clip's beginning, as in `read`."""
+        units, found = self._find(clip_ids)
+        offsets = offsets_of(found.rows)
+        times = np.empty(offsets[-1], dtype=np.int32)
+        for part, members in _by_part(found):
+            all_times = units.part(part).row_time_ms
+            for i in members.tolist():
+                start = found.start[i]
+                times[offsets[i] : offsets[i + 1]] = all_times[start : start + found.rows[i]]
+        return times
+
+    def locate(self, clip_ids: Sequence[str]) -> Found:
+        """Number among `parts()`, first row, rows and status of these clips; see `Found`."""
+        return self._units.lookup(clip_ids)
+
+    def packed(self, clip_ids: Sequence[str] | None = None, *, verify: bool = True) -> Packed:
+        """Rows, masks and times of these clips (all committed, if None) in one piece of memory.
+
+        Clips that failed, have no such stream or are not committed have no rows. `.padded()` makes
+        them equally long.
+
+        Raises:
+            DamagedStore: names the unit and file.
+        """
+        clip_ids = self.clip_ids if clip_ids is None else clip_ids
+        rows = self.locate(clip_ids).rows
+        known = [clip_id for clip_id, n in zip(clip_ids, rows.tolist(), strict=True) if n]
+        return Packed(
+            clip_ids=tuple(clip_ids),
+            values=self.read(known, verify=verify)[0],
+            offsets=offsets_of(rows),
+            time_ms=self.read_times(known),
+        )
+
+    def batches(
+        self,
+        clip_ids: Sequence[str] | None = None,
+        *,
+        clips: int | None = None,
+        memory_bytes: int = MEMORY_BYTES,
+        seed: int | None = None,
+        verify: bool = True,
+    ) -> Iterator[Packed]:
+        """Each of these clips (all committed, if None) once, in batches; for more than fits in RAM.
+
+        Blocks of at most `memory_bytes` are read in the order of the disk and cut into batches of
+        `clips`, if given; batches end where blocks end. With a `seed` the order is random: parts
+        first, then the clips within a block. Only rows on their way through memory are held: one
+        block and a copy of one batch.
+
+        Raises:
+            InputError: no clips to a batch, or no memory.
+            DamagedStore: names the unit and file.
+        """
+        clip_ids = self.clip_ids if clip_ids is None else clip_ids
+        return streaming.batches(
+            self, clip_ids, clips=clips, memory_bytes=memory_bytes, seed=seed, verify=verify
+        )
+
+    def dask(self, clip_ids: Sequence[str] | None = None, *, verify: bool = True) -> streaming.Lazy:
+        """These clips (all committed, if None) as dask arrays, read in blocks when computed."""
+        clip_ids = self.clip_ids if clip_ids is None else clip_ids
+        return streaming.lazy(self, clip_ids, verify=verify)
+
+    def scan(
+        self, verify: bool = True
+    ) -> Iterator[tuple[list[str], Float16[np.ndarray, "N D"], Int64[np.ndarray, "V_plus_1"]]]:
+        """Every committed clip once, part by part: ids, rows, and where each clip's begin.
+
+        Tables are always compared with the commit record; `verify` compares every chunk of rows
+        with its checksum as well.
+
+        Raises:
+            DamagedStore: names the unit and file.
+        """
+        units = self._units
+        for number in range(len(units)):
+            mine = units.speaking(number)
+            if not mine.size:
+                continue
+            table = units.table(number)
+            start = table.row_start[mine].astype(np.int64)
+            rows = table.row_count[mine].astype(np.int64)
+            values = self._whole(units, number, verify)
+            offsets = offsets_of(rows)
+            clip_ids = units.part(number).clip_ids
+            if len(mine) < len(clip_ids):  # another part speaks for the others
+                values = values[np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], rows)]
+                clip_ids = [clip_ids[i] for i in mine.tolist()]
+            yield clip_ids, values, offsets
+
+    def _whole(self, units: Units, number: int, verify: bool) -> Float16[np.ndarray, "N D"]:
+        """All rows of a part."""
+        if not CAN_READ and not units.remote:
+            return units.part(number).rows_by_zarr(0, units.records[number].rows)
+        rows = units.records[number].rows
+        return self._reader.rows(units.array(number), 0, rows, verify=verify)
+
+    def parts(self) -> list[Part]:
+        """The committed parts, by unit name."""
+        units = self._units
+        return [units.part(number) for number in range(len(units))]
+
+    def row_spans(
+        self,
+    ) -> tuple[Int64[np.ndarray, "n"], Int64[np.ndarray, "n"], Int64[np.ndarray, "n"]]:
+        """Where the rows of each of `clip_ids` are: number among `parts()`, first row, rows."""
+        clips = self._units.clips
+        return clips.part, clips.start, clips.rows
+
+    def records(self) -> Iterator[CommitRecord]:
+        """The commit records, by unit name."""
+        yield from self._units.records
+
+    def part_attributes(self) -> Iterator[dict[str, Any]]:
+        """Provenance of each part, by unit name."""
+        for part in self.parts():
+            yield part.attributes()
+
+    def details(self, clip_ids: Sequence[str]) -> list[str]:
+        """The decoder used, or what went wrong, for each of these clips.
+
+        Raises:
+            InputError: a clip that is not committed.
+        """
+        units, found = self._find(clip_ids)
+        details = [""] * len(clip_ids)
+        for number in np.unique(found.part).tolist():
+            part = units.part(number)
+            told = dict(zip(part.clip_ids, part.details, strict=True))
+            for i in np.flatnonzero(found.part == number).tolist():
+                details[i] = told[clip_ids[i]]
+        return details
+
+    def _find(self, clip_ids: Sequence[str]) -> tuple[Units, Found]:
+        units = self._units
+        found = units.lookup(clip_ids)
+        if (lost := np.flatnonzero(found.part < 0)).size:
+            raise InputError(
+                f"{self.name} has no clip {clip_ids[lost[0]]!r} ({lost.size} of {len(clip_ids)} "
+                f"asked for are not committed, {len(units.index)} are)"
+            )
+        return units, found
+
+    @property
+    def _units(self) -> Units:
+        if self._seen is None or self._stale:
+            self._seen, self._stale = Units(self._places, self.dim, self._seen), False
+        return self._seen
+
+
+def _by_part(found: Found) -> Iterator[tuple[int, Int64[np.ndarray, "_"]]]:
+    """The clips with rows, grouped by part and in file order: (part, places in `found`)."""
+    order = np.lexsort((found.start, found.part))
+    order = order[found.rows[order] > 0]
+    for members in np.split(order, np.flatnonzero(np.diff(found.part[order])) + 1):
+        if members.size:
+            yield int(found.part[members[0]]), members

@@ -1,0 +1,191 @@
+"""What a store asks of the place it lies in: a few verbs, on a file system or in a bucket.
+
+A key is text such as `commits/<feature>/<unit>.json`, relative to the store's root. Nothing is ever
+replaced: a key is put once, and a part comes to be as a whole.
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from store.errors import ConfigError, DamagedStore, InputError
+from store.storage import posix
+
+_MAX_SMALL_BYTES = 1 << 30
+
+
+@runtime_checkable
+class Blob(Protocol):
+    """Bytes that can be read at any place."""
+
+    size: int
+
+    def read_into(self, views: Sequence[memoryview], offset: int) -> int:
+        """Fill the views with what is from `offset` on; how many bytes there were.
+
+        Raises:
+            OSError, StoreError: they cannot be read.
+        """
+        ...
+
+
+@runtime_checkable
+class Storage(Protocol):
+    """Verbs raise `StoreError` where the storage refuses, `DamagedStore` where a key lacks."""
+
+    name: str  # what `storage_at` takes, and messages say
+
+    def get(self, key: str, *, limit_bytes: int) -> bytes:
+        """All bytes under a key, if they are not more than that."""
+        ...
+
+    def digests(self, key: str, *, deep: bool) -> tuple[int, str, str]:
+        """Size, crc32c and, if `deep`, sha256 (else empty text) of what is under a key."""
+        ...
+
+    def blob(self, key: str, size: int) -> Blob:
+        """What is under a key and should have that size, for reading pieces of it."""
+        ...
+
+    def exists(self, key: str) -> bool:
+        """Whether there is such a key now."""
+        ...
+
+    def keys(self, prefix: str) -> list[str]:
+        """Every key that begins so, sorted; `prefix` ends with a slash."""
+        ...
+
+    def names(self, prefix: str) -> list[str]:
+        """What is directly below a prefix, be it a key or a prefix of keys, sorted."""
+        ...
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Create a key, whole and durable; False if it is there with other bytes."""
+        ...
+
+    def staging(self, name: str) -> AbstractContextManager[Path]:
+        """A new directory to prepare something in; it goes with the context."""
+        ...
+
+    def publish(self, staged: Path, key: str) -> None:
+        """Make what was staged appear below `key`, durable and all at once.
+
+        Nobody takes it for a Zarr group before its `zarr.json` is there, which comes last.
+        """
+        ...
+
+    def move(self, key: str, target: str) -> bool:
+        """Give a key another name that is free; False if it is gone."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove a key, if it is there."""
+        ...
+
+
+class PosixStorage:
+    """A directory on a file system with hard links and atomic renames."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.name = str(root)
+
+    def get(self, key: str, *, limit_bytes: int) -> bytes:
+        return posix.read_small(self.root / key, limit_bytes=limit_bytes)
+
+    def digests(self, key: str, *, deep: bool) -> tuple[int, str, str]:
+        path = self.root / key
+        if not path.is_file():
+            raise DamagedStore(f"{path} is missing or no plain file")
+        try:
+            return posix.file_digests(path, deep=deep)
+        except OSError as error:
+            raise DamagedStore(f"cannot read {path}: {error.strerror or error}") from error
+
+    def blob(self, key: str, size: int) -> Blob:
+        return posix.OpenFile(self.root / key)
+
+    def exists(self, key: str) -> bool:
+        return (self.root / key).is_file()
+
+    def keys(self, prefix: str) -> list[str]:
+        return [f"{prefix}{key}" for key in posix.keys_under(self.root / prefix)]
+
+    def names(self, prefix: str) -> list[str]:
+        try:
+            return sorted(path.name for path in (self.root / prefix).iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise DamagedStore(f"cannot list {error.filename}: {error.strerror}") from error
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        path = self.root / key
+        with posix.writing(path):
+            posix.make_directory(path.parent)
+        created = posix.put_if_absent(path, data, staging=self.root / "tmp")
+        return created or posix.read_small(path, limit_bytes=_MAX_SMALL_BYTES) == data
+
+    @contextmanager
+    def staging(self, name: str) -> Iterator[Path]:
+        staged = self.root / "tmp" / name
+        try:
+            with posix.writing(staged):
+                posix.make_directory(staged)
+            yield staged
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+
+    def publish(self, staged: Path, key: str) -> None:
+        target = self.root / key
+        with posix.writing(target):
+            posix.make_directory(target.parent)
+            posix.publish(staged, target)
+
+    def move(self, key: str, target: str) -> bool:
+        source, destination = self.root / key, self.root / target
+        with posix.writing(destination):
+            posix.make_directory(destination.parent)
+            try:
+                source.rename(destination)
+            except FileNotFoundError:
+                return False
+            posix.fsync(destination.parent)
+            posix.fsync(source.parent)
+        return True
+
+    def delete(self, key: str) -> None:
+        with posix.writing(self.root / key):
+            (self.root / key).unlink(missing_ok=True)
+
+
+def directory(storage: Storage) -> Path:
+    """The directory a storage is.
+
+    Raises:
+        InputError: it is a bucket.
+    """
+    if isinstance(storage, PosixStorage):
+        return storage.root
+    raise InputError(
+        f"{storage.name} is a bucket, and this needs a directory; copy it first: "
+        f"store merge DIR {storage.name}"
+    )
+
+
+def storage_at(where: str | Path) -> Storage:
+    """The storage a path or a URL like `s3://bucket/prefix` means.
+
+    Raises:
+        ConfigError: a URL of another kind, or the package for it is not installed.
+    """
+    scheme, found, _ = str(where).partition("://")
+    if not found:
+        return PosixStorage(Path(where))
+    if scheme != "s3":
+        raise ConfigError(f"{where}: no storage {scheme!r}; there are paths and s3://BUCKET/PREFIX")
+    from store.storage.s3 import S3Storage
+
+    return S3Storage(str(where))

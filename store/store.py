@@ -1,0 +1,284 @@
+"""A store on disk: making, opening, and finding features and manifests in it."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from store.errors import DamagedStore, MissingFile, NotAStore, UnknownFeature, choices
+from store.features.feature import Feature
+from store.features.packed import Packed
+from store.manifest import MAX_KEPT_BYTES, Manifest, from_parquet, to_parquet, union
+from store.names import is_safe_name
+from store.parts import layout
+from store.parts.commit import Places
+from store.spec import FeatureSpec
+from store.storage import posix
+from store.storage.storage import PosixStorage, Storage, directory, storage_at
+
+_SKELETON = {"commits", "data.zarr", "manifests", "tmp"}
+MAX_STORE_JSON_BYTES = 1 << 16
+_STAMP = "%Y%m%dt%H%M%S.%fz"
+MANIFEST_NAME = re.compile(r"(\d{8}t\d{6}\.\d{6}z)-([0-9a-f]{12})\.parquet")
+
+
+class Store:
+    """Features in a directory or a bucket; `store.open` and `store.create` give one."""
+
+    def __init__(self, storage: Storage, store_id: str) -> None:
+        self.storage = storage
+        self.store_id = store_id
+
+    def __repr__(self) -> str:
+        return f"Store({self.name!r})"
+
+    @property
+    def name(self) -> str:
+        """The path or URL it was opened with."""
+        return self.storage.name
+
+    @property
+    def path(self) -> Path:
+        """The directory it is.
+
+        Raises:
+            InputError: it is in a bucket.
+        """
+        return directory(self.storage)
+
+    @property
+    def features(self) -> list[str]:
+        """Names of the features, sorted."""
+        found = filter(is_safe_name, self.storage.names("data.zarr/"))
+        return [name for name in found if self.storage.exists(f"data.zarr/{name}/zarr.json")]
+
+    def places(self, feature: str) -> Places:
+        """Where the pieces of a feature lie."""
+        return Places(storage=self.storage, feature_id=feature)
+
+    def __getitem__(self, name: str) -> Feature:
+        """A feature by its name, its slug, or a beginning that only it has.
+
+        Raises:
+            UnknownFeature: none or several are meant.
+            DamagedStore: its attributes are not those it was made with.
+        """
+        known = self.features
+        matching = [
+            [one for one in known if one == name],
+            [one for one in known if one.rpartition("-")[0] == name],
+            [one for one in known if name and one.startswith(name)],
+        ]
+        found: list[str] = next(filter(None, matching), [])
+        if len(found) > 1:
+            raise UnknownFeature(f"{name!r} may be {', '.join(found)}; write more of the name")
+        if not found:
+            raise UnknownFeature(
+                f"{self.name} has no feature {name!r}; it has {choices(name, known)}"
+            )
+        places = self.places(found[0])
+        return Feature(places, read_spec(places))
+
+    def add_feature(self, spec: FeatureSpec) -> Feature:
+        """The feature of this identity, made if it is not there yet.
+
+        Raises:
+            DamagedStore: one of that name is there with another identity.
+        """
+        places = self.places(spec.feature_id)
+        make_feature(self.storage, spec)
+        found = read_spec(places)
+        if found.digested != spec.digested:
+            raise DamagedStore(
+                f"{spec.feature_id} is there with another identity; run: store verify DIR"
+            )
+        return Feature(places, found)
+
+    def add_manifest(self, manifest: Manifest) -> None:
+        """Keep a manifest, unless it is the one kept last."""
+        kept = self.manifest_names()
+        if kept and kept[-1][1] == manifest.digest[:12]:
+            return
+        now = datetime.now(UTC).replace(tzinfo=None)
+        if kept:  # a clock that went back must not change the order
+            now = max(now, datetime.strptime(kept[-1][0], _STAMP) + timedelta(microseconds=1))
+        name = f"{now.strftime(_STAMP)}-{manifest.digest[:12]}.parquet"
+        self.storage.put_if_absent(f"manifests/{name}", to_parquet(manifest))
+
+    def manifest(self) -> Manifest:
+        """All kept manifests as one: in order of addition, later rows winning in their columns.
+
+        Raises:
+            MissingFile: none was kept.
+            DamagedStore: a kept manifest cannot be read.
+        """
+        kept = self.manifest_names()
+        if not kept:
+            raise MissingFile(
+                f"{self.name} keeps no manifest; run: extract run MANIFEST --store DIR"
+            )
+        return union([self.read_manifest(stamp, digest) for stamp, digest in kept])
+
+    def manifest_names(self) -> list[tuple[str, str]]:
+        """Time stamp and digest of each kept manifest, oldest first."""
+        found = map(MANIFEST_NAME.fullmatch, self.storage.names("manifests/"))
+        return sorted((match[1], match[2]) for match in found if match)
+
+    def read_manifest(self, stamp: str, digest: str) -> Manifest:
+        """One kept manifest, which must have the digest in its name."""
+        key = f"manifests/{stamp}-{digest}.parquet"
+        manifest = from_parquet(self.storage.get(key, limit_bytes=MAX_KEPT_BYTES), name=key)
+        if manifest.digest[:12] != digest:
+            raise DamagedStore(f"{key} is not the manifest that was kept")
+        return manifest
+
+    def packed(self, feature: str, *, verify: bool = True, **where: str | Iterable[str]) -> Packed:
+        """Rows, masks and times of a split (or of what else columns of the manifest say).
+
+        `fs.packed("simclrv2", split="train").padded()`
+
+        Raises:
+            MissingFile: the store keeps no manifest.
+            UnknownFeature, UnknownColumn: say which there are.
+            DamagedStore: names the unit and file.
+        """
+        return self[feature].packed(self.manifest().select(**where).clip_ids, verify=verify)
+
+
+def make_feature(storage: Storage, spec: FeatureSpec) -> None:
+    """Put the groups of a feature where they are not there yet."""
+    places = Places(storage=storage, feature_id=spec.feature_id)
+    if isinstance(storage, PosixStorage):
+        with posix.writing(storage.root / places.commits):
+            posix.make_directory(storage.root / places.commits)
+    storage.put_if_absent(f"{places.parts}/zarr.json", layout.group_json({}))
+    attributes = layout.group_json(layout.feature_attributes(spec))
+    storage.put_if_absent(f"{places.feature}/zarr.json", attributes)
+
+
+def read_spec(places: Places) -> FeatureSpec:
+    """The identity a feature was made with.
+
+    Raises:
+        DamagedStore: the attributes do not give the feature's own name.
+    """
+    key = f"{places.feature}/zarr.json"
+    data = places.storage.get(key, limit_bytes=layout.MAX_METADATA_BYTES)
+    return parse_spec(data, places.feature_id, where=f"{places.storage.name}/{key}")
+
+
+def parse_spec(data: bytes, feature_id: str, *, where: str) -> FeatureSpec:
+    """The identity in the attributes of a feature's group.
+
+    Raises:
+        DamagedStore: they do not give the feature's own name.
+    """
+    try:
+        document = json.loads(data)
+        found: Mapping[str, Any] = document["attributes"]
+        names = ("slug", "modality", "dim", "identity", "notes")
+        spec = FeatureSpec(**{name: found[name] for name in names})
+        sound = json.loads(layout.group_json(layout.feature_attributes(spec))) == document
+    except Exception as error:  # whatever a hostile file makes the parser or the value object say
+        raise DamagedStore(
+            f"{where} does not describe a feature ({type(error).__name__})"
+        ) from error
+    if not sound or spec.feature_id != feature_id:
+        raise DamagedStore(f"{where} describes another feature than {feature_id}")
+    return spec
+
+
+def open(where: str | Path) -> Store:
+    """The store in a directory or at a URL like `s3://BUCKET/PREFIX`.
+
+    Raises:
+        NotAStore: nothing is there, something else, or a store of another format.
+    """
+    storage = storage_at(where)
+    if not storage.exists("store.json"):
+        lacks = isinstance(storage, PosixStorage) and not storage.root.exists()
+        what = "does not exist" if lacks else "is no store"
+        raise NotAStore(
+            f"{storage.name} {what}; make one with: extract run MANIFEST --store {storage.name}"
+        )
+    data = storage.get("store.json", limit_bytes=MAX_STORE_JSON_BYTES)
+    return Store(storage, parse_store_json(data, where=storage.name))
+
+
+def find(where: str | Path) -> Store | None:
+    """The store there, or None where `create` would make one. Writes nothing.
+
+    Raises:
+        NotAStore: something else is there.
+    """
+    storage = storage_at(where)
+    if storage.exists("store.json"):
+        return open(where)
+    _check_free(storage)
+    return None
+
+
+def parse_store_json(data: bytes, *, where: str) -> str:
+    """The id of a store.
+
+    Raises:
+        NotAStore: the file of something else, or of a store of another format.
+    """
+    try:
+        found = json.loads(data)
+        version, store_id = found["format"], found["store_id"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise NotAStore(f"{where}/store.json is not ours; name another directory") from error
+    if version != layout.FORMAT:
+        raise NotAStore(
+            f"{where} has format {version!r}, this microshot reads {layout.FORMAT}; install a newer"
+        )
+    return str(store_id)
+
+
+def new_store_json() -> bytes:
+    """The `store.json` of a store that is being made."""
+    written = datetime.now(UTC).isoformat(timespec="seconds")
+    document = {"format": layout.FORMAT, "store_id": str(uuid4()), "created": written}
+    return json.dumps(document).encode()
+
+
+def create(where: str | Path) -> Store:
+    """The store in a directory or at a URL, made if nothing is there.
+
+    Raises:
+        NotAStore: something else is there.
+    """
+    storage = storage_at(where)
+    if storage.exists("store.json"):
+        return open(where)
+    _check_free(storage)
+    if isinstance(storage, PosixStorage):
+        with posix.writing(storage.root):
+            for name in sorted(_SKELETON):
+                posix.make_directory(storage.root / name)
+    storage.put_if_absent("data.zarr/zarr.json", layout.group_json({}))
+    storage.put_if_absent("store.json", new_store_json())
+    return open(where)
+
+
+def _check_free(storage: Storage) -> None:
+    """Nothing is there, or what is there is a store being made, by us before a crash or by another.
+
+    Raises:
+        NotAStore: something else is there.
+    """
+    if isinstance(storage, PosixStorage):
+        path = storage.root
+        if not path.exists():
+            return
+        if not path.is_dir():
+            raise NotAStore(f"{path} is a file; name a directory")
+        found, hint = {entry.name for entry in path.iterdir()}, "name an empty or new directory"
+    else:
+        found, hint = set(storage.names("")), "name a new prefix"
+    if others := sorted(found - _SKELETON - {"store.json"}):
+        raise NotAStore(f"{storage.name} is no store and holds {others[0]!r}; {hint}")

@@ -1,0 +1,216 @@
+"""Removing what no commit record names: staging that a crash left, and parts that lost a race.
+
+A part is moved to tmp/ first and looked for in the commit records again: if its writer woke up
+meanwhile and committed it, it is moved back. A writer does the mirror image
+(store/parts/commit.py).
+"""
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+from store.errors import DamagedStore, InputError
+from store.names import is_safe_name
+from store.parts.commit import PART_NAME, Places, read_record
+from store.storage import posix
+from store.storage.storage import directory
+from store.store import Store
+
+DAY_SECONDS = 24 * 3600.0
+QUARANTINE_STAMP = "%Y%m%dt%H%M%S.%fz"
+_UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_TRASH = re.compile(r"gc-(?P<part>u-[0-9a-f]{20}-[0-9a-f]{12})-(?P<feature>.+)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collected:
+    """What was removed, or would be: paths inside the store."""
+
+    parts: list[str]
+    staging: list[str]
+    bytes: int
+    too_young: int  # garbage that is not old enough to be sure of
+    restored: list[str]  # parts an interrupted collector had moved although they are committed
+    dry_run: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return asdict(self)
+
+
+def age_seconds(text: str) -> float:
+    """Seconds in `90s`, `15m`, `24h` or `7d`.
+
+    Raises:
+        InputError: none of these.
+    """
+    match = re.fullmatch(r"([0-9]{1,6})([smhd])", text)
+    if match is None:
+        raise InputError(f"{text!r} is no age; write one like 90s, 15m, 24h or 7d")
+    return float(int(match[1]) * _UNIT_SECONDS[match[2]])
+
+
+def gc(
+    store: Store, *, older_than_seconds: float = DAY_SECONDS, dry_run: bool = False
+) -> Collected:
+    """Remove garbage of at least that age; what a record names, or named until lately, stays.
+
+    Raises:
+        DamagedStore: a feature has parts but no directory of commit records.
+        StoreError: the disk refused.
+    """
+    with posix.writing(store.path / "tmp"):
+        now = _file_system_time(store.path / "tmp")
+        restored = [] if dry_run else _restore_trash(store)
+        parts: list[str] = []
+        staging: list[str] = []
+        size = young = 0
+        for places, path in _uncommitted(store, now, older_than_seconds):
+            if now - _newest(path) < older_than_seconds:
+                young += 1
+                continue
+            taken = _size_bytes(path)
+            if dry_run or _remove_part(places, path):
+                parts.append(path.relative_to(store.path).as_posix())
+                size += taken
+        for path in _entries(store.path / "tmp"):
+            if now - _newest(path) < older_than_seconds:
+                young += 1
+                continue
+            size += _size_bytes(path)
+            staging.append(path.relative_to(store.path).as_posix())
+            if not dry_run:
+                _remove(path)
+    return Collected(
+        parts=parts,
+        staging=staging,
+        bytes=size,
+        too_young=young,
+        restored=restored,
+        dry_run=dry_run,
+    )
+
+
+def _uncommitted(store: Store, now: float, age: float) -> Iterator[tuple[Places, Path]]:
+    """Parts that no record names and that are not of a unit set aside lately."""
+    for folder in _entries(store.path / "data.zarr"):
+        places = store.places(folder.name)
+        parts, commits = store.path / places.parts, store.path / places.commits
+        if not (is_safe_name(folder.name) and parts.is_dir()):
+            continue
+        if not commits.is_dir():  # half a copy of a store, perhaps
+            raise DamagedStore(
+                f"{places.feature_id} has parts but no {commits}; all would be garbage. "
+                "Copy or restore commits/ first"
+            )
+        kept = {
+            path.name[:22]
+            for path in _entries(store.path / "quarantine" / folder.name)
+            if now - _stamp_seconds(path.name) < age
+        }
+        for path in _entries(parts):
+            match = PART_NAME.fullmatch(path.name)
+            if match and match[1] not in kept and not _is_named(places, match[1], path.name):
+                yield places, path
+
+
+def _is_named(places: Places, unit: str, part: str) -> bool:
+    """Whether the unit's record names this part; one that cannot be read may name any."""
+    record = directory(places.storage) / places.record(unit)
+    if not os.path.lexists(record):
+        return False
+    try:
+        return read_record(places, unit).part == part
+    except DamagedStore:
+        return os.path.lexists(record)
+
+
+def _remove_part(places: Places, part: Path) -> bool:
+    """Move away, look again, then delete; False if it was committed meanwhile or is gone."""
+    trash = directory(places.storage) / "tmp" / f"gc-{part.name}-{places.feature_id}"
+    try:
+        part.rename(trash)
+    except FileNotFoundError:  # another collector
+        return False
+    posix.fsync(part.parent)
+    return not _settle(places, trash, part)
+
+
+def _settle(places: Places, trash: Path, part: Path) -> bool:
+    """Put a part back that is committed after all, else delete it."""
+    if _is_named(places, part.name[:22], part.name):
+        with suppress(FileNotFoundError):
+            trash.rename(part)
+            posix.fsync(part.parent)
+        return True
+    _remove(trash)
+    return False
+
+
+def _restore_trash(store: Store) -> list[str]:
+    """Finish what an interrupted collector began."""
+    restored = []
+    for path in _entries(store.path / "tmp"):
+        if (match := _TRASH.fullmatch(path.name)) and is_safe_name(match["feature"]):
+            places = store.places(match["feature"])
+            key = f"{places.parts}/{match['part']}"
+            if _settle(places, path, store.path / key):
+                restored.append(key)
+    return restored
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(FileNotFoundError):
+            path.unlink()
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _tree(path: Path) -> Iterator[os.stat_result]:
+    """What is known of everything at and below a path; a part of it may vanish meanwhile."""
+    for found in (path, *path.rglob("*")):
+        with suppress(FileNotFoundError):
+            yield found.lstat()
+
+
+def _newest(path: Path) -> float:
+    return max((found.st_mtime for found in _tree(path)), default=0.0)
+
+
+def _size_bytes(path: Path) -> int:
+    return sum(found.st_size for found in _tree(path))
+
+
+def _stamp_seconds(name: str) -> float:
+    """When a file in quarantine was put there; the end of time if its name does not say."""
+    try:
+        stamp = datetime.strptime(name[23:].removesuffix(".json"), QUARANTINE_STAMP)
+    except ValueError:
+        return float("inf")
+    return stamp.replace(tzinfo=UTC).timestamp()
+
+
+def _file_system_time(staging: Path) -> float:
+    """The clock that stamps the files, which may be a server's."""
+    try:
+        posix.make_directory(staging)
+        probe = staging / f"clock-{token_hex(8)}"
+        probe.touch()
+        found = probe.stat().st_mtime
+        probe.unlink()
+    except OSError:  # a store we may only read, in a dry run
+        return time.time()
+    return found

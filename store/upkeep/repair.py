@@ -1,0 +1,119 @@
+"""Making damaged units pending again, without deleting anything.
+
+The commit record of a unit that `verify` finds damaged is moved to quarantine/, so that the next
+`extract run` does that unit, and only that, once more. Its part stays until it is collected.
+"""
+
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
+from typing import Any
+
+from store.errors import DamagedStore
+from store.names import is_safe_name
+from store.parts import layout
+from store.parts.commit import Places, read_record
+from store.parts.part import Part
+from store.store import Store
+from store.upkeep.gc import QUARANTINE_STAMP
+from store.upkeep.verify import Problem, unit_problems, verify
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingUnit:
+    """A unit that was set aside; its clips are None where the part no longer tells them."""
+
+    feature: str
+    unit: str
+    clips: tuple[str, ...] | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repaired:
+    """What was done, and what is left for people to look at."""
+
+    units: list[PendingUnit]
+    files: list[str]  # damaged or strange files moved to quarantine, as paths in the store
+    left: list[Problem]
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return asdict(self)
+
+
+def repair(store: Store, *, deep: bool = False) -> Repaired:
+    """Set aside every damaged unit, and every damaged file that can be made again.
+
+    Raises:
+        StoreError: the disk refused.
+    """
+    units: list[PendingUnit] = []
+    moved: list[str] = []
+    left: list[Problem] = []
+    for problem in verify(store, deep=deep).problems:
+        if problem.kind == "unexpected":
+            moved += _set_stray_file_aside(store, problem)
+        elif problem.unit:
+            units += _set_unit_aside(store, problem, deep)
+        elif problem.kind in ("manifest", "feature"):
+            done = _set_file_aside(store, problem)
+            moved += done
+            left += [] if done else [problem]
+        else:
+            left.append(problem)
+    return Repaired(units=units, files=moved, left=left)
+
+
+def _set_unit_aside(store: Store, problem: Problem, deep: bool) -> list[PendingUnit]:
+    """Nothing if the unit is no longer damaged: it was set aside already, perhaps done again."""
+    feature, unit = problem.feature, problem.unit
+    places = store.places(feature)
+    key = problem.file if problem.kind == "record" else f"commits/{feature}/{unit}.json"
+    folder, _, name = key.rpartition("/")
+    if name not in store.storage.names(f"{folder}/"):
+        return []
+    named = key.endswith(f"/{unit}.json") and is_safe_name(unit)
+    if named and not unit_problems(store, feature, unit, deep):
+        return []
+    clips = _clips(places, unit) if named else None
+    if not _set_aside(store, key, feature):
+        return []
+    return [PendingUnit(feature=feature, unit=unit, clips=clips, reason=problem.message)]
+
+
+def _set_stray_file_aside(store: Store, problem: Problem) -> list[str]:
+    places = store.places(problem.feature)
+    part = read_record(places, problem.unit).part
+    return _set_aside(store, f"{places.parts}/{part}/{problem.file}", problem.feature)
+
+
+def _set_file_aside(store: Store, problem: Problem) -> list[str]:
+    """A manifest, or a group; of groups, those without attributes are written anew.
+
+    The attributes of a feature come back with the next `extract run` that asks for it.
+    """
+    key = problem.file
+    moved = _set_aside(store, key, problem.feature or problem.kind)
+    plain = key.endswith("/parts/zarr.json") or key == "data.zarr/zarr.json"
+    made = plain and store.storage.put_if_absent(key, layout.group_json({}))
+    return [key] if made else moved
+
+
+def _clips(places: Places, unit: str) -> tuple[str, ...] | None:
+    """The clips of a unit, from whatever can still be read of it."""
+    with suppress(DamagedStore):
+        part = Part(places, read_record(places, unit))
+        with suppress(DamagedStore):
+            part.verify("clip_id")
+            return tuple(part.clip_ids)
+    return None
+
+
+def _set_aside(store: Store, key: str, folder: str) -> list[str]:
+    """Move one file to quarantine under a name that is free; nothing if it is gone."""
+    name = PurePosixPath(key)
+    stamp = datetime.now(UTC).strftime(QUARANTINE_STAMP)
+    target = f"quarantine/{folder}/{name.stem}.{stamp}{name.suffix}"
+    return [key] if store.storage.move(key, target) else []

@@ -1,0 +1,370 @@
+"""Runs on a real dask scheduler with real workers, some of which are killed."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from distributed.scheduler import KilledWorker
+
+import store
+from extract.media.sampling import Sampling
+from extract.pipeline import cluster, cluster_worker
+from extract.pipeline.cluster import run_on
+from extract.pipeline.cluster_worker import Settings
+from extract.pipeline.options import Options
+from extract.pipeline.progress import Ledger
+from extract.pipeline.result import Spent
+from extract.pipeline.run import run
+from store.cluster import check_url
+from store.errors import ClusterError, InputError, MissingFile
+from tests.extract import media
+from tests.extract.clusters import Cluster, descendants, kill_tree
+
+SPECS = {"visual": ["mobilenetv2:untrained"], "audio": ["yamnet:untrained"]}
+
+
+def clips(folder, count, seconds=0.6):
+    """A manifest of copies of a clip, the third without sound and the last one broken."""
+    folder.mkdir(parents=True)
+    with_sound = media.write(
+        folder / "a.mp4", range(0, round(1000 * seconds), 40), sound=media.tone(seconds)
+    )
+    silent = media.write(folder / "b.mp4", range(0, round(1000 * seconds), 40))
+    names = [f"{k:03}.mp4" for k in range(count)]
+    for k, name in enumerate(names):
+        (folder / name).hardlink_to(silent if k == 2 else with_sound)
+    (folder / names[-1]).unlink()
+    (folder / names[-1]).write_bytes(b"broken")
+    (folder / "m.csv").write_text("path\n" + "\n".join(names) + "\n")
+    return folder / "m.csv"
+
+
+def contents(directory):
+    """The status and rows of every clip of every feature."""
+    fs = store.open(directory)
+    found = {}
+    for name in fs.features:
+        feature = fs[name]
+        ids = sorted(feature.clip_ids)
+        rows, offsets = feature.read(ids)
+        status = feature.status_of(ids).tolist()
+        for k, clip_id in enumerate(ids):
+            found[name, clip_id] = (status[k], rows[offsets[k] : offsets[k + 1]].tolist())
+    return found
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return clips(tmp_path_factory.mktemp("clips") / "c", 12)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    with Cluster(tmp_path_factory.mktemp("cluster"), threads=2) as running:
+        yield running
+
+
+def test_a_cluster_stores_what_one_machine_stores(source, two, tmp_path):
+    options = Options(clips_per_unit=4, device="cpu", workers=1)
+    told = []
+    there = run_on(
+        two.url, source, tmp_path / "there", **SPECS, options=options,
+        metrics=tmp_path / "metrics.jsonl", progress=lambda *words: told.append(words),
+    )  # fmt: skip
+    here = run(source, tmp_path / "here", **SPECS, options=options)
+    assert contents(tmp_path / "there") == contents(tmp_path / "here")
+    assert [f.counts for f in there.features] == [f.counts for f in here.features]
+    assert [f.new for f in there.features] == [12, 12]
+    assert there.spent.clips == 12
+    assert there.spent.decode_cpu_seconds > 0
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert sorted((line["unit"], line["modality"]) for line in enriched(lines, there)) == [
+        (unit, modality) for unit in range(3) for modality in ("audio", "visual")
+    ]
+    assert all(line["worker"] for line in lines)
+    assert sum("unit 3/3" in words[2] for words in told) == 2
+    before = sorted((tmp_path / "there").rglob("*"))
+    again = run_on(two.url, source, tmp_path / "there", **SPECS, options=options)
+    assert (again.spent.clips, [f.new for f in again.features]) == (0, [0, 0])
+    assert sorted((tmp_path / "there").rglob("*")) == before
+    kept = run_on(
+        two.url, source, tmp_path / "there", **SPECS,
+        options=Options(clips_per_unit=4, device="cpu", workers=1, retry=("unreadable",)),
+    )  # fmt: skip
+    assert [f.new for f in kept.features] == [1, 1]
+
+
+def enriched(lines, result):
+    modality = {feature.feature: feature.modality for feature in result.features}
+    return [line | {"modality": modality[line["feature"]]} for line in lines]
+
+
+def test_what_went_wrong_on_a_worker_is_said_here(source, two, tmp_path):
+    with pytest.raises(MissingFile, match=r"none\.safetensors"):
+        run_on(two.url, source, tmp_path / "s", visual=["mobilenetv2:weights=none.safetensors"])
+    assert not (tmp_path / "s").exists()
+    with pytest.raises(InputError, match="no encoder"):
+        run_on(two.url, source, tmp_path / "s")
+
+
+def test_a_worker_is_killed_and_its_unit_is_done_by_another(source, two, tmp_path):
+    client = two.client(source, tmp_path / "s", size=2, fps=8.0)
+    records = tmp_path / "s" / "commits"
+    until(lambda: len(list(records.glob("*/*.json"))) > 0, client)
+    (worker, *_) = [pid for pid, words in descendants(two.workers[0].pid).items()
+                    if "multiprocessing" in words and "spawn_main" in words]  # fmt: skip
+    os.kill(worker, signal.SIGKILL)
+    out, errors = client.communicate(timeout=120)
+    assert client.returncode == 0, errors
+    answer = json.loads(out)
+    # What the dead one had committed without being able to say so is not done again.
+    assert answer["features"][0]["new"] in (10, 12)
+    assert answer["features"][0]["counts"] == {"ok": 11, "unreadable": 1}
+    assert len(store.open(tmp_path / "s")["mobilenetv2"].parts()) == 6
+
+
+def until(condition, process):
+    limit = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+
+
+def test_work_goes_only_over_lines_that_nobody_reads():
+    for url in ("tcp://127.0.0.1:8786", "tcp://localhost:1", "tcp://[::1]:1", "tls://far:8786"):
+        check_url(url, insecure_tcp=False)
+    for url in ("tcp://10.0.0.1:8786", "tcp://0.0.0.0:8786", "tcp://example.com:8786"):
+        with pytest.raises(ClusterError, match="--insecure-tcp"):
+            check_url(url, insecure_tcp=False)
+        check_url(url, insecure_tcp=True)
+    for url in ("127.0.0.1:8786", "http://127.0.0.1:1", "tcp://127.0.0.1", "inproc://1"):
+        with pytest.raises(InputError, match="is no scheduler"):
+            check_url(url, insecure_tcp=True)
+
+
+def test_nobody_is_there(source, tmp_path, monkeypatch):
+    monkeypatch.setattr("store.cluster.CONNECT_SECONDS", 1.0)
+    with pytest.raises(ClusterError, match="tls:// needs certificates"):
+        run_on("tls://127.0.0.1:1", source, tmp_path / "s", **SPECS)
+    with pytest.raises(ClusterError, match="no scheduler answers"):
+        run_on("tcp://127.0.0.1:1", source, tmp_path / "s", **SPECS)
+    monkeypatch.setattr(cluster, "WAIT_SECONDS", 0.2)
+    with Cluster(tmp_path, workers=0) as empty, pytest.raises(ClusterError, match="dask worker"):
+        run_on(empty.url, source, tmp_path / "s", **SPECS)
+    assert not (tmp_path / "s").exists()
+
+
+def test_other_code_is_refused(monkeypatch):
+    mine = cluster_worker.versions()
+    cluster_worker._check(mine)
+    names = dict(mine)
+    assert {"python", "torch", "zarr", "microshot code"} <= set(names)
+    for name in names:
+        other = tuple((n, "0.0" if n == name else v) for n, v in mine)
+        with pytest.raises(ClusterError, match=f"{name} .*this client 0.0"):
+            cluster_worker._check(other)
+
+
+def test_another_code_of_a_worker_is_noticed_before_anything_is_done(
+    source, two, tmp_path, monkeypatch
+):
+    right = cluster_worker.version
+    monkeypatch.setattr(
+        cluster_worker, "version", lambda name: "1.0" if name == "numpy" else right(name)
+    )
+    with pytest.raises(ClusterError, match=r"numpy .*, this client 1\.0"):
+        run_on(two.url, source, tmp_path / "s", **SPECS)
+    assert not (tmp_path / "s").exists()
+
+
+class Dying:
+    """A client whose workers die of the second unit."""
+
+    status = "running"
+
+    def __init__(self):
+        self.sent = []
+
+    def nthreads(self):
+        return {"one": 1}
+
+    def submit(self, function, job, *, key, pure):
+        self.sent.append(job.number)
+        return Gone(key, job.number)
+
+
+class Gone:
+    def __init__(self, key, number):
+        self.key, self.number = key, number
+        self.status = "error" if number == 1 else "finished"
+
+    def add_done_callback(self, call):
+        call(self)
+
+    def exception(self):
+        return KilledWorker("unit", None, 0)
+
+    def result(self):
+        spent = {"clips": 1, "decode_cpu_seconds": 0.5, "waiting": 0.0, "encoding": 0.1,
+                 "writing": 0.0, "decoder_bytes": 7}  # fmt: skip
+        return {"unit": self.number, "worker": "w", "spent": spent, "commits": [], "failures": {},
+                "goals": {}, "found_done": 0}  # fmt: skip
+
+
+def test_a_unit_that_kills_its_workers_is_given_up(tmp_path):
+    settings = Settings(visual=(), audio=(), sampling=Sampling(fps=1.0), options=Options())
+    several = [
+        cluster_worker.Job(number=k, settings=settings, features=(), versions=(), store="", root="",
+                 table={}, wanted=())
+        for k in range(4)
+    ]  # fmt: skip
+    client, ledger = Dying(), Ledger(spent=Spent(workers=1), clips=4, units=4)
+    way = cluster._Way(client=client, jobs=iter(several), ledger=ledger)
+    way.work()
+    assert way.lost == [1]
+    assert sorted(client.sent) == [0, 1, 1, 1, 2, 3]
+    assert ledger.spent.clips == 3
+
+
+def test_over_tls(source, tmp_path):
+    trustme = pytest.importorskip("trustme")
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    both = authority.issue_cert("127.0.0.1", "localhost")
+    both.private_key_and_cert_chain_pem.write_to_path(tmp_path / "both.pem")
+    ca, cert = str(tmp_path / "ca.pem"), str(tmp_path / "both.pem")
+    base = "DASK_DISTRIBUTED__COMM__TLS__"
+    settings = {f"{base}CA_FILE": ca} | {
+        f"{base}{role}__{what}": cert
+        for role in ("CLIENT", "WORKER", "SCHEDULER")
+        for what in ("CERT", "KEY")
+    }
+    with Cluster(tmp_path, workers=1, settings=settings, tls=["--protocol", "tls"]) as secure:
+        assert secure.url.startswith("tls://")
+        client = secure.client(source, tmp_path / "s", size=12)
+        out, errors = client.communicate(timeout=120)
+        assert client.returncode == 0, errors
+        assert json.loads(out)["features"][0]["new"] == 12
+
+
+# ── kills ────────────────────────────────────────────────────────────────────────────────────────
+
+KILLS = 20
+CLIPS, SIZE = 400, 8
+
+
+def records(directory):
+    """Every commit record, byte for byte, and when it was written."""
+    return {
+        path.name: (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in directory.glob("commits/*/*.json")
+    }
+
+
+def victim_of(kind, running, client, rng):
+    """Somebody to kill; None if nobody of that kind is there now."""
+    if kind == "client":
+        return client.pid
+    if kind == "scheduler":
+        return running.scheduler.pid
+    below = [item for nanny in running.workers for item in descendants(nanny.pid).items()]
+    word = {"worker": "spawn_main", "decode child": "extract.processes.child"}[kind]
+    found = [pid for pid, words in below if word in words]
+    return rng.choice(found) if found else None
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", ["decode child", "worker", "scheduler", "client"])
+def test_killed_at_random(kind, tmp_path):
+    """Every clip once, with the rows of a run that nobody disturbed, and no record ever changes."""
+    rng = random.Random(kind)
+    source = clips(tmp_path / "c", CLIPS, seconds=0.4)
+    run(
+        source, tmp_path / "quiet", visual=["mobilenetv2:untrained"],
+        sampling=Sampling(fps=8.0), options=Options(clips_per_unit=SIZE, device="cpu"),
+    )  # fmt: skip
+    wanted = contents(tmp_path / "quiet")
+    kills = runs = starts = 0
+    while kills < KILLS:
+        runs += 1
+        directory = tmp_path / f"s{runs}"
+        known = {}
+        with Cluster(tmp_path) as running:
+            client = running.client(source, directory, size=SIZE, fps=8.0)
+            starts += 1
+            while True:
+                time.sleep(rng.uniform(0.3, 2.5))
+                now = records(directory)
+                assert known.items() <= now.items(), "a record went or changed"
+                known = now
+                if client.poll() == 0:
+                    break
+                if client.poll() is not None:  # the scheduler went: it said so in one line
+                    assert "ClusterError" in client.communicate()[1], kind
+                    kill_tree(running.scheduler.pid)
+                    running.scheduler.wait()
+                    for nanny in running.workers:
+                        kill_tree(nanny.pid)
+                        nanny.wait()
+                    running.workers.clear()
+                    running.start_scheduler()
+                    running.start_worker()
+                    running.start_worker()
+                    client = running.client(source, directory, size=SIZE, fps=8.0)
+                    starts += 1
+                    continue
+                if kills < KILLS and known and (pid := victim_of(kind, running, client, rng)):
+                    os.kill(pid, signal.SIGKILL)
+                    kills += 1
+                    if kind == "client":
+                        client.communicate()
+                        client = running.client(source, directory, size=SIZE, fps=8.0)
+                        starts += 1
+            client.communicate()
+        found = contents(directory)
+        assert found.keys() == wanted.keys()
+        assert {key: found[key] for key in found if found[key] != wanted[key]} == {}
+        feature = store.open(directory)["mobilenetv2"]
+        assert len(feature.parts()) == CLIPS // SIZE
+    print(
+        f"{kind}: {kills} kills in {runs} runs of {CLIPS} clips, {starts} clients: every clip once"
+    )
+
+
+@pytest.mark.soak
+def test_two_coordinators(tmp_path):
+    """Two clients of two clusters, and a run of this machine, fill one store."""
+    source = clips(tmp_path / "c", CLIPS, seconds=0.4)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    with Cluster(tmp_path / "one", workers=1) as one, Cluster(tmp_path / "two", workers=1) as two:
+        clients = [c.client(source, tmp_path / "s", size=SIZE, fps=8.0) for c in (one, two)]
+        words = ["run", str(source), "--store", str(tmp_path / "s"), "--fps", "8"]
+        local = subprocess.Popen(
+            [sys.executable, "-c", "import cli; cli.extract_main()", *words,
+             "--visual", "mobilenetv2:untrained", "--json"],
+            env=one.environment, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        answers = [json.loads(process.communicate(timeout=600)[0]) for process in clients]
+        answers.append(json.loads(local.communicate(timeout=600)[0]))
+        for process in (*clients, local):
+            assert process.returncode in (0, 1), process.args  # the broken clip is a finding
+    feature = store.open(tmp_path / "s")["mobilenetv2"]
+    assert len(feature.clip_ids) == len(set(feature.clip_ids)) == CLIPS
+    rows, _ = feature.read(sorted(feature.clip_ids))
+    run(
+        source, tmp_path / "quiet", visual=["mobilenetv2:untrained"],
+        sampling=Sampling(fps=8.0), options=Options(clips_per_unit=SIZE, device="cpu"),
+    )  # fmt: skip
+    quiet = store.open(tmp_path / "quiet")["mobilenetv2"]
+    np.testing.assert_allclose(
+        rows.astype(float), quiet.read(sorted(quiet.clip_ids))[0].astype(float), atol=2e-3
+    )
+    print("new by each:", [answer["features"][0]["new"] for answer in answers])

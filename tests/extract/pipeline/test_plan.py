@@ -1,0 +1,147 @@
+"""What is planned is what a run then does, and planning leaves nothing behind."""
+
+import json
+
+import numpy as np
+import pytest
+
+import store
+from extract.media.sampling import Sampling
+from extract.pipeline.options import Options
+from extract.pipeline.plan import plan
+from extract.pipeline.status import status
+from store.errors import InputError, NotAStore
+from tests.extract import media
+from tests.extract.fakes import Frames, Whole, Windows, quick
+
+CLIPS = 12
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Clips of 1 s, the second without sound, and two files that are no clips."""
+    root = tmp_path_factory.mktemp("clips")
+    for k in range(CLIPS - 2):
+        sound = None if k == 1 else media.tone(1.0)
+        media.write(root / f"{k:02}.mp4", range(0, 1000, 40), sound=sound)
+    (root / "10.mp4").write_bytes(b"no clip")
+    (root / "11.mp4").write_bytes(b"")
+    (root / "m.csv").write_text("path\n" + "".join(f"{k:02}.mp4\n" for k in range(CLIPS)))
+    return root / "m.csv"
+
+
+def planned(source, directory, *, clips=CLIPS, seed=0, **options):
+    return plan(
+        source,
+        directory,
+        visual=[Frames()],
+        audio=[Windows()],
+        sampling=Sampling(fps=4.0),
+        options=Options(workers=2, device="cpu", max_failures=1.0, **options),
+        sample_clips=clips,
+        seed=seed,
+    )
+
+
+def test_a_plan_of_all_clips_is_what_the_run_does(source, tmp_path):
+    found = planned(source, tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+    assert (found.clips, found.pending, found.sampled) == (CLIPS, CLIPS, CLIPS)
+    assert found.statuses == {"ok": 10, "unreadable": 2}
+    assert found.decoders == {"pyav (few frames)": 10} or sum(found.decoders.values()) == 10
+    assert found.clips_per_second > 0
+    assert found.hours_low <= found.hours <= found.hours_high
+    assert set(found.examples) == {"unreadable"}
+    assert found.bottleneck in {"decode", "encoder"}
+    quick(source, tmp_path / "s", audio=[Windows()], clips_per_unit=64, max_failures=1.0)
+    fs = store.open(tmp_path / "s")
+    for one in found.features:
+        values, _ = fs[one.feature].read(fs[one.feature].clip_ids)
+        assert one.rows == len(values)
+    on_disk = sum(p.stat().st_size for p in (tmp_path / "s" / "data.zarr").rglob("*"))
+    assert found.bytes == pytest.approx(on_disk, rel=0.1)
+
+
+def test_only_what_is_left_is_planned(source, tmp_path):
+    quick(source, tmp_path / "s", max_failures=1.0)
+    before = sorted(tmp_path.rglob("*"))
+    found = planned(source, tmp_path / "s")
+    assert sorted(tmp_path.rglob("*")) == before
+    assert [one.pending for one in found.features] == [0, CLIPS]
+    quick(source, tmp_path / "s", audio=[Windows()], max_failures=1.0)
+    nothing = planned(source, tmp_path / "s")
+    assert (nothing.pending, nothing.sampled, nothing.hours) == (0, 0, 0.0)
+    assert nothing.bottleneck == "nothing to do"
+    again = planned(source, tmp_path / "s", retry=("unreadable",))
+    assert [one.pending for one in again.features] == [2, 2]
+
+
+def test_a_sample_is_drawn_by_seed(source, tmp_path):
+    drawn = [planned(source, tmp_path / "s", clips=4, seed=seed) for seed in (1, 1, 2, 3, 4)]
+    assert all(one.sampled == 4 for one in drawn)
+    assert drawn[0].statuses == drawn[1].statuses
+    assert len({json.dumps([one.statuses, one.examples]) for one in drawn}) > 1
+
+
+def test_failures_in_the_sample_are_a_finding(source, tmp_path):
+    found = plan(
+        source, tmp_path / "s", visual=[Frames()], options=Options(workers=1, device="cpu"),
+    )  # fmt: skip
+    assert len(found.findings) == 1
+    assert "2 of 12" in found.findings[0]
+    json.dumps(found.as_json())
+
+
+def test_more_networks_cost_more(source, tmp_path):
+    one = planned(source, tmp_path / "s")
+    slow = plan(
+        source,
+        tmp_path / "s",
+        visual=[Frames(), Slow()],
+        audio=[Whole()],
+        options=Options(workers=2, device="cpu", max_failures=1.0),
+    )
+    assert slow.encoder_seconds_per_clip > 5 * one.encoder_seconds_per_clip
+    assert slow.bottleneck == "encoder"
+
+
+class Slow(Frames):
+    slug = "slow"
+
+    def __init__(self):
+        super().__init__()
+        self.identity = {"network": "slow"}
+
+    def forward(self, x):
+        noise = np.random.default_rng(0).standard_normal((600, 600))
+        for _ in range(20):
+            noise = noise @ noise / 600
+        return super().forward(x)
+
+
+def test_what_cannot_be_planned(source, tmp_path):
+    with pytest.raises(InputError, match="sample of 0 clips"):
+        planned(source, tmp_path / "s", clips=0)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("mine")
+    with pytest.raises(NotAStore, match=r"thesis\.tex"):
+        planned(source, tmp_path / "other")
+
+
+def test_status_counts_what_is_there(source, tmp_path):
+    with pytest.raises(NotAStore):
+        status(source, tmp_path / "s")
+    short = source.with_name("short.csv")
+    short.write_text("path\n" + "".join(f"{k:02}.mp4\n" for k in (0, 1, 10)))
+    quick(short, tmp_path / "s", audio=[Windows()], max_failures=1.0)
+    sight, sound = sorted(status(source, tmp_path / "s").features, key=lambda f: f.modality)[::-1]
+    assert (sight.committed, sight.pending) == (3, CLIPS - 3)
+    assert sight.counts == {"ok": 2, "unreadable": 1}
+    assert sound.counts == {"ok": 1, "absent": 1, "unreadable": 1}
+    assert sight.failed == sound.failed == {"unreadable": 1}
+    found = status(source, tmp_path / "s").findings
+    assert len(found) == 4
+    assert "--retry unreadable" in found[-1]
+    ok = source.with_name("ok.csv")
+    ok.write_text("path\n00.mp4\n")
+    assert status(ok, tmp_path / "s").findings == []

@@ -1,0 +1,386 @@
+"""Functions mapped must be importable by a fresh interpreter."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+from multiprocessing.connection import Pipe
+from operator import call
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from extract.processes import child, pool, transport
+from extract.processes.child import Outcome
+from extract.processes.pool import process_map
+from store import Status
+
+quick = partial(process_map, call, workers=2, deadline_seconds=30.0)
+
+
+def state_and_parent(pid):
+    """Of a process; None if there is none."""
+    try:
+        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return state, int(parent)
+
+
+def children():
+    """Processes whose parent is this one, dead ones not collected yet included."""
+    pids = {int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit()}
+    return {pid for pid in pids if (state_and_parent(pid) or (0, 0))[1] == os.getpid()}
+
+
+@pytest.fixture(autouse=True)
+def _no_child_is_left():
+    before = children()
+    yield
+    assert children() <= before
+
+
+def test_values_come_in_order():
+    sleeps = [0.2, 0.0, 0.1, 0.0, 0.0, 0.05]
+    items = [partial(time.sleep, s) if s else partial(abs, -k) for k, s in enumerate(sleeps)]
+    assert [o.value for o in quick(items)] == [None, 1, None, 3, 4, None]
+    assert list(quick([])) == []
+
+
+def test_a_death_costs_only_its_own_item():
+    items = [partial(abs, -k) for k in range(12)]
+    items[3] = partial(os._exit, 3)
+    items[4] = partial(signal.raise_signal, signal.SIGSEGV)
+    items[9] = partial(os.kill, 0, signal.SIGKILL)
+    outcomes = list(quick(items))
+    assert [o.value for k, o in enumerate(outcomes) if k not in (3, 4, 9)] == [
+        k for k in range(12) if k not in (3, 4, 9)
+    ]
+    assert [outcomes[k].status for k in (3, 4, 9)] == [Status.CRASH] * 3
+    assert "exit code 3" in outcomes[3].detail
+    assert "SIGSEGV" in outcomes[4].detail
+
+
+def test_the_late_are_killed_and_replaced():
+    items = [partial(abs, -1), partial(time.sleep, 600), partial(abs, -2), partial(time.sleep, 600)]
+    begun = time.monotonic()
+    outcomes = list(quick([*items, partial(abs, -3)], deadline_seconds=0.5))
+    assert [o.status for o in outcomes] == [0, Status.DEADLINE, 0, Status.DEADLINE, 0]
+    assert "0.5 s" in outcomes[1].detail
+    assert time.monotonic() - begun < 20
+
+
+def test_memory_is_limited():
+    items = [partial(bytearray, 3 << 30), partial(len, "four")]
+    outcomes = list(quick(items, memory_bytes=1 << 30))
+    assert [o.status for o in outcomes] == [Status.OUT_OF_MEMORY, Status.OK]
+
+
+def test_one_that_hangs_stops_nothing_when_order_does_not_matter():
+    items = [partial(time.sleep, 600), *(partial(abs, -k) for k in range(1, 40))]
+    outcomes = quick(items, ordered=False, deadline_seconds=2.0)
+    first = [next(outcomes) for _ in range(39)]
+    assert sorted(o.index for o in first) == [o.value for o in first] == list(range(1, 40))
+    (last,) = outcomes
+    assert (last.index, last.status) == (0, Status.DEADLINE)
+
+
+def careless(item):
+    """Announces a risk and comes to grief, unless it is the second try; for children."""
+    how, safe = item
+    if not safe:
+        child.risk("haste")
+        {"hang": partial(time.sleep, 600), "die": partial(os._exit, 7), "fine": int}[how]()
+    if how == "never":
+        time.sleep(600)
+    return how, safe
+
+
+def test_who_took_a_risk_gets_a_second_try():
+    items = [("fine", False), ("hang", False), ("die", False), ("fine", False)]
+    outcomes = list(
+        process_map(
+            careless, items, workers=2, deadline_seconds=3.0, again=lambda item: (item[0], True)
+        )
+    )
+    assert [o.value for o in outcomes] == [
+        ("fine", False), ("hang", True), ("die", True), ("fine", False),
+    ]  # fmt: skip
+    assert "haste: not done after 1.5 s" in outcomes[1].earlier
+    assert "haste" in outcomes[2].earlier
+    assert "exit code 7" in outcomes[2].earlier
+
+
+def test_who_died_gets_a_second_try_even_without_a_risk(tmp_path):
+    mark = tmp_path / "died"
+    items = [("once", mark), ("always", mark)]
+    first, second = process_map(
+        mortal, items, workers=1, deadline_seconds=20.0, again=lambda item: item
+    )
+    assert (first.value, first.earlier) == ("alive", "the decoder died: exit code 5")
+    assert second.status == Status.CRASH
+    assert second.detail == "the decoder died: exit code 5; the decoder died: exit code 5"
+
+
+def mortal(item):
+    how, mark = item
+    if how == "always" or not mark.exists():
+        mark.touch()
+        os._exit(5)
+    return "alive"
+
+
+def test_a_risk_that_is_over_gives_the_whole_deadline_back():
+    (outcome,) = process_map(
+        relieved, ["x"], workers=1, deadline_seconds=2.0, again=lambda item: "again"
+    )
+    assert (outcome.value, outcome.earlier) == ("x", "")
+
+
+def relieved(item):
+    child.risk("haste")
+    child.risk("")
+    time.sleep(1.4)
+    return item
+
+
+def test_the_second_try_is_the_last():
+    begun = time.monotonic()
+    (outcome,) = process_map(
+        careless,
+        [("hang", False)],
+        workers=1,
+        deadline_seconds=1.0,
+        again=lambda _: ("never", True),
+    )
+    assert outcome.status == Status.DEADLINE
+    assert outcome.detail.startswith("haste: not done after 0.5 s; not done after")
+    assert time.monotonic() - begun < 10
+
+
+def test_items_that_belong_together_go_to_one_child():
+    items = [partial(pid_after, name) for name in "aaabbbccc"]
+    pids = [o.value for o in quick(items, together=lambda item: item.args[0], workers=2)]
+    assert all(len(set(pids[k : k + 3])) == 1 for k in (0, 3, 6))
+    assert len(set(pids)) == 2
+
+
+def pid_after(_):
+    time.sleep(0.05)
+    return os.getpid()
+
+
+def test_arrays_come_through_shared_memory_and_are_freed():
+    held = resident_bytes()
+    outcomes = quick([partial(np.full, 8 << 20, k, np.uint8) for k in range(64)], ahead=4)
+    for k, outcome in enumerate(outcomes):
+        assert outcome.value[::4096].tolist() == [k] * 2048
+        outcome.value[:] = 0  # it is the caller's to change
+        assert resident_bytes() - held < 128 << 20
+    assert k == 63
+
+
+def resident_bytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_what_waits_is_bounded_in_bytes(monkeypatch, shared):
+    monkeypatch.setattr(pool, "AHEAD_BYTES", 20 << 20)
+    drawn = []
+
+    def items():
+        for k in range(50):
+            drawn.append(k)
+            yield partial(np.zeros, 8 << 20, np.uint8)
+
+    outcomes = quick(items(), shared=shared)
+    next(outcomes)
+    time.sleep(1.0)
+    assert 3 <= len(drawn) <= 6
+    outcomes.close()
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_both_ways_carry_the_same(shared):
+    ours, theirs = Pipe()
+    message = Outcome(value=np.arange(1 << 20, dtype=np.int32).reshape(2, -1), index=3)
+    thread = threading.Thread(
+        target=transport.send, args=(theirs, message), kwargs={"shared": shared}
+    )
+    thread.start()
+    got, held = transport.receive(ours)
+    thread.join()
+    np.testing.assert_array_equal(got.value, message.value)
+    assert got.index == 3
+    assert held >= 4 << 20
+
+
+def test_who_stops_in_the_middle_of_an_answer_holds_up_nobody(monkeypatch):
+    monkeypatch.setattr(pool, "MESSAGE_SECONDS", 1)
+    first, second = quick([mumble, os.getpid], workers=1)
+    assert first.status == Status.DEADLINE
+    assert "in the middle" in first.detail
+    assert second.value
+
+
+def mumble():
+    """Announces 100 bytes and sends two."""
+    os.write(child._parent.fileno(), (100).to_bytes(4, "big") + b"\2\2")
+    time.sleep(600)
+
+
+def test_only_values_are_built_from_what_a_child_says(tmp_path):
+    """A child whose memory an attacker owns can send any pickle."""
+    (outcome,) = quick([partial(Nasty, f"touch {tmp_path / 'canary'}")])
+    assert outcome.status == Status.CRASH
+    assert "posix.system" in outcome.detail
+    assert not (tmp_path / "canary").exists()
+
+
+class Nasty:
+    def __init__(self, command):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+def test_processor_time_is_limited():
+    (outcome,) = quick([spin], deadline_seconds=0.4, workers=1)
+    assert outcome.status == Status.DEADLINE
+    code = "from extract.processes.child import _limit_cpu; _limit_cpu(0.1)\nwhile True: pass"
+    done = subprocess.run([sys.executable, "-c", code], timeout=30)
+    assert done.returncode == -signal.SIGXCPU
+
+
+def spin():
+    while True:
+        pass
+
+
+def test_children_that_grew_are_replaced(monkeypatch):
+    monkeypatch.setattr(pool, "RECYCLE_BYTES", 300 << 20)
+    items = [os.getpid, partial(hoard, 400 << 20), os.getpid]
+    first, grown, after = (o.value for o in quick(items, workers=1))
+    assert first == grown != after
+
+
+def hoard(size, kept=[]):  # noqa: B006 (a leak)
+    kept.append(b"x" * size)
+    return os.getpid()
+
+
+def test_exceptions_are_outcomes():
+    (outcome,) = quick([partial(int, "seven")])
+    assert outcome.status == Status.CRASH
+    assert "seven" in outcome.detail
+
+
+def test_a_slow_caller_slows_the_children_down():
+    drawn = []
+
+    def items():
+        for k in range(100):
+            drawn.append(k)
+            yield partial(abs, -k)
+
+    outcomes = quick(items(), ahead=5)
+    for k in range(3):
+        assert next(outcomes).value == k
+        time.sleep(0.3)
+        assert len(drawn) <= k + 1 + 5
+    outcomes.close()
+
+
+def test_closing_early_kills_what_is_running():
+    outcomes = quick([partial(abs, -1), *[partial(time.sleep, 600)] * 9])
+    assert next(outcomes).value == 1
+    begun = time.monotonic()
+    outcomes.close()
+    assert time.monotonic() - begun < 5
+
+
+def test_items_that_raise_stop_the_map():
+    def items():
+        yield partial(abs, -1)
+        raise LookupError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        list(quick(items()))
+
+
+def test_a_child_killed_before_it_is_ready_is_replaced(monkeypatch):
+    started = []
+    whole = pool._Child.__init__
+
+    def kill_the_first(self, *words):
+        whole(self, *words)
+        started.append(self)
+        if len(started) == 1:
+            self.process.kill()
+
+    monkeypatch.setattr(pool._Child, "__init__", kill_the_first)
+    outcomes = list(pool.process_map(abs, [-1, -2], workers=1, deadline_seconds=10.0))
+    assert [outcome.value for outcome in outcomes] == [1, 2]
+    assert len(started) == 2
+
+
+def test_children_that_cannot_start_are_said(monkeypatch):
+    monkeypatch.setattr(pool, "_BOOT", "raise SystemExit(7)")
+    with pytest.raises(RuntimeError, match="exit code 7"):
+        list(quick([partial(abs, -1)]))
+
+
+def test_children_ignore_ctrl_c():
+    (outcome,) = quick([partial(os.kill, 0, signal.SIGINT)])  # 0: the child's own process group
+    assert outcome.status == Status.OK
+
+
+def test_children_are_recycled(monkeypatch):
+    monkeypatch.setattr(pool, "RECYCLE_ITEMS", 2)
+    pids = [o.value for o in quick([os.getpid] * 6, workers=1)]
+    assert len(set(pids)) == 3
+
+
+def test_children_see_no_secrets(monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
+    (outcome,) = quick([partial(os.getenv, "AWS_SECRET_ACCESS_KEY")])
+    assert outcome.value is None
+
+
+def test_a_decode_process_imports_neither_torch_nor_zarr(tmp_path):
+    """Asked of an interpreter that did what a decode process does."""
+    code = (
+        "import sys; import extract.processes.pool; "
+        "from extract.media.decode import Request, decode; "
+        "from extract.media.sampling import Sampling; from pathlib import Path; "
+        f"decode(Request(path=Path({str(tmp_path / 'none.mp4')!r}))); "
+        "print([m for m in ('torch', 'zarr', 'pyarrow', 'decord') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_children_die_with_their_parent():
+    """SIGKILL of the parent, while a child hangs in a call that reads nothing."""
+    code = (
+        "import time\nfrom functools import partial\nfrom operator import call\n"
+        "from extract.processes.pool import process_map\n"
+        "import os, subprocess\n"
+        "for o in process_map(call, [os.getpid, partial(time.sleep, 600)], workers=1,"
+        " deadline_seconds=900.0):\n    print(o.value, flush=True)\n"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        child = int(parent.stdout.readline())
+        time.sleep(0.3)
+        parent.kill()
+    limit = time.monotonic() + 10
+    while (found := state_and_parent(child)) and found[0] != "Z":
+        assert time.monotonic() < limit, "the child outlived its parent"
+        time.sleep(0.05)

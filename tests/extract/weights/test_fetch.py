@@ -1,0 +1,354 @@
+"""Fetching weights from a loopback server that misbehaves in every way asked for."""
+
+import hashlib
+import json
+import re
+import socket
+import struct
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from extract.weights import download, fetch
+from extract.weights.catalogue import CATALOGUE
+from store.errors import WeightsError
+
+NAME, FILE = "panns-cnn14", "Cnn14_mAP=0.431.pth"
+BODY = bytes(range(256)) * 16_000  # 4 MB
+DIGEST = hashlib.sha256(BODY).hexdigest()
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `body` under every path; `plan` says how each request in turn goes wrong."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.body, self.etag, self.plan = BODY, '"one"', []
+        self.seen, self.conditions = [], []
+        self.ranges, self.careless = True, False
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+    def do_GET(self):
+        server = self.server
+        asked = self.headers.get("Range")
+        condition = self.headers.get("If-Range")
+        server.seen.append((self.path, asked))
+        server.conditions.append(condition)
+        fault = server.plan.pop(0) if server.plan else None
+        match fault:
+            case int():
+                return self.send_error(fault)
+            case "reset":
+                return self.reset()
+            case "silent":
+                return threading.Event().wait(1)
+            case ("redirect", where):
+                self.send_response(302)
+                self.send_header("Location", where)
+                self.send_header("Content-Length", "0")
+                return self.end_headers()
+        start = 0
+        if asked and server.ranges and (condition in (None, server.etag) or server.careless):
+            start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
+        body = server.body[start:]
+        self.send_response(206 if start else 200)
+        if start:
+            total = len(server.body)
+            self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
+        if server.etag:
+            self.send_header("ETag", server.etag)
+        if fault == "gzip":
+            self.send_header("Content-Encoding", "gzip")
+        if fault != "no length":
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if isinstance(fault, tuple):  # ("cut" or "cut and reset", bytes)
+            body = body[: fault[1]]
+        try:
+            self.wfile.write(body)
+        except OSError:
+            return None
+        return self.reset() if isinstance(fault, tuple) and fault[0] == "cut and reset" else None
+
+    def reset(self):
+        self.wfile.flush()
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr(download, "BACKOFF_SECONDS", 0.001)
+    monkeypatch.setattr(download, "TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        monkeypatch.setenv("MICROSHOT_WEIGHTS_URL", f"{server.url}/mirror/")
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / NAME
+
+
+def names(folder):
+    return sorted(p.name for p in folder.iterdir() if not p.name.endswith(".lock"))
+
+
+def assert_whole(folder):
+    assert (folder / FILE).read_bytes() == BODY
+    assert names(folder) == [FILE, f"{FILE}.json"]
+    assert json.loads((folder / f"{FILE}.json").read_text())["sha256"] == DIGEST
+
+
+def assert_nothing_under_its_name(folder):
+    assert not (folder / FILE).exists()
+    assert not (folder / f"{FILE}.json").exists()
+
+
+def test_a_file_is_fetched_once_and_recorded(server, tmp_path, folder):
+    told = []
+    fetched = fetch.fetch(NAME, tmp_path, progress=lambda *a: told.append(a))
+    assert fetched.files == (folder / FILE,)
+    assert fetched.sha256 == (DIGEST,)
+    assert fetched.next_step == f"panns:variant=cnn14,weights={folder / FILE}"
+    assert_whole(folder)
+    assert told[0][1] == told[-1][0] == len(BODY)
+    assert [done for done, _, _ in told] == sorted(done for done, _, _ in told)
+    assert DIGEST in told[-1][2]
+    assert fetch.fetch(NAME, tmp_path) == fetched
+    assert server.seen == [("/mirror/panns-cnn14/Cnn14_mAP%3D0.431.pth", None)]
+
+
+@pytest.mark.parametrize("how", ["cut", "cut and reset"])
+def test_a_broken_transfer_goes_on_where_it_stopped(server, tmp_path, folder, how):
+    server.plan = [(how, 3_000_000), None]
+    fetch.fetch(NAME, tmp_path)
+    assert_whole(folder)
+    if how == "cut":  # a reset may take bytes along that were sent
+        assert server.seen[1][1] == "bytes=3000000-"
+
+
+def test_a_later_call_goes_on_too(server, tmp_path, folder):
+    server.plan = [("cut", 3_000_000), *[503] * 20]
+    with pytest.raises(WeightsError, match=r"503.*attempts"):
+        fetch.fetch(NAME, tmp_path)
+    assert_nothing_under_its_name(folder)
+    server.plan, server.seen = [], []
+    fetch.fetch(NAME, tmp_path)
+    assert_whole(folder)
+    assert server.seen[0][1] == "bytes=3000000-"
+    assert server.conditions[-1] == '"one"'
+
+
+def test_an_answer_without_a_mark_ends_what_was_known_of_the_part(server, tmp_path, folder):
+    for etag, body, cut in (('"one"', BODY, 3_000_000), ("", BODY[::-1], 2_000_000)):
+        server.etag, server.body = etag, body
+        server.plan = [("cut", cut), 404]
+        with pytest.raises(WeightsError):
+            fetch.fetch(NAME, tmp_path)
+    server.etag, server.body = '"one"', BODY
+    fetch.fetch(NAME, tmp_path)
+    assert_whole(folder)
+    assert server.seen[-1][1] is None
+
+
+def test_a_whole_part_is_not_fetched_again(server, tmp_path, folder, monkeypatch):
+    """Killed between the last byte and the rename."""
+    with monkeypatch.context() as patch:
+        patch.setattr(fetch, "_check", lambda *a, **k: pytest.fail("killed here"))
+        with pytest.raises(pytest.fail.Exception):
+            fetch.fetch(NAME, tmp_path)
+    assert_nothing_under_its_name(folder)
+    fetch.fetch(NAME, tmp_path)
+    assert_whole(folder)
+    assert len(server.seen) == 1
+
+
+def test_a_server_without_ranges_starts_over(server, tmp_path, folder):
+    server.ranges = False
+    server.plan = [("cut", 3_000_000)]
+    fetch.fetch(NAME, tmp_path)
+    assert_whole(folder)
+    assert server.seen[1][1] == "bytes=3000000-"
+
+
+@pytest.mark.parametrize("etag", ["", 'W/"weak"'])
+def test_a_server_without_a_strong_mark_is_never_continued(server, tmp_path, folder, etag):
+    server.etag = etag
+    server.plan = [("cut", 3_000_000)]
+    fetch.fetch(NAME, tmp_path)
+    assert_whole(folder)
+    assert server.seen[1][1] is None
+
+
+@pytest.mark.parametrize("careless", [False, True], ids=["obeys If-Range", "ignores it"])
+def test_a_file_that_changes_between_two_attempts_is_not_patched_together(
+    server, tmp_path, folder, careless
+):
+    server.plan = [("cut", 3_000_000), *[500] * 4]
+    with pytest.raises(WeightsError):
+        fetch.fetch(NAME, tmp_path)
+    server.body, server.etag, server.careless = BODY[::-1], '"two"', careless
+    fetch.fetch(NAME, tmp_path)
+    assert (folder / FILE).read_bytes() == BODY[::-1]
+
+
+@pytest.mark.parametrize("fault", [500, 503, 429, "reset", "silent"])
+def test_what_may_pass_is_tried_again(server, tmp_path, folder, fault):
+    server.plan = [fault, fault]
+    fetch.fetch(NAME, tmp_path)
+    assert_whole(folder)
+    assert len(server.seen) == 3
+
+
+@pytest.mark.parametrize(
+    ("plan", "says", "requests"),
+    [
+        ([404], "HTTP 404.*MICROSHOT_WEIGHTS_URL", 1),
+        ([403], "HTTP 403", 1),
+        ([500] * 9, r"HTTP 500 \(5 attempts\); run the command again", 5),
+        (["reset"] * 9, r"\(5 attempts\)", 5),
+        (["silent"] * 9, r"no answer within 0.5 s \(5 attempts\)", 5),
+        ([("cut", 10)] * 9, r"broke off after .* of 4096000 bytes \(5 attempts\)", 5),
+        (["no length"], "does not say how long", 1),
+        (["gzip"], "compressed", 1),
+        ([("redirect", "file:///etc/passwd")], "HTTP 302", 1),
+        ([("redirect", "ftp://127.0.0.1/x")], "refused", 1),
+        ([("redirect", "/again")] * 30, "HTTP 302", None),
+    ],
+)
+def test_what_stays_wrong_is_one_line_and_leaves_nothing(
+    server, tmp_path, folder, plan, says, requests
+):
+    server.plan = plan
+    with pytest.raises(WeightsError, match=says) as error:
+        fetch.fetch(NAME, tmp_path)
+    assert "\n" not in str(error.value)
+    assert requests in (None, len(server.seen))
+    assert_nothing_under_its_name(folder)
+
+
+def test_a_redirect_keeps_the_range(server, tmp_path, folder):
+    again = ("redirect", "/elsewhere")
+    server.plan = [again, ("cut", 3_000_000), again]
+    fetch.fetch(NAME, tmp_path)
+    assert_whole(folder)
+    assert server.seen[-1] == ("/elsewhere", "bytes=3000000-")
+
+
+def test_a_wrong_digest_keeps_nothing(server, tmp_path, folder):
+    with pytest.raises(WeightsError, match=f"sha256 {DIGEST} instead of {'0' * 64}"):
+        fetch.fetch(NAME, tmp_path, sha256="0" * 64)
+    assert names(folder) == []
+    fetch.fetch(NAME, tmp_path, sha256=DIGEST.upper())
+    assert_whole(folder)
+    with pytest.raises(WeightsError, match=r"delete .* and fetch it again"):
+        fetch.fetch(NAME, tmp_path, sha256="0" * 64)
+    assert_whole(folder)
+
+
+def test_a_file_that_changed_since_it_was_first_fetched_is_refused(server, tmp_path, folder):
+    fetch.fetch(NAME, tmp_path)
+    (folder / FILE).unlink()
+    server.body = BODY[::-1]
+    with pytest.raises(WeightsError, match="when first fetched; nothing was kept"):
+        fetch.fetch(NAME, tmp_path)
+    assert names(folder) == [f"{FILE}.json"]
+    (folder / f"{FILE}.json").unlink()
+    fetch.fetch(NAME, tmp_path)
+    assert (folder / FILE).read_bytes() == BODY[::-1]
+
+
+def test_a_file_that_rots_on_disk_is_noticed(server, tmp_path, folder):
+    fetch.fetch(NAME, tmp_path)
+    with (folder / FILE).open("r+b") as file:
+        file.write(b"\xff")
+    with pytest.raises(WeightsError, match="when first fetched; delete"):
+        fetch.fetch(NAME, tmp_path)
+
+
+def test_a_file_put_there_by_hand_is_recorded(server, tmp_path, folder):
+    folder.mkdir()
+    (folder / FILE).write_bytes(BODY)
+    fetch.fetch(NAME, tmp_path)
+    assert_whole(folder)
+    assert server.seen == []
+
+
+def test_published_sizes_and_digests_are_held(server, tmp_path):
+    with pytest.raises(WeightsError, match=r"4096000 bytes; expected 25237595"):
+        fetch.fetch("panns-cnn10", tmp_path)
+    size = CATALOGUE["panns-cnn10"].size_bytes
+    server.body = bytes(size)
+    with pytest.raises(WeightsError, match=r"published is bfb1f1f9968938fa8ef4012b8471f5f6"):
+        fetch.fetch("panns-cnn10", tmp_path)
+    assert names(tmp_path / "panns-cnn10") == []
+
+
+def test_all_files_of_a_checkpoint_come(server, tmp_path):
+    name = "simclrv2-r50_1x_sk1-pretrained"
+    fetched = fetch.fetch(name, tmp_path, sha256=",".join([DIGEST] * 3))
+    assert [path.suffix for path in fetched.files] == [
+        ".index", ".data-00000-of-00001", ".meta"
+    ]  # fmt: skip
+    assert all(path.read_bytes() == BODY for path in fetched.files)
+    assert fetched.next_step == (
+        f"extract weights convert {tmp_path / name / 'model.ckpt-250228.index'} "
+        f"--encoder simclrv2:variant=r50_1x_sk1 -o {name}.safetensors"
+    )
+    with pytest.raises(WeightsError, match="needs 3 of 64"):
+        fetch.fetch(name, tmp_path, sha256=DIGEST)
+
+
+def test_two_fetches_of_one_file_do_not_mix(server, tmp_path):
+    server.plan = ["silent"]
+    outcome = []
+    thread = threading.Thread(target=lambda: outcome.append(fetch.fetch(NAME, tmp_path)))
+    thread.start()
+    while not server.seen:
+        pass
+    with pytest.raises(WeightsError, match="another process"):
+        fetch.fetch(NAME, tmp_path)
+    thread.join()
+    assert outcome[0].sha256 == (DIGEST,)
+
+
+@pytest.mark.parametrize("url", ["file:///etc", "ftp://host/x", "host/x", "http://", "http://[x"])
+def test_only_http_is_spoken(tmp_path, url):
+    with pytest.raises(WeightsError, match="no http or https address"):
+        fetch.fetch(NAME, tmp_path, base_url=url)
+
+
+def test_a_directory_that_cannot_be_written_is_named(server, tmp_path):
+    (tmp_path / NAME).write_text("in the way")
+    with pytest.raises(WeightsError, match=r"cannot use .*panns-cnn14"):
+        fetch.fetch(NAME, tmp_path)
+
+
+def test_the_directory_is_chosen_by_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("MICROSHOT_WEIGHTS_DIR", str(tmp_path / "a"))
+    assert fetch.default_directory() == tmp_path / "a"
+    monkeypatch.delenv("MICROSHOT_WEIGHTS_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert fetch.default_directory() == tmp_path / "microshot" / "weights"
+
+
+def test_the_listing_says_what_is_there(server, tmp_path):
+    assert not any(row["present"] for row in fetch.listing(tmp_path))
+    fetch.fetch(NAME, tmp_path)
+    rows = fetch.listing(tmp_path)
+    assert [row["name"] for row in rows if row["present"]] == [NAME]
+    json.dumps(rows)

@@ -1,0 +1,105 @@
+"""Metrics, against scikit-learn and against plain loops."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as theirs
+
+from learn.evaluation import metrics
+
+
+def test_classification_agrees_with_scikit_learn():
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 7, 200)
+    codes[codes == 3] = 4  # nobody is of class 3
+    scores = rng.random((200, 8)) + 0.7 * np.eye(8)[codes]
+    found, each = metrics.classification(scores, codes, [f"k{c}" for c in range(8)])
+    named = scores.argmax(1)
+    some = np.unique(codes)
+    assert found["top1"] == pytest.approx((named == codes).mean())
+    assert found["top5"] == pytest.approx(
+        theirs.top_k_accuracy_score(codes, scores, k=5, labels=range(8))
+    )
+    assert found["macro_f1"] == pytest.approx(
+        theirs.f1_score(codes, named, labels=some, average="macro")
+    )
+    assert found["balanced_accuracy"] == pytest.approx(
+        theirs.recall_score(codes, named, labels=some, average="macro")
+    )
+    assert found["largest_class"] == pytest.approx(np.bincount(codes).max() / 200)
+    assert [one.name for one in each] == [f"k{c}" for c in some]
+    assert sum(one.clips for one in each) == 200
+
+
+def test_the_first_of_equal_scores_is_the_answer_and_few_classes_have_no_top5():
+    found, _ = metrics.classification(np.ones((4, 3)), np.array([0, 0, 1, 2]), "abc")
+    assert found["top1"] == 0.5
+    assert "top5" not in found
+
+
+def test_labels_agree_with_scikit_learn_over_classes_with_positives():
+    rng = np.random.default_rng(1)
+    truth = rng.random((120, 6)) < 0.3
+    truth[:, 2] = False
+    scores = rng.random((120, 6)) * 0.7 + 0.3 * truth
+    thresholds = np.full(6, 0.5)
+    found, each = metrics.multilabel(scores, truth, thresholds, "abcdef")
+    some = [0, 1, 3, 4, 5]
+    named = scores >= 0.5
+    assert found["map"] == pytest.approx(
+        np.mean([theirs.average_precision_score(truth[:, c], scores[:, c]) for c in some])
+    )
+    assert found["macro_f1"] == pytest.approx(
+        theirs.f1_score(truth[:, some], named[:, some], average="macro")
+    )
+    assert found["micro_f1"] == pytest.approx(theirs.f1_score(truth, named, average="micro"))
+    assert [one.name for one in each] == list("abdef")
+
+
+def test_thresholds_are_the_best_of_all():
+    rng = np.random.default_rng(2)
+    truth = rng.random((60, 4)) < 0.3
+    truth[:, 3] = False
+    scores = rng.random((60, 4)).round(1) + 0.2 * truth  # with equals
+    found = metrics.best_thresholds(scores, truth, 0.5)
+    assert found[3] == 0.5
+    for c in range(3):
+        f1 = [theirs.f1_score(truth[:, c], scores[:, c] >= t) for t in np.unique(scores[:, c])]
+        assert theirs.f1_score(truth[:, c], scores[:, c] >= found[c]) == pytest.approx(max(f1))
+
+
+def test_retrieval_is_that_of_a_loop(monkeypatch):
+    monkeypatch.setattr(metrics, "NUMBERS_AT_ONCE", 200)  # several parts
+    rng = np.random.default_rng(3)
+    query, gallery = (torch.from_numpy(rng.standard_normal((40, 5))) for _ in range(2))
+    gallery[7] = gallery[3]  # equal scores: the earlier one comes first
+    codes = torch.from_numpy(rng.integers(0, 6, 40))
+    codes[11] = 99  # nobody else is of that class
+    groups = torch.arange(40) // 2
+    found, asked = metrics.retrieval(query, gallery, codes, codes, groups, groups)
+    ranks, averages = [], []
+    unit = [(x / x.norm(dim=1, keepdim=True)).numpy() for x in (query, gallery)]
+    for i in range(40):
+        others = [j for j in range(40) if groups[j] != groups[i]]
+        score = unit[1][others] @ unit[0][i]
+        ranked = [others[k] for k in sorted(range(len(others)), key=lambda k: (-score[k], k))]
+        hits = [codes[j] == codes[i] for j in ranked]
+        if any(hits):
+            ranks.append(hits.index(True) + 1)
+            precision = [sum(hits[: k + 1]) / (k + 1) for k in range(len(hits)) if hits[k]]
+            averages.append(np.mean(precision))
+    assert asked == len(ranks) == 39
+    for k in (1, 5, 10):
+        assert found[f"r{k}"] == pytest.approx(np.mean(np.array(ranks) <= k))
+    assert found["median_rank"] == np.median(ranks)
+    assert found["map"] == pytest.approx(np.mean(averages))
+
+
+def test_a_clip_of_its_own_is_found_first_and_equal_items_are_not_all_first():
+    x = torch.eye(6)
+    own = torch.arange(6)
+    assert metrics.retrieval(x, x, own, own)[0]["r1"] == 1.0
+    same = metrics.retrieval(torch.ones(6, 2), torch.ones(6, 2), own, own)[0]
+    assert same["median_rank"] == 3.5
+    assert same["r1"] == pytest.approx(1 / 6)
+    assert metrics.retrieval(x, x, own, own + 9) == ({}, 0)

@@ -1,0 +1,200 @@
+"""Curves of accuracy as queries lose a modality: their ends are known, their fills done by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+import learn
+from learn.commands.tables import episodes_table
+from learn.evaluation.evaluation_set import load_side
+from learn.evaluation.missing_modality import Drop, Gaps
+from learn.fewshot.heads import Context
+from learn.fewshot.modes import Pair
+from learn.fewshot.scoring import accuracies, by_late_fusion
+from store import open as open_store
+from store import plugins
+from store.errors import ConfigError, InputError
+
+FEW = {"ways": 4, "queries": 5, "episodes": 60, "shots": (1, 3)}
+
+
+@pytest.fixture(scope="module")
+def run(paired, tmp_path_factory):
+    path = tmp_path_factory.mktemp("missing") / "run"
+    settings = ("optimiser.epochs=3", "network.hidden=24", "network.dim_out=12")
+    learn.train(paired, "missing_modality", settings=settings, run_dir=path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def gaps(paired):
+    fs = open_store(paired)
+    features = {fs[name].modality: fs[name] for name in fs.features}
+    scored, base = (
+        load_side(fs.manifest(), features, split=split, label="label", group=None)
+        for split in ("test", "train")
+    )
+    return Gaps.of(scored, base, None, 5), Gaps.of(scored, None, None, 5)
+
+
+def curve(found, **wanted):
+    return [
+        one for one in found.missing if all(getattr(one, key) == v for key, v in wanted.items())
+    ]
+
+
+def test_curves_begin_whole_and_end_with_one_modality(paired, run):
+    drop = Drop(modes=("v", "a"), rates=(0.0, 1.0))
+    found = learn.run_episodes(
+        paired, **FEW, drop=drop, projections=("none", run), heads=("prototypes", "ridge")
+    )
+    rows = {(r.projection, r.head, r.support, r.shots): r.accuracy for r in found.results}
+    for one in curve(found, rate=0.0, projection="none", fusion="early"):
+        assert one.accuracy == rows["none", one.head, "av", one.shots]
+    for one in curve(found, rate=0.0, fusion="learned"):
+        assert one.accuracy == rows[str(run), one.head, "av", one.shots]
+    ends = curve(found, rate=1.0, fill="ignored", projection="none")
+    assert len(ends) == 2 * 2 * 2
+    for one in ends:
+        left = "a" if one.dropped == "v" else "v"
+        assert one.accuracy == rows["none", one.head, left, one.shots]
+        assert one.dropped_clips == found.sampling["clips"]
+
+
+def test_a_token_is_what_the_network_has_for_clips_without_it(paired, run):
+    """`visual` of this network is made of what is seen and the token of what is not heard."""
+    drop = Drop(modes=("a",), rates=(1.0,), fills=("token",))
+    found = learn.run_episodes(paired, **FEW, drop=drop, projections=(run,))
+    across = learn.run_episodes(paired, **FEW, projections=(run,), support=("av",), query=("v",))
+    assert [one.accuracy for one in found.missing] == [r.accuracy for r in across.results]
+    assert {one.fusion for one in found.missing} == {"learned"}
+
+
+def test_what_is_lost_at_one_rate_is_lost_at_higher_ones(gaps):
+    one, _ = gaps
+    clips = len(one.side.clips)
+    few, many = one.lost(0.25), one.lost(0.5)
+    assert (few.sum(), many.sum()) == (round(clips / 4), clips // 2)
+    assert (few <= many).all()
+    assert not one.lost(0.0).any()
+    assert one.lost(1.0).all()
+
+
+def test_fills_by_hand(gaps):
+    for one in gaps:
+        lost = one.lost(0.5)
+        source = one.source
+        zero = one.queries("early", "zero", "audio", lost)["audio"]
+        mean = one.queries("early", "mean", "audio", lost)["audio"]
+        near = one.queries("early", "retrieved", "audio", lost)
+        assert near["visual"] is one.whole["visual"]
+        for i, gone in enumerate(lost):
+            if not gone:
+                for filled in (zero, mean, near["audio"]):
+                    assert torch.equal(filled[i], one.whole["audio"][i])
+                continue
+            assert not zero[i].any()
+            torch.testing.assert_close(mean[i], source["audio"].mean(0))
+            like = torch.cosine_similarity(one.whole["visual"][i], source["visual"], dim=1)
+            if one.base is None:
+                like[i] = -2  # itself
+            assert torch.equal(near["audio"][i], source["audio"][like.argmax()])
+
+
+def test_nothing_is_retrieved_from_the_same_source(filled):
+    fs = open_store(filled)
+    features = {fs[name].modality: fs[name] for name in fs.features}
+    side = load_side(fs.manifest(), features, split="test", label="label", group=None)
+    one = Gaps.of(side, None, None, 0)
+    near = one.queries("early", "retrieved", "visual", one.lost(1.0))["visual"]
+    for i, filled_with in enumerate(near):
+        (found,) = torch.nonzero((one.whole["visual"] == filled_with).all(1)).T
+        assert (side.clips.groups[found] != side.clips.groups[i]).all()
+
+
+def test_rows_are_filled_before_a_network(gaps):
+    one, _ = gaps
+    lost = one.lost(0.5)
+    own = one.side.rows["audio"]
+    token, zero, mean, near = (
+        one._rows(fill, "audio", lost)["audio"] for fill in ("token", "zero", "mean", "retrieved")
+    )
+    of_token, of_zero = token.offsets.diff(), zero.offsets.diff()
+    assert (of_token.numpy()[lost] == 0).all()
+    assert (of_zero.numpy()[lost] == 1).all()
+    kept = torch.from_numpy(~lost)
+    for filled in (token, zero, mean, near):
+        assert torch.equal(filled.means()[kept], own.means()[kept])
+    assert not zero.means()[~kept].any()
+    torch.testing.assert_close(
+        mean.means()[~kept][0], one.base.rows["audio"].means().mean(0), rtol=2e-3, atol=2e-3
+    )
+    expected = one.queries("early", "retrieved", "audio", lost)["audio"]
+    torch.testing.assert_close(near.means(), expected)
+
+
+@pytest.mark.parametrize("head", ["prototypes", "nearest"])
+def test_late_fusion_is_a_loop(make_clips, head):
+    clips = make_clips([12] * 3)
+    draw = plugins.build(
+        "learn.fewshot.tasks",
+        plugins.Spec("n_way_k_shot", {"ways": 3, "shots": 2, "queries": 4, "episodes": 9}),
+    )(clips, seed=0)
+    rng = torch.Generator().manual_seed(0)
+    apart = torch.from_numpy(clips.codes / 3)[:, None].float()
+    views = [torch.randn(36, d, generator=rng) + apart for d in (5, 3)]
+    shares = [torch.ones(36), (torch.rand(36, generator=rng) < 0.5).float()]
+    one = plugins.build("learn.fewshot.heads", head)
+    contexts = [Context(blocks=(x.shape[1],)) for x in views]
+    pairs = [Pair(support=x, query=x, blocks=(x.shape[1],)) for x in views]
+    answered = by_late_fusion(one, pairs, contexts, shares)(draw)
+    right = []
+    for support, query in zip(draw.support, draw.query, strict=True):
+        total = np.zeros((12, 3))
+        for x, context, share in zip(views, contexts, shares, strict=True):
+            predict = one.fit(x[support.astype(np.int64)][None], context)
+            own = predict(x[support.reshape(-1).astype(np.int64)][None])[0].numpy()
+            said = predict(x[query.astype(np.int64)][None])[0].numpy()
+            total += share[query.astype(np.int64)].numpy()[:, None] * said / own.std(ddof=1)
+        right.append((total.argmax(1) == draw.answers).mean())
+    np.testing.assert_allclose(accuracies(draw, answered), right)
+
+
+def test_the_json_and_the_table_have_every_point(paired, capsys):
+    drop = Drop(modes=("a",), rates=(0.0, 0.5), fills=("zero", "retrieved"))
+    result = learn.run_episodes(paired, **FEW, drop=drop).as_json()
+    assert [(one["shots"], one["rate"]) for one in result["missing"]] == [
+        (1, 0.0), (3, 0.0), (1, 0.5), (3, 0.5),
+    ] * 4  # fmt: skip
+    assert {(one["fill"], one["filled_from"]) for one in result["missing"]} == {
+        ("zero", ""), ("retrieved", "train"),
+    }  # fmt: skip
+    episodes_table(result)
+    out = capsys.readouterr().out
+    assert "fusion  fill       0 %   50 %" in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "says"),
+    [
+        ({"modes": ("av",)}, ConfigError, "no 'av'"),
+        ({"fills": ("tokn",)}, ConfigError, "did you mean 'token'"),
+        ({"rates": (1.5,)}, ConfigError, "shares from 0 to 1"),
+        ({"fusions": ("learned",)}, InputError, "--recipe missing_modality"),
+        ({"fills": ("token",)}, InputError, "--recipe missing_modality"),
+    ],
+)
+def test_what_cannot_be_dropped_is_one_line(paired, asked, error, says):
+    seen = []
+    with pytest.raises(error, match=says):
+        learn.run_episodes(
+            paired, **FEW, drop=Drop(**{"modes": ("a",), **asked}),
+            progress=lambda *told: seen.append(told),
+        )  # fmt: skip
+    assert not seen
+
+
+def test_a_modality_that_is_not_in_play_cannot_go_missing(paired):
+    with pytest.raises(InputError, match="audio is not"):
+        learn.run_episodes(paired, **FEW, support=("v",), drop=Drop(modes=("a",)))

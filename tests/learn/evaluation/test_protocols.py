@@ -1,0 +1,213 @@
+"""What single protocols promise, from a store on disk."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+import learn
+import store
+from learn.data.clips import choose_feature, load_clips, load_rows
+from learn.training.runs import load_run
+from store import testing
+from store.errors import ConfigError, InputError
+
+
+def first(path, protocol, **asked):
+    return learn.run_protocol(path, protocol, **{"support": ("v",), **asked}).findings[0]
+
+
+def visual(path, split):
+    """Means of what is seen of each clip that has rows and a label, and the labels."""
+    fs = store.open(path)
+    clips = load_clips(fs.manifest(), split=split, label="label")
+    rows = load_rows(choose_feature(fs, "visual", None), clips.ids)
+    keep = rows.valid
+    return rows.means().double().numpy()[keep], clips.codes[keep], clips
+
+
+def test_a_linear_probe_is_scikit_learns(filled):
+    x, y, _ = visual(filled, "train")
+    other, answers, _ = visual(filled, "test")
+    scale = StandardScaler().fit(x)
+    model = LogisticRegression(C=0.1, max_iter=1000).fit(scale.transform(x), y)
+    right = (model.predict(scale.transform(other)) == answers).mean()
+    found = first(filled, "linear:c=0.1")
+    assert found.metrics["top1"] == pytest.approx(right)
+    assert found.clips == len(other)
+    assert found.about["fitted_on"] == "train"
+
+
+def test_regularisation_is_chosen_on_val_and_never_on_the_scored_split(filled):
+    x, y, _ = visual(filled, "train")
+    tuned, of_tuned, _ = visual(filled, "val")
+    scale = StandardScaler().fit(x)
+    right = {}
+    for c in (0.001, 0.01, 0.1, 1.0, 10.0, 100.0):
+        model = LogisticRegression(C=c, max_iter=1000).fit(scale.transform(x), y)
+        right[c] = (model.predict(scale.transform(tuned)) == of_tuned).mean()
+    assert first(filled, "linear").about["c"] == max(right, key=right.get)
+    assert first(filled, "linear", val_split="nowhere").about["c"] == 1.0
+
+
+def test_folds_keep_groups_apart(tmp_path):
+    """Labels that are the group's alone: a probe that has seen the group knows, others guess."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(40), 6)
+    label = rng.integers(0, 2, 40)[groups]
+    ids = tuple(f"c{i:03d}" for i in range(240))
+    fs = store.create(tmp_path / "s")
+    table = {"path": ids, "clip_id": ids, "label": tuple("ab"[c] for c in label)}
+    fs.add_manifest(store.Manifest(table=table | {"group": tuple(f"g{g}" for g in groups)}))
+    centre = 10 * rng.standard_normal((40, 60))
+    spec = store.FeatureSpec(slug="v", modality="visual", dim=60, identity={})
+    fs.add_feature(spec).commit(
+        store.UnitRows(
+            clip_ids=ids,
+            values=(centre[groups] + rng.standard_normal((240, 60))).astype(np.float16),
+            row_time_ms=np.zeros(240, np.int32),
+            row_count=np.ones(240, np.uint16),
+            status=np.zeros(240, np.uint8),
+            media_sha256=np.zeros((240, 32), np.uint8),
+            detail=("",) * 240,
+        )
+    )
+    apart = first(fs.path, "linear:folds=4").metrics["top1"]
+    mixed = first(fs.path, "linear:folds=4", group="none").metrics["top1"]
+    assert mixed > 0.95
+    assert apart < 0.75
+    by_column = first(fs.path, "linear:fold=group")
+    assert by_column.about["fitted_on"] == "40 folds of all"
+
+
+def test_a_probe_needs_classes_it_can_have_learnt(tmp_path):
+    testing.fill(tmp_path / "s", clips=120, rows=1, dim=4, classes=12)
+    with pytest.raises(InputError, match="linear:folds=5"):
+        first(tmp_path / "s", "linear")
+    with pytest.raises(InputError, match="--train-split"):
+        first(tmp_path / "s", "linear", split="all")
+    with pytest.raises(InputError, match="lower folds"):
+        first(tmp_path / "s", "linear:folds=99")
+    with pytest.raises(ConfigError, match="folds=1"):
+        first(tmp_path / "s", "linear:folds=1")
+
+
+def test_late_fusion_is_the_mean_of_two_probes(filled):
+    modes = {
+        fusion: {
+            one.query: one.metrics["top1"]
+            for one in learn.run_protocol(filled, f"linear:fusion={fusion}").findings
+        }
+        for fusion in ("early", "late")
+    }
+    assert modes["early"]["v"] == modes["late"]["v"]
+    assert modes["late"]["av"] >= max(modes["late"]["v"], modes["late"]["a"]) - 0.05
+    told = learn.run_protocol(filled, "linear:fusion=late", support=("av",)).findings[0]
+    assert told.about["fusion"] == "late"
+
+
+@pytest.fixture(scope="module")
+def trained(filled, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    for recipe in ("cross_entropy", "infonce"):
+        settings = ("optimiser.epochs=20", "optimiser.batch_size=32", "projection.dim_out=16")
+        learn.train(filled, recipe, settings=settings, run_dir=folder / recipe)
+    return folder
+
+
+def test_a_runs_own_head_is_asked_about_unscaled_vectors(filled, trained):
+    run = load_run(trained / "cross_entropy")
+    fs = store.open(filled)
+    clips = load_clips(fs.manifest(), split="test", label="label")
+    rows = {
+        m: load_rows(choose_feature(fs, m, None), clips.ids) for m in ("visual", "audio")
+    }  # fmt: skip
+    usable = rows["visual"].valid & rows["audio"].valid
+    rows = {m: one.keep(usable) for m, one in rows.items()}
+    with torch.inference_mode():
+        x = run.space.embed(rows)
+        weights = run.objective.classifier
+        shares = {m: weights(one).softmax(1) for m, one in x.items()}
+    answers = [run.classes.index(clips.classes[c]) for c in clips.codes[usable]]
+    found = learn.run_protocol(
+        filled, "classify", projections=(trained / "cross_entropy",)
+    ).findings
+    by_mode = {one.query: one.metrics["top1"] for one in found}
+    both = (shares["visual"] + shares["audio"]) / 2
+    for mode, one in (("v", shares["visual"]), ("a", shares["audio"]), ("av", both)):
+        assert by_mode[mode] == pytest.approx((one.argmax(1).numpy() == answers).mean())
+    assert by_mode["av"] > 0.5
+
+
+def test_who_has_no_head_is_told_what_has(filled, trained):
+    with pytest.raises(InputError, match=r"cross_entropy.*linear"):
+        learn.run_protocol(filled, "classify", projections=(trained / "infonce",))
+    with pytest.raises(InputError, match="--projection"):
+        learn.run_protocol(filled, "classify")
+
+
+def test_retrieval_goes_both_ways_in_a_common_space(filled, trained):
+    found = learn.run_protocol(filled, "retrieval", projections=("none", trained / "infonce"))
+    told = {(one.projection, one.about["level"], one.support, one.query) for one in found.findings}
+    run = str(trained / "infonce")
+    assert {(run, "instance", "v", "a"), (run, "instance", "a", "v")} <= told
+    assert ("none", "class", "av", "av") in told
+    assert not any(name == "none" and one != other for name, _, one, other in told)
+    for one in found.findings:
+        if one.about["level"] == "class":
+            assert one.about["apart"] == "groups"
+            assert one.metrics["r1"] > 0.3
+
+
+def test_labels_take_their_thresholds_from_val(tmp_path):
+    """Two labels at once, one of them rare: half is no threshold for that."""
+    rng = np.random.default_rng(0)
+    ids = tuple(f"c{i:04d}" for i in range(600))
+    x = rng.standard_normal((600, 6)) + 4
+    rare, common = x[:, 0] + rng.standard_normal(600) > 6, x[:, 1] > 4
+    cells = [
+        ";".join(name for name, has in (("rare", r), ("common", c), ("", True)) if has)
+        for r, c in zip(rare, common, strict=True)
+    ]
+    fs = store.create(tmp_path / "s")
+    split = tuple(("train", "val", "test")[i % 3] for i in range(600))
+    table = {"path": ids, "clip_id": ids, "label": tuple(cells), "split": split}
+    fs.add_manifest(store.Manifest(table=table))
+    spec = store.FeatureSpec(slug="v", modality="visual", dim=6, identity={})
+    fs.add_feature(spec).commit(
+        store.UnitRows(
+            clip_ids=ids,
+            values=x.astype(np.float16),
+            row_time_ms=np.zeros(600, np.int32),
+            row_count=np.ones(600, np.uint16),
+            status=np.zeros(600, np.uint8),
+            media_sha256=np.zeros((600, 32), np.uint8),
+            detail=("",) * 600,
+        )
+    )
+    tuned = first(fs.path, "multilabel")
+    half = first(fs.path, "multilabel", val_split="nowhere")
+    assert half.about["thresholds_from"] == "one half"
+    assert tuned.about["thresholds_from"] == "val"
+    by_name = {one.name: one for one in tuned.classes}
+    assert by_name["rare"].threshold < 0.45
+    assert tuned.metrics["macro_f1"] > half.metrics["macro_f1"]
+    assert tuned.clips == sum(bool(c.strip(";")) for c in cells[2::3])
+    with pytest.raises(InputError, match="several labels"):
+        first(fs.path, "linear")
+
+
+def test_a_finding_says_what_the_projection_was_trained_on(filled, trained):
+    asked = {"projections": (trained / "cross_entropy",)}
+    assert first(filled, "classify", **asked).seen_in_training == 0
+    of_train = first(filled, "classify", split="train", **asked)
+    assert 0.8 * of_train.clips < of_train.seen_in_training < of_train.clips  # heard, too
+
+
+def test_an_evaluation_is_kept_whole(filled, tmp_path):
+    found = learn.run_protocol(filled, "retrieval")
+    found.save(tmp_path / "kept")
+    assert [one.name for one in (tmp_path / "kept").iterdir()] == ["evaluation.json"]
+    with pytest.raises(InputError, match="exists"):
+        found.save(tmp_path / "kept")

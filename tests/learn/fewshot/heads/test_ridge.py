@@ -1,0 +1,68 @@
+"""Ridge against scikit-learn, one episode at a time."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge, RidgeClassifier
+
+from learn.fewshot.heads import Context
+from store import plugins
+from store.errors import ConfigError
+
+
+def episodes(ways: int, shots: int, *, dim: int = 24, count: int = 6, seed: int = 0):
+    rng = torch.Generator().manual_seed(seed)
+    offset = 3 * torch.randn(dim, generator=rng)
+    support = torch.randn(count, ways, shots, dim, generator=rng) + offset
+    query = torch.randn(count, 11, dim, generator=rng) + offset
+    return support, query
+
+
+@pytest.mark.parametrize(("ways", "shots"), [(5, 1), (5, 5), (2, 3), (3, 20)])
+@pytest.mark.parametrize("alpha", [0.1, 1.0, 30.0])
+def test_equals_scikit_learn_episode_by_episode(ways, shots, alpha):
+    support, query = (side.double() for side in episodes(ways, shots))
+    head = plugins.build("learn.fewshot.heads", f"ridge:alpha={alpha}")
+    got = head.fit(support, Context(blocks=(24,)))(query)
+    in_float32 = head.fit(support.float(), Context(blocks=(24,)))(query.float())
+    labels = np.repeat(np.arange(ways), shots)
+    for s, q, scores, rounded in zip(support, query, got, in_float32, strict=True):
+        model = Ridge(alpha=alpha).fit(s.flatten(0, 1).numpy(), np.eye(ways)[labels])
+        np.testing.assert_allclose(scores.numpy(), model.predict(q.numpy()), rtol=1e-8, atol=1e-10)
+        np.testing.assert_allclose(rounded.numpy(), scores.numpy(), atol=2e-3)
+        judge = RidgeClassifier(alpha=alpha).fit(s.flatten(0, 1).numpy(), labels)
+        assert np.array_equal(scores.argmax(-1).numpy(), judge.predict(q.numpy()))
+
+
+def test_lengths_can_be_made_one_first():
+    support, query = episodes(4, 3)
+    of_length_one = (torch.nn.functional.normalize(side, dim=-1) for side in (support, query))
+    context = Context(blocks=(24,))
+    plain = plugins.build("learn.fewshot.heads", "ridge")
+    scaled = plugins.build("learn.fewshot.heads", "ridge:normalise=true")
+    s, q = of_length_one
+    torch.testing.assert_close(scaled.fit(support, context)(query), plain.fit(s, context)(q))
+    assert not torch.allclose(
+        scaled.fit(support, context)(query), plain.fit(support, context)(query)
+    )
+
+
+def test_the_origin_decides_no_answer():
+    support, query = (side.double() for side in episodes(4, 3))
+    head = plugins.build("learn.fewshot.heads", "ridge")
+    there = Context(blocks=(24,), origin=support.mean((0, 1, 2)))
+    got = head.fit(support, there)(query)
+    torch.testing.assert_close(got, head.fit(support, Context(blocks=(24,)))(query))
+
+
+def test_an_alpha_lost_in_rounding_is_refused():
+    support, _ = episodes(5, 9)  # more shots than dimensions
+    head = plugins.build("learn.fewshot.heads", "ridge:alpha=1e-30")
+    with pytest.raises(ConfigError, match=r"alpha=1e-30 is lost .*raise alpha"):
+        head.fit(1e4 * support, Context(blocks=(24,)))
+
+
+@pytest.mark.parametrize("alpha", ["0", "-1", "inf", "nan"])
+def test_impossible_alphas_are_refused(alpha):
+    with pytest.raises(ConfigError, match="alpha"):
+        plugins.build("learn.fewshot.heads", f"ridge:alpha={alpha}")

@@ -1,0 +1,110 @@
+"""Scoring in bounded memory: how many episodes go together, and that it changes no answer."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from learn.fewshot import scoring
+from learn.fewshot.heads import BesideHead, Context
+from learn.fewshot.modes import Pair
+from learn.fewshot.tasks import Episodes
+from store import plugins
+
+CLIPS, DIM, SHOTS = 120, 16, 2
+HEADS = {
+    name: plugins.build("learn.fewshot.heads", name)
+    for name in plugins.names("learn.fewshot.heads")
+}
+HEADS = {name: head for name, head in HEADS.items() if not isinstance(head, BesideHead)}
+
+
+@pytest.fixture
+def pair():
+    rng = torch.Generator().manual_seed(0)
+    centre = torch.randn(6, 1, DIM, generator=rng)
+    clips = (centre + torch.randn(6, CLIPS // 6, DIM, generator=rng)).flatten(0, 1)
+    return Pair(support=clips, query=clips, blocks=(DIM,))
+
+
+@pytest.fixture
+def episodes():
+    rng = np.random.default_rng(0)
+    classes = np.stack([rng.choice(6, 4, replace=False) for _ in range(60)]).astype(np.int32)
+    clips = np.stack([rng.permutation(CLIPS // 6)[:5] for _ in range(240)]).reshape(60, 4, 5)
+    indices = (classes[..., None] * (CLIPS // 6) + clips).astype(np.int32)
+    return Episodes(indices=indices, classes=classes, shots=SHOTS, seed=0, clips_sha256="")
+
+
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
+def test_memory_changes_no_answer(head, pair, episodes):
+    context = Context(blocks=(DIM,), origin=pair.support.mean(0))
+    episodes = replace(episodes, indices=episodes.indices[:5], classes=episodes.classes[:5])
+    answers = [
+        scoring.scorer(head, pair, context, queries=10**6, memory=memory)(episodes)
+        for memory in (1, 200_000, 1 << 30)
+    ]
+    for other in answers[:2]:
+        # A query between two classes may fall to either by rounding alone.
+        assert (other != answers[2]).sum() <= 1
+    assert len(np.unique(answers[2])) == 4
+
+
+class Spy:
+    """Answers the first class, and remembers how many episodes it saw at once."""
+
+    transductive = False
+    centred_by = "none"
+
+    def __init__(self):
+        self.seen = []
+
+    def fit(self, support, context):
+        self.seen.append(len(support))
+        return lambda query: torch.eye(support.shape[1])[:1].expand(*query.shape[:2], -1)
+
+
+@pytest.mark.parametrize(("memory", "at_once"), [(1, 1), (4 * 20 * DIM * 128, 4), (1 << 30, 60)])
+def test_as_many_episodes_go_together_as_memory_holds(pair, episodes, memory, at_once):
+    spy = Spy()
+    found = scoring.scorer(spy, pair, Context(blocks=(DIM,)), queries=1, memory=memory)(episodes)
+    assert spy.seen == [at_once] * (60 // at_once)
+    assert (found == 0).all()
+
+
+@pytest.mark.parametrize("name", ["ridge", "bdcspn"])
+@pytest.mark.parametrize("both", [True, False], ids=["one side", "two sides"])
+def test_a_table_is_made_where_it_fits_and_pays(monkeypatch, pair, episodes, name, both):
+    if not both:
+        pair = Pair(support=pair.support, query=pair.support.clone(), blocks=(DIM,))
+    looked, look_up = [], scoring._look_up
+    monkeypatch.setattr(scoring, "_look_up", lambda *a: looked.append(1) or look_up(*a))
+
+    def looks_up(**asked):
+        looked.clear()
+        scoring.scorer(HEADS[name], pair, Context(blocks=(DIM,)), **asked)(episodes)
+        return bool(looked)
+
+    sides = 1 if both else 2
+    places = CLIPS**2 * (sides**2 if name == "bdcspn" else sides)
+    wanted = 2 * 4 * (places + sides * CLIPS * DIM)
+    assert looks_up(queries=10**6, memory=wanted)
+    assert not looks_up(queries=10**6, memory=wanted - 2)
+    assert not looks_up(queries=1, memory=wanted)
+
+
+def test_products_of_all_clips_are_a_matrix_product():
+    x = torch.randn(700, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(scoring._gram(x), x @ x.T)
+
+
+def test_two_sides_under_two_means_are_embedded_apart(pair):
+    means = torch.zeros(DIM), torch.ones(DIM)
+    context = Context(blocks=(DIM,), support_mean=means[0], query_mean=means[1])
+    head = plugins.build("learn.fewshot.heads", "prototypes:centre=base")
+    left, right = scoring._embedded(head, pair, context)
+    expected = head.embed(pair.support, pair.query, context)
+    assert torch.equal(left, expected[0])
+    assert torch.equal(right, expected[1])
+    assert not torch.equal(left, right)

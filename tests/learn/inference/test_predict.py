@@ -1,0 +1,451 @@
+"""Labels from a few examples: a matrix product's, with honest confidence, whole or absent."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import learn
+import store
+from learn.data.clips import load_rows
+from learn.inference.classifier import BY, Support, fit
+from learn.inference.embed import blocks
+from store.errors import ConfigError, InputError, MissingFile, UnknownColumn
+
+
+def write(path, header, rows):
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+def read(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def asked(filled, tmp_path_factory):
+    """A support of the train split, with labels, and the truth of every clip."""
+    table = store.open(filled).manifest()
+    truth = dict(zip(table.clip_ids, table.column("label"), strict=True))
+    of = dict(zip(table.clip_ids, table.column("split"), strict=True))
+    rows = [(clip, truth[clip]) for clip in table.clip_ids if of[clip] == "train"]
+    path = tmp_path_factory.mktemp("support") / "support.csv"
+    return write(path, ["clip_id", "label"], rows), truth
+
+
+def vectors(features, ids):
+    """The mean row of each clip, by numpy, NaN where there is none."""
+    out = []
+    for clip in ids:
+        rows = features.packed([clip]).values.astype(np.float64)
+        out.append(rows.mean(0) if len(rows) else np.full(features.dim, np.nan))
+    return np.array(out)
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def test_equal_to_a_matrix_product(filled, asked, tmp_path):
+    """By sight: clips scored against centred class means, one after the other."""
+    support, truth = asked
+    result = learn.predict(filled, support=support, output=tmp_path / "o.csv", mode="v", top=8)
+    visual = next(f for f in map(store.open(filled).__getitem__, store.open(filled).features)
+                  if f.modality == "visual")  # fmt: skip
+    names = [row["clip_id"] for row in read(support)]
+    x = vectors(visual, names)
+    there = ~np.isnan(x[:, 0])
+    x, label = unit(x[there]), np.array([truth[n] for n in names])[there]
+    classes = sorted(set(label))
+    middle = np.mean([x[label == c].mean(0) for c in classes], axis=0)
+    prototypes = unit(np.stack([unit(x - middle)[label == c].mean(0) for c in classes]))
+    answers = [row for row in read(tmp_path / "o.csv") if row["label_status"] == "answered"]
+    asked_of = unit(unit(vectors(visual, [row["clip_id"] for row in answers])) - middle)
+    (fitted,) = result["labels"][0]["calibration"]
+    score = asked_of @ prototypes.T / fitted["temperature"]
+    share = np.exp(score - score.max(1, keepdims=True))
+    share /= share.sum(1, keepdims=True)
+    order = np.argsort(-share, axis=1)
+    assert len(answers) > 150
+    for row, ranked, p in zip(answers, order, share, strict=True):
+        assert [row[f"label_{k}"] for k in range(1, 9)] == [classes[c] for c in ranked]
+        told = [float(row[f"label_{k}_confidence"]) for k in range(1, 9)]
+        np.testing.assert_allclose(told, p[ranked], atol=2e-4)
+        assert row["label"] == row["label_1"]
+
+
+@pytest.mark.parametrize("by", BY)
+def test_every_clip_outside_the_support_is_answered_by_what_it_has(filled, asked, tmp_path, by):
+    support, truth = asked
+    result = learn.predict(filled, support=support, output=tmp_path / "o.csv", by=by)
+    rows = read(tmp_path / "o.csv")
+    in_support = {row["clip_id"] for row in read(support)}
+    assert sorted(row["clip_id"] for row in rows) == sorted(set(truth) - in_support)
+    modes = {mode: [r for r in rows if r["mode"] == mode] for mode in ("av", "v", "")}
+    assert sum(map(len, modes.values())) == len(rows)
+    assert all(modes.values())  # some are silent, and some failed
+    assert {r["label_status"] for r in modes[""]} == {"no-rows"}
+    for mode in ("av", "v"):
+        right = np.mean([r["label"] == truth[r["clip_id"]] for r in modes[mode]])
+        assert right > 0.6, mode
+    told = result["labels"][0]
+    assert told["no-rows"] == len(modes[""])
+    assert told["answered"] == len(rows) - len(modes[""])
+    assert {one["parts"] for one in told["calibration"]} == {"visual+audio", "visual"}
+
+
+def test_blocks_change_nothing(filled, asked, tmp_path):
+    support, _ = asked
+    for name, memory in (("one", 1 << 28), ("many", 1 << 14)):
+        learn.predict(filled, support=support, output=tmp_path / name, memory_bytes=memory)
+    fs = store.open(filled)
+    features = {fs[name].modality: fs[name] for name in fs.features}
+    ids = fs.manifest().clip_ids
+    assert len(list(blocks(features, ids, memory_bytes=1 << 14))) > 10
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "many").read_bytes()
+
+
+def test_abstention_is_monotone(filled, asked, tmp_path):
+    support, _ = asked
+    answered = []
+    for p in (0.0, 0.3, 0.6, 0.9, 1.0):
+        learn.predict(filled, support=support, output=tmp_path / "o.csv", mode="v", abstain_below=p)
+        rows = [r for r in read(tmp_path / "o.csv") if r["mode"]]
+        assert all((float(r["label_1_confidence"]) >= p) == (r["label"] != "") for r in rows)
+        answered.append({r["clip_id"] for r in rows if r["label"]})
+    assert all(more >= fewer for more, fewer in pairwise(answered))
+    assert len(answered[0]) > len(answered[3]) > len(answered[4])
+
+
+def test_several_columns_and_a_class_more(filled, asked, tmp_path):
+    """Columns do not see each other, a cell may be empty, and a class is added by its rows."""
+    support, truth = asked
+    rows = [(r["clip_id"], r["label"], r["label"][-1] if i % 2 else "") for i, r in
+            enumerate(read(support))]  # fmt: skip
+    both = write(tmp_path / "s.csv", ["clip_id", "label", "digit"], rows)
+    query = write(tmp_path / "q.csv", ["clip_id"], [[c] for c in sorted(truth, reverse=True)[:60]])
+    learn.predict(
+        filled, support=both, query=query, labels=("label", "digit"), output=tmp_path / "two"
+    )
+    learn.predict(filled, support=support, query=query, output=tmp_path / "one")
+    two, one = read(tmp_path / "two"), read(tmp_path / "one")
+    assert [r["clip_id"] for r in two] == sorted(truth, reverse=True)[:60]
+    assert [{k: r[k] for k in one[0]} for r in two] == one
+    assert {r["digit"] for r in two if r["mode"]} <= set("01234567")
+    fewer = write(tmp_path / "f.csv", ["clip_id", "label"], [r[:2] for r in rows if r[2] != "7"])
+    told = learn.predict(filled, support=fewer, query=query, output=tmp_path / "few")
+    assert told["labels"][0]["classes"] <= 8
+
+
+@pytest.mark.parametrize("by", BY)
+def test_confidence_is_better_than_uncalibrated(by):
+    """Error of calibration on clips never seen, against softmax of the cosines as they are."""
+    rng = torch.Generator().manual_seed(0)
+    means = torch.randn(20, 32, generator=rng)
+
+    def draw(each):
+        codes = torch.arange(20).repeat_interleave(each)
+        return F.normalize(means[codes] + 1.6 * torch.randn(len(codes), 32, generator=rng)), codes
+
+    x, codes = draw(8)
+    held, truth = draw(200)
+    there = (torch.ones(len(x), dtype=torch.bool),)
+    classifier = fit(Support(vectors=(x,), there=there, codes=codes, classes=20), by=by)
+    found = classifier.answers(held, 20)
+    scores = classifier.gallery.search(held, len(classifier.gallery)).score
+    plain = scores[:, :20].double().softmax(-1)[:, 0]
+    right = (found.codes[:, 0] == truth).double()
+    assert 0.5 < right.mean() < 0.95
+    ours, theirs = (error(p, right) for p in (found.probability[:, 0], plain))
+    assert ours < 0.1 < 0.3 < theirs
+    assert classifier.calibration.enough
+
+
+@pytest.mark.parametrize("by", BY)
+@pytest.mark.parametrize("grouped", [True, False])
+def test_calibration_leaves_a_clip_and_its_source_out(by, grouped):
+    """Against a loop that makes the classifier anew without them, clip after clip."""
+    rng = torch.Generator().manual_seed(2)
+    codes = torch.arange(6).repeat_interleave(8)
+    groups = torch.arange(48) // 2
+    means = torch.randn(6, 16, generator=rng)[codes]
+    source = torch.randn(24, 16, generator=rng)[groups]  # clips of a source are much alike
+    x = F.normalize(means + 1.5 * source + 0.3 * torch.randn(48, 16, generator=rng), dim=-1)
+    support = {"vectors": (x,), "there": (torch.ones(48, dtype=torch.bool),), "codes": codes}
+    fitted = fit(
+        Support(**support, classes=6, groups=groups if grouped else None), by=by
+    ).calibration
+    right, sure = [], []
+    for i in range(48):
+        rest = (groups != groups[i]) if grouped else torch.arange(48) != i
+        by_class = [x[rest & (codes == c)] for c in range(6)]
+        score = torch.stack(
+            [
+                (F.normalize(y.sum(0), dim=-1) @ x[i]) if by == "prototypes" else (y @ x[i]).max()
+                for y in by_class
+            ]
+        ).double()
+        right.append(float(score.argmax() == codes[i]))
+        sure.append(float((score / fitted.temperature).softmax(-1).max()))
+    assert fitted.apart == ("group" if grouped else "clip")
+    assert fitted.accuracy == pytest.approx(np.mean(right))
+    assert fitted.confidence == pytest.approx(np.mean(sure), abs=1e-5)
+    assert fitted.accuracy < 0.8 if grouped else fitted.accuracy > 0.8
+
+
+def error(p, right):
+    """Expected calibration error in ten bins."""
+    bins = (p * 10).long().clamp_max(9)
+    parts = [(p[bins == b].mean() - right[bins == b].mean()).abs() * (bins == b).double().mean()
+             for b in bins.unique()]  # fmt: skip
+    return float(sum(parts))
+
+
+def test_strange_clips_are_novel():
+    rng = torch.Generator().manual_seed(1)
+    means = torch.randn(10, 32, generator=rng)
+    codes = torch.arange(10).repeat_interleave(6)
+    known, more = (
+        F.normalize(means[codes] + 0.5 * torch.randn(60, 32, generator=rng)) for _ in range(2)
+    )
+    strange = F.normalize(torch.randn(60, 32, generator=rng))
+    there = (torch.ones(60, dtype=torch.bool),)
+    judge = fit(Support(vectors=(known,), there=there, codes=codes, classes=10))
+    familiar, novel = (judge.answers(x, 1).novelty for x in (more, strange))
+    assert 0.25 < familiar.mean() < 0.75
+    assert (novel > 0.95).double().mean() > 0.9
+
+
+def test_a_class_a_clip_cannot_be_calibrated(filled, asked, tmp_path):
+    support, _ = asked
+    first = {r["label"]: r["clip_id"] for r in reversed(read(support))}
+    one = write(tmp_path / "s.csv", ["clip_id", "label"], [(c, n) for n, c in first.items()])
+    told = learn.predict(filled, support=one, output=tmp_path / "o.csv", mode="v")
+    (fitted,) = told["labels"][0]["calibration"]
+    assert (fitted["clips"], fitted["enough"], fitted["apart"]) == (0, False, "nothing")
+    assert fitted["accuracy"] is None
+    assert {r["label_novelty"] for r in read(tmp_path / "o.csv")} == {""}
+
+
+def test_an_approximate_index_tells_its_recall(filled, asked, tmp_path):
+    support, _ = asked
+    told = [
+        learn.predict(
+            filled, support=support, output=tmp_path / "o.csv", mode="v", by="nearest", index=index
+        )["labels"][0]
+        for index in ("exact", "ivf:cells=40,probes=1", "ivf:cells=40,probes=40")
+    ]
+    assert "recall" not in told[0]
+    assert 0 < told[1]["recall"]["visual"] < 0.9
+    assert told[2]["recall"]["visual"] == 1
+
+
+def test_what_is_refused_leaves_nothing(filled, asked, tmp_path):
+    support, truth = asked
+    clip = next(iter(truth))
+    typo = write(tmp_path / "t.csv", ["clip_id", "label"], [(clip[:-1], "x")])
+    many = write(tmp_path / "m.csv", ["clip_id", "label"], [(clip, "x;y")])
+    none = write(tmp_path / "n.csv", ["clip_id", "label"], [(clip, "")])
+    output = tmp_path / "o.csv"
+    for changed, fault, says in (
+        ({"support": typo}, InputError, f"did you mean {clip!r}"),
+        ({"support": many}, InputError, "several labels"),
+        ({"support": none}, InputError, "fill it in"),
+        ({"labels": ("lable",)}, UnknownColumn, "did you mean 'label'"),
+        ({"group": "sauce"}, UnknownColumn, "sauce"),
+        ({"by": "prototype"}, ConfigError, "did you mean 'prototypes'"),
+        ({"index": "ivff"}, ConfigError, "did you mean 'ivf'"),
+        ({"mode": "b"}, ConfigError, "no mode"),
+        ({"top": 0}, ConfigError, "at least 1"),
+        ({"abstain_below": 1.5}, ConfigError, "from 0 to 1"),
+        ({"output": tmp_path / "no" / "o.csv"}, MissingFile, "make it first"),
+    ):
+        with pytest.raises(fault, match=says.replace("(", ".").replace("?", ".")):
+            learn.predict(filled, **{"support": support, "output": output, **changed})
+    output.write_text("before")
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        learn.predict(filled, support=support, output=output, progress=stop)
+    assert output.read_text() == "before"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.csv", "n.csv", "o.csv", "t.csv"]
+
+
+# ── search ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_nearest_clips_of_a_loop(filled):
+    fs = store.open(filled)
+    visual = next(fs[name] for name in fs.features if fs[name].modality == "visual")
+    ids = list(fs.manifest().clip_ids)
+    x = unit(vectors(visual, ids))
+    clip = ids[next(i for i in range(len(ids)) if not np.isnan(x[i, 0]))]
+    score = x @ x[ids.index(clip)]
+    want = sorted((-s, c) for s, c in zip(score, ids, strict=True) if s == s and c != clip)[:7]
+    found = learn.search(filled, clip, source="v", top=7)
+    assert [r["clip_id"] for r in found["results"]] == [c for _, c in want]
+    np.testing.assert_allclose([r["similarity"] for r in found["results"]],
+                               [-s for s, _ in want], atol=1e-5)  # fmt: skip
+    assert found["looked_at"] == int((~np.isnan(x[:, 0])).sum()) - 1
+
+
+def test_spaces_without_anything_in_common(filled):
+    clip = store.open(filled).manifest().clip_ids[0]
+    with pytest.raises(InputError, match="no common space"):
+        learn.search(filled, clip, source="v", target="a")
+    with pytest.raises(InputError, match=f"did you mean '{clip}'"):
+        learn.search(filled, clip[:-1])
+
+
+def test_across_modalities_in_a_trained_space(paired, tmp_path):
+    """What is heard of a clip finds what is seen of its class, and mostly of itself."""
+    run = tmp_path / "run"
+    learn.train(paired, "infonce", settings=("optimiser.epochs=20",), run_dir=run)
+    table = store.open(paired).manifest()
+    truth = dict(zip(table.clip_ids, table.column("label"), strict=True))
+    hits = []
+    for clip in table.clip_ids[480:500]:
+        found = learn.search(paired, clip, projection=run, source="a", target="v", top=5)
+        assert (found["from"], found["to"], found["looked_at"]) == ("a", "v", 600)
+        hits += [truth[r["clip_id"]] == truth[clip] for r in found["results"]]
+    assert np.mean(hits) > 0.5  # chance: 0.1
+
+
+def test_clips_that_lack_a_modality_in_a_trained_space(filled, asked, tmp_path):
+    """A silent clip is judged by sight there too, and never by what a network makes of nothing."""
+    support, truth = asked
+    run = tmp_path / "run"
+    learn.train(filled, "infonce", settings=("optimiser.epochs=1",), run_dir=run)
+    learn.predict(filled, support=support, projection=run, output=tmp_path / "both.csv")
+    learn.predict(filled, support=support, projection=run, mode="v", output=tmp_path / "v.csv")
+    both, sight = read(tmp_path / "both.csv"), read(tmp_path / "v.csv")
+    silent = [(b, v) for b, v in zip(both, sight, strict=True) if b["mode"] == "v"]
+    assert len(silent) > 10
+    assert all(b == v for b, v in silent)
+    found = learn.search(filled, next(iter(truth)), projection=run, source="v", target="a", top=480)
+    with_sound = int(load_rows(audio_of(filled), list(truth)).valid.sum())
+    assert len(found["results"]) == found["looked_at"] == with_sound < 480
+
+
+def audio_of(path):
+    fs = store.open(path)
+    return next(fs[name] for name in fs.features if fs[name].modality == "audio")
+
+
+# ── the command, on real clips ───────────────────────────────────────────────────────────────────
+
+
+def test_the_commands(filled, asked, tmp_path):
+    support, _ = asked
+    here = Path(sys.executable).parent / "learn"
+    words = [here, "predict", filled, "--support", support, "--top", "2"]
+    done = subprocess.run([*words, "-o", tmp_path / "o.csv", "--json"], capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert (json.loads(done.stdout)["output"], done.stderr) == (str(tmp_path / "o.csv"), b"")
+    assert list(read(tmp_path / "o.csv")[0]) == [
+        "clip_id", "mode", "label", "label_status", "label_novelty", "label_1",
+        "label_1_confidence", "label_2", "label_2_confidence",
+    ]  # fmt: skip
+    clip = read(support)[0]["clip_id"]
+    bad = subprocess.run([here, "search", filled, clip, "--from", "v", "--to", "a"],
+                         capture_output=True, text=True)  # fmt: skip
+    assert (bad.returncode, bad.stdout) == (2, "")
+    assert bad.stderr.startswith("error[input]")
+    assert bad.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(
+    not {"MICROSHOT_MEDIA", "MICROSHOT_WEIGHTS"} <= set(os.environ),
+    reason="MICROSHOT_MEDIA or MICROSHOT_WEIGHTS is not set",
+)
+def test_real_clips(tmp_path):
+    """Two sources a class are enough to label clips of other sources, as README shows."""
+    media, weights = Path(os.environ["MICROSHOT_MEDIA"]), Path(os.environ["MICROSHOT_WEIGHTS"])
+    sources = {}
+    for row in read(media / "ucf101_av" / "manifest.csv"):
+        if row["has_audio"] == "1":
+            sources.setdefault(row["label"], {}).setdefault(row["group"], []).append(row["path"])
+    chosen = [
+        (path, label, group, i < 2)
+        for label, groups in list(sources.items())[:4]
+        for i, (group, paths) in enumerate(list(groups.items())[:5])
+        for path in paths[:2]
+    ]
+    (tmp_path / "videos").symlink_to(media / "ucf101_av" / "videos")
+    manifest = write(tmp_path / "m.csv", ["path", "label", "group"], [c[:3] for c in chosen])
+    support = write(tmp_path / "s.csv", ["clip_id", "label"], [c[:2] for c in chosen if c[3]])
+    bin_ = Path(sys.executable).parent
+    encoders = (
+        "--visual", f"mobilenetv2:weights={weights}/mobilenet_v2_int8_dequantised.safetensors",
+        "--audio", f"yamnet:weights={weights}/yamnet_int8_dequantised.safetensors",
+    )  # fmt: skip
+    subprocess.run(
+        [bin_ / "extract", "run", manifest, "--store", tmp_path / "fs", *encoders,
+         "--follow-links"], check=True, capture_output=True,
+    )  # fmt: skip
+    told = learn.predict(tmp_path / "fs", support=support, output=tmp_path / "o.csv")
+    truth = {path: label for path, label, _, first in chosen if not first}
+    rows = read(tmp_path / "o.csv")
+    assert {row["clip_id"] for row in rows} == set(truth)
+    assert {row["mode"] for row in rows} == {"av"}
+    assert told["labels"][0]["calibration"][0]["apart"] == "group"
+    assert np.mean([row["label"] == truth[row["clip_id"]] for row in rows]) > 0.7  # chance: .25
+
+
+def test_the_example_of_the_readme(tmp_path):
+    """Its CSV and its commands, on a store with those clips; the trained space is made first."""
+    text = (Path(__file__).parents[3] / "README.md").read_text()
+    section = text.split("## Labelling your own clips\n")[1].split("\nIn Python:")[0]
+    support, commands = (section.split(f"```{kind}\n")[1].split("```")[0] for kind in ("csv", "sh"))
+    (tmp_path / "support.csv").write_text(support)
+    label = {row["clip_id"]: row["label"] for row in read(tmp_path / "support.csv")}
+    classes = sorted(set(label.values()))
+    label |= {f"new/{name}{i}.mp4": name for name in classes for i in range(20)}
+    fs = store.create(tmp_path / "my_store")
+    ids = tuple(label)
+    fs.add_manifest(store.Manifest(table={"path": ids, "clip_id": ids}))
+    rng = np.random.default_rng(0)
+    codes = np.array([classes.index(label[clip]) for clip in ids])
+    for modality in ("visual", "audio"):
+        spec = store.FeatureSpec(slug=modality, modality=modality, dim=16, identity={})
+        x = rng.standard_normal((len(classes), 16))[codes] + 0.3 * rng.standard_normal(
+            (len(ids), 16)
+        )
+        fs.add_feature(spec).commit(
+            store.UnitRows(
+                clip_ids=ids,
+                values=x.astype(np.float16),
+                row_time_ms=np.zeros(len(ids), np.int32),
+                row_count=np.ones(len(ids), np.uint16),
+                status=np.zeros(len(ids), np.uint8),
+                media_sha256=np.zeros((len(ids), 32), np.uint8),
+                detail=("",) * len(ids),
+            )
+        )
+    (tmp_path / "runs").mkdir()
+    learn.train(
+        fs.path, "infonce", settings=("optimiser.epochs=1",), run_dir=tmp_path / "runs/infonce"
+    )
+    for line in commands.strip().splitlines():
+        words = line.split()
+        done = subprocess.run(
+            [Path(sys.executable).parent / words[0], *words[1:]],
+            cwd=tmp_path, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    rows = read(tmp_path / "answers.csv")
+    assert len(rows) == 40
+    assert all(row["label"] in ("", label[row["clip_id"]]) for row in rows)
+    assert sum(row["label"] != "" for row in rows) > 30

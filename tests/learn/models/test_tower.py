@@ -1,0 +1,48 @@
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from learn.data.clips import Rows
+from learn.models.embedder import Space
+from learn.models.tower import Tower
+from learn.training.recipe import load
+from store import plugins
+
+EVERY = torch.arange(4)
+LINEAR = plugins.Spec("linear", {"dim_out": 5})
+
+
+def rows(scale=1.0, shift=0.0):
+    values = torch.randn(50, 4, generator=torch.Generator().manual_seed(0)) * scale + shift
+    values[:, 3] = shift  # never varies
+    offsets = torch.tensor([0, 0, 10, 11, 50])
+    return Rows(values=values.half(), offsets=offsets, seconds=torch.zeros(50))
+
+
+def test_mean_and_deviation_are_those_of_the_rows():
+    tower = Tower(LINEAR, 4)
+    tower.measure(rows(3.0, 200.0))
+    values = rows(3.0, 200.0).values.double().numpy()
+    np.testing.assert_allclose(tower.mean, values.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(tower.deviation[:3], values.std(0)[:3], rtol=1e-5)
+    assert tower.deviation[3] == 1
+
+
+def test_features_of_any_scale_come_out_alike():
+    torch.manual_seed(0)
+    tower = Tower(LINEAR, 4)
+    tower.measure(rows())
+    plain = tower(*rows().padded(EVERY))
+    tower.measure(rows(64.0))
+    torch.testing.assert_close(tower(*rows(64.0).padded(EVERY)), plain, rtol=1e-3, atol=1e-3)
+
+
+def test_all_clips_are_embedded_in_order(monkeypatch):
+    recipe = load("infonce", ("projection.dropout=0.5",))
+    space = Space(replace(recipe, projection={"audio": recipe.projection["audio"]}), {"audio": 4})
+    space.of("audio").measure(rows())
+    together = space.embed({"audio": rows()})["audio"]
+    assert together.shape == (4, space.outputs["audio"])
+    monkeypatch.setattr("learn.models.embedder.CLIPS_AT_ONCE", 1)
+    torch.testing.assert_close(space.embed({"audio": rows()})["audio"], together)

@@ -1,0 +1,102 @@
+"""ARN against a loop over frames, and on clips that only what goes together tells apart."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import learn
+from learn.fewshot.heads import Context
+from learn.training.objectives import Batch, Scene
+from store import plugins
+from store.errors import ConfigError
+from tests.learn import sequences
+from tests.learn.references.arn import literal
+
+FRAMES, DIM = 4, 6
+
+
+def build(spec="arn:frames=4,channels=3"):
+    torch.manual_seed(0)
+    sizes = {"visual": FRAMES * DIM}
+    scene = Scene(outputs=sizes, inputs=sizes, classes=("a", "b", "c"), clips=9)
+    return plugins.build("learn.training.objectives", spec, scene).eval().double()
+
+
+def clips(*shape, seed=0):
+    rng = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, FRAMES * DIM, generator=rng, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("shots", [1, 3])
+def test_equals_the_loop_over_frames(shots):
+    arn = build()
+    support, query = clips(2, 3, shots), clips(2, 4, seed=1)
+    scores = arn.head().fit(support, Context(blocks=(FRAMES * DIM,)))(query)
+    with torch.no_grad():
+        for s, q, got in zip(support, query, scores, strict=True):
+            torch.testing.assert_close(got, literal(arn, q, s))
+
+
+def test_the_order_of_frames_decides_nothing():
+    arn, context = build(), Context(blocks=(FRAMES * DIM,))
+    support, query = clips(2, 3, 2), clips(2, 4, seed=1)
+    mixed = query.view(2, 4, FRAMES, DIM)[:, :, [2, 0, 3, 1]].flatten(-2)
+    predict = arn.head().fit(support, context)
+    torch.testing.assert_close(predict(mixed), predict(query))
+    assert not torch.allclose(predict(query)[:, :1], predict(query)[:, 1:2])
+
+
+def test_the_cost_is_that_of_every_clip_against_the_others_of_its_batch():
+    arn, x = build(), clips(5)
+    labels = torch.tensor([0, 0, 1, 1, 1])
+    batch = Batch(embeddings={"visual": x}, labels=labels, clips=torch.arange(5))
+    costs = []
+    for i in range(5):
+        of_class = [[x[j] for j in range(5) if j != i and labels[j] == n] for n in (0, 1)]
+        scores = [literal(arn, x[i : i + 1], torch.stack(shots)[None]) for shots in of_class]
+        costs.append(F.cross_entropy(torch.cat(scores, 1), labels[i : i + 1]))
+    torch.testing.assert_close(arn(batch), torch.stack(costs).mean())
+
+
+@pytest.fixture(scope="module")
+def paired_signs(tmp_path_factory):
+    """Every clip's rows sum to about nothing; a class is a direction they go to and fro along."""
+    path = tmp_path_factory.mktemp("arn") / "store"
+    rng = np.random.default_rng(0)
+    directions = 3 * np.linalg.qr(rng.standard_normal((10, 10)))[0][:6]
+    signs = np.stack([rng.permutation([1, 1, -1, -1]) for _ in sequences.LABEL])
+    values = (signs[..., None] * directions[sequences.LABEL][:, None]).reshape(-1, 10)
+    values = values + 0.5 * rng.standard_normal(values.shape)
+    return sequences.fill(path, values)
+
+
+def test_it_tells_apart_what_only_goes_together(paired_signs, tmp_path):
+    settings = [
+        "projection.frames=4", "projection.width=16", "objective.frames=4", "objective.channels=8",
+        "objective.shots=1", "optimiser.epochs=12", "optimiser.learning_rate=1e-2",
+        "optimiser.batch_size=30", "optimiser.patience=0",
+    ]  # fmt: skip
+    learn.train(paired_signs, "arn", settings=settings, run_dir=tmp_path / "run")
+    asked = {"ways": 5, "queries": 2, "episodes": 40, "shots": (1,)}
+    own = learn.run_episodes(
+        paired_signs, **asked, heads=("own",), projections=(tmp_path / "run",)
+    ).results[0]
+    means = learn.run_episodes(paired_signs, **asked).results[0]
+    assert means.accuracy < 0.35, "the mean of a clip's rows says nothing"
+    assert own.accuracy > 0.8
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("arn:frames=5", "no 5 frames"),
+        ("arn:frames=0", "frames"),
+        ("arn:channels=0", "channels"),
+        ("arn:sharpness=nan", "sharpness"),
+        ("arn:shots=-1", "shots"),
+    ],
+)
+def test_impossible_settings_are_refused(spec, says):
+    with pytest.raises(ConfigError, match=says):
+        build(spec)

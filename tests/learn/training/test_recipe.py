@@ -1,0 +1,74 @@
+from pathlib import Path
+
+import pytest
+
+from learn.training import recipe
+from store.errors import ConfigError, MissingFile, UnknownPlugin, UnknownSetting
+
+
+@pytest.mark.parametrize("name", [one["name"] for one in recipe.recipes()])
+def test_every_recipe_says_how_to_run_it_and_can_be_read(name):
+    one = next(one for one in recipe.recipes() if one["name"] == name)
+    lines = Path(one["path"]).read_text().splitlines()
+    header = [line for line in lines if line.startswith("#")]
+    for word in ("Command", "Time", "Expect"):
+        assert any(line.startswith(f"# {word}") for line in header), word
+    assert f"--recipe {name} " in "".join(header)
+    loaded = recipe.load(name)
+    assert recipe.from_tables(loaded.as_json(), where="") == loaded
+
+
+def test_changes_are_typed_like_the_recipe():
+    changed = recipe.load(
+        "infonce",
+        ("projection.dim_out=7", "optimiser.learning_rate=3e-4", "objective.symmetric=sum",
+         "data.label=topic"),
+    )  # fmt: skip
+    assert changed.projection["audio"].settings["dim_out"] == 7
+    assert changed.stages[0].optimiser.learning_rate == 3e-4
+    assert changed.stages[0].objective.settings["symmetric"] == "sum"
+    assert changed.data.label == "topic"
+    assert changed.projection["visual"].settings["dropout"] == 0.1  # defaults are written out
+
+
+def test_a_file_serves_as_well_as_a_name(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('[projection]\nname = "linear"\n[objective]\nname = "infonce"\n')
+    assert recipe.load(path).projection["visual"].name == "linear"
+    path.write_text("[projection")
+    with pytest.raises(ConfigError, match="is not TOML"):
+        recipe.load(path)
+    path.write_text("projection = 3")
+    with pytest.raises(ConfigError, match=r"not a \[section\]"):
+        recipe.load(path)
+    path.write_text('[projection]\nname = "linear"\n')
+    with pytest.raises(ConfigError, match=r"objective\.name is missing; there are "):
+        recipe.load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        ("optimizer.epochs=3", UnknownSetting, "did you mean 'optimiser'"),
+        ("optimiser.epoch=3", UnknownSetting, "did you mean 'epochs'"),
+        ("projection.dimout=3", UnknownSetting, "did you mean 'dim_out'"),
+        ("projection.name=lineer", UnknownPlugin, "did you mean 'linear'"),
+        ("optimiser.epochs=many", ConfigError, "epochs='many' is not a number"),
+        ("optimiser.epochs=0", ConfigError, "less than 1"),
+        ("optimiser.ways=100", ConfigError, "less than two clips of a class"),
+        ("optimiser.learning_rate=0", ConfigError, "above 0"),
+        ("optimiser.learning_rate=nan", ConfigError, "above 0"),
+        ("epochs=3", ConfigError, "SECTION.KEY=VALUE"),
+        ("optimiser.epochs", ConfigError, "SECTION.KEY=VALUE"),
+    ],
+)
+def test_what_cannot_be_set_is_one_line(change, error, says):
+    with pytest.raises(error) as refusal:
+        recipe.load("infonce", (change,))
+    assert says in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_an_unknown_recipe_says_what_was_meant():
+    with pytest.raises(MissingFile, match="did you mean 'infonce'"):
+        recipe.load("infonse")
