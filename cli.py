@@ -138,7 +138,7 @@ def extract_run(
                 manifest, store_dir, visual=visual, audio=audio, sampling=how, options=options,
                 metrics=metrics, stop=stop, progress=progress,
             )  # fmt: skip
-    _give(result.as_json(), as_json, lambda: run_table(result.as_json()))
+    _give(result.to_dict(), as_json, lambda: run_table(result.to_dict()))
     if result.interrupted:
         return STOPPED
     return FINDINGS if result.failed or result.stopped else DONE
@@ -196,7 +196,7 @@ def extract_plan(
             seed=seed,
             progress=progress,
         )
-    _give(result.as_json(), as_json, lambda: plan_table(result.as_json()))
+    _give(result.to_dict(), as_json, lambda: plan_table(result.to_dict()))
     return FINDINGS if result.findings else DONE
 
 
@@ -207,7 +207,7 @@ def extract_status(manifest: Manifest, store_dir: StoreOption, as_json: Json = F
     from extract.tables import status_table
 
     result = status(manifest, store_dir)
-    _give(result.as_json(), as_json, lambda: status_table(result.as_json()))
+    _give(result.to_dict(), as_json, lambda: status_table(result.to_dict()))
     return FINDINGS if result.findings else DONE
 
 
@@ -338,7 +338,7 @@ def weights_fetch(
     from extract.weights import fetch
 
     with _progress("bytes", quiet=as_json) as progress:
-        result = fetch.fetch(name, sha256=sha256, progress=progress).as_json()
+        result = fetch.fetch(name, sha256=sha256, progress=progress).to_dict()
     _give(result, as_json, lambda: fetched_lines(result))
     return DONE
 
@@ -387,7 +387,7 @@ def store_verify(
     from store.upkeep.verify import verify
 
     report = verify(store.open(directory), deep=deep)
-    _give(report.as_json(), as_json, lambda: verify_lines(report.as_json()))
+    _give(report.to_dict(), as_json, lambda: verify_lines(report.to_dict()))
     return FINDINGS if report.problems else DONE
 
 
@@ -404,7 +404,7 @@ def store_gc(
     from store.upkeep import gc
 
     age = gc.age_seconds(older_than)
-    result = gc.gc(store.open(directory), older_than_seconds=age, dry_run=dry_run).as_json()
+    result = gc.gc(store.open(directory), older_than_seconds=age, dry_run=dry_run).to_dict()
     _give(result, as_json, lambda: gc_lines(result))
     return DONE
 
@@ -416,7 +416,7 @@ def store_repair(directory: Store, deep: Deep = False, as_json: Json = False) ->
     from store.tables import repair_lines
     from store.upkeep.repair import repair
 
-    result = repair(store.open(directory), deep=deep).as_json()
+    result = repair(store.open(directory), deep=deep).to_dict()
     _give(result, as_json, lambda: repair_lines(result))
     return FINDINGS if result["units"] or result["files"] or result["left"] else DONE
 
@@ -433,7 +433,7 @@ def store_merge(
     from store.console import pairs
     from store.upkeep.merge import merge
 
-    result = merge(directory, others).as_json()
+    result = merge(directory, others).to_dict()
     _give(result, as_json, lambda: pairs(result))
     return FINDINGS if result["damaged"] else DONE
 
@@ -449,7 +449,7 @@ def store_view(
     from store.console import pairs
     from store.upkeep.view import view
 
-    result = view(store.open(directory), feature).as_json()
+    result = view(store.open(directory), feature).to_dict()
     _give(result, as_json, lambda: pairs(result))
     return DONE
 
@@ -463,7 +463,7 @@ def store_doctor(
     from store.tables import doctor_lines
     from store.upkeep.doctor import doctor
 
-    result = doctor(directory).as_json()
+    result = doctor(directory).to_dict()
     _give(result, as_json, lambda: doctor_lines(result))
     return DONE if result["many_writers"] else FINDINGS
 
@@ -641,7 +641,7 @@ def learn_episodes(
         )  # fmt: skip
     if output:
         found.save(output)
-    result = found.as_json()
+    result = found.to_dict()
     _give(result, as_json, lambda: episodes_table(result))
     return DONE
 
@@ -714,7 +714,7 @@ def learn_evaluate(
         )  # fmt: skip
     if output:
         found.save(output)
-    result = found.as_json()
+    result = found.to_dict()
     _give(result, as_json, lambda: evaluation_table(result, per_class=per_class))
     return DONE
 
@@ -746,7 +746,7 @@ def learn_compare(
     import learn
     from learn.commands.tables import comparison_table
 
-    result = learn.compare(tuple(runs), against=against, margin=margin, ci=ci).as_json()
+    result = learn.compare(tuple(runs), against=against, margin=margin, ci=ci).to_dict()
     _give(result, as_json, lambda: comparison_table(result))
     return DONE
 
@@ -826,7 +826,7 @@ def learn_train(
             device=device, tensorboard=tensorboard, checkpoint_seconds=checkpoint_seconds,
             progress=progress,
         )  # fmt: skip
-    _give(result.as_json(), as_json, lambda: pairs(result.as_json()))
+    _give(result.to_dict(), as_json, lambda: pairs(result.to_dict()))
     return DONE
 
 
@@ -872,7 +872,7 @@ def learn_sweep(
             manifest=manifest, device=device, ways=ways, shots=shots, queries=queries,
             workers=workers, scheduler=scheduler, insecure_tcp=insecure_tcp, progress=progress,
         )  # fmt: skip
-    _give(found.as_json(), as_json, lambda: sweep_table(found.as_json()))
+    _give(found.to_dict(), as_json, lambda: sweep_table(found.to_dict()))
     return FINDINGS if found.failed else DONE
 
 

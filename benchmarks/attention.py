@@ -41,11 +41,11 @@ def step(way: Way, pattern: Pattern, tokens: int) -> Callable[[], None]:
     """One forward and backward pass over fixed inputs."""
     generator = torch.Generator().manual_seed(tokens)
     q, k, v, pull = torch.randn(4, 1, HEADS, tokens, CHANNELS, generator=generator).unbind()
-    real = torch.ones(1, tokens, dtype=torch.bool)
+    mask = torch.ones(1, tokens, dtype=torch.bool)
     qkv = [x.clone().requires_grad_() for x in (q, k, v)]
 
     def run() -> None:
-        torch.autograd.grad(way(*qkv, real, pattern), qkv, pull)
+        torch.autograd.grad(way(*qkv, mask, pattern), qkv, pull)
 
     return run
 

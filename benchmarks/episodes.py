@@ -33,12 +33,12 @@ HEADS = ("prototypes", "prototypes:metric=cl2n", "nearest")
 
 
 def draw(
-    rng: np.random.Generator, codes: np.ndarray, groups: np.ndarray, shots: int
+    rng: np.random.Generator, class_ids: np.ndarray, groups: np.ndarray, shots: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Positions of one episode's support and queries, class by class."""
     support, query = [], []
-    for c in rng.choice(codes.max() + 1, WAYS, replace=False):
-        order = rng.permutation(np.flatnonzero(codes == c))
+    for c in rng.choice(class_ids.max() + 1, WAYS, replace=False):
+        order = rng.permutation(np.flatnonzero(class_ids == c))
         support.append(order[:shots])
         apart = order[~np.isin(groups[order], groups[order[:shots]])]
         query.append(apart[:QUERIES])
@@ -80,7 +80,7 @@ def against_the_loop(path: Path, dim: int, shots: int) -> dict[str, Any]:
     clips = load_clips(fs.manifest(), split="test", label="label")
     (feature,) = (fs[name] for name in fs.features if fs[name].modality == "visual")
     vectors = load_rows(feature, clips.ids).means()
-    pair = Pair(support=vectors, query=vectors, blocks=(dim,))
+    pair = Pair(support=vectors, query=vectors, modality_dims=(dim,))
     head = plugins.build("learn.fewshot.heads", "prototypes")
     asked = {"ways": WAYS, "shots": shots, "queries": QUERIES, "episodes": EPISODES}
     rng = np.random.default_rng(0)
@@ -89,13 +89,13 @@ def against_the_loop(path: Path, dim: int, shots: int) -> dict[str, Any]:
         drawn = plugins.build("learn.fewshot.tasks", plugins.Spec("n_way_k_shot", asked))(
             clips, seed=0
         )
-        context = Context(blocks=(dim,), origin=vectors.mean(0))
-        answered = scorer(head, pair, context, queries=drawn.query.size)(drawn)
-        return drawn, accuracies(drawn, answered)
+        context = Context(modality_dims=(dim,), origin=vectors.mean(0))
+        predictions = scorer(head, pair, context, queries=drawn.query.size)(drawn)
+        return drawn, accuracies(drawn, predictions)
 
     def loop() -> list[float]:
-        x, codes, groups = vectors.numpy(), clips.codes, clips.groups
-        return [score(x, *draw(rng, codes, groups, shots)) for _ in range(LOOPED)]
+        x, class_ids, groups = vectors.numpy(), clips.class_ids, clips.groups
+        return [score(x, *draw(rng, class_ids, groups, shots)) for _ in range(LOOPED)]
 
     (drawn, accuracy), seconds = timed(ours)
     _, theirs = timed(loop)

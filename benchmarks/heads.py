@@ -26,7 +26,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from threadpoolctl import threadpool_limits
 
 from benchmarks._table import show
-from learn.fewshot.heads import BesideHead, Context
+from learn.fewshot.heads import Context, ExtraShotsHead
 from learn.fewshot.modes import Pair
 from learn.fewshot.scoring import MEMORY, scorer
 from learn.fewshot.tasks import Episodes
@@ -248,8 +248,8 @@ LOOPS: dict[str, tuple[Loop, str]] = {
 def batched(name: str, task: Task, memory: int = MEMORY) -> Iterator[np.ndarray]:
     """Answers of `AT_ONCE` episodes after another, E M each, as `learn episodes` gets them."""
     clips, parts = task.clips, task.parts
-    pair = Pair(support=clips, query=clips, blocks=(clips.shape[1],))
-    context = Context(blocks=pair.blocks, origin=clips.mean(0))
+    pair = Pair(support=clips, query=clips, modality_dims=(clips.shape[1],))
+    context = Context(modality_dims=pair.modality_dims, origin=clips.mean(0))
     head = plugins.build("learn.fewshot.heads", name)
     score = scorer(head, pair, context, queries=task.query.size, memory=memory)
     for part in parts:
@@ -316,7 +316,9 @@ def measure(
     torch.set_num_threads(1)
     known = plugins.names("learn.fewshot.heads")
     # Those that live of what is beside the clips have nothing to live of here.
-    able = [n for n in known if not isinstance(plugins.build("learn.fewshot.heads", n), BesideHead)]
+    able = [
+        n for n in known if not isinstance(plugins.build("learn.fewshot.heads", n), ExtraShotsHead)
+    ]
     chosen = [name for name in able if name in (only or able)]
     yield from peaks(chosen)
     for shots in (1, 5):

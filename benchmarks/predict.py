@@ -54,11 +54,11 @@ def measure() -> Iterator[dict[str, Any]]:
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
     with threadpool_limits(1), TemporaryDirectory() as folder:
-        x, queries, codes = made_up()
+        x, queries, class_ids = made_up()
         support = Support(
             vectors=(x,),
             there=(torch.ones(len(x), dtype=torch.bool),),
-            codes=codes,
+            class_ids=class_ids,
             classes=CLASSES,
         )
         for by in BY:
@@ -76,13 +76,13 @@ def made_up() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Unit vectors of support and queries around class means."""
     rng = torch.Generator().manual_seed(0)
     means = torch.randn(CLASSES, DIM, generator=rng)
-    codes = torch.arange(CLASSES).repeat_interleave(SHOTS)
+    class_ids = torch.arange(CLASSES).repeat_interleave(SHOTS)
     asked = torch.randint(CLASSES, (QUERIES,), generator=rng)
     x, queries = (
         F.normalize(means[c] + 1.5 * torch.randn(len(c), DIM, generator=rng), dim=-1)
-        for c in (codes, asked)
+        for c in (class_ids, asked)
     )
-    return x, queries, codes
+    return x, queries, class_ids
 
 
 def against_plain(

@@ -18,10 +18,10 @@ import torch
 
 from benchmarks._table import show
 from learn.data.batching import cut
-from learn.models.embedder import Space
+from learn.models.embedder import Embedder
 from learn.training import runs
 from learn.training.dataset import load_job
-from learn.training.loop import Data, Engine, make_optimiser
+from learn.training.loop import Data, Trainer, make_optimiser
 from learn.training.objectives import Batch
 from learn.training.recipe import Recipe, load
 from store import testing
@@ -66,7 +66,7 @@ def row(path: Path, folder: Path, name: str, memory: str, threads: int) -> dict[
     plain = bare_epoch(recipe, whole)
     for turn in range(ROUNDS):
         bare.append(timed(plain))
-        ours.append(timed(engine(recipe, data, folder / f"{name}-{kind}-{threads}-{turn}").run))
+        ours.append(timed(trainer(recipe, data, folder / f"{name}-{kind}-{threads}-{turn}").run))
     return {
         "what": f"training, {name}, {kind}, batch {BATCH}, {threads} threads",
         "value": steps / min(ours),
@@ -83,10 +83,10 @@ def timed(call: Callable[[], Any]) -> float:
     return time.perf_counter() - begun
 
 
-def parts(recipe: Recipe, data: Data) -> tuple[Space, Any]:
+def parts(recipe: Recipe, data: Data) -> tuple[Embedder, Any]:
     torch.manual_seed(0)
     dims = {m: rows.dim for m, rows in data.rows.items()}
-    space = Space(recipe, dims)
+    space = Embedder(recipe, dims)
     objective = runs.build_objective(
         recipe.stages[0], space, dims=dims, classes=data.clips.classes, clips=len(data.clips),
         known=None, states={},
@@ -94,10 +94,10 @@ def parts(recipe: Recipe, data: Data) -> tuple[Space, Any]:
     return space, objective
 
 
-def engine(recipe: Recipe, data: Data, run_dir: Path) -> Engine:
+def trainer(recipe: Recipe, data: Data, run_dir: Path) -> Trainer:
     space, objective = parts(recipe, data)
     run_dir.mkdir()
-    return Engine(
+    return Trainer(
         run_dir=run_dir, space=space, stages=recipe.stages, objectives=[objective], states={},
         data=data, val=None, watches={}, seed=0, device=torch.device("cpu"),
     )  # fmt: skip
@@ -106,7 +106,7 @@ def engine(recipe: Recipe, data: Data, run_dir: Path) -> Engine:
 def bare_epoch(recipe: Recipe, data: Data) -> Callable[[], None]:
     """All batches of an epoch, in memory as the network takes them."""
     space, objective = parts(recipe, data)
-    labels = torch.from_numpy(data.clips.codes).long()
+    labels = torch.from_numpy(data.clips.class_ids).long()
     every = cut(torch.arange(len(data.clips)), BATCH)
     ready = [(places, data.inputs(places)) for places in every]
     learning = dict(space.named_parameters()) | dict(objective.named_parameters())
@@ -121,7 +121,7 @@ def bare_epoch(recipe: Recipe, data: Data) -> Callable[[], None]:
                 labels=labels[places],
                 clips=places,
                 inputs=inputs,
-                present={m: x.real.any(1) for m, x in inputs.items()},
+                present={m: x.mask.any(1) for m, x in inputs.items()},
                 copies=(embeddings,),
                 seed=0,
             )

@@ -3,17 +3,20 @@
 The module's name is the plug-in's name, so adding one means adding one file: there is no list to
 extend and no decorator to forget. Each module offers
 
-    Config                  a frozen dataclass, every field with a default
+    Config                  a frozen dataclass over `store.settings.Settings`
     build(config, ...)      the only constructor; what follows `config` is fixed by the family
+    TRAITS                  what the family must know before it builds one, in families that ask
 
 A SPEC is how people write one down: `name` or `name:key=value,key=value`. A key without a value
 is a switch (`simclrv2:untrained`).
 """
 
-from collections.abc import Mapping
+import ast
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from pkgutil import iter_modules
 from types import ModuleType
 from typing import Any, get_type_hints
@@ -60,10 +63,19 @@ def module(family: str, name: str) -> ModuleType:
     Raises:
         UnknownPlugin: says what exists and what was probably meant.
     """
+    check_name(family, name)
+    return import_module(f"{family}.{name}")
+
+
+def check_name(family: str, name: str) -> None:
+    """Refuse a plug-in that does not exist.
+
+    Raises:
+        UnknownPlugin: says what exists and what was probably meant.
+    """
     if name not in (known := names(family)):
         noun = family.rpartition(".")[2].removesuffix("s")
         raise UnknownPlugin(f"no {noun} {name!r}; there are {choices(name, known)}")
-    return import_module(f"{family}.{name}")
 
 
 def configure(family: str, spec: Spec) -> Any:
@@ -123,11 +135,81 @@ def _typed(name: str, key: str, value: Any, wanted: Any) -> Any:
 
 
 def describe(family: str) -> list[dict[str, Any]]:
-    """Name, first docstring line and settings of every plug-in of a family."""
+    """Name, first docstring line, settings and their bounds of every plug-in of a family."""
     rows = []
     for name in names(family):
-        plugin = module(family, name)
-        summary = (plugin.__doc__ or "").strip().splitlines()[0]
-        settings = {f.name: f.default for f in fields(plugin.Config)}
-        rows.append({"name": name, "summary": summary, "settings": settings})
+        found = _read(f"{family}.{name}", ("__doc__", "Config"))
+        own = fields(found["Config"])
+        bounds = {one.name: str(b) for one in own if (b := one.metadata.get("bounds"))}
+        rows.append(
+            {
+                "name": name,
+                "summary": (found["__doc__"] or "").strip().splitlines()[0],
+                "settings": {one.name: one.default for one in own},
+                "bounds": bounds,
+            }
+        )
     return rows
+
+
+# ── reading settings without what else their module imports ──────────────────────────────────────
+
+
+def config_type(family: str, name: str) -> Any:
+    """The `Config` of a plug-in, without importing torch or whatever else its module needs.
+
+    An equal class, but not the module's own: for checks and listings, not for `build`.
+
+    Raises:
+        UnknownPlugin: says what exists and what was probably meant.
+    """
+    check_name(family, name)
+    return _read(f"{family}.{name}", ("Config",))["Config"]
+
+
+def _read(dotted: str, wanted: Iterable[str]) -> dict[str, Any]:
+    """Some names of a module of ours: only the top-level statements that they rest on are run."""
+    tree = ast.parse(_source(dotted))
+    statements = {name: node for node in tree.body for name in _defined_by(node)}
+    needed, ahead = set[str](), set(wanted)
+    while ahead:
+        needed |= ahead
+        ahead = {n for key in ahead & statements.keys() for n in _used_by(statements[key])} - needed
+    found: dict[str, Any] = {"__name__": dotted, "__doc__": ast.get_docstring(tree)}
+    for node in tree.body:
+        if not needed.intersection(_defined_by(node)):
+            continue
+        source = node.module if isinstance(node, ast.ImportFrom) else None
+        if source and source.split(".")[0] == dotted.split(".")[0]:
+            imported = {one.asname or one.name: one.name for one in node.names}
+            theirs = _read(source, [imported[name] for name in imported.keys() & needed])
+            found |= {name: theirs[imported[name]] for name in imported.keys() & needed}
+        else:
+            exec(compile(ast.Module([node], []), dotted, "exec"), found)
+    return found
+
+
+def _source(dotted: str) -> str:
+    """The text of a module, found without importing the packages around it."""
+    top, *inner = dotted.split(".")
+    spec = find_spec(top)
+    roots = spec.submodule_search_locations if spec else None
+    assert roots, dotted
+    path = Path(roots[0], *inner)
+    return (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
+
+
+def _defined_by(node: ast.stmt) -> set[str]:
+    """The names that a top-level statement gives its module."""
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return {(one.asname or one.name).split(".")[0] for one in node.names}
+    if isinstance(node, ast.ClassDef | ast.FunctionDef):
+        return {node.name}
+    if isinstance(node, ast.Assign | ast.AnnAssign):
+        names = (name for name in ast.walk(node) if isinstance(name, ast.Name))
+        return {name.id for name in names if isinstance(name.ctx, ast.Store)}
+    return set()
+
+
+def _used_by(node: ast.stmt) -> set[str]:
+    return {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}

@@ -188,3 +188,26 @@ def test_every_name_is_defined():
     assert undefined(wrong, "wrong.py") == {"forgotten"}
     for path in [ROOT / "cli.py", *(p for package in MAY_IMPORT for p in sources(package))]:
         assert not undefined(path.read_text(), str(path)), path
+
+
+@pytest.mark.parametrize("family", families())
+def test_settings_are_read_without_what_plugins_import(family):
+    """Equal to those of the imported module, and torch, av and their like stay out."""
+    from dataclasses import fields
+
+    from store import plugins
+
+    names = plugins.names(family)
+    code = (
+        "import sys; from store import plugins\n"
+        f"for n in {names}: plugins.config_type({family!r}, n)()\n"
+        f"plugins.describe({family!r}); print([m for m in {HEAVY} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+    for name in names:
+        read, own = plugins.config_type(family, name), plugins.module(family, name).Config
+        assert read.__module__ == own.__module__
+        assert [(f.name, f.type, f.default, f.metadata) for f in fields(read)] == [
+            (f.name, f.type, f.default, f.metadata) for f in fields(own)
+        ], name

@@ -24,8 +24,8 @@ from extract.pipeline import cluster_worker as jobs
 from extract.pipeline.cluster_worker import Job, Settings
 from extract.pipeline.options import Options, readable
 from extract.pipeline.outputs import wanted_rows
-from extract.pipeline.progress import Ledger, Progress, into, silent
-from extract.pipeline.result import FeatureReport, RunResult, Spent
+from extract.pipeline.progress import Progress, RunProgress, into, silent
+from extract.pipeline.result import FeatureReport, RunResult, Timings
 from store import Manifest
 from store.cluster import check_url, connected
 from store.errors import ClusterError, InputError
@@ -65,7 +65,7 @@ class _Way:
 
     client: _Workers
     jobs: Iterator[Job]
-    ledger: Ledger
+    ledger: RunProgress
     new: Counter[str] = field(default_factory=Counter)  # clips by feature
     items: Counter[str] = field(default_factory=Counter)
     slots: Counter[str] = field(default_factory=Counter)
@@ -202,7 +202,7 @@ def run_on(
         options=options,
     )
     with connected(scheduler, insecure_tcp) as client:
-        spent = Spent(workers=0)
+        spent = Timings(workers=0)
         first = _shake_hands(client, settings, scheduler, insecure_tcp)
         specs = [jobs.spec_of(plain) for plain in first["specs"]]
         fs = store.create(store_dir)
@@ -210,7 +210,7 @@ def run_on(
         features = [fs.add_feature(spec) for spec in specs]
         size = first["clips_per_unit"]
         units = wanted_rows(manifest, features, options.again, size)
-        ledger = Ledger(
+        ledger = RunProgress(
             spent=spent, clips=sum(map(len, units)), units=len(units), progress=progress,
             heard=heard, max_failures=options.max_failures, stop=stop or Event(),
         )  # fmt: skip

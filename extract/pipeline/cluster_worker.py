@@ -25,9 +25,9 @@ import store
 from extract.encoders import Encoder
 from extract.media.sampling import Sampling
 from extract.pipeline.options import Options
-from extract.pipeline.outputs import decoded, encoders_of, goals_of, specs_of
-from extract.pipeline.progress import Ledger
-from extract.pipeline.result import Spent
+from extract.pipeline.outputs import decoded, encoders_of, outputs_of, specs_of
+from extract.pipeline.progress import RunProgress
+from extract.pipeline.result import Timings
 from extract.pipeline.stages import Pipeline
 from store import FeatureSpec, Manifest
 from store.errors import ClusterError
@@ -95,13 +95,13 @@ def work(job: Job) -> dict[str, Any]:
         )
     manifest = Manifest(table=job.table, root=Path(job.root))
     fs = store.open(job.store)
-    goals = goals_of(fs, encoders, specs, batch_size=options.batch_size, device=options.device)
+    goals = outputs_of(fs, encoders, specs, batch_size=options.batch_size, device=options.device)
     unit = [(row, [goals[i] for i in mask]) for row, mask in enumerate(job.wanted)]
     if not options.again:
         unit = _uncommitted(unit, manifest)
     commits: list[Mapping[str, Any]] = []
-    spent = Spent(workers=options.workers)
-    ledger = Ledger(spent=spent, clips=len(unit), units=1, heard=commits.append)
+    spent = Timings(workers=options.workers)
+    ledger = RunProgress(spent=spent, clips=len(unit), units=1, heard=commits.append)
     if unit:
         pipeline = Pipeline(
             manifest=manifest, units=[unit], ledger=ledger, retrying=bool(options.again)

@@ -19,7 +19,7 @@ from store.errors import ConfigError, InputError
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Goal:
+class Output:
     """A feature this run fills, and its encoder."""
 
     feature: Feature
@@ -54,7 +54,7 @@ class Goal:
         return provenance(device=self.device, batch_size=size)
 
 
-Unit = list[tuple[int, list[Goal]]]  # rows of the manifest, each with the features that want it
+Unit = list[tuple[int, list[Output]]]  # rows of the manifest, each with the features that want it
 
 
 def encoders_of(
@@ -86,23 +86,23 @@ def specs_of(encoders: Sequence[Encoder], policy: Sampling, decoder: str) -> lis
     return specs
 
 
-def goals_of(
+def outputs_of(
     fs: Store,
     encoders: Sequence[Encoder],
     specs: Sequence[FeatureSpec],
     *,
     batch_size: int,
     device: str,
-) -> list[Goal]:
+) -> list[Output]:
     """The store's features, made where they are new."""
     return [
-        Goal(feature=fs.add_feature(spec), encoder=encoder, batch_size=batch_size, device=device)
+        Output(feature=fs.add_feature(spec), encoder=encoder, batch_size=batch_size, device=device)
         for spec, encoder in zip(specs, encoders, strict=True)
     ]
 
 
 def units_of(
-    manifest: Manifest, goals: Sequence[Goal], again: frozenset[Status], clips_per_unit: int
+    manifest: Manifest, goals: Sequence[Output], again: frozenset[Status], clips_per_unit: int
 ) -> list[Unit]:
     """The stretches of the manifest in which something is left to do."""
     features = [goal.feature for goal in goals]

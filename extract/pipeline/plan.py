@@ -91,7 +91,7 @@ class Plan:
             found.append(f"the disk has {self.free_bytes} bytes left, the run needs {self.bytes}")
         return found
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain data for `--json`."""
         return asdict(self) | {"findings": self.findings}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from extract.pipeline.result import FAILING, INTERRUPTED, Spent
+from extract.pipeline.result import FAILING, INTERRUPTED, Timings
 from store.errors import InputError
 
 ENOUGH_CLIPS = 500  # before a share of failures says anything
@@ -25,10 +25,10 @@ def silent(done: int, total: int, message: str = "", told: str = "") -> None:
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Ledger:
+class RunProgress:
     """One run's. `stop`, once set, ends it."""
 
-    spent: Spent
+    spent: Timings
     clips: int  # to do
     units: int
     max_failures: float = 1.0

@@ -12,7 +12,7 @@ INTERRUPTED, FAILING = "interrupted", "too many clips failed"
 
 
 @dataclass(slots=True, kw_only=True)
-class Spent:
+class Timings:
     """Where a run's time went. The main thread waits for clips, encodes, or waits for the writer,
     one at a time; decoding and writing go on beside it all the while.
     """
@@ -83,7 +83,7 @@ class RunResult:
     """What `extract run` answers."""
 
     features: Sequence[FeatureReport]
-    spent: Spent
+    spent: Timings
     max_failures: float = field(default=0.05)
     stopped: str = ""  # why it ended before all was done
 
@@ -111,7 +111,7 @@ class RunResult:
                 )
         return found
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain data for `--json`."""
         spent = self.spent
         evidence = {

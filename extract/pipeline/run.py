@@ -18,9 +18,9 @@ import store
 from extract.encoders import Encoder
 from extract.media.sampling import Sampling
 from extract.pipeline.options import Options, readable
-from extract.pipeline.outputs import decoded, encoders_of, goals_of, specs_of, units_of
-from extract.pipeline.progress import Ledger, Progress, into, silent
-from extract.pipeline.result import FeatureReport, RunResult, Spent
+from extract.pipeline.outputs import decoded, encoders_of, outputs_of, specs_of, units_of
+from extract.pipeline.progress import Progress, RunProgress, into, silent
+from extract.pipeline.result import FeatureReport, RunResult, Timings
 from extract.pipeline.stages import Pipeline
 from store import Manifest, Store
 
@@ -72,10 +72,10 @@ def run(
 
     fs: Store = store.create(store_dir)
     fs.add_manifest(manifest)
-    goals = goals_of(fs, encoders, specs, batch_size=options.batch_size, device=options.device)
+    goals = outputs_of(fs, encoders, specs, batch_size=options.batch_size, device=options.device)
     units = units_of(manifest, goals, options.again, options.clips_per_unit)
-    spent = Spent(workers=options.workers)
-    ledger = Ledger(
+    spent = Timings(workers=options.workers)
+    ledger = RunProgress(
         spent=spent, clips=sum(map(len, units)), units=len(units), progress=progress, heard=heard,
         max_failures=options.max_failures, stop=stop or Event(),
     )  # fmt: skip

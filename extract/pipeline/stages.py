@@ -20,8 +20,8 @@ import torch
 
 from extract.encoders import VisualEncoder
 from extract.media.decode import Clip, failed
-from extract.pipeline.outputs import Goal, Unit
-from extract.pipeline.progress import Ledger
+from extract.pipeline.outputs import Output, Unit
+from extract.pipeline.progress import RunProgress
 from extract.pipeline.unit_encoder import UnitEncoder
 from extract.processes.child import Outcome
 from store import Manifest, Status
@@ -37,7 +37,7 @@ class Pipeline:
 
     manifest: Manifest
     units: Sequence[Unit]
-    ledger: Ledger
+    ledger: RunProgress
     retrying: bool
     _begun: set[int] = field(default_factory=set)  # units that the networks have seen a clip of
 
@@ -111,7 +111,7 @@ class Pipeline:
             with self.ledger.spent.on("writing"):
                 writer.put(lambda g=goal, e=encoder: self._commit(number, g, e))
 
-    def _commit(self, number: int, goal: Goal, unit: UnitEncoder) -> dict[str, Any]:
+    def _commit(self, number: int, goal: Output, unit: UnitEncoder) -> dict[str, Any]:
         """In the writer: commit what a unit has gathered, and say what it was."""
         begun = time.perf_counter()
         rows = unit.rows()

@@ -61,7 +61,7 @@ class StatusReport:
                 )
         return found
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain data for `--json`."""
         return asdict(self) | {"findings": self.findings}
 

@@ -36,7 +36,7 @@ class Fetched:
     sha256: tuple[str, ...]
     next_step: str  # a command, or the SPEC that loads them
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         return {
             "name": self.name,
             "files": {str(f): s for f, s in zip(self.files, self.sha256, strict=True)},

@@ -35,11 +35,11 @@ def epoch(
     blocks: Sequence[Int64[np.ndarray, "_"]] = (),
     at_once: int = 1,
     ways: int = 0,
-    codes: Int[np.ndarray, "V"] | None = None,
+    class_ids: Int[np.ndarray, "V"] | None = None,
 ) -> list[Window]:
     """Every clip once. `bucket` batches of each window are sorted by `lengths` at a time; windows
     are of `at_once` of the `blocks`, or there is one of everything. Batches are of `ways` of the
-    classes that `codes` tell apart, if any are asked for."""
+    classes that `class_ids` tell apart, if any are asked for."""
     if not blocks:
         groups = [rng.permutation(clips)]
     else:
@@ -51,9 +51,11 @@ def epoch(
         if len(joined) > 1 and len(joined[-1]) < batch_size:  # no batch of a clip or two
             joined[-2:] = [np.concatenate(joined[-2:])]
         groups = [rng.permutation(group) for group in joined]
-    if ways and codes is not None:
+    if ways and class_ids is not None:
         return [
-            Window(np.sort(group), tuple(_of_classes(group, rng, batch_size, ways, codes[group])))
+            Window(
+                np.sort(group), tuple(_of_classes(group, rng, batch_size, ways, class_ids[group]))
+            )
             for group in groups
         ]
     return [
@@ -77,12 +79,12 @@ def _batches(
 
 def _of_classes(
     order: Int64[np.ndarray, "_"], rng: np.random.Generator, size: int, ways: int,
-    codes: Int[np.ndarray, "_"],
+    class_ids: Int[np.ndarray, "_"],
 ) -> Iterator[Int64[Tensor, "B"]]:  # fmt: skip
     """As many clips of each of `ways` classes, near enough; every class spread over the epoch."""
     portions = []
-    for code in np.unique(codes):
-        own = order[codes == code]
+    for code in np.unique(class_ids):
+        own = order[class_ids == code]
         parts = np.array_split(own, math.ceil(len(own) / (size // ways)))
         portions += [((i + 0.5) / len(parts), rng.random(), part) for i, part in enumerate(parts)]
     portions.sort(key=lambda portion: portion[:2])
@@ -101,11 +103,11 @@ def cut(order: Int[Tensor, "_"], size: int) -> list[Int[Tensor, "B"]]:
 
 def fill(counts: Mapping[str, Int[np.ndarray, "V"]], windows: Sequence[Window]) -> float:
     """The share of rows that are no padding, over an epoch and all modalities."""
-    real = padded = 0
+    mask = padded = 0
     for window in windows:
         for batch in window.batches:
             for count in counts.values():
                 some = count[batch.numpy()]
-                real += int(some.sum())
+                mask += int(some.sum())
                 padded += len(some) * max(1, int(some.max()))
-    return real / max(1, padded)
+    return mask / max(1, padded)

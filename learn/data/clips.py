@@ -35,7 +35,7 @@ class Clips:
     """
 
     ids: tuple[str, ...]
-    codes: Int32[np.ndarray, "V"]  # positions in `classes`, or UNLABELLED
+    class_ids: Int32[np.ndarray, "V"]  # positions in `classes`, or UNLABELLED
     classes: tuple[str, ...]
     groups: Int32[np.ndarray, "V"] | None  # equal codes: of one source
     split: str
@@ -45,15 +45,15 @@ class Clips:
     def __post_init__(self) -> None:
         if self.targets is not None and self.targets.shape != (len(self.ids), len(self.classes)):
             raise ValueError(f"targets of {self.targets.shape} are not clips by classes")
-        if len(self.codes) != len(self.ids) or list(self.ids) != sorted(set(self.ids)):
+        if len(self.class_ids) != len(self.ids) or list(self.ids) != sorted(set(self.ids)):
             raise ValueError("ids must be sorted, different, and as many as the codes")
         if self.roles is not None and len(self.roles) != len(self.ids):
             raise ValueError(f"{len(self.roles)} roles for {len(self.ids)} clips")
         if self.groups is not None and len(self.groups) != len(self.ids):
             raise ValueError(f"{len(self.groups)} groups for {len(self.ids)} clips")
-        if len(self.codes) and not UNLABELLED <= self.codes.min() <= self.codes.max() < len(
-            self.classes
-        ):
+        if len(
+            self.class_ids
+        ) and not UNLABELLED <= self.class_ids.min() <= self.class_ids.max() < len(self.classes):
             raise ValueError("a code has no class")
 
     def __len__(self) -> int:
@@ -63,7 +63,7 @@ class Clips:
     def sha256(self) -> str:
         """Digest of ids, labels and groups."""
         groups = None if self.groups is None else self.groups.tolist()
-        told = [self.ids, self.classes, self.codes.tolist(), groups]
+        told = [self.ids, self.classes, self.class_ids.tolist(), groups]
         if self.targets is not None:
             told.append(self.targets.tolist())
         if self.roles is not None:
@@ -72,16 +72,16 @@ class Clips:
 
     def keep(self, wanted: Bool[np.ndarray, "V"]) -> "Clips":
         """Only these clips, and only the classes they have."""
-        codes = self.codes[wanted]
-        used = np.unique(codes[codes != UNLABELLED])
+        class_ids = self.class_ids[wanted]
+        used = np.unique(class_ids[class_ids != UNLABELLED])
         targets = None
         if self.targets is not None:
             used = np.flatnonzero(self.targets[wanted].any(0))
             targets = self.targets[wanted][:, used]
-        new = np.where(codes == UNLABELLED, UNLABELLED, np.searchsorted(used, codes))
+        new = np.where(class_ids == UNLABELLED, UNLABELLED, np.searchsorted(used, class_ids))
         return Clips(
             ids=tuple(clip for clip, keep in zip(self.ids, wanted, strict=True) if keep),
-            codes=new.astype(np.int32),
+            class_ids=new.astype(np.int32),
             classes=tuple(self.classes[c] for c in used),
             groups=None if self.groups is None else self.groups[wanted],
             split=self.split,
@@ -89,14 +89,14 @@ class Clips:
             roles=None if self.roles is None else self.roles[wanted],
         )
 
-    def may(self, role: int) -> Bool[np.ndarray, "V"]:
+    def has_role(self, role: int) -> Bool[np.ndarray, "V"]:
         """Which clips have a role."""
         return np.ones(len(self), bool) if self.roles is None else self.roles & role > 0
 
     @property
     def labelled(self) -> Bool[np.ndarray, "V"]:
         """Which clips have a label at least."""
-        some = self.codes != UNLABELLED if self.targets is None else self.targets.any(1)
+        some = self.class_ids != UNLABELLED if self.targets is None else self.targets.any(1)
         return np.asarray(some)
 
 
@@ -150,7 +150,7 @@ def load_clips(
             targets[row, [place[name] for name in labels[i]]] = True
         return Clips(
             ids=tuple(ids[i] for i in rows),
-            codes=np.full(len(rows), UNLABELLED, np.int32),
+            class_ids=np.full(len(rows), UNLABELLED, np.int32),
             classes=tuple(classes),
             groups=_groups(manifest, group, rows),
             split=split,
@@ -164,7 +164,7 @@ def load_clips(
     code = {(): UNLABELLED, **{(name,): c for c, name in enumerate(classes)}}
     return Clips(
         ids=tuple(ids[i] for i in rows),
-        codes=np.array([code[labels[i]] for i in rows], np.int32),
+        class_ids=np.array([code[labels[i]] for i in rows], np.int32),
         classes=tuple(classes),
         groups=_groups(manifest, group, rows),
         split=split,
@@ -186,7 +186,7 @@ class Padded(NamedTuple):
     """The rows of a batch of clips; those that are not real are padding."""
 
     rows: Float32[Tensor, "B T D"]
-    real: Bool[Tensor, "B T"]
+    mask: Bool[Tensor, "B T"]
     seconds: Float32[Tensor, "B T"]
 
 
@@ -231,15 +231,15 @@ class Rows:
         """Rows, which of them are real, and their times, of these clips; padding is zero."""
         start, count = self.offsets[places], self.counts[places]
         step = torch.arange(max(1, int(count.max())), device=self.values.device)
-        real = step < count[:, None]
-        row = torch.where(real, start[:, None] + step, 0)
+        mask = step < count[:, None]
+        row = torch.where(mask, start[:, None] + step, 0)
         if not len(self.values):  # no clip has any: there is no row 0 to stand for padding
-            nothing = torch.zeros(*real.shape, self.dim, device=self.values.device)
-            return Padded(nothing, real, torch.zeros_like(nothing[..., 0]))
+            nothing = torch.zeros(*mask.shape, self.dim, device=self.values.device)
+            return Padded(nothing, mask, torch.zeros_like(nothing[..., 0]))
         rows = self.values.index_select(0, row.view(-1)).float().view(*row.shape, self.dim)
-        if not bool(real.all()):
-            rows.mul_(real[..., None])
-        return Padded(rows, real, self.seconds[row] * real)
+        if not bool(mask.all()):
+            rows.mul_(mask[..., None])
+        return Padded(rows, mask, self.seconds[row] * mask)
 
     def to(self, device: torch.device) -> "Rows":
         """The same rows on that device."""

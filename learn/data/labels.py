@@ -34,7 +34,7 @@ _SEAMS = re.compile(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Labels:
+class ClassEmbeddings:
     """Names and their vectors.
 
     Raises:
@@ -106,7 +106,7 @@ def words(name: str) -> str:
     return " ".join(re.findall(r"[^\W_]+", _SEAMS.sub(" ", name))).lower()
 
 
-def read(path: Path, *, trust_pickle: bool = False, wanted: Iterable[str] = ()) -> Labels:
+def read(path: Path, *, trust_pickle: bool = False, wanted: Iterable[str] = ()) -> ClassEmbeddings:
     """The labels in a file; of a file of word vectors only the words of the names `wanted`.
 
     Raises:
@@ -131,7 +131,7 @@ def read(path: Path, *, trust_pickle: bool = False, wanted: Iterable[str] = ()) 
     return _labels(path, pairs)
 
 
-def write(path: Path, labels: Labels) -> None:
+def write(path: Path, labels: ClassEmbeddings) -> None:
     """A CSV with a row per name; all or nothing."""
     unfinished = path.with_name(path.name + ".unfinished")
     with unfinished.open("w", newline="", encoding="utf-8") as file:
@@ -177,12 +177,12 @@ def make_labels(
         asked = [called.get(name, name) for name in classes]
         found = read(source, trust_pickle=trust_pickle, wanted=asked)
         vectors = found.of(asked, average_words=average_words)
-        made = Labels(names=tuple(classes), vectors=vectors)
+        made = ClassEmbeddings(names=tuple(classes), vectors=vectors)
     write(output, made)
     return {"labels": str(output), "names": len(classes), "numbers": made.vectors.shape[1]}
 
 
-def encoded(names: Sequence[str], model: str = "") -> Labels:
+def encoded(names: Sequence[str], model: str = "") -> ClassEmbeddings:
     """What a sentence encoder makes of the words of each name, as unit vectors.
 
     `model` is a directory or a name of sentence-transformers; by default all-MiniLM-L6-v2, which
@@ -211,7 +211,7 @@ def encoded(names: Sequence[str], model: str = "") -> Labels:
     vectors = encoder.encode(
         [words(name) for name in names], normalize_embeddings=True, show_progress_bar=False
     )
-    return Labels(names=tuple(names), vectors=np.asarray(vectors, np.float32))
+    return ClassEmbeddings(names=tuple(names), vectors=np.asarray(vectors, np.float32))
 
 
 def renaming(path: Path) -> dict[str, str]:
@@ -229,7 +229,7 @@ def renaming(path: Path) -> dict[str, str]:
         return {row["original"]: row["manual"] for row in rows}
 
 
-def _labels(path: Path, pairs: Sequence[tuple[str, np.ndarray]]) -> Labels:
+def _labels(path: Path, pairs: Sequence[tuple[str, np.ndarray]]) -> ClassEmbeddings:
     if not pairs:
         raise InputError(f"{path} has no names with vectors")
     sizes = {vector.size for _, vector in pairs}
@@ -245,7 +245,7 @@ def _labels(path: Path, pairs: Sequence[tuple[str, np.ndarray]]) -> Labels:
         raise InputError(f"{path}: vectors are not numbers") from None
     if not np.isfinite(vectors).all():
         raise InputError(f"{path} holds numbers that are none")
-    return Labels(names=tuple(names), vectors=vectors)
+    return ClassEmbeddings(names=tuple(names), vectors=vectors)
 
 
 def _table(path: Path) -> Iterator[tuple[str, np.ndarray]]:

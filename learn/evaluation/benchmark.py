@@ -15,10 +15,10 @@ from torch import Tensor
 
 from learn.data.clips import Clips
 from learn.evaluation.confusion import NOTHING, tally
-from learn.evaluation.evaluation_set import NONE, Side, modalities_of, vectors_of
+from learn.evaluation.evaluation_set import NONE, EvaluationSet, modalities_of, vectors_of
 from learn.evaluation.results import Inflation, Result
 from learn.fewshot import modes, statistics
-from learn.fewshot.heads import BesideHead, Context, Head
+from learn.fewshot.heads import Context, ExtraShotsHead, Head
 from learn.fewshot.metrics import View, measure
 from learn.fewshot.scoring import scorer
 from learn.fewshot.tasks import Episodes, draw_again
@@ -39,11 +39,11 @@ class Scoring:
     runs: Mapping[str, Run | None]
     cells: Mapping[str, Sequence[tuple[str, str]]]  # by projection: pairs of modes it can compare
     features: Mapping[str, "Feature"]
-    side: Side
-    base: Side | None
+    side: EvaluationSet
+    base: EvaluationSet | None
     draws: Sequence[Episodes]
     memory: int
-    val: Side | None  # of the same kind as `side`, to choose settings on
+    val: EvaluationSet | None  # of the same kind as `side`, to choose settings on
     ids: frozenset[str]  # of the clips scored, as their stores have them
 
     @property
@@ -81,7 +81,7 @@ class Scoring:
                             self.side.clips, draw, View(head, pair, context), score=score,
                             tuned=(tuned[i], View(head, val, context)) if tuned and val else None,
                         )  # fmt: skip
-                        right, answered = found.of_episodes, found.answered
+                        right, predictions = found.of_episodes, found.predictions
                         yield Result(
                             head=spec,
                             projection=projection,
@@ -105,8 +105,8 @@ class Scoring:
                             parts=found.parts,
                             of_episodes=right,
                             answers=NOTHING
-                            if answered is None
-                            else tally(self.side.clips, draw, answered),
+                            if predictions is None
+                            else tally(self.side.clips, draw, predictions),
                         )
                         begun = time.monotonic()
 
@@ -131,7 +131,7 @@ class Scoring:
 
 
 def possible(
-    runs: Mapping[str, Run | None], cells: Sequence[tuple[str, str]], side: Side
+    runs: Mapping[str, Run | None], cells: Sequence[tuple[str, str]], side: EvaluationSet
 ) -> dict[str, list[tuple[str, str]]]:
     """The cells of each projection, found by one clip.
 
@@ -155,7 +155,7 @@ def possible(
 
 def makes_use(heads: Iterable[Head], what: str) -> bool:
     """Does one of them learn from this beside the shots?"""
-    return any(isinstance(head, BesideHead) and what in head.beside for head in heads)
+    return any(isinstance(head, ExtraShotsHead) and what in head.extra_shots for head in heads)
 
 
 def check_guard(clips: Clips, draw: Episodes) -> None:
@@ -176,7 +176,7 @@ def worth_of_guard(task: Scoring, guarded: Sequence[Result], ci: str) -> list[In
     found = []
     for draw in task.draws:
         side = task.side
-        drawn = np.isin(side.clips.codes, np.unique(draw.classes))
+        drawn = np.isin(side.clips.class_ids, np.unique(draw.classes))
         if side.clips.targets is None and not drawn.all():
             side = side.keep(drawn)
         mixed = draw_again(side.clips, draw, groups="mixed")
@@ -204,7 +204,7 @@ def worth_of_guard(task: Scoring, guarded: Sequence[Result], ci: str) -> list[In
 def context_of(pair: modes.Pair, base: modes.Pair | None, balanced: bool = True) -> Context:
     return Context(
         balanced=balanced,
-        blocks=pair.blocks,
+        modality_dims=pair.modality_dims,
         support_mean=None if base is None else base.support.mean(0),
         query_mean=None if base is None else base.query.mean(0),
         origin=pair.support.mean(0),

@@ -62,7 +62,7 @@ class Difference:
     p_adjusted: float
     verdict: str  # better, worse, same (within the margin), undecided
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
@@ -78,10 +78,10 @@ class Comparison:
     ci_method: str
     differences: tuple[Difference, ...]
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The object that `learn compare --json` prints."""
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "differences"}
-        told = [one.as_json() for one in self.differences]
+        told = [one.to_dict() for one in self.differences]
         return {**plain, "adjusted": "holm", "differences": told}
 
 

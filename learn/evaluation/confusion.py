@@ -56,22 +56,22 @@ class Answers:
     classes: tuple[OfClass, ...]
     confusions: tuple[Confusion, ...]
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         return {key: list(value) for key, value in asdict(self).items()}
 
 
 NOTHING = Answers(classes=(), confusions=())  # of queries with several right answers
 
 
-def tally(clips: Clips, draw: Episodes, answered: Int[np.ndarray, "E M"]) -> Answers:
-    """How the classes fared, where `answered` are positions among the ways of each episode."""
+def tally(clips: Clips, draw: Episodes, predictions: Int[np.ndarray, "E M"]) -> Answers:
+    """How the classes fared, where `predictions` are positions among the ways of each episode."""
     size = len(clips.classes)
-    truth = draw.classes[:, draw.answers].ravel()
-    answer = np.take_along_axis(draw.classes, np.maximum(answered, 0), axis=1).ravel()
+    truth = draw.classes[:, draw.targets].ravel()
+    answer = np.take_along_axis(draw.classes, np.maximum(predictions, 0), axis=1).ravel()
     query = draw.query.ravel()
     if query.min() < 0:
-        real = query >= 0
-        truth, answer, query = truth[real], answer[real], query[real]
+        mask = query >= 0
+        truth, answer, query = truth[mask], answer[mask], query[mask]
     wrong = np.flatnonzero(truth != answer)
     asked = np.bincount(truth, minlength=size)
     right = asked - np.bincount(truth[wrong], minlength=size)

@@ -15,10 +15,10 @@ from learn.evaluation import pools
 from learn.evaluation.benchmark import Scoring, check_guard, makes_use, possible, worth_of_guard
 from learn.evaluation.evaluation_set import (
     NONE,
-    Side,
+    EvaluationSet,
     features_of,
     in_play,
-    load_side,
+    load_evaluation_set,
     modalities_of,
     runs_of,
     same_feature,
@@ -131,7 +131,7 @@ def run_episodes(
     features = in_play(features, cells, beside=in_all if both else ())
     chosen = choose_split(table, split, "test")
     pool = pool_of(episode_files.task_of(Path(episodes_file)) if episodes_file else _name(task))
-    side = load_side(
+    side = load_evaluation_set(
         table, features, split="all" if pool == "base" else chosen, label=label, group=group,
         several=pool == "targets",
     )  # fmt: skip
@@ -145,7 +145,7 @@ def run_episodes(
         labels = read_manifest(query_manifest) if query_manifest else there.manifest()
         queried = choose_split(labels, query_split, "test")
         others = {m: same_feature(there, feature.name) for m, feature in features.items()}
-        other = load_side(labels, others, split=queried, label=label, group=group)
+        other = load_evaluation_set(labels, others, split=queried, label=label, group=group)
         if pool != "split":
             raise ConfigError(f"--task {task} has no queries from elsewhere; leave --query-… out")
         side = pools.crossed(side, other, same_store=query_store in (None, store_path))
@@ -234,11 +234,13 @@ def _head(spec: str, run: Run | None) -> Head:
     return plugins.build("learn.fewshot.heads", spec)
 
 
-def _base(manifest: "Manifest", features: Mapping[str, "Feature"], split: str) -> Side | None:
+def _base(
+    manifest: "Manifest", features: Mapping[str, "Feature"], split: str
+) -> EvaluationSet | None:
     """The clips of the split `train`, where it is none of those scored."""
     if split in ("all", "train") or "train" not in splits(manifest):
         return None
-    side = load_side(manifest, features, split="train", label=None, group=NONE)
+    side = load_evaluation_set(manifest, features, split="train", label=None, group=NONE)
     return side if len(side.clips) else None
 
 

@@ -29,13 +29,13 @@ class Evaluation:
     data: Mapping[str, Any]
     findings: Sequence[Finding]
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The object that `learn evaluate --json` prints."""
         return {
             "protocol": self.protocol,
             "settings": dict(self.settings),
             "data": dict(self.data),
-            "results": [one.as_json() for one in self.findings],
+            "results": [one.to_dict() for one in self.findings],
         }
 
     def save(self, run_dir: Path) -> None:
@@ -48,7 +48,7 @@ class Evaluation:
         run_dir.parent.mkdir(parents=True, exist_ok=True)
         staged = Path(tempfile.mkdtemp(prefix=f".{run_dir.name}-", dir=run_dir.parent))
         try:
-            (staged / "evaluation.json").write_text(json.dumps(self.as_json(), indent=1) + "\n")
+            (staged / "evaluation.json").write_text(json.dumps(self.to_dict(), indent=1) + "\n")
             staged.chmod(0o755)
             staged.rename(run_dir)
         finally:

@@ -24,7 +24,7 @@ NONE = "none"  # the projection that is none: stored vectors as they are
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Side:
+class EvaluationSet:
     """Clips with rows in every modality in play."""
 
     clips: Clips
@@ -104,7 +104,7 @@ def in_play(
     return {m: feature for m, feature in features.items() if m in wanted or m in beside}
 
 
-def load_side(
+def load_evaluation_set(
     manifest: "Manifest",
     features: Mapping[str, "Feature"],
     *,
@@ -112,7 +112,7 @@ def load_side(
     label: str | None,
     group: str | None,
     several: bool = False,
-) -> Side:
+) -> EvaluationSet:
     """The clips of a split that have rows in every modality, and a label where one is named; any
     number of labels with `several`."""
     clips = load_clips(manifest, split=split, label=label, group=group, several=several)
@@ -121,7 +121,7 @@ def load_side(
     if label:
         usable["label"] = clips.labelled
     dropped = {f"no {what}": int((~has).sum()) for what, has in usable.items()}
-    side = Side(clips=clips, rows=rows, dropped=dropped)
+    side = EvaluationSet(clips=clips, rows=rows, dropped=dropped)
     return side.keep(np.logical_and.reduce(list(usable.values())))
 
 

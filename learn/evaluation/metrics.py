@@ -31,29 +31,29 @@ class OfClass:
     average_precision: float | None = None
     threshold: float | None = None
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 def classification(
-    scores: Float[np.ndarray, "V C"], codes: Int[np.ndarray, "V"], classes: Sequence[str]
+    scores: Float[np.ndarray, "V C"], class_ids: Int[np.ndarray, "V"], classes: Sequence[str]
 ) -> tuple[dict[str, float], list[OfClass]]:
     """Top-1, top-5 (of more than 5 classes), macro-F1, balanced accuracy, and the share of the
     largest class, which who always names it gets; and each class. The first of equals is named."""
     from sklearn.metrics import precision_recall_fscore_support
 
     ranked = np.argsort(-scores, axis=1, kind="stable")
-    present, sizes = np.unique(codes, return_counts=True)
+    present, sizes = np.unique(class_ids, return_counts=True)
     precision, recall, f1, _ = precision_recall_fscore_support(
-        codes, ranked[:, 0], labels=present, zero_division=0
+        class_ids, ranked[:, 0], labels=present, zero_division=0
     )
-    found = {"top1": float((ranked[:, 0] == codes).mean())}
+    found = {"top1": float((ranked[:, 0] == class_ids).mean())}
     if scores.shape[1] > TOP:
-        found[f"top{TOP}"] = float((ranked[:, :TOP] == codes[:, None]).any(1).mean())
+        found[f"top{TOP}"] = float((ranked[:, :TOP] == class_ids[:, None]).any(1).mean())
     found |= {
         "macro_f1": float(f1.mean()),
         "balanced_accuracy": float(recall.mean()),
-        "largest_class": float(sizes.max() / len(codes)),
+        "largest_class": float(sizes.max() / len(class_ids)),
     }
     each = zip(present.tolist(), sizes, precision, recall, f1, strict=True)
     return found, [
@@ -73,22 +73,22 @@ def multilabel(
 
     answers = scores >= thresholds
     hits = (answers & truth).sum(0)
-    named, real = answers.sum(0), truth.sum(0)
-    f1 = 2 * hits / np.maximum(named + real, 1)
-    some = np.flatnonzero(real).tolist()
+    named, mask = answers.sum(0), truth.sum(0)
+    f1 = 2 * hits / np.maximum(named + mask, 1)
+    some = np.flatnonzero(mask).tolist()
     precision = {c: float(average_precision_score(truth[:, c], scores[:, c])) for c in some}
     found = {
         "map": float(np.mean(list(precision.values()))),
         "macro_f1": float(f1[some].mean()),
-        "micro_f1": float(2 * hits.sum() / max(1, (named + real).sum())),
+        "micro_f1": float(2 * hits.sum() / max(1, (named + mask).sum())),
         "labels_a_clip": float(truth.sum(1).mean()),
     }
     return found, [
         OfClass(
             name=classes[c],
-            clips=int(real[c]),
+            clips=int(mask[c]),
             precision=float(hits[c] / max(1, named[c])),
-            recall=float(hits[c] / real[c]),
+            recall=float(hits[c] / mask[c]),
             f1=float(f1[c]),
             average_precision=precision[c],
             threshold=float(thresholds[c]),

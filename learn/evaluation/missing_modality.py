@@ -29,7 +29,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from learn.data.clips import Clips, Rows, concatenated
-from learn.evaluation.evaluation_set import Side, vectors_of
+from learn.evaluation.evaluation_set import EvaluationSet, vectors_of
 from learn.fewshot import modes as views
 from learn.fewshot import statistics
 from learn.fewshot.heads import Context, Head
@@ -89,7 +89,7 @@ class Missing:
     accuracy: float
     ci95: float | None
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
@@ -97,15 +97,17 @@ class Missing:
 class Gaps:
     """Clips with both modalities under one projection, and the clips to fill from."""
 
-    side: Side
-    base: Side | None
+    side: EvaluationSet
+    base: EvaluationSet | None
     run: Run | None
     seed: int
     whole: Mapping[str, Float[Tensor, "V _"]]
     source: Mapping[str, Float[Tensor, "W _"]]
 
     @classmethod
-    def of(cls, side: Side, base: Side | None, run: Run | None, seed: int) -> "Gaps":
+    def of(
+        cls, side: EvaluationSet, base: EvaluationSet | None, run: Run | None, seed: int
+    ) -> "Gaps":
         whole = vectors_of(side.rows, run)
         source = vectors_of(base.rows, run) if base else whole
         return cls(side=side, base=base, run=run, seed=seed, whole=whole, source=source)
@@ -166,7 +168,7 @@ def nearest(
     source: Mapping[str, Float[Tensor, "W _"]],
     missing: str,
     clips: Clips,
-    base: Side | None,
+    base: EvaluationSet | None,
 ) -> Int64[Tensor, "V"]:
     """For each clip the source clip most like it in the other modality, by cosine; among the clips
     scored themselves only those of other sources."""
@@ -197,8 +199,8 @@ def curves(
     *,
     heads: Mapping[str, Mapping[str, Head]],
     runs: Mapping[str, Run | None],
-    side: Side,
-    base: Side | None,
+    side: EvaluationSet,
+    base: EvaluationSet | None,
     draws: Sequence[Episodes],
     ci: str,
 ) -> Iterator[Missing]:
@@ -293,11 +295,15 @@ def _score(
             views.pair(_of_fusion(x, fusion), mode, mode, common=common)
             for x in (whole, filled, gaps.source)
         )
-        pairs.append(views.Pair(support=support.support, query=query.query, blocks=support.blocks))
+        pairs.append(
+            views.Pair(
+                support=support.support, query=query.query, modality_dims=support.modality_dims
+            )
+        )
         mean = base.support.mean(0) if gaps.base else None
         contexts.append(
             Context(
-                blocks=support.blocks,
+                modality_dims=support.modality_dims,
                 support_mean=mean,
                 query_mean=mean,
                 origin=support.support.mean(0),

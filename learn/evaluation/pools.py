@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from learn.data.clips import BASE, QUERY, SHOT, Clips, concatenated, splits
-from learn.evaluation.evaluation_set import Side
+from learn.evaluation.evaluation_set import EvaluationSet
 from store.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 TRAIN, VAL = "train", "val"
 
 
-def of_val(everything: Side, manifest: "Manifest", split: str) -> Side | None:
+def of_val(everything: EvaluationSet, manifest: "Manifest", split: str) -> EvaluationSet | None:
     """The same of the val split, without the new classes of `split`; None where it has none."""
     if split == VAL or VAL not in splits(manifest):
         return None
     of = dict(zip(manifest.clip_ids, manifest.column("split"), strict=True))
     here = np.array([of[clip] == split for clip in everything.clips.ids])
-    taken = {everything.clips.classes[c] for c in everything.clips.codes[here]}
+    taken = {everything.clips.classes[c] for c in everything.clips.class_ids[here]}
     try:
         return generalised(everything, manifest, VAL, without=frozenset(taken))
     except InputError:
@@ -32,8 +32,12 @@ def of_val(everything: Side, manifest: "Manifest", split: str) -> Side | None:
 
 
 def generalised(
-    everything: Side, manifest: "Manifest", split: str, *, without: frozenset[str] = frozenset()
-) -> Side:
+    everything: EvaluationSet,
+    manifest: "Manifest",
+    split: str,
+    *,
+    without: frozenset[str] = frozenset(),
+) -> EvaluationSet:
     """Clips of base classes, which are those of the train split, and of the others of `split`.
 
     Base classes are learnt from the train split, and asked about with their clips of `split` where
@@ -46,26 +50,26 @@ def generalised(
         raise InputError(f"generalised episodes need a split {TRAIN!r} with base classes")
     of = dict(zip(manifest.clip_ids, manifest.column("split"), strict=True))
     where = np.array([of[clip] for clip in everything.clips.ids])
-    codes, names = everything.clips.codes, np.array(everything.clips.classes)
-    based = np.isin(np.arange(len(names)), codes[where == TRAIN])
+    class_ids, names = everything.clips.class_ids, np.array(everything.clips.classes)
+    based = np.isin(np.arange(len(names)), class_ids[where == TRAIN])
     new = ~based & ~np.isin(names, sorted(without))
     asked = np.zeros(len(names), bool)
-    asked[codes[where == split]] = True
+    asked[class_ids[where == split]] = True
     if split in (TRAIN, "all") or not based.any() or not (asked & new).any():
         raise InputError(
             f"generalised episodes need a split {TRAIN!r} with base classes, and other classes in "
             f"the split scored; {split!r} has {int((asked & new).sum())} others"
         )
-    roles = np.zeros(len(codes), np.int32)
+    roles = np.zeros(len(class_ids), np.int32)
     train, here = where == TRAIN, where == split
-    roles[train] = SHOT + BASE + QUERY * ~asked[codes[train]]
-    roles[here & based[codes]] = QUERY + BASE
-    roles[here & new[codes]] = SHOT + QUERY
+    roles[train] = SHOT + BASE + QUERY * ~asked[class_ids[train]]
+    roles[here & based[class_ids]] = QUERY + BASE
+    roles[here & new[class_ids]] = SHOT + QUERY
     side = replace(everything, clips=replace(everything.clips, roles=roles))
     return side.keep(roles > 0)
 
 
-def crossed(support: Side, query: Side, *, same_store: bool) -> Side:
+def crossed(support: EvaluationSet, query: EvaluationSet, *, same_store: bool) -> EvaluationSet:
     """Shots from one set of clips and queries from another, of the classes that both have.
 
     Ids say which; groups of the two are others, whatever their names. Within one store no clip is
@@ -86,7 +90,7 @@ def crossed(support: Side, query: Side, *, same_store: bool) -> Side:
     parts = []
     for name, role, side in (("query", QUERY, query), ("support", SHOT, support)):
         places = np.flatnonzero(np.isin(side.clips.classes, shared))
-        kept = side.keep(np.isin(side.clips.codes, places))
+        kept = side.keep(np.isin(side.clips.class_ids, places))
         parts.append((name, role, kept))
     groups, first = [], 0
     for _, _, side in parts:
@@ -96,7 +100,7 @@ def crossed(support: Side, query: Side, *, same_store: bool) -> Side:
         first += int(own.max(initial=-1)) + 1
     clips = Clips(
         ids=tuple(f"{name}/{clip}" for name, _, side in parts for clip in side.clips.ids),
-        codes=np.concatenate([side.clips.codes for _, _, side in parts]),
+        class_ids=np.concatenate([side.clips.class_ids for _, _, side in parts]),
         classes=tuple(shared),
         groups=np.concatenate(groups),
         split=support.clips.split,
@@ -104,4 +108,4 @@ def crossed(support: Side, query: Side, *, same_store: bool) -> Side:
     )
     rows = {m: concatenated([side.rows[m] for _, _, side in parts]) for m in support.rows}
     dropped = {what: n + query.dropped.get(what, 0) for what, n in support.dropped.items()}
-    return Side(clips=clips, rows=rows, dropped=dropped)
+    return EvaluationSet(clips=clips, rows=rows, dropped=dropped)

@@ -50,7 +50,7 @@ class Result:
     of_episodes: Float64[np.ndarray, "E"]  # accuracy of each: rows of one call are paired
     answers: Answers
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Everything but the single episodes and answers."""
         apart = ("of_episodes", "answers")
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
@@ -70,7 +70,7 @@ class Inflation:
     inflation: float
     ci95: float | None  # half the width, of the difference of two draws
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
@@ -85,7 +85,7 @@ class EpisodesResult:
     inflation: Sequence[Inflation] | None = None  # where it was asked for
     missing: Sequence[Missing] | None = None  # likewise
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The object that `learn episodes --json` prints."""
         draws = [
             {
@@ -99,9 +99,9 @@ class EpisodesResult:
         extra = {"inflation": self.inflation, "missing": self.missing}
         return {
             "episodes": {**self.sampling, "draws": draws, "sha256": digest},
-            "results": [result.as_json() for result in self.results],
+            "results": [result.to_dict() for result in self.results],
             **{
-                key: [one.as_json() for one in rows]
+                key: [one.to_dict() for one in rows]
                 for key, rows in extra.items()
                 if rows is not None
             },
@@ -115,7 +115,7 @@ class EpisodesResult:
     def save(self, run_dir: Path) -> None:
         """Write a directory that holds all of it; it appears whole or not at all.
 
-        `result.json` is `as_json`, `accuracy.npy` has a row of single episodes for each of its
+        `result.json` is `to_dict`, `accuracy.npy` has a row of single episodes for each of its
         results (padded with NaN where draws differ in length), `answers.json` how the classes fared
         in each and which were confused, `episodes.safetensors` the episodes.
 
@@ -126,8 +126,8 @@ class EpisodesResult:
         run_dir.parent.mkdir(parents=True, exist_ok=True)
         staged = Path(tempfile.mkdtemp(prefix=f".{run_dir.name}-", dir=run_dir.parent))
         try:
-            (staged / "result.json").write_text(json.dumps(self.as_json(), indent=1) + "\n")
-            told = [result.answers.as_json() for result in self.results]
+            (staged / "result.json").write_text(json.dumps(self.to_dict(), indent=1) + "\n")
+            told = [result.answers.to_dict() for result in self.results]
             (staged / "answers.json").write_text(json.dumps(told) + "\n")
             longest = max(len(result.of_episodes) for result in self.results)
             accuracy = np.full((len(self.results), longest), np.nan)
@@ -146,7 +146,7 @@ class Saved:
     """What `EpisodesResult.save` wrote, read back."""
 
     path: Path
-    result: Mapping[str, Any]  # as `EpisodesResult.as_json`
+    result: Mapping[str, Any]  # as `EpisodesResult.to_dict`
     of_episodes: tuple[Float64[np.ndarray, "_"], ...]  # accuracies, for each of its results
     answers: tuple[Mapping[str, Any], ...]  # as `Answers`; none of an older result
 

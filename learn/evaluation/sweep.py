@@ -60,7 +60,7 @@ class Sweep:
         }
         return max(scored, key=scored.__getitem__) if scored else None
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The object that `learn sweep --json` prints and `sweep.json` keeps."""
         return {**self.facts, "best": self.best, "cells": list(self.cells)}
 
@@ -149,7 +149,7 @@ def sweep(
             for cell, told in zip(cells, found, strict=True)
         ],
     )
-    write_json(folder / FILE, result.as_json())
+    write_json(folder / FILE, result.to_dict())
     return result
 
 
@@ -182,7 +182,7 @@ def _cell(
     recipe: str | Path, settings: Sequence[str], chosen: Mapping[str, str], folder: Path
 ) -> Cell:
     built = recipes.load(recipe, (*settings, *(f"{k}={v}" for k, v in chosen.items())))
-    digest = sha256(json.dumps(built.as_json(), sort_keys=True).encode()).hexdigest()
+    digest = sha256(json.dumps(built.to_dict(), sort_keys=True).encode()).hexdigest()
     return Cell(settings=chosen, recipe=built, run=folder / digest[:12])
 
 
@@ -216,7 +216,7 @@ def run_cell(
         )  # fmt: skip
     except MicroshotError as fault:
         return {"done": None, "error": f"{type(fault).__name__}: {fault}"}
-    return {"done": done.as_json(), "error": None}
+    return {"done": done.to_dict(), "error": None}
 
 
 def _trained(
@@ -272,7 +272,7 @@ def _scores(
         except MicroshotError as fault:
             return {}, str(fault)
         keep = ("support", "query", "accuracy", "ci95")
-        found[run] = [{k: one[k] for k in keep} for one in result.as_json()["results"]]
+        found[run] = [{k: one[k] for k in keep} for one in result.to_dict()["results"]]
     return found, None
 
 

@@ -46,7 +46,7 @@ def save(path: Path, clips: Clips, draws: Sequence[Episodes]) -> None:
 def _labels(clips: Clips) -> list[str] | list[list[str]]:
     """The label of every clip, or all it has."""
     if clips.targets is None:
-        return [clips.classes[c] for c in clips.codes]
+        return [clips.classes[c] for c in clips.class_ids]
     return [[clips.classes[c] for c in np.flatnonzero(row)] for row in clips.targets]
 
 

@@ -45,7 +45,7 @@ class Measured:
     """Of every episode, and what else must be known to read it."""
 
     of_episodes: Float[np.ndarray, "E"]
-    answered: Int[np.ndarray, "E M"] | None  # None where a query has several answers
+    predictions: Int[np.ndarray, "E M"] | None  # None where a query has several answers
     parts: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -59,10 +59,10 @@ def measure(
 ) -> Measured:
     """What the draw is after. `tuned` are episodes of the val split under the same head."""
     if draw.measure == "accuracy" and score:
-        answered = score(draw)
-        return Measured(of_episodes=accuracies(draw, answered), answered=answered)
+        predictions = score(draw)
+        return Measured(of_episodes=accuracies(draw, predictions), predictions=predictions)
     if draw.measure == "map":
-        return Measured(of_episodes=average_precisions(clips, draw, view), answered=None)
+        return Measured(of_episodes=average_precisions(clips, draw, view), predictions=None)
     if draw.measure == "harmonic_mean":
         return _generalised(draw, view, tuned)
     raise ConfigError(f"these episodes ask for {draw.measure!r}, which nobody here measures")
@@ -86,7 +86,7 @@ class Margins(NamedTuple):
     new: Int[np.ndarray, "E M"]
     base: Int[np.ndarray, "E M"]
 
-    def answers(self, beta: float) -> Int[np.ndarray, "E M"]:
+    def predictions(self, beta: float) -> Int[np.ndarray, "E M"]:
         return np.where(self.ahead > beta, self.base, self.new)
 
 
@@ -104,10 +104,10 @@ def margins(draw: Episodes, view: View) -> Margins:
 
 
 def shares(
-    draw: Episodes, answered: Int[np.ndarray, "E M"]
+    draw: Episodes, predictions: Int[np.ndarray, "E M"]
 ) -> tuple[Float[np.ndarray, "E"], Float[np.ndarray, "E"]]:
     """S and U of each episode."""
-    right, new = answered == draw.answers, draw.answers < draw.facts["ways"]
+    right, new = predictions == draw.targets, draw.targets < draw.facts["ways"]
     return right[:, ~new].mean(1), right[:, new].mean(1)
 
 
@@ -123,7 +123,7 @@ def best_beta(draw: Episodes, found: Margins) -> float:
     quantiles = np.unique(np.quantile(found.ahead, np.linspace(0, 1, BETAS)))
     tried = [0.0, *((quantiles[1:] + quantiles[:-1]) / 2).tolist()]
     rated = [
-        (float(harmonic(*shares(draw, found.answers(beta))).mean()), -abs(beta), beta)
+        (float(harmonic(*shares(draw, found.predictions(beta))).mean()), -abs(beta), beta)
         for beta in tried
     ]
     return max(rated)[2]
@@ -134,14 +134,14 @@ def _generalised(draw: Episodes, view: View, tuned: tuple[Episodes, View] | None
     beta, chosen_on = 0.0, "nothing: no val split has base and other new classes"
     if tuned:
         beta, chosen_on = best_beta(tuned[0], margins(*tuned)), "val"
-    answered = found.answers(beta)
-    s, u = shares(draw, answered)
-    new = draw.answers < draw.facts["ways"]
-    alone = (found.new == draw.answers)[:, new].mean()
+    predictions = found.predictions(beta)
+    s, u = shares(draw, predictions)
+    new = draw.targets < draw.facts["ways"]
+    alone = (found.new == draw.targets)[:, new].mean()
     seen, unseen = np.asarray(s.mean()), np.asarray(u.mean())
     return Measured(
         of_episodes=harmonic(s, u),
-        answered=answered,
+        predictions=predictions,
         parts={
             "seen": float(seen),
             "unseen": float(unseen),

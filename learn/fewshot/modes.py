@@ -34,13 +34,13 @@ class Pair:
 
     support: Float[Tensor, "V D"]
     query: Float[Tensor, "V D"]
-    blocks: tuple[int, ...]
+    modality_dims: tuple[int, ...]
     other: Float[Tensor, "V D"] | None = None
     names: Float[Tensor, "C D"] | None = None
 
     def with_names(self, names: Float[Tensor, "C E"]) -> "Pair":
         """The same with vectors of the classes in the space of every block."""
-        return replace(self, names=names.repeat(1, len(self.blocks)))
+        return replace(self, names=names.repeat(1, len(self.modality_dims)))
 
 
 def cells(
@@ -86,9 +86,9 @@ def pair(
         parts = [F.normalize(part, dim=-1) for part in one] if len(one) > 1 else one
         side = torch.cat(parts, dim=-1)
         blocks = tuple(part.shape[1] for part in parts)
-        return Pair(support=side, query=side, blocks=blocks, other=other)
+        return Pair(support=side, query=side, modality_dims=blocks, other=other)
     sides = [torch.stack(some).mean(0) for some in (one, two)]
-    return Pair(support=sides[0], query=sides[1], blocks=(sides[0].shape[1],), other=other)
+    return Pair(support=sides[0], query=sides[1], modality_dims=(sides[0].shape[1],), other=other)
 
 
 def common(vectors: Mapping[str, Float[Tensor, "V _"]], mode: str) -> Float[Tensor, "V _"]:

@@ -15,7 +15,15 @@ import torch
 from jaxtyping import Float, Float64, Int, Int32
 from torch import Tensor
 
-from learn.fewshot.heads import BESIDE, BesideHead, Context, GramHead, Head, ProductHead, UnevenHead
+from learn.fewshot.heads import (
+    EXTRA_SHOTS,
+    Context,
+    ExtraShotsHead,
+    GramHead,
+    Head,
+    ProductHead,
+    RaggedHead,
+)
 from learn.fewshot.modes import Pair
 from learn.fewshot.tasks import Block, Episodes
 from store.errors import ConfigError
@@ -42,8 +50,8 @@ def scorer(
     Raises:
         ConfigError: the head lives of what these clips do not have.
     """
-    if isinstance(head, BesideHead) and not _beside(head, pair):
-        told = " and no ".join(BESIDE[what] for what in head.beside)
+    if isinstance(head, ExtraShotsHead) and not _extra_shots(head, pair):
+        told = " and no ".join(EXTRA_SHOTS[what] for what in head.extra_shots)
         raise ConfigError(
             f"this head learns from more than the shots, and there are no {told}: give "
             "--projection RUN of both modalities and ask for one of them, or one trained with "
@@ -72,36 +80,38 @@ def fitter(head: Head, pair: Pair, context: Context) -> Few:
     def few(block: Block, part: slice) -> Float[Tensor, "E M N"]:
         places = _index(block.support[part]).long()
         known = context
-        if isinstance(head, BesideHead):
-            codes = _index(block.classes[part]).long()
-            known = replace(context, beside=_gather(_beside(head, pair), places, codes))
-        if block.real is not None:
-            if not isinstance(head, UnevenHead) or not head.uneven:
+        if isinstance(head, ExtraShotsHead):
+            class_ids = _index(block.classes[part]).long()
+            known = replace(
+                context, extra_shots=_gather(_extra_shots(head, pair), places, class_ids)
+            )
+        if block.mask is not None:
+            if not isinstance(head, RaggedHead) or not head.ragged:
                 raise ConfigError(
                     f"{type(head).__module__.rpartition('.')[2]} needs equally many shots of each "
                     "class of an episode, and these differ: set uneven=false in --task, or use a "
                     "head such as prototypes"
                 )
-            known = replace(known, real=torch.from_numpy(block.real[part]))
+            known = replace(known, mask=torch.from_numpy(block.mask[part]))
         return head.fit(pair.support[places], known)(pair.query[_index(block.query[part]).long()])
 
     return few
 
 
-def _beside(head: BesideHead, pair: Pair) -> dict[str, Float[Tensor, "_ D"]]:
+def _extra_shots(head: ExtraShotsHead, pair: Pair) -> dict[str, Float[Tensor, "_ D"]]:
     """What there is of what the head makes use of."""
     there = {"other": pair.other, "names": pair.names}
-    return {what: x for what in head.beside if (x := there[what]) is not None}
+    return {what: x for what in head.extra_shots if (x := there[what]) is not None}
 
 
 def _gather(
-    beside: Mapping[str, Float[Tensor, "_ D"]],
+    extra: Mapping[str, Float[Tensor, "_ D"]],
     places: Int[Tensor, "E N K"],
-    codes: Int[Tensor, "E N"],
+    class_ids: Int[Tensor, "E N"],
 ) -> dict[str, Float[Tensor, "E N _ D"]]:
     """For each class of each episode: of names the one, of clips the shots."""
-    where = {"names": codes[..., None], "other": places}
-    return {what: x[where[what]] for what, x in beside.items()}
+    where = {"names": class_ids[..., None], "other": places}
+    return {what: x[where[what]] for what, x in extra.items()}
 
 
 def by_products(head: ProductHead, pair: Pair, context: Context, *, memory: int = MEMORY) -> Score:
@@ -113,7 +123,7 @@ def by_products(head: ProductHead, pair: Pair, context: Context, *, memory: int 
     uneven = fitter(head, pair, context)
 
     def few(block: Block, part: slice) -> Float[Tensor, "E M N"]:
-        if block.real is not None:
+        if block.mask is not None:
             return uneven(block, part)
         support = _index(block.support[part]).flatten(1)
         query = _index(block.query[part])
@@ -124,7 +134,7 @@ def by_products(head: ProductHead, pair: Pair, context: Context, *, memory: int 
         few,
         lambda b: (
             4 * b.query[0].size * b.support[0].size  # heads solve and sort on the way
-            if b.real is None
+            if b.mask is None
             else b.clips * pair.support.shape[1]
         ),
         memory,
@@ -139,7 +149,7 @@ def by_gram(head: GramHead, pair: Pair, context: Context, *, memory: int = MEMOR
     uneven = fitter(head, pair, context)
 
     def few(block: Block, part: slice) -> Float[Tensor, "E M N"]:
-        if block.real is not None:
+        if block.mask is not None:
             return uneven(block, part)
         support, query = _index(block.support[part]), _index(block.query[part])
         points = torch.cat([support.flatten(1), query + shift], dim=1)
@@ -161,7 +171,7 @@ def by_late_fusion(
     """
 
     def few(block: Block, part: slice) -> Float[Tensor, "E M N"]:
-        if block.real is not None:
+        if block.mask is not None:
             raise ConfigError("late fusion needs equally many shots of each class of an episode")
         support, query = (_index(of[part]).long() for of in (block.support, block.query))
         total = torch.zeros(*query.shape, block.ways)
@@ -183,24 +193,24 @@ def _in_parts(scores: Few, numbers: Callable[[Block], int], memory: int) -> Scor
 
     @torch.inference_mode()
     def score(episodes: Episodes) -> Int[np.ndarray, "E M"]:
-        answered = np.full(episodes.query.shape, -1)
+        predictions = np.full(episodes.query.shape, -1)
         for block in episodes.blocks():
             size = max(1, at_once // numbers(block))
             best = np.empty(block.query.shape, np.int64)  # kept parts would riddle the heap
             for first in range(0, len(block), size):
                 part = slice(first, first + size)
                 best[part] = scores(block, part).max(-1).indices
-            if best.shape == answered.shape:
+            if best.shape == predictions.shape:
                 return best  # a block of all has them in order
-            answered[block.places[:, None], block.columns] = best
-        return answered
+            predictions[block.places[:, None], block.columns] = best
+        return predictions
 
     return score
 
 
-def accuracies(episodes: Episodes, answered: Int[np.ndarray, "E M"]) -> Float64[np.ndarray, "E"]:
+def accuracies(episodes: Episodes, predictions: Int[np.ndarray, "E M"]) -> Float64[np.ndarray, "E"]:
     """The share of right answers in each episode."""
-    right = (answered == episodes.answers).sum(-1)
+    right = (predictions == episodes.targets).sum(-1)
     return np.asarray(right / (episodes.query >= 0).sum(-1))
 
 

@@ -45,7 +45,7 @@ class Support:
 
     vectors: tuple[Float[Tensor, "S _"], ...]
     there: tuple[Bool[Tensor, "S"], ...]
-    codes: Int64[Tensor, "S"]
+    class_ids: Int64[Tensor, "S"]
     classes: int  # some may have no clip here: they are never an answer
     groups: Int64[Tensor, "S"] | None = None
 
@@ -65,7 +65,7 @@ class Calibration:
 class Answers(NamedTuple):
     """Best class first; -1 with probability 0 where there are fewer classes than asked for."""
 
-    codes: Int64[Tensor, "Q k"]
+    class_ids: Int64[Tensor, "Q k"]
     probability: Float64[Tensor, "Q k"]
     novelty: Float64[Tensor, "Q"]  # NaN where nothing could be left out
 
@@ -101,10 +101,10 @@ class Classifier:
     def answers(self, queries: Float[Tensor, "Q D"], top: int) -> Answers:
         """The `top` best classes of each query; `queries` are unit vectors, joined."""
         found = self.gallery.search(queries, max(self.neighbours, min(top, len(self._codes))))
-        codes = torch.where(found.place < 0, -1, self._codes[found.place])
+        class_ids = torch.where(found.place < 0, -1, self._codes[found.place])
         score = found.score.double()
         if not self._one_each:
-            codes, score = _best_of_each(codes, score, max(self._sharing, top))
+            class_ids, score = _best_of_each(class_ids, score, max(self._sharing, top))
         shared = (score[:, : self._sharing] / self.calibration.temperature).softmax(-1)
         shared = shared.nan_to_num(0)  # an approximate index may find nothing at all
         share = F.pad(shared, (0, max(0, score.shape[1] - self._sharing)))
@@ -113,9 +113,11 @@ class Classifier:
         if n:
             more = n - torch.searchsorted(self._familiar, score[:, 0].contiguous())
             novelty = more / (n + 1)
-        short = max(0, top - codes.shape[1])
+        short = max(0, top - class_ids.shape[1])
         return Answers(
-            F.pad(codes, (0, short), value=-1)[:, :top], F.pad(share, (0, short))[:, :top], novelty
+            F.pad(class_ids, (0, short), value=-1)[:, :top],
+            F.pad(share, (0, short))[:, :top],
+            novelty,
         )
 
 
@@ -128,13 +130,13 @@ def fit(support: Support, *, by: str = BY[0], index: Inverted | None = None) -> 
     if by not in BY:
         raise ConfigError(f"no classifier by {by!r}; there are {choices(by, BY)}")
     if by == "prototypes":
-        sums, counts = _sums(support, support.codes, support.classes)
+        sums, counts = _sums(support, support.class_ids, support.classes)
         items, present = _items(_unit(sums), tuple(count > 0 for count in counts))
         item_codes = torch.nonzero(present)[:, 0]
         items = items[present]
     else:
         items, _ = _items(support.vectors, support.there)
-        item_codes = support.codes
+        item_codes = support.class_ids
     left = _leave_out(support, by)
     out, apart = left
     temperature = _temperature(out)
@@ -152,17 +154,17 @@ def fit(support: Support, *, by: str = BY[0], index: Inverted | None = None) -> 
 
 
 def _best_of_each(
-    codes: Int64[Tensor, "Q J"], score: Float64[Tensor, "Q J"], most: int
+    class_ids: Int64[Tensor, "Q J"], score: Float64[Tensor, "Q J"], most: int
 ) -> tuple[Int64[Tensor, "Q M"], Float64[Tensor, "Q M"]]:
     """Of items best first, the first of each class; no more than `most` classes."""
-    ranked, order = codes.sort(dim=-1, stable=True)
-    again = torch.zeros_like(codes, dtype=torch.bool)
+    ranked, order = class_ids.sort(dim=-1, stable=True)
+    again = torch.zeros_like(class_ids, dtype=torch.bool)
     again[:, 1:] = ranked[:, 1:] == ranked[:, :-1]
-    later = torch.zeros_like(again).scatter(1, order, again) | (codes < 0)
+    later = torch.zeros_like(again).scatter(1, order, again) | (class_ids < 0)
     score = score.masked_fill(later, -torch.inf)
     order = later.to(torch.int8).sort(dim=-1, stable=True).indices[:, :most]
     kept = later.gather(1, order)
-    return codes.gather(1, order).masked_fill(kept, -1), score.gather(1, order)
+    return class_ids.gather(1, order).masked_fill(kept, -1), score.gather(1, order)
 
 
 def _unit(parts: tuple[Float[Tensor, "I _"], ...]) -> tuple[Float[Tensor, "I _"], ...]:
@@ -193,21 +195,23 @@ def _items(
 def _leave_out(support: Support, by: str) -> tuple[_LeftOut, str]:
     """Every support clip (4,000 of more) against the others, without its group if it has one."""
     scored = _prototypes_without if by == "prototypes" else _clips_without
-    alone = torch.arange(len(support.codes))
+    alone = torch.arange(len(support.class_ids))
     tries = [("clip", alone)]
     if support.groups is not None:
         tries.insert(0, ("group", support.groups))
     for apart, groups in tries:
-        mates = _place_of_pairs(support.codes, groups)
+        mates = _place_of_pairs(support.class_ids, groups)
         out = scored(support, mates)
         if len(out.own):
             return out, apart
     return out, "nothing"
 
 
-def _place_of_pairs(codes: Int64[Tensor, "S"], groups: Int64[Tensor, "S"]) -> Int64[Tensor, "S"]:
+def _place_of_pairs(
+    class_ids: Int64[Tensor, "S"], groups: Int64[Tensor, "S"]
+) -> Int64[Tensor, "S"]:
     """Equal numbers for clips of one class and group."""
-    return torch.unique(torch.stack([codes, groups]), dim=1, return_inverse=True)[1]
+    return torch.unique(torch.stack([class_ids, groups]), dim=1, return_inverse=True)[1]
 
 
 def _some(support: Support) -> Int64[Tensor, "n"]:
@@ -217,13 +221,13 @@ def _some(support: Support) -> Int64[Tensor, "n"]:
 
 
 def _prototypes_without(support: Support, mates: Int64[Tensor, "S"]) -> _LeftOut:
-    sums, counts = _sums(support, support.codes, support.classes)
+    sums, counts = _sums(support, support.class_ids, support.classes)
     of_mates, mates_count = _sums(support, mates, int(mates.max()) + 1)
     items, present = _items(_unit(sums), tuple(count > 0 for count in counts))
     joined = torch.cat(support.vectors, -1)
     parts = []
     for some in torch.split(_some(support), max(1, NUMBERS_AT_ONCE // max(1, len(items)))):
-        code, mate = support.codes[some], mates[some]
+        code, mate = support.class_ids[some], mates[some]
         rest = tuple(s[code] - m[mate] for s, m in zip(sums, of_mates, strict=True))
         left = tuple((c[code] - m[mate]) > 0 for c, m in zip(counts, mates_count, strict=True))
         own, there = _items(_unit(rest), left)
@@ -241,8 +245,8 @@ def _clips_without(support: Support, mates: Int64[Tensor, "S"]) -> _LeftOut:
         score = joined[some] @ items.T
         score.masked_fill_(mates[some][:, None] == mates, -torch.inf)
         of_class = score.new_full((len(some), support.classes), -torch.inf)
-        of_class.scatter_reduce_(1, support.codes.expand(len(some), -1), score, "amax")
-        code = support.codes[some]
+        of_class.scatter_reduce_(1, support.class_ids.expand(len(some), -1), score, "amax")
+        code = support.class_ids[some]
         there = of_class.gather(1, code[:, None])[:, 0] > -torch.inf
         parts.append(_ranked(of_class[there], code[there]))
     return _LeftOut(*(torch.cat(x) for x in zip(*parts, strict=True)))

@@ -26,7 +26,7 @@ CLIPS = 8192
 _WIDENED = 3  # a row is held in float16 and, while it is averaged or projected, in float32
 
 
-class Block(NamedTuple):
+class EmbeddedBatch(NamedTuple):
     """Some clips: by modality a vector each, zero for a clip that has none, and which have one."""
 
     ids: tuple[str, ...]
@@ -45,7 +45,7 @@ def blocks(
     run: Run | None = None,
     *,
     memory_bytes: int = MEMORY_BYTES,
-) -> Iterator[Block]:
+) -> Iterator[EmbeddedBatch]:
     """All of `ids`; a block's rows take at most `memory_bytes`, unless one clip does by itself."""
     sizes = np.zeros(len(ids), np.int64)
     for feature in features.values():
@@ -57,7 +57,9 @@ def blocks(
         yield _block(features, some, run)
 
 
-def _block(features: Mapping[str, "Feature"], ids: tuple[str, ...], run: Run | None) -> Block:
+def _block(
+    features: Mapping[str, "Feature"], ids: tuple[str, ...], run: Run | None
+) -> EmbeddedBatch:
     rows = {modality: load_rows(feature, ids) for modality, feature in features.items()}
     has = {modality: torch.from_numpy(one.valid) for modality, one in rows.items()}
     both = torch.stack(list(has.values())).all(0)
@@ -65,7 +67,7 @@ def _block(features: Mapping[str, "Feature"], ids: tuple[str, ...], run: Run | N
     for name, found in vectors_of(rows, run).items():
         there[name] = both if run and run.space.joint else has.get(name, both)
         vectors[name] = torch.where(there[name][:, None], found.float(), 0)
-    return Block(ids, vectors, there)
+    return EmbeddedBatch(ids, vectors, there)
 
 
 def refuse_unknown(features: Mapping[str, "Feature"], ids: Sequence[str], of: str) -> None:

@@ -24,7 +24,7 @@ from torch import Tensor
 from learn.evaluation.evaluation_set import NONE, features_of, in_play, runs_of
 from learn.fewshot import modes as views
 from learn.inference.classifier import BY, Classifier, Support, fit
-from learn.inference.embed import Block, blocks, parts_of, refuse_unknown
+from learn.inference.embed import EmbeddedBatch, blocks, parts_of, refuse_unknown
 from learn.inference.vector_index import Inverted, parse_index
 from store import Manifest, read_manifest
 from store import open as open_store
@@ -201,14 +201,16 @@ class _Judge:
             place = torch.nonzero(some)[:, 0]
             there = [self.there[p][place] for p in parts]
             code = {name: c for c, name in enumerate(self.classes)}
-            codes = torch.tensor([code[self.names[i]] for i in place.tolist()], dtype=torch.int64)
+            class_ids = torch.tensor(
+                [code[self.names[i]] for i in place.tolist()], dtype=torch.int64
+            )
             support = Support(
                 vectors=tuple(
                     self._unit(p, self.vectors[p][place]) * is_[:, None]
                     for p, is_ in zip(parts, there, strict=True)
                 ),
                 there=tuple(there),
-                codes=codes,
+                class_ids=class_ids,
                 classes=len(self.classes),
                 groups=None if self.groups is None else self.groups[place],
             )
@@ -216,7 +218,7 @@ class _Judge:
         return self.fitted[parts]
 
     def cells(
-        self, block: Block, top: int, abstain_below: float
+        self, block: EmbeddedBatch, top: int, abstain_below: float
     ) -> tuple[list[list[str]], list[str]]:
         """Of each clip of a block the cells under `_header`, and what became of it."""
         rows = [["", NO_ROWS, "", *[""] * (2 * top)] for _ in block.ids]
@@ -231,17 +233,17 @@ class _Judge:
                 if key not in self.recall:
                     self.recall[key] = classifier.gallery.recall(joined, classifier.neighbours)
             found = classifier.answers(joined, top)
-            for i, codes, shares, novelty in zip(
+            for i, class_ids, shares, novelty in zip(
                 place.tolist(), *(x.tolist() for x in found), strict=True
             ):
-                sure = codes[0] >= 0 and shares[0] >= abstain_below
+                sure = class_ids[0] >= 0 and shares[0] >= abstain_below
                 statuses[i] = ANSWERED if sure else ABSTAINED
                 rows[i] = [
-                    self.classes[codes[0]] if sure else "",
+                    self.classes[class_ids[0]] if sure else "",
                     statuses[i],
                     "" if novelty != novelty else f"{novelty:.4f}",
                 ]
-                for code, share in zip(codes, shares, strict=True):
+                for code, share in zip(class_ids, shares, strict=True):
                     rows[i] += ["", ""] if code < 0 else [self.classes[code], f"{share:.4f}"]
         return rows, statuses
 
@@ -271,7 +273,7 @@ def _header(label: str, top: int) -> list[str]:
 
 
 def _by_parts(
-    block: Block, parts: tuple[str, ...]
+    block: EmbeddedBatch, parts: tuple[str, ...]
 ) -> Iterator[tuple[tuple[str, ...], Int64[Tensor, "Q"]]]:
     """Clips that have the same modalities, and which; clips without any are in none."""
     has = torch.stack([block.there[p] for p in parts])
@@ -281,7 +283,7 @@ def _by_parts(
             yield own, torch.nonzero((has == pattern[:, None]).all(0))[:, 0]
 
 
-def _modes(block: Block, parts: tuple[str, ...]) -> list[str]:
+def _modes(block: EmbeddedBatch, parts: tuple[str, ...]) -> list[str]:
     """What each clip was judged by: v, a, av or nothing."""
     letters = [{"visual": "v", "audio": "a"}.get(p, p) for p in parts]
     has = torch.stack([block.there[p] for p in parts]).T.tolist()

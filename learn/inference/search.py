@@ -12,7 +12,7 @@ import torch
 
 from learn.evaluation.evaluation_set import NONE, features_of, in_play, runs_of
 from learn.fewshot import modes
-from learn.inference.embed import Block, blocks, parts_of, refuse_unknown
+from learn.inference.embed import EmbeddedBatch, blocks, parts_of, refuse_unknown
 from learn.training.runs import Run
 from store import Feature
 from store import open as open_store
@@ -90,7 +90,7 @@ def _all_clips(features: dict[str, Feature]) -> Sequence[str]:
 
 
 def _scores(
-    block: Block, query: torch.Tensor, source: str, target: str, run: Run | None
+    block: EmbeddedBatch, query: torch.Tensor, source: str, target: str, run: Run | None
 ) -> list[tuple[float, str]]:
     """Cosines with the clips that have what the target mode joins."""
     pair = modes.pair(block.vectors, source, target, common=run is not None)

@@ -79,26 +79,26 @@ def attend(
     q: Float[Tensor, "B H T C"],
     k: Float[Tensor, "B H T C"],
     v: Float[Tensor, "B H T C"],
-    real: Bool[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
     pattern: Pattern,
 ) -> Float[Tensor, "B H T C"]:
     """softmax(q kᵀ / √C) v over the real tokens that `pattern` lets each one see."""
     ways = {"full": full, "banded": banded, "masked": masked}
-    return ways[path(pattern, q.shape[2])](q, k, v, real, pattern)
+    return ways[path(pattern, q.shape[2])](q, k, v, mask, pattern)
 
 
 def dense(
     q: Float[Tensor, "B H T C"],
     k: Float[Tensor, "B H T C"],
     v: Float[Tensor, "B H T C"],
-    real: Bool[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
     pattern: Pattern,
 ) -> Float[Tensor, "B H T C"]:
     """The reference: every score, then a mask."""
     q_, k_, v_ = (
-        x.to(torch.promote_types(x.dtype, torch.float32)) for x in _silenced(q, k, v, real)
+        x.to(torch.promote_types(x.dtype, torch.float32)) for x in _silenced(q, k, v, mask)
     )
-    allowed = pattern.visible(q.shape[2], q.device) & (real[:, :, None] & real[:, None])[:, None]
+    allowed = pattern.visible(q.shape[2], q.device) & (mask[:, :, None] & mask[:, None])[:, None]
     scores = torch.einsum("bhtc,bhsc->bhts", q_, k_) / q.shape[-1] ** 0.5
     weights = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min).softmax(-1)
     return torch.einsum("bhts,bhsc->bhtc", weights.masked_fill(~allowed, 0), v_).to(q.dtype)
@@ -108,52 +108,52 @@ def full(
     q: Float[Tensor, "B H T C"],
     k: Float[Tensor, "B H T C"],
     v: Float[Tensor, "B H T C"],
-    real: Bool[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
     pattern: Pattern,
 ) -> Float[Tensor, "B H T C"]:
     """Everyone sees everyone, through a fused kernel that keeps no T x T table."""
-    q, k, v = _silenced(q, k, v, real)
-    return _unheard(_everyone(q, k, v, real), real)
+    q, k, v = _silenced(q, k, v, mask)
+    return _unheard(_everyone(q, k, v, mask), mask)
 
 
 def masked(
     q: Float[Tensor, "B H T C"],
     k: Float[Tensor, "B H T C"],
     v: Float[Tensor, "B H T C"],
-    real: Bool[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
     pattern: Pattern,
 ) -> Float[Tensor, "B H T C"]:
     """Any pattern, through a fused kernel and a T x T mask."""
-    q, k, v = _silenced(q, k, v, real)
+    q, k, v = _silenced(q, k, v, mask)
     self_TT = torch.eye(q.shape[2], dtype=torch.bool, device=q.device)
-    allowed = pattern.visible(q.shape[2], q.device) & (real[:, None] | self_TT)
-    return _unheard(F.scaled_dot_product_attention(q, k, v, attn_mask=allowed[:, None]), real)
+    allowed = pattern.visible(q.shape[2], q.device) & (mask[:, None] | self_TT)
+    return _unheard(F.scaled_dot_product_attention(q, k, v, attn_mask=allowed[:, None]), mask)
 
 
 def banded(
     q: Float[Tensor, "B H T C"],
     k: Float[Tensor, "B H T C"],
     v: Float[Tensor, "B H T C"],
-    real: Bool[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
     pattern: Pattern,
 ) -> Float[Tensor, "B H T C"]:
     """A windowed pattern without looking at what is out of reach; O(T) in time and memory."""
     assert pattern.reach is not None, "only a window has a band"
-    q, k, v = _silenced(q, k, v, real)
+    q, k, v = _silenced(q, k, v, mask)
     hubs = min(pattern.hubs, q.shape[2])
     parts = []
     if hubs:
-        parts.append(_everyone(q[:, :, :hubs], k, v, real))
+        parts.append(_everyone(q[:, :, :hubs], k, v, mask))
     if hubs < q.shape[2]:
-        parts.append(_band(q, k, v, real, pattern))
-    return _unheard(torch.cat(parts, dim=2), real)
+        parts.append(_band(q, k, v, mask, pattern))
+    return _unheard(torch.cat(parts, dim=2), mask)
 
 
 def _band(
     q: Float[Tensor, "B H T C"],
     k: Float[Tensor, "B H T C"],
     v: Float[Tensor, "B H T C"],
-    real: Bool[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
     pattern: Pattern,
 ) -> Float[Tensor, "B H _ C"]:
     """The tokens after the hubs, in chunks; each chunk looks at what it reaches and at the hubs."""
@@ -179,7 +179,7 @@ def _band(
     apart = torch.arange(-reach, size + reach, device=q.device) - place
     near = F.pad(apart.abs() <= reach, (0, hubs), value=True)
     itself = F.pad(apart == 0, (0, hubs), value=False)  # so that no query sees nobody
-    allowed = near & (around(real[:, None, :, None]).mT | itself)
+    allowed = near & (around(mask[:, None, :, None]).mT | itself)
     clips, heads, _, channels = q.shape
     queries = combed(q).reshape(clips, stride, heads, chunks, size, channels)
     queries = queries.transpose(2, 3).flatten(0, 2)
@@ -199,10 +199,10 @@ def _everyone(
     q: Float[Tensor, "B H Q C"],
     k: Float[Tensor, "B H T C"],
     v: Float[Tensor, "B H T C"],
-    real: Bool[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
 ) -> Float[Tensor, "B H Q C"]:
     # A clip of padding only sees its zeros: of a query that sees nobody a kernel may make NaN.
-    seen = real | ~real.any(1, keepdim=True)
+    seen = mask | ~mask.any(1, keepdim=True)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None, None])
 
 
@@ -210,12 +210,12 @@ def _silenced(
     q: Float[Tensor, "B H T C"],
     k: Float[Tensor, "B H T C"],
     v: Float[Tensor, "B H T C"],
-    real: Bool[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Zeros for padding: a mask on the scores alone would leave 0 · inf in values and gradients."""
-    padding = ~real[:, None, :, None]
+    padding = ~mask[:, None, :, None]
     return q.masked_fill(padding, 0), k.masked_fill(padding, 0), v.masked_fill(padding, 0)
 
 
-def _unheard(out: Float[Tensor, "B H T C"], real: Bool[Tensor, "B T"]) -> Float[Tensor, "B H T C"]:
-    return out.masked_fill(~real[:, None, :, None], 0)
+def _unheard(out: Float[Tensor, "B H T C"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B H T C"]:
+    return out.masked_fill(~mask[:, None, :, None], 0)

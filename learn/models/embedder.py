@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from learn.data.clips import CLIPS_AT_ONCE, Padded
 from learn.data.streaming import Stored
 from learn.models.networks import Network
-from learn.models.tower import Standard, Tower
+from learn.models.tower import Standardiser, Tower
 from learn.training.recipe import Recipe
 from store import plugins
 from store.errors import ConfigError
 
 
-class Space(nn.Module):
+class Embedder(nn.Module):
     """What a recipe trains beside its objective. `outputs` are the sizes of its vectors, `hidden`
     those of what a network gives beside them.
     """
@@ -38,7 +38,7 @@ class Space(nn.Module):
                 self.add_module(modality, Tower(recipe.projection[modality], dim))
             self.outputs = {m: self._tower(m).projection.dim_out for m in dims}
         else:
-            self.standard = nn.ModuleDict({m: Standard(dim) for m, dim in dims.items()})
+            self.standard = nn.ModuleDict({m: Standardiser(dim) for m, dim in dims.items()})
             self.network: Network = plugins.build("learn.models.networks", recipe.network, dims)
             self.outputs = dict(self.network.outputs)
             self.hidden = dict(self.network.hidden)
@@ -51,10 +51,10 @@ class Space(nn.Module):
             {m: x._replace(rows=self.of(m).standardised(x.rows)) for m, x in known.items()}
         )
 
-    def of(self, modality: str) -> Standard:
+    def of(self, modality: str) -> Standardiser:
         """Mean and deviation of a modality's rows."""
         part = self.standard[modality] if self.joint else self._tower(modality)
-        assert isinstance(part, Standard)
+        assert isinstance(part, Standardiser)
         return part
 
     @torch.inference_mode()

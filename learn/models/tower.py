@@ -12,7 +12,7 @@ from learn.models.projections import Projection
 from store import plugins
 
 
-class Standard(nn.Module):
+class Standardiser(nn.Module):
     """Mean and deviation of the training rows, so that features of any scale train alike. A
     dimension that never varied passes unscaled."""
 
@@ -38,7 +38,7 @@ class Standard(nn.Module):
         self.deviation.copy_(torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation)))
 
 
-class Tower(Standard):
+class Tower(Standardiser):
     """A projection behind the mean and deviation of its training rows."""
 
     def __init__(self, projection: plugins.Spec, dim_in: int) -> None:
@@ -48,7 +48,7 @@ class Tower(Standard):
     def forward(
         self,
         rows: Float[Tensor, "B T D"],
-        real: Bool[Tensor, "B T"],
+        mask: Bool[Tensor, "B T"],
         seconds: Float[Tensor, "B T"],
     ) -> Float[Tensor, "B E"]:
-        return self.projection(self.standardised(rows), real, seconds)
+        return self.projection(self.standardised(rows), mask, seconds)

@@ -11,31 +11,31 @@ Shapes: B = clips, T = rows (padded), D = stored size.
 import torch
 
 from learn.data.clips import Padded
-from learn.models.tower import Standard
+from learn.models.tower import Standardiser
 from learn.training.recipe import ViewSettings
 
 
 def copy(
-    clips: Padded, standard: Standard, settings: ViewSettings, generator: torch.Generator
+    clips: Padded, standard: Standardiser, settings: ViewSettings, generator: torch.Generator
 ) -> Padded:
     """One random copy of each clip; a clip without rows stays so."""
-    rows, real, seconds = clips
+    rows, mask, seconds = clips
     size, longest, dim = rows.shape
     device = rows.device
     if settings.subclip < 1:
-        count = real.sum(1)
+        count = mask.sum(1)
         kept = (count * settings.subclip).ceil().long()
         at = torch.rand(size, generator=generator).to(device)
         start = (at * (count - kept + 1)).long()
         step = torch.arange(longest, device=device)
         place = torch.minimum(start[:, None] + step, (count - 1).clamp_min(0)[:, None])
-        real = step < kept[:, None]
-        rows = rows.gather(1, place[..., None].expand(-1, -1, dim)) * real[..., None]
-        seconds = seconds.gather(1, place) * real
+        mask = step < kept[:, None]
+        rows = rows.gather(1, place[..., None].expand(-1, -1, dim)) * mask[..., None]
+        seconds = seconds.gather(1, place) * mask
     if settings.feature_dropout:
         gone = torch.rand(size, 1, dim, generator=generator) < settings.feature_dropout
-        rows = torch.where(gone.to(device) & real[..., None], standard.mean, rows)
+        rows = torch.where(gone.to(device) & mask[..., None], standard.mean, rows)
     if settings.noise:
         noise = torch.randn(rows.shape, generator=generator).to(device)
-        rows = rows + settings.noise * standard.deviation * noise * real[..., None]
-    return Padded(rows, real, seconds)
+        rows = rows + settings.noise * standard.deviation * noise * mask[..., None]
+    return Padded(rows, mask, seconds)

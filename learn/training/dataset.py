@@ -19,7 +19,7 @@ from learn.data.clips import (
     load_rows,
     splits,
 )
-from learn.data.labels import Labels
+from learn.data.labels import ClassEmbeddings
 from learn.data.streaming import BLOCKS, Streamed, blocks_of, row_bytes
 from learn.training import validation
 from learn.training.loop import Data
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Job:
+class TrainingSetup:
     """What is trained on what."""
 
     store_id: str
@@ -42,10 +42,12 @@ class Job:
     data: Data
     val: Data | None  # under the training's class codes
     watches: Mapping[int, str]  # by stage
-    labels: Labels | None  # of every class that the manifest names
+    labels: ClassEmbeddings | None  # of every class that the manifest names
 
 
-def load_job(store_path: str | Path, manifest_path: str | Path | None, recipe: Recipe) -> Job:
+def load_setup(
+    store_path: str | Path, manifest_path: str | Path | None, recipe: Recipe
+) -> TrainingSetup:
     """The clips to train and validate on, and their rows.
 
     Raises:
@@ -111,10 +113,10 @@ def load_job(store_path: str | Path, manifest_path: str | Path | None, recipe: R
         table = labels.read(Path(recipe.data.labels))
         names = sorted({name for cell in manifest.labels(label) for name in cell})
         wanted = [name for name in names if name in clips.classes or table.has(name)]
-        known = Labels(names=tuple(wanted), vectors=table.of(wanted))
+        known = ClassEmbeddings(names=tuple(wanted), vectors=table.of(wanted))
     both = [clips] if val is None else [clips, val]
     data, *of_val = _rows(chosen, both, parse_size(recipe.data.memory))
-    return Job(
+    return TrainingSetup(
         labels=known,
         store_id=store.store_id,
         features={modality: feature.name for modality, feature in chosen.items()},
@@ -159,15 +161,17 @@ def _comparable(val: Clips, classes: tuple[str, ...]) -> Clips:
     for name in val.classes:
         place.setdefault(name, len(place))
     new = np.array([place[name] for name in val.classes], np.int32)
-    codes = val.codes
-    codes = np.where(codes == UNLABELLED, UNLABELLED, new[codes]) if len(new) else codes
+    class_ids = val.class_ids
+    class_ids = (
+        np.where(class_ids == UNLABELLED, UNLABELLED, new[class_ids]) if len(new) else class_ids
+    )
     targets = None
     if val.targets is not None:
         targets = np.zeros((len(val), len(place)), bool)
         targets[:, new] = val.targets
     return Clips(
         ids=val.ids,
-        codes=codes.astype(np.int32),
+        class_ids=class_ids.astype(np.int32),
         classes=tuple(place),
         groups=val.groups,
         split=val.split,
@@ -181,7 +185,7 @@ def _watch(asked: str, supervised: bool, val: Clips, classes: tuple[str, ...], s
     Raises:
         InputError: asked for what these clips cannot give.
     """
-    known = len(val) > 1 and (not supervised or bool((val.codes < len(classes)).all()))
+    known = len(val) > 1 and (not supervised or bool((val.class_ids < len(classes)).all()))
     possible = {"loss": known, "episodes": validation.draw(val, seed) is not None, "none": True}
     if asked == "auto":
         return next(name for name, can in possible.items() if can)

@@ -27,9 +27,9 @@ from torch import Tensor, nn
 from learn.data import batching
 from learn.data.clips import Clips, Padded
 from learn.data.streaming import AT_ONCE, Stored, Streamed
-from learn.models.embedder import Space
+from learn.models.embedder import Embedder
 from learn.training import augment, checkpoint, validation
-from learn.training.objectives import Batch, Moment, Objective, Survey
+from learn.training.objectives import Batch, EpochStart, Objective, TrainingEmbeddings
 from learn.training.recipe import OptimiserSettings, Stage
 from store.errors import InputError
 
@@ -79,7 +79,7 @@ class Scalars(Protocol):
 
 
 @dataclass(slots=True)
-class Place:
+class TrainerState:
     """Where the training stands, and what it remembers of the way. Written into checkpoints."""
 
     stage: int = 0
@@ -96,11 +96,11 @@ class Place:
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Engine:
+class Trainer:
     """Everything that a training moves."""
 
     run_dir: Path
-    space: Space
+    space: Embedder
     stages: Sequence[Stage]
     objectives: Sequence[Objective]  # of each stage
     states: Mapping[str, nn.Module]
@@ -111,7 +111,7 @@ class Engine:
     checkpoint_seconds: float = 30.0
     progress: Progress | None = None
     scalars: Scalars | None = None
-    place: Place = field(default_factory=Place)
+    state: TrainerState = field(default_factory=TrainerState)
     best: dict[str, Tensor] = field(default_factory=dict)
     optimiser: torch.optim.Optimizer | None = None
     watches: Mapping[int, str] = field(default_factory=dict)  # by stage: loss, episodes or none
@@ -124,7 +124,7 @@ class Engine:
         names = {f"objective{i}": objective for i, objective in enumerate(self.objectives)}
         states = {f"state_{name}": state for name, state in self.states.items()}
         self.model = nn.ModuleDict({"space": self.space, **names, **states}).to(self.device)
-        self.labels = torch.from_numpy(self.data.clips.codes).long().to(self.device)
+        self.labels = torch.from_numpy(self.data.clips.class_ids).long().to(self.device)
         self._pending = []
         self._saved = time.monotonic()
 
@@ -135,38 +135,38 @@ class Engine:
         resumed = self._resume()
         metrics = self.run_dir / "metrics.jsonl"
         with metrics.open("ab") as file:
-            file.truncate(self.place.metrics_bytes)
-        while self.place.stage < len(self.stages):
-            while self.place.round < self.stages[self.place.stage].rounds:
+            file.truncate(self.state.metrics_bytes)
+        while self.state.stage < len(self.stages):
+            while self.state.round < self.stages[self.state.stage].rounds:
                 self._round(resumed)
                 resumed = False
-                self.place.round += 1
-            self.place.stage, self.place.round = self.place.stage + 1, 0
+                self.state.round += 1
+            self.state.stage, self.state.round = self.state.stage + 1, 0
 
     def _round(self, resumed: bool) -> None:
-        place, stage = self.place, self.stages[self.place.stage]
-        settings, objective = stage.optimiser, self.objectives[place.stage]
+        state, stage = self.state, self.stages[self.state.stage]
+        settings, objective = stage.optimiser, self.objectives[state.stage]
         if not resumed:
-            place.rounds.append([])
-            place.epoch, place.step, place.best, self.best = 0, 0, -1, {}
+            state.rounds.append([])
+            state.epoch, state.step, state.best, self.best = 0, 0, -1, {}
             self.optimiser = None
-        history = place.rounds[-1]
-        while place.epoch < settings.epochs:
-            if place.step == 0:
+        history = state.rounds[-1]
+        while state.epoch < settings.epochs:
+            if state.step == 0:
                 self._freeze(stage, objective)
-                moment = Moment(
-                    round=place.round, epoch=place.epoch, seed=self._seed(), survey=self._survey
+                moment = EpochStart(
+                    round=state.round, epoch=state.epoch, seed=self._seed(), survey=self._survey
                 )
                 with torch.no_grad():
-                    place.told = objective.prepare(moment)
-                place.sums, place.seen = {}, 0
+                    state.told = objective.prepare(moment)
+                state.sums, state.seen = {}, 0
             if self.optimiser is None:
                 self.optimiser = make_optimiser(settings, self._learning(stage, objective))
                 self._tell_of_round(stage, objective)
             self._epoch(stage, objective)
             history.append(self._judge(stage, objective))
-            place.epoch, place.step = place.epoch + 1, 0
-            late = settings.patience and place.epoch - 1 - place.best >= settings.patience
+            state.epoch, state.step = state.epoch + 1, 0
+            late = settings.patience and state.epoch - 1 - state.best >= settings.patience
             if self._watch() != "none" and late:
                 break
         if self.best:
@@ -174,20 +174,20 @@ class Engine:
 
     def _epoch(self, stage: Stage, objective: Objective) -> None:
         """The steps of this epoch that are not yet done."""
-        place, settings = self.place, stage.optimiser
-        rng = np.random.default_rng([self.seed, place.stage, place.round, place.epoch])
+        state, settings = self.state, stage.optimiser
+        rng = np.random.default_rng([self.seed, state.stage, state.round, state.epoch])
         windows = batching.epoch(
             len(self.data.clips), rng=rng, batch_size=settings.batch_size, bucket=settings.bucket,
             lengths=self.data.lengths, blocks=self.data.blocks, at_once=AT_ONCE,
-            ways=settings.ways, codes=self.data.clips.codes,
+            ways=settings.ways, class_ids=self.data.clips.class_ids,
         )  # fmt: skip
-        place.told |= {"fill": batching.fill(self.data.counts, windows)}
+        state.told |= {"fill": batching.fill(self.data.counts, windows)}
         steps = sum(len(window.batches) for window in windows)
         self._freeze(stage, objective)
         optimiser = self.optimiser
         assert optimiser is not None
-        for step, places, inputs in self._ahead(windows, place.step):
-            rate = learning_rate(settings, place.epoch + step / steps)
+        for step, places, inputs in self._ahead(windows, state.step):
+            rate = learning_rate(settings, state.epoch + step / steps)
             for group in optimiser.param_groups:
                 group["lr"] = rate
             batch = self.batch(self.data, places, inputs, self.labels, stage, training=True)
@@ -197,10 +197,10 @@ class Engine:
             torch.autograd.backward(losses.sum())
             optimiser.step()
             objective.after_step(batch)
-            place.step, place.steps = step + 1, place.steps + 1
+            state.step, state.steps = step + 1, state.steps + 1
             where = {
-                "event": "step", "stage": stage.name, "round": place.round, "epoch": place.epoch,
-                "step": place.steps, "clips": len(places), "learning_rate": rate,
+                "event": "step", "stage": stage.name, "round": state.round, "epoch": state.epoch,
+                "step": state.steps, "clips": len(places), "learning_rate": rate,
             }  # fmt: skip
             self._pending.append((where, list(terms), losses.detach()))
             if len(self._pending) >= FLUSH_STEPS or step + 1 == steps:
@@ -269,7 +269,7 @@ class Engine:
             labels=labels[places],
             clips=places if data is self.data else torch.full_like(places, -1),
             inputs=inputs,
-            present={m: x.real.any(1) for m, x in inputs.items()},
+            present={m: x.mask.any(1) for m, x in inputs.items()},
             copies=tuple(whole),
             seed=seed,
         )
@@ -321,7 +321,7 @@ class Engine:
         idle = [name for name, g in zip(learning, gradients, strict=True) if g is None]
         self._write(
             {
-                "event": "round", "stage": stage.name, "round": self.place.round,
+                "event": "round", "stage": stage.name, "round": self.state.round,
                 "objective": stage.objective.name, "watch": self._watch(),
                 "parameters": sum(p.numel() for p in learning.values()), "no_gradient": idle,
             }
@@ -329,18 +329,20 @@ class Engine:
 
     # ── looking at all clips ─────────────────────────────────────────────────────────────────────
 
-    def _survey(self) -> Survey:
+    def _survey(self) -> TrainingEmbeddings:
         rows = self.data.rows
         means = {m: self.space.of(m).standardised(one.means()) for m, one in rows.items()}
-        return Survey(embeddings=self.space.embed(rows), means=means, labels=self.labels)
+        return TrainingEmbeddings(
+            embeddings=self.space.embed(rows), means=means, labels=self.labels
+        )
 
     def _watch(self) -> str:
-        return self.watches[self.place.stage] if self.val is not None else "none"
+        return self.watches[self.state.stage] if self.val is not None else "none"
 
     def _judge(self, stage: Stage, objective: Objective) -> dict[str, Any]:
         """The epoch in numbers; keeps the weights if it was the best of its round."""
-        place, watch = self.place, self._watch()
-        terms = {name: total / place.seen for name, total in place.sums.items()}
+        state, watch = self.state, self._watch()
+        terms = {name: total / state.seen for name, total in state.sums.items()}
         val_loss = val_accuracy = None
         if self.val is not None and watch == "loss":
             val_loss = self._val_loss(self.val, stage, objective)
@@ -352,31 +354,31 @@ class Engine:
                 head=copy.deepcopy(objective).cpu().eval().head(),
             )
         row = {
-            "event": "epoch", "stage": stage.name, "round": place.round, "epoch": place.epoch,
-            "step": place.steps, "loss": math.fsum(terms.values()), "terms": terms,
-            "val_loss": val_loss, "val_accuracy": val_accuracy, **place.told,
+            "event": "epoch", "stage": stage.name, "round": state.round, "epoch": state.epoch,
+            "step": state.steps, "loss": math.fsum(terms.values()), "terms": terms,
+            "val_loss": val_loss, "val_accuracy": val_accuracy, **state.told,
         }  # fmt: skip
-        history = place.rounds[-1]
+        history = state.rounds[-1]
         if watch == "none":
-            place.best = place.epoch
+            state.best = state.epoch
         elif all(validation.score(row) >= validation.score(earlier) for earlier in history):
-            place.best = place.epoch
+            state.best = state.epoch
             self.best = {k: v.clone() for k, v in self.model.state_dict().items()}
         self._write(row)
         if self.progress:
             whole = sum(s.rounds * s.optimiser.epochs for s in self.stages)
-            done = sum(map(len, place.rounds)) + 1
+            done = sum(map(len, state.rounds)) + 1
             judged = f", val loss {val_loss:.4f}" if val_loss is not None else ""
             judged += f", val accuracy {val_accuracy:.3f}" if val_accuracy is not None else ""
             name = f"{stage.name}, " if len(self.stages) > 1 else ""
-            name += f"round {place.round}, " if stage.rounds > 1 else ""
-            self.progress(done, whole, f"{name}epoch {place.epoch}: loss {row['loss']:.4f}{judged}")
+            name += f"round {state.round}, " if stage.rounds > 1 else ""
+            self.progress(done, whole, f"{name}epoch {state.epoch}: loss {row['loss']:.4f}{judged}")
         return row
 
     @torch.inference_mode()
     def _val_loss(self, val: Data, stage: Stage, objective: Objective) -> float:
         self.model.eval()
-        labels = torch.from_numpy(val.clips.codes).long().to(self.device)
+        labels = torch.from_numpy(val.clips.class_ids).long().to(self.device)
         total = 0.0
         for some in batching.cut(torch.arange(len(val.clips)), stage.optimiser.batch_size):
             places = some.to(self.device)
@@ -390,7 +392,7 @@ class Engine:
 
     def _seed(self) -> int:
         """Chance of this step, whatever happened before."""
-        p = self.place
+        p = self.state
         numbers = np.random.SeedSequence([self.seed, p.stage, p.round, p.epoch, p.step])
         return int(numbers.generate_state(1, np.uint64)[0] >> 1)
 
@@ -400,13 +402,13 @@ class Engine:
             return
         losses = torch.cat([one for *_, one in self._pending]).tolist()
         self._finite(losses)
-        sums, at = self.place.sums, 0
+        sums, at = self.state.sums, 0
         for where, names, _ in self._pending:
             terms = dict(zip(names, losses[at : at + len(names)], strict=True))
             at += len(names)
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value * where["clips"]
-            self.place.seen += where["clips"]
+            self.state.seen += where["clips"]
             self._write({**where, "loss": math.fsum(terms.values()), "terms": terms})
         self._pending.clear()
 
@@ -418,14 +420,14 @@ class Engine:
         line = (json.dumps(row) + "\n").encode()
         with (self.run_dir / "metrics.jsonl").open("ab") as file:
             file.write(line)
-        self.place.metrics_bytes += len(line)
+        self.state.metrics_bytes += len(line)
         if self.scalars:
             flat = {**row, **{f"terms/{k}": v for k, v in row.get("terms", {}).items()}}
             skip = ("step", "epoch", "round", "clips", "parameters")
             for key, value in flat.items():
                 if isinstance(value, float) and key not in skip:
                     tag = f"{row['stage']}/{row['event']}/{key}"
-                    self.scalars.add_scalar(tag, value, self.place.steps)
+                    self.scalars.add_scalar(tag, value, self.state.steps)
 
     def _save(self) -> None:
         assert self.optimiser is not None
@@ -438,7 +440,7 @@ class Engine:
             "best": self.best,
             "random": random,
         }
-        checkpoint.save(self.run_dir, tensors, asdict(self.place))
+        checkpoint.save(self.run_dir, tensors, asdict(self.state))
         self._saved = time.monotonic()
 
     def _resume(self) -> bool:
@@ -447,10 +449,10 @@ class Engine:
         if found is None:
             return False
         tensors, facts = found
-        self.place = Place(**facts)
+        self.state = TrainerState(**facts)
         self.model.load_state_dict({k: v.to(self.device) for k, v in tensors["model"].items()})
         self.best = {k: v.to(self.device) for k, v in tensors.get("best", {}).items()}
-        stage, objective = self.stages[self.place.stage], self.objectives[self.place.stage]
+        stage, objective = self.stages[self.state.stage], self.objectives[self.state.stage]
         self._freeze(stage, objective)
         self.optimiser = make_optimiser(stage.optimiser, self._learning(stage, objective))
         checkpoint.unpack_optimiser(self.optimiser, tensors["optimiser"])

@@ -141,7 +141,7 @@ class Recipe:
     stages: tuple[Stage, ...]
     seed: int
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """All settings; `from_tables` reads it back."""
         stages = [
             {

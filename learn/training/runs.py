@@ -27,10 +27,10 @@ from torch import Tensor, nn
 
 from learn.data import labels
 from learn.data.clips import Rows
-from learn.data.labels import Labels
-from learn.models.embedder import Space
+from learn.data.labels import ClassEmbeddings
+from learn.models.embedder import Embedder
 from learn.training import recipe as recipes
-from learn.training.objectives import Objective, Scene, Texts
+from learn.training.objectives import Objective, ObjectiveContext, Texts
 from store import plugins
 from store.errors import ConfigError, InputError, MicroshotError, MissingFile
 
@@ -48,11 +48,11 @@ class Run:
 
     path: Path
     features: Mapping[str, str]  # modality -> the feature it was trained on
-    space: Space
+    space: Embedder
     trained_on: frozenset[str]  # ids of clips that gave gradients or chose the best epoch
     classes: tuple[str, ...]  # that training knew, in the order of its codes
     objective: Objective  # of the last stage, as it ended
-    labels: Labels | None  # vectors of class names, of those trained on and others
+    labels: ClassEmbeddings | None  # vectors of class names, of those trained on and others
 
     def check(self, feature: "Feature") -> None:
         """Refuse a feature that the towers were not trained on.
@@ -169,7 +169,7 @@ def load_run(path: Path) -> Run:
         known = labels.read(path / LABELS) if (path / LABELS).is_file() else None
         classes = tuple(provenance["classes"])
         with torch.random.fork_rng(devices=[]):
-            space = Space(recipe, provenance["dims"])
+            space = Embedder(recipe, provenance["dims"])
             objective = build_objective(
                 recipe.stages[-1],
                 space,
@@ -198,12 +198,12 @@ def load_run(path: Path) -> Run:
 
 def build_objective(
     stage: recipes.Stage,
-    space: Space,
+    space: Embedder,
     *,
     dims: Mapping[str, int],
     classes: tuple[str, ...],
     clips: int,
-    known: Labels | None,
+    known: ClassEmbeddings | None,
     states: dict[str, nn.Module],
 ) -> Objective:
     """A stage's objective for these classes.
@@ -212,7 +212,7 @@ def build_objective(
         InputError: class names without a vector.
         ConfigError: from the objective.
     """
-    scene = Scene(
+    scene = ObjectiveContext(
         outputs=space.outputs,
         hidden=space.hidden,
         inputs=dims,

@@ -18,11 +18,11 @@ import torch
 from torch import nn
 
 from learn.data import labels
-from learn.models.embedder import Space
+from learn.models.embedder import Embedder
 from learn.training import checkpoint, runs
 from learn.training import recipe as recipes
-from learn.training.dataset import Job, load_job
-from learn.training.loop import Engine, Scalars
+from learn.training.dataset import TrainingSetup, load_setup
+from learn.training.loop import Scalars, Trainer
 from learn.training.recipe import Recipe
 from store.errors import ConfigError, InputError, MicroshotError
 
@@ -51,7 +51,7 @@ class Training:
     val_accuracy: float | None
     seconds: float  # of this call
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
@@ -83,10 +83,10 @@ def train(
     if not resume:
         runs.refuse_existing(run_dir)
     recipe_ = recipes.load(recipe, settings)
-    plain = recipe_.as_json()
+    plain = recipe_.to_dict()
     digest = sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
     config = {"recipe": plain, "from": str(recipe), "set": list(settings), "sha256": digest}
-    job = load_job(store_path, manifest, recipe_)
+    job = load_setup(store_path, manifest, recipe_)
     told = _provenance(job, recipe_, place)
     if finished := _open_run(run_dir, config, told):
         return finished
@@ -98,7 +98,7 @@ def train(
     ):
         torch.manual_seed(recipe_.seed)
         data, val = job.data.to(place), job.val.to(place) if job.val else None
-        space = Space(recipe_, {m: rows.dim for m, rows in data.rows.items()})
+        space = Embedder(recipe_, {m: rows.dim for m, rows in data.rows.items()})
         states: dict[str, nn.Module] = {}
         objectives = [
             runs.build_objective(
@@ -114,7 +114,7 @@ def train(
         ]
         if job.labels is not None:
             labels.write(run_dir / runs.LABELS, job.labels)
-        engine = Engine(
+        trainer = Trainer(
             run_dir=run_dir, space=space, stages=recipe_.stages, objectives=objectives,
             states=states, data=data, val=val, watches=job.watches, seed=recipe_.seed,
             device=place, checkpoint_seconds=checkpoint_seconds, progress=progress,
@@ -122,22 +122,22 @@ def train(
         )  # fmt: skip
         for modality, rows in data.rows.items():
             space.of(modality).measure(rows)
-        engine.run()
+        trainer.run()
     runs.write_weights(run_dir, {"": space, "objective": objectives[-1]})
     runs.write_bank(run_dir, states, data.clips.ids, data.clips.sha256)
-    last, best = engine.place.rounds[-1], engine.place.best
+    last, best = trainer.state.rounds[-1], trainer.state.best
     result = Training(
         run=str(run_dir),
         clips=len(data.clips),
         val_clips=len(val.clips) if val else 0,
-        epochs=sum(map(len, engine.place.rounds)),
+        epochs=sum(map(len, trainer.state.rounds)),
         best_epoch=best,
         loss=last[best]["loss"],
         val_loss=last[best]["val_loss"],
         val_accuracy=last[best]["val_accuracy"],
         seconds=round(time.monotonic() - begun, 3),
     )
-    runs.finish(run_dir, result.as_json())
+    runs.finish(run_dir, result.to_dict())
     checkpoint.remove(run_dir)
     return result
 
@@ -202,7 +202,7 @@ def _open_run(
     return Training(**{key: value for key, value in done.items() if key != "files"})
 
 
-def _provenance(job: Job, recipe: Recipe, device: torch.device) -> dict[str, Any]:
+def _provenance(job: TrainingSetup, recipe: Recipe, device: torch.device) -> dict[str, Any]:
     data, val = job.data, job.val
     return {
         "store_id": job.store_id,

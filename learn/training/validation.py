@@ -29,7 +29,7 @@ WAYS, QUERIES = 5, 5
 
 def draw(clips: Clips, seed: int) -> Episodes | None:
     """The episodes that judge, as many ways and queries as these clips allow; None: too few."""
-    _, sizes = np.unique(clips.codes[clips.codes != UNLABELLED], return_counts=True)
+    _, sizes = np.unique(clips.class_ids[clips.class_ids != UNLABELLED], return_counts=True)
     for queries in range(QUERIES, 0, -1):
         ways = min(WAYS, int((sizes > queries).sum()))
         if ways < 2:
@@ -57,7 +57,7 @@ def accuracy(
     for support in unit:
         for query in unit:
             pair = views.pair(unit, modes[support], modes[query], common=True)
-            context = Context(blocks=pair.blocks, origin=pair.support.mean(0))
+            context = Context(modality_dims=pair.modality_dims, origin=pair.support.mean(0))
             score = scorer(head, pair, context, queries=episodes.query.size)
             found.append(float(accuracies(episodes, score(episodes)).mean()))
     return sum(found) / len(found)

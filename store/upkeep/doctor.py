@@ -42,7 +42,7 @@ class Diagnosis:
     write_seconds: float  # to make 4 KiB durable: the median
     free_bytes: int | None  # None for a bucket
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The same as plain data."""
         return asdict(self)
 

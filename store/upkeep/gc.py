@@ -41,7 +41,7 @@ class Collected:
     restored: list[str]  # parts an interrupted collector had moved although they are committed
     dry_run: bool
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The same as plain data."""
         return asdict(self)
 

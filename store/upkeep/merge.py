@@ -58,7 +58,7 @@ class Merged:
     bytes: int = 0
     damaged: list[Damage] = field(default_factory=list)
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The same as plain data."""
         return asdict(self)
 

@@ -38,7 +38,7 @@ class Repaired:
     files: list[str]  # damaged or strange files moved to quarantine, as paths in the store
     left: list[Problem]
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The same as plain data."""
         return asdict(self)
 

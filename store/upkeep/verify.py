@@ -47,7 +47,7 @@ class Report:
     garbage_parts: int
     garbage_staging: int
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The same as plain data."""
         return asdict(self)
 

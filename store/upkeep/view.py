@@ -39,7 +39,7 @@ class View:
     shards: int
     made: bool  # False if a view of these very parts was there
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The same as plain data."""
         return {**asdict(self), "path": str(self.path)}
 

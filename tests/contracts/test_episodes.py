@@ -31,22 +31,24 @@ def clips(name):
     kind = pool_of(name)
 
     def make(per_class=PER_CLASS, grouped=True):
-        codes = np.arange(CLASSES * per_class, dtype=np.int32) % CLASSES
+        class_ids = np.arange(CLASSES * per_class, dtype=np.int32) % CLASSES
         pool = Clips(
-            ids=tuple(f"c{i:05d}" for i in range(len(codes))),
-            codes=codes,
+            ids=tuple(f"c{i:05d}" for i in range(len(class_ids))),
+            class_ids=class_ids,
             classes=tuple(f"class{c}" for c in range(CLASSES)),
-            groups=(np.arange(len(codes), dtype=np.int32) // (2 * CLASSES)) if grouped else None,
+            groups=(np.arange(len(class_ids), dtype=np.int32) // (2 * CLASSES))
+            if grouped
+            else None,
             split="test",
         )
         if kind == "base":
-            roles = SHOT + QUERY + BASE * (codes >= 5)
+            roles = SHOT + QUERY + BASE * (class_ids >= 5)
             pool = replace(pool, roles=roles.astype(np.int32))
         if kind == "targets":
-            targets = np.eye(CLASSES, dtype=bool)[codes]
-            third = np.arange(len(codes)) % 3 == 0
-            targets[third, (codes[third] + 1) % CLASSES] |= per_class > 1
-            pool = replace(pool, codes=np.full_like(codes, UNLABELLED), targets=targets)
+            targets = np.eye(CLASSES, dtype=bool)[class_ids]
+            third = np.arange(len(class_ids)) % 3 == 0
+            targets[third, (class_ids[third] + 1) % CLASSES] |= per_class > 1
+            pool = replace(pool, class_ids=np.full_like(class_ids, UNLABELLED), targets=targets)
         return pool
 
     return make
@@ -56,7 +58,7 @@ def has(pool, places, classes):
     """Is each clip of the class beside it?"""
     if pool.targets is not None:
         return pool.targets[places, classes]
-    return pool.codes[places] == classes
+    return pool.class_ids[places] == classes
 
 
 def test_it_is_a_task_that_keeps_the_format(task, clips):
@@ -86,7 +88,7 @@ def test_clips_are_of_the_class_they_stand_for(task, clips):
     for row in episodes.classes.tolist():
         named = [c for c in row if c >= 0]
         assert len(set(named)) == len(named) >= 2
-    answers = has(pool, episodes.query, episodes.classes[:, episodes.answers])
+    answers = has(pool, episodes.query, episodes.classes[:, episodes.targets])
     assert answers[episodes.query >= 0].all()
 
 
@@ -97,10 +99,10 @@ def test_blocks_hold_every_episode_once_and_nothing_else(task, clips):
         assert (block.support >= 0).all()
         assert (block.query >= 0).all()
         assert block.classes.min() >= 0
-        real = np.ones(block.support.shape, bool) if block.real is None else block.real
-        shots[block.places] += real.sum((1, 2))
+        present = np.ones(block.support.shape, bool) if block.mask is None else block.mask
+        shots[block.places] += present.sum((1, 2))
         queries[block.places[:, None], block.columns] = block.query
-        for place, one, mask in zip(block.places, block.support, real, strict=True):
+        for place, one, mask in zip(block.places, block.support, present, strict=True):
             whole = episodes.support[place]
             assert set(one[mask].tolist()) == set(whole[whole >= 0].tolist())
     assert np.array_equal(shots, (episodes.support >= 0).sum((1, 2)))

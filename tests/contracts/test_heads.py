@@ -30,7 +30,7 @@ def task():
     query = centre[:, torch.arange(M) % N, 0] + torch.randn(E, M, D, generator=rng)
     support_mean, query_mean, origin = torch.randn(3, D, generator=rng) / 4
     context = Context(
-        blocks=BLOCKS, support_mean=support_mean, query_mean=query_mean, origin=origin
+        modality_dims=BLOCKS, support_mean=support_mean, query_mean=query_mean, origin=origin
     )
     return support, query, context
 
@@ -110,7 +110,7 @@ def test_looking_products_up_gives_what_vectors_give(head, task, one_mode):
     _, _, context = task
     rng = np.random.default_rng(0)
     left, right = torch.randn(2, 40, D, generator=torch.Generator().manual_seed(1))
-    pair = Pair(support=left, query=left if one_mode else right, blocks=BLOCKS)
+    pair = Pair(support=left, query=left if one_mode else right, modality_dims=BLOCKS)
     if one_mode:
         context = replace(context, query_mean=context.support_mean)
     indices = np.stack([rng.permutation(40)[: N * 5].reshape(N, 5) for _ in range(50)])

@@ -30,9 +30,9 @@ def network(name):
 
 def padded(lengths, dim, seed):
     generator = torch.Generator().manual_seed(seed)
-    real = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-    rows = torch.randn(len(lengths), max(lengths), dim, generator=generator) * real[..., None]
-    return Padded(rows, real, torch.arange(float(max(lengths))) * real)
+    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    rows = torch.randn(len(lengths), max(lengths), dim, generator=generator) * mask[..., None]
+    return Padded(rows, mask, torch.arange(float(max(lengths))) * mask)
 
 
 @pytest.fixture
@@ -63,11 +63,11 @@ def test_it_gives_the_outputs_it_names(network, inputs):
 def test_padding_never_changes_the_answer_whatever_it_holds(network, inputs, junk):
     expected = network(inputs)
     noisy, longer = {}, {}
-    for m, (rows, real, seconds) in inputs.items():
+    for m, (rows, mask, seconds) in inputs.items():
         noisy[m] = Padded(
-            torch.where(real[..., None], rows, junk), real, torch.where(real, seconds, junk)
+            torch.where(mask[..., None], rows, junk), mask, torch.where(mask, seconds, junk)
         )
-        longer[m] = Padded(F.pad(rows, (0, 0, 0, 4)), F.pad(real, (0, 4)), F.pad(seconds, (0, 4)))
+        longer[m] = Padded(F.pad(rows, (0, 0, 0, 4)), F.pad(mask, (0, 4)), F.pad(seconds, (0, 4)))
     alike(network(noisy), expected)
     alike(network(longer), expected)
 
@@ -81,8 +81,8 @@ def test_a_clip_does_not_see_its_batch(network, inputs):
 
 @pytest.mark.parametrize("missing", DIMS)
 def test_a_missing_modality_leaves_a_finite_answer(network, inputs, missing):
-    rows, real, seconds = inputs[missing]
-    without = {**inputs, missing: Padded(rows, torch.zeros_like(real), seconds)}
+    rows, mask, seconds = inputs[missing]
+    without = {**inputs, missing: Padded(rows, torch.zeros_like(mask), seconds)}
     assert all(x.isfinite().all() for x in network(without).values())
     absent = {m: x for m, x in inputs.items() if m != missing}
     fewer = network(absent)

@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from learn.data.clips import Padded
-from learn.training.objectives import Batch, Moment, Objective, Scene, Survey
+from learn.training.objectives import (
+    Batch,
+    EpochStart,
+    Objective,
+    ObjectiveContext,
+    TrainingEmbeddings,
+)
 from store import plugins
 
 B, DIM = 8, 16
@@ -16,7 +22,9 @@ MODALITIES = ("visual", "audio")
 def scene():
     sizes = dict.fromkeys(MODALITIES, DIM)
     texts = torch.randn(B, 12, generator=torch.Generator().manual_seed(4))
-    return Scene(outputs=sizes, inputs=sizes, classes=tuple("abcdefgh"), clips=B, texts=texts)
+    return ObjectiveContext(
+        outputs=sizes, inputs=sizes, classes=tuple("abcdefgh"), clips=B, texts=texts
+    )
 
 
 @pytest.fixture(params=plugins.names("learn.training.objectives"))
@@ -112,11 +120,11 @@ def test_clips_of_one_class_are_no_reason_to_fail(objective, batch):
 def moved(objective, batch, *, seed=3):
     """The objective as it is in the second epoch, after a step."""
     embeddings = {m: x.detach() for m, x in batch.embeddings.items()}
-    survey = Survey(embeddings=embeddings, means=embeddings, labels=batch.labels)
+    survey = TrainingEmbeddings(embeddings=embeddings, means=embeddings, labels=batch.labels)
     with torch.no_grad():
         for epoch in (0, 1):
             told = objective.prepare(
-                Moment(round=0, epoch=epoch, seed=seed + epoch, survey=lambda: survey)
+                EpochStart(round=0, epoch=epoch, seed=seed + epoch, survey=lambda: survey)
             )
             assert all(isinstance(number, float) for number in told.values())
             objective.after_step(batch)

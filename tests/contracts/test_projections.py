@@ -31,9 +31,9 @@ def projection(name):
 def batch():
     """Clips of 3, 5 and 1 rows."""
     generator = torch.Generator().manual_seed(0)
-    real = torch.arange(5) < torch.tensor([[3], [5], [1]])
-    rows = torch.randn(3, 5, DIM, generator=generator) * real[..., None]
-    return rows, real, torch.arange(5.0) * real
+    mask = torch.arange(5) < torch.tensor([[3], [5], [1]])
+    rows = torch.randn(3, 5, DIM, generator=generator) * mask[..., None]
+    return rows, mask, torch.arange(5.0) * mask
 
 
 def test_it_gives_one_vector_a_clip(projection, batch):
@@ -45,21 +45,21 @@ def test_it_gives_one_vector_a_clip(projection, batch):
 
 @pytest.mark.parametrize("junk", [1e30, math.inf, math.nan])
 def test_padding_never_changes_the_answer_whatever_it_holds(projection, batch, junk):
-    rows, real, seconds = batch
-    expected = projection(rows, real, seconds)
-    noisy = torch.where(real[..., None], rows, junk), real, torch.where(real, seconds, junk)
+    rows, mask, seconds = batch
+    expected = projection(rows, mask, seconds)
+    noisy = torch.where(mask[..., None], rows, junk), mask, torch.where(mask, seconds, junk)
     torch.testing.assert_close(projection(*noisy), expected)
-    longer = F.pad(rows, (0, 0, 0, 4)), F.pad(real, (0, 4)), F.pad(seconds, (0, 4))
+    longer = F.pad(rows, (0, 0, 0, 4)), F.pad(mask, (0, 4)), F.pad(seconds, (0, 4))
     torch.testing.assert_close(projection(*longer), expected)
 
 
 def test_padding_never_reaches_a_gradient(name, batch):
     projection = build(name).eval()
-    rows, real, seconds = batch
-    rows = torch.where(real[..., None], rows, 1e4).requires_grad_()
-    projection(rows, real, seconds).square().sum().backward()
-    assert (rows.grad[~real] == 0).all()
-    assert (rows.grad[real] != 0).any()
+    rows, mask, seconds = batch
+    rows = torch.where(mask[..., None], rows, 1e4).requires_grad_()
+    projection(rows, mask, seconds).square().sum().backward()
+    assert (rows.grad[~mask] == 0).all()
+    assert (rows.grad[mask] != 0).any()
 
 
 def test_a_clip_does_not_see_its_batch(projection, batch):
@@ -70,8 +70,8 @@ def test_a_clip_does_not_see_its_batch(projection, batch):
 
 
 def test_a_clip_without_rows_is_finite(projection, batch):
-    rows, real, seconds = batch
-    assert projection(rows, torch.zeros_like(real), seconds).isfinite().all()
+    rows, mask, seconds = batch
+    assert projection(rows, torch.zeros_like(mask), seconds).isfinite().all()
 
 
 def test_every_parameter_learns(name, batch):

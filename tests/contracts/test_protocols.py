@@ -77,7 +77,7 @@ def test_it_is_a_protocol_and_says_what_it_does(protocol):
 def test_findings_are_finite_numbers_about_the_same_clips(score):
     found = score()
     assert found.findings
-    told = json.loads(json.dumps(found.as_json(), allow_nan=False))
+    told = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert len(told["results"]) == len(found.findings)
     for one in found.findings:
         assert one.metrics
@@ -90,7 +90,7 @@ def test_findings_are_finite_numbers_about_the_same_clips(score):
 
 
 def test_it_repeats_itself(score):
-    assert score().as_json() == score().as_json()
+    assert score().to_dict() == score().to_dict()
 
 
 def test_labels_that_mean_nothing_score_less(path, score):
@@ -105,11 +105,11 @@ def test_labels_that_mean_nothing_score_less(path, score):
     ]
     dealt = path.parent / "dealt.csv"
     dealt.write_text("\n".join(lines) + "\n")
-    real, wrong = (
+    mask, wrong = (
         [one for one in score(**asked).findings if one.label] for asked in ({}, {"manifest": dealt})
     )
-    name = next(iter(real[0].metrics))
-    assert sum(one.metrics[name] for one in wrong) < 0.7 * sum(one.metrics[name] for one in real)
+    name = next(iter(mask[0].metrics))
+    assert sum(one.metrics[name] for one in wrong) < 0.7 * sum(one.metrics[name] for one in mask)
 
 
 def test_several_label_columns_and_modes_are_one_call(path, score):

@@ -21,7 +21,7 @@ result = run_on(
     sampling=Sampling(fps=float(fps)), options=Options(clips_per_unit=int(size), workers=1),
     progress=lambda *told: print(*told[:3], file=sys.stderr, flush=True),
 )
-print(json.dumps(result.as_json()))
+print(json.dumps(result.to_dict()))
 """
 
 

@@ -66,10 +66,10 @@ def make_clips():
     """`make_clips([3, 5], groups=…)`: that many clips of each class, class after class."""
 
     def make(sizes, groups=None):
-        codes = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+        class_ids = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
         return Clips(
-            ids=tuple(f"c{i:05d}" for i in range(len(codes))),
-            codes=codes,
+            ids=tuple(f"c{i:05d}" for i in range(len(class_ids))),
+            class_ids=class_ids,
             classes=tuple(f"class{c}" for c in range(len(sizes))),
             groups=None if groups is None else np.array(groups, np.int32),
             split="test",

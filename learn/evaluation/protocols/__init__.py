@@ -16,7 +16,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from learn.data.clips import splits
-from learn.evaluation.evaluation_set import Side, load_side, modalities_of, vectors_of
+from learn.evaluation.evaluation_set import (
+    EvaluationSet,
+    load_evaluation_set,
+    modalities_of,
+    vectors_of,
+)
 from learn.evaluation.metrics import OfClass
 from learn.fewshot import modes as views
 from learn.training.runs import Run
@@ -43,7 +48,7 @@ class Finding:
     untrained: bool
     seen_in_training: int  # clips scored here that the projection was trained on
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         return {
             "label": self.label,
             "projection": self.projection,
@@ -51,7 +56,7 @@ class Finding:
             "query": self.query,
             "clips": self.clips,
             "metrics": dict(self.metrics),
-            "classes": [one.as_json() for one in self.classes],
+            "classes": [one.to_dict() for one in self.classes],
             **self.about,
             "untrained": self.untrained,
             "seen_in_training": self.seen_in_training,
@@ -73,13 +78,13 @@ class Material:
     support: Sequence[str]  # modes asked for
     query: Sequence[str]
     seed: int
-    _sides: dict[tuple[str, str | None], Side] = field(default_factory=dict)
+    _sides: dict[tuple[str, str | None], EvaluationSet] = field(default_factory=dict)
 
     def has(self, split: str) -> bool:
         """Is there such a split, apart from the one scored?"""
         return split != self.split and self.split != "all" and split in splits(self.manifest)
 
-    def side(self, split: str, label: str | None) -> Side:
+    def side(self, split: str, label: str | None) -> EvaluationSet:
         """The clips of a split with rows in every modality in play and, if one is named, a label.
 
         Raises:
@@ -87,7 +92,7 @@ class Material:
         """
         key = (split, label)
         if key not in self._sides:
-            side = load_side(
+            side = load_evaluation_set(
                 self.manifest, self.features, split=split, label=label, group=self.group
             )
             if not len(side.clips):
@@ -103,7 +108,7 @@ class Material:
         """The pairs of modes asked for, or each mode with itself."""
         return views.cells(self.support, self.query, list(self.features))
 
-    def vectors(self, side: Side, projection: str) -> dict[str, Float[Tensor, "V _"]]:
+    def vectors(self, side: EvaluationSet, projection: str) -> dict[str, Float[Tensor, "V _"]]:
         """One vector per clip and modality."""
         return vectors_of(side.rows, self.runs[projection])
 
@@ -115,7 +120,7 @@ class Material:
 
     def finding(
         self,
-        side: Side,
+        side: EvaluationSet,
         projection: str,
         cell: tuple[str, str],
         metrics: Mapping[str, float],

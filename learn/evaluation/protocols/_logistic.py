@@ -24,7 +24,7 @@ def check(plugin: str, c: float) -> None:
 
 
 def fit(
-    x: Float[np.ndarray, "V D"], codes: Int[np.ndarray, "V"], classes: int, c: float
+    x: Float[np.ndarray, "V D"], class_ids: Int[np.ndarray, "V"], classes: int, c: float
 ) -> tuple[Predict, bool]:
     """Shares of all classes for any vectors, and whether the solver arrived; a class that has no
     clip here gets nothing."""
@@ -33,13 +33,13 @@ def fit(
     from sklearn.preprocessing import StandardScaler
 
     scale = StandardScaler().fit(x)
-    known = np.unique(codes)
+    known = np.unique(class_ids)
     if len(known) == 1:
         return lambda other: np.eye(classes)[np.full(len(other), known[0])], True
     model: Any = LogisticRegression(C=c, max_iter=ITERATIONS)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", ConvergenceWarning)
-        model.fit(scale.transform(x), codes)
+        model.fit(scale.transform(x), class_ids)
 
     def predict(other: Float[np.ndarray, "_ D"]) -> Float[np.ndarray, "_ C"]:
         shares = np.zeros((len(other), classes))

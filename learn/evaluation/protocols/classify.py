@@ -33,7 +33,7 @@ class Classify:
                         "stored features have no head of their own; name a run with --projection, "
                         "or use --protocol linear"
                     )
-                known = positions(scored.clips.classes, run.classes)[scored.clips.codes]
+                known = positions(scored.clips.classes, run.classes)[scored.clips.class_ids]
                 if (known < 0).all():
                     raise InputError(
                         f"{projection} was trained on none of the classes of split "
@@ -41,7 +41,7 @@ class Classify:
                         f"{scored.clips.classes[0]!r}); score a split of its classes, or ask "
                         "learn episodes"
                     )
-                side, codes = scored.keep(known >= 0), known[known >= 0]
+                side, class_ids = scored.keep(known >= 0), known[known >= 0]
                 shares = class_shares(run, side.rows)
                 if "av" not in shares and set(MODALITIES) <= set(shares):
                     shares["av"] = torch.stack([shares[m] for m in MODALITIES]).mean(0)
@@ -54,7 +54,7 @@ class Classify:
                             f"{projection} classifies {', '.join(sorted(by_mode))}, not {mode}"
                         )
                     found, each = metrics.classification(
-                        by_mode[mode].double().numpy(), codes, run.classes
+                        by_mode[mode].double().numpy(), class_ids, run.classes
                     )
                     unknown = int((known < 0).sum())
                     yield material.finding(

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from learn.evaluation import metrics
-from learn.evaluation.evaluation_set import Side
+from learn.evaluation.evaluation_set import EvaluationSet
 from learn.evaluation.protocols import Finding, Material, _logistic, positions
 from store.errors import ConfigError, InputError
 
@@ -52,7 +52,9 @@ class Linear:
             else:
                 yield from self._from_train(material, scored, label)
 
-    def _from_train(self, material: Material, scored: Side, label: str) -> Iterator[Finding]:
+    def _from_train(
+        self, material: Material, scored: EvaluationSet, label: str
+    ) -> Iterator[Finding]:
         if not material.has(material.train_split):
             raise InputError(
                 f"there is no split {material.train_split!r} beside {material.split!r} to fit a "
@@ -66,9 +68,9 @@ class Linear:
                 f"no class of split {material.split!r} is in {material.train_split!r}: the splits "
                 "are for few-shot questions; use --protocol linear:folds=5 to probe within one"
             )
-        codes = known[scored.clips.codes]
-        side = scored.keep(codes >= 0)
-        codes, unknown = codes[codes >= 0], int((codes < 0).sum())
+        class_ids = known[scored.clips.class_ids]
+        side = scored.keep(class_ids >= 0)
+        class_ids, unknown = class_ids[class_ids >= 0], int((class_ids < 0).sum())
         val = self._val(material, label, names)
         for projection in material.runs:
             of_train, of_side = (material.vectors(one, projection) for one in (train, side))
@@ -82,10 +84,10 @@ class Linear:
                     else None
                 )
                 shares, c, arrived = _probe(
-                    fit_on, train.clips.codes, asked, len(names), self.config.c,
+                    fit_on, train.clips.class_ids, asked, len(names), self.config.c,
                     (tuned, val[1]) if tuned and val else None,
                 )  # fmt: skip
-                found, each = metrics.classification(shares, codes, names)
+                found, each = metrics.classification(shares, class_ids, names)
                 about = {"fitted_on": material.train_split, "c": c, "converged": arrived}
                 if unknown:
                     about["clips_of_unknown_classes"] = unknown
@@ -97,18 +99,20 @@ class Linear:
 
     def _val(
         self, material: Material, label: str, names: Sequence[str]
-    ) -> tuple[Side, Int[np.ndarray, "_"]] | None:
+    ) -> tuple[EvaluationSet, Int[np.ndarray, "_"]] | None:
         """Clips to choose the regularisation on, with their codes among the training's classes."""
         if self.config.c or not material.has(material.val_split):
             return None
         side = material.side(material.val_split, label)
-        codes = positions(side.clips.classes, names)[side.clips.codes]
-        kept = side.keep(codes >= 0)
-        return (kept, codes[codes >= 0]) if len(kept.clips) else None
+        class_ids = positions(side.clips.classes, names)[side.clips.class_ids]
+        kept = side.keep(class_ids >= 0)
+        return (kept, class_ids[class_ids >= 0]) if len(kept.clips) else None
 
-    def _across_folds(self, material: Material, side: Side, label: str) -> Iterator[Finding]:
+    def _across_folds(
+        self, material: Material, side: EvaluationSet, label: str
+    ) -> Iterator[Finding]:
         folds = self._folds(material, side)
-        codes, names = side.clips.codes, side.clips.classes
+        class_ids, names = side.clips.class_ids, side.clips.classes
         numbers = np.unique(folds)
         for projection in material.runs:
             vectors = material.vectors(side, projection)
@@ -117,16 +121,16 @@ class Linear:
                     _views(material, vectors, projection, cell, s, self.config.fusion)
                     for s in (0, 1)
                 )
-                shares, arrived = np.zeros((len(codes), len(names))), True
+                shares, arrived = np.zeros((len(class_ids), len(names))), True
                 for fold in numbers:
                     held = folds == fold
                     shares[held], c, fine = _probe(
-                        [x[~held] for x in one], codes[~held], [x[held] for x in other],
+                        [x[~held] for x in one], class_ids[~held], [x[held] for x in other],
                         len(names), self.config.c, None,
                     )  # fmt: skip
                     arrived = arrived and fine
-                found, each = metrics.classification(shares, codes, names)
-                right = shares.argmax(1) == codes
+                found, each = metrics.classification(shares, class_ids, names)
+                right = shares.argmax(1) == class_ids
                 of_folds = [float(right[folds == fold].mean()) for fold in numbers]
                 found["top1_std_of_folds"] = float(np.std(of_folds))
                 about: dict[str, Any] = {
@@ -140,7 +144,7 @@ class Linear:
                     side, projection, cell, found, label=label, classes=each, about=about
                 )
 
-    def _folds(self, material: Material, side: Side) -> Int[np.ndarray, "V"]:
+    def _folds(self, material: Material, side: EvaluationSet) -> Int[np.ndarray, "V"]:
         """The fold of each clip.
 
         Raises:
@@ -164,7 +168,9 @@ class Linear:
         from sklearn.model_selection import StratifiedGroupKFold
 
         groups = clips.groups if clips.groups is not None else np.arange(len(clips))
-        fewest = min(len(np.unique(groups[clips.codes == c])) for c in range(len(clips.classes)))
+        fewest = min(
+            len(np.unique(groups[clips.class_ids == c])) for c in range(len(clips.classes))
+        )
         if fewest < self.config.folds:
             raise InputError(
                 f"linear: folds={self.config.folds}, but a class has clips of {fewest} groups "
@@ -172,7 +178,7 @@ class Linear:
             )
         split = StratifiedGroupKFold(self.config.folds, shuffle=True, random_state=material.seed)
         folds = np.empty(len(clips), np.int64)
-        for number, (_, held) in enumerate(split.split(clips.codes, clips.codes, groups)):
+        for number, (_, held) in enumerate(split.split(clips.class_ids, clips.class_ids, groups)):
             folds[held] = number
         return folds
 
@@ -194,7 +200,7 @@ def _views(
 
 def _probe(
     fit_on: Sequence[Float[np.ndarray, "_ _"]],
-    codes: Int[np.ndarray, "_"],
+    class_ids: Int[np.ndarray, "_"],
     asked: Sequence[Float[np.ndarray, "_ _"]],
     classes: int,
     c: float,
@@ -205,11 +211,11 @@ def _probe(
     if val and not c:
         right = {}
         for one in _logistic.GRID:
-            probes = [_logistic.fit(x, codes, classes, one)[0] for x in fit_on]
+            probes = [_logistic.fit(x, class_ids, classes, one)[0] for x in fit_on]
             shares = sum(p(x) for p, x in zip(probes, val[0], strict=True))
             right[one] = float((np.asarray(shares).argmax(1) == val[1]).mean())
         best = max(right, key=right.__getitem__)
-    fitted = [_logistic.fit(x, codes, classes, best) for x in fit_on]
+    fitted = [_logistic.fit(x, class_ids, classes, best) for x in fit_on]
     shares = np.mean([p(x) for (p, _), x in zip(fitted, asked, strict=True)], axis=0)
     return shares, best, all(fine for _, fine in fitted)
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from learn.evaluation import metrics
-from learn.evaluation.evaluation_set import Side
+from learn.evaluation.evaluation_set import EvaluationSet
 from learn.evaluation.protocols import Finding, Material, _logistic
 from store.errors import InputError
 
@@ -76,13 +76,15 @@ class MultiLabel:
                     )  # fmt: skip
 
 
-def _named(val: tuple[Side, Bool[np.ndarray, "V C"]] | None) -> list[tuple[str, Side]]:
+def _named(
+    val: tuple[EvaluationSet, Bool[np.ndarray, "V C"]] | None,
+) -> list[tuple[str, EvaluationSet]]:
     return [("val", val[0])] if val else []
 
 
 def _labelled(
     material: Material, split: str, label: str, names: list[str] | None
-) -> tuple[Side, Bool[np.ndarray, "V C"], list[str]]:
+) -> tuple[EvaluationSet, Bool[np.ndarray, "V C"], list[str]]:
     """The clips of a split with one label at least, which labels they have, and their names.
 
     Raises:

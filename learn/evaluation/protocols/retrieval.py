@@ -43,7 +43,7 @@ class Retrieval:
                 own = torch.arange(len(clips))
                 apart = self.config.groups == "apart" and clips.groups is not None
                 groups = torch.from_numpy(clips.groups).long() if apart else own
-                codes = torch.from_numpy(clips.codes).long()
+                class_ids = torch.from_numpy(clips.class_ids).long()
                 for cell in cells:
                     pair = material.pair(vectors, projection, cell)
                     if cell[0] != cell[1] and number == 0:
@@ -53,7 +53,7 @@ class Retrieval:
                             about={"level": "instance", "gallery": len(clips)},
                         )  # fmt: skip
                     found, asked = metrics.retrieval(
-                        pair.query, pair.support, codes, codes, groups, groups
+                        pair.query, pair.support, class_ids, class_ids, groups, groups
                     )
                     yield material.finding(
                         side, projection, cell, found, label=label, clips=asked,

@@ -25,7 +25,7 @@ from math import isfinite
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from learn.evaluation.evaluation_set import Side
+from learn.evaluation.evaluation_set import EvaluationSet
 from learn.evaluation.metrics import OfClass
 from learn.evaluation.protocols import Finding, Material, positions
 from learn.fewshot import modes
@@ -114,7 +114,7 @@ class ZeroShot:
     def _tunes(self, material: Material) -> bool:
         return self.config.number() is None and material.has(material.val_split)
 
-    def _modes(self, material: Material, side: Side, projection: str) -> list[str]:
+    def _modes(self, material: Material, side: EvaluationSet, projection: str) -> list[str]:
         """Those asked for, or all that the run can give."""
         asked = list(dict.fromkeys((*material.support, *material.query)))
         known = material.vectors(side.keep(np.arange(len(side.clips)) < 1), projection)
@@ -125,8 +125,8 @@ class ZeroShot:
     def _finding(
         self,
         material: Material,
-        side: Side,
-        val: Side | None,
+        side: EvaluationSet,
+        val: EvaluationSet | None,
         label: str,
         projection: str,
         mode: str,
@@ -143,7 +143,7 @@ class ZeroShot:
             new = others - set(run.classes)
             apart = sorted(new - set(unseen) or new)
             if val is not None and apart and others & set(run.classes):
-                kept = val.keep(np.isin(val.clips.codes, _codes(val, [*run.classes, *apart])))
+                kept = val.keep(np.isin(val.clips.class_ids, _codes(val, [*run.classes, *apart])))
                 tuned = _scored(material, kept, projection, mode, run.classes, apart)
                 beta, chosen_on = _best(tuned), material.val_split
                 if set(apart) & set(unseen):
@@ -195,7 +195,7 @@ def _area(test: Scored) -> float:
 
 def _scored(
     material: Material,
-    side: Side,
+    side: EvaluationSet,
     projection: str,
     mode: str,
     seen: tuple[str, ...],
@@ -206,11 +206,11 @@ def _scored(
     vectors = modes.common(material.vectors(side, projection), mode)
     names = (*seen, *unseen)
     scores = (vectors @ run.class_embeddings(names).T).double().numpy()
-    truth = positions(side.clips.classes, names)[side.clips.codes]
+    truth = positions(side.clips.classes, names)[side.clips.class_ids]
     return Scored(scores=scores, truth=truth, names=names, seen=np.arange(len(names)) < len(seen))
 
 
-def _codes(side: Side, names: list[str]) -> Int[np.ndarray, "_"]:
+def _codes(side: EvaluationSet, names: list[str]) -> Int[np.ndarray, "_"]:
     place = positions(names, side.clips.classes)
     return place[place >= 0]
 

@@ -27,7 +27,7 @@ PredictFromProducts = Callable[
     [Float[Tensor, "E M S"], Float[Tensor, "E M"]], Float[Tensor, "E M N"]
 ]
 
-BESIDE = {
+EXTRA_SHOTS = {
     "other": "shots of the other modality",
     "names": "vectors of class names",
 }
@@ -42,20 +42,20 @@ class Context:
     bits to rounding, so it decides no answer.
     """
 
-    blocks: tuple[int, ...]  # sizes of the modalities' blocks in a vector; they sum to D
+    modality_dims: tuple[int, ...]  # of the modalities joined in a vector; they sum to D
     support_mean: Float[Tensor, "D"] | None = None  # of the base split, seen in the support's mode
     query_mean: Float[Tensor, "D"] | None = None  # of the base split, seen in the query's mode
     origin: Float[Tensor, "D"] | None = None
-    real: Bool[Tensor, "E N K"] | None = None  # which shots there are, for an `UnevenHead`; all
+    mask: Bool[Tensor, "E N K"] | None = None  # which shots there are, for an `RaggedHead`; all
     balanced: bool = True  # has every class as many queries as the others? known from the sampling
-    # More shots of the classes, in the support's space, by what they are: `BESIDE`. Only for heads
+    # More shots of the classes, in the support's space, by what they are (`EXTRA_SHOTS`), for heads
     # that ask for them.
-    beside: Mapping[str, Float[Tensor, "E N _ D"]] = field(default_factory=dict)
+    extra_shots: Mapping[str, Float[Tensor, "E N _ D"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for vector in (self.support_mean, self.query_mean, self.origin):
-            if vector is not None and len(vector) != sum(self.blocks):
-                raise ValueError(f"blocks {self.blocks} do not sum to {len(vector)}")
+            if vector is not None and len(vector) != sum(self.modality_dims):
+                raise ValueError(f"modality_dims {self.modality_dims} do not sum to {len(vector)}")
 
     def base_means(self) -> tuple[Float[Tensor, "D"], Float[Tensor, "D"]]:
         """The means of the base split for the support's and the query's side.
@@ -82,17 +82,17 @@ class Head(Protocol):
 
 
 @runtime_checkable
-class BesideHead(Head, Protocol):
+class ExtraShotsHead(Head, Protocol):
     """A head that learns from more than the shots, as far as there is any."""
 
-    beside: tuple[str, ...]  # of `BESIDE`: what it makes use of
+    extra_shots: tuple[str, ...]  # of `EXTRA_SHOTS`: what it makes use of
 
 
 @runtime_checkable
-class UnevenHead(Head, Protocol):
-    """A head that can do with more shots of one class than of another: `Context.real`."""
+class RaggedHead(Head, Protocol):
+    """A head that can do with more shots of one class than of another: `Context.mask`."""
 
-    uneven: bool  # do these settings allow it?
+    ragged: bool  # do these settings allow it?
 
 
 @runtime_checkable

@@ -36,7 +36,7 @@ def prepare(
         of_support, of_query = context.base_means()
         support, query = support - of_support, query - of_query
     if normalise:
-        support, query = unit(support, context.blocks), unit(query, context.blocks)
+        support, query = unit(support, context.modality_dims), unit(query, context.modality_dims)
     return support, query
 
 

@@ -48,12 +48,12 @@ class CrossModal:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.beside = ("other", "names") if config.sources == "all" else (config.sources,)
+        self.extra_shots = ("other", "names") if config.sources == "all" else (config.sources,)
 
     @torch.no_grad()
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
-        c, blocks = self.config, context.blocks
-        known = {name: x for name, x in context.beside.items() if name in self.beside}
+        c, blocks = self.config, context.modality_dims
+        known = {name: x for name, x in context.extra_shots.items() if name in self.extra_shots}
         sources = [unit(x, blocks) for x in (support, *known.values())]
         ways = support.shape[1]
         points = torch.cat([x.flatten(1, 2) for x in sources], 1)
@@ -61,7 +61,7 @@ class CrossModal:
         answer = torch.cat([eye.repeat_interleave(x.shape[2], dim=1) for x in sources], 1)
         shares = [points.new_full((ways * x.shape[2],), 1 / (ways * x.shape[2])) for x in sources]
         share = torch.cat(shares) / len(sources)
-        start = context.beside["names"] if "names" in known else torch.cat(sources, 2)
+        start = context.extra_shots["names"] if "names" in known else torch.cat(sources, 2)
         start = F.normalize(unit(start, blocks).mean(2), dim=-1)
 
         def gradient(weights: Float[Tensor, "E N D"]) -> Float[Tensor, "E N D"]:

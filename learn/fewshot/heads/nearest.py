@@ -39,12 +39,12 @@ class Nearest:
         self.k = config.k
         self.metric = config.metric
         self.by_products = config.backend == "matmul"
-        self.uneven = config.k == 1
+        self.ragged = config.k == 1
 
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
-        if context.real is not None:  # a shot that is there twice is no nearer
+        if context.mask is not None:  # a shot that is there twice is no nearer
             first = support[:, :, :1]
-            support = torch.where(context.real[..., None], support, first)
+            support = torch.where(context.mask[..., None], support, first)
         if self.by_products:
             return fit_by_products(self, support, context)
         return self._fit_faiss(support, context)

@@ -30,7 +30,7 @@ class Config:
 
 class Prototypes:
     transductive = False
-    uneven = True
+    ragged = True
 
     def __init__(self, config: Config) -> None:
         self.metric = config.metric
@@ -90,14 +90,14 @@ class Prototypes:
         return zero, zero
 
     def _map(self, x: Float[Tensor, "... D"], context: Context) -> Float[Tensor, "... D"]:
-        return normalise_blocks(x, context.blocks) if self.metric == "cl2n" else x
+        return normalise_blocks(x, context.modality_dims) if self.metric == "cl2n" else x
 
 
 def _shares(support: Float[Tensor, "E N K D"], context: Context) -> Float[Tensor, "E N K 1"]:
     """1 for each shot that there is."""
-    if context.real is None:
+    if context.mask is None:
         return support.new_ones(*support.shape[:3], 1)
-    return context.real.to(support)[..., None]
+    return context.mask.to(support)[..., None]
 
 
 def _square(x: Float[Tensor, "... D"]) -> Float[Tensor, "..."]:

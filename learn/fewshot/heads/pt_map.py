@@ -83,7 +83,7 @@ class PTMAP:
 
     def _power(self, x: Float[Tensor, "V D"], context: Context) -> Float[Tensor, "V D"]:
         power = (x.abs() + EPSILON) ** self.config.beta
-        return unit(torch.where(x < 0, -power, power), context.blocks)
+        return unit(torch.where(x < 0, -power, power), context.modality_dims)
 
     def from_gram(
         self, gram: Float[Tensor, "E T T"], ways: int, shots: int

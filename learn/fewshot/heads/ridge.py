@@ -15,33 +15,30 @@ from torch import Tensor
 
 from learn.fewshot.heads import Context, Predict, PredictFromProducts, fit_by_products
 from store.errors import ConfigError
+from store.settings import Settings, setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    alpha: float = 1.0
+class Config(Settings):
+    alpha: float = setting(1.0, above=0)
     normalise: bool = False  # scale every vector to length 1 first
-
-    def __post_init__(self) -> None:
-        if not 0 < self.alpha < float("inf"):
-            raise ConfigError(f"ridge: alpha={self.alpha} is not above 0 and finite")
 
 
 class Ridge:
     transductive = False
     centred_by = "none"  # the intercept's centring changes no answer
     by_products = True
-    uneven = True
+    ragged = True
 
     def __init__(self, config: Config) -> None:
         self.config = config
 
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
-        if context.real is None:
+        if context.mask is None:
             return fit_by_products(self, support, context)
         nothing, flat = support.new_zeros(0, support.shape[-1]), support.flatten(1, 2)
         shots = self.embed(flat.flatten(0, 1), nothing, context)[0].view(flat.shape)
-        predict = self._solved(shots @ shots.mT, support.shape[1], context.real.flatten(1))
+        predict = self._solved(shots @ shots.mT, support.shape[1], context.mask.flatten(1))
 
         def of_queries(query: Float[Tensor, "E M D"]) -> Float[Tensor, "E M N"]:
             q = self.embed(nothing, query.flatten(0, 1), context)[1].view(query.shape)
@@ -66,19 +63,19 @@ class Ridge:
         return self._solved(products, ways, None)
 
     def _solved(
-        self, products: Float[Tensor, "E S S"], ways: int, real: Bool[Tensor, "E S"] | None
+        self, products: Float[Tensor, "E S S"], ways: int, mask: Bool[Tensor, "E S"] | None
     ) -> PredictFromProducts:
         """A shot that is not there has weight 0 in every mean, so its coefficients are 0."""
         kernel = products.double()
         clips = kernel.shape[-1]
         answer = torch.eye(ways, dtype=kernel.dtype, device=kernel.device)
         answer_SN = answer.repeat_interleave(clips // ways, dim=0)
-        there_E1S = kernel.new_ones(1, 1, clips) if real is None else real[:, None].double()
+        there_E1S = kernel.new_ones(1, 1, clips) if mask is None else mask[:, None].double()
         weight_E1S = there_E1S / there_E1S.sum(-1, keepdim=True)
         share_E1N = weight_E1S @ answer_SN
-        mean_E1S = kernel.mean(1, keepdim=True) if real is None else weight_E1S @ kernel
+        mean_E1S = kernel.mean(1, keepdim=True) if mask is None else weight_E1S @ kernel
         centred = kernel - mean_E1S - mean_E1S.mT + (mean_E1S * weight_E1S).sum(-1, keepdim=True)
-        if real is not None:
+        if mask is not None:
             centred = centred * there_E1S * there_E1S.mT
         # Along 1 there is nothing to solve; some weight there keeps rounding from going negative.
         along_ones = centred.diagonal(dim1=1, dim2=2).mean(-1) / clips

@@ -86,7 +86,7 @@ class Episodes:
         return self.asked.reshape(len(self), -1)
 
     @property
-    def answers(self) -> Int[np.ndarray, "M"]:
+    def targets(self) -> Int[np.ndarray, "M"]:
         """The right class of each query, as a position among the ways; the same in all episodes."""
         return np.repeat(np.arange(self.ways), self.queries)
 
@@ -114,7 +114,7 @@ class Episodes:
                 classes=self.classes,
                 support=self.support,
                 query=self.query,
-                real=None,
+                mask=None,
             )
             return
         ways = (self.classes >= 0).sum(1)
@@ -135,7 +135,7 @@ class Episodes:
                 classes=self.classes[places, :n],
                 support=np.maximum(support, 0),
                 query=np.take_along_axis(self.query[places], columns, axis=1),
-                real=None if k else support >= 0,
+                mask=None if k else support >= 0,
             )
 
     def sampling(self) -> dict[str, Any]:
@@ -168,7 +168,7 @@ class Block:
     classes: Int32[np.ndarray, "e n"]
     support: Int32[np.ndarray, "e n k"]
     query: Int32[np.ndarray, "e m"]
-    real: Bool[np.ndarray, "e n k"] | None  # which shots there are; None: all
+    mask: Bool[np.ndarray, "e n k"] | None  # which shots there are; None: all
 
     def __len__(self) -> int:
         return len(self.support)

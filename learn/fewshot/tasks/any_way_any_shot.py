@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int, Int32
 
 from learn.data.clips import Clips
-from learn.fewshot.tasks import GROUPS, Episodes, _hands, check
+from learn.fewshot.tasks import GROUPS, Episodes, _sampler, check
 from store.errors import ConfigError, NotEnoughClips
 
 LARGE = 100  # a class counts as no larger than this
@@ -62,26 +62,30 @@ class Task:
         config = self.config
         if seed < 0:
             raise ConfigError(f"seed={seed} is negative")
-        hands = _hands.Hands(clips, config.groups)
-        rich = hands.rich(1, 1)
-        if len(rich) < config.min_ways:
+        sampler = _sampler.EpisodeSampler(clips, config.groups)
+        eligible = sampler.eligible(1, 1)
+        if len(eligible) < config.min_ways:
             raise NotEnoughClips(
-                hands.refusal(rich, config.min_ways, "a shot and a query", "min_ways")
+                sampler.refusal(eligible, config.min_ways, "a shot and a query", "min_ways")
             )
         rng = np.random.default_rng([seed, config.min_ways, config.max_ways, config.max_queries])
-        apart = not (hands.shooters & hands.askers).any()  # no clip may be both
-        of_class = clips.codes
+        apart = not (sampler.shooters & sampler.askers).any()  # no clip may be both
+        of_class = clips.class_ids
         shooters, askers = (
             np.bincount(of_class[may], minlength=len(clips.classes))
-            for may in (hands.shooters, hands.askers)
+            for may in (sampler.shooters, sampler.askers)
         )
-        most = min(config.max_ways, len(rich))
-        shots = min(config.max_shots, config.max_support, int(shooters[rich].max()) - (not apart))
+        most = min(config.max_ways, len(eligible))
+        shots = min(
+            config.max_shots, config.max_support, int(shooters[eligible].max()) - (not apart)
+        )
 
-        def ask(rng: np.random.Generator, episodes: int) -> _hands.Wanted:
-            return self._ask(rng, episodes, rich, shooters, most, shots, askers if apart else None)
+        def ask(rng: np.random.Generator, episodes: int) -> _sampler.Wanted:
+            return self._ask(
+                rng, episodes, eligible, shooters, most, shots, askers if apart else None
+            )
 
-        wanted, drawn = hands.draw(
+        wanted, drawn = sampler.draw(
             rng, ask, episodes=config.episodes, shots=shots, queries=config.max_queries
         )
         told = {k: v for k, v in asdict(config).items() if k != "episodes"}
@@ -98,15 +102,15 @@ class Task:
         self,
         rng: np.random.Generator,
         episodes: int,
-        rich: Int32[np.ndarray, "_"],
+        eligible: Int32[np.ndarray, "_"],
         sizes: Int[np.ndarray, "classes"],
         most: int,
         shots: int,
         askers: Int[np.ndarray, "classes"] | None,
-    ) -> _hands.Wanted:
+    ) -> _sampler.Wanted:
         config = self.config
         ways = rng.integers(config.min_ways, most + 1, episodes)
-        classes = rng.permuted(np.tile(rich, (episodes, 1)), axis=1)[:, :most]
+        classes = rng.permuted(np.tile(eligible, (episodes, 1)), axis=1)[:, :most]
         there = np.arange(most) < ways[:, None]
         size = np.where(there, sizes[classes], np.iinfo(np.int32).max)
         free = size // 2 if askers is None else np.where(there, askers[classes], size.max())
@@ -122,7 +126,7 @@ class Task:
         counts = np.minimum(np.minimum(counts, left), shots)
         if not config.uneven:
             counts = np.where(there, counts, shots).min(1, keepdims=True)
-        return _hands.Wanted(
+        return _sampler.Wanted(
             np.where(there, classes, -1).astype(np.int32),
             np.where(there, counts, 0).astype(np.int32),
             np.where(there, queries[:, None], 0).astype(np.int32),

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from learn.data.clips import BASE, Clips
-from learn.fewshot.tasks import GROUPS, Episodes, _hands, check
+from learn.fewshot.tasks import GROUPS, Episodes, _sampler, check
 from store.errors import ConfigError, NotEnoughClips
 
 POOL = "base"
@@ -52,38 +52,40 @@ class Task:
         config = self.config
         if seed < 0:
             raise ConfigError(f"seed={seed} is negative")
-        hands = _hands.Hands(clips, config.groups)
+        sampler = _sampler.EpisodeSampler(clips, config.groups)
         based = np.zeros(len(clips.classes), bool)
         if clips.roles is not None:
-            based[np.unique(clips.codes[clips.may(BASE)])] = True
+            based[np.unique(clips.class_ids[clips.has_role(BASE)])] = True
         many = config.base_shots or config.shots
         of_new, of_base = (
-            np.array([c for c in hands.rich(k, config.queries) if based[c] == side], np.int32)
+            np.array([c for c in sampler.eligible(k, config.queries) if based[c] == side], np.int32)
             for k, side in ((config.shots, False), (many, True))
         )
-        for rich, ways, shots, side in (
+        for eligible, ways, shots, side in (
             (of_new, config.ways, config.shots, False),
             (of_base, config.base_ways, many, True),
         ):
-            if len(rich) < ways:
+            if len(eligible) < ways:
                 what = f"{shots} clips to learn from and {config.queries} to ask about"
                 lower = "ways, shots or queries" if not side else "base_ways, base_shots or queries"
-                told = hands.refusal(rich, ways, what, lower, among=np.flatnonzero(based == side))
+                told = sampler.refusal(
+                    eligible, ways, what, lower, among=np.flatnonzero(based == side)
+                )
                 raise NotEnoughClips(f"{'base' if side else 'new'} classes: {told}")
 
-        def ask(rng: np.random.Generator, episodes: int) -> _hands.Wanted:
+        def ask(rng: np.random.Generator, episodes: int) -> _sampler.Wanted:
             new, base = (
-                rng.permuted(np.tile(rich, (episodes, 1)), axis=1)[:, :ways]
-                for rich, ways in ((of_new, config.ways), (of_base, config.base_ways))
+                rng.permuted(np.tile(eligible, (episodes, 1)), axis=1)[:, :ways]
+                for eligible, ways in ((of_new, config.ways), (of_base, config.base_ways))
             )
             classes = np.concatenate([new, base], axis=1)
             shots = np.array([config.shots] * config.ways + [many] * config.base_ways, np.int32)
             queries = np.full(classes.shape, config.queries, np.int32)
-            return _hands.Wanted(classes, np.tile(shots, (episodes, 1)), queries)
+            return _sampler.Wanted(classes, np.tile(shots, (episodes, 1)), queries)
 
         rng = np.random.default_rng([seed, config.ways, config.shots, config.queries, many])
         most = max(config.shots, many)
-        wanted, drawn = hands.draw(
+        wanted, drawn = sampler.draw(
             rng, ask, episodes=config.episodes, shots=most, queries=config.queries
         )
         asked = {k: v for k, v in asdict(config).items() if k != "episodes"}

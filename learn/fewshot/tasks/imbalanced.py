@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int, Int32
 
 from learn.data.clips import Clips
-from learn.fewshot.tasks import GROUPS, Episodes, _hands, check
+from learn.fewshot.tasks import GROUPS, Episodes, _sampler, check
 from store.errors import ConfigError, NotEnoughClips
 
 REDRAWS = 20
@@ -51,23 +51,27 @@ class Task:
         config = self.config
         if seed < 0:
             raise ConfigError(f"seed={seed} is negative")
-        hands = _hands.Hands(clips, config.groups)
-        rich = hands.rich(config.shots, config.queries)
-        if len(rich) < config.ways:
+        sampler = _sampler.EpisodeSampler(clips, config.groups)
+        eligible = sampler.eligible(config.shots, config.queries)
+        if len(eligible) < config.ways:
             what = f"{config.shots + config.queries} clips"
-            raise NotEnoughClips(hands.refusal(rich, config.ways, what, "ways, shots or queries"))
-        capacity = np.array([hands.most_queries(c, config.shots) for c in range(len(hands.real))])
+            raise NotEnoughClips(
+                sampler.refusal(eligible, config.ways, what, "ways, shots or queries")
+            )
+        capacity = np.array(
+            [sampler.most_queries(c, config.shots) for c in range(len(sampler.mask))]
+        )
         total = config.ways * config.queries
 
-        def ask(rng: np.random.Generator, episodes: int) -> _hands.Wanted:
-            classes = rng.permuted(np.tile(rich, (episodes, 1)), axis=1)[:, : config.ways]
+        def ask(rng: np.random.Generator, episodes: int) -> _sampler.Wanted:
+            classes = rng.permuted(np.tile(eligible, (episodes, 1)), axis=1)[:, : config.ways]
             queries = self._counts(rng, capacity[classes], total)
             shots = np.full(classes.shape, config.shots, np.int32)
-            return _hands.Wanted(classes, shots, queries)
+            return _sampler.Wanted(classes, shots, queries)
 
         rng = np.random.default_rng([seed, config.ways, config.shots, config.queries])
-        most = min(total, int(capacity[rich].max()))
-        wanted, drawn = hands.draw(
+        most = min(total, int(capacity[eligible].max()))
+        wanted, drawn = sampler.draw(
             rng, ask, episodes=config.episodes, shots=config.shots, queries=most
         )
         told = {"queries": config.queries, "alpha": config.alpha, "groups": config.groups}

@@ -62,8 +62,8 @@ class Task:
             groups = clips.groups.astype(np.int64)
         members = [np.flatnonzero(column) for column in clips.targets.T]
         able = [self._able(clips, one, groups) for one in members]
-        rich = np.flatnonzero(able)
-        if len(rich) < config.ways:
+        eligible = np.flatnonzero(able)
+        if len(eligible) < config.ways:
             raise NotEnoughClips(self._refusal(clips, members, np.flatnonzero(~np.array(able))))
         rng = np.random.default_rng([seed, config.ways, config.shots, config.queries])
         indices = np.empty((config.episodes, config.ways, config.shots + config.queries), np.int32)
@@ -71,7 +71,7 @@ class Task:
         lacking: Counter[int] = Counter()
         for e in range(config.episodes):
             for _ in range(REDRAWS):
-                classes[e] = rng.permutation(rich)[: config.ways]
+                classes[e] = rng.permutation(eligible)[: config.ways]
                 short = self._fill(rng, clips, [members[c] for c in classes[e]], groups, indices[e])
                 if short is None:
                     break
@@ -93,7 +93,10 @@ class Task:
         self, clips: Clips, members: Int[np.ndarray, "_"], groups: Int[np.ndarray, "V"]
     ) -> bool:
         """Has a label clips of each side in two groups at least?"""
-        shots, queries = members[clips.may(SHOT)[members]], members[clips.may(QUERY)[members]]
+        shots, queries = (
+            members[clips.has_role(SHOT)[members]],
+            members[clips.has_role(QUERY)[members]],
+        )
         enough = len(shots) >= self.config.shots and len(queries) >= self.config.queries
         apart = len(np.unique(groups[members])) > 1
         return enough and apart and len(members) >= self.config.shots + self.config.queries
@@ -110,14 +113,14 @@ class Task:
         shots = self.config.shots
         used = np.zeros(len(groups), bool)
         for n, of_label in enumerate(members):
-            free = _free(of_label, clips.may(SHOT), used)
+            free = _free(of_label, clips.has_role(SHOT), used)
             if len(free) < shots:
                 return n
             drawn[n, :shots] = rng.permutation(free)[:shots]
             used[drawn[n, :shots]] = True
         taken = np.isin(groups, groups[drawn[:, :shots]])
         for n, of_label in enumerate(members):
-            free = _free(of_label, clips.may(QUERY), taken)
+            free = _free(of_label, clips.has_role(QUERY), taken)
             if len(free) < self.config.queries:
                 return n
             drawn[n, shots:] = rng.permutation(free)[: self.config.queries]

@@ -9,7 +9,7 @@ which is the same distribution.
 
 `groups` says what is kept apart: `within`, groups of the shots from those of the queries of the
 same class, while two classes may share one; `strict`, of all shots from all queries of an episode
-(episodes that break it are drawn again, see `_hands.py`, so that where classes share no groups
+(episodes that break it are drawn again, see `_sampler.py`, so that where classes share no groups
 nothing changes); `mixed`, nothing.
 
 Shapes: as in the package; R = draws, one for each class of each episode, P = size of a pool.
@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32
 
 from learn.data.clips import Clips
-from learn.fewshot.tasks import GROUPS, Episodes, _hands, check
+from learn.fewshot.tasks import GROUPS, Episodes, _sampler, check
 from store.errors import ConfigError, NotEnoughClips
 
 REDRAWS = 100
@@ -64,20 +64,21 @@ class Task:
         groups = np.arange(len(clips), dtype=np.int32)
         if clips.groups is not None and self.config.groups != "mixed":
             groups = clips.groups
-        members = _members(clips.codes, len(clips.classes))
-        rich = np.array(
-            [c for c, m in enumerate(members) if _hands.enough(groups[m], shots, queries)], np.int32
+        members = _members(clips.class_ids, len(clips.classes))
+        eligible = np.array(
+            [c for c, m in enumerate(members) if _sampler.enough(groups[m], shots, queries)],
+            np.int32,
         )
-        if len(rich) < ways:
-            raise NotEnoughClips(self._refusal(clips, members, rich))
+        if len(eligible) < ways:
+            raise NotEnoughClips(self._refusal(clips, members, eligible))
         strict = self.config.groups == "strict"
-        hands = _hands.Hands(clips, "strict") if strict else None
-        deck = np.tile(rich, (self.config.episodes, 1))
-        classes = _shuffle(rng, deck, np.full(len(deck), len(rich)), ways)
+        sampler = _sampler.EpisodeSampler(clips, "strict") if strict else None
+        deck = np.tile(eligible, (self.config.episodes, 1))
+        classes = _shuffle(rng, deck, np.full(len(deck), len(eligible)), ways)
         drawn = _draw(rng, members, groups, classes.ravel(), shots, queries)
         drawn = drawn.reshape(len(classes), ways, shots + queries)
-        if hands:
-            self._mend(rng, hands, rich, classes, drawn)
+        if sampler:
+            self._mend(rng, sampler, eligible, classes, drawn)
         return Episodes(
             indices=drawn,
             classes=classes,
@@ -90,17 +91,19 @@ class Task:
     def _by_roles(self, rng: np.random.Generator, clips: Clips, seed: int) -> Episodes:
         """Where some clips may only be shots, or only queries."""
         config = self.config
-        hands = _hands.Hands(clips, config.groups)
-        rich = hands.rich(config.shots, config.queries)
-        if len(rich) < config.ways:
+        sampler = _sampler.EpisodeSampler(clips, config.groups)
+        eligible = sampler.eligible(config.shots, config.queries)
+        if len(eligible) < config.ways:
             what = f"{config.shots} clips to learn from and {config.queries} to ask about"
-            raise NotEnoughClips(hands.refusal(rich, config.ways, what, "ways, shots or queries"))
+            raise NotEnoughClips(
+                sampler.refusal(eligible, config.ways, what, "ways, shots or queries")
+            )
 
-        def ask(rng: np.random.Generator, episodes: int) -> _hands.Wanted:
-            classes = rng.permuted(np.tile(rich, (episodes, 1)), axis=1)[:, : config.ways]
-            return _hands.even(classes, config.shots, config.queries)
+        def ask(rng: np.random.Generator, episodes: int) -> _sampler.Wanted:
+            classes = rng.permuted(np.tile(eligible, (episodes, 1)), axis=1)[:, : config.ways]
+            return _sampler.even(classes, config.shots, config.queries)
 
-        wanted, drawn = hands.draw(
+        wanted, drawn = sampler.draw(
             rng, ask, episodes=config.episodes, shots=config.shots, queries=config.queries
         )
         return Episodes(
@@ -115,30 +118,30 @@ class Task:
     def _mend(
         self,
         rng: np.random.Generator,
-        hands: _hands.Hands,
-        rich: Int32[np.ndarray, "_"],
+        sampler: _sampler.EpisodeSampler,
+        eligible: Int32[np.ndarray, "_"],
         classes: Int32[np.ndarray, "E N"],
         drawn: Int32[np.ndarray, "E N C"],
     ) -> None:
         """Draw those episodes again, in place, in which a group is on both sides."""
         config = self.config
 
-        def ask(rng: np.random.Generator, episodes: int) -> _hands.Wanted:
-            order = rng.permuted(np.tile(rich, (episodes, 1)), axis=1)[:, : config.ways]
-            return _hands.even(order, config.shots, config.queries)
+        def ask(rng: np.random.Generator, episodes: int) -> _sampler.Wanted:
+            order = rng.permuted(np.tile(eligible, (episodes, 1)), axis=1)[:, : config.ways]
+            return _sampler.even(order, config.shots, config.queries)
 
-        size = hands.at_once(config.ways)
-        all_wanted = _hands.even(classes, config.shots, config.queries)
+        size = sampler.at_once(config.ways)
+        all_wanted = _sampler.even(classes, config.shots, config.queries)
         for start in range(0, len(classes), size):
             part = slice(start, start + size)
-            left = start + np.flatnonzero(_hands.meet(hands.groups[drawn[part]], config.shots))
-            hands.complete(rng, all_wanted, drawn, left, config.shots, ask, redraws=0)
+            left = start + np.flatnonzero(_sampler.meet(sampler.groups[drawn[part]], config.shots))
+            sampler.complete(rng, all_wanted, drawn, left, config.shots, ask, redraws=0)
 
     def _refusal(
-        self, clips: Clips, members: list[Int[np.ndarray, "_"]], rich: Int32[np.ndarray, "_"]
+        self, clips: Clips, members: list[Int[np.ndarray, "_"]], eligible: Int32[np.ndarray, "_"]
     ) -> str:
         config = self.config
-        poor = [c for c in range(len(members)) if c not in set(rich.tolist())]
+        poor = [c for c in range(len(members)) if c not in set(eligible.tolist())]
         counts = [f"{clips.classes[c]}: {_count(clips, members[c])}" for c in poor[:8]]
         listed = ", ".join(counts) + (", …" if len(poor) > 8 else "")
         alone = clips.groups is None or config.groups == "mixed"
@@ -146,7 +149,7 @@ class Task:
         ways, shots, queries = config.ways, config.shots, config.queries
         return (
             f"{ways}-way {shots}-shot with {queries} queries needs {ways} classes with at least "
-            f"{shots + queries} clips{apart}; only {len(rich)} of {len(members)} have that many"
+            f"{shots + queries} clips{apart}; only {len(eligible)} of {len(members)} have that many"
             f"{f' ({listed})' if listed else ''}. Lower ways, shots or queries."
         )
 
@@ -162,9 +165,9 @@ def _count(clips: Clips, members: Int[np.ndarray, "_"]) -> str:
     return f"{len(members)} in {groups} group{'s' if groups != 1 else ''}"
 
 
-def _members(codes: Int32[np.ndarray, "V"], classes: int) -> list[Int[np.ndarray, "_"]]:
-    order = np.argsort(codes, kind="stable")
-    return np.split(order, np.searchsorted(codes[order], np.arange(1, classes)))
+def _members(class_ids: Int32[np.ndarray, "V"], classes: int) -> list[Int[np.ndarray, "_"]]:
+    order = np.argsort(class_ids, kind="stable")
+    return np.split(order, np.searchsorted(class_ids[order], np.arange(1, classes)))
 
 
 def _shuffle(

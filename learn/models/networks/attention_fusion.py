@@ -61,40 +61,40 @@ class AttentionFusion(nn.Module):
         )
 
     def forward(self, inputs: Mapping[str, Padded]) -> dict[str, Float[Tensor, "B _"]]:
-        rows, real = {}, {}
+        rows, mask = {}, {}
         clips = len(next(iter(inputs.values())).rows)
         for m in MODALITIES:
             if m in inputs:
-                clean = inputs[m].rows.masked_fill(~inputs[m].real[..., None], 0)
-                rows[m], real[m] = torch.relu(self.enter[m](clean)) + self.marks[m], inputs[m].real
+                clean = inputs[m].rows.masked_fill(~inputs[m].mask[..., None], 0)
+                rows[m], mask[m] = torch.relu(self.enter[m](clean)) + self.marks[m], inputs[m].mask
             else:
                 rows[m] = self.marks[m].expand(clips, 1, -1)
-                real[m] = torch.zeros(clips, 1, dtype=torch.bool, device=rows[m].device)
-        off = {m: torch.zeros_like(one) for m, one in real.items()}
-        found = {"av": self._pooled(rows, self._thinned(real))}
+                mask[m] = torch.zeros(clips, 1, dtype=torch.bool, device=rows[m].device)
+        off = {m: torch.zeros_like(one) for m, one in mask.items()}
+        found = {"av": self._pooled(rows, self._thinned(mask))}
         for m in inputs:
-            found[m] = self._pooled(rows, {**off, m: real[m]})
+            found[m] = self._pooled(rows, {**off, m: mask[m]})
         return found
 
-    def _thinned(self, real: Mapping[str, Bool[Tensor, "B _"]]) -> dict[str, Bool[Tensor, "B _"]]:
+    def _thinned(self, mask: Mapping[str, Bool[Tensor, "B _"]]) -> dict[str, Bool[Tensor, "B _"]]:
         """While training, some clips lose a modality, if they have both."""
         if not self.training or not self.config.modality_dropout:
-            return dict(real)
-        sight, sound = (real[m] for m in MODALITIES)
+            return dict(mask)
+        sight, sound = (mask[m] for m in MODALITIES)
         draw = torch.rand(2, len(sight), 1, device=sight.device)
         gone = sight.any(1, True) & sound.any(1, True) & (draw[0] < self.config.modality_dropout)
         blind = gone & (draw[1] < 0.5)
         return {"visual": sight & ~blind, "audio": sound & ~(gone & ~blind)}
 
     def _pooled(
-        self, rows: Mapping[str, Float[Tensor, "B _ H"]], real: Mapping[str, Bool[Tensor, "B _"]]
+        self, rows: Mapping[str, Float[Tensor, "B _ H"]], mask: Mapping[str, Bool[Tensor, "B _"]]
     ) -> Float[Tensor, "B E"]:
         parts, masks = [], []
         for m in MODALITIES:
-            absent = ~real[m].any(1, True)
+            absent = ~mask[m].any(1, True)
             token = (self.tokens[m] + self.marks[m]).expand(len(absent), 1, -1)
             parts += [rows[m], token]
-            masks += [real[m], absent]
+            masks += [mask[m], absent]
         x, there = torch.cat(parts, dim=1), torch.cat(masks, dim=1)
         clips, length, heads = len(x), x.shape[1], self.config.heads
         keys = self.key(x).view(clips, length, heads, -1)

@@ -66,7 +66,7 @@ class AVCA(nn.Module):
             return {}
         phi = {m: self.enter[m](mean_of_rows(*inputs[m][:2])) for m in known}
         tokens = torch.stack([phi[m] + self.marks[MODALITIES.index(m)] for m in known], dim=1)
-        there = torch.stack([inputs[m].real.any(1) for m in known], dim=1)
+        there = torch.stack([inputs[m].mask.any(1) for m in known], dim=1)
         # A clip without any rows attends to its token of nothing: all masked would be no number.
         unseen = ~there & there.any(1, keepdim=True)
         mixed = self.cross(tokens, src_key_padding_mask=unseen)

@@ -53,7 +53,7 @@ class Concat(nn.Module):
 
     def forward(self, inputs: Mapping[str, Padded]) -> dict[str, Float[Tensor, "B _"]]:
         vectors = {m: self.enter[m](mean_of_rows(*inputs[m][:2])) for m in inputs}
-        some = {m: inputs[m].real.any(1) for m in inputs}
+        some = {m: inputs[m].mask.any(1) for m in inputs}
         none = torch.zeros_like(next(iter(some.values())))
         there = {m: some.get(m, none) for m in MODALITIES}
         found = {"av": self._fused(vectors, there)}

@@ -42,11 +42,11 @@ class Preview(nn.Module):
     def forward(self, inputs: Mapping[str, Padded]) -> dict[str, Float[Tensor, "B _"]]:
         if "visual" not in inputs:
             return {}
-        frames, real, _ = inputs["visual"]
-        found = {"visual": self.teacher(mean_of_rows(frames, real))}
+        frames, mask, _ = inputs["visual"]
+        found = {"visual": self.teacher(mean_of_rows(frames, mask))}
         if "audio" in inputs:
             sound, heard, _ = inputs["audio"]
-            first = mean_of_rows(frames[:, :1], real[:, :1])
+            first = mean_of_rows(frames[:, :1], mask[:, :1])
             found["av"] = self.student(torch.cat([first, mean_of_rows(sound, heard)], dim=1))
         return found
 

@@ -84,21 +84,21 @@ class TCaF(nn.Module):
         clips = len(inputs[known[0]].rows)
         rows = [self._entered(m, inputs[m]) for m in known]
         x = torch.cat([self.token.expand(clips, 1, -1), *rows], dim=1)
-        sees = self._sees({m: inputs[m].real for m in known})
+        sees = self._sees({m: inputs[m].mask for m in known})
         for layer in self.layers:
             x = layer(x, sees)
         return {"av": self.out(x[:, 0])}
 
     def _entered(self, modality: str, x: Padded) -> Float[Tensor, "B T W"]:
-        rows = self.enter[modality](x.rows.masked_fill(~x.real[..., None], 0))
-        seconds = x.seconds.masked_fill(~x.real, 0)
+        rows = self.enter[modality](x.rows.masked_fill(~x.mask[..., None], 0))
+        seconds = x.seconds.masked_fill(~x.mask, 0)
         angle = 2 * torch.pi * seconds[..., None] * self.rates
         marks = self.time(torch.cat([angle.sin(), angle.cos()], dim=-1)) + self.marks[modality]
         return self.joined[modality](torch.cat([rows, marks], dim=-1))
 
-    def _sees(self, real: Mapping[str, Bool[Tensor, "B _"]]) -> Bool[Tensor, "B N N"]:
+    def _sees(self, mask: Mapping[str, Bool[Tensor, "B _"]]) -> Bool[Tensor, "B N N"]:
         """Which token may look at which: padding at nothing but the class token."""
-        masks = list(real.values())
+        masks = list(mask.values())
         clips, device = len(masks[0]), masks[0].device
         token = torch.ones(clips, 1, dtype=torch.bool, device=device)
         there = torch.cat([token, *masks], dim=1)

@@ -21,13 +21,13 @@ class Projection(Protocol):
     def __call__(
         self,
         rows: Float[Tensor, "B T D"],
-        real: Bool[Tensor, "B T"],
+        mask: Bool[Tensor, "B T"],
         seconds: Float[Tensor, "B T"],
     ) -> Float[Tensor, "B E"]: ...
 
 
-def mean_of_rows(rows: Float[Tensor, "B T D"], real: Bool[Tensor, "B T"]) -> Float[Tensor, "B D"]:
+def mean_of_rows(rows: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B D"]:
     """The mean over real rows; zero for a clip without any."""
-    if rows.is_cuda or not bool(real.all()):  # asking costs a processor nothing, a GPU a wait
-        rows = rows.masked_fill(~real[..., None], 0)  # not a product: 0 * inf is no zero
-    return rows.sum(1) / real.sum(1, keepdim=True).clamp_min(1)
+    if rows.is_cuda or not bool(mask.all()):  # asking costs a processor nothing, a GPU a wait
+        rows = rows.masked_fill(~mask[..., None], 0)  # not a product: 0 * inf is no zero
+    return rows.sum(1) / mask.sum(1, keepdim=True).clamp_min(1)

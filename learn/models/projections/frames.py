@@ -37,20 +37,20 @@ class Frames(nn.Module):
     def forward(
         self,
         rows: Float[Tensor, "B T D"],
-        real: Bool[Tensor, "B T"],
+        mask: Bool[Tensor, "B T"],
         seconds: Float[Tensor, "B T"],
     ) -> Float[Tensor, "B E"]:
-        at = middles(real, self.frames)
+        at = middles(mask, self.frames)
         kept = rows.gather(1, at[..., None].expand(-1, -1, rows.shape[2]))
-        kept = kept.masked_fill(~real.any(1)[:, None, None], 0)
+        kept = kept.masked_fill(~mask.any(1)[:, None, None], 0)
         return self.linear(kept).flatten(1)
 
 
-def middles(real: Bool[Tensor, "B T"], frames: int) -> Int[Tensor, "B F"]:
+def middles(mask: Bool[Tensor, "B T"], frames: int) -> Int[Tensor, "B F"]:
     """Places of the rows in the middle of equal parts; 0 where a clip has none."""
-    part = torch.arange(frames, device=real.device)
-    rank = (2 * part + 1) * real.sum(1, keepdim=True) // (2 * frames)
-    place = (~real).to(torch.int8).argsort(dim=1, stable=True)  # real rows first, in their order
+    part = torch.arange(frames, device=mask.device)
+    rank = (2 * part + 1) * mask.sum(1, keepdim=True) // (2 * frames)
+    place = (~mask).to(torch.int8).argsort(dim=1, stable=True)  # real rows first, in their order
     return place.gather(1, rank)
 
 

@@ -20,10 +20,10 @@ class Identity(nn.Module):
     def forward(
         self,
         rows: Float[Tensor, "B T D"],
-        real: Bool[Tensor, "B T"],
+        mask: Bool[Tensor, "B T"],
         seconds: Float[Tensor, "B T"],
     ) -> Float[Tensor, "B D"]:
-        return mean_of_rows(rows, real)
+        return mean_of_rows(rows, mask)
 
 
 def build(config: Config, dim_in: int) -> Identity:

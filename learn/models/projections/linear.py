@@ -27,10 +27,10 @@ class Linear(nn.Module):
     def forward(
         self,
         rows: Float[Tensor, "B T D"],
-        real: Bool[Tensor, "B T"],
+        mask: Bool[Tensor, "B T"],
         seconds: Float[Tensor, "B T"],
     ) -> Float[Tensor, "B E"]:
-        return self.matrix(mean_of_rows(rows, real))
+        return self.matrix(mean_of_rows(rows, mask))
 
 
 def build(config: Config, dim_in: int) -> Linear:

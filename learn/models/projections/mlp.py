@@ -42,10 +42,10 @@ class MLP(nn.Module):
     def forward(
         self,
         rows: Float[Tensor, "B T D"],
-        real: Bool[Tensor, "B T"],
+        mask: Bool[Tensor, "B T"],
         seconds: Float[Tensor, "B T"],
     ) -> Float[Tensor, "B E"]:
-        return self.layers(mean_of_rows(rows, real))
+        return self.layers(mean_of_rows(rows, mask))
 
 
 def build(config: Config, dim_in: int) -> MLP:

@@ -113,30 +113,30 @@ class Transformer(nn.Module):
     def forward(
         self,
         rows: Float[Tensor, "B T D"],
-        real: Bool[Tensor, "B T"],
+        mask: Bool[Tensor, "B T"],
         seconds: Float[Tensor, "B T"],
     ) -> Float[Tensor, "B E"]:
-        seconds = since_first_row(seconds, real)
+        seconds = since_first_row(seconds, mask)
         if self.pattern.reach is not None:
-            rows, real, seconds = _by_time(rows, real, seconds)
-        rows = rows.masked_fill(~real[..., None], 0)
+            rows, mask, seconds = _by_time(rows, mask, seconds)
+        rows = rows.masked_fill(~mask[..., None], 0)
         tokens = self.embed(rows) + sinusoids(seconds, self.config.width).to(rows.dtype)
         if self.cls is not None:
             tokens = torch.cat([self.cls.to(tokens.dtype).expand(len(rows), 1, -1), tokens], dim=1)
-            real = torch.cat([real.new_ones(len(rows), 1), real], dim=1)
+            mask = torch.cat([mask.new_ones(len(rows), 1), mask], dim=1)
         tokens = self.dropout(self.first_norm(tokens))
         for layer in self.layers:
-            tokens = layer(tokens, real, self.pattern)
-        return self.head(self._pooled(tokens, real))
+            tokens = layer(tokens, mask, self.pattern)
+        return self.head(self._pooled(tokens, mask))
 
     def _pooled(
-        self, tokens: Float[Tensor, "B T W"], real: Bool[Tensor, "B T"]
+        self, tokens: Float[Tensor, "B T W"], mask: Bool[Tensor, "B T"]
     ) -> Float[Tensor, "B W"]:
         if self.config.pool == "cls":
             return tokens[:, 0]
         if self.cls is not None:
-            tokens, real = tokens[:, 1:], real[:, 1:]
-        return mean_of_rows(tokens, real)
+            tokens, mask = tokens[:, 1:], mask[:, 1:]
+        return mean_of_rows(tokens, mask)
 
     def attention_path(self, rows: int) -> str:
         """How attention is computed for clips padded to `rows`: `full`, `banded` or `masked`."""
@@ -164,30 +164,30 @@ class _Layer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Float[Tensor, "B T W"], real: Bool[Tensor, "B T"], pattern: Pattern
+        self, x: Float[Tensor, "B T W"], mask: Bool[Tensor, "B T"], pattern: Pattern
     ) -> Float[Tensor, "B T W"]:
         if self.pre:
-            x = x + self.dropout(self._attention(self.attention_norm(x), real, pattern))
+            x = x + self.dropout(self._attention(self.attention_norm(x), mask, pattern))
             return x + self.dropout(self.ffn(self.ffn_norm(x)))
-        x = self.attention_norm(x + self.dropout(self._attention(x, real, pattern)))
+        x = self.attention_norm(x + self.dropout(self._attention(x, mask, pattern)))
         return self.ffn_norm(x + self.dropout(self.ffn(x)))
 
     def _attention(
-        self, x: Float[Tensor, "B T W"], real: Bool[Tensor, "B T"], pattern: Pattern
+        self, x: Float[Tensor, "B T W"], mask: Bool[Tensor, "B T"], pattern: Pattern
     ) -> Float[Tensor, "B T W"]:
         qkv = self.to_qkv(x).reshape(*x.shape[:2], *self.shape)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()
-        return self.from_heads(attend(q, k, v, real, pattern).transpose(1, 2).flatten(2))
+        return self.from_heads(attend(q, k, v, mask, pattern).transpose(1, 2).flatten(2))
 
 
 def since_first_row(
-    seconds: Float[Tensor, "B T"], real: Bool[Tensor, "B T"]
+    seconds: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]
 ) -> Float[Tensor, "B T"]:
     """Seconds since the earliest real row of each clip, in float32 or better; padding gets 0."""
     seconds = seconds.to(torch.promote_types(seconds.dtype, torch.float32))
     never = seconds.new_full((len(seconds), 1), math.inf)  # a clip may have no row at all
-    first = torch.cat([seconds.masked_fill(~real, math.inf), never], dim=1).amin(1, keepdim=True)
-    return (seconds - first).masked_fill(~real, 0)
+    first = torch.cat([seconds.masked_fill(~mask, math.inf), never], dim=1).amin(1, keepdim=True)
+    return (seconds - first).masked_fill(~mask, 0)
 
 
 def sinusoids(seconds: Float[Tensor, "B T"], width: int) -> Float[Tensor, "B T {width}"]:
@@ -199,13 +199,13 @@ def sinusoids(seconds: Float[Tensor, "B T"], width: int) -> Float[Tensor, "B T {
 
 
 def _by_time(
-    rows: Float[Tensor, "B T D"], real: Bool[Tensor, "B T"], seconds: Float[Tensor, "B T"]
+    rows: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"], seconds: Float[Tensor, "B T"]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Real rows first, in the order of their times: a window must not span gaps of padding."""
-    order = seconds.masked_fill(~real, math.inf).argsort(dim=1, stable=True)
+    order = seconds.masked_fill(~mask, math.inf).argsort(dim=1, stable=True)
     return (
         rows.gather(1, order[..., None].expand_as(rows)),
-        real.gather(1, order),
+        mask.gather(1, order),
         seconds.gather(1, order),
     )
 

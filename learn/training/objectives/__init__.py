@@ -11,7 +11,8 @@ The cost is a function of the batch and of the objective's state, and computing 
 whatever is drawn is drawn from `Batch.generator()`. State changes in two places only: `prepare`,
 before an epoch, and `after_step`, after the optimiser's step. Parameters and buffers of the module
 are the stage's own. What outlives a stage (a memory bank, centroids) is claimed by name from
-`Scene.states`; the engine moves it to the device, checkpoints it and writes it into the run.
+`ObjectiveContext.states`; the trainer moves it to the device, checkpoints it and writes it into the
+run.
 """
 
 from abc import ABC, abstractmethod
@@ -31,7 +32,7 @@ S = TypeVar("S", bound=nn.Module)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Scene:
+class ObjectiveContext:
     """What an objective may know before the first batch."""
 
     outputs: Mapping[str, int]  # sizes of the embeddings: visual, audio, av (both in one)
@@ -105,7 +106,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Survey:
+class TrainingEmbeddings:
     """All training clips as they stand, in eval mode."""
 
     embeddings: Mapping[str, Float[Tensor, "V _"]]
@@ -114,13 +115,15 @@ class Survey:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Moment:
+class EpochStart:
     """Where the training stands, before an epoch."""
 
     round: int
     epoch: int  # of the round
     seed: int
-    survey: Callable[[], Survey]  # costs a pass over all clips: call it only when needed
+    survey: Callable[
+        [], TrainingEmbeddings
+    ]  # costs a pass over all clips: call it only when needed
 
 
 @runtime_checkable
@@ -151,7 +154,7 @@ class Objective(nn.Module, ABC):
         """Its own way to answer episodes, of clips embedded by its run; or none."""
         return None
 
-    def prepare(self, moment: Moment) -> dict[str, float]:
+    def prepare(self, moment: EpochStart) -> dict[str, float]:
         """Change state before an epoch, and say in numbers what came of it."""
         return {}
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from learn.training.objectives import Batch, Scene
+from learn.training.objectives import Batch, ObjectiveContext
 from store.errors import ConfigError
 
 
@@ -56,7 +56,7 @@ class Bank(nn.Module):
         return torch.where(known, self.of(name)[batch.clips.clamp_min(0)], live)
 
 
-def claim(scene: Scene) -> Bank:
+def claim(scene: ObjectiveContext) -> Bank:
     """The training's one bank, of this stage or an earlier one."""
     _ = scene.dim  # vectors of one size
     return scene.state("bank", lambda: Bank(scene.outputs, scene.clips))

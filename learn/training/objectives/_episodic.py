@@ -49,13 +49,13 @@ class Episodic(Objective):
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         classes, answer = torch.unique(batch.labels, return_inverse=True)
-        shots, real = _of_classes(answer, len(classes))
+        shots, mask = _of_classes(answer, len(classes))
         itself = shots == torch.arange(len(batch), device=shots.device)[:, None, None]
         chance = dice(batch)[:, shots]
         pairs = [(q, s) for q in batch.embeddings for s in batch.embeddings]
         found = {}
         for query, support in pairs:
-            shown = real & ~itself if query == support else real.expand(len(batch), -1, -1)
+            shown = mask & ~itself if query == support else mask.expand(len(batch), -1, -1)
             if self.shots:
                 rank = chance.masked_fill(~shown, torch.inf).argsort(2).argsort(2)
                 shown = shown & (rank < self.shots)
@@ -84,7 +84,7 @@ class OwnHead:
 
     @torch.no_grad()
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
-        blocks = list(context.blocks)
+        blocks = list(context.modality_dims)
         shots = torch.split(support, blocks, -1)
 
         @torch.no_grad()
@@ -114,7 +114,7 @@ def _of_classes(
     """Places of each class's clips, and which of them are no padding."""
     sizes = answer.bincount(minlength=classes)
     rank = torch.arange(int(sizes.max()), device=answer.device)
-    real = rank < sizes[:, None]
+    mask = rank < sizes[:, None]
     places = answer.argsort(stable=True)
     first = sizes.cumsum(0) - sizes
-    return places[torch.where(real, first[:, None] + rank, 0)], real
+    return places[torch.where(mask, first[:, None] + rank, 0)], mask

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from learn.training.objectives import Scene
+from learn.training.objectives import ObjectiveContext
 from learn.training.objectives._episodic import Episodic, cross_entropy
 from store.errors import ConfigError
 
@@ -50,7 +50,7 @@ class Config:
 
 
 class ARN(Episodic):
-    def __init__(self, config: Config, scene: Scene) -> None:
+    def __init__(self, config: Config, scene: ObjectiveContext) -> None:
         super().__init__()
         self.config, self.shots = config, config.shots
         self.dim, wide = scene.dim // config.frames, config.channels
@@ -101,7 +101,7 @@ class ARN(Episodic):
         return 2 * (self.config.sharpness * together / trace).sigmoid() - 1
 
 
-def build(config: Config, scene: Scene) -> ARN:
+def build(config: Config, scene: ObjectiveContext) -> ARN:
     if scene.dim % config.frames:
         raise ConfigError(
             f"arn: embeddings of {scene.dim} numbers are no {config.frames} frames; set "

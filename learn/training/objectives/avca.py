@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from learn.training.objectives import Batch, Objective, Scene
+from learn.training.objectives import Batch, Objective, ObjectiveContext
 from learn.training.objectives._texts import block, mean_where, of_another_class, triplets
 from store.errors import ConfigError
 
@@ -49,7 +49,7 @@ class Config:
 class AVCA(Objective):
     texts: Tensor
 
-    def __init__(self, config: Config, scene: Scene) -> None:
+    def __init__(self, config: Config, scene: ObjectiveContext) -> None:
         super().__init__()
         self.config = config
         self.register_buffer("texts", scene.known_texts("avca"), persistent=False)
@@ -96,7 +96,7 @@ class AVCA(Objective):
         }
 
 
-def build(config: Config, scene: Scene) -> AVCA:
+def build(config: Config, scene: ObjectiveContext) -> AVCA:
     if set(scene.outputs) != set(CLIPS):
         raise ConfigError("avca needs visual and audio embeddings, and no others")
     return AVCA(config, scene)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from learn.training.objectives import Batch, Objective, Scene
+from learn.training.objectives import Batch, Objective, ObjectiveContext
 from learn.training.objectives._texts import (
     distances,
     mean_where,
@@ -49,7 +49,7 @@ class Config:
 class AVGZSLNet(Objective):
     texts: Tensor
 
-    def __init__(self, config: Config, scene: Scene) -> None:
+    def __init__(self, config: Config, scene: ObjectiveContext) -> None:
         super().__init__()
         self.config = config
         self.register_buffer("texts", scene.known_texts("avgzslnet"), persistent=False)
@@ -82,7 +82,7 @@ class AVGZSLNet(Objective):
         }
 
 
-def build(config: Config, scene: Scene) -> AVGZSLNet:
+def build(config: Config, scene: ObjectiveContext) -> AVGZSLNet:
     if set(scene.outputs) != set(CLIPS):
         raise ConfigError("avgzslnet needs visual and audio embeddings, and no others")
     return AVGZSLNet(config, scene)

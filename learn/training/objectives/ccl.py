@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from learn.training.objectives import Batch, Objective, Scene
+from learn.training.objectives import Batch, Objective, ObjectiveContext
 from learn.training.objectives._pairs import same_class
 from store.errors import ConfigError
 
@@ -47,7 +47,7 @@ class Config:
 
 
 class CCL(Objective):
-    def __init__(self, config: Config, scene: Scene) -> None:
+    def __init__(self, config: Config, scene: ObjectiveContext) -> None:
         super().__init__()
         self.config = config
         self.residual = nn.Linear(2 * scene.dim, scene.dim)
@@ -115,7 +115,7 @@ def symmetric_nce(
     return cost
 
 
-def build(config: Config, scene: Scene) -> CCL:
+def build(config: Config, scene: ObjectiveContext) -> CCL:
     if set(scene.outputs) != {"visual", "audio"}:
         raise ConfigError(f"ccl needs visual and audio, not {', '.join(scene.outputs)}")
     if len(scene.classes) < 2:

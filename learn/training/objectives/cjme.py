@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from learn.models.projections import mean_of_rows
-from learn.training.objectives import Batch, Objective, Scene
+from learn.training.objectives import Batch, Objective, ObjectiveContext
 from learn.training.objectives._texts import block, mean_where, of_another_class, triplets
 from store.errors import ConfigError
 
@@ -45,7 +45,7 @@ class Config:
 class CJME(Objective):
     texts: Tensor
 
-    def __init__(self, config: Config, scene: Scene) -> None:
+    def __init__(self, config: Config, scene: ObjectiveContext) -> None:
         super().__init__()
         self.config = config
         self.register_buffer("texts", scene.known_texts("cjme"), persistent=False)
@@ -99,7 +99,7 @@ def _entropy(logits: Float[Tensor, "B C"]) -> Float[Tensor, "B"]:
     return -(logs.exp() * logs).sum(1)
 
 
-def build(config: Config, scene: Scene) -> CJME:
+def build(config: Config, scene: ObjectiveContext) -> CJME:
     if set(scene.outputs) != {"visual", "audio"}:
         raise ConfigError("cjme needs visual and audio embeddings, and no others")
     return CJME(config, scene)

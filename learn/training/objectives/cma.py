@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from learn.training.objectives import Batch, Moment, Objective, Scene
+from learn.training.objectives import Batch, EpochStart, Objective, ObjectiveContext
 from learn.training.objectives._bank import Bank, binary_nce, check, claim, similarities
 from learn.training.objectives._pairs import others
 from store.errors import ConfigError
@@ -62,7 +62,7 @@ class Config:
 class CMA(Objective):
     partners: Tensor  # [V, P] clips of the training split; itself until they are mined
 
-    def __init__(self, config: Config, scene: Scene) -> None:
+    def __init__(self, config: Config, scene: ObjectiveContext) -> None:
         super().__init__()
         self.config = config
         self._bank = [claim(scene)]  # the training's, not a part of this module
@@ -73,7 +73,7 @@ class CMA(Objective):
     def bank(self) -> Bank:
         return self._bank[0]
 
-    def prepare(self, moment: Moment) -> dict[str, float]:
+    def prepare(self, moment: EpochStart) -> dict[str, float]:
         if moment.epoch % self.config.every or len(self.partners) < 2:
             return {}
         visual, audio = self.bank.of("visual"), self.bank.of("audio")
@@ -150,7 +150,7 @@ def _together(
     return (seen if agreement == "visual" else heard).clone()
 
 
-def build(config: Config, scene: Scene) -> CMA:
+def build(config: Config, scene: ObjectiveContext) -> CMA:
     if set(scene.outputs) != {"visual", "audio"}:
         raise ConfigError(f"cma needs visual and audio, not {', '.join(scene.outputs)}")
     return CMA(config, scene)

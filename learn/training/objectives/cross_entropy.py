@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from learn.training.objectives import Batch, Objective, Scene
+from learn.training.objectives import Batch, Objective, ObjectiveContext
 from store.errors import ConfigError
 
 SUPERVISED = True
@@ -29,7 +29,7 @@ class Config:
 
 
 class CrossEntropy(Objective):
-    def __init__(self, config: Config, scene: Scene) -> None:
+    def __init__(self, config: Config, scene: ObjectiveContext) -> None:
         super().__init__()
         self.config = config
         self.classifier = nn.Linear(scene.dim, len(scene.classes))
@@ -47,7 +47,7 @@ class CrossEntropy(Objective):
         return {name: self.classifier(x) for name, x in embeddings.items()}
 
 
-def build(config: Config, scene: Scene) -> CrossEntropy:
+def build(config: Config, scene: ObjectiveContext) -> CrossEntropy:
     if len(scene.classes) < 2:
         raise ConfigError(
             f"cross_entropy needs two classes to tell apart, not {len(scene.classes)}"

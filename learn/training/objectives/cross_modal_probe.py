@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from learn.training.objectives import Batch, Objective, Scene
+from learn.training.objectives import Batch, Objective, ObjectiveContext
 from store.errors import ConfigError
 
 SUPERVISED = True
@@ -35,7 +35,7 @@ class Config:
 class CrossModalProbe(Objective):
     texts: Tensor | None
 
-    def __init__(self, config: Config, scene: Scene) -> None:
+    def __init__(self, config: Config, scene: ObjectiveContext) -> None:
         super().__init__()
         self.config = config
         self.register_buffer("texts", scene.texts, persistent=False)
@@ -57,8 +57,8 @@ class CrossModalProbe(Objective):
             for name, x in self.classify(batch.embeddings).items()
         }
         if self.texts is not None and self.config.text:
-            codes = torch.arange(len(self.texts), device=self.texts.device)
-            cost = F.cross_entropy(self._scores(self.embed_texts(self.texts)), codes)
+            class_ids = torch.arange(len(self.texts), device=self.texts.device)
+            cost = F.cross_entropy(self._scores(self.embed_texts(self.texts)), class_ids)
             found["text"] = self.config.text * cost
         return found
 
@@ -71,7 +71,7 @@ class CrossModalProbe(Objective):
         return self.config.scale * F.normalize(x, dim=1) @ F.normalize(self.weight, dim=1).T
 
 
-def build(config: Config, scene: Scene) -> CrossModalProbe:
+def build(config: Config, scene: ObjectiveContext) -> CrossModalProbe:
     if len(scene.classes) < 2:
         raise ConfigError(f"cross_modal_probe needs two classes, not {len(scene.classes)}")
     return CrossModalProbe(config, scene)

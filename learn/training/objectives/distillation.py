@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from learn.training.objectives import Batch, Objective, Scene
+from learn.training.objectives import Batch, Objective, ObjectiveContext
 from store.errors import ConfigError, choices
 
 SUPERVISED = True
@@ -41,7 +41,7 @@ class Config:
 
 
 class Distillation(Objective):
-    def __init__(self, config: Config, scene: Scene) -> None:
+    def __init__(self, config: Config, scene: ObjectiveContext) -> None:
         super().__init__()
         self.config = config
         self.classifier = nn.Linear(scene.dim, len(scene.classes))
@@ -64,7 +64,7 @@ class Distillation(Objective):
         return found
 
 
-def build(config: Config, scene: Scene) -> Distillation:
+def build(config: Config, scene: ObjectiveContext) -> Distillation:
     for name in (config.student, config.teacher):
         if name not in scene.outputs:
             there = choices(name, list(scene.outputs))

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from learn.training.objectives import Batch, Objective, Scene
+from learn.training.objectives import Batch, Objective, ObjectiveContext
 from store.errors import ConfigError
 
 SUPERVISED = False
@@ -60,7 +60,7 @@ def _false_negatives(labels: Int[Tensor, "B"]) -> Bool[Tensor, "B B"]:
     return same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
 
 
-def build(config: Config, scene: Scene) -> InfoNCE:
+def build(config: Config, scene: ObjectiveContext) -> InfoNCE:
     if len(scene.outputs) != 2:
         raise ConfigError(
             f"infonce pairs two modalities, not {len(scene.outputs)}: {', '.join(scene.outputs)}"

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from learn.training.objectives import Batch, Objective, Scene
+from learn.training.objectives import Batch, Objective, ObjectiveContext
 from learn.training.objectives._bank import (
     Bank,
     binary_nce,
@@ -112,7 +112,7 @@ class MemoryBank(Objective):
         return softmax_nce(*scaled) if self.config.nce == "softmax" else binary_nce(*scaled, z)
 
 
-def build(config: Config, scene: Scene) -> MemoryBank:
+def build(config: Config, scene: ObjectiveContext) -> MemoryBank:
     if len(scene.outputs) != 2:
         raise ConfigError(
             f"memory_bank remembers two modalities, not {len(scene.outputs)}: "

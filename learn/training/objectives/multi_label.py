@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from learn.training.objectives import Batch, Objective, Scene
+from learn.training.objectives import Batch, Objective, ObjectiveContext
 from store.errors import ConfigError
 
 SUPERVISED = True
@@ -28,7 +28,7 @@ class Config:
 
 
 class MultiLabel(Objective):
-    def __init__(self, config: Config, scene: Scene) -> None:
+    def __init__(self, config: Config, scene: ObjectiveContext) -> None:
         super().__init__()
         self.config = config
         self.classifier = nn.Linear(scene.dim, len(scene.classes))
@@ -50,7 +50,7 @@ class MultiLabel(Objective):
         return {name: self.classifier(x) for name, x in embeddings.items()}
 
 
-def build(config: Config, scene: Scene) -> MultiLabel:
+def build(config: Config, scene: ObjectiveContext) -> MultiLabel:
     if not scene.classes:
         raise ConfigError("multi_label needs labels; the column has none")
     return MultiLabel(config, scene)

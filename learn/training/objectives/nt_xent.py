@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from learn.training.objectives import Batch, Objective, Scene
+from learn.training.objectives import Batch, Objective, ObjectiveContext
 from store.errors import ConfigError
 
 SUPERVISED = False
@@ -56,7 +56,7 @@ class NTXent(Objective):
         return cost if self.config.reduction == "mean" else 2 * cost
 
 
-def build(config: Config, scene: Scene) -> NTXent:
+def build(config: Config, scene: ObjectiveContext) -> NTXent:
     if scene.views != 2 and len(scene.outputs) != 2:
         raise ConfigError(
             f"nt_xent needs views.copies=2, or two modalities as views, not {len(scene.outputs)}"

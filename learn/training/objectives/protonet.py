@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from learn.training.objectives import Scene
+from learn.training.objectives import ObjectiveContext
 from learn.training.objectives._episodic import Episodic, cross_entropy
 from store.errors import ConfigError
 
@@ -58,6 +58,6 @@ class ProtoNet(Episodic):
         return cross_entropy(scores, answer, there)
 
 
-def build(config: Config, scene: Scene) -> ProtoNet:
+def build(config: Config, scene: ObjectiveContext) -> ProtoNet:
     _ = scene.dim  # distances need one size
     return ProtoNet(config)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from learn.training.objectives import Batch, Moment, Scene
+from learn.training.objectives import Batch, EpochStart, ObjectiveContext
 from learn.training.objectives._clusters import Clustered, two_modalities
 from store.errors import ConfigError
 
@@ -41,11 +41,11 @@ class Config:
 
 
 class Prototypes(Clustered):
-    def __init__(self, config: Config, scene: Scene) -> None:
+    def __init__(self, config: Config, scene: ObjectiveContext) -> None:
         super().__init__(scene, config.clusters)
         self.config = config
 
-    def prepare(self, moment: Moment) -> dict[str, float]:
+    def prepare(self, moment: EpochStart) -> dict[str, float]:
         if moment.epoch % self.config.every:
             return {}
         return self.recluster(moment, stored=moment.epoch == moment.round == 0)
@@ -54,12 +54,14 @@ class Prototypes(Clustered):
         found = {}
         for name, other in (self.names, self.names[::-1]):
             similarity = F.normalize(batch.embeddings[name], dim=-1) @ self.centres(other).T
-            cost = F.cross_entropy(similarity / self.config.temperature, self.codes(batch, other))
+            cost = F.cross_entropy(
+                similarity / self.config.temperature, self.class_ids(batch, other)
+            )
             found[name] = cost / 2
         return found
 
 
-def build(config: Config, scene: Scene) -> Prototypes:
+def build(config: Config, scene: ObjectiveContext) -> Prototypes:
     two_modalities("prototypes", scene)
     _ = scene.dim  # directions of one size
     return Prototypes(config, scene)

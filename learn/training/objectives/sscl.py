@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from learn.training.objectives import Batch, Objective, Scene
+from learn.training.objectives import Batch, Objective, ObjectiveContext
 from learn.training.objectives._bank import Bank, check, claim, similarities, softmax_nce
 from learn.training.objectives._pairs import others
 from store.errors import ConfigError
@@ -86,7 +86,7 @@ class SSCL(Objective):
         return softmax_nce(there / t, away / t).mean()
 
 
-def build(config: Config, scene: Scene) -> SSCL:
+def build(config: Config, scene: ObjectiveContext) -> SSCL:
     if set(scene.outputs) != {"visual", "audio"}:
         raise ConfigError(f"sscl needs visual and audio, not {', '.join(scene.outputs)}")
     return SSCL(config, claim(scene))

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from learn.training.objectives import Batch, Objective, Scene
+from learn.training.objectives import Batch, Objective, ObjectiveContext
 from learn.training.objectives._pairs import same_class
 from store.errors import ConfigError
 
@@ -47,5 +47,5 @@ class SupCon(Objective):
         return {"supcon": cost.sum() / (count > 0).sum().clamp_min(1)}
 
 
-def build(config: Config, scene: Scene) -> SupCon:
+def build(config: Config, scene: ObjectiveContext) -> SupCon:
     return SupCon(config)

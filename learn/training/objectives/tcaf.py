@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from learn.training.objectives import Batch, Objective, Scene
+from learn.training.objectives import Batch, Objective, ObjectiveContext
 from learn.training.objectives._texts import text_and_back
 from store.errors import ConfigError
 
@@ -39,7 +39,7 @@ class Config:
 class TCaF(Objective):
     texts: Tensor
 
-    def __init__(self, config: Config, scene: Scene) -> None:
+    def __init__(self, config: Config, scene: ObjectiveContext) -> None:
         super().__init__()
         self.config = config
         self.register_buffer("texts", scene.known_texts("tcaf"), persistent=False)
@@ -65,6 +65,6 @@ class TCaF(Objective):
         }
 
 
-def build(config: Config, scene: Scene) -> TCaF:
+def build(config: Config, scene: ObjectiveContext) -> TCaF:
     _ = scene.dim  # one text is near all of them
     return TCaF(config, scene)

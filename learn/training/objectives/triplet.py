@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from learn.training.objectives import Batch, Objective, Scene
+from learn.training.objectives import Batch, Objective, ObjectiveContext
 from learn.training.objectives._pairs import crossings, dice, same_class
 from store.errors import ConfigError
 
@@ -95,7 +95,7 @@ def _distances(left: Float[Tensor, "B E"], right: Float[Tensor, "B E"]) -> Float
     return square.clamp_min(1e-12).sqrt()
 
 
-def build(config: Config, scene: Scene) -> Triplet:
+def build(config: Config, scene: ObjectiveContext) -> Triplet:
     if scene.classes and len(scene.outputs) > 1:
         _ = scene.dim  # distances need one size
     return Triplet(config)

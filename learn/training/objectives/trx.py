@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from learn.training.objectives import Scene
+from learn.training.objectives import ObjectiveContext
 from learn.training.objectives._episodic import NEVER, Episodic, cross_entropy
 from store.errors import ConfigError
 
@@ -99,7 +99,7 @@ class Tuples(nn.Module):
 class TRX(Episodic):
     waves: Tensor
 
-    def __init__(self, config: Config, scene: Scene) -> None:
+    def __init__(self, config: Config, scene: ObjectiveContext) -> None:
         super().__init__()
         self.config = config
         self.shots = config.shots
@@ -138,7 +138,7 @@ def waves(frames: int, dim: int) -> Float[Tensor, "F W"]:
     return WAVES * both[:, :dim]
 
 
-def build(config: Config, scene: Scene) -> TRX:
+def build(config: Config, scene: ObjectiveContext) -> TRX:
     if scene.dim % config.frames:
         raise ConfigError(
             f"trx: embeddings of {scene.dim} numbers are no {config.frames} frames; set "

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from learn.training.objectives import Batch, Moment, Scene
+from learn.training.objectives import Batch, EpochStart, ObjectiveContext
 from learn.training.objectives._clusters import Clustered, two_modalities
 from store.errors import ConfigError
 
@@ -31,14 +31,14 @@ class Config:
 
 
 class XDC(Clustered):
-    def __init__(self, config: Config, scene: Scene) -> None:
+    def __init__(self, config: Config, scene: ObjectiveContext) -> None:
         super().__init__(scene, config.clusters)
         self.classifiers = nn.ModuleDict(
             {name: nn.Linear(dim, self.count) for name, dim in scene.outputs.items()}
         )
 
     @torch.no_grad()
-    def prepare(self, moment: Moment) -> dict[str, float]:
+    def prepare(self, moment: EpochStart) -> dict[str, float]:
         if moment.epoch:
             return {}
         generator = torch.Generator().manual_seed(moment.seed)
@@ -53,13 +53,13 @@ class XDC(Clustered):
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         return {
             name: F.cross_entropy(
-                self.classifiers[name](batch.embeddings[name]), self.codes(batch, other)
+                self.classifiers[name](batch.embeddings[name]), self.class_ids(batch, other)
             )
             / 2
             for name, other in (self.names, self.names[::-1])
         }
 
 
-def build(config: Config, scene: Scene) -> XDC:
+def build(config: Config, scene: ObjectiveContext) -> XDC:
     two_modalities("xdc", scene)
     return XDC(config, scene)

@@ -18,8 +18,8 @@ from extract.pipeline import cluster, cluster_worker
 from extract.pipeline.cluster import run_on
 from extract.pipeline.cluster_worker import Settings
 from extract.pipeline.options import Options
-from extract.pipeline.progress import Ledger
-from extract.pipeline.result import Spent
+from extract.pipeline.progress import RunProgress
+from extract.pipeline.result import Timings
 from extract.pipeline.run import run
 from store.cluster import check_url
 from store.errors import ClusterError, InputError, MissingFile
@@ -225,7 +225,7 @@ def test_a_unit_that_kills_its_workers_is_given_up(tmp_path):
                  table={}, wanted=())
         for k in range(4)
     ]  # fmt: skip
-    client, ledger = Dying(), Ledger(spent=Spent(workers=1), clips=4, units=4)
+    client, ledger = Dying(), RunProgress(spent=Timings(workers=1), clips=4, units=4)
     way = cluster._Way(client=client, jobs=iter(several), ledger=ledger)
     way.work()
     assert way.lost == [1]

@@ -89,7 +89,7 @@ def test_failures_in_the_sample_are_a_finding(source, tmp_path):
     )  # fmt: skip
     assert len(found.findings) == 1
     assert "2 of 12" in found.findings[0]
-    json.dumps(found.as_json())
+    json.dumps(found.to_dict())
 
 
 def test_more_networks_cost_more(source, tmp_path):

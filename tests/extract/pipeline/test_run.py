@@ -97,7 +97,7 @@ def test_the_rows_are_those_of_one_clip_at_a_time(source, done):
 
 def test_the_result_says_what_happened(done):
     _, result = done
-    answer = json.loads(json.dumps(result.as_json()))
+    answer = json.loads(json.dumps(result.to_dict()))
     assert [f["counts"] for f in answer["features"]] == [{"ok": 14}, {"ok": 13, "absent": 1}]
     assert answer["clips"] == 14
     assert answer["clips_per_second"] > 0

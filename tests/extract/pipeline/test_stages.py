@@ -112,11 +112,11 @@ def test_asked_to_stop_it_finishes_what_the_networks_have_begun(source, tmp_path
     result = quick(source, tmp_path / "s", stop=stop, progress=watch, workers=1)
     assert result.interrupted
     assert result.findings == ["stopped: interrupted; run the same command to go on"]
-    assert result.as_json()["stopped"] == "interrupted"
+    assert result.to_dict()["stopped"] == "interrupted"
     assert len(store.open(tmp_path / "s")["fake-frames"].clip_ids) == 8
     again = quick(source, tmp_path / "s")
     assert again.features[0].new == CLIPS - 8
-    assert again.as_json()["stopped"] is None
+    assert again.to_dict()["stopped"] is None
     quick(source, tmp_path / "whole")
     for ours, theirs in zip(values(tmp_path / "s"), values(tmp_path / "whole"), strict=True):
         assert np.array_equal(ours, theirs)

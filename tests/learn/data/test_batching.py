@@ -61,25 +61,25 @@ def test_fill_counts_what_is_real():
 
 
 def test_batches_of_ways_have_as_many_clips_of_each_class_and_all_classes_all_along():
-    codes = np.repeat(np.arange(10), 12)
+    class_ids = np.repeat(np.arange(10), 12)
     rng = np.random.default_rng(0)
-    (window,) = batching.epoch(120, rng=rng, batch_size=20, ways=5, codes=codes)
+    (window,) = batching.epoch(120, rng=rng, batch_size=20, ways=5, class_ids=class_ids)
     assert sorted(torch.cat(window.batches).tolist()) == list(range(120))
-    met = [np.unique(codes[batch.numpy()], return_counts=True) for batch in window.batches]
+    met = [np.unique(class_ids[batch.numpy()], return_counts=True) for batch in window.batches]
     assert len(met) == 6
     assert all(counts.tolist() == [4] * 5 for _, counts in met)
     for early, late in ((0, 1), (2, 3), (4, 5)):
         assert len({*met[early][0], *met[late][0]}) == 10
-    (other,) = batching.epoch(120, rng=rng, batch_size=20, ways=5, codes=codes)
+    (other,) = batching.epoch(120, rng=rng, batch_size=20, ways=5, class_ids=class_ids)
     assert any(not torch.equal(a, b) for a, b in zip(window.batches, other.batches, strict=True))
 
 
 @pytest.mark.parametrize("blocks", [(), BLOCKS], ids=["memory", "streamed"])
 def test_batches_of_ways_hold_every_clip_once_whatever_the_classes(blocks):
-    codes = np.random.default_rng(2).integers(0, 7, CLIPS) ** 2 // 7
-    windows = epoch(blocks=blocks, at_once=3, ways=4, codes=codes)
+    class_ids = np.random.default_rng(2).integers(0, 7, CLIPS) ** 2 // 7
+    windows = epoch(blocks=blocks, at_once=3, ways=4, class_ids=class_ids)
     batches = [batch for window in windows for batch in window.batches]
     assert sorted(torch.cat(batches).tolist()) == list(range(CLIPS))
-    assert all(len(np.unique(codes[batch.numpy()])) > 1 for batch in batches)
+    assert all(len(np.unique(class_ids[batch.numpy()])) > 1 for batch in batches)
     for window in windows:
         assert sorted(torch.cat(window.batches).tolist()) == window.places.tolist()

@@ -26,7 +26,7 @@ def test_clips_come_in_the_order_of_their_ids():
     clips = load_clips(M, split="all", label="label")
     assert clips.ids == ("a", "b", "c", "d")
     assert clips.classes == ("cat", "dog")
-    assert clips.codes.tolist() == [0, 1, 1, -1]
+    assert clips.class_ids.tolist() == [0, 1, 1, -1]
     assert clips.groups.tolist() == [0, 1, 1, 2]
     shuffled = M.select(["c", "d", "a", "b"])
     assert load_clips(shuffled, split="all", label="label").sha256 == clips.sha256
@@ -74,7 +74,7 @@ def test_without_splits_all_clips_are_meant():
 
 def test_keeping_clips_renumbers_their_classes():
     clips = load_clips(M, split="all", label="label").keep(np.array([False, True, False, True]))
-    assert (clips.ids, clips.classes, clips.codes.tolist()) == (("b", "d"), ("dog",), [0, -1])
+    assert (clips.ids, clips.classes, clips.class_ids.tolist()) == (("b", "d"), ("dog",), [0, -1])
 
 
 def test_clips_refuse_to_be_born_wrong():
@@ -90,8 +90,8 @@ def rows():
 
 
 def test_padding_is_zero_and_marked():
-    padded, real, seconds = rows().padded(torch.tensor([2, 1, 0]))
-    assert real.tolist() == [[True, True, True], [False] * 3, [True, True, False]]
+    padded, mask, seconds = rows().padded(torch.tensor([2, 1, 0]))
+    assert mask.tolist() == [[True, True, True], [False] * 3, [True, True, False]]
     assert padded[0].tolist() == [[4, 5], [6, 7], [8, 9]]
     assert padded[2].tolist() == [[0, 1], [2, 3], [0, 0]]
     assert (padded[1] == 0).all()

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from learn.data import labels
-from learn.data.labels import Labels
+from learn.data.labels import ClassEmbeddings
 from store.errors import ConfigError, InputError, MissingFile
 
 VECTORS = np.arange(8, dtype=np.float32).reshape(4, 2) / 3
@@ -11,7 +11,7 @@ NAMES = ("ApplyEyeMakeup", "playing cello", "dog", "cat")
 
 @pytest.fixture
 def table():
-    return Labels(names=NAMES, vectors=VECTORS)
+    return ClassEmbeddings(names=NAMES, vectors=VECTORS)
 
 
 def test_names_are_found_by_their_words_and_never_by_place(table):
@@ -26,7 +26,7 @@ def test_names_that_are_not_there_are_listed_with_what_was_meant(table):
 
 
 def test_a_name_with_two_candidates_is_not_guessed():
-    both = Labels(names=("a_b", "A B"), vectors=np.eye(2, dtype=np.float32))
+    both = ClassEmbeddings(names=("a_b", "A B"), vectors=np.eye(2, dtype=np.float32))
     np.testing.assert_array_equal(both.of(["a_b"]), [[1, 0]])
     with pytest.raises(InputError):
         both.of(["a-b"])
@@ -41,7 +41,7 @@ def test_words_are_averaged_only_if_asked(table):
 
 
 def test_written_and_read_again_is_the_same(table, tmp_path):
-    odd = Labels(
+    odd = ClassEmbeddings(
         names=('a, "b"', "naïve\tx"),
         vectors=np.array([[1e-30, 3.4e38], [np.pi, -0.1]], np.float32),
     )

@@ -12,8 +12,8 @@ import store
 from learn.data import streaming
 from learn.data.clips import choose_feature, load_rows
 from learn.data.streaming import Streamed, blocks_of
-from learn.models.tower import Standard
-from learn.training.dataset import load_job
+from learn.models.tower import Standardiser
+from learn.training.dataset import load_setup
 from learn.training.recipe import load
 from learn.training.runs import load_run
 from store import testing
@@ -74,7 +74,7 @@ def test_sums_over_all_clips_are_what_they_are_in_memory(both):
     rows, stream = both
     torch.testing.assert_close(stream.means(), rows.means())
     assert stream.valid.tolist() == rows.valid.tolist()
-    ours, theirs = Standard(16), Standard(16)
+    ours, theirs = Standardiser(16), Standardiser(16)
     ours.measure(stream)
     theirs.measure(rows)
     torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
@@ -99,7 +99,7 @@ def test_only_what_is_too_large_is_streamed(uneven):
     kinds = {}
     for memory in ("1MiB", "20kB"):
         data = replace(recipe.data, memory=memory)
-        job = load_job(uneven, None, replace(recipe, data=data))
+        job = load_setup(uneven, None, replace(recipe, data=data))
         kinds[memory] = {type(rows) for rows in (*job.data.rows.values(), *job.val.rows.values())}
     assert kinds["1MiB"] != kinds["20kB"] == {Streamed}
 

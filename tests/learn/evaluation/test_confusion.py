@@ -18,10 +18,10 @@ FEW = {"ways": 4, "queries": 5, "episodes": 60, "support": ("v",)}
 
 
 def clips(classes, each):
-    codes = np.arange(classes * each) % classes
+    class_ids = np.arange(classes * each) % classes
     return Clips(
-        ids=tuple(f"clip{i:03d}" for i in range(len(codes))),
-        codes=codes.astype(np.int32),
+        ids=tuple(f"clip{i:03d}" for i in range(len(class_ids))),
+        class_ids=class_ids.astype(np.int32),
         classes=tuple(f"class{c:02d}" for c in range(classes)),
         groups=None,
         split="all",
@@ -31,7 +31,7 @@ def clips(classes, each):
 def drawn(of, ways, shots, queries, episodes, rng):
     classes = np.stack([rng.permutation(len(of.classes))[:ways] for _ in range(episodes)])
     indices = [
-        [rng.permutation(np.flatnonzero(of.codes == c))[: shots + queries] for c in episode]
+        [rng.permutation(np.flatnonzero(of.class_ids == c))[: shots + queries] for c in episode]
         for episode in classes
     ]
     return Episodes(
@@ -44,13 +44,13 @@ def test_the_counts_are_those_of_a_loop():
     rng = np.random.default_rng(0)
     of = clips(9, 12)
     draw = drawn(of, 4, 2, 3, 40, rng)
-    answered = rng.integers(0, 4, draw.query.shape)
-    found = tally(of, draw, answered)
+    predictions = rng.integers(0, 4, draw.query.shape)
+    found = tally(of, draw, predictions)
     asked, right, times, met, who = Counter(), Counter(), Counter(), Counter(), Counter()
     for e in range(len(draw)):
         names = [of.classes[c] for c in draw.classes[e]]
         for m, clip in enumerate(draw.query[e]):
-            truth, answer = of.classes[of.codes[clip]], names[answered[e, m]]
+            truth, answer = of.classes[of.class_ids[clip]], names[predictions[e, m]]
             asked[truth] += 1
             right[truth] += truth == answer
             met.update((truth, other) for other in names)
@@ -73,16 +73,16 @@ def test_many_classes_are_counted_by_sorting_to_the_same_end(monkeypatch):
     rng = np.random.default_rng(1)
     of = clips(30, 8)
     draw = drawn(of, 5, 1, 4, 80, rng)
-    answered = rng.integers(0, 5, draw.query.shape)
-    by_table = tally(of, draw, answered)
+    predictions = rng.integers(0, 5, draw.query.shape)
+    by_table = tally(of, draw, predictions)
     monkeypatch.setattr(confusion, "TABLE", 0)
-    assert tally(of, draw, answered) == by_table
+    assert tally(of, draw, predictions) == by_table
 
 
 def test_where_nothing_is_wrong_nothing_is_confused():
     of = clips(5, 6)
     draw = drawn(of, 5, 1, 2, 10, np.random.default_rng(0))
-    found = tally(of, draw, np.tile(draw.answers, (10, 1)))
+    found = tally(of, draw, np.tile(draw.targets, (10, 1)))
     assert found.confusions == ()
     assert all(c.right == c.asked == 20 for c in found.classes)
 
@@ -92,7 +92,7 @@ def test_a_saved_result_keeps_them(filled, tmp_path):
     result.save(tmp_path / "r")
     saved = load_result(tmp_path / "r")
     assert list(saved.answers) == [
-        json.loads(json.dumps(row.answers.as_json())) for row in result.results
+        json.loads(json.dumps(row.answers.to_dict())) for row in result.results
     ]
     for row, told in zip(saved.result["results"], saved.answers, strict=True):
         share = sum(c["right"] for c in told["classes"]) / sum(c["asked"] for c in told["classes"])

@@ -111,7 +111,7 @@ def test_groups_are_kept_apart_unless_switched_off(filled):
 
 
 def test_the_json_holds_what_was_asked_and_found(filled):
-    result = learn.run_episodes(filled, **FEW, shots=(1, 5), seed=3, ci="normal-ddof0").as_json()
+    result = learn.run_episodes(filled, **FEW, shots=(1, 5), seed=3, ci="normal-ddof0").to_dict()
     assert json.loads(json.dumps(result)) == result
     head = result["episodes"]
     asked = {"ways": 4, "queries": 5, "episodes": 60, "seed": 3, "split": "test", "label": "label"}
@@ -133,7 +133,7 @@ def test_saved_episodes_are_scored_again(filled, tmp_path):
     file = tmp_path / "e.safetensors"
     first = learn.run_episodes(filled, **FEW, shots=(1, 2), save_episodes=file)
     again = learn.run_episodes(filled, episodes_file=file, ways=2, shots=(9,), seed=9)
-    assert again.as_json()["episodes"] == first.as_json()["episodes"]
+    assert again.to_dict()["episodes"] == first.to_dict()["episodes"]
     for a, b in zip(first.results, again.results, strict=True):
         assert np.array_equal(a.of_episodes, b.of_episodes)
     # Fewer modalities leave more clips; the file's are picked out of them.
@@ -170,7 +170,7 @@ def test_each_side_is_centred_by_the_base_split_in_its_own_mode():
         Pair(
             support=torch.randn(9, 3, generator=rng) + shift,
             query=torch.randn(9, 3, generator=rng) - shift,
-            blocks=(3,),
+            modality_dims=(3,),
         )
         for shift in (0.0, 5.0)
     )

@@ -10,23 +10,23 @@ from learn.evaluation import metrics
 
 def test_classification_agrees_with_scikit_learn():
     rng = np.random.default_rng(0)
-    codes = rng.integers(0, 7, 200)
-    codes[codes == 3] = 4  # nobody is of class 3
-    scores = rng.random((200, 8)) + 0.7 * np.eye(8)[codes]
-    found, each = metrics.classification(scores, codes, [f"k{c}" for c in range(8)])
+    class_ids = rng.integers(0, 7, 200)
+    class_ids[class_ids == 3] = 4  # nobody is of class 3
+    scores = rng.random((200, 8)) + 0.7 * np.eye(8)[class_ids]
+    found, each = metrics.classification(scores, class_ids, [f"k{c}" for c in range(8)])
     named = scores.argmax(1)
-    some = np.unique(codes)
-    assert found["top1"] == pytest.approx((named == codes).mean())
+    some = np.unique(class_ids)
+    assert found["top1"] == pytest.approx((named == class_ids).mean())
     assert found["top5"] == pytest.approx(
-        theirs.top_k_accuracy_score(codes, scores, k=5, labels=range(8))
+        theirs.top_k_accuracy_score(class_ids, scores, k=5, labels=range(8))
     )
     assert found["macro_f1"] == pytest.approx(
-        theirs.f1_score(codes, named, labels=some, average="macro")
+        theirs.f1_score(class_ids, named, labels=some, average="macro")
     )
     assert found["balanced_accuracy"] == pytest.approx(
-        theirs.recall_score(codes, named, labels=some, average="macro")
+        theirs.recall_score(class_ids, named, labels=some, average="macro")
     )
-    assert found["largest_class"] == pytest.approx(np.bincount(codes).max() / 200)
+    assert found["largest_class"] == pytest.approx(np.bincount(class_ids).max() / 200)
     assert [one.name for one in each] == [f"k{c}" for c in some]
     assert sum(one.clips for one in each) == 200
 
@@ -73,17 +73,17 @@ def test_retrieval_is_that_of_a_loop(monkeypatch):
     rng = np.random.default_rng(3)
     query, gallery = (torch.from_numpy(rng.standard_normal((40, 5))) for _ in range(2))
     gallery[7] = gallery[3]  # equal scores: the earlier one comes first
-    codes = torch.from_numpy(rng.integers(0, 6, 40))
-    codes[11] = 99  # nobody else is of that class
+    class_ids = torch.from_numpy(rng.integers(0, 6, 40))
+    class_ids[11] = 99  # nobody else is of that class
     groups = torch.arange(40) // 2
-    found, asked = metrics.retrieval(query, gallery, codes, codes, groups, groups)
+    found, asked = metrics.retrieval(query, gallery, class_ids, class_ids, groups, groups)
     ranks, averages = [], []
     unit = [(x / x.norm(dim=1, keepdim=True)).numpy() for x in (query, gallery)]
     for i in range(40):
         others = [j for j in range(40) if groups[j] != groups[i]]
         score = unit[1][others] @ unit[0][i]
         ranked = [others[k] for k in sorted(range(len(others)), key=lambda k: (-score[k], k))]
-        hits = [codes[j] == codes[i] for j in ranked]
+        hits = [class_ids[j] == class_ids[i] for j in ranked]
         if any(hits):
             ranks.append(hits.index(True) + 1)
             precision = [sum(hits[: k + 1]) / (k + 1) for k in range(len(hits)) if hits[k]]

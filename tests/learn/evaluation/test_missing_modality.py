@@ -6,7 +6,7 @@ import torch
 
 import learn
 from learn.commands.tables import episodes_table
-from learn.evaluation.evaluation_set import load_side
+from learn.evaluation.evaluation_set import load_evaluation_set
 from learn.evaluation.missing_modality import Drop, Gaps
 from learn.fewshot.heads import Context
 from learn.fewshot.modes import Pair
@@ -31,7 +31,7 @@ def gaps(paired):
     fs = open_store(paired)
     features = {fs[name].modality: fs[name] for name in fs.features}
     scored, base = (
-        load_side(fs.manifest(), features, split=split, label="label", group=None)
+        load_evaluation_set(fs.manifest(), features, split=split, label="label", group=None)
         for split in ("test", "train")
     )
     return Gaps.of(scored, base, None, 5), Gaps.of(scored, None, None, 5)
@@ -104,7 +104,7 @@ def test_fills_by_hand(gaps):
 def test_nothing_is_retrieved_from_the_same_source(filled):
     fs = open_store(filled)
     features = {fs[name].modality: fs[name] for name in fs.features}
-    side = load_side(fs.manifest(), features, split="test", label="label", group=None)
+    side = load_evaluation_set(fs.manifest(), features, split="test", label="label", group=None)
     one = Gaps.of(side, None, None, 0)
     near = one.queries("early", "retrieved", "visual", one.lost(1.0))["visual"]
     for i, filled_with in enumerate(near):
@@ -141,13 +141,13 @@ def test_late_fusion_is_a_loop(make_clips, head):
         plugins.Spec("n_way_k_shot", {"ways": 3, "shots": 2, "queries": 4, "episodes": 9}),
     )(clips, seed=0)
     rng = torch.Generator().manual_seed(0)
-    apart = torch.from_numpy(clips.codes / 3)[:, None].float()
+    apart = torch.from_numpy(clips.class_ids / 3)[:, None].float()
     views = [torch.randn(36, d, generator=rng) + apart for d in (5, 3)]
     shares = [torch.ones(36), (torch.rand(36, generator=rng) < 0.5).float()]
     one = plugins.build("learn.fewshot.heads", head)
-    contexts = [Context(blocks=(x.shape[1],)) for x in views]
-    pairs = [Pair(support=x, query=x, blocks=(x.shape[1],)) for x in views]
-    answered = by_late_fusion(one, pairs, contexts, shares)(draw)
+    contexts = [Context(modality_dims=(x.shape[1],)) for x in views]
+    pairs = [Pair(support=x, query=x, modality_dims=(x.shape[1],)) for x in views]
+    predictions = by_late_fusion(one, pairs, contexts, shares)(draw)
     right = []
     for support, query in zip(draw.support, draw.query, strict=True):
         total = np.zeros((12, 3))
@@ -156,13 +156,13 @@ def test_late_fusion_is_a_loop(make_clips, head):
             own = predict(x[support.reshape(-1).astype(np.int64)][None])[0].numpy()
             said = predict(x[query.astype(np.int64)][None])[0].numpy()
             total += share[query.astype(np.int64)].numpy()[:, None] * said / own.std(ddof=1)
-        right.append((total.argmax(1) == draw.answers).mean())
-    np.testing.assert_allclose(accuracies(draw, answered), right)
+        right.append((total.argmax(1) == draw.targets).mean())
+    np.testing.assert_allclose(accuracies(draw, predictions), right)
 
 
 def test_the_json_and_the_table_have_every_point(paired, capsys):
     drop = Drop(modes=("a",), rates=(0.0, 0.5), fills=("zero", "retrieved"))
-    result = learn.run_episodes(paired, **FEW, drop=drop).as_json()
+    result = learn.run_episodes(paired, **FEW, drop=drop).to_dict()
     assert [(one["shots"], one["rate"]) for one in result["missing"]] == [
         (1, 0.0), (3, 0.0), (1, 0.5), (3, 0.5),
     ] * 4  # fmt: skip

@@ -56,7 +56,7 @@ def test_cells_that_no_projection_gives_are_refused(paired):
 
 
 def test_the_table_is_a_matrix(paired, run, capsys):
-    result = learn.run_episodes(paired, **ASKED, projections=(run,)).as_json()
+    result = learn.run_episodes(paired, **ASKED, projections=(run,)).to_dict()
     episodes_table(result)
     lines = capsys.readouterr().out.splitlines()
     start = next(i for i, line in enumerate(lines) if "support down, query across" in line)

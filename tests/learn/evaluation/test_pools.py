@@ -7,7 +7,7 @@ import learn
 import store
 from learn.commands.tables import episodes_table
 from learn.data.clips import QUERY, SHOT
-from learn.evaluation.evaluation_set import load_side
+from learn.evaluation.evaluation_set import load_evaluation_set
 from learn.evaluation.pools import crossed
 from store import testing
 from store.errors import InputError
@@ -34,7 +34,7 @@ def both(filled, manifests):
     fs = store.open(filled)
     features = {fs[name].modality: fs[name] for name in fs.features}
     return [
-        load_side(
+        load_evaluation_set(
             store.read_manifest(manifests[0] / f"{name}.csv"), features, split="all", label="label",
             group=None,
         )
@@ -51,8 +51,8 @@ def test_every_clip_keeps_its_class_and_rows_and_has_one_role(filled, manifests)
         name, _, own = clip.partition("/")
         place = of[name].clips.ids.index(own)
         assert (
-            of[name].clips.classes[of[name].clips.codes[place]]
-            == side.clips.classes[side.clips.codes[i]]
+            of[name].clips.classes[of[name].clips.class_ids[place]]
+            == side.clips.classes[side.clips.class_ids[i]]
         )
         for m, rows in side.rows.items():
             theirs = of[name].rows[m]
@@ -82,7 +82,7 @@ def test_from_the_stores_to_the_result(filled, manifests, tmp_path, capsys):
         assert found.sampling["query_manifest"].endswith("b.csv")
         assert found.clips.classes == tuple(shared)
         assert all(row.accuracy > 0.6 for row in found.results)
-        episodes_table(found.as_json())
+        episodes_table(found.to_dict())
         assert "b.csv" in capsys.readouterr().out
         again = learn.run_episodes(filled, **asked, episodes_file=file)
         assert [r.accuracy for r in again.results] == [r.accuracy for r in found.results]

@@ -24,7 +24,7 @@ def visual(path, split):
     clips = load_clips(fs.manifest(), split=split, label="label")
     rows = load_rows(choose_feature(fs, "visual", None), clips.ids)
     keep = rows.valid
-    return rows.means().double().numpy()[keep], clips.codes[keep], clips
+    return rows.means().double().numpy()[keep], clips.class_ids[keep], clips
 
 
 def test_a_linear_probe_is_scikit_learns(filled):
@@ -129,7 +129,7 @@ def test_a_runs_own_head_is_asked_about_unscaled_vectors(filled, trained):
         x = run.space.embed(rows)
         weights = run.objective.classifier
         shares = {m: weights(one).softmax(1) for m, one in x.items()}
-    answers = [run.classes.index(clips.classes[c]) for c in clips.codes[usable]]
+    answers = [run.classes.index(clips.classes[c]) for c in clips.class_ids[usable]]
     found = learn.run_protocol(
         filled, "classify", projections=(trained / "cross_entropy",)
     ).findings

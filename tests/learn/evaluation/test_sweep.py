@@ -43,7 +43,7 @@ def test_every_combination_is_trained_as_told(swept):
         assert stage["optimiser"]["epochs"] == 2
         assert Path(cell["run"]).parent == folder
     assert [done for done, *_ in told] == [1, 2, 3, 4]
-    assert json.loads((folder / "sweep.json").read_text()) == result.as_json()
+    assert json.loads((folder / "sweep.json").read_text()) == result.to_dict()
 
 
 def test_scores_are_those_of_the_validation_split(swept, paired):
@@ -72,7 +72,7 @@ def test_the_same_again_trains_nothing_and_more_keeps_the_old(swept, paired, mon
     monkeypatch.setattr(sweeps, "train", counted)
     again = learn.sweep(paired, "infonce", grid=GRID, settings=QUICK, directory=folder)
     assert trained == []
-    assert again.as_json() == result.as_json()
+    assert again.to_dict() == result.to_dict()
     more = (GRID[0], "objective.temperature=0.07,0.5,1.0")
     wider = learn.sweep(paired, "infonce", grid=more, settings=QUICK, directory=folder)
     assert len(trained) == 2

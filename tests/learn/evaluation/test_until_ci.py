@@ -46,7 +46,7 @@ def test_it_gives_up_at_the_most_and_says_so(filled, capsys):
     found = learn.run_episodes(filled, **ASKED, until_ci=0.0001, max_episodes=99)
     assert found.sampling["episodes"] == 80
     assert found.sampling["until_ci_reached"] is False
-    episodes_table(found.as_json())
+    episodes_table(found.to_dict())
     assert "stopped at 80 episodes" in capsys.readouterr().out
     plain = learn.run_episodes(filled, **ASKED)
     assert "until_ci_reached" not in plain.sampling

@@ -8,8 +8,8 @@ import pytest
 import learn
 import store
 from learn.data import labels
-from learn.data.labels import Labels
-from learn.evaluation.evaluation_set import load_side
+from learn.data.labels import ClassEmbeddings
+from learn.evaluation.evaluation_set import load_evaluation_set
 from learn.evaluation.protocols.zero_shot import Config, Scored, _area, _best, harmonic
 from learn.training.runs import load_run
 from store import testing
@@ -39,7 +39,7 @@ def made(tmp_path_factory):
     (where / "m.csv").write_text("\n".join(scored) + "\n")
     vectors = np.random.default_rng(0).standard_normal((10, 12)).astype(np.float32)
     names = tuple(f"class{i}" for i in range(10))
-    labels.write(where / "names.csv", Labels(names=names[::-1], vectors=vectors))
+    labels.write(where / "names.csv", ClassEmbeddings(names=names[::-1], vectors=vectors))
     learn.train(
         where / "s", "cjme", settings=("optimiser.epochs=8", f"data.labels={where / 'names.csv'}"),
         manifest=where / "train.csv", run_dir=where / "run",
@@ -58,13 +58,13 @@ def by_hand(made, split, beta, among=None):
     fs = store.open(made / "s")
     manifest = store.read_manifest(made / "m.csv")
     features = {fs[name].modality: fs[name] for name in fs.features}
-    side = load_side(manifest, features, split=split, label="label", group=None)
+    side = load_evaluation_set(manifest, features, split=split, label="label", group=None)
     run = load_run(made / "run")
     x = run.embed(side.rows)["visual"].double().numpy()
     names = sorted({*run.classes, *side.clips.classes})
     texts = run.class_embeddings(names).double().numpy()
     hits = {}
-    for one, code in zip(x, side.clips.codes, strict=True):
+    for one, code in zip(x, side.clips.class_ids, strict=True):
         truth = side.clips.classes[code]
         said = [
             (one @ text - beta * (name in run.classes), name)

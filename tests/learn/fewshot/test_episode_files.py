@@ -119,7 +119,11 @@ def test_episodes_refuse_to_be_born_wrong():
 def test_the_digest_covers_the_labels(clips):
     task = build(Config(ways=3, shots=1, queries=4, episodes=5))
     renamed = Clips(
-        ids=clips.ids, codes=clips.codes, classes=("x", "y", "z"), groups=clips.groups, split="test"
+        ids=clips.ids,
+        class_ids=clips.class_ids,
+        classes=("x", "y", "z"),
+        groups=clips.groups,
+        split="test",
     )
     first, second = task(clips, seed=0), task(renamed, seed=0)
     assert np.array_equal(first.indices, second.indices)

@@ -25,13 +25,13 @@ def test_one_modality_is_left_as_it_is():
     one = pair(RAW, "v", "v", common=False)
     assert torch.equal(one.support, RAW["visual"])
     assert torch.equal(one.query, RAW["visual"])
-    assert one.blocks == (4,)
+    assert one.modality_dims == (4,)
 
 
 def test_both_modalities_weigh_the_same():
     both = pair(RAW, "av", "av", common=False)
-    assert both.blocks == (4, 3)
-    for block, raw in zip(both.support.split(both.blocks, dim=1), RAW.values(), strict=True):
+    assert both.modality_dims == (4, 3)
+    for block, raw in zip(both.support.split(both.modality_dims, dim=1), RAW.values(), strict=True):
         torch.testing.assert_close(block, F.normalize(raw, dim=-1))
 
 
@@ -39,7 +39,7 @@ def test_different_modes_meet_in_the_common_space():
     mixed = pair(UNIT, "v", "av", common=True)
     assert torch.equal(mixed.support, UNIT["visual"])
     torch.testing.assert_close(mixed.query, (UNIT["visual"] + UNIT["audio"]) / 2)
-    assert mixed.blocks == (4,)
+    assert mixed.modality_dims == (4,)
     assert torch.equal(pair(UNIT, "v", "a", common=True).query, UNIT["audio"])
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from learn.fewshot import scoring
-from learn.fewshot.heads import BesideHead, Context
+from learn.fewshot.heads import Context, ExtraShotsHead
 from learn.fewshot.modes import Pair
 from learn.fewshot.tasks import Episodes
 from store import plugins
@@ -17,7 +17,7 @@ HEADS = {
     name: plugins.build("learn.fewshot.heads", name)
     for name in plugins.names("learn.fewshot.heads")
 }
-HEADS = {name: head for name, head in HEADS.items() if not isinstance(head, BesideHead)}
+HEADS = {name: head for name, head in HEADS.items() if not isinstance(head, ExtraShotsHead)}
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def pair():
     rng = torch.Generator().manual_seed(0)
     centre = torch.randn(6, 1, DIM, generator=rng)
     clips = (centre + torch.randn(6, CLIPS // 6, DIM, generator=rng)).flatten(0, 1)
-    return Pair(support=clips, query=clips, blocks=(DIM,))
+    return Pair(support=clips, query=clips, modality_dims=(DIM,))
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def episodes():
 
 @pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
 def test_memory_changes_no_answer(head, pair, episodes):
-    context = Context(blocks=(DIM,), origin=pair.support.mean(0))
+    context = Context(modality_dims=(DIM,), origin=pair.support.mean(0))
     episodes = replace(episodes, indices=episodes.indices[:5], classes=episodes.classes[:5])
     answers = [
         scoring.scorer(head, pair, context, queries=10**6, memory=memory)(episodes)
@@ -68,7 +68,9 @@ class Spy:
 @pytest.mark.parametrize(("memory", "at_once"), [(1, 1), (4 * 20 * DIM * 128, 4), (1 << 30, 60)])
 def test_as_many_episodes_go_together_as_memory_holds(pair, episodes, memory, at_once):
     spy = Spy()
-    found = scoring.scorer(spy, pair, Context(blocks=(DIM,)), queries=1, memory=memory)(episodes)
+    found = scoring.scorer(spy, pair, Context(modality_dims=(DIM,)), queries=1, memory=memory)(
+        episodes
+    )
     assert spy.seen == [at_once] * (60 // at_once)
     assert (found == 0).all()
 
@@ -77,13 +79,13 @@ def test_as_many_episodes_go_together_as_memory_holds(pair, episodes, memory, at
 @pytest.mark.parametrize("both", [True, False], ids=["one side", "two sides"])
 def test_a_table_is_made_where_it_fits_and_pays(monkeypatch, pair, episodes, name, both):
     if not both:
-        pair = Pair(support=pair.support, query=pair.support.clone(), blocks=(DIM,))
+        pair = Pair(support=pair.support, query=pair.support.clone(), modality_dims=(DIM,))
     looked, look_up = [], scoring._look_up
     monkeypatch.setattr(scoring, "_look_up", lambda *a: looked.append(1) or look_up(*a))
 
     def looks_up(**asked):
         looked.clear()
-        scoring.scorer(HEADS[name], pair, Context(blocks=(DIM,)), **asked)(episodes)
+        scoring.scorer(HEADS[name], pair, Context(modality_dims=(DIM,)), **asked)(episodes)
         return bool(looked)
 
     sides = 1 if both else 2
@@ -101,7 +103,7 @@ def test_products_of_all_clips_are_a_matrix_product():
 
 def test_two_sides_under_two_means_are_embedded_apart(pair):
     means = torch.zeros(DIM), torch.ones(DIM)
-    context = Context(blocks=(DIM,), support_mean=means[0], query_mean=means[1])
+    context = Context(modality_dims=(DIM,), support_mean=means[0], query_mean=means[1])
     head = plugins.build("learn.fewshot.heads", "prototypes:centre=base")
     left, right = scoring._embedded(head, pair, context)
     expected = head.embed(pair.support, pair.query, context)

@@ -117,14 +117,14 @@ def test_blocks_change_nothing(filled, asked, tmp_path):
 
 def test_abstention_is_monotone(filled, asked, tmp_path):
     support, _ = asked
-    answered = []
+    predictions = []
     for p in (0.0, 0.3, 0.6, 0.9, 1.0):
         learn.predict(filled, support=support, output=tmp_path / "o.csv", mode="v", abstain_below=p)
         rows = [r for r in read(tmp_path / "o.csv") if r["mode"]]
         assert all((float(r["label_1_confidence"]) >= p) == (r["label"] != "") for r in rows)
-        answered.append({r["clip_id"] for r in rows if r["label"]})
-    assert all(more >= fewer for more, fewer in pairwise(answered))
-    assert len(answered[0]) > len(answered[3]) > len(answered[4])
+        predictions.append({r["clip_id"] for r in rows if r["label"]})
+    assert all(more >= fewer for more, fewer in pairwise(predictions))
+    assert len(predictions[0]) > len(predictions[3]) > len(predictions[4])
 
 
 def test_several_columns_and_a_class_more(filled, asked, tmp_path):
@@ -154,17 +154,19 @@ def test_confidence_is_better_than_uncalibrated(by):
     means = torch.randn(20, 32, generator=rng)
 
     def draw(each):
-        codes = torch.arange(20).repeat_interleave(each)
-        return F.normalize(means[codes] + 1.6 * torch.randn(len(codes), 32, generator=rng)), codes
+        class_ids = torch.arange(20).repeat_interleave(each)
+        return F.normalize(
+            means[class_ids] + 1.6 * torch.randn(len(class_ids), 32, generator=rng)
+        ), class_ids
 
-    x, codes = draw(8)
+    x, class_ids = draw(8)
     held, truth = draw(200)
     there = (torch.ones(len(x), dtype=torch.bool),)
-    classifier = fit(Support(vectors=(x,), there=there, codes=codes, classes=20), by=by)
+    classifier = fit(Support(vectors=(x,), there=there, class_ids=class_ids, classes=20), by=by)
     found = classifier.answers(held, 20)
     scores = classifier.gallery.search(held, len(classifier.gallery)).score
     plain = scores[:, :20].double().softmax(-1)[:, 0]
-    right = (found.codes[:, 0] == truth).double()
+    right = (found.class_ids[:, 0] == truth).double()
     assert 0.5 < right.mean() < 0.95
     ours, theirs = (error(p, right) for p in (found.probability[:, 0], plain))
     assert ours < 0.1 < 0.3 < theirs
@@ -176,26 +178,26 @@ def test_confidence_is_better_than_uncalibrated(by):
 def test_calibration_leaves_a_clip_and_its_source_out(by, grouped):
     """Against a loop that makes the classifier anew without them, clip after clip."""
     rng = torch.Generator().manual_seed(2)
-    codes = torch.arange(6).repeat_interleave(8)
+    class_ids = torch.arange(6).repeat_interleave(8)
     groups = torch.arange(48) // 2
-    means = torch.randn(6, 16, generator=rng)[codes]
+    means = torch.randn(6, 16, generator=rng)[class_ids]
     source = torch.randn(24, 16, generator=rng)[groups]  # clips of a source are much alike
     x = F.normalize(means + 1.5 * source + 0.3 * torch.randn(48, 16, generator=rng), dim=-1)
-    support = {"vectors": (x,), "there": (torch.ones(48, dtype=torch.bool),), "codes": codes}
+    support = {"vectors": (x,), "there": (torch.ones(48, dtype=torch.bool),), "codes": class_ids}
     fitted = fit(
         Support(**support, classes=6, groups=groups if grouped else None), by=by
     ).calibration
     right, sure = [], []
     for i in range(48):
         rest = (groups != groups[i]) if grouped else torch.arange(48) != i
-        by_class = [x[rest & (codes == c)] for c in range(6)]
+        by_class = [x[rest & (class_ids == c)] for c in range(6)]
         score = torch.stack(
             [
                 (F.normalize(y.sum(0), dim=-1) @ x[i]) if by == "prototypes" else (y @ x[i]).max()
                 for y in by_class
             ]
         ).double()
-        right.append(float(score.argmax() == codes[i]))
+        right.append(float(score.argmax() == class_ids[i]))
         sure.append(float((score / fitted.temperature).softmax(-1).max()))
     assert fitted.apart == ("group" if grouped else "clip")
     assert fitted.accuracy == pytest.approx(np.mean(right))
@@ -214,13 +216,13 @@ def error(p, right):
 def test_strange_clips_are_novel():
     rng = torch.Generator().manual_seed(1)
     means = torch.randn(10, 32, generator=rng)
-    codes = torch.arange(10).repeat_interleave(6)
+    class_ids = torch.arange(10).repeat_interleave(6)
     known, more = (
-        F.normalize(means[codes] + 0.5 * torch.randn(60, 32, generator=rng)) for _ in range(2)
+        F.normalize(means[class_ids] + 0.5 * torch.randn(60, 32, generator=rng)) for _ in range(2)
     )
     strange = F.normalize(torch.randn(60, 32, generator=rng))
     there = (torch.ones(60, dtype=torch.bool),)
-    judge = fit(Support(vectors=(known,), there=there, codes=codes, classes=10))
+    judge = fit(Support(vectors=(known,), there=there, class_ids=class_ids, classes=10))
     familiar, novel = (judge.answers(x, 1).novelty for x in (more, strange))
     assert 0.25 < familiar.mean() < 0.75
     assert (novel > 0.95).double().mean() > 0.9
@@ -417,10 +419,10 @@ def test_the_example_of_the_readme(tmp_path):
     ids = tuple(label)
     fs.add_manifest(store.Manifest(table={"path": ids, "clip_id": ids}))
     rng = np.random.default_rng(0)
-    codes = np.array([classes.index(label[clip]) for clip in ids])
+    class_ids = np.array([classes.index(label[clip]) for clip in ids])
     for modality in ("visual", "audio"):
         spec = store.FeatureSpec(slug=modality, modality=modality, dim=16, identity={})
-        x = rng.standard_normal((len(classes), 16))[codes] + 0.3 * rng.standard_normal(
+        x = rng.standard_normal((len(classes), 16))[class_ids] + 0.3 * rng.standard_normal(
             (len(ids), 16)
         )
         fs.add_feature(spec).commit(

@@ -31,13 +31,13 @@ def inputs(tokens, share_real=1.0, seed=0, dtype=torch.float64, clips=2):
     """q, k, v that want gradients, a mask, and a gradient to send back."""
     generator = torch.Generator().manual_seed(seed)
     q, k, v, pull = torch.randn(4, clips, 2, tokens, 4, dtype=dtype, generator=generator)
-    real = torch.rand(clips, tokens, generator=generator) < share_real
-    return [x.clone().requires_grad_() for x in (q, k, v)], real, pull
+    mask = torch.rand(clips, tokens, generator=generator) < share_real
+    return [x.clone().requires_grad_() for x in (q, k, v)], mask, pull
 
 
-def answer(way, qkv, real, pattern, pull):
+def answer(way, qkv, mask, pattern, pull):
     """The values of `way`, and its gradients."""
-    out = way(*qkv, real, pattern)
+    out = way(*qkv, mask, pattern)
     return (out.detach(), *torch.autograd.grad(out, qkv, pull))
 
 
@@ -60,10 +60,10 @@ def ways(pattern):
 def test_every_fast_form_equals_the_dense_one_in_values_and_gradients(
     tokens, pattern, share_real, seed
 ):
-    qkv, real, pull = inputs(tokens, share_real, seed)
-    want = answer(dense, qkv, real, pattern, pull)
+    qkv, mask, pull = inputs(tokens, share_real, seed)
+    want = answer(dense, qkv, mask, pattern, pull)
     for way in ways(pattern):
-        torch.testing.assert_close(answer(way, qkv, real, pattern, pull), want)
+        torch.testing.assert_close(answer(way, qkv, mask, pattern, pull), want)
 
 
 @pytest.mark.parametrize(
@@ -72,13 +72,13 @@ def test_every_fast_form_equals_the_dense_one_in_values_and_gradients(
 @pytest.mark.parametrize("tokens", [7, 129])
 @pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS)
 def test_narrow_types_stay_near_the_dense_answer_in_float64(pattern, tokens, dtype, tolerance):
-    qkv, real, pull = inputs(tokens, share_real=0.8)
+    qkv, mask, pull = inputs(tokens, share_real=0.8)
     narrow = [x.detach().to(dtype).requires_grad_() for x in qkv]
     wide = [x.detach().double().requires_grad_() for x in narrow]
     pull = pull.to(dtype)
-    want = answer(dense, wide, real, pattern, pull.double())
+    want = answer(dense, wide, mask, pattern, pull.double())
     for way in (dense, *ways(pattern)):
-        got = answer(way, narrow, real, pattern, pull)
+        got = answer(way, narrow, mask, pattern, pull)
         assert {x.dtype for x in got} == {dtype}
         for g, w in zip(got, want, strict=True):
             torch.testing.assert_close(g.double(), w, rtol=0, atol=tolerance * w.abs().max().item())
@@ -87,27 +87,27 @@ def test_narrow_types_stay_near_the_dense_answer_in_float64(pattern, tokens, dty
 @pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS)
 def test_scores_beyond_float16_do_not_overflow(pattern):
     """q · k = 4 * 300^2 is past 65,504, float16's largest number."""
-    (q, k, v), real, _ = inputs(100, dtype=torch.float16)
+    (q, k, v), mask, _ = inputs(100, dtype=torch.float16)
     q, k = torch.full_like(q, 300), torch.full_like(k, 300)
     for way in (dense, *ways(pattern)):
-        out = way(q, k, v, real, pattern)
+        out = way(q, k, v, mask, pattern)
         assert out.isfinite().all()
-        want = dense(q.double(), k.double(), v.double(), real, pattern)
+        want = dense(q.double(), k.double(), v.double(), mask, pattern)
         torch.testing.assert_close(out.double(), want, rtol=0, atol=2e-2)
 
 
 @pytest.mark.parametrize("junk", [1e30, float("inf"), float("nan")])
 @pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS)
 def test_padding_is_never_seen_whatever_it_holds(pattern, junk):
-    qkv, real, pull = inputs(90, share_real=0.6)
-    real[1] = False  # a clip of padding only
-    spoilt = [torch.where(real[:, None, :, None], x.detach(), junk).requires_grad_() for x in qkv]
+    qkv, mask, pull = inputs(90, share_real=0.6)
+    mask[1] = False  # a clip of padding only
+    spoilt = [torch.where(mask[:, None, :, None], x.detach(), junk).requires_grad_() for x in qkv]
     for way in (dense, *ways(pattern)):
-        got, want = answer(way, spoilt, real, pattern, pull), answer(way, qkv, real, pattern, pull)
+        got, want = answer(way, spoilt, mask, pattern, pull), answer(way, qkv, mask, pattern, pull)
         torch.testing.assert_close(got, want, rtol=0, atol=0)
         for x in got:
             assert not x[1].any()
-            assert not x.masked_select(~real[:, None, :, None]).any()
+            assert not x.masked_select(~mask[:, None, :, None]).any()
 
 
 @pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS)
@@ -121,9 +121,9 @@ def test_no_kernel_is_asked_for_a_query_that_sees_nobody(pattern, monkeypatch):
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
     for share_real in (0.0, 0.5):
-        qkv, real, _ = inputs(90, share_real)
+        qkv, mask, _ = inputs(90, share_real)
         for way in ways(pattern):
-            way(*qkv, real, pattern)
+            way(*qkv, mask, pattern)
     assert len(asked) >= 4
     assert all(asked)
 
@@ -152,8 +152,8 @@ def test_reach_counts_neighbours_on_each_side():
 
 def test_the_dense_answer_is_the_mean_of_what_is_seen_when_all_keys_are_alike():
     v = torch.arange(6.0).view(1, 1, 6, 1)
-    real = torch.tensor([[True, True, True, True, True, False]])
-    out = dense(torch.ones_like(v), torch.ones_like(v), v, real, Pattern(reach=1))
+    mask = torch.tensor([[True, True, True, True, True, False]])
+    out = dense(torch.ones_like(v), torch.ones_like(v), v, mask, Pattern(reach=1))
     torch.testing.assert_close(out.flatten(), torch.tensor([0.5, 1.0, 2.0, 3.0, 3.5, 0.0]))
 
 
@@ -173,11 +173,11 @@ class Sizes(TorchDispatchMode):
 
 def cost(way, pattern, tokens):
     """Largest tensor in bytes, and multiply-adds with every product spelt out."""
-    qkv, real, pull = inputs(tokens, share_real=0.9, dtype=torch.float32, clips=1)
+    qkv, mask, pull = inputs(tokens, share_real=0.9, dtype=torch.float32, clips=1)
     with Sizes() as noted:
-        answer(way, qkv, real, pattern, pull)
+        answer(way, qkv, mask, pattern, pull)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
-        answer(way, qkv, real, pattern, pull)
+        answer(way, qkv, mask, pattern, pull)
     return max(noted.sizes), counted.get_total_flops()
 
 
@@ -198,9 +198,9 @@ def test_the_meter_sees_what_the_dense_form_costs():
 
 
 def test_full_attention_keeps_no_table():
-    qkv, real, pull = inputs(2048, dtype=torch.float32, clips=1)
+    qkv, mask, pull = inputs(2048, dtype=torch.float32, clips=1)
     with Sizes() as noted:
-        answer(attend, qkv, real, Pattern(), pull)
+        answer(attend, qkv, mask, Pattern(), pull)
     assert max(noted.sizes) < 2048 * 2048 / 2
 
 
@@ -226,8 +226,8 @@ def test_the_path_told_is_the_path_taken(pattern, tokens, way, monkeypatch):
         monkeypatch.setattr(
             attention, name, lambda *args, n=name, f=real_one: (taken.append(n), f(*args))[1]
         )
-    qkv, real, _ = inputs(tokens, dtype=torch.float32, clips=1)
-    attend(*qkv, real, pattern)
+    qkv, mask, _ = inputs(tokens, dtype=torch.float32, clips=1)
+    attend(*qkv, mask, pattern)
     assert [path(pattern, tokens)] == taken == [way]
 
 

@@ -12,9 +12,12 @@ def literal(support, query, context=None, *, metric: str = "euclidean", centre: 
         support, query = support - mean, query - mean
     if metric == "cl2n":
         support = torch.stack(
-            [torch.stack([unit_blocks(x, context.blocks) for x in shots]) for shots in support]
+            [
+                torch.stack([unit_blocks(x, context.modality_dims) for x in shots])
+                for shots in support
+            ]
         )
-        query = torch.stack([unit_blocks(x, context.blocks) for x in query])
+        query = torch.stack([unit_blocks(x, context.modality_dims) for x in query])
     scores = torch.empty(len(query), len(support), dtype=query.dtype)
     for m, q in enumerate(query):
         for n, shots in enumerate(support):

@@ -8,7 +8,7 @@ import torch
 
 import learn
 from learn.data import labels
-from learn.data.labels import Labels
+from learn.data.labels import ClassEmbeddings
 from learn.training import runs
 from store import testing
 from store.errors import ConfigError, InputError
@@ -23,7 +23,7 @@ def made(tmp_path_factory):
     fs = testing.fill(folder / "s", clips=72, rows=3, dim=8, classes=6)
     names = sorted(set(fs.manifest().column("label")))
     vectors = np.random.default_rng(0).standard_normal((len(names), 5)).astype(np.float32)
-    labels.write(folder / "l.csv", Labels(names=tuple(names[::-1]), vectors=vectors))
+    labels.write(folder / "l.csv", ClassEmbeddings(names=tuple(names[::-1]), vectors=vectors))
     return folder / "s", folder / "l.csv"
 
 
@@ -58,12 +58,14 @@ def test_names_of_training_must_have_vectors_and_others_may(made, tmp_path):
     learn.train(where, "cjme", settings=(*QUICK, f"data.labels={table}"), run_dir=tmp_path / "a")
     known = runs.load_run(tmp_path / "a").classes
     some = [i for i, name in enumerate(whole.names) if name in known]
-    labels.write(tmp_path / "some.csv", Labels(
+    labels.write(tmp_path / "some.csv", ClassEmbeddings(
         names=tuple(whole.names[i] for i in some), vectors=whole.vectors[some]))  # fmt: skip
     few = (*QUICK, f"data.labels={tmp_path / 'some.csv'}")
     learn.train(where, "cjme", settings=few, run_dir=tmp_path / "b")
     fewer = tuple(whole.names[i] for i in some[1:])
-    labels.write(tmp_path / "less.csv", Labels(names=fewer, vectors=whole.vectors[some[1:]]))
+    labels.write(
+        tmp_path / "less.csv", ClassEmbeddings(names=fewer, vectors=whole.vectors[some[1:]])
+    )
     with pytest.raises(InputError, match="have no vector"):
         learn.train(
             where, "cjme", settings=(*QUICK, f"data.labels={tmp_path / 'less.csv'}"),
@@ -79,7 +81,7 @@ def test_other_vectors_are_another_training(made, tmp_path):
     labels.write(tmp_path / "l.csv", whole)
     learn.train(where, "cjme", settings=given, run_dir=tmp_path / "r")
     (tmp_path / "r" / "done.json").unlink()
-    labels.write(tmp_path / "l.csv", Labels(names=whole.names, vectors=whole.vectors + 1))
+    labels.write(tmp_path / "l.csv", ClassEmbeddings(names=whole.names, vectors=whole.vectors + 1))
     with pytest.raises(InputError, match="labels_sha256"):
         learn.train(where, "cjme", settings=given, run_dir=tmp_path / "r", resume=True)
 
@@ -134,7 +136,9 @@ def test_labels_are_made_of_a_stores_classes(made, tmp_path):
         "original,manual\n" + "".join(f"{name},thing {k}\n" for k, name in enumerate(again.names))
     )
     things = tuple(f"Thing{k}" for k in range(6))
-    labels.write(tmp_path / "things.csv", Labels(names=things, vectors=np.eye(6, dtype=np.float32)))
+    labels.write(
+        tmp_path / "things.csv", ClassEmbeddings(names=things, vectors=np.eye(6, dtype=np.float32))
+    )
     learn.make_labels(
         where, tmp_path / "t.csv", source=tmp_path / "things.csv", names=tmp_path / "n.csv"
     )

@@ -15,7 +15,7 @@ def test_every_recipe_says_how_to_run_it_and_can_be_read(name):
         assert any(line.startswith(f"# {word}") for line in header), word
     assert f"--recipe {name} " in "".join(header)
     loaded = recipe.load(name)
-    assert recipe.from_tables(loaded.as_json(), where="") == loaded
+    assert recipe.from_tables(loaded.to_dict(), where="") == loaded
 
 
 def test_changes_are_typed_like_the_recipe():

@@ -14,7 +14,7 @@ import learn
 import store
 from learn.data.clips import choose_feature, load_rows
 from learn.training.dataset import _comparable
-from learn.training.loop import Engine
+from learn.training.loop import Trainer
 from learn.training.runs import load_run
 from store import testing
 from store.errors import ConfigError, InputError, MissingFile, UnknownColumn, UnknownFeature
@@ -148,7 +148,7 @@ def test_validation_labels_mean_what_the_training_labels_do(make_clips):
     clips = replace(make_clips([2, 3, 1]), classes=("b", "c", "d"))
     val = _comparable(clips, ("a", "c", "d"))
     assert val.classes == ("a", "c", "d", "b")
-    told = [val.classes[code] for code in val.codes]
+    told = [val.classes[code] for code in val.class_ids]
     assert told == ["b"] * 2 + ["c"] * 3 + ["d"]
 
 
@@ -266,8 +266,8 @@ class Killed(BaseException):
 
 def dying(monkeypatch, after):
     """Trainings die after so many steps, with a checkpoint after every third."""
-    steps: list[Engine] = []
-    flush = Engine._flush
+    steps: list[Trainer] = []
+    flush = Trainer._flush
 
     def counted(self):
         flush(self)
@@ -278,7 +278,7 @@ def dying(monkeypatch, after):
             self._save()
 
     monkeypatch.setattr("learn.training.loop.FLUSH_STEPS", 1)
-    monkeypatch.setattr(Engine, "_flush", counted)
+    monkeypatch.setattr(Trainer, "_flush", counted)
 
 
 def same_files(whole, parts):

@@ -264,7 +264,7 @@ def test_rows_from_a_bucket_win_over_their_absence(tmp_path, spec, make_rows, ur
 def test_the_doctor_finds_a_server_that_is_deaf_to_conditions(url, proxy):
     found = doctor(url)
     assert found.many_writers, found.checks
-    assert json.loads(json.dumps(found.as_json()))["free_bytes"] is None
+    assert json.loads(json.dumps(found.to_dict()))["free_bytes"] is None
     assert storage_at(url).keys("tmp/") == []
     proxy.deaf = True
     found = doctor(url)

@@ -56,7 +56,7 @@ def test_old_garbage_goes_and_the_committed_stays(untidy):
     kept -= {fs.path / "tmp/u-1/values"}
     assert set(fs.path.rglob("*")) == kept
     assert (verify(fs, deep=True).problems, store.open(fs.path)["toy"].clip_ids) == ([], ["a"])
-    assert gc(fs).as_json() == {
+    assert gc(fs).to_dict() == {
         "parts": [],
         "staging": [],
         "bytes": 0,

@@ -53,7 +53,7 @@ def test_exactly_the_damaged_unit_is_done_again(three, make_rows, key, damage):
     assert verify(fs, deep=True).problems == []
     assert fresh.commit(units[1])
     np.testing.assert_array_equal(fresh.read(["a1"])[0], units[1].values)
-    assert repair(fs).as_json() == {"units": [], "files": [], "left": []}
+    assert repair(fs).to_dict() == {"units": [], "files": [], "left": []}
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[[["])

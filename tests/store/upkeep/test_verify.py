@@ -211,7 +211,7 @@ def test_a_sound_store_has_nothing_to_report(sound):
         p.stat().st_size for p in sound.path.glob("data.zarr/*/parts/u-*/**/*") if p.is_file()
     )
     assert report.bytes == on_disk
-    assert json.loads(json.dumps(report.as_json()))["units"] == 2
+    assert json.loads(json.dumps(report.to_dict()))["units"] == 2
 
 
 def test_info_counts_what_is_there(sound):

@@ -16,7 +16,7 @@ def test_equals_the_literal_equations(shots, top, epsilon):
     support = torch.randn(5, 4, shots, 7, generator=rng, dtype=torch.float64)
     query = torch.randn(5, 22, 7, generator=rng, dtype=torch.float64) + 0.5
     head = plugins.build("learn.fewshot.heads", f"bdcspn:top={top},epsilon={epsilon}")
-    got = head.fit(support, Context(blocks=(7,)))(query)
+    got = head.fit(support, Context(modality_dims=(7,)))(query)
     for s, q, scores in zip(support, query, got, strict=True):
         torch.testing.assert_close(scores, literal(s, q, top=top, epsilon=epsilon))
 
@@ -31,7 +31,9 @@ def test_a_shift_between_the_sides_is_undone():
     answer = torch.arange(4).repeat_interleave(6)
     right = {}
     for name in ("bdcspn", "prototypes:metric=cosine"):
-        got = plugins.build("learn.fewshot.heads", name).fit(support, Context(blocks=(32,)))(query)
+        got = plugins.build("learn.fewshot.heads", name).fit(support, Context(modality_dims=(32,)))(
+            query
+        )
         right[name] = (got.argmax(-1) == answer).float().mean()
     assert right["bdcspn"] > 0.95
     assert right["prototypes:metric=cosine"] < 0.6

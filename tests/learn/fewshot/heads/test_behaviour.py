@@ -18,7 +18,7 @@ DIM = 24
 
 def context(dim: int = DIM) -> Context:
     zero = torch.zeros(dim)
-    return Context(blocks=(dim,), support_mean=zero, query_mean=zero)
+    return Context(modality_dims=(dim,), support_mean=zero, query_mean=zero)
 
 
 def toy(count: int, *, ways=5, shots=1, queries=8, spread: float, seed=0, dim=DIM):

@@ -38,7 +38,7 @@ def task(shots, *, ways=4, count=3, dim=12):
 def test_equals_the_optimiser_of_pytorch(shots, settings, sources):
     support, query, other, names = task(shots)
     spec = ",".join(f"{k}={v}" for k, v in {"sources": sources, **settings}.items())
-    context = Context(blocks=(12,), beside={"other": other, "names": names[:, :, None]})
+    context = Context(modality_dims=(12,), extra_shots={"other": other, "names": names[:, :, None]})
     got = plugins.build("learn.fewshot.heads", f"cross_modal:{spec}").fit(support, context)(query)
     for i in range(len(got)):
         beside = (other[i],) if sources in ("all", "other") else ()
@@ -59,7 +59,7 @@ def test_the_other_modality_and_the_names_tell_what_the_shots_do_not():
     answer = torch.arange(4)
 
     def right(known):
-        scores = head.fit(noise, Context(blocks=(12,), beside=known))(query)
+        scores = head.fit(noise, Context(modality_dims=(12,), extra_shots=known))(query)
         return float((scores.argmax(-1) == answer).double().mean())
 
     assert right({}) < 0.5
@@ -74,7 +74,7 @@ def run(paired, tmp_path_factory):
     names = sorted({c for c in open_store(paired).manifest().column("label") if c})
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((len(names), 8)).astype(np.float32)
-    labels.write(folder / "labels.csv", labels.Labels(names=tuple(names), vectors=vectors))
+    labels.write(folder / "labels.csv", labels.ClassEmbeddings(names=tuple(names), vectors=vectors))
     learn.train(
         paired, "cross_modal_probe", run_dir=folder / "run",
         settings=[
@@ -101,13 +101,13 @@ def test_every_answer_is_that_of_a_loop_over_the_saved_episodes(paired, run, tmp
     for result in found.results:
         sources = result.head.partition("sources=")[2] or "all"
         seen = x["visual" if result.query == "v" else "audio"]
-        for places, codes, share in zip(indices, classes, result.of_episodes, strict=True):
+        for places, class_ids, share in zip(indices, classes, result.of_episodes, strict=True):
             shots = torch.from_numpy(places[:, :2]).long()
             expected = literal(
                 x["visual"][shots],
                 seen[torch.from_numpy(places[:, 2:]).long()].flatten(0, 1),
                 (x["audio"][shots],) if sources != "names" else (),
-                names=text[torch.from_numpy(codes).long()] if sources != "other" else None,
+                names=text[torch.from_numpy(class_ids).long()] if sources != "other" else None,
             )
             right = torch.arange(4).repeat_interleave(5)
             accuracy = float((expected.argmax(-1) == right).double().mean())

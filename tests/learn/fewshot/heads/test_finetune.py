@@ -30,14 +30,16 @@ def test_equals_the_optimiser_of_pytorch(shots, classifier, settings):
     support, query = episodes(shots)
     settings = {"classifier": classifier, **settings}
     spec = "finetune:" + ",".join(f"{key}={value}" for key, value in settings.items())
-    got = plugins.build("learn.fewshot.heads", spec).fit(support, Context(blocks=(12,)))(query)
+    got = plugins.build("learn.fewshot.heads", spec).fit(support, Context(modality_dims=(12,)))(
+        query
+    )
     for s, q, scores in zip(support, query, got, strict=True):
         torch.testing.assert_close(scores, literal(s, q, **settings), rtol=1e-6, atol=1e-8)
 
 
 def test_no_step_of_the_cosine_classifier_is_that_of_prototypes():
     support, query = episodes(3)
-    unit, context = torch.nn.functional.normalize(support, dim=-1), Context(blocks=(12,))
+    unit, context = torch.nn.functional.normalize(support, dim=-1), Context(modality_dims=(12,))
     alone = plugins.build("learn.fewshot.heads", "prototypes:metric=cosine").fit(unit, context)(
         query
     )
@@ -49,15 +51,15 @@ def test_no_step_of_the_cosine_classifier_is_that_of_prototypes():
 def test_working_a_few_episodes_at_a_time_changes_nothing(monkeypatch):
     support, query = episodes(2)
     head = plugins.build("learn.fewshot.heads", "finetune:method=adam,lr=0.01,steps=10")
-    whole = head.fit(support, Context(blocks=(12,)))(query)
+    whole = head.fit(support, Context(modality_dims=(12,)))(query)
     monkeypatch.setattr(_points, "CACHE_BYTES", 1)
-    torch.testing.assert_close(head.fit(support, Context(blocks=(12,)))(query), whole)
+    torch.testing.assert_close(head.fit(support, Context(modality_dims=(12,)))(query), whole)
 
 
 def test_it_is_centred_by_the_base_split_when_asked():
     support, query = episodes(2)
     shift = torch.full((12,), 50.0, dtype=torch.float64)
-    context = Context(blocks=(12,), support_mean=shift, query_mean=shift)
+    context = Context(modality_dims=(12,), support_mean=shift, query_mean=shift)
     head = plugins.build("learn.fewshot.heads", "finetune:centre=base")
     got = head.fit(support + shift, context)(query + shift)
     plain = plugins.build("learn.fewshot.heads", "finetune").fit(support, context)(query)

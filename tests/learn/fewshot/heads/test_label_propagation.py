@@ -19,7 +19,9 @@ def test_equals_the_literal_iteration(shots, k, alpha, sigma):
     support = torch.randn(4, 3, shots, 6, generator=rng, dtype=torch.float64)
     query = torch.randn(4, 8, 6, generator=rng, dtype=torch.float64)
     spec = f"label_propagation:k={k},alpha={alpha},sigma={sigma}"
-    got = plugins.build("learn.fewshot.heads", spec).fit(support, Context(blocks=(6,)))(query)
+    got = plugins.build("learn.fewshot.heads", spec).fit(support, Context(modality_dims=(6,)))(
+        query
+    )
     for s, q, scores in zip(support, query, got, strict=True):
         expected = literal(s, q, k=k, alpha=alpha, sigma=sigma)
         torch.testing.assert_close(scores, expected, rtol=1e-7, atol=1e-9)
@@ -33,7 +35,7 @@ def test_labels_follow_a_chain_where_the_nearest_shot_misleads():
     support = torch.stack([above[:1], below[-1:]])[None]
     query = torch.cat([above[1:], below[:-1]])[None]
     answer = torch.arange(2).repeat_interleave(23)
-    context = Context(blocks=(2,))
+    context = Context(modality_dims=(2,))
     head = plugins.build("learn.fewshot.heads", "label_propagation:k=2,alpha=0.99,normalise=false")
     assert (head.fit(support, context)(query).argmax(-1) == answer).all()
     nearest = (
@@ -53,5 +55,5 @@ def test_a_clip_out_of_reach_of_all_others_does_no_harm():
     rng = torch.Generator().manual_seed(0)
     support, query = torch.randn(2, 3, 2, 6, generator=rng), torch.randn(2, 8, 6, generator=rng)
     head = plugins.build("learn.fewshot.heads", "label_propagation:k=3,sigma=0.01")
-    got = head.fit(support, Context(blocks=(6,)))(query)
+    got = head.fit(support, Context(modality_dims=(6,)))(query)
     assert got.isfinite().all()

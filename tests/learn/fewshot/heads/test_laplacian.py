@@ -19,7 +19,9 @@ def test_equals_the_literal_algorithm(shots, k, lmd, steps, rectify):
     support = torch.randn(5, 4, shots, 7, generator=rng, dtype=torch.float64)
     query = torch.randn(5, 14, 7, generator=rng, dtype=torch.float64)
     spec = f"laplacian:k={k},lmd={lmd},steps={steps},rectify={str(rectify).lower()}"
-    got = plugins.build("learn.fewshot.heads", spec).fit(support, Context(blocks=(7,)))(query)
+    got = plugins.build("learn.fewshot.heads", spec).fit(support, Context(modality_dims=(7,)))(
+        query
+    )
     for s, q, scores in zip(support, query, got, strict=True):
         expected = literal(s, q, k=k, lmd=lmd, steps=steps, rectify=rectify)
         torch.testing.assert_close(scores, expected)
@@ -28,7 +30,7 @@ def test_equals_the_literal_algorithm(shots, k, lmd, steps, rectify):
 def test_no_steps_and_no_weight_are_the_class_means_alone():
     rng = torch.Generator().manual_seed(0)
     support, query = torch.randn(3, 4, 2, 9, generator=rng), torch.randn(3, 10, 9, generator=rng)
-    context = Context(blocks=(9,))
+    context = Context(modality_dims=(9,))
     unit = [torch.nn.functional.normalize(side, dim=-1) for side in (support, query)]
     alone = plugins.build("learn.fewshot.heads", "prototypes").fit(unit[0], context)(unit[1])
     for setting in ("steps=0", "lmd=0"):
@@ -51,8 +53,8 @@ def test_centring_by_the_base_split():
     rng = torch.Generator().manual_seed(0)
     support, query = torch.randn(3, 4, 2, 9, generator=rng), torch.randn(3, 10, 9, generator=rng)
     mean = torch.randn(9, generator=rng)
-    bare = Context(blocks=(9,))
-    with_base = Context(blocks=(9,), support_mean=mean, query_mean=2 * mean)
+    bare = Context(modality_dims=(9,))
+    with_base = Context(modality_dims=(9,), support_mean=mean, query_mean=2 * mean)
     head = plugins.build("learn.fewshot.heads", "laplacian:centre=base")
     assert head.centred_by == "base"
     expected = plugins.build("learn.fewshot.heads", "laplacian").fit(support - mean, bare)(

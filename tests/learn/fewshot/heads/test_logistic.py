@@ -27,7 +27,7 @@ def task(ways, shots, *, dim=24, scale=1.0, offset=0.0, count=4):
 )
 def test_equals_scikit_learn(ways, shots, C, scale, offset):
     support, query = (x.double() for x in task(ways, shots, scale=scale, offset=offset))
-    logits = build(Config(C=C)).fit(support, Context(blocks=(24,)))(query)
+    logits = build(Config(C=C)).fit(support, Context(modality_dims=(24,)))(query)
     labels = np.repeat(np.arange(ways), shots)
     for s, q, got in zip(support, query, logits, strict=True):
         judge = LogisticRegression(C=C, solver="newton-cg", tol=1e-10, max_iter=1000)
@@ -38,7 +38,7 @@ def test_equals_scikit_learn(ways, shots, C, scale, offset):
 
 def test_single_precision_is_near_double():
     support, query = task(5, 5, dim=256, offset=1.0)
-    head, context = build(Config()), Context(blocks=(256,))
+    head, context = build(Config()), Context(modality_dims=(256,))
     double = head.fit(support.double(), context)(query.double()).softmax(-1)
     single = head.fit(support, context)(query).softmax(-1)
     torch.testing.assert_close(single, double.float(), rtol=0, atol=1e-3)
@@ -47,14 +47,14 @@ def test_single_precision_is_near_double():
 def test_lengths_can_be_made_one_first():
     support, query = task(3, 4)
     scaled = [torch.nn.functional.normalize(x, dim=-1) for x in (support, query)]
-    got = build(Config(normalise=True)).fit(support, Context(blocks=(24,)))(query)
-    expected = build(Config()).fit(scaled[0], Context(blocks=(24,)))(scaled[1])
+    got = build(Config(normalise=True)).fit(support, Context(modality_dims=(24,)))(query)
+    expected = build(Config()).fit(scaled[0], Context(modality_dims=(24,)))(scaled[1])
     torch.testing.assert_close(got, expected)
 
 
 def test_shots_that_are_all_alike_answer_nothing():
     support = torch.ones(2, 3, 2, 4)
-    scores = build(Config()).fit(support, Context(blocks=(4,)))(torch.randn(2, 5, 4))
+    scores = build(Config()).fit(support, Context(modality_dims=(4,)))(torch.randn(2, 5, 4))
     torch.testing.assert_close(scores, torch.zeros_like(scores), rtol=0, atol=1e-5)
 
 

@@ -31,7 +31,7 @@ def task(dim=9, *, whole=False, seed=0, count=8):
 def test_equals_the_loop_over_votes(backend, metric, k):
     support, query = task()
     head = build(Config(k=k, metric=metric, backend=backend))
-    answers = head.fit(support, Context(blocks=(9,)))(query).argmax(-1)
+    answers = head.fit(support, Context(modality_dims=(9,)))(query).argmax(-1)
     for i in range(len(support)):
         assert torch.equal(answers[i], literal(support[i], query[i], k=k, metric=metric))
 
@@ -40,7 +40,7 @@ def test_equals_the_loop_over_votes(backend, metric, k):
 def test_ties_go_the_same_way_in_both_backends_and_in_the_loop(k):
     support, query = task(dim=2, whole=True)
     by_matmul, by_faiss = (
-        build(Config(k=k, backend=b)).fit(support, Context(blocks=(2,)))(query)
+        build(Config(k=k, backend=b)).fit(support, Context(modality_dims=(2,)))(query)
         for b in ("matmul", "faiss")
     )
     assert torch.equal(by_matmul, by_faiss)
@@ -50,7 +50,7 @@ def test_ties_go_the_same_way_in_both_backends_and_in_the_loop(k):
 
 def test_scikit_learn_agrees_on_the_nearest_one():
     support, query = task(seed=1)
-    answers = build(Config()).fit(support, Context(blocks=(9,)))(query).argmax(-1)
+    answers = build(Config()).fit(support, Context(modality_dims=(9,)))(query).argmax(-1)
     for s, q, got in zip(support, query, answers, strict=True):
         judge = KNeighborsClassifier(1).fit(s.flatten(0, 1), np.repeat(np.arange(WAYS), SHOTS))
         np.testing.assert_array_equal(judge.predict(q), got)
@@ -61,7 +61,7 @@ def test_zero_vectors_are_no_reason_to_fail():
     for metric in ("euclidean", "cosine"):
         for backend in ("matmul", "faiss"):
             head = build(Config(metric=metric, backend=backend))
-            scores = head.fit(support, Context(blocks=(3,)))(query)
+            scores = head.fit(support, Context(modality_dims=(3,)))(query)
             assert (scores.argmax(-1) == 0).all()
 
 

@@ -20,7 +20,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 import learn
 import store
-from learn.fewshot.heads import BesideHead, Context
+from learn.fewshot.heads import Context, ExtraShotsHead
 from store import plugins
 
 EPISODES, JUDGED = 60, 6  # so many that heads look products up in a table; loops are slow
@@ -80,7 +80,7 @@ def hold(head, judge, path, file, modes):
             support = x[torch.from_numpy(places[:, :shots]).long()]
             query = x[torch.from_numpy(places[:, shots:]).long()].flatten(0, 1)
             expected = np.asarray(judge(support, query))
-            predict = built.fit(support[None].float(), Context(blocks=blocks))
+            predict = built.fit(support[None].float(), Context(modality_dims=blocks))
             answers = predict(query[None].float())[0].argmax(-1).numpy()
             np.testing.assert_array_equal(answers, expected)
             right = np.repeat(np.arange(ways), places.shape[1] - shots)
@@ -127,7 +127,7 @@ def test_scikit_learn_gives_the_same_answers(head, model, hard, file):
 
 HEADS = plugins.names("learn.fewshot.heads")
 MORE = [
-    n for n in HEADS if isinstance(plugins.build("learn.fewshot.heads", n), BesideHead)
+    n for n in HEADS if isinstance(plugins.build("learn.fewshot.heads", n), ExtraShotsHead)
 ]  # own tests
 
 

@@ -17,7 +17,9 @@ def task(request):
     support = torch.randn(5, 4, request.param, 10, generator=rng, dtype=torch.float64) + 1
     query = torch.randn(5, 9, 10, generator=rng, dtype=torch.float64) + 1
     means = torch.randn(3, 10, generator=rng, dtype=torch.float64) + 1
-    context = Context(blocks=BLOCKS, support_mean=means[0], query_mean=means[1], origin=means[2])
+    context = Context(
+        modality_dims=BLOCKS, support_mean=means[0], query_mean=means[1], origin=means[2]
+    )
     return support, query, context
 
 
@@ -47,9 +49,9 @@ def test_means_of_unit_vectors_are_not_scaled_again():
     """One class of two opposite-ish shots has a short mean: SimpleShot ranks it by distance."""
     x = torch.tensor([1.0, 0.0])
     support = torch.stack([torch.stack([x, torch.tensor([-0.8, 0.6])]), torch.stack([-x, -x])])
-    scores = build(Config(metric="cl2n", centre="none")).fit(support[None], Context(blocks=(2,)))(
-        torch.tensor([[[0.6, 0.8]]])
-    )
+    scores = build(Config(metric="cl2n", centre="none")).fit(
+        support[None], Context(modality_dims=(2,))
+    )(torch.tensor([[[0.6, 0.8]]]))
     torch.testing.assert_close(scores[0, 0, 0], torch.tensor(-(0.5**2 + 0.5**2)))
 
 
@@ -58,7 +60,7 @@ def test_cl2n_centres_by_the_base_split_unless_told_otherwise():
     assert build(Config(metric="cosine")).centred_by == "none"
     support = torch.randn(1, 3, 2, 4)
     with pytest.raises(ConfigError, match="centre=support"):
-        build(Config(metric="cl2n")).fit(support, Context(blocks=(4,)))
+        build(Config(metric="cl2n")).fit(support, Context(modality_dims=(4,)))
 
 
 def test_far_from_zero_the_ranking_survives_single_precision():
@@ -66,8 +68,8 @@ def test_far_from_zero_the_ranking_survives_single_precision():
     support = torch.randn(8, 5, 1, 512, generator=rng)
     query = support[:, :, 0] + torch.randn(8, 5, 512, generator=rng)
     head, offset = build(Config()), 1000.0
-    expected = head.fit(support, Context(blocks=(512,)))(query)
-    got = head.fit(support + offset, Context(blocks=(512,)))(query + offset)
+    expected = head.fit(support, Context(modality_dims=(512,)))(query)
+    got = head.fit(support + offset, Context(modality_dims=(512,)))(query + offset)
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=0.5)
 
 

@@ -23,14 +23,18 @@ def test_equals_the_literal_algorithm(ways, shots, queries, features, settings):
     if features == "after a ReLU":
         support, query = support.relu(), query.relu()
     spec = "pt_map:" + ",".join(f"{key}={value}" for key, value in settings.items())
-    got = plugins.build("learn.fewshot.heads", spec).fit(support, Context(blocks=(10,)))(query)
+    got = plugins.build("learn.fewshot.heads", spec).fit(support, Context(modality_dims=(10,)))(
+        query
+    )
     for s, q, scores in zip(support, query, got, strict=True):
         torch.testing.assert_close(scores, literal(s, q, **settings), rtol=1e-6, atol=1e-8)
 
 
 def test_the_plan_fills_every_class_alike():
     support, query = episodes(5, 1, 6)
-    plan = plugins.build("learn.fewshot.heads", "pt_map").fit(support, Context(blocks=(10,)))(query)
+    plan = plugins.build("learn.fewshot.heads", "pt_map").fit(
+        support, Context(modality_dims=(10,))
+    )(query)
     torch.testing.assert_close(plan.sum(1), torch.full((4, 5), 6.0, dtype=torch.float64))
     torch.testing.assert_close(
         plan.sum(2), torch.ones(4, 30, dtype=torch.float64), atol=1e-4, rtol=0
@@ -39,7 +43,9 @@ def test_the_plan_fills_every_class_alike():
 
 def test_queries_that_cannot_be_balanced_are_refused():
     support, query = episodes(5, 1, 3)
-    predict = plugins.build("learn.fewshot.heads", "pt_map").fit(support, Context(blocks=(10,)))
+    predict = plugins.build("learn.fewshot.heads", "pt_map").fit(
+        support, Context(modality_dims=(10,))
+    )
     with pytest.raises(ConfigError, match=r"14 queries are no multiple of 5 classes"):
         predict(query[:, :14])
 
@@ -48,12 +54,12 @@ def test_a_sampling_without_balance_is_refused():
     support, _ = episodes(5, 1, 3)
     head = plugins.build("learn.fewshot.heads", "pt_map")
     with pytest.raises(ConfigError, match="do not promise it"):
-        head.fit(support, Context(blocks=(10,), balanced=False))
+        head.fit(support, Context(modality_dims=(10,), balanced=False))
 
 
 def test_two_modalities_weigh_the_same_whatever_their_scale():
     support, query = episodes(3, 2, 4)
-    head, context = plugins.build("learn.fewshot.heads", "pt_map"), Context(blocks=(4, 6))
+    head, context = plugins.build("learn.fewshot.heads", "pt_map"), Context(modality_dims=(4, 6))
     scale = torch.tensor([1.0] * 4 + [100.0] * 6, dtype=torch.float64)
     got = head.fit(support * scale, context)(query * scale)
     torch.testing.assert_close(got, head.fit(support, context)(query), atol=1e-4, rtol=0)

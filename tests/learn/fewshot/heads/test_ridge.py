@@ -23,8 +23,8 @@ def episodes(ways: int, shots: int, *, dim: int = 24, count: int = 6, seed: int 
 def test_equals_scikit_learn_episode_by_episode(ways, shots, alpha):
     support, query = (side.double() for side in episodes(ways, shots))
     head = plugins.build("learn.fewshot.heads", f"ridge:alpha={alpha}")
-    got = head.fit(support, Context(blocks=(24,)))(query)
-    in_float32 = head.fit(support.float(), Context(blocks=(24,)))(query.float())
+    got = head.fit(support, Context(modality_dims=(24,)))(query)
+    in_float32 = head.fit(support.float(), Context(modality_dims=(24,)))(query.float())
     labels = np.repeat(np.arange(ways), shots)
     for s, q, scores, rounded in zip(support, query, got, in_float32, strict=True):
         model = Ridge(alpha=alpha).fit(s.flatten(0, 1).numpy(), np.eye(ways)[labels])
@@ -37,7 +37,7 @@ def test_equals_scikit_learn_episode_by_episode(ways, shots, alpha):
 def test_lengths_can_be_made_one_first():
     support, query = episodes(4, 3)
     of_length_one = (torch.nn.functional.normalize(side, dim=-1) for side in (support, query))
-    context = Context(blocks=(24,))
+    context = Context(modality_dims=(24,))
     plain = plugins.build("learn.fewshot.heads", "ridge")
     scaled = plugins.build("learn.fewshot.heads", "ridge:normalise=true")
     s, q = of_length_one
@@ -50,16 +50,16 @@ def test_lengths_can_be_made_one_first():
 def test_the_origin_decides_no_answer():
     support, query = (side.double() for side in episodes(4, 3))
     head = plugins.build("learn.fewshot.heads", "ridge")
-    there = Context(blocks=(24,), origin=support.mean((0, 1, 2)))
+    there = Context(modality_dims=(24,), origin=support.mean((0, 1, 2)))
     got = head.fit(support, there)(query)
-    torch.testing.assert_close(got, head.fit(support, Context(blocks=(24,)))(query))
+    torch.testing.assert_close(got, head.fit(support, Context(modality_dims=(24,)))(query))
 
 
 def test_an_alpha_lost_in_rounding_is_refused():
     support, _ = episodes(5, 9)  # more shots than dimensions
     head = plugins.build("learn.fewshot.heads", "ridge:alpha=1e-30")
     with pytest.raises(ConfigError, match=r"alpha=1e-30 is lost .*raise alpha"):
-        head.fit(1e4 * support, Context(blocks=(24,)))
+        head.fit(1e4 * support, Context(modality_dims=(24,)))
 
 
 @pytest.mark.parametrize("alpha", ["0", "-1", "inf", "nan"])

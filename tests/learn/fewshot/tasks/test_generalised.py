@@ -10,9 +10,10 @@ import learn
 import store
 from learn.commands.tables import episodes_table
 from learn.data.clips import BASE, QUERY, SHOT
-from learn.evaluation.evaluation_set import load_side
+from learn.evaluation.evaluation_set import load_evaluation_set
 from learn.evaluation.pools import generalised as pool
 from learn.evaluation.pools import of_val
+from learn.evaluation.results import load_result
 from learn.fewshot.heads import Context
 from learn.fewshot.metrics import Margins, View, best_beta, harmonic, margins, measure, shares
 from learn.fewshot.modes import Pair
@@ -47,7 +48,7 @@ def side(filled, manifest):
     fs = store.open(filled)
     features = {"visual": fs[next(n for n in fs.features if fs[n].modality == "visual")]}
     table = store.read_manifest(manifest[0])
-    return load_side(table, features, split="all", label="label", group=None), table
+    return load_evaluation_set(table, features, split="all", label="label", group=None), table
 
 
 def test_clips_have_the_roles_of_their_split_and_class(side, manifest):
@@ -55,7 +56,9 @@ def test_clips_have_the_roles_of_their_split_and_class(side, manifest):
     names = manifest[1]
     found = pool(everything, table, "test")
     split = dict(zip(table.clip_ids, table.column("split"), strict=True))
-    for clip, code, role in zip(found.clips.ids, found.clips.codes, found.clips.roles, strict=True):
+    for clip, code, role in zip(
+        found.clips.ids, found.clips.class_ids, found.clips.roles, strict=True
+    ):
         name = found.clips.classes[code]
         expected = {
             ("train", True): SHOT + BASE + (QUERY if name == names[2] else 0),
@@ -64,7 +67,7 @@ def test_clips_have_the_roles_of_their_split_and_class(side, manifest):
         }
         assert role == expected[split[clip], name in names[:3]], (clip, name)
     val = of_val(everything, table, "test")
-    new = {val.clips.classes[c] for c, r in zip(val.clips.codes, val.clips.roles, strict=True)
+    new = {val.clips.classes[c] for c, r in zip(val.clips.class_ids, val.clips.roles, strict=True)
            if not r & BASE}  # fmt: skip
     assert new == set(names[3:5])
     assert of_val(everything, table, "val") is None
@@ -74,7 +77,7 @@ def test_an_episode_has_new_classes_first_and_then_base(side):
     clips = pool(*side, "test").clips
     config = generalised.Config(ways=2, shots=2, queries=4, base_ways=3, base_shots=6, episodes=90)
     drawn = generalised.build(config)(clips, seed=0)
-    based = np.array([(clips.roles[clips.codes == c] & BASE > 0).any() for c in range(6)])
+    based = np.array([(clips.roles[clips.class_ids == c] & BASE > 0).any() for c in range(6)])
     assert (based[drawn.classes] == [False, False, True, True, True]).all()
     assert ((drawn.support >= 0).sum(2) == [2, 2, 6, 6, 6]).all()
     assert drawn.balanced
@@ -90,7 +93,7 @@ def test_an_episode_has_new_classes_first_and_then_base(side):
 
 def test_the_same_on_any_machine(make_clips):
     clips = make_clips([20] * 6)
-    roles = np.where(clips.codes < 3, SHOT + QUERY, SHOT + QUERY + BASE).astype(np.int32)
+    roles = np.where(clips.class_ids < 3, SHOT + QUERY, SHOT + QUERY + BASE).astype(np.int32)
     config = generalised.Config(ways=2, queries=4, base_ways=3, base_shots=6, episodes=50)
     drawn = generalised.build(config)(replace(clips, roles=roles), seed=0)
     assert drawn.sha256[:16] == "a727755f1823e85b"
@@ -102,11 +105,11 @@ def test_margins_answer_as_scores_less_beta_do(side, beta):
     config = generalised.Config(ways=2, shots=1, queries=4, base_ways=3, base_shots=5, episodes=30)
     drawn = generalised.build(config)(clips, seed=1)
     rng = torch.Generator().manual_seed(0)
-    x = torch.randn(len(clips), 4, generator=rng) + torch.from_numpy(clips.codes)[:, None] / 2
+    x = torch.randn(len(clips), 4, generator=rng) + torch.from_numpy(clips.class_ids)[:, None] / 2
     head = plugins.build("learn.fewshot.heads", "prototypes")
-    view = View(head, Pair(support=x, query=x, blocks=(4,)), Context(blocks=(4,)))
-    answered = margins(drawn, view).answers(beta)
-    s, u = shares(drawn, answered)
+    view = View(head, Pair(support=x, query=x, modality_dims=(4,)), Context(modality_dims=(4,)))
+    predictions = margins(drawn, view).predictions(beta)
+    s, u = shares(drawn, predictions)
     for e, (support, query) in enumerate(zip(drawn.support, drawn.asked, strict=True)):
         means = torch.stack([x[k[k >= 0].astype(np.int64)].mean(0) for k in support])
         right = np.zeros((5, 4), bool)
@@ -131,13 +134,13 @@ def test_the_best_beta_is_the_best_and_zero_if_it_may(side):
     config = generalised.Config(ways=2, shots=1, queries=4, base_ways=3, base_shots=5, episodes=20)
     drawn = generalised.build(config)(clips, seed=1)
     rng = np.random.default_rng(0)
-    right = np.tile(drawn.answers, (20, 1))
+    right = np.tile(drawn.targets, (20, 1))
     ahead = rng.normal(size=right.shape) + 3 + (right >= 2)  # base is nearly always ahead
     found = Margins(ahead, np.minimum(right, 1), np.maximum(right, 2))
     beta = best_beta(drawn, found)
 
     def worth(one):
-        return harmonic(*shares(drawn, found.answers(one))).mean()
+        return harmonic(*shares(drawn, found.predictions(one))).mean()
 
     assert 2.5 < beta < 5
     assert worth(beta) >= max(map(worth, np.linspace(-5, 10, 61))) - 0.01
@@ -156,8 +159,8 @@ def test_from_a_store_to_the_table(filled, manifest, tmp_path, capsys):
     again = learn.run_episodes(filled, **asked, episodes_file=file)
     assert [r.accuracy for r in again.results] == [r.accuracy for r in found.results]
     found.save(tmp_path / "run")
-    assert learn.results.load_result(tmp_path / "run").result["results"][0]["parts"]
-    episodes_table(found.as_json())
+    assert load_result(tmp_path / "run").result["results"][0]["parts"]
+    episodes_table(found.to_dict())
     assert "beta chosen on val" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="harmonic_mean"):
         learn.run_episodes(filled, **asked, task=TASK, drop=learn.missing.Drop(modes=("a",)))
@@ -171,8 +174,8 @@ def test_beta_comes_from_val_and_nothing_of_test_has_a_say(filled, manifest, sid
     x = val.rows["visual"].means()
     head = plugins.build("learn.fewshot.heads", "prototypes")
     origin = pool(*side, "test").rows["visual"].means().mean(0)
-    context = Context(blocks=(x.shape[1],), origin=origin)
-    view = View(head, Pair(support=x, query=x, blocks=(x.shape[1],)), context)
+    context = Context(modality_dims=(x.shape[1],), origin=origin)
+    view = View(head, Pair(support=x, query=x, modality_dims=(x.shape[1],)), context)
     assert found.results[0].parts["beta"] == pytest.approx(best_beta(drawn, margins(drawn, view)))
     lines = (manifest[0]).read_text().replace(",val,", ",away,")
     (tmp_path / "m.csv").write_text(lines)

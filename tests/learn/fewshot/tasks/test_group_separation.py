@@ -7,7 +7,7 @@ import learn
 import store
 from learn.fewshot import episode_files
 from learn.fewshot.statistics import ci95
-from learn.fewshot.tasks import _hands
+from learn.fewshot.tasks import _sampler
 from learn.fewshot.tasks.n_way_k_shot import Config, build
 from store import testing
 from store.errors import ConfigError, NotEnoughClips
@@ -46,7 +46,7 @@ def _names():
 def test_hands_shots_and_queries_are_of_their_class_and_all_have_their_turn(make_clips):
     clips = make_clips([16, 20, 16, 18], [*SHARED, *range(20), *SHARED, *range(6, 24)])
     found = draw(clips, groups="strict", episodes=2000)
-    assert (clips.codes[found.indices] == found.classes[..., None]).all()
+    assert (clips.class_ids[found.indices] == found.classes[..., None]).all()
     assert all(len(set(row)) == 3 for row in found.classes.tolist())
     drawn = np.bincount(found.indices.ravel(), minlength=len(clips))
     assert drawn.min() > 0.5 * drawn.mean()
@@ -69,7 +69,7 @@ def test_where_hardly_any_deal_is_right_it_is_found(make_clips, monkeypatch):
     rare = make_clips([9] * 4, [0, *[1] * 8] * 4)  # shots of group 0 alone, a deal in 64
     found = draw(rare, ways=4, shots=1, queries=8, groups="strict", episodes=50)
     assert (rare.groups[found.indices[..., :1]] == 0).all()
-    monkeypatch.setattr(_hands, "NUMBERS_AT_ONCE", 40)
+    monkeypatch.setattr(_sampler, "NUMBERS_AT_ONCE", 40)
     tied = make_clips([16] * 4, SHARED * 4)
     assert meetings(tied, draw(tied, groups="strict", episodes=9)) == (0, 0)
 
@@ -145,7 +145,7 @@ ASKED = {
 
 def test_inflation_is_the_gain_of_mixed_groups_on_the_same_classes(leaky):
     found = learn.run_episodes(leaky, **ASKED, inflation=True)
-    told = found.as_json()
+    told = found.to_dict()
     assert [(one["head"], one["shots"]) for one in told["inflation"]] == [
         (row["head"], row["shots"]) for row in sorted(told["results"], key=lambda r: r["shots"])
     ]
@@ -157,7 +157,7 @@ def test_inflation_is_the_gain_of_mixed_groups_on_the_same_classes(leaky):
         assert one.inflation == other.accuracy - own.accuracy > 0.03
         halves = [ci95(r.of_episodes, "t-ddof1") for r in (own, other)]
         assert one.ci95 == pytest.approx(np.sqrt(halves[0] ** 2 + halves[1] ** 2))
-    assert "inflation" not in mixed.as_json()
+    assert "inflation" not in mixed.to_dict()
     assert mixed.sampling["groups"] == "mixed"
     assert found.sampling["groups"] == "within"
 

@@ -30,7 +30,7 @@ def clips():
     targets[:, 4:] = rng.random((120, 2)) < 0.4
     return Clips(
         ids=tuple(f"c{i:03d}" for i in range(120)),
-        codes=np.full(120, UNLABELLED, np.int32),
+        class_ids=np.full(120, UNLABELLED, np.int32),
         classes=tuple("abcdef"),
         groups=(np.arange(120) // 3).astype(np.int32),
         split="all",
@@ -77,7 +77,7 @@ def test_the_number_is_a_loop_over_labels_that_counts_every_label(clips):
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(120, 6, generator=rng) + torch.from_numpy(clips.targets).float()
     head = plugins.build("learn.fewshot.heads", "prototypes")
-    view = View(head, Pair(support=x, query=x, blocks=(6,)), Context(blocks=(6,)))
+    view = View(head, Pair(support=x, query=x, modality_dims=(6,)), Context(modality_dims=(6,)))
     found = measure(clips, drawn, view, score=None, tuned=None).of_episodes
     for e, (labels, support, query) in enumerate(
         zip(drawn.classes, drawn.support, drawn.query, strict=True)
@@ -112,7 +112,7 @@ def test_from_a_store_to_the_table(filled, tmp_path, capsys):
     assert again.results[1].accuracy == found.results[1].accuracy
     found.save(tmp_path / "run")
     assert len(load_result(tmp_path / "run").of_episodes) == 4
-    episodes_table(found.as_json())
+    episodes_table(found.to_dict())
     assert "multi_label (ways=3, queries=4), map" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="pt_map needs equally many"):
         learn.run_episodes(filled, **asked, task="multi_label", heads=("pt_map",))
@@ -123,6 +123,8 @@ def test_from_a_store_to_the_table(filled, tmp_path, capsys):
 def test_what_cannot_be_drawn_names_the_labels(clips):
     with pytest.raises(NotEnoughClips, match=r"what lacks clips: a: 30"):
         draw(clips, shots=10, queries=25)
-    one = Clips(ids=("a",), codes=np.zeros(1, np.int32), classes=("a",), groups=None, split="all")
+    one = Clips(
+        ids=("a",), class_ids=np.zeros(1, np.int32), classes=("a",), groups=None, split="all"
+    )
     with pytest.raises(ConfigError, match="with all their labels"):
         multi_label.build(multi_label.Config())(one, seed=0)

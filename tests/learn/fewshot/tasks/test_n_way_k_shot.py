@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from learn.fewshot.tasks import _hands, n_way_k_shot
+from learn.fewshot.tasks import _sampler, n_way_k_shot
 from learn.fewshot.tasks.n_way_k_shot import Config, build
 from store.errors import ConfigError, NotEnoughClips
 
@@ -42,7 +42,7 @@ def drawn_pairs(clips, episodes, seed=0, ways=2, **asked):
 def test_a_class_is_eligible_exactly_if_some_draw_exists(sizes, shots, queries):
     groups = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
     exists = next(possible(groups.tolist(), shots, queries), None) is not None
-    assert _hands.enough(groups, shots, queries) == exists
+    assert _sampler.enough(groups, shots, queries) == exists
 
 
 @pytest.mark.parametrize("redraws", [0, 1, 100])

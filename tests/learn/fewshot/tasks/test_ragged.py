@@ -39,7 +39,7 @@ def test_ways_and_shots_come_as_meta_dataset_has_them(clips):
     ways = (drawn.classes >= 0).sum(1)
     assert np.bincount(ways, minlength=7)[3:].min() > 1500 / 4 * 0.8
     shots, queries = ((part >= 0).sum(2) for part in (drawn.support, drawn.asked))
-    sizes = np.bincount(clips.codes)
+    sizes = np.bincount(clips.class_ids)
     for row, k, q in zip(drawn.classes, shots, queries, strict=True):
         there = row >= 0
         smallest = sizes[row[there]].min()
@@ -57,7 +57,7 @@ def test_even_shots_are_those_of_the_poorest(clips):
     shots = (drawn.support >= 0).sum(2)
     assert all(len(set(k[row >= 0])) == 1 for row, k in zip(drawn.classes, shots, strict=True))
     assert len(set(shots.max(1))) > 3
-    assert all(block.real is None for block in drawn.blocks())
+    assert all(block.mask is None for block in drawn.blocks())
 
 
 @pytest.mark.parametrize("alpha", [0.3, 2.0, 50.0])
@@ -86,9 +86,9 @@ def test_no_class_is_asked_for_more_than_it_has(make_clips, monkeypatch):
 def test_a_loop_over_uneven_episodes_gives_the_same(clips):
     drawn = any_way(clips, episodes=60)
     rng = torch.Generator().manual_seed(0)
-    apart = torch.from_numpy(clips.codes / 2).float()[:, None]
+    apart = torch.from_numpy(clips.class_ids / 2).float()[:, None]
     x = torch.randn(len(clips), 6, generator=rng) + apart
-    pair, context = Pair(support=x, query=x, blocks=(6,)), Context(blocks=(6,))
+    pair, context = Pair(support=x, query=x, modality_dims=(6,)), Context(modality_dims=(6,))
     for spec in ("prototypes", "prototypes:metric=cl2n,centre=support", "nearest", "ridge"):
         head = plugins.build("learn.fewshot.heads", spec)
         found = accuracies(drawn, scorer(head, pair, context, queries=10**6)(drawn))
@@ -151,7 +151,7 @@ def test_from_a_store_to_the_table(filled, task, tmp_path, capsys):
     found.save(tmp_path / "run")
     kept = load_result(tmp_path / "run")
     assert [one.mean() for one in kept.of_episodes] == [r.accuracy for r in found.results]
-    episodes_table(found.as_json())
+    episodes_table(found.to_dict())
     shown = capsys.readouterr().out
     assert task.partition(":")[0] in shown
     assert ("≤" in shown) == ("any" in task)

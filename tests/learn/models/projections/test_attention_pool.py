@@ -20,14 +20,14 @@ def network(config=SMALL):
 def clips():
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(3, 12, DIM, generator=generator, dtype=torch.float64)
-    real = torch.arange(12) < torch.tensor([[12], [7], [1]])
-    return rows, real, torch.arange(12.0, dtype=torch.float64).expand(3, 12)
+    mask = torch.arange(12) < torch.tensor([[12], [7], [1]])
+    return rows, mask, torch.arange(12.0, dtype=torch.float64).expand(3, 12)
 
 
 def test_it_is_the_sum_over_real_rows_written_as_a_loop():
-    net, (rows, real, seconds) = network(), clips()
+    net, (rows, mask, seconds) = network(), clips()
     want = []
-    for clip, is_real in zip(rows, real, strict=True):
+    for clip, is_real in zip(rows, mask, strict=True):
         kept = clip[is_real]
         pooled = []
         for query in net.queries:
@@ -35,32 +35,32 @@ def test_it_is_the_sum_over_real_rows_written_as_a_loop():
             share = score.exp() / score.exp().sum()
             pooled.append(sum(w * net.to_values(row) for w, row in zip(share, kept, strict=True)))
         want.append(net.output(torch.cat(pooled)))
-    torch.testing.assert_close(net(rows, real, seconds), torch.stack(want))
+    torch.testing.assert_close(net(rows, mask, seconds), torch.stack(want))
 
 
 def test_with_queries_of_zero_it_is_the_mean_over_rows():
-    net, (rows, real, seconds) = network(), clips()
+    net, (rows, mask, seconds) = network(), clips()
     torch.nn.init.zeros_(net.queries)
-    mean = net.to_values(mean_of_rows(rows, real))
-    torch.testing.assert_close(net(rows, real, seconds), net.output(mean.repeat(1, 3)))
+    mean = net.to_values(mean_of_rows(rows, mask))
+    torch.testing.assert_close(net(rows, mask, seconds), net.output(mean.repeat(1, 3)))
 
 
 @pytest.mark.parametrize("junk", [1e30, math.inf, math.nan])
 def test_padding_never_changes_the_answer_and_weighs_nothing(junk):
-    net, (rows, real, seconds) = network(), clips()
-    spoilt = rows.masked_fill(~real[..., None], junk)
-    torch.testing.assert_close(net(spoilt, real, seconds), net(rows, real, seconds))
-    weights = net.weights(spoilt, real)
-    assert not weights.masked_select(~real[:, None]).any()
+    net, (rows, mask, seconds) = network(), clips()
+    spoilt = rows.masked_fill(~mask[..., None], junk)
+    torch.testing.assert_close(net(spoilt, mask, seconds), net(rows, mask, seconds))
+    weights = net.weights(spoilt, mask)
+    assert not weights.masked_select(~mask[:, None]).any()
     torch.testing.assert_close(weights.sum(-1), torch.ones(3, 3, dtype=torch.float64))
 
 
 def test_clips_without_rows_pool_to_zeros_and_leave_gradients_finite():
-    net, (rows, real, seconds) = network(), clips()
-    rows[1], real[1] = math.nan, False
-    out = net(rows, real, seconds)
+    net, (rows, mask, seconds) = network(), clips()
+    rows[1], mask[1] = math.nan, False
+    out = net(rows, mask, seconds)
     torch.testing.assert_close(out[1], net.output.bias)
-    torch.testing.assert_close(net(rows[:, :0], real[:, :0], seconds[:, :0])[1], out[1])
+    torch.testing.assert_close(net(rows[:, :0], mask[:, :0], seconds[:, :0])[1], out[1])
     out.square().sum().backward()
     assert all(p.grad.isfinite().all() for p in net.parameters())
 
@@ -80,9 +80,9 @@ def test_training_drops_out_and_eval_does_not():
 
 
 def test_float16_stays_near():
-    net, (rows, real, seconds) = network(), clips()
-    want = net(rows, real, seconds)
-    got = net.half()(rows.half(), real, seconds)
+    net, (rows, mask, seconds) = network(), clips()
+    want = net(rows, mask, seconds)
+    got = net.half()(rows.half(), mask, seconds)
     assert got.dtype == torch.float16
     assert F.cosine_similarity(got.double(), want).min() > 0.999
 
@@ -96,18 +96,18 @@ def test_it_finds_the_one_row_that_tells_where_a_mean_drowns_it():
     rows[..., 0] = -4
     rows[torch.arange(256), place, 0] = 4
     rows[torch.arange(256), place, 1] = 2.0 * label - 1
-    real, seconds = torch.ones(256, 12, dtype=torch.bool), torch.zeros(256, 12)
+    mask, seconds = torch.ones(256, 12, dtype=torch.bool), torch.zeros(256, 12)
     torch.manual_seed(0)
     net = build(Config(dim_out=2, queries=1, width=8, dropout=0.0), DIM)
     optimiser = torch.optim.AdamW(net.parameters(), 2e-2)
     for _ in range(150):
-        loss = F.cross_entropy(net(rows[:128], real[:128], seconds[:128]), label[:128])
+        loss = F.cross_entropy(net(rows[:128], mask[:128], seconds[:128]), label[:128])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    unseen = net(rows[128:], real[128:], seconds[128:]).argmax(1)
+    unseen = net(rows[128:], mask[128:], seconds[128:]).argmax(1)
     assert (unseen == label[128:]).float().mean() > 0.95
-    mean = mean_of_rows(rows, real)[:, 1]
+    mean = mean_of_rows(rows, mask)[:, 1]
     assert ((mean > 0).long() == label).float().mean() < 0.7
 
 

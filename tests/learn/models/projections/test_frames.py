@@ -19,13 +19,13 @@ from store.errors import ConfigError
     ],
 )
 def test_rows_in_the_middle_of_equal_parts_are_kept(rows, frames, expected):
-    real = torch.arange(20) < rows
-    assert middles(real[None], frames)[0].tolist() == expected
+    mask = torch.arange(20) < rows
+    assert middles(mask[None], frames)[0].tolist() == expected
 
 
 def test_holes_between_rows_are_stepped_over():
-    real = torch.tensor([[False, True, False, True, True]])
-    assert middles(real, 3)[0].tolist() == [1, 3, 4]
+    mask = torch.tensor([[False, True, False, True, True]])
+    assert middles(mask, 3)[0].tolist() == [1, 3, 4]
 
 
 def test_frames_lie_end_to_end_in_order_of_time():

@@ -38,8 +38,8 @@ def clips(count=3, time=150, seed=0):
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randn(count, time, DIM, generator=generator, dtype=torch.float64)
     seconds = torch.rand(count, time, generator=generator, dtype=torch.float64).cumsum(1) * 0.5
-    real = torch.arange(time) < time - 7 * torch.arange(count)[:, None]
-    return rows, real, seconds
+    mask = torch.arange(time) < time - 7 * torch.arange(count)[:, None]
+    return rows, mask, seconds
 
 
 def shuffled(seed, *tensors):
@@ -50,14 +50,14 @@ def shuffled(seed, *tensors):
 @everywhere
 @pytest.mark.parametrize("junk", [1e30, math.inf, math.nan])
 def test_padding_never_changes_the_answer_wherever_it_lies(config, junk):
-    net, (rows, real, seconds) = network(config), clips()
+    net, (rows, mask, seconds) = network(config), clips()
     for i in range(len(rows)):
-        length = int(real[i].sum())
-        alone = net(rows[i : i + 1, :length], real[i : i + 1, :length], seconds[i : i + 1, :length])
+        length = int(mask[i].sum())
+        alone = net(rows[i : i + 1, :length], mask[i : i + 1, :length], seconds[i : i + 1, :length])
         padded = [
-            torch.where(real[i : i + 1, :, None], rows[i : i + 1], junk),
-            real[i : i + 1],
-            torch.where(real[i : i + 1], seconds[i : i + 1], junk),
+            torch.where(mask[i : i + 1, :, None], rows[i : i + 1], junk),
+            mask[i : i + 1],
+            torch.where(mask[i : i + 1], seconds[i : i + 1], junk),
         ]
         longer = [torch.cat([x, x[:, :40]], 1) for x in padded]
         longer[1][:, -40:] = False
@@ -67,22 +67,22 @@ def test_padding_never_changes_the_answer_wherever_it_lies(config, junk):
 
 @everywhere
 def test_a_clip_does_not_see_its_batch(config):
-    net, (rows, real, seconds) = network(config), clips()
-    together = net(rows, real, seconds)
+    net, (rows, mask, seconds) = network(config), clips()
+    together = net(rows, mask, seconds)
     rows[1:] = -rows[1:]
-    torch.testing.assert_close(net(rows, real, seconds)[:1], together[:1])
+    torch.testing.assert_close(net(rows, mask, seconds)[:1], together[:1])
 
 
 @everywhere
 def test_clips_without_rows_get_a_finite_answer_and_gradient(config):
-    net, (rows, real, seconds) = network(config), clips()
-    real[1] = False
+    net, (rows, mask, seconds) = network(config), clips()
+    mask[1] = False
     rows[1], seconds[1] = math.nan, math.nan
-    net(rows, real, seconds).square().sum().backward()
+    net(rows, mask, seconds).square().sum().backward()
     assert all(p.grad.isfinite().all() for p in net.parameters())
-    nothing = net(rows[1:2], real[1:2], seconds[1:2])
+    nothing = net(rows[1:2], mask[1:2], seconds[1:2])
     assert nothing.isfinite().all()
-    torch.testing.assert_close(net(rows[:1, :0], real[:1, :0], seconds[:1, :0]), nothing)
+    torch.testing.assert_close(net(rows[:1, :0], mask[:1, :0], seconds[:1, :0]), nothing)
 
 
 @everywhere
@@ -94,40 +94,40 @@ def test_every_entry_of_every_parameter_receives_gradient(config):
 
 
 def test_pool_mean_is_the_mean_of_the_rows_without_the_hub():
-    net, (rows, real, seconds) = network(CONFIGS["global_window pre mean"]), clips()
+    net, (rows, mask, seconds) = network(CONFIGS["global_window pre mean"]), clips()
     net.layers, net.head = torch.nn.ModuleList(), torch.nn.Identity()
-    token = net.embed(rows) + sinusoids(since_first_row(seconds, real), SMALL.width)
-    want = torch.stack([x[r].mean(0) for x, r in zip(token, real, strict=True)])
-    torch.testing.assert_close(net(rows, real, seconds), want)
-    assert not torch.allclose(net.train()(rows, real, seconds), want)  # tokens drop out
+    token = net.embed(rows) + sinusoids(since_first_row(seconds, mask), SMALL.width)
+    want = torch.stack([x[r].mean(0) for x, r in zip(token, mask, strict=True)])
+    torch.testing.assert_close(net(rows, mask, seconds), want)
+    assert not torch.allclose(net.train()(rows, mask, seconds), want)  # tokens drop out
 
 
 @everywhere
 def test_the_order_of_storage_does_not_matter_but_the_times_do(config):
-    net, (rows, real, seconds) = network(config), clips()
-    want = net(rows, real, seconds)
-    torch.testing.assert_close(net(*shuffled(0, rows, real, seconds)), want)
-    shuffled_rows, _ = shuffled(0, rows[:1, :40], real[:1, :40])
-    kept = (real[:1, :40], seconds[:1, :40])
+    net, (rows, mask, seconds) = network(config), clips()
+    want = net(rows, mask, seconds)
+    torch.testing.assert_close(net(*shuffled(0, rows, mask, seconds)), want)
+    shuffled_rows, _ = shuffled(0, rows[:1, :40], mask[:1, :40])
+    kept = (mask[:1, :40], seconds[:1, :40])
     assert not torch.allclose(net(shuffled_rows, *kept), net(rows[:1, :40], *kept), atol=1e-4)
-    assert not torch.allclose(net(rows, real, 2 * seconds), want, atol=1e-4)
+    assert not torch.allclose(net(rows, mask, 2 * seconds), want, atol=1e-4)
 
 
 @everywhere
 def test_a_shift_of_all_times_changes_nothing(config):
-    net, (rows, real, seconds) = network(config), clips()
-    want = net(rows, real, seconds)
-    torch.testing.assert_close(net(rows, real, seconds + 17.25), want)
+    net, (rows, mask, seconds) = network(config), clips()
+    want = net(rows, mask, seconds)
+    torch.testing.assert_close(net(rows, mask, seconds + 17.25), want)
     later = seconds.clone()
     later[:, 1:] += 1.5  # no shift: the first row stays
-    assert not torch.allclose(net(rows, real, later), want, atol=1e-4)
+    assert not torch.allclose(net(rows, mask, later), want, atol=1e-4)
 
 
 def test_a_position_is_a_time_and_not_a_count():
     """The rows at whole seconds have one code at 1 and at 4 rows a second."""
-    real = torch.ones(1, 33, dtype=torch.bool)
-    fine = sinusoids(since_first_row(torch.arange(33.0)[None] / 4, real), 16)
-    coarse = sinusoids(since_first_row(torch.arange(9.0)[None], real[:, :9]), 16)
+    mask = torch.ones(1, 33, dtype=torch.bool)
+    fine = sinusoids(since_first_row(torch.arange(33.0)[None] / 4, mask), 16)
+    coarse = sinusoids(since_first_row(torch.arange(9.0)[None], mask[:, :9]), 16)
     torch.testing.assert_close(fine[:, ::4], coarse)
 
 
@@ -163,9 +163,9 @@ def test_every_path_gives_the_answer_of_the_dense_reference(config, monkeypatch)
 @everywhere
 def test_narrow_types_stay_near_and_times_keep_their_precision(config, dtype):
     """Seconds stay float32: 30.1 s in bfloat16 is 30.0 s, a whole turn of the fastest sine."""
-    net, (rows, real, seconds) = network(config), clips()
-    want = net(rows, real, seconds)
-    got = net.to(dtype)(rows.to(dtype), real, seconds.float())
+    net, (rows, mask, seconds) = network(config), clips()
+    want = net(rows, mask, seconds)
+    got = net.to(dtype)(rows.to(dtype), mask, seconds.float())
     assert got.dtype == dtype
     assert F.cosine_similarity(got.double(), want).min() > 0.995
 
@@ -183,9 +183,9 @@ def test_a_window_hides_what_is_out_of_reach():
     """One layer, so that reach is not the reach of a stack."""
     for name, seen in {"full": 150, "window": 7, "dilated": 5}.items():
         net = network(replace(SMALL, layers=1, pool="mean", **PATTERNS[name]))
-        (layer,), real = net.layers, torch.ones(1, 150, dtype=torch.bool)
+        (layer,), mask = net.layers, torch.ones(1, 150, dtype=torch.bool)
         x = torch.randn(1, 150, 16, dtype=torch.float64, requires_grad=True)
-        layer(x, real, net.pattern)[0, 45].sum().backward()
+        layer(x, mask, net.pattern)[0, 45].sum().backward()
         assert int(x.grad.abs().sum(-1).gt(0).sum()) == seen, name
 
 
@@ -207,21 +207,21 @@ def test_it_learns_an_order_that_a_mean_over_rows_cannot_see(config):
     first = torch.arange(8) < 4
     is_a = first == label[:, None].bool()
     rows = torch.where(is_a[..., None], a, b)
-    real = torch.ones(64, 8, dtype=torch.bool)
+    mask = torch.ones(64, 8, dtype=torch.bool)
     seconds = torch.arange(8.0) * (0.5 + torch.rand(64, 1, generator=generator))
-    means = mean_of_rows(rows, real)
+    means = mean_of_rows(rows, mask)
     torch.testing.assert_close(means, means[:1].expand_as(means))  # nothing to learn from
 
     torch.manual_seed(0)
     net = build(replace(config, dropout=0.0, head_dropout=0.0), DIM)
     optimiser = torch.optim.AdamW(net.parameters(), 3e-3)
     for _ in range(80):
-        loss = F.cross_entropy(net(rows[:32], real[:32], seconds[:32]), label[:32])
+        loss = F.cross_entropy(net(rows[:32], mask[:32], seconds[:32]), label[:32])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
     net.eval()
-    unseen = net(rows[32:], real[32:], seconds[32:]).argmax(1)
+    unseen = net(rows[32:], mask[32:], seconds[32:]).argmax(1)
     assert (unseen == label[32:]).float().mean() > 0.95
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 import learn
 from learn.fewshot.heads import Context
-from learn.training.objectives import Batch, Scene
+from learn.training.objectives import Batch, ObjectiveContext
 from store import plugins
 from store.errors import ConfigError
 from tests.learn import sequences
@@ -19,7 +19,7 @@ FRAMES, DIM = 4, 6
 def build(spec="arn:frames=4,channels=3"):
     torch.manual_seed(0)
     sizes = {"visual": FRAMES * DIM}
-    scene = Scene(outputs=sizes, inputs=sizes, classes=("a", "b", "c"), clips=9)
+    scene = ObjectiveContext(outputs=sizes, inputs=sizes, classes=("a", "b", "c"), clips=9)
     return plugins.build("learn.training.objectives", spec, scene).eval().double()
 
 
@@ -32,14 +32,14 @@ def clips(*shape, seed=0):
 def test_equals_the_loop_over_frames(shots):
     arn = build()
     support, query = clips(2, 3, shots), clips(2, 4, seed=1)
-    scores = arn.head().fit(support, Context(blocks=(FRAMES * DIM,)))(query)
+    scores = arn.head().fit(support, Context(modality_dims=(FRAMES * DIM,)))(query)
     with torch.no_grad():
         for s, q, got in zip(support, query, scores, strict=True):
             torch.testing.assert_close(got, literal(arn, q, s))
 
 
 def test_the_order_of_frames_decides_nothing():
-    arn, context = build(), Context(blocks=(FRAMES * DIM,))
+    arn, context = build(), Context(modality_dims=(FRAMES * DIM,))
     support, query = clips(2, 3, 2), clips(2, 4, seed=1)
     mixed = query.view(2, 4, FRAMES, DIM)[:, :, [2, 0, 3, 1]].flatten(-2)
     predict = arn.head().fit(support, context)

@@ -6,14 +6,14 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from learn.training.objectives import Batch, Scene
+from learn.training.objectives import Batch, ObjectiveContext
 from learn.training.objectives.cross_entropy import Config as CrossEntropyConfig
 from learn.training.objectives.cross_entropy import build as build_cross_entropy
 from learn.training.objectives.infonce import Config, build
 from store.errors import ConfigError
 
 BOTH = {"visual": 6, "audio": 6}
-SCENE = Scene(outputs=BOTH, inputs=BOTH, classes=("a", "b", "c"), clips=9)
+SCENE = ObjectiveContext(outputs=BOTH, inputs=BOTH, classes=("a", "b", "c"), clips=9)
 
 
 def batch(labels=(0, 1, 0, 2, -1, -1, 1), seed=0):
@@ -70,7 +70,7 @@ def test_settings_out_of_bounds_are_refused():
     with pytest.raises(ConfigError, match="label_smoothing"):
         CrossEntropyConfig(label_smoothing=1.0)
     alone = {"audio": 6}
-    one_sided = Scene(outputs=alone, inputs=alone, classes=("a",), clips=9)
+    one_sided = ObjectiveContext(outputs=alone, inputs=alone, classes=("a",), clips=9)
     with pytest.raises(ConfigError, match="two modalities"):
         build(Config(), one_sided)
     with pytest.raises(ConfigError, match="two classes"):

@@ -7,11 +7,19 @@ from itertools import product
 import pytest
 import torch
 
-from learn.training.objectives import Batch, Scene, ccl, distillation, nt_xent, supcon, triplet
+from learn.training.objectives import (
+    Batch,
+    ObjectiveContext,
+    ccl,
+    distillation,
+    nt_xent,
+    supcon,
+    triplet,
+)
 from store.errors import ConfigError
 
 BOTH = {"visual": 6, "audio": 6}
-SCENE = Scene(outputs=BOTH, inputs=BOTH, classes=("a", "b", "c"), clips=9)
+SCENE = ObjectiveContext(outputs=BOTH, inputs=BOTH, classes=("a", "b", "c"), clips=9)
 LABELS = (0, 1, 0, 2, -1, -1, 1)
 
 
@@ -72,13 +80,14 @@ def test_nt_xent_of_views_that_agree_and_differ_from_all_others():
     )  # fmt: skip
     flat = {"visual": 2, "audio": 2}
     objective = nt_xent.build(
-        nt_xent.Config(temperature=1.0), Scene(outputs=flat, inputs=flat, classes=(), clips=2)
+        nt_xent.Config(temperature=1.0),
+        ObjectiveContext(outputs=flat, inputs=flat, classes=(), clips=2),
     )
     assert objective(b).item() == pytest.approx(math.log(math.e + 2) - 1, rel=1e-6)
 
 
 def test_nt_xent_of_one_modality_needs_copies():
-    alone = Scene(outputs={"audio": 6}, inputs={"audio": 6}, classes=(), clips=9)
+    alone = ObjectiveContext(outputs={"audio": 6}, inputs={"audio": 6}, classes=(), clips=9)
     with pytest.raises(ConfigError, match=r"views\.copies=2"):
         nt_xent.build(nt_xent.Config(), alone)
     nt_xent.build(nt_xent.Config(), replace(alone, views=2))
@@ -176,7 +185,7 @@ def test_random_triplets_are_drawn_from_the_right_clips_and_by_the_seed():
 
 @pytest.mark.parametrize("mining", triplet.MININGS)
 def test_a_class_of_one_clip_in_one_modality_costs_nothing_and_does_not_hang(mining):
-    one = Scene(outputs={"audio": 6}, inputs={"audio": 6}, classes=("a", "b"), clips=3)
+    one = ObjectiveContext(outputs={"audio": 6}, inputs={"audio": 6}, classes=("a", "b"), clips=3)
     objective = triplet.build(triplet.Config(mining=mining), one)
     x = torch.randn(3, 6, generator=torch.Generator().manual_seed(0)).requires_grad_()
     lonely = Batch(embeddings={"audio": x}, labels=torch.tensor([0, 1, 2]), clips=torch.arange(3))

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 
 from learn.training.objectives import (  # fmt: skip
     Batch,
-    Moment,
-    Scene,
-    Survey,
+    EpochStart,
+    ObjectiveContext,
+    TrainingEmbeddings,
     cma,
     memory_bank,
     prototypes,
@@ -28,7 +28,9 @@ CLIPS = 9
 
 
 def scene(**changes):
-    return Scene(outputs=BOTH, inputs=BOTH, classes=("a", "b", "c"), clips=CLIPS, **changes)
+    return ObjectiveContext(
+        outputs=BOTH, inputs=BOTH, classes=("a", "b", "c"), clips=CLIPS, **changes
+    )
 
 
 def batch(clips=(4, 0, 7, 2), seed=0):
@@ -41,9 +43,9 @@ def batch(clips=(4, 0, 7, 2), seed=0):
 
 def moment(rows, *, round=0, epoch=0, labels=None):
     labels = torch.full((CLIPS,), -1) if labels is None else labels
-    return Moment(
+    return EpochStart(
         round=round, epoch=epoch, seed=5,
-        survey=lambda: Survey(embeddings=rows, means=rows, labels=labels),
+        survey=lambda: TrainingEmbeddings(embeddings=rows, means=rows, labels=labels),
     )  # fmt: skip
 
 
@@ -294,10 +296,10 @@ SEEN, HEARD = [0, 0, 0, 1, 1, 1, 2, 2, 2], [0, 1, 2, 0, 1, 2, 0, 1, 2]
 
 
 def test_clusters_are_those_that_are_plain_to_see_and_follow_from_the_seed():
-    codes = cluster(corners(SEEN), 3, seed=1)
-    assert len(codes.unique()) == 3
-    assert all(len(codes[torch.tensor(SEEN) == c].unique()) == 1 for c in range(3))
-    assert torch.equal(codes, cluster(corners(SEEN), 3, seed=1))
+    class_ids = cluster(corners(SEEN), 3, seed=1)
+    assert len(class_ids.unique()) == 3
+    assert all(len(class_ids[torch.tensor(SEEN) == c].unique()) == 1 for c in range(3))
+    assert torch.equal(class_ids, cluster(corners(SEEN), 3, seed=1))
 
 
 def test_xdc_names_the_clusters_of_the_other_modality():
@@ -307,12 +309,12 @@ def test_xdc_names_the_clusters_of_the_other_modality():
     assert told["evenness_visual"] == pytest.approx(1)
     assert told["nmi_visual_audio"] == pytest.approx(0, abs=1e-6)
     b, total = batch(), 0.0
-    codes = {m: cluster(rows[m], 3, seed=5 + i) for i, m in enumerate(BOTH)}
+    class_ids = {m: cluster(rows[m], 3, seed=5 + i) for i, m in enumerate(BOTH)}
     with torch.no_grad():
         for name, other in (("visual", "audio"), ("audio", "visual")):
             share = objective.classifiers[name](b.embeddings[name]).softmax(1)
             for row, clip in zip(share, b.clips.tolist(), strict=True):
-                total -= math.log(row[codes[other][clip]]) / len(b) / 2
+                total -= math.log(row[class_ids[other][clip]]) / len(b) / 2
     assert objective(b).item() == pytest.approx(total, rel=1e-5)
 
 
@@ -320,10 +322,10 @@ def test_xdc_clusters_stored_rows_first_and_what_was_learnt_later():
     objective = xdc.build(xdc.Config(clusters=3), scene())
     stored = {"visual": corners(SEEN), "audio": corners(SEEN)}
     learnt = {"visual": corners(SEEN), "audio": corners(HEARD)}
-    survey = Survey(embeddings=learnt, means=stored, labels=torch.full((CLIPS,), -1))
+    survey = TrainingEmbeddings(embeddings=learnt, means=stored, labels=torch.full((CLIPS,), -1))
     kinds = []
     for round_ in (0, 1):
-        now = Moment(round=round_, epoch=0, seed=5, survey=lambda: survey)
+        now = EpochStart(round=round_, epoch=0, seed=5, survey=lambda: survey)
         kinds.append(objective.prepare(now)["nmi_visual_audio"])
         assert objective.prepare(replace(now, epoch=1)) == {}
     assert kinds == pytest.approx([1, 0], abs=1e-6)
@@ -346,13 +348,13 @@ def test_prototypes_are_their_equation():
     objective = prototypes.build(prototypes.Config(clusters=3, temperature=0.4), scene())
     rows = {"visual": corners(SEEN), "audio": corners(HEARD)}
     objective.prepare(moment(rows))
-    codes = {m: cluster(rows[m], 3, seed=5 + i) for i, m in enumerate(BOTH)}
+    class_ids = {m: cluster(rows[m], 3, seed=5 + i) for i, m in enumerate(BOTH)}
     b, total = batch(), 0.0
     for name, other in (("visual", "audio"), ("audio", "visual")):
-        means = [F.normalize(rows[other], dim=-1)[codes[other] == k].mean(0) for k in range(3)]
+        means = [F.normalize(rows[other], dim=-1)[class_ids[other] == k].mean(0) for k in range(3)]
         for x, clip in zip(b.embeddings[name], b.clips.tolist(), strict=True):
             tops = [math.exp(cosine(x, c) / 0.4) for c in means]
-            total -= math.log(tops[codes[other][clip]] / sum(tops)) / len(b) / 2
+            total -= math.log(tops[class_ids[other][clip]] / sum(tops)) / len(b) / 2
     assert objective(b).item() == pytest.approx(total, rel=1e-4)
 
 
@@ -366,7 +368,7 @@ def test_a_clip_of_another_split_belongs_to_the_nearest_cluster():
     )
     elsewhere = replace(b, clips=torch.full((CLIPS,), -1))
     for name in BOTH:
-        assert torch.equal(objective.codes(elsewhere, name), objective.codes(b, name))
+        assert torch.equal(objective.class_ids(elsewhere, name), objective.class_ids(b, name))
 
 
 @pytest.mark.parametrize(
@@ -394,6 +396,6 @@ def test_settings_out_of_bounds_are_refused(make, says):
 
 @pytest.mark.parametrize("module", [memory_bank, cma, sscl, xdc, prototypes])
 def test_one_modality_is_not_enough(module):
-    alone = Scene(outputs={"audio": 6}, inputs={"audio": 6}, classes=(), clips=9)
+    alone = ObjectiveContext(outputs={"audio": 6}, inputs={"audio": 6}, classes=(), clips=9)
     with pytest.raises(ConfigError, match="audio"):
         module.build(module.Config(), alone)

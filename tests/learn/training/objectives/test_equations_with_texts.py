@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from learn.data.clips import Padded
 from learn.training.objectives import (
     Batch,
-    Scene,
+    ObjectiveContext,
     Texts,
     avca,
     avgzslnet,
@@ -35,7 +35,7 @@ def scene(**changes):
         "outputs": SIZES, "inputs": {"visual": 7, "audio": 3}, "classes": tuple("abcd"),
         "clips": B, "texts": texts(), "hidden": {"visual.before": 8, "audio.before": 8},
     }  # fmt: skip
-    return Scene(**{**facts, **changes})
+    return ObjectiveContext(**{**facts, **changes})
 
 
 @pytest.fixture
@@ -44,9 +44,9 @@ def batch():
     counts = {"visual": torch.randint(1, 4, (B,), generator=g), "audio": torch.ones(B).long()}
     inputs = {}
     for m, size in (("visual", 7), ("audio", 3)):
-        real = torch.arange(3) < counts[m][:, None]
+        mask = torch.arange(3) < counts[m][:, None]
         inputs[m] = Padded(
-            torch.randn(B, 3, size, generator=g) * real[..., None], real, torch.zeros(B, 3)
+            torch.randn(B, 3, size, generator=g) * mask[..., None], mask, torch.zeros(B, 3)
         )
     return Batch(
         embeddings={m: torch.randn(B, E, generator=g) for m in SIZES},
@@ -96,7 +96,7 @@ def test_cjme_is_its_formula(batch):
     costs, shares, wanted = [], [], []
     for i, label in enumerate(batch.labels.tolist()):
         means = [
-            batch.inputs[m].rows[i][batch.inputs[m].real[i]].mean(0) for m in ("audio", "visual")
+            batch.inputs[m].rows[i][batch.inputs[m].mask[i]].mean(0) for m in ("audio", "visual")
         ]
         share = torch.sigmoid(objective.attention(torch.cat(means)[None]))[0, 0].item()
         doubts = []

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from learn.fewshot.heads import Context
-from learn.training.objectives import Batch, Scene
+from learn.training.objectives import Batch, ObjectiveContext
 from store import plugins
 from store.errors import ConfigError
 
@@ -14,7 +14,7 @@ DIM = 6
 
 def build(spec="protonet"):
     sizes = {"visual": DIM}
-    scene = Scene(outputs=sizes, inputs=sizes, classes=("a", "b"), clips=6)
+    scene = ObjectiveContext(outputs=sizes, inputs=sizes, classes=("a", "b"), clips=6)
     return plugins.build("learn.training.objectives", spec, scene).eval()
 
 
@@ -41,7 +41,7 @@ def test_the_cost_is_that_of_every_clip_against_the_others_of_its_batch():
 
 def test_its_own_head_is_that_of_prototypes_of_length_one():
     support, query = F.normalize(clips(3, 4, 5), dim=-1), F.normalize(clips(3, 7, seed=1), dim=-1)
-    context = Context(blocks=(DIM,))
+    context = Context(modality_dims=(DIM,))
     own = build("protonet:scale=3").head().fit(support, context)(query)
     head = plugins.build("learn.fewshot.heads", "prototypes").fit(support, context)
     torch.testing.assert_close(own, 3 * head(query))

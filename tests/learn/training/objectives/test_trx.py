@@ -13,7 +13,7 @@ import learn
 import store
 from learn.data.clips import choose_feature, load_rows
 from learn.fewshot.heads import Context
-from learn.training.objectives import Batch, Scene
+from learn.training.objectives import Batch, ObjectiveContext
 from learn.training.objectives._episodic import OwnHead
 from learn.training.runs import load_run
 from store import plugins
@@ -27,7 +27,7 @@ FRAMES, DIM = 4, 6
 def build(spec="trx:frames=4,width=5", outputs=("visual",)):
     torch.manual_seed(0)
     sizes = dict.fromkeys(outputs, FRAMES * DIM)
-    scene = Scene(outputs=sizes, inputs=sizes, classes=("a", "b", "c"), clips=9)
+    scene = ObjectiveContext(outputs=sizes, inputs=sizes, classes=("a", "b", "c"), clips=9)
     return plugins.build("learn.training.objectives", spec, scene).eval().double()
 
 
@@ -43,24 +43,24 @@ def test_equals_the_loop_over_tuples(shots, tuples):
     with torch.no_grad():
         trx.tuples[0].norm.weight.uniform_(0.5, 2)
         support, query = clips(2, 3, shots), clips(2, 4, seed=1)
-        scores = trx.head().fit(support, Context(blocks=(FRAMES * DIM,)))(query)
+        scores = trx.head().fit(support, Context(modality_dims=(FRAMES * DIM,)))(query)
         for s, q, got in zip(support, query, scores, strict=True):
             torch.testing.assert_close(got, literal(trx, q, s))
 
 
 def test_a_few_episodes_at_a_time_change_nothing(monkeypatch):
     trx, support, query = build(), clips(5, 3, 2), clips(5, 4, seed=1)
-    context = Context(blocks=(FRAMES * DIM,))
+    context = Context(modality_dims=(FRAMES * DIM,))
     whole = trx.head().fit(support, context)(query)
     monkeypatch.setattr(OwnHead, "AT_ONCE", 1)
     torch.testing.assert_close(trx.head().fit(support, context)(query), whole)
 
 
 def test_two_modalities_are_each_compared_and_count_alike():
-    trx, one = build(), Context(blocks=(FRAMES * DIM,))
+    trx, one = build(), Context(modality_dims=(FRAMES * DIM,))
     support, query = clips(2, 3, 2, 2), clips(2, 4, 2, seed=1)
     apart = [trx.head().fit(support[..., i, :], one)(query[..., i, :]) for i in (0, 1)]
-    both = Context(blocks=(FRAMES * DIM,) * 2)
+    both = Context(modality_dims=(FRAMES * DIM,) * 2)
     joined = trx.head().fit(support.flatten(-2), both)(query.flatten(-2))
     torch.testing.assert_close(joined, (apart[0] + apart[1]) / 2)
 

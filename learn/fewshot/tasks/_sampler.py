@@ -50,7 +50,7 @@ def even(classes: Int32[np.ndarray, "E N"], shots: int, queries: int) -> Wanted:
 Ask = Callable[[np.random.Generator, int], Wanted]
 
 
-class Hands:
+class EpisodeSampler:
     """The clips and groups of each class, and what episodes take of them."""
 
     def __init__(self, clips: Clips, groups: str) -> None:
@@ -63,22 +63,25 @@ class Hands:
                 "groups=strict needs to know which clips are of one source: give the manifest a "
                 "column 'group', or name one with --group"
             )
-        labelled = clips.codes != UNLABELLED
+        labelled = clips.class_ids != UNLABELLED
         self.clips = clips
-        self.shooters, self.askers = clips.may(SHOT) & labelled, clips.may(QUERY) & labelled
+        self.shooters, self.askers = (
+            clips.has_role(SHOT) & labelled,
+            clips.has_role(QUERY) & labelled,
+        )
         place = np.arange(len(clips))
         if groups != "mixed" and clips.groups is not None:
             place = clips.groups.astype(np.int64)
             if groups == "within":
-                place += clips.codes.astype(np.int64) * (int(place.max(initial=0)) + 1)
+                place += clips.class_ids.astype(np.int64) * (int(place.max(initial=0)) + 1)
         self.groups = np.unique(place, return_inverse=True)[1].reshape(-1)
         self.count = int(self.groups.max(initial=0)) + 1
         order = np.flatnonzero(labelled)
-        order = order[np.argsort(clips.codes[order], kind="stable")]
-        sizes = np.bincount(clips.codes[order], minlength=len(clips.classes))
+        order = order[np.argsort(clips.class_ids[order], kind="stable")]
+        sizes = np.bincount(clips.class_ids[order], minlength=len(clips.classes))
         self.table = np.zeros((len(sizes), max(1, sizes.max(initial=0))), np.int32)
-        self.real = np.arange(self.table.shape[1]) < sizes[:, None]
-        self.table[self.real] = order
+        self.mask = np.arange(self.table.shape[1]) < sizes[:, None]
+        self.table[self.mask] = order
         self.lacking: Counter[int] = Counter()
 
     def draw(
@@ -132,14 +135,14 @@ class Hands:
             f"clips: {worst}. Lower ways, shots or queries, or use less strict --groups"
         )
 
-    def rich(self, shots: int, queries: int) -> Int32[np.ndarray, "_"]:
+    def eligible(self, shots: int, queries: int) -> Int32[np.ndarray, "_"]:
         """The classes that can give so many shots, and queries of other groups, each by itself."""
         classes = range(len(self.clips.classes))
         return np.array([c for c in classes if self.able(c, shots, queries)], np.int32)
 
     def able(self, c: int, shots: int, queries: int) -> bool:
         """Can this class by itself give so many shots, and queries of other groups?"""
-        members = self.table[c, self.real[c]]
+        members = self.table[c, self.mask[c]]
         may, free = self.shooters[members], self.askers[members]
         if may.all() and free.all():
             return enough(self.groups[members], shots, queries)
@@ -148,7 +151,7 @@ class Hands:
     def most_queries(self, c: int, shots: int) -> int:
         """How many queries are left where shots come from as few clips of others as can be; -1
         where it has not so many shots."""
-        members = self.table[c, self.real[c]]
+        members = self.table[c, self.mask[c]]
         groups, may = self.groups[members], self.shooters[members]
         free = int(self.askers[members].sum())
         # By group: what it gives in shots, what it costs in queries; a knapsack over shots.
@@ -163,7 +166,7 @@ class Hands:
 
     def refusal(
         self,
-        rich: Int[np.ndarray, "_"],
+        eligible: Int[np.ndarray, "_"],
         ways: int,
         what: str,
         lower: str,
@@ -171,18 +174,18 @@ class Hands:
         among: Int[np.ndarray, "_"] | None = None,
     ) -> str:
         """One line that names the classes that cannot give `what`."""
-        classes = list(range(len(self.real))) if among is None else among.tolist()
-        poor = [c for c in classes if c not in set(rich.tolist())]
+        classes = list(range(len(self.mask))) if among is None else among.tolist()
+        poor = [c for c in classes if c not in set(eligible.tolist())]
         listed = ", ".join(map(self.told, poor[:8])) + (", …" if len(poor) > 8 else "")
         return (
             f"these episodes need {ways} classes with {what} in groups kept apart; only "
-            f"{len(rich)} of {len(classes)} have that{f' ({listed})' if listed else ''}. Lower "
+            f"{len(eligible)} of {len(classes)} have that{f' ({listed})' if listed else ''}. Lower "
             f"{lower}, or use --groups mixed"
         )
 
     def told(self, c: int) -> str:
         """A class and what it has."""
-        members = self.table[c, self.real[c]]
+        members = self.table[c, self.mask[c]]
         groups = len(np.unique(self.groups[members]))
         return f"{self.clips.classes[c]}: {len(members)} in {groups} group{'s' * (groups != 1)}"
 
@@ -198,14 +201,14 @@ class Hands:
         if not len(left):
             return left
         classes, of_support, of_query = (part[left] for part in wanted)
-        clips, real = self.table[classes], self.real[classes] & (classes >= 0)[..., None]
-        may = real & self.shooters[clips]
+        clips, mask = self.table[classes], self.mask[classes] & (classes >= 0)[..., None]
+        may = mask & self.shooters[clips]
         support = _chosen(rng, clips, may, of_support, shots)
         taken = np.zeros((len(left), self.count + 1), bool)
         of_shots = np.where(support >= 0, self.groups[support], self.count).reshape(len(left), -1)
         np.put_along_axis(taken, of_shots, True, axis=1)
         rows = np.arange(len(left))[:, None, None]
-        free = real & self.askers[clips] & ~taken[rows, self.groups[clips]]
+        free = mask & self.askers[clips] & ~taken[rows, self.groups[clips]]
         short = (may.sum(2) < of_support) | (free.sum(2) < of_query)
         done = ~short.any(1)
         drawn[left[done], :, :shots] = support[done]
@@ -231,11 +234,11 @@ class Hands:
             if deal >= EVEN:
                 share = rng.random(len(left))
             side = np.where(again, rng.random(side.shape) < share[:, None], side)
-            clips, real = self.table[classes], self.real[classes] & (classes >= 0)[..., None]
+            clips, mask = self.table[classes], self.mask[classes] & (classes >= 0)[..., None]
             theirs = side[np.arange(len(left))[:, None, None], self.groups[clips]]
             may, free = (
-                real & theirs & self.shooters[clips],
-                real & ~theirs & self.askers[clips],
+                mask & theirs & self.shooters[clips],
+                mask & ~theirs & self.askers[clips],
             )
             short = (may.sum(2) < of_support) | (free.sum(2) < of_query)
             done = ~short.any(1)
@@ -248,7 +251,7 @@ class Hands:
             if done.all():
                 return left[:0]
             self.lacking = Counter(classes[short].tolist())
-            bad = (short[..., None] & real)[~done]
+            bad = (short[..., None] & mask)[~done]
             left, side = left[~done], side[~done]
             again = np.zeros_like(side)
             again[np.nonzero(bad)[0], self.groups[clips[~done][bad]]] = True

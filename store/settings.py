@@ -1,0 +1,112 @@
+"""Settings with bounds: the fields of a plug-in's `Config`, or of a section of a recipe.
+
+    @dataclass(frozen=True, slots=True)
+    class Config(Settings):
+        alpha: float = setting(1.0, above=0)
+        metric: str = setting("cosine", among=("cosine", "euclidean"))
+
+Bounds are checked when such an object is made, and stand in the listings.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import Field, dataclass, field, fields
+from typing import Any
+
+from store.errors import ConfigError, choices
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What a setting may be."""
+
+    among: tuple[Any, ...] = ()
+    above: int | float | None = None
+    at_least: int | float | None = None
+    below: int | float | None = None
+    at_most: int | float | None = None
+
+    def fault(self, value: Any) -> str | None:
+        """Why `value` is out of bounds, as the end of a sentence; None where it is not."""
+        if self.among:
+            known = tuple(map(str, self.among))
+            return None if value in self.among else f"is none of {choices(str(value), known)}"
+        if self.holds(value):
+            return None
+        only_least = self.at_least is not None and self.below is None and self.at_most is None
+        return f"is less than {self.at_least:g}" if only_least else f"is not {self}"
+
+    def holds(self, number: int | float) -> bool:
+        """Is the number within all four limits?"""
+        return (
+            (self.above is None or number > self.above)
+            and (self.at_least is None or number >= self.at_least)
+            and (self.below is None or number < self.below)
+            and (self.at_most is None or number <= self.at_most)
+        )
+
+    def __str__(self) -> str:
+        """As people read it: `above 0`, `1 or more`, `in [0, 1)`, `one of mean, sum`."""
+        if self.among:
+            return f"one of {', '.join(map(str, self.among))}"
+        low = self.above if self.at_least is None else self.at_least
+        high = self.below if self.at_most is None else self.at_most
+        if high is None:
+            return f"above {low:g}" if self.at_least is None else f"{low:g} or more"
+        if low is None:
+            return f"below {high:g}" if self.at_most is None else f"at most {high:g}"
+        opening, closing = "[("[self.at_least is None], "])"[self.at_most is None]
+        return f"in {opening}{low:g}, {high:g}{closing}"
+
+
+def setting(
+    default: Any,
+    *,
+    among: Sequence[Any] = (),
+    above: int | float | None = None,
+    at_least: int | float | None = None,
+    below: int | float | None = None,
+    at_most: int | float | None = None,
+) -> Any:
+    """A field with bounds, which are checked when a `Config` is made and shown in listings."""
+    bounds = Bounds(
+        among=tuple(among), above=above, at_least=at_least, below=below, at_most=at_most
+    )
+    return field(default=default, metadata={"bounds": bounds})
+
+
+class Settings:
+    """Base of every settings dataclass: one that is out of bounds is never made.
+
+    Numbers are finite unless their default is not. Rules between settings go into `check`.
+
+    Raises:
+        ConfigError: names the setting, its value and its bounds.
+    """
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        for one in fields(self):  # type: ignore[arg-type]
+            if fault := _fault(getattr(self, one.name), one):
+                raise ConfigError(f"{self.prefix()}{one.name}={getattr(self, one.name)!r} {fault}")
+        self.check()
+
+    def check(self) -> None:
+        """Refuse settings that do not go together; begin the error with `prefix()`."""
+
+    @classmethod
+    def prefix(cls) -> str:
+        """What errors put before a setting's name: the plug-in that has it."""
+        return f"{cls.__module__.rpartition('.')[2]}: "
+
+
+def _fault(value: Any, of: Field) -> str | None:
+    """Why a field may not have this value."""
+    if isinstance(value, float) and not math.isfinite(value):
+        if math.isnan(value) and not math.isfinite(of.default):
+            return "is not a number"
+        if math.isfinite(of.default):
+            return "is not finite"
+    bounds: Bounds | None = of.metadata.get("bounds")
+    return bounds.fault(value) if bounds else None
