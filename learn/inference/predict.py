@@ -21,10 +21,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from learn.evaluation.evaluation_set import NONE, features_of, in_play, runs_of
-from learn.fewshot import modes as views
 from learn.inference.classifier import BY, Classifier, Support, fit
 from learn.inference.embed import EmbeddedBatch, blocks, parts_of, refuse_unknown
+from learn.inference.selection import NONE, runs_of, select_one
 from learn.inference.vector_index import Inverted, parse_index
 from store import Manifest, read_manifest
 from store import open as open_store
@@ -73,14 +72,13 @@ def predict(
         raise MissingFile(f"no directory {output.parent} to write {output.name} in; make it first")
     begun = time.monotonic()
     settings = parse_index(index)
-    run = next(iter(runs_of([projection] if projection else []).values()))
+    (run,) = runs_of([projection] if projection else []).values()
     store = open_store(store_path)
-    features = features_of(
-        store, {str(projection or NONE): run}, {"visual": visual, "audio": audio}
-    )
-    usable = [m for m in features if run is None or m in run.features]
-    cell = (views.cells([mode] if mode else [], [], usable) or [("v", "v")])[-1]
-    features = in_play({m: features[m] for m in usable}, [cell])
+    selection = select_one(
+        store, str(projection or NONE), run, visual=visual, audio=audio,
+        given=[mode] if mode else [],
+    )  # fmt: skip
+    features, (cell,) = selection.features, selection.cells
     parts = parts_of(cell[0], run)
 
     table = read_manifest(support, ids_suffice=True)

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from learn.evaluation.evaluation_set import NONE, features_of, in_play, runs_of
 from learn.fewshot import modes
 from learn.inference.embed import EmbeddedBatch, blocks, parts_of, refuse_unknown
+from learn.inference.selection import NONE, runs_of, select_one
 from learn.training.runs import Run
 from store import Feature
 from store import open as open_store
@@ -40,14 +40,13 @@ def search(
     """
     if top < 1:
         raise ConfigError(f"top={top}: ask for at least one clip")
-    run = next(iter(runs_of([projection] if projection else []).values()))
+    (run,) = runs_of([projection] if projection else []).values()
     store = open_store(store_path)
-    asked = {"visual": visual, "audio": audio}
-    features = features_of(store, {str(projection or NONE): run}, asked)
-    usable = [m for m in features if run is None or m in run.features]
-    given = [mode for mode in (source or target, target or source) if mode]
-    source, target = (modes.cells(given[:1], given[1:], usable) or [("v", "v")])[-1]
-    features = in_play({m: features[m] for m in usable}, [(source, target)])
+    selection = select_one(
+        store, str(projection or NONE), run, visual=visual, audio=audio,
+        given=[mode for mode in (source or target, target or source) if mode],
+    )  # fmt: skip
+    features, ((source, target),) = selection.features, selection.cells
     if source != target and run is None:
         sizes = ", ".join(f"{f.modality} has {f.dim} numbers" for f in features.values())
         raise InputError(

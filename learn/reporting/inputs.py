@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from learn.commands.tables import CLASSIC
-from learn.evaluation.evaluation_set import NONE, modalities_of
 from learn.evaluation.results import Saved, load_result
+from learn.inference.selection import NONE, modalities_of
 from learn.training.runs import load_run
 from store.errors import InputError, MissingFile
 
