@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from learn.data.clips import Padded
-from learn.training.objectives import (, Traits
+from learn.training.objectives import (
     Batch,
     EpochStart,
     Objective,
     ObjectiveContext,
     TrainingEmbeddings,
+    Traits,
 )
 from store import plugins
 

@@ -96,9 +96,7 @@ class Batch:
     present: Mapping[str, Bool[Tensor, "B"]] = field(default_factory=dict)  # {}: all are there
     copies: tuple[Mapping[str, Float[Tensor, "B _"]], ...] = ()  # embeddings of each view
     hidden: Mapping[str, Float[Tensor, "B _"]] = field(default_factory=dict)  # see Scene.hidden
-    targets: Float[Tensor, "B C"] | None = (
-        None  # 1 for each label of a clip, where clips have several
-    )
+    targets: Float[Tensor, "B C"] | None = None  # 1 for each of a clip's several labels
     seed: int = 0  # of this step
 
     def __post_init__(self) -> None:
