@@ -25,12 +25,34 @@ SHORT = {
 
 
 def episodes_table(result: Mapping[str, Any]) -> None:
-    """Accuracy in percent with its 95 % interval: a row per mode, projection and head."""
+    """Print accuracies in percent with 95 % intervals: a row per mode, projection and head."""
     drawn, rows = result["episodes"], result["results"]
+    _question_lines(drawn)
+    _left_out_lines(drawn)
+    most = "≤" if "max_shots" in drawn else ""  # as many as each episode came with
+    projections = list(dict.fromkeys(row["projection"] for row in rows))
+    for projection in projections:
+        if projections != ["none"]:
+            print(f"\nprojection: {projection}")
+        of_run = [row for row in rows if row["projection"] == projection]
+        if len({row["support"] for row in of_run}) > 1 and any("→" in _mode(row) for row in of_run):
+            _matrices(of_run)
+        else:
+            _accuracies(of_run, most, list(dict.fromkeys(row["shots"] for row in rows)))
+    _stamps(rows)
+    _parts_table(rows)
+    if "inflation" in result:
+        _inflation_table(result["inflation"])
+    if "missing" in result:
+        _missing_table(result["missing"])
+
+
+def _question_lines(drawn: Mapping[str, Any]) -> None:
+    """Say what the episodes were, and of which clips."""
     apart = {
         "within": f"{drawn['group']} kept apart",
         "strict": f"{drawn['group']} kept apart across classes",
-        "mixed": "groups may meet",
+        "mixed": "groups not separated",
     }[drawn["groups"]]
     asked = f"{drawn['ways']}-way, {drawn['queries']} queries a class"
     if drawn["task"] != CLASSIC:
@@ -50,39 +72,26 @@ def episodes_table(result: Mapping[str, Any]) -> None:
             f"stopped at {drawn['episodes']} episodes: half of some interval is still wider than "
             f"{100 * drawn['until_ci']:g} points"
         )
+
+
+def _left_out_lines(drawn: Mapping[str, Any]) -> None:
+    """Say which clips and classes had no part."""
     if dropped := [f"{n} with {why}" for why, n in drawn["dropped"].items() if n]:
         print(f"left out: {', '.join(dropped)}")
     for draw in drawn["draws"]:
         if idle := draw["classes_never_drawn"]:
             listed = ", ".join(idle[:8]) + (", …" if len(idle) > 8 else "")
             wrapped(f"{draw['shots']}-shot without {len(idle)} classes of too few clips: {listed}")
-    most = "≤" if "max_shots" in drawn else ""  # as many as each episode came with
-    shots = list(dict.fromkeys(row["shots"] for row in rows))
-    lines: dict[tuple[str, str, str], dict[str, Any]] = {}
+
+
+def _accuracies(rows: Sequence[Mapping[str, Any]], most: str, shots: Sequence[int]) -> None:
+    """Print one projection's results: modes and heads down, shots across."""
+    lines: dict[tuple[str, str], dict[str, str]] = {}
     for row in rows:
-        mode = _mode(row)
-        line = lines.setdefault((mode, row["projection"], row["head"]), {})
+        line = lines.setdefault((_mode(row), row["head"]), {})
         line[f"{most}{row['shots']}-shot"] = _percent(row)
-    runs = list(dict.fromkeys(row["projection"] for row in rows))
-    for run in runs:
-        if runs != ["none"]:
-            print(f"\nprojection: {run}")
-        of_run = [row for row in rows if row["projection"] == run]
-        if len({row["support"] for row in of_run}) > 1 and any("→" in _mode(row) for row in of_run):
-            _matrices(of_run)
-            continue
-        shown = [
-            {"mode": mode, "head": head} | line
-            for (mode, projection, head), line in lines.items()
-            if projection == run
-        ]
-        table(shown, ["mode", "head", *(f"{most}{k}-shot" for k in shots)])
-    _stamps(rows)
-    _parts_table(rows)
-    if "inflation" in result:
-        _inflation_table(result["inflation"])
-    if "missing" in result:
-        _missing_table(result["missing"])
+    shown = [{"mode": mode, "head": head} | line for (mode, head), line in lines.items()]
+    table(shown, ["mode", "head", *(f"{most}{k}-shot" for k in shots)])
 
 
 def _matrices(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -145,7 +154,7 @@ def _missing_table(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _inflation_table(rows: Sequence[Mapping[str, Any]]) -> None:
     """Points that each result would gain if groups could meet."""
-    print("\nif groups could meet: points more, on other episodes of the same classes")
+    print("\nwith groups not separated: points more, on other episodes of the same classes")
     shots = list(dict.fromkeys(row["shots"] for row in rows))
     several = len({row["projection"] for row in rows}) > 1
     lines: dict[tuple[str, ...], dict[str, str]] = {}

@@ -38,6 +38,11 @@ class Cell:
     recipe: recipes.Recipe
     run: Path
 
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """Its settings as `--set` has them."""
+        return tuple(f"{key}={value}" for key, value in self.settings.items())
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sweep:
@@ -48,6 +53,7 @@ class Sweep:
 
     @property
     def failed(self) -> int:
+        """How many trainings ended in an error."""
         return sum(cell["error"] is not None for cell in self.cells)
 
     @property
@@ -91,15 +97,9 @@ def sweep(
         ConfigError, UnknownSetting: a combination that is none; nothing is trained then.
         ClusterError: no scheduler, an unsafe line, or workers with other code.
     """
-    folder = Path(directory).absolute()
-    axes = parse_grid(grid)
+    axes, folder = parse_grid(grid), Path(directory).absolute()
     cells = [_cell(recipe, settings, chosen, folder) for chosen in _combinations(axes)]
-    if len({cell.run for cell in cells}) < len(cells):
-        raise ConfigError("--grid: two combinations are the same training")
-    if workers < 0 or (workers and scheduler):
-        raise ConfigError("--workers is 0 or more, and excludes --scheduler")
-    if folder.exists() and not (folder / FILE).is_file() and any(folder.iterdir()):
-        raise InputError(f"{folder} holds something else; name a new directory with -o")
+    _refuse(cells, folder, workers, scheduler)
     facts = {
         "store": str(store_path), "recipe": str(recipe), "set": list(settings),
         "grid": {key: list(values) for key, values in axes.items()},
@@ -108,36 +108,26 @@ def sweep(
         "store_path": absolute(store_path),
         "manifest": absolute(manifest) if manifest else None,
         "device": device,
+        "recipe": absolute(recipe) if Path(recipe).is_file() else str(recipe),
     }
     asks = [
-        {**common, "recipe": _path(recipe), "settings": _told(settings, cell), "run": str(cell.run)}
-        for cell in cells
+        {**common, "settings": (*settings, *cell.changes), "run": str(cell.run)} for cell in cells
     ]
-    found: list[dict[str, Any]] = [{} for _ in cells]
     with _workers(workers, scheduler, insecure_tcp) as pool:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / FILE).is_file():  # says whose directory it is; finished ones keep theirs
             write_json(folder / FILE, facts)
-        for done, (number, told) in enumerate(_trained(asks, pool), 1):
-            found[number] = told
-            if progress:
-                short = ", ".join(f"{k}={v}" for k, v in cells[number].settings.items())
-                progress(done, len(cells), f"{short}: {_said(told)}")
+        outcomes = _outcomes(cells, asks, pool, progress)
     data = cells[0].recipe.data
-    trained = [cell.run for cell, told in zip(cells, found, strict=True) if told["done"]]
+    trained = [cell.run for cell, told in zip(cells, outcomes, strict=True) if told["done"]]
     scores, reason = _scores(
         store_path, manifest, data.val_split, trained, label=data.label, ways=ways, shots=shots,
         queries=queries,
     )  # fmt: skip
+    episodes = {"ways": ways, "shots": shots, "queries": queries}
+    scored_on = {"scored_on": None if reason else data.val_split, "not_scored": reason}
     result = Sweep(
-        facts={
-            **facts,
-            "scored_on": None if reason else data.val_split,
-            "not_scored": reason,
-            "ways": ways,
-            "shots": shots,
-            "queries": queries,
-        },
+        facts={**facts, **scored_on, **episodes},
         cells=[
             {
                 "settings": dict(cell.settings),
@@ -146,11 +136,42 @@ def sweep(
                 "training": told["done"],
                 "scores": scores.get(cell.run, []),
             }
-            for cell, told in zip(cells, found, strict=True)
+            for cell, told in zip(cells, outcomes, strict=True)
         ],
     )
     write_json(folder / FILE, result.to_dict())
     return result
+
+
+def _refuse(cells: Sequence[Cell], folder: Path, workers: int, scheduler: str | None) -> None:
+    """Refuse what cannot be before anything is trained.
+
+    Raises:
+        ConfigError: combinations that are one, or two kinds of workers.
+        InputError: the directory is another's.
+    """
+    if len({cell.run for cell in cells}) < len(cells):
+        raise ConfigError("--grid: two combinations are the same training")
+    if workers < 0 or (workers and scheduler):
+        raise ConfigError("--workers is 0 or more, and excludes --scheduler")
+    if folder.exists() and not (folder / FILE).is_file() and any(folder.iterdir()):
+        raise InputError(f"{folder} holds something else; name a new directory with -o")
+
+
+def _outcomes(
+    cells: Sequence[Cell],
+    asks: Sequence[dict[str, Any]],
+    pool: "_Pool | None",
+    progress: Progress | None,
+) -> list[dict[str, Any]]:
+    """What became of the training of every cell."""
+    outcomes: list[dict[str, Any]] = [{} for _ in cells]
+    for done, (number, told) in enumerate(_trained(asks, pool), 1):
+        outcomes[number] = told
+        if progress:
+            short = ", ".join(cells[number].changes)
+            progress(done, len(cells), f"{short}: {_said(told)}")
+    return outcomes
 
 
 def parse_grid(grid: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -160,14 +181,14 @@ def parse_grid(grid: Sequence[str]) -> dict[str, tuple[str, ...]]:
         ConfigError: not of that form, a setting twice, or a value twice.
     """
     axes: dict[str, tuple[str, ...]] = {}
-    for one in grid:
-        key, has_values, values = one.partition("=")
-        found = tuple(value.strip() for value in values.split(","))
-        if not has_values or "." not in key or not all(found):
-            raise ConfigError(f"--grid {one!r} is not SECTION.KEY=A,B,…")
-        if key in axes or len(set(found)) < len(found):
-            raise ConfigError(f"--grid {one!r} says something twice")
-        axes[key] = found
+    for axis in grid:
+        key, has_values, text = axis.partition("=")
+        values = tuple(value.strip() for value in text.split(","))
+        if not has_values or "." not in key or not all(values):
+            raise ConfigError(f"--grid {axis!r} is not SECTION.KEY=A,B,…")
+        if key in axes or len(set(values)) < len(values):
+            raise ConfigError(f"--grid {axis!r} says something twice")
+        axes[key] = values
     if not axes:
         raise ConfigError("no --grid; write --grid optimiser.learning_rate=1e-3,1e-4")
     return axes
@@ -184,14 +205,6 @@ def _cell(
     built = recipes.load(recipe, (*settings, *(f"{k}={v}" for k, v in chosen.items())))
     digest = sha256(json.dumps(built.to_dict(), sort_keys=True).encode()).hexdigest()
     return Cell(settings=chosen, recipe=built, run=folder / digest[:12])
-
-
-def _told(settings: Sequence[str], cell: Cell) -> tuple[str, ...]:
-    return (*settings, *(f"{k}={v}" for k, v in cell.settings.items()))
-
-
-def _path(recipe: str | Path) -> str:
-    return absolute(recipe) if Path(recipe).is_file() else str(recipe)
 
 
 @runtime_checkable

@@ -11,6 +11,7 @@ from jaxtyping import Float16, Int32, Int64, UInt8
 
 from store.errors import InputError
 from store.features import streaming
+from store.features.attributes import read_spec
 from store.features.clip_index import Found
 from store.features.committed import Units
 from store.features.packed import Packed, offsets_of
@@ -23,6 +24,7 @@ from store.parts.row_reader import CAN_READ, RowReader, Span
 from store.parts.unit_rows import UnitRows
 from store.spec import STORE_DTYPE, FeatureSpec
 from store.status import Status
+from store.storage.storage import storage_at
 
 
 class Feature:
@@ -212,7 +214,7 @@ class Feature:
     def dask(self, clip_ids: Sequence[str] | None = None, *, verify: bool = True) -> streaming.Lazy:
         """These clips (all committed, if None) as dask arrays, read in blocks when computed."""
         clip_ids = self.clip_ids if clip_ids is None else clip_ids
-        return streaming.lazy(self, clip_ids, verify=verify)
+        return streaming.lazy(self, clip_ids, reopen=open_feature, verify=verify)
 
     def scan(
         self, verify: bool = True
@@ -308,3 +310,9 @@ def _by_part(found: Found) -> Iterator[tuple[int, Int64[np.ndarray, "_"]]]:
     for members in np.split(order, np.flatnonzero(np.diff(found.part[order])) + 1):
         if members.size:
             yield int(found.part[members[0]]), members
+
+
+def open_feature(location: str, name: str) -> Feature:
+    """The feature of this name in the store there, whatever else the store holds."""
+    places = Places(storage=storage_at(location), feature_id=name)
+    return Feature(places, read_spec(places))

@@ -3,7 +3,7 @@
 Shapes: V = clips, N = rows of all clips, D = embedding size.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -80,8 +80,11 @@ class Lazy:
     time_ms: Any  # dask array [N] of int32
 
 
-def lazy(feature: "Feature", clip_ids: Sequence[str], *, verify: bool) -> Lazy:
-    """See `Feature.dask`."""
+Reopen = Callable[[str, str], "Feature"]  # a feature by the location of its store and its name
+
+
+def lazy(feature: "Feature", clip_ids: Sequence[str], *, reopen: Reopen, verify: bool) -> Lazy:
+    """Clips as dask arrays; see `Feature.dask`."""
     import dask.array as da
     from dask import delayed
 
@@ -92,7 +95,7 @@ def lazy(feature: "Feature", clip_ids: Sequence[str], *, verify: bool) -> Lazy:
     for members in cut(order, rows * _row_bytes(feature), _BLOCK_BYTES):
         if total := int(rows[members].sum()):
             wanted = tuple(clip_ids[i] for i in members.tolist())
-            block = read(feature.location, feature.name, wanted, total, verify)
+            block = read(reopen, feature.location, feature.name, wanted, total, verify)
             values.append(da.from_delayed(block[0], (total, feature.dim), feature.dtype))
             times.append(da.from_delayed(block[1], (total,), np.int32))
     empty = np.empty((0, feature.dim), feature.dtype)
@@ -105,20 +108,18 @@ def lazy(feature: "Feature", clip_ids: Sequence[str], *, verify: bool) -> Lazy:
 
 
 def _read_block(
-    location: str, name: str, clip_ids: tuple[str, ...], rows: int, verify: bool
+    reopen: Reopen, location: str, name: str, clip_ids: tuple[str, ...], rows: int, verify: bool
 ) -> tuple[Any, Any]:
     """What a worker does, in whatever process: a path and a name are all that travels."""
-    block = _opened(location, name).packed(clip_ids, verify=verify)
+    block = _opened(reopen, location, name).packed(clip_ids, verify=verify)
     if len(block.values) != rows:  # committed after this process had opened the store, perhaps
         _opened.cache_clear()
-        block = _opened(location, name).packed(clip_ids, verify=verify)
+        block = _opened(reopen, location, name).packed(clip_ids, verify=verify)
     if len(block.values) != rows:
         raise StoreError(f"{name} has changed since this array was made; make it again")
     return block.values, block.time_ms
 
 
 @lru_cache(4)
-def _opened(location: str, name: str) -> "Feature":
-    from store.store import open
-
-    return open(location)[name]
+def _opened(reopen: Reopen, location: str, name: str) -> "Feature":
+    return reopen(location, name)

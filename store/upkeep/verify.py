@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from store.errors import DamagedStore
+from store.features.attributes import read_spec
 from store.names import clip_keys, is_safe_name, unit_name
 from store.parts import layout
 from store.parts.commit import CommitRecord, Places, read_record
 from store.parts.part import Part
 from store.storage import posix as files
 from store.storage.storage import PosixStorage, Storage
-from store.store import Store, read_spec
+from store.store import Store
 
 _AT_ONCE = 16
 
