@@ -25,7 +25,7 @@ from extract.encoders import Description
 from extract.encoders._network import Frozen
 from extract.encoders._resize import resize
 from extract.weights import loading as weight_files
-from store.errors import ConfigError, choices
+from store.settings import Settings, setting
 
 NAME = "mae"
 REVISION = 1  # raise when our numbers change
@@ -39,17 +39,11 @@ DESCRIPTION = Description(modality="visual", dims={"": DIM}, licence=LICENCE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Settings):
     weights: str = ""  # the published .pth, or its tensors as safetensors
     untrained: bool = False
     seed: int = 0  # of untrained weights
-    pool: str = "cls"  # or mean
-
-    def __post_init__(self) -> None:
-        if self.pool not in POOLS:
-            raise ConfigError(
-                f"{NAME} has no pool {self.pool!r}; it has {choices(self.pool, POOLS)}"
-            )
+    pool: str = setting("cls", among=POOLS)  # or mean
 
 
 class Attention(nn.Module):

@@ -23,6 +23,7 @@ from extract.encoders import Description
 from extract.encoders._network import Frozen, SameConv2d
 from extract.encoders._resize import resize
 from extract.weights import loading as weight_files
+from store.settings import Settings
 
 NAME = "mobilenetv2"
 REVISION = 1  # raise when our numbers change
@@ -44,7 +45,7 @@ DESCRIPTION = Description(modality="visual", dims={"": DIM}, licence=LICENCE, pr
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Settings):
     weights: str = ""
     untrained: bool = False
     seed: int = 0  # of untrained weights

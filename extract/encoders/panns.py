@@ -22,7 +22,8 @@ from extract.encoders import Description
 from extract.encoders._network import Frozen
 from extract.encoders._spectrogram import Windows, slaney_mel_matrix, spectra
 from extract.weights import loading as weight_files
-from store.errors import ConfigError, choices
+from store.errors import ConfigError
+from store.settings import Settings, setting
 
 NAME = "panns"
 REVISION = 1  # raise when our numbers change
@@ -73,19 +74,15 @@ DESCRIPTION = Description(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    variant: str = "cnn14"
+class Config(Settings):
+    variant: str = setting("cnn14", among=tuple(VARIANTS))
     weights: str = ""  # a published .pth, or its tensors as safetensors
     untrained: bool = False
     seed: int = 0  # of untrained weights
     window_seconds: float = 2.0  # 0: one window over the whole sound
     hop_seconds: float = 1.0
 
-    def __post_init__(self) -> None:
-        if self.variant not in VARIANTS:
-            raise ConfigError(
-                f"{NAME} has no variant {self.variant!r}; it has {choices(self.variant, VARIANTS)}"
-            )
+    def check(self) -> None:
         variant = VARIANTS[self.variant]
         shortest_seconds = variant.shortest / variant.sample_rate
         if self.window_seconds and self.window_seconds < shortest_seconds:

@@ -36,7 +36,8 @@ from extract.encoders import Description
 from extract.encoders._network import Frozen, same_padding
 from extract.encoders._resize import separable, smooth_matrix, tensorflow_bicubic_matrix
 from extract.weights import loading as weight_files
-from store.errors import ConfigError, choices
+from store.errors import ConfigError
+from store.settings import Settings, setting
 
 NAME = "simclrv2"
 REVISION = 1  # raise when our numbers change
@@ -61,19 +62,16 @@ DESCRIPTION = Description(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    variant: str = "r50_1x_sk1"
+class Config(Settings):
+    variant: str = setting("r50_1x_sk1", among=tuple(VARIANTS))
     weights: str = ""  # a safetensors file with the names above
     untrained: bool = False
     seed: int = 0  # of untrained weights
-    output: str = "final_avg_pool"
-    resize: str = "tf2"  # of evaluation; tf1 is that of training
+    output: str = setting("final_avg_pool", among=OUTPUTS)
+    resize: str = setting("tf2", among=RESIZES)  # of evaluation; tf1 is that of training
     antialias: bool = False  # for frames much larger than 256 pixels; the original does not
 
-    def __post_init__(self) -> None:
-        for key, known in (("variant", VARIANTS), ("output", OUTPUTS), ("resize", RESIZES)):
-            if (value := getattr(self, key)) not in known:
-                raise ConfigError(f"{NAME} has no {key} {value!r}; it has {choices(value, known)}")
+    def check(self) -> None:
         if self.antialias and self.resize == "tf1":
             raise ConfigError(f"{NAME}: resize=tf1 has no antialias; drop one of the two")
 

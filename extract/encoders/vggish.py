@@ -32,6 +32,7 @@ from extract.encoders._pca import Pca, read_pca
 from extract.encoders._spectrogram import Windows, htk_mel_matrix, spectra
 from extract.weights import loading as weight_files
 from store.errors import ConfigError
+from store.settings import Settings
 
 NAME = "vggish"
 REVISION = 1  # raise when our numbers change
@@ -52,7 +53,7 @@ DESCRIPTION = Description(modality="audio", dims={"": DIM}, licence=LICENCE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Settings):
     weights: str = ""  # torchvggish's .pth, or its tensors as safetensors
     untrained: bool = False
     seed: int = 0  # of untrained weights
@@ -60,7 +61,7 @@ class Config:
     window_seconds: float = PATCH_SECONDS  # 0: one window over the whole sound
     hop_seconds: float = PATCH_SECONDS
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         if self.window_seconds and self.window_seconds < PATCH_SECONDS:
             raise ConfigError(
                 f"{NAME}: window_seconds={self.window_seconds:g} is shorter than a patch; "

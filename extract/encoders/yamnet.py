@@ -27,6 +27,7 @@ from extract.encoders._network import Frozen, SameConv2d
 from extract.encoders._spectrogram import Windows, htk_mel_matrix, spectra
 from extract.weights import loading as weight_files
 from store.errors import ConfigError
+from store.settings import Settings
 
 NAME = "yamnet"
 REVISION = 1  # raise when our numbers change
@@ -46,14 +47,14 @@ DESCRIPTION = Description(modality="audio", dims={"": DIM}, licence=LICENCE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Settings):
     weights: str = ""
     untrained: bool = False
     seed: int = 0  # of untrained weights
     window_seconds: float = 0.96  # 0: one window over the whole sound
     hop_seconds: float = 0.48
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         if self.window_seconds and self.window_seconds < 0.96:
             raise ConfigError(
                 f"{NAME}: window_seconds={self.window_seconds:g} is shorter than a patch; "

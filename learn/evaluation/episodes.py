@@ -250,7 +250,7 @@ def _points(config: EpisodesConfig, benchmark: Benchmark) -> Iterator[Missing]:
         raise ConfigError(f"--drop is about accuracy, and these episodes: {measure}")
     assert config.drop is not None
     return curves(
-        config.drop, heads=benchmark.heads, runs=benchmark.runs, side=benchmark.scored,
+        config.drop, heads=benchmark.heads, runs=benchmark.runs, scored=benchmark.scored,
         base=benchmark.base, draws=benchmark.draws, ci=config.ci,
     )  # fmt: skip
 

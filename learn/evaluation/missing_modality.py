@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from learn.data.clips import Clips, Rows, concatenated
@@ -91,6 +91,7 @@ class Missing:
     ci95: float | None
 
     def to_dict(self) -> dict[str, Any]:
+        """The point as JSON has it."""
         return asdict(self)
 
 
@@ -98,7 +99,7 @@ class Missing:
 class Gaps:
     """Clips with both modalities under one projection, and the clips to fill from."""
 
-    side: EvaluationSet
+    scored: EvaluationSet
     base: EvaluationSet | None
     run: Run | None
     seed: int
@@ -107,20 +108,22 @@ class Gaps:
 
     @classmethod
     def of(
-        cls, side: EvaluationSet, base: EvaluationSet | None, run: Run | None, seed: int
+        cls, scored: EvaluationSet, base: EvaluationSet | None, run: Run | None, seed: int
     ) -> "Gaps":
-        whole = vectors_of(side.rows, run)
+        """The vectors of both sets of clips under a run."""
+        whole = vectors_of(scored.rows, run)
         source = vectors_of(base.rows, run) if base else whole
-        return cls(side=side, base=base, run=run, seed=seed, whole=whole, source=source)
+        return cls(scored=scored, base=base, run=run, seed=seed, whole=whole, source=source)
 
     @property
     def fusions(self) -> tuple[str, ...]:
-        both = set(OF_MODE.values()) <= set(self.whole)
-        return tuple(one for one in FUSIONS if ("av" in self.whole if one == "learned" else both))
+        """The fusions that these vectors allow."""
+        both, joint = set(OF_MODE.values()) <= set(self.whole), "av" in self.whole
+        return tuple(name for name in FUSIONS if (joint if name == "learned" else both))
 
     def lost(self, rate: float) -> Bool[np.ndarray, "V"]:
         """Which clips lack the modality."""
-        order = np.random.default_rng(self.seed).permutation(len(self.side.clips))
+        order = np.random.default_rng(self.seed).permutation(len(self.scored.clips))
         return np.argsort(order) < round(rate * len(order))
 
     def queries(
@@ -137,22 +140,23 @@ class Gaps:
         elif fill == "mean":
             other = self.source[modality].mean(0).expand_as(own)
         else:
-            near = nearest(self.whole, self.source, modality, self.side.clips, self.base)
+            near = nearest(self.whole, self.source, modality, self.scored.clips, self.base)
             other = self.source[modality][near]
         return {**self.whole, modality: torch.where(where[:, None], other, own)}
 
     def _rows(self, fill: str, modality: str, lost: Bool[np.ndarray, "V"]) -> dict[str, Rows]:
         """The same before a network: rows of which it makes its vector."""
-        own, side = self.side.rows[modality], self.base or self.side
+        own, source = self.scored.rows[modality], self.base or self.scored
         where = torch.from_numpy(lost)
         if fill == "retrieved":
             of_own, of_source = (
-                {m: rows.means() for m, rows in one.rows.items()} for one in (self.side, side)
+                {m: rows.means() for m, rows in clips.rows.items()}
+                for clips in (self.scored, source)
             )
-            stand_in = side.rows[modality]
-            near = nearest(of_own, of_source, modality, self.side.clips, self.base)
+            stand_in = source.rows[modality]
+            near = nearest(of_own, of_source, modality, self.scored.clips, self.base)
         else:
-            mean = side.rows[modality].means().mean(0) * (fill == "mean")
+            mean = source.rows[modality].means().mean(0) * (fill == "mean")
             row = 0 if fill == "token" else 1
             stand_in = Rows(
                 values=mean[None].half()[:row],
@@ -160,8 +164,8 @@ class Gaps:
                 seconds=torch.zeros(row),
             )
             near = torch.zeros(len(own), dtype=torch.int64)
-        places = torch.where(where, len(own) + near, torch.arange(len(own)))
-        return {**self.side.rows, modality: _picked(own, stand_in, places)}
+        indices = torch.where(where, len(own) + near, torch.arange(len(own)))
+        return {**self.scored.rows, modality: _picked(own, stand_in, indices)}
 
 
 def nearest(
@@ -186,10 +190,10 @@ def nearest(
     return torch.cat(found)
 
 
-def _picked(one: Rows, other: Rows, places: Int64[Tensor, "V"]) -> Rows:
-    """The rows of clips named by their places in both, one after the other."""
-    both = concatenated([one, other])
-    starts, counts = both.offsets[:-1][places], both.offsets.diff()[places]
+def _picked(own: Rows, stand_in: Rows, indices: Int64[Tensor, "V"]) -> Rows:
+    """The rows of clips by their indices in both, one after the other."""
+    both = concatenated([own, stand_in])
+    starts, counts = both.offsets[:-1][indices], both.offsets.diff()[indices]
     offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
     row = torch.arange(int(offsets[-1])) + (starts - offsets[:-1]).repeat_interleave(counts)
     return Rows(values=both.values[row], offsets=offsets, seconds=both.seconds[row])
@@ -200,7 +204,7 @@ def curves(
     *,
     heads: Mapping[str, Mapping[str, Head]],
     runs: Mapping[str, Run | None],
-    side: EvaluationSet,
+    scored: EvaluationSet,
     base: EvaluationSet | None,
     draws: Sequence[Episodes],
     ci: str,
@@ -210,15 +214,15 @@ def curves(
     Raises:
         InputError: a fusion or fill that no projection allows.
     """
-    if missing := sorted(set(OF_MODE.values()) - set(side.rows)):
+    if missing := sorted(set(OF_MODE.values()) - set(scored.rows)):
         raise InputError(f"--drop needs visual and audio features in play; {missing[0]} is not")
-    gaps = {name: Gaps.of(side, base, run, drop.seed) for name, run in runs.items()}
-    plans = {name: _plan(drop, one.fusions) for name, one in gaps.items()}
+    gaps = {name: Gaps.of(scored, base, run, drop.seed) for name, run in runs.items()}
+    plans = {name: _plan(drop, of_run.fusions) for name, of_run in gaps.items()}
     if not any(plans.values()) and not drop.fusions and not drop.fills:
         raise InputError("--drop needs a projection of both modalities, or stored vectors of both")
     for kind, asked in (("fusion", drop.fusions), ("fill", drop.fills)):
         done = {pair[kind == "fill"] for plan in plans.values() for pair in plan}
-        if never := [one for one in asked if one not in done]:
+        if never := [word for word in asked if word not in done]:
             raise InputError(
                 f"{kind} {never[0]!r} fits none of the projections asked about; learned fusion and "
                 "its token need a run of a network that makes one vector of both: learn train DIR "
@@ -226,12 +230,15 @@ def curves(
             )
     return (
         point
-        for projection, one in gaps.items()
-        for named in heads[projection].items()
+        for projection, of_run in gaps.items()
+        for spec, head in heads[projection].items()
         for fusion, fill in plans[projection]
         for mode in drop.modes
-        for point in _curve(drop, one, named, projection, fusion, fill, mode, draws, ci)
-    )
+        for point in _Curve(
+            spec=spec, head=head, projection=projection, gaps=of_run, fusion=fusion, fill=fill,
+            mode=mode, draws=draws, ci=ci,
+        ).points(drop.rates)
+    )  # fmt: skip
 
 
 def _plan(drop: Drop, able: Sequence[str]) -> list[tuple[str, str]]:
@@ -244,79 +251,84 @@ def _plan(drop: Drop, able: Sequence[str]) -> list[tuple[str, str]]:
     ]
 
 
-def _curve(
-    drop: Drop,
-    gaps: Gaps,
-    named: tuple[str, Head],
-    projection: str,
-    fusion: str,
-    fill: str,
-    mode: str,
-    draws: Sequence[Episodes],
-    ci: str,
-) -> Iterator[Missing]:
-    modality, (spec, head) = OF_MODE[mode], named
-    source = "train" if gaps.base else "scored"
-    for rate in dict.fromkeys(drop.rates):
-        lost = gaps.lost(rate)
-        filled = gaps.queries(fusion, fill, modality, lost)
-        ignored = modality if fill == "ignored" else ""
-        score = _score(head, gaps, fusion, filled, lost, ignored, draws)
-        for draw in draws:
-            right = accuracies(draw, score(draw))
-            yield Missing(
-                head=spec,
-                projection=projection,
-                fusion=fusion,
-                fill=fill,
-                dropped=mode,
-                rate=rate,
-                dropped_clips=int(lost.sum()),
-                filled_from=source if fill in ("mean", "retrieved") else "",
-                shots=draw.shots,
-                accuracy=float(right.mean()),
-                ci95=statistics.ci95(right, ci),
-            )
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Curve:
+    """One head under one projection, as one modality goes missing."""
 
+    spec: str
+    head: Head
+    projection: str
+    gaps: Gaps
+    fusion: str
+    fill: str
+    mode: str  # that goes missing
+    draws: Sequence[Episodes]
+    ci: str
 
-def _score(
-    head: Head,
-    gaps: Gaps,
-    fusion: str,
-    filled: Mapping[str, Float[Tensor, "V _"]],
-    lost: Bool[np.ndarray, "V"],
-    ignored: str,
-    draws: Sequence[Episodes],
-) -> Score:
-    """What the head answers where the shots are whole and the queries are `filled`."""
-    common, whole = gaps.run is not None, gaps.whole
-    pairs, contexts, shares = [], [], []
-    for mode in ("v", "a") if fusion == "late" else ("av",):
-        support, query, base = (
-            views.pair(_of_fusion(x, fusion), mode, mode, common=common)
-            for x in (whole, filled, gaps.source)
+    def points(self, rates: Sequence[float]) -> Iterator[Missing]:
+        """A point for every rate and number of shots."""
+        for rate in dict.fromkeys(rates):
+            lost = self.gaps.lost(rate)
+            score = self._score(lost)
+            for draw in self.draws:
+                yield self._point(draw, accuracies(draw, score(draw)), rate, int(lost.sum()))
+
+    def _point(
+        self, draw: Episodes, accuracy: Float64[np.ndarray, "E"], rate: float, clips: int
+    ) -> Missing:
+        source = "train" if self.gaps.base else "scored"
+        return Missing(
+            head=self.spec,
+            projection=self.projection,
+            fusion=self.fusion,
+            fill=self.fill,
+            dropped=self.mode,
+            rate=rate,
+            dropped_clips=clips,
+            filled_from=source if self.fill in ("mean", "retrieved") else "",
+            shots=draw.shots,
+            accuracy=float(accuracy.mean()),
+            ci95=statistics.ci95(accuracy, self.ci),
         )
-        pairs.append(
-            views.Pair(
-                support=support.support, query=query.query, modality_dims=support.modality_dims
-            )
+
+    def _score(self, lost: Bool[np.ndarray, "V"]) -> Score:
+        """What the head answers where the shots are whole and the queries are filled."""
+        modality = OF_MODE[self.mode]
+        filled = self.gaps.queries(self.fusion, self.fill, modality, lost)
+        ignored = modality if self.fill == "ignored" else ""
+        pairs, contexts, weights = [], [], []
+        for mode in ("v", "a") if self.fusion == "late" else ("av",):
+            pair, context = self._seen_in(mode, filled)
+            gone = torch.from_numpy(lost & (OF_MODE.get(mode) == ignored))
+            pairs.append(pair)
+            contexts.append(context)
+            weights.append(1.0 - gone.float())
+        if self.fusion == "late":
+            return by_late_fusion(self.head, pairs, contexts, weights)
+        queries = sum(draw.query.size for draw in self.draws)
+        return scorer(self.head, pairs[0], contexts[0], queries=queries)
+
+    def _seen_in(
+        self, mode: str, filled: Mapping[str, Float[Tensor, "V _"]]
+    ) -> tuple[views.Pair, Context]:
+        """Whole shots and filled queries in one mode, and what a head may know of them."""
+        gaps, common = self.gaps, self.gaps.run is not None
+        support, query, base = (
+            views.pair(_of_fusion(vectors, self.fusion), mode, mode, common=common)
+            for vectors in (gaps.whole, filled, gaps.source)
         )
         mean = base.support.mean(0) if gaps.base else None
-        contexts.append(
-            Context(
-                modality_dims=support.modality_dims,
-                support_mean=mean,
-                query_mean=mean,
-                origin=support.support.mean(0),
-                balanced=all(draw.balanced for draw in draws),
-            )
+        pair = views.Pair(
+            support=support.support, query=query.query, modality_dims=support.modality_dims
         )
-        gone = torch.from_numpy(lost & (OF_MODE.get(mode) == ignored))
-        shares.append(1.0 - gone.float())
-    if fusion == "late":
-        return by_late_fusion(head, pairs, contexts, shares)
-    queries = sum(draw.query.size for draw in draws)
-    return scorer(head, pairs[0], contexts[0], queries=queries)
+        context = Context(
+            modality_dims=support.modality_dims,
+            support_mean=mean,
+            query_mean=mean,
+            origin=support.support.mean(0),
+            balanced=all(draw.balanced for draw in self.draws),
+        )
+        return pair, context
 
 
 def _of_fusion(

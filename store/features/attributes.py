@@ -9,8 +9,7 @@ from store.parts import layout
 from store.parts.commit import Places
 from store.spec import FeatureSpec
 from store.storage import posix
-from store.storage.posix import PosixStorage
-from store.storage.storage import Storage
+from store.storage.storage import PosixStorage, Storage
 
 
 def make_feature(storage: Storage, spec: FeatureSpec) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from store.errors import DamagedStore, InputError, NotAStore, StoreError
-from store.features.attributes import make_feature, read_spec
+from store.features.attributes import make_feature, parse_spec, read_spec
 from store.features.feature import Feature
 from store.manifest import MAX_KEPT_BYTES, from_parquet
 from store.names import is_safe_name
@@ -30,7 +30,6 @@ from store.store import (
     MANIFEST_NAME,
     MAX_STORE_JSON_BYTES,
     create,
-    parse_spec,
     parse_store_json,
 )
 

@@ -15,6 +15,7 @@ from extract.datasets.layouts import Layout, Row
 from extract.datasets.layouts._lists import named, split_in, table_of
 from extract.datasets.media_files import MediaFiles
 from store.errors import MissingFile
+from store.settings import Settings
 
 ASPECTS = {
     "Topic": "topic", "Emotion": "emotion", "AudioFormat": "audio_format",
@@ -23,7 +24,7 @@ ASPECTS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Settings):
     pattern: str = "*3massiv*.csv"  # names of lists, where SOURCE is a folder
 
 

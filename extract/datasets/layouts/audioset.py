@@ -15,15 +15,16 @@ from extract.datasets.layouts import Layout, Row
 from extract.datasets.layouts._lists import cells_of, named, number_in, split_in, table_of
 from extract.datasets.media_files import MediaFiles
 from store.errors import ConfigError, InputError
+from store.settings import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Settings):
     cut: bool = True  # files YOUTUBEID are the segments; false: they are whole videos
     names: str = "class_labels_indices.csv"
     pattern: str = "*_segments.csv"
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         if not self.names or not self.pattern:
             raise ConfigError("names and pattern are names of files")
 

@@ -16,7 +16,8 @@ from pathlib import Path, PurePosixPath
 from extract.datasets.layouts import Layout, Row
 from extract.datasets.layouts._lists import group_in, named, table_of
 from extract.datasets.media_files import MediaFiles
-from store.errors import ConfigError, MissingFile
+from store.errors import MissingFile
+from store.settings import Settings, setting
 
 LISTS = {
     1: {
@@ -35,13 +36,9 @@ LISTS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    stage: int = 1  # whose training clips
+class Config(Settings):
+    stage: int = setting(1, among=tuple(LISTS))  # whose training clips
     split: str = "main_split"  # or cls_split
-
-    def __post_init__(self) -> None:
-        if self.stage not in LISTS:
-            raise ConfigError(f"the protocol has the stages 1 and 2, not {self.stage}")
 
 
 def build(config: Config) -> Layout:

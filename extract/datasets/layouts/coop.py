@@ -11,10 +11,11 @@ from extract.datasets.layouts import Layout, Row
 from extract.datasets.layouts._lists import SPLITS, group_in, json_of, named
 from extract.datasets.media_files import MediaFiles
 from store.errors import InputError
+from store.settings import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Settings):
     pattern: str = "split_*.json"  # names of lists, where SOURCE is a folder
 
 

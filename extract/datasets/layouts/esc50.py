@@ -14,17 +14,16 @@ from extract.datasets.layouts import Layout, Row
 from extract.datasets.layouts._lists import named, table_of
 from extract.datasets.media_files import MediaFiles
 from store.errors import ConfigError
+from store.settings import Settings, setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    test_fold: int = 5
-    val_fold: int = 0  # 0: none
+class Config(Settings):
+    test_fold: int = setting(5, at_least=1, at_most=5)
+    val_fold: int = setting(0, at_least=0, at_most=5)  # 0: none
     esc10: bool = False  # only the ten classes of ESC-10
 
-    def __post_init__(self) -> None:
-        if not 1 <= self.test_fold <= 5 or not 0 <= self.val_fold <= 5:
-            raise ConfigError("ESC-50 has the folds 1 to 5")
+    def check(self) -> None:
         if self.test_fold == self.val_fold:
             raise ConfigError(f"fold {self.test_fold} cannot be test and val")
 

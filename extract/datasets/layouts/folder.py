@@ -11,10 +11,11 @@ from pathlib import Path
 from extract.datasets.layouts import Layout, Row
 from extract.datasets.layouts._lists import SPLITS
 from extract.datasets.media_files import MediaFiles
+from store.settings import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Settings):
     label: str = "label"  # name of the label column
 
 

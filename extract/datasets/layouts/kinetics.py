@@ -13,12 +13,13 @@ from pathlib import Path
 from extract.datasets.layouts import Layout, Row
 from extract.datasets.layouts._lists import SPLITS, named, number_in, table_of
 from extract.datasets.media_files import MediaFiles
+from store.settings import Settings
 
 COLUMNS = ("youtube_id", "time_start", "time_end", "split")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Settings):
     pattern: str = "*.csv"  # names of lists, where SOURCE is a folder
 
 

@@ -16,12 +16,13 @@ from extract.datasets.layouts._lists import json_of, table_of
 from extract.datasets.media_files import MediaFiles
 from store import safe_pickle
 from store.errors import InputError, MissingFile
+from store.settings import Settings
 
 ORDER = ("train", "val", "test")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Settings):
     key: str = ""  # of the JSON object that has train, val and test; found if there is one
     trust_pickle: bool = False  # read an .npy's lists; nothing in it is run
 

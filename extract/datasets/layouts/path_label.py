@@ -11,14 +11,15 @@ from extract.datasets.layouts import Layout, Row
 from extract.datasets.layouts._lists import group_in, lines_of, named, split_in
 from extract.datasets.media_files import MediaFiles
 from store.errors import ConfigError, InputError
+from store.settings import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Settings):
     separator: str = " "  # between path and label; the last one of a line counts. `comma`, `tab`
     pattern: str = "*.csv"  # names of lists, where SOURCE is a folder
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         if not self.separator:
             raise ConfigError("a separator has at least one character")
 

@@ -15,10 +15,11 @@ from extract.datasets.layouts import Layout, Row
 from extract.datasets.layouts._lists import group_in, lines_of, named, split_in
 from extract.datasets.media_files import MediaFiles
 from store.errors import InputError
+from store.settings import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Settings):
     pattern: str = "*list*"  # names of lists, where SOURCE is a folder: trainlist07.txt, val.list
 
 

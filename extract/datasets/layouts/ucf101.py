@@ -13,16 +13,13 @@ from pathlib import Path, PurePosixPath
 from extract.datasets.layouts import Layout, Row
 from extract.datasets.layouts._lists import group_in, lines_of
 from extract.datasets.media_files import MediaFiles
-from store.errors import ConfigError, InputError, MissingFile
+from store.errors import InputError, MissingFile
+from store.settings import Settings, setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    fold: int = 1  # of the three published ones
-
-    def __post_init__(self) -> None:
-        if self.fold not in (1, 2, 3):
-            raise ConfigError(f"UCF101 has the folds 1, 2 and 3, not {self.fold}")
+class Config(Settings):
+    fold: int = setting(1, among=(1, 2, 3))  # of the three published ones
 
 
 def build(config: Config) -> Layout:

@@ -14,12 +14,13 @@ from extract.datasets.layouts import Layout, Row
 from extract.datasets.layouts._lists import SPLITS, cells_of, named, number_in, split_in
 from extract.datasets.media_files import MediaFiles
 from store.errors import InputError
+from store.settings import Settings
 
 SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Settings):
     pattern: str = "vggsound*.csv"  # names of lists, where SOURCE is a folder
 
 

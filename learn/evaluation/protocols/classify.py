@@ -16,10 +16,11 @@ from learn.evaluation.protocols import Finding, Material, positions
 from learn.fewshot.modes import MODES
 from learn.training.own_head import class_shares
 from store.errors import InputError
+from store.settings import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Settings):
     pass
 
 

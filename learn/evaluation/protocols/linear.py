@@ -21,23 +21,22 @@ from learn.evaluation import metrics
 from learn.evaluation.evaluation_set import EvaluationSet
 from learn.evaluation.protocols import Finding, Material, _logistic, positions
 from store.errors import ConfigError, InputError
+from store.settings import Settings, setting
 
 Probes = Float[np.ndarray, "V C"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    c: float = 0.0  # inverse regularisation; 0: chosen on the val split, 1 where there is none
-    folds: int = 0  # cross-validation within the scored split
+class Config(Settings):
+    # inverse regularisation; 0: chosen on the val split, 1 where there is none
+    c: float = setting(0.0, at_least=0)
+    folds: int = setting(0, at_least=0)  # cross-validation within the scored split
     fold: str = ""  # the same, the folds being those of a column
-    fusion: str = "early"  # or late
+    fusion: str = setting("early", among=("early", "late"))  # or late
 
-    def __post_init__(self) -> None:
-        _logistic.check("linear", self.c)
-        if self.folds == 1 or self.folds < 0:
-            raise ConfigError(f"linear: folds={self.folds} is neither 0 nor 2 or more")
-        if self.fusion not in ("early", "late"):
-            raise ConfigError(f"linear: fusion={self.fusion!r} is neither early nor late")
+    def check(self) -> None:
+        if self.folds == 1:
+            raise ConfigError("linear: folds=1 is neither 0 nor 2 or more")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

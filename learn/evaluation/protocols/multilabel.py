@@ -17,16 +17,15 @@ from learn.evaluation import metrics
 from learn.evaluation.evaluation_set import EvaluationSet
 from learn.evaluation.protocols import Finding, Material, _logistic
 from store.errors import InputError
+from store.settings import Settings, setting
 
 HALF = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    c: float = 0.0  # inverse regularisation; 0: chosen on the val split, 1 where there is none
-
-    def __post_init__(self) -> None:
-        _logistic.check("multilabel", self.c)
+class Config(Settings):
+    # inverse regularisation; 0: chosen on the val split, 1 where there is none
+    c: float = setting(0.0, at_least=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,16 +14,13 @@ import torch
 
 from learn.evaluation import metrics
 from learn.evaluation.protocols import Finding, Material
+from store.settings import Settings, setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    groups: str = "apart"  # or mixed: clips of the query's group stay in the gallery
-
-    def __post_init__(self) -> None:
-        from learn.fewshot.heads import one_of
-
-        one_of("retrieval", "groups", self.groups, ("apart", "mixed"))
+class Config(Settings):
+    # or mixed: clips of the query's group stay in the gallery
+    groups: str = setting("apart", among=("apart", "mixed"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,16 +30,17 @@ from learn.evaluation.metrics import OfClass
 from learn.evaluation.protocols import Finding, Material, positions
 from learn.fewshot import modes
 from store.errors import ConfigError, InputError
+from store.settings import Settings
 
 VAL = "val"
 MOST = 400  # values of beta tried
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Settings):
     beta: str = VAL  # or a number
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         if self.beta != VAL and self.number() is None:
             raise ConfigError(f"zero_shot: beta={self.beta!r} is neither {VAL} nor a number")
 

@@ -158,9 +158,3 @@ def normalise_blocks(x: Float[Tensor, "... D"], blocks: tuple[int, ...]) -> Floa
     return torch.cat(
         [F.normalize(block, dim=-1) for block in torch.split(x, list(blocks), dim=-1)], dim=-1
     )
-
-
-def one_of(plugin: str, key: str, value: str, known: tuple[str, ...]) -> None:
-    """Refuse a setting that is none of the words it may be."""
-    if value not in known:
-        raise ConfigError(f"{plugin}: {key}={value!r} is none of {', '.join(known)}")

@@ -9,8 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from store.errors import ConfigError
-
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Adam's own defaults
 METHODS = ("adam", "adamw", "sgd")
 
@@ -83,16 +81,3 @@ def surprise(
 ) -> Float[Tensor, "E N P"]:
     """How the cross-entropy, of points that weigh `share`, grows with their logits."""
     return logits.softmax(1).sub_(answer).mul_(share)
-
-
-def check(plugin: str, *, steps: int, **positive: float) -> None:
-    """Refuse steps below 0, and numbers that are not 0 or more and finite.
-
-    Raises:
-        ConfigError: names the setting.
-    """
-    if steps < 0:
-        raise ConfigError(f"{plugin}: steps={steps} is less than 0")
-    for key, value in positive.items():
-        if not 0 <= value < float("inf"):
-            raise ConfigError(f"{plugin}: {key}={value} is not 0 or more and finite")

@@ -18,21 +18,14 @@ from torch import Tensor
 
 from learn.fewshot.heads import Context, Predict
 from learn.fewshot.heads._points import cosines_to_means, fit_by_gram, prepare, shifted, shot_labels
-from store.errors import ConfigError
+from store.settings import Settings, setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    top: int = (
-        8  # the paper's Z: queries that join a class at most; 0 takes all that are nearest to it
-    )
-    epsilon: float = 10.0
-
-    def __post_init__(self) -> None:
-        if self.top < 0:
-            raise ConfigError(f"bdcspn: top={self.top} is less than 0")
-        if not 0 <= self.epsilon < float("inf"):
-            raise ConfigError(f"bdcspn: epsilon={self.epsilon} is not 0 or more and finite")
+class Config(Settings):
+    # the paper's Z: queries that join a class at most; 0 takes all that are nearest to it
+    top: int = setting(8, at_least=0)
+    epsilon: float = setting(10.0, at_least=0)
 
 
 class BDCSPN:

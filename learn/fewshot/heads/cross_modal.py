@@ -19,27 +19,22 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from learn.fewshot.heads import Context, Predict, one_of
-from learn.fewshot.heads._descent import adam, check, descend, surprise
+from learn.fewshot.heads import Context, Predict
+from learn.fewshot.heads._descent import adam, descend, surprise
 from learn.fewshot.heads._points import unit
-from store.errors import ConfigError
+from store.settings import Settings, setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    sources: str = "all"  # beside the shots: other (modality), names, or all there are
-    scale: float = 100.0
-    steps: int = 100
-    lr: float = 1e-3
-    weight_decay: float = 0.01
-    wise: float = 1.0  # share of the weights learnt; the rest is where they started
-
-    def __post_init__(self) -> None:
-        one_of("cross_modal", "sources", self.sources, ("all", "other", "names"))
-        numbers = {key: getattr(self, key) for key in ("scale", "lr", "weight_decay")}
-        check("cross_modal", steps=self.steps, **numbers)
-        if not 0 <= self.wise <= 1:
-            raise ConfigError(f"cross_modal: wise={self.wise} is not in [0, 1]")
+class Config(Settings):
+    # beside the shots: other (modality), names, or all there are
+    sources: str = setting("all", among=("all", "other", "names"))
+    scale: float = setting(100.0, at_least=0)
+    steps: int = setting(100, at_least=0)
+    lr: float = setting(1e-3, at_least=0)
+    weight_decay: float = setting(0.01, at_least=0)
+    # share of the weights learnt; the rest is where they started
+    wise: float = setting(1.0, at_least=0, at_most=1)
 
 
 class CrossModal:

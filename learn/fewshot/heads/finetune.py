@@ -19,32 +19,23 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from learn.fewshot.heads import Context, Predict, one_of
-from learn.fewshot.heads._descent import METHODS, check, descend, rule, surprise
+from learn.fewshot.heads import Context, Predict
+from learn.fewshot.heads._descent import METHODS, descend, rule, surprise
 from learn.fewshot.heads._points import CENTRES, at_once, prepare
-from store.errors import ConfigError
+from store.settings import Settings, setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    classifier: str = "linear"  # or cosine
-    method: str = "sgd"  # or adam, adamw
-    steps: int = 100
-    lr: float = 1.0
-    momentum: float = 0.9  # of sgd
-    weight_decay: float = 1e-3
-    scale: float = 10.0  # of cosines
+class Config(Settings):
+    classifier: str = setting("linear", among=("linear", "cosine"))  # or cosine
+    method: str = setting("sgd", among=METHODS)  # or adam, adamw
+    steps: int = setting(100, at_least=0)
+    lr: float = setting(1.0, at_least=0)
+    momentum: float = setting(0.9, at_least=0, below=1)  # of sgd
+    weight_decay: float = setting(1e-3, at_least=0)
+    scale: float = setting(10.0, at_least=0)  # of cosines
     normalise: bool = True
-    centre: str = "none"
-
-    def __post_init__(self) -> None:
-        one_of("finetune", "classifier", self.classifier, ("linear", "cosine"))
-        one_of("finetune", "method", self.method, METHODS)
-        one_of("finetune", "centre", self.centre, CENTRES)
-        numbers = {key: getattr(self, key) for key in ("lr", "weight_decay", "scale")}
-        check("finetune", steps=self.steps, **numbers)
-        if not 0 <= self.momentum < 1:
-            raise ConfigError(f"finetune: momentum={self.momentum} is not in [0, 1)")
+    centre: str = setting("none", among=CENTRES)
 
 
 class Finetune:

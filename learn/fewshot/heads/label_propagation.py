@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from learn.fewshot.heads import Context, Predict, one_of
+from learn.fewshot.heads import Context, Predict
 from learn.fewshot.heads._points import (
     CENTRES,
     fit_by_gram,
@@ -26,25 +26,16 @@ from learn.fewshot.heads._points import (
     shot_labels,
     squared_distances,
 )
-from store.errors import ConfigError
+from store.settings import Settings, setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    k: int = 10
-    alpha: float = 0.8
-    sigma: float = 0.5  # in units of the root mean squared length of an edge
+class Config(Settings):
+    k: int = setting(10, at_least=1)
+    alpha: float = setting(0.8, above=0, below=1)
+    sigma: float = setting(0.5, above=0)  # in units of the root mean squared length of an edge
     normalise: bool = True
-    centre: str = "none"
-
-    def __post_init__(self) -> None:
-        one_of("label_propagation", "centre", self.centre, CENTRES)
-        if self.k < 1:
-            raise ConfigError(f"label_propagation: k={self.k} is less than 1")
-        if not 0 < self.alpha < 1:
-            raise ConfigError(f"label_propagation: alpha={self.alpha} is not between 0 and 1")
-        if not 0 < self.sigma < float("inf"):
-            raise ConfigError(f"label_propagation: sigma={self.sigma} is not above 0 and finite")
+    centre: str = setting("none", among=CENTRES)
 
 
 class LabelPropagation:

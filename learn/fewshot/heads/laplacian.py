@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from learn.fewshot.heads import Context, Predict, one_of
+from learn.fewshot.heads import Context, Predict
 from learn.fewshot.heads._points import (
     CENTRES,
     cosines_to_means,
@@ -32,28 +32,19 @@ from learn.fewshot.heads._points import (
     squared_distances,
     with_means,
 )
-from store.errors import ConfigError
+from store.settings import Settings, setting
 
 COSINE_SCALE = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    k: int = 3
-    lmd: float = 0.5  # the paper's lambda
-    steps: int = 20
+class Config(Settings):
+    k: int = setting(3, at_least=1)
+    lmd: float = setting(0.5, at_least=0)  # the paper's lambda
+    steps: int = setting(20, at_least=0)
     rectify: bool = False  # as published with centre=base; without centring it shrinks the means
     normalise: bool = True
-    centre: str = "none"  # the paper's CL2N is centre=base
-
-    def __post_init__(self) -> None:
-        one_of("laplacian", "centre", self.centre, CENTRES)
-        if self.k < 1:
-            raise ConfigError(f"laplacian: k={self.k} is less than 1")
-        if not 0 <= self.lmd < float("inf"):
-            raise ConfigError(f"laplacian: lmd={self.lmd} is not 0 or more and finite")
-        if self.steps < 0:
-            raise ConfigError(f"laplacian: steps={self.steps} is less than 0")
+    centre: str = setting("none", among=CENTRES)  # the paper's CL2N is centre=base
 
 
 class Laplacian:

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from learn.fewshot.heads import Context, Predict, PredictFromProducts, fit_by_products
-from store.errors import ConfigError
+from store.settings import Settings, setting
 
 STEPS = 60
 TOLERANCE = 1e-6  # of a logit
@@ -29,13 +29,9 @@ INTERCEPT = 100  # how wide the intercept's prior is, in squared lengths of shot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    C: float = 1.0
+class Config(Settings):
+    C: float = setting(1.0, above=0)
     normalise: bool = False  # scale every vector to length 1 first
-
-    def __post_init__(self) -> None:
-        if not 0 < self.C < float("inf"):
-            raise ConfigError(f"logistic: C={self.C} is not above 0 and finite")
 
 
 class Logistic:

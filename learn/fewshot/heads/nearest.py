@@ -14,21 +14,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from learn.fewshot.heads import Context, Predict, PredictFromProducts, fit_by_products, one_of
-from store.errors import ConfigError
+from learn.fewshot.heads import Context, Predict, PredictFromProducts, fit_by_products
+from store.settings import Settings, setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    k: int = 1
-    metric: str = "euclidean"
-    backend: str = "matmul"
-
-    def __post_init__(self) -> None:
-        one_of("nearest", "metric", self.metric, ("euclidean", "cosine"))
-        one_of("nearest", "backend", self.backend, ("matmul", "faiss"))
-        if self.k < 1:
-            raise ConfigError(f"nearest: k={self.k} is less than 1")
+class Config(Settings):
+    k: int = setting(1, at_least=1)
+    metric: str = setting("euclidean", among=("euclidean", "cosine"))
+    backend: str = setting("matmul", among=("matmul", "faiss"))
 
 
 class Nearest:

@@ -15,17 +15,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from learn.fewshot.heads import Context, Predict, PredictFromProducts, normalise_blocks, one_of
+from learn.fewshot.heads import Context, Predict, PredictFromProducts, normalise_blocks
+from store.settings import Settings, setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    metric: str = "euclidean"
-    centre: str = "auto"  # none, support or base; auto is base for cl2n and none for the others
-
-    def __post_init__(self) -> None:
-        one_of("prototypes", "metric", self.metric, ("euclidean", "cosine", "cl2n"))
-        one_of("prototypes", "centre", self.centre, ("auto", "none", "support", "base"))
+class Config(Settings):
+    metric: str = setting("euclidean", among=("euclidean", "cosine", "cl2n"))
+    # none, support or base; auto is base for cl2n and none for the others
+    centre: str = setting("auto", among=("auto", "none", "support", "base"))
 
 
 class Prototypes:

@@ -33,6 +33,7 @@ from learn.fewshot.heads._points import (
     with_means,
 )
 from store.errors import ConfigError
+from store.settings import Settings, setting
 
 EPSILON = 1e-6  # added before the power, as published
 SINKHORN_STEPS = 1000
@@ -40,20 +41,11 @@ TOLERANCE = 1e-6  # of what a query gives, between two Sinkhorn steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    beta: float = 0.5
-    lmd: float = 10.0  # the paper's lambda
-    alpha: float = 0.2
-    steps: int = 20
-
-    def __post_init__(self) -> None:
-        for key in ("beta", "lmd"):
-            if not 0 < getattr(self, key) < float("inf"):
-                raise ConfigError(f"pt_map: {key}={getattr(self, key)} is not above 0 and finite")
-        if not 0 < self.alpha <= 1:
-            raise ConfigError(f"pt_map: alpha={self.alpha} is not in (0, 1]")
-        if self.steps < 0:
-            raise ConfigError(f"pt_map: steps={self.steps} is less than 0")
+class Config(Settings):
+    beta: float = setting(0.5, above=0)
+    lmd: float = setting(10.0, above=0)  # the paper's lambda
+    alpha: float = setting(0.2, above=0, at_most=1)
+    steps: int = setting(20, at_least=0)
 
 
 class PTMAP:

@@ -20,25 +20,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from learn.fewshot.heads import Context, Predict, one_of
-from learn.fewshot.heads._descent import adam, check, descend
+from learn.fewshot.heads import Context, Predict
+from learn.fewshot.heads._descent import adam, descend
 from learn.fewshot.heads._points import CENTRES, at_once, prepare
+from store.settings import Settings, setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    temperature: float = 15.0
-    lmd: float = 0.1  # the paper's lambda
-    alpha: float = 0.1
-    steps: int = 150
-    lr: float = 1e-4
+class Config(Settings):
+    temperature: float = setting(15.0, at_least=0)
+    lmd: float = setting(0.1, at_least=0)  # the paper's lambda
+    alpha: float = setting(0.1, at_least=0)
+    steps: int = setting(150, at_least=0)
+    lr: float = setting(1e-4, at_least=0)
     normalise: bool = True
-    centre: str = "none"
-
-    def __post_init__(self) -> None:
-        one_of("tim", "centre", self.centre, CENTRES)
-        numbers = {key: getattr(self, key) for key in ("temperature", "lmd", "alpha", "lr")}
-        check("tim", steps=self.steps, **numbers)
+    centre: str = setting("none", among=CENTRES)
 
 
 class TIM:

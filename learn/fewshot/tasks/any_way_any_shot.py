@@ -16,8 +16,9 @@ import numpy as np
 from jaxtyping import Int, Int32
 
 from learn.data.clips import Clips
-from learn.fewshot.tasks import GROUPS, Episodes, Traits, _sampler, check
+from learn.fewshot.tasks import GROUPS, Episodes, Traits, _sampler
 from store.errors import ConfigError, NotEnoughClips
+from store.settings import Settings, setting
 
 LARGE = 100  # a class counts as no larger than this
 
@@ -25,19 +26,18 @@ TRAITS = Traits()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    min_ways: int = 5
+class Config(Settings):
+    min_ways: int = setting(5, at_least=2)
     max_ways: int = 50
-    max_queries: int = 10
-    max_shots: int = 100  # of a class
-    max_support: int = 500  # of an episode
+    max_queries: int = setting(10, at_least=1)
+    max_shots: int = setting(100, at_least=1)  # of a class
+    max_support: int = setting(500, at_least=1)  # of an episode
     uneven: bool = True
-    episodes: int = 10_000
-    groups: str = GROUPS[0]
+    episodes: int = setting(10_000, at_least=1)
+    groups: str = setting(GROUPS[0], among=GROUPS)
 
-    def __post_init__(self) -> None:
-        check(self, max_queries=1, max_shots=1, max_support=1, episodes=1)
-        if not 2 <= self.min_ways <= self.max_ways:
+    def check(self) -> None:
+        if self.max_ways < self.min_ways:
             raise ConfigError(
                 f"any_way_any_shot: min_ways={self.min_ways} is not from 2 to "
                 f"max_ways={self.max_ways}"

@@ -16,25 +16,23 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from learn.data.clips import BASE, Clips
-from learn.fewshot.tasks import GROUPS, Episodes, Traits, _sampler, check
+from learn.fewshot.tasks import GROUPS, Episodes, Traits, _sampler
 from store.errors import ConfigError, NotEnoughClips
+from store.settings import Settings, setting
 
 TRAITS = Traits(pool="base")
 MEASURE = "harmonic_mean"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    ways: int = 5
-    shots: int = 1
-    queries: int = 15
-    base_ways: int = 5
-    base_shots: int = 20
-    episodes: int = 10_000
-    groups: str = GROUPS[0]
-
-    def __post_init__(self) -> None:
-        check(self, ways=1, shots=1, queries=1, base_ways=1, base_shots=0, episodes=1)
+class Config(Settings):
+    ways: int = setting(5, at_least=1)
+    shots: int = setting(1, at_least=1)
+    queries: int = setting(15, at_least=1)
+    base_ways: int = setting(5, at_least=1)
+    base_shots: int = setting(20, at_least=0)
+    episodes: int = setting(10_000, at_least=1)
+    groups: str = setting(GROUPS[0], among=GROUPS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

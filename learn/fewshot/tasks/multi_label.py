@@ -19,8 +19,9 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from learn.data.clips import QUERY, SHOT, Clips
-from learn.fewshot.tasks import GROUPS, Episodes, Traits, check
+from learn.fewshot.tasks import GROUPS, Episodes, Traits
 from store.errors import ConfigError, NotEnoughClips
+from store.settings import Settings, setting
 
 TRAITS = Traits(pool="targets")
 MEASURE = "map"
@@ -28,15 +29,12 @@ REDRAWS = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    ways: int = 5
-    shots: int = 1
-    queries: int = 15
-    episodes: int = 10_000
-    groups: str = GROUPS[0]
-
-    def __post_init__(self) -> None:
-        check(self, ways=2, shots=1, queries=1, episodes=1)
+class Config(Settings):
+    ways: int = setting(5, at_least=2)
+    shots: int = setting(1, at_least=1)
+    queries: int = setting(15, at_least=1)
+    episodes: int = setting(10_000, at_least=1)
+    groups: str = setting(GROUPS[0], among=GROUPS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

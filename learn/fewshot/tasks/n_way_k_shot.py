@@ -24,8 +24,9 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32
 
 from learn.data.clips import Clips
-from learn.fewshot.tasks import GROUPS, Episodes, Traits, _sampler, check
+from learn.fewshot.tasks import GROUPS, Episodes, Traits, _sampler
 from store.errors import ConfigError, NotEnoughClips
+from store.settings import Settings, setting
 
 REDRAWS = 100
 POOL_ENTRIES = 1_000_000  # shuffled at a time: 4 MB, which a cache holds
@@ -34,15 +35,12 @@ TRAITS = Traits()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    ways: int = 5
-    shots: int = 1
-    queries: int = 15
-    episodes: int = 10_000
-    groups: str = GROUPS[0]
-
-    def __post_init__(self) -> None:
-        check(self, ways=2, shots=1, queries=1, episodes=1)
+class Config(Settings):
+    ways: int = setting(5, at_least=2)
+    shots: int = setting(1, at_least=1)
+    queries: int = setting(15, at_least=1)
+    episodes: int = setting(10_000, at_least=1)
+    groups: str = setting(GROUPS[0], among=GROUPS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

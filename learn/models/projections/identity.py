@@ -6,10 +6,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from learn.models.projections import mean_of_rows
+from store.settings import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config: ...
+class Config(Settings): ...
 
 
 class Identity(nn.Module):
