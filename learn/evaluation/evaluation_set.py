@@ -31,7 +31,7 @@ class EvaluationSet:
     rows: Mapping[str, Rows]
     dropped: Mapping[str, int]  # how many lack a label, or rows of a modality
 
-    def keep(self, wanted: Bool[np.ndarray, "V"]) -> "Side":
+    def keep(self, wanted: Bool[np.ndarray, "V"]) -> "EvaluationSet":
         """Only these clips."""
         rows = {modality: rows.keep(wanted) for modality, rows in self.rows.items()}
         return replace(self, clips=self.clips.keep(wanted), rows=rows)

@@ -11,6 +11,7 @@ import store
 from learn.commands.tables import episodes_table
 from learn.data.clips import BASE, QUERY, SHOT
 from learn.evaluation.evaluation_set import load_evaluation_set
+from learn.evaluation.missing_modality import Drop
 from learn.evaluation.pools import generalised as pool
 from learn.evaluation.pools import of_val
 from learn.evaluation.results import load_result
@@ -163,7 +164,7 @@ def test_from_a_store_to_the_table(filled, manifest, tmp_path, capsys):
     episodes_table(found.to_dict())
     assert "beta chosen on val" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="harmonic_mean"):
-        learn.run_episodes(filled, **asked, task=TASK, drop=learn.missing.Drop(modes=("a",)))
+        learn.run_episodes(filled, **asked, task=TASK, drop=Drop(modes=("a",)))
 
 
 def test_beta_comes_from_val_and_nothing_of_test_has_a_say(filled, manifest, side, tmp_path):
