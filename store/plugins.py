@@ -139,13 +139,13 @@ def describe(family: str) -> list[dict[str, Any]]:
     rows = []
     for name in names(family):
         found = _read(f"{family}.{name}", ("__doc__", "Config"))
-        own = fields(found["Config"])
-        bounds = {one.name: str(b) for one in own if (b := one.metadata.get("bounds"))}
+        settings = fields(found["Config"])
+        bounds = {s.name: str(b) for s in settings if (b := s.metadata.get("bounds"))}
         rows.append(
             {
                 "name": name,
                 "summary": (found["__doc__"] or "").strip().splitlines()[0],
-                "settings": {one.name: one.default for one in own},
+                "settings": {setting.name: setting.default for setting in settings},
                 "bounds": bounds,
             }
         )
@@ -175,18 +175,25 @@ def _read(dotted: str, wanted: Iterable[str]) -> dict[str, Any]:
     while ahead:
         needed |= ahead
         ahead = {n for key in ahead & statements.keys() for n in _used_by(statements[key])} - needed
-    found: dict[str, Any] = {"__name__": dotted, "__doc__": ast.get_docstring(tree)}
+    namespace: dict[str, Any] = {"__name__": dotted, "__doc__": ast.get_docstring(tree)}
     for node in tree.body:
         if not needed.intersection(_defined_by(node)):
             continue
-        source = node.module if isinstance(node, ast.ImportFrom) else None
-        if source and source.split(".")[0] == dotted.split(".")[0]:
-            imported = {one.asname or one.name: one.name for one in node.names}
-            theirs = _read(source, [imported[name] for name in imported.keys() & needed])
-            found |= {name: theirs[imported[name]] for name in imported.keys() & needed}
+        if isinstance(node, ast.ImportFrom) and _is_read(node.module):
+            imported = {alias.asname or alias.name: alias.name for alias in node.names}
+            names = imported.keys() & needed
+            theirs = _read(node.module or "", [imported[name] for name in names])
+            namespace |= {name: theirs[imported[name]] for name in names}
         else:
-            exec(compile(ast.Module([node], []), dotted, "exec"), found)
-    return found
+            exec(compile(ast.Module([node], []), dotted, "exec"), namespace)
+    return namespace
+
+
+def _is_read(module: str | None) -> bool:
+    """Whether a module is read likewise, as one that may need heavy libraries. What all plug-ins
+    share, the errors above all, is imported: its classes must be the ones that others know."""
+    package = (module or "").split(".")
+    return package[0] in ("extract", "learn") or package[:2] == ["store", "exchange"]
 
 
 def _source(dotted: str) -> str:
@@ -202,7 +209,7 @@ def _source(dotted: str) -> str:
 def _defined_by(node: ast.stmt) -> set[str]:
     """The names that a top-level statement gives its module."""
     if isinstance(node, ast.Import | ast.ImportFrom):
-        return {(one.asname or one.name).split(".")[0] for one in node.names}
+        return {(alias.asname or alias.name).split(".")[0] for alias in node.names}
     if isinstance(node, ast.ClassDef | ast.FunctionDef):
         return {node.name}
     if isinstance(node, ast.Assign | ast.AnnAssign):

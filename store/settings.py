@@ -104,9 +104,8 @@ class Settings:
 def _fault(value: Any, of: Field) -> str | None:
     """Why a field may not have this value."""
     if isinstance(value, float) and not math.isfinite(value):
-        if math.isnan(value) and not math.isfinite(of.default):
-            return "is not a number"
-        if math.isfinite(of.default):
-            return "is not finite"
+        finite = isinstance(of.default, int | float) and math.isfinite(of.default)
+        if finite or math.isnan(value):
+            return "is not finite" if finite else "is not a number"
     bounds: Bounds | None = of.metadata.get("bounds")
     return bounds.fault(value) if bounds else None

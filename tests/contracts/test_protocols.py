@@ -9,7 +9,7 @@ import pytest
 import learn
 import store
 from learn.data import labels
-from learn.data.labels import Labels
+from learn.data.labels import ClassEmbeddings
 from learn.evaluation.protocols import FAMILY, EvaluationProtocol
 from store import plugins, testing
 
@@ -40,7 +40,7 @@ def run(path):
             rows = packed.values[packed.offsets[i] : packed.offsets[i + 1]]
             means[label].append(rows.mean(0) if len(rows) else np.zeros(rows.shape[1]))
     vectors = np.stack([np.mean(means[name], axis=0) for name in names]).astype(np.float32)
-    labels.write(where / "names.csv", Labels(names=tuple(names), vectors=vectors))
+    labels.write(where / "names.csv", ClassEmbeddings(names=tuple(names), vectors=vectors))
     columns = (table.clip_ids, table.column("split"), table.column("label"))
     lines = ["path,split,label"] + [
         f"{clip},{'away' if label in names[:2] else split},{label}"
@@ -94,7 +94,7 @@ def test_it_repeats_itself(score):
 
 
 def test_labels_that_mean_nothing_score_less(path, score):
-    """Labels dealt out anew: whatever the protocol measures must fall."""
+    """ClassEmbeddings dealt out anew: whatever the protocol measures must fall."""
     table = store.open(path).manifest()
     names = table.column("label")
     others = np.random.default_rng(0).permutation(names)

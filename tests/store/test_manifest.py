@@ -237,7 +237,7 @@ def test_a_store_keeps_manifests_in_order(fs):
 
 
 def test_the_clock_may_go_back(fs, monkeypatch):
-    import store.root as root
+    import store.store as root
 
     class Past(root.datetime):
         @classmethod

@@ -9,19 +9,19 @@ import pytest
 
 from extract.media import frames, probe
 from store import Status
-from tests.extract import media
+from tests.extract import media_writer
 from tests.extract.looking import EVERY_40_MS, indices, look
 
 
 def test_what_decodes_before_the_damage_is_kept(tmp_path):
-    source = media.write(
+    source = media_writer.write(
         tmp_path / "s.mp4",
         EVERY_40_MS,
-        pictures=media.noisy(50),
-        sound=media.tone(2.0),
+        pictures=media_writer.noisy(50),
+        sound=media_writer.tone(2.0),
         muxer={"movflags": "faststart"},
     )
-    clip = look(media.cut_bytes(source, tmp_path / "t.mp4", 0.6))
+    clip = look(media_writer.cut_bytes(source, tmp_path / "t.mp4", 0.6))
     assert (clip.visual, clip.audio) == (Status.PARTIAL, Status.PARTIAL)
     got = indices(clip)
     whole = len(got) - 3  # of the last few, some refer to what is lost
@@ -41,15 +41,15 @@ def test_what_decodes_before_the_damage_is_kept(tmp_path):
 )
 def test_a_file_cut_short_is_partial_in_every_container(tmp_path, name, codec, muxer):
     every = range(0, 4000, 40)
-    sound_ = None if codec == "libvpx" else media.tone(4.0)
+    sound_ = None if codec == "libvpx" else media_writer.tone(4.0)
     audio = {"audio_codec": "mp2"} if codec == "mpeg4" else {}
-    path = media.write(
-        tmp_path / name, every, codec=codec, gop=20, pictures=media.noisy(100), sound=sound_,
+    path = media_writer.write(
+        tmp_path / name, every, codec=codec, gop=20, pictures=media_writer.noisy(100), sound=sound_,
         muxer=muxer, **audio,
     )  # fmt: skip
     whole = look(path)
     assert (whole.visual, len(whole.frames[4096].pixels)) == (Status.OK, 100)
-    cut = media.cut_bytes(path, tmp_path / f"cut-{name}", 0.6)
+    cut = media_writer.cut_bytes(path, tmp_path / f"cut-{name}", 0.6)
     clip = look(cut)
     got = indices(clip)
     assert (clip.visual, clip.audio) == (
@@ -65,7 +65,7 @@ def test_a_file_cut_short_is_partial_in_every_container(tmp_path, name, codec, m
 def test_a_fragment_whose_header_is_cut_off_is_missed(tmp_path):
     """No packet is damaged then: only the box says that it is longer than the file."""
     muxer = {"movflags": "frag_keyframe+empty_moov"}
-    path = media.write(tmp_path / "f.mp4", range(0, 4000, 40), gop=20, muxer=muxer)
+    path = media_writer.write(tmp_path / "f.mp4", range(0, 4000, 40), gop=20, muxer=muxer)
     data = path.read_bytes()
     last = data.rindex(b"moof")
     for end, status in ((last + 30, Status.PARTIAL), (last - 4, Status.OK)):
@@ -76,7 +76,7 @@ def test_a_fragment_whose_header_is_cut_off_is_missed(tmp_path):
 
 def test_damage_beyond_what_was_asked_does_not_matter(tmp_path, plain):
     """A cap on seconds must not turn a clip that is fine so far into a partial one."""
-    data = bytearray(media.write(tmp_path / "l.ts", range(0, 6000, 40), gop=10).read_bytes())
+    data = bytearray(media_writer.write(tmp_path / "l.ts", range(0, 6000, 40), gop=10).read_bytes())
     data[-len(data) // 5 :] = bytes(len(data) // 5 + 1)[: len(data[-len(data) // 5 :])]
     (tmp_path / "l.ts").write_bytes(data)
     clip = look(tmp_path / "l.ts", end_seconds=2.0)
@@ -134,7 +134,7 @@ def test_a_header_of_days_is_refused(tmp_path, plain, monkeypatch):
 
 def test_frames_larger_than_the_header_says_are_not_decoded(tmp_path, monkeypatch):
     """The container says 64 x 48, the stream itself 128 x 96."""
-    path = media.write(tmp_path / "x.mkv", EVERY_40_MS)
+    path = media_writer.write(tmp_path / "x.mkv", EVERY_40_MS)
     data = bytearray(path.read_bytes())
     for element, value in ((b"\xb0", 128), (b"\xba", 96)):  # PixelWidth, PixelHeight
         at = data.index(element + b"\x81" + bytes([value]))
@@ -146,8 +146,8 @@ def test_frames_larger_than_the_header_says_are_not_decoded(tmp_path, monkeypatc
 
 def test_encrypted_streams_are_said_to_be(tmp_path):
     key = "00112233445566778899aabbccddeeff"
-    path = media.write(
-        tmp_path / "e.mp4", EVERY_40_MS, sound=media.tone(2.0),
+    path = media_writer.write(
+        tmp_path / "e.mp4", EVERY_40_MS, sound=media_writer.tone(2.0),
         muxer={"encryption_scheme": "cenc-aes-ctr", "encryption_key": key, "encryption_kid": key},
     )  # fmt: skip
     clip = look(path)
@@ -158,8 +158,8 @@ def test_encrypted_streams_are_said_to_be(tmp_path):
 
 
 def test_what_is_cut_off_or_padded_is_told(tmp_path):
-    long = media.write(
-        tmp_path / "l.mp4", range(0, 3000, 40), sound=media.tone(2.2), sound_start=0.8
+    long = media_writer.write(
+        tmp_path / "l.mp4", range(0, 3000, 40), sound=media_writer.tone(2.2), sound_start=0.8
     )
     clip = look(long, limit_seconds=1.5)
     assert (clip.visual, len(indices(clip))) == (Status.OK, 38)
@@ -177,7 +177,7 @@ def test_hdr_is_told(tmp_path):
         stream.width = stream.height = 64
         stream.pix_fmt = "yuv420p"
         stream.codec_context.color_trc = 16
-        frame = av.VideoFrame.from_ndarray(media.picture(3, 64, 64), "rgb24").reformat(
+        frame = av.VideoFrame.from_ndarray(media_writer.picture(3, 64, 64), "rgb24").reformat(
             format="yuv420p"
         )
         frame.color_trc, frame.pts = 16, 0
@@ -198,7 +198,7 @@ def test_of_several_streams_the_default_and_then_the_largest_is_taken(tmp_path):
                 )
                 streams.append(stream)
             for stream in streams:
-                pixels = media.picture(5, stream.width, stream.height)
+                pixels = media_writer.picture(5, stream.width, stream.height)
                 frame = av.VideoFrame.from_ndarray(pixels, "rgb24").reformat(format="yuv420p")
                 frame.pts = 0
                 out.mux([*stream.encode(frame), *stream.encode(None)])
@@ -212,13 +212,13 @@ def test_a_cover_picture_is_no_video(tmp_path):
         stream.width, stream.height, stream.pix_fmt = 64, 64, "yuvj420p"
         out.mux(
             stream.encode(
-                av.VideoFrame.from_ndarray(media.picture(3, 64, 64), "rgb24").reformat(
+                av.VideoFrame.from_ndarray(media_writer.picture(3, 64, 64), "rgb24").reformat(
                     format="yuvj420p"
                 )
             )
         )
     path = tmp_path / "a.flac"
-    media.write(path, sound=media.tone(1.0), audio_codec="flac")
+    media_writer.write(path, sound=media_writer.tone(1.0), audio_codec="flac")
     picture = cover.getvalue()
     block = b"".join(
         [

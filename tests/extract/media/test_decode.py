@@ -11,7 +11,7 @@ from extract.media import frames, packets
 from extract.media.decode import Frames, Request, Sound, decode
 from extract.media.sampling import Sampling
 from store import Status
-from tests.extract import media
+from tests.extract import media_writer
 from tests.extract.looking import EVERY_40_MS, indices, look, onset_seconds, tracks
 
 
@@ -44,7 +44,7 @@ def test_only_stretches_with_wanted_frames_are_decoded(plain):
 def open_groups(path):
     """Groups of ten frames whose first B-frames refer to the group before."""
     params = "open-gop=1:keyint=10:min-keyint=10:scenecut=0:bframes=3:b-adapt=0"
-    return media.write(path, EVERY_40_MS, options={"x264-params": params})
+    return media_writer.write(path, EVERY_40_MS, options={"x264-params": params})
 
 
 def test_open_groups_of_pictures_decode_from_the_key_frame_before(tmp_path):
@@ -56,7 +56,7 @@ def test_open_groups_of_pictures_decode_from_the_key_frame_before(tmp_path):
 
 def test_a_variable_frame_rate_is_sampled_by_time(tmp_path):
     times = [*range(0, 1000, 40), *range(1000, 3000, 250)]
-    path = media.write(tmp_path / "vfr.mp4", times)
+    path = media_writer.write(tmp_path / "vfr.mp4", times)
     clip = look(path, pick=Sampling(fps=4.0))
     wanted = [(k + 0.5) / 4 for k in range(11)]  # the last frame lasts 40 ms
     assert indices(clip) == [max(i for i, ms in enumerate(times) if ms / 1000 <= t) for t in wanted]
@@ -66,8 +66,10 @@ def test_a_variable_frame_rate_is_sampled_by_time(tmp_path):
 def test_key_frames_and_shots_are_found_in_the_file(tmp_path):
     """Three shots of 20, 10 and 20 frames, told apart by their background; a key frame every 15."""
     level = [40] * 20 + [120] * 10 + [200] * 20
-    pixels = [np.clip(media.picture(k) // 8 + level[k], 0, 255).astype("u1") for k in range(50)]
-    path = media.write(tmp_path / "s.mp4", EVERY_40_MS, pictures=pixels, gop=15)
+    pixels = [
+        np.clip(media_writer.picture(k) // 8 + level[k], 0, 255).astype("u1") for k in range(50)
+    ]
+    path = media_writer.write(tmp_path / "s.mp4", EVERY_40_MS, pictures=pixels, gop=15)
     looked = {
         name: look(path, pick=Sampling(sample=name)).frames[4096].seconds / 0.04
         for name in ("keyframes", "shots")
@@ -78,7 +80,7 @@ def test_key_frames_and_shots_are_found_in_the_file(tmp_path):
 
 @pytest.mark.parametrize("name", ["cut.mp4", "cut.mov"])
 def test_preroll_of_a_stream_copied_cut_is_not_shown(tmp_path, plain, name):
-    cut = media.copy_cut(plain, tmp_path / name, 1.0)
+    cut = media_writer.copy_cut(plain, tmp_path / name, 1.0)
     clip = look(cut)
     assert indices(clip) == list(range(25, 50))
     assert clip.frames[4096].seconds == pytest.approx(np.arange(25) * 0.04, abs=0.03)
@@ -92,7 +94,7 @@ def test_preroll_of_a_stream_copied_cut_is_not_shown(tmp_path, plain, name):
 
 
 def test_a_cut_between_frames_begins_with_the_next_one(tmp_path, plain):
-    clip = look(media.copy_cut(plain, tmp_path / "cut.mp4", 1.013))
+    clip = look(media_writer.copy_cut(plain, tmp_path / "cut.mp4", 1.013))
     assert clip.visual == Status.OK
     assert indices(clip) == list(range(indices(clip)[0], 50))
     assert indices(clip)[0] in (25, 26)  # 25 is on screen when the cut begins
@@ -103,7 +105,7 @@ def test_leading_pictures_of_a_file_that_begins_with_an_open_group_are_not_shown
     path = open_groups(tmp_path / "open.mkv")
     with av.open(str(path)) as container:
         keys = [k for k, p in enumerate(container.demux(video=0)) if p.size and p.is_keyframe]
-    clip = look(media.drop_head(path, tmp_path / "tail.mkv", keys[1]))
+    clip = look(media_writer.drop_head(path, tmp_path / "tail.mkv", keys[1]))
     shown = indices(clip)
     assert clip.visual == Status.OK
     assert shown == list(range(shown[0], 50))
@@ -112,7 +114,7 @@ def test_leading_pictures_of_a_file_that_begins_with_an_open_group_are_not_shown
 
 
 def test_frames_whose_key_frame_is_missing_are_not_shown(tmp_path, plain):
-    clip = look(media.drop_head(plain, tmp_path / "headless.mkv", 6))
+    clip = look(media_writer.drop_head(plain, tmp_path / "headless.mkv", 6))
     assert indices(clip) == list(range(20, 50))
     assert clip.frames[4096].seconds[0] >= 0
 
@@ -120,7 +122,7 @@ def test_frames_whose_key_frame_is_missing_are_not_shown(tmp_path, plain):
 @pytest.mark.parametrize("codec", ["mpeg4", "libx264"])
 def test_avi_has_no_presentation_times_and_is_counted(tmp_path, codec):
     options = {"bf": "2"} if codec == "mpeg4" else {}
-    path = media.write(tmp_path / "old.avi", EVERY_40_MS, codec=codec, options=options)
+    path = media_writer.write(tmp_path / "old.avi", EVERY_40_MS, codec=codec, options=options)
     clip = look(path)
     assert indices(clip) == list(range(50))
     assert np.diff(clip.frames[4096].seconds) == pytest.approx(0.04, abs=1e-6)
@@ -141,17 +143,19 @@ def test_other_codecs(tmp_path, codec, name, options):
         av.codec.Codec(codec, "w")
     except av.codec.codec.UnknownCodecError:
         pytest.skip(f"this FFmpeg cannot write {codec}")
-    path = media.write(tmp_path / name, range(0, 1000, 40), codec=codec, options=options)
+    path = media_writer.write(tmp_path / name, range(0, 1000, 40), codec=codec, options=options)
     clip = look(path, pick=Sampling(frames=25))
     assert clip.visual == Status.OK
     assert indices(clip) == list(range(25))
 
 
 def test_rotation_is_applied(tmp_path):
-    sideways = [np.rot90(media.picture(k, 128, 96), 1) for k in range(25)]
-    path = media.write(tmp_path / "r.mp4", range(0, 1000, 40), pictures=sideways, size=(96, 128))
+    sideways = [np.rot90(media_writer.picture(k, 128, 96), 1) for k in range(25)]
+    path = media_writer.write(
+        tmp_path / "r.mp4", range(0, 1000, 40), pictures=sideways, size=(96, 128)
+    )
     assert look(path).frames[4096].pixels.shape[1:3] == (128, 96)
-    clip = look(media.turn(path, 0, 1, -1, 0), side=48)
+    clip = look(media_writer.turn(path, 0, 1, -1, 0), side=48)
     assert clip.frames[48].pixels.shape == (25, 48, 64, 3)
     assert indices(clip, 48) == list(range(25))
 
@@ -166,8 +170,8 @@ def test_all_eight_display_matrices(tmp_path, turns, mirrored):
     (a, c), (b, d) = way.astype(int).tolist()
     stored = np.full((96, 128, 3), 20, "u1")
     stored[:24, :32] = 235  # left of and above the middle: (-1, -1) from it
-    path = media.write(tmp_path / "m.mp4", [0, 40], pictures=[stored] * 2)
-    shown = look(media.turn(path, a, b, c, d)).frames[4096].pixels[0].mean(axis=2)
+    path = media_writer.write(tmp_path / "m.mp4", [0, 40], pictures=[stored] * 2)
+    shown = look(media_writer.turn(path, a, b, c, d)).frames[4096].pixels[0].mean(axis=2)
     x, y = way @ [-1, -1]
     height, width = shown.shape
     assert (height, width) == ((96, 128) if turns % 2 == 0 else (128, 96))
@@ -177,9 +181,9 @@ def test_all_eight_display_matrices(tmp_path, turns, mirrored):
 
 
 def test_a_broken_display_matrix_changes_nothing(tmp_path):
-    path = media.write(tmp_path / "m.mp4", [0, 40])
+    path = media_writer.write(tmp_path / "m.mp4", [0, 40])
     for matrix in ((1, 1, -1, 1), (0, 0, 0, 0), (2, 1, 1, 2), (1, 3, -3, 1)):
-        assert look(media.turn(path, *matrix)).frames[4096].pixels.shape == (2, 96, 128, 3)
+        assert look(media_writer.turn(path, *matrix)).frames[4096].pixels.shape == (2, 96, 128, 3)
 
 
 def test_scaling_keeps_the_aspect_and_never_enlarges(plain):
@@ -193,7 +197,7 @@ def test_scaling_keeps_the_aspect_and_never_enlarges(plain):
 
 
 def test_pixels_that_are_not_square_are_made_so(tmp_path):
-    path = media.write(tmp_path / "sar.mp4", range(0, 400, 40), sample_aspect=Fraction(3, 2))
+    path = media_writer.write(tmp_path / "sar.mp4", range(0, 400, 40), sample_aspect=Fraction(3, 2))
     assert look(path).frames[4096].pixels.shape[1:3] == (96, 192)
 
 
@@ -228,13 +232,13 @@ def test_colours_follow_the_frames_own_matrix_and_range(tmp_path, matrix, full):
 
 @pytest.mark.parametrize("size", [(48, 64), (66, 50), (128, 96)])
 def test_odd_sizes(tmp_path, size):
-    path = media.write(tmp_path / "s.mp4", range(0, 400, 40), size=size)
+    path = media_writer.write(tmp_path / "s.mp4", range(0, 400, 40), size=size)
     assert look(path).frames[4096].pixels.shape == (10, size[1], size[0], 3)
     assert indices(look(path)) == list(range(10))
 
 
 def test_one_frame_is_enough(tmp_path):
-    clip = look(media.write(tmp_path / "one.mp4", [0]), pick=Sampling(fps=1.0))
+    clip = look(media_writer.write(tmp_path / "one.mp4", [0]), pick=Sampling(fps=1.0))
     assert clip.visual == Status.OK
     assert len(clip.frames[4096].pixels) == 1
 

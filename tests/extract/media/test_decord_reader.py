@@ -18,7 +18,7 @@ from extract.media.samplers import Footage
 from extract.media.sampling import Sampling
 from extract.processes.pool import process_map
 from store import Status
-from tests.extract import media
+from tests.extract import media_writer
 
 pytestmark = pytest.mark.skipif(find_spec("decord") is None, reason="decord has no wheel here")
 EVERY_40_MS = range(0, 2000, 40)
@@ -44,14 +44,14 @@ def both(path, pick=every, side=SIDE):
 
 
 def indices(clip, side=SIDE):
-    return [media.read_index(p) for p in clip.frames[side].pixels]
+    return [media_writer.read_index(p) for p in clip.frames[side].pixels]
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
     """Two seconds, B-frames, a key frame every 20, noise: 128 x 96."""
     path = tmp_path_factory.mktemp("media") / "plain.mp4"
-    return media.write(path, EVERY_40_MS, gop=20, pictures=media.noisy(50))
+    return media_writer.write(path, EVERY_40_MS, gop=20, pictures=media_writer.noisy(50))
 
 
 def same(ours, theirs, side=SIDE, most=3.0):
@@ -75,7 +75,7 @@ def test_both_give_the_same_frames_at_the_same_times(plain, pick, side):
 def long(tmp_path_factory):
     """Five seconds of the same."""
     path = tmp_path_factory.mktemp("media") / "long.mp4"
-    return media.write(path, range(0, 5000, 40), gop=20, pictures=media.noisy(125))
+    return media_writer.write(path, range(0, 5000, 40), gop=20, pictures=media_writer.noisy(125))
 
 
 def test_decord_is_taken_where_it_pays(plain, long):
@@ -121,20 +121,20 @@ def test_decord_is_taken_where_it_pays(plain, long):
 )
 def test_what_decord_gets_wrong_is_pyavs(tmp_path, plain, name, reason):
     path = tmp_path / name
-    write = partial(media.write, path)
+    write = partial(media_writer.write, path)
     match path.stem:
         case "cut":  # stream-copied: decord shows the pre-roll and reads it for what was asked
-            media.copy_cut(plain, path, 1.0)
+            media_writer.copy_cut(plain, path, 1.0)
         case "headless":
-            media.drop_head(plain, path, 6)
+            media_writer.drop_head(plain, path, 6)
         case "open":  # open groups of pictures, whole
             write(EVERY_40_MS, options={"x264-params": "open-gop=1:keyint=10:scenecut=0:bframes=3"})
         case "variable":
             write([*range(0, 1000, 40), *range(1000, 3000, 250)])
         case "turned":
-            media.turn(write(EVERY_40_MS), 0, 1, -1, 0)
+            media_writer.turn(write(EVERY_40_MS), 0, 1, -1, 0)
         case "mirrored":
-            media.turn(write(EVERY_40_MS), -1, 0, 0, 1)
+            media_writer.turn(write(EVERY_40_MS), -1, 0, 0, 1)
         case "wide":
             write(EVERY_40_MS, sample_aspect=Fraction(3, 2))
         case "narrow":  # lines are padded, and decord does not expect it
@@ -142,10 +142,10 @@ def test_what_decord_gets_wrong_is_pyavs(tmp_path, plain, name, reason):
         case "old":
             write(EVERY_40_MS, codec="mpeg4")
         case "short":
-            write(EVERY_40_MS, pictures=media.noisy(50), muxer={"movflags": "faststart"})
-            media.cut_bytes(path, path, 0.6)
+            write(EVERY_40_MS, pictures=media_writer.noisy(50), muxer={"movflags": "faststart"})
+            media_writer.cut_bytes(path, path, 0.6)
         case "still":
-            write(EVERY_40_MS, pictures=[media.picture(5)] * 50)
+            write(EVERY_40_MS, pictures=[media_writer.picture(5)] * 50)
         case "one":
             write([0])
     by_decord, by_pyav = both(path)
@@ -162,9 +162,9 @@ def test_what_decord_gets_wrong_is_pyavs(tmp_path, plain, name, reason):
 def loops(tmp_path_factory):
     """A stream-copied cut on which decord loops for ever, until SIGKILL."""
     folder = tmp_path_factory.mktemp("media")
-    pictures = [media.picture(k % 256) for k in range(500)]
-    whole = media.write(folder / "whole.mp4", range(0, 20_000, 40), pictures=pictures)
-    return media.copy_cut(whole, folder / "cut.mp4", 8.1)
+    pictures = [media_writer.picture(k % 256) for k in range(500)]
+    whole = media_writer.write(folder / "whole.mp4", range(0, 20_000, 40), pictures=pictures)
+    return media_writer.copy_cut(whole, folder / "cut.mp4", 8.1)
 
 
 def test_a_cut_on_which_decord_loops_is_pyavs(loops):
@@ -179,7 +179,7 @@ def test_a_decord_that_loops_costs_half_a_deadline(loops):
     """As if nothing had spoken against it."""
     request = Request(path=loops, pick=Sampling(frames=25), short_sides=(SIDE,), decoder="decord")
     (outcome,) = process_map(
-        media.reckless, [request], workers=1, deadline_seconds=4.0, again=safely
+        media_writer.reckless, [request], workers=1, deadline_seconds=4.0, again=safely
     )
     assert outcome.status == outcome.value.visual == Status.OK
     assert outcome.earlier == "decord: not done after 2 s"

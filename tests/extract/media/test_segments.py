@@ -7,7 +7,7 @@ import pytest
 from extract.media import decode as decoding
 from extract.media import packets, probe
 from store import Status
-from tests.extract import media
+from tests.extract import media_writer
 from tests.extract.looking import EVERY_40_MS, indices, look, onset_seconds
 
 
@@ -20,7 +20,7 @@ def test_pieces(plain):
 
 
 def test_a_piece_sounds_like_the_same_stretch_of_the_whole(tmp_path):
-    path = media.write(tmp_path / "a.m4a", sound=media.tone(6.0))
+    path = media_writer.write(tmp_path / "a.m4a", sound=media_writer.tone(6.0))
     whole, piece = look(path), look(path, start_seconds=4.0, end_seconds=5.0)
     np.testing.assert_allclose(
         piece.sound[16_000].samples[100:-100], whole.sound[16_000].samples[64_100:79_900], atol=1e-3
@@ -33,7 +33,7 @@ def test_a_piece_beyond_the_end_is_empty(plain):
 
 
 def test_the_first_frame_of_a_piece_may_have_been_on_screen_before(tmp_path):
-    path = media.write(tmp_path / "slow.mp4", range(0, 4000, 1000))
+    path = media_writer.write(tmp_path / "slow.mp4", range(0, 4000, 1000))
     clip = look(path, start_seconds=1.5, end_seconds=2.5)
     assert indices(clip) == [1, 2]
     assert clip.frames[4096].seconds == pytest.approx([0.0, 0.5])
@@ -43,9 +43,9 @@ def test_the_first_frame_of_a_piece_may_have_been_on_screen_before(tmp_path):
 def minute(tmp_path_factory):
     """A minute at 5 frames/s, a key frame every 4 s, and a click at 40.2 s."""
     path = tmp_path_factory.mktemp("long") / "minute.mp4"
-    pixels = [media.picture(k % 256) for k in range(300)]
-    return media.write(
-        path, range(0, 60_000, 200), pictures=pixels, gop=20, sound=media.click(60.0, 40.2)
+    pixels = [media_writer.picture(k % 256) for k in range(300)]
+    return media_writer.write(
+        path, range(0, 60_000, 200), pictures=pixels, gop=20, sound=media_writer.click(60.0, 40.2)
     )
 
 
@@ -112,9 +112,9 @@ def test_pieces_of_one_file_share_one_open_and_read_little(minute, monkeypatch):
 
 
 def test_a_file_that_changed_is_opened_anew(tmp_path):
-    path = media.write(tmp_path / "x.mp4", EVERY_40_MS)
+    path = media_writer.write(tmp_path / "x.mp4", EVERY_40_MS)
     first = look(path)
-    media.write(path, range(0, 400, 40))
+    media_writer.write(path, range(0, 400, 40))
     second = look(path)
     assert first.sha256 != second.sha256
     assert len(indices(second)) == 10
@@ -124,8 +124,8 @@ def test_a_damaged_file_is_not_kept_open(tmp_path, plain):
     """Its decoders may be in any state."""
     look(plain)
     assert decoding._last is not None
-    cut = media.cut_bytes(
-        media.write(tmp_path / "s.mkv", EVERY_40_MS, pictures=media.noisy(50)),
+    cut = media_writer.cut_bytes(
+        media_writer.write(tmp_path / "s.mkv", EVERY_40_MS, pictures=media_writer.noisy(50)),
         tmp_path / "cut.mkv",
         0.7,
     )

@@ -78,7 +78,12 @@ def test_keeping_clips_renumbers_their_classes():
 
 
 def test_clips_refuse_to_be_born_wrong():
-    good = {"ids": ("a", "b"), "codes": np.zeros(2, np.int32), "classes": ("x",), "groups": None}
+    good = {
+        "ids": ("a", "b"),
+        "class_ids": np.zeros(2, np.int32),
+        "classes": ("x",),
+        "groups": None,
+    }
     for bad in ({"ids": ("b", "a")}, {"ids": ("a", "a")}, {"classes": ()}):
         with pytest.raises(ValueError, match=r"ids|code"):
             Clips(**{**good, **bad}, split="all")

@@ -183,7 +183,11 @@ def test_calibration_leaves_a_clip_and_its_source_out(by, grouped):
     means = torch.randn(6, 16, generator=rng)[class_ids]
     source = torch.randn(24, 16, generator=rng)[groups]  # clips of a source are much alike
     x = F.normalize(means + 1.5 * source + 0.3 * torch.randn(48, 16, generator=rng), dim=-1)
-    support = {"vectors": (x,), "there": (torch.ones(48, dtype=torch.bool),), "codes": class_ids}
+    support = {
+        "vectors": (x,),
+        "there": (torch.ones(48, dtype=torch.bool),),
+        "class_ids": class_ids,
+    }
     fitted = fit(
         Support(**support, classes=6, groups=groups if grouped else None), by=by
     ).calibration
