@@ -219,4 +219,6 @@ def _defined_by(node: ast.stmt) -> set[str]:
 
 
 def _used_by(node: ast.stmt) -> set[str]:
-    return {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
+    """The names that a statement reads."""
+    names = (name for name in ast.walk(node) if isinstance(name, ast.Name))
+    return {name.id for name in names if isinstance(name.ctx, ast.Load)}
