@@ -2,6 +2,7 @@
 
 import ast
 import builtins
+import itertools
 import subprocess
 import symtable
 import sys
@@ -15,23 +16,74 @@ OURS = {"cli", "extract", "learn", "store"}
 MAY_IMPORT = {"store": {"store"}, "extract": {"extract", "store"}, "learn": {"learn", "store"}}
 HEAVY = ("av", "dask", "faiss", "h5py", "numpy", "pyarrow", "sklearn", "torch", "zarr")
 
+# Rooms of each package, floor by floor. A room knows the floors below it, and not its neighbours.
+FLOORS = {
+    "store": (
+        ("errors", "names"),
+        ("atomic", "settings", "spec", "status", "storage", "cluster", "safe_pickle"),
+        ("plugins", "console", "manifest_rows"),
+        ("manifest", "parts"),
+        ("features",),
+        ("store",),
+        ("exchange", "upkeep"),
+        ("testing", "commands"),
+    ),
+    "extract": (
+        ("processes", "weights"),
+        ("media", "encoders", "datasets"),
+        ("pipeline",),
+        ("commands",),
+    ),
+    "learn": (
+        ("data",),
+        ("fewshot", "models"),
+        ("training",),
+        ("inference",),
+        ("evaluation",),
+        ("reporting",),
+        ("commands",),
+    ),
+}
 
-def imported(path: Path) -> set[str]:
+
+def imported(path: Path, root: Path = ROOT) -> set[str]:
     """Every module a file names in an import, at its top or inside a function."""
     found = set()
-    package = ".".join(path.relative_to(ROOT).parent.parts)
-    for node in ast.walk(ast.parse(path.read_text())):
+    package = ".".join(path.relative_to(root).parent.parts)
+    tree = ast.parse(path.read_text())
+    for block in [node for node in ast.walk(tree) if isinstance(node, ast.If)]:
+        if isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING":
+            block.body = []  # never run
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             base = f"{package}." if node.level else ""
             found.add(base + (node.module or ""))
             found |= {f"{base}{node.module}.{alias.name}" for alias in node.names}
-    return found
+    return {home(name, root) for name in found}
 
 
-def sources(package: str) -> list[Path]:
-    return sorted((ROOT / package).rglob("*.py"))
+def home(name: str, root: Path) -> str:
+    """The module behind a name that a package hands on when it is asked for: `store.Feature`."""
+    package, _, attribute = name.partition(".")
+    init = root / package / "__init__.py"
+    if not attribute or not init.is_file():
+        return name
+    for node in ast.parse(init.read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_HOME":
+            homes = ast.literal_eval(node.value)
+            if attribute in homes:
+                return f"{package}.{homes[attribute].removeprefix(package + '.')}"
+    return name
+
+
+def sources(package: str, root: Path = ROOT) -> list[Path]:
+    return sorted((root / package).rglob("*.py"))
+
+
+def module_name(path: Path, root: Path = ROOT) -> str:
+    return ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
 
 
 def families() -> list[str]:
@@ -133,19 +185,41 @@ def test_the_shape_checker_is_switched_on(call):
         call()
 
 
-def test_no_import_cycles_inside_a_package():
-    """Modules of one package, followed through their top-level imports, form no ring."""
-    graph = {}
-    for package in MAY_IMPORT:
-        for path in sources(package):
-            name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-            body = ast.parse(path.read_text()).body
-            graph[name] = {found for node in body for found in _top_level_names(node)}
-    graph = {name: {m for m in found if m in graph} - {name} for name, found in graph.items()}
-    state = dict.fromkeys(graph, "new")
+def floor_of(name: str) -> tuple[int, str] | None:
+    """Floor and room of a module; None for a package's face and for what is not ours."""
+    package, _, rest = name.partition(".")
+    room = rest.partition(".")[0]
+    for floor, rooms in enumerate(FLOORS.get(package, ())):
+        if room in rooms:
+            return floor, room
+    return None
+
+
+def wrong_ways(package: str, root: Path = ROOT) -> list[str]:
+    """Imports that run up, or sideways into another room; and modules without a room."""
+    wrong = []
+    for path in sources(package, root):
+        name = module_name(path, root)
+        here = floor_of(name)
+        if here is None:
+            wrong += [f"{name} stands in no room"] if name != package else []
+            continue
+        for other in sorted(imported(path, root)):
+            there = floor_of(other) if other.startswith(f"{package}.") else None
+            if there and there != here and there[0] >= here[0]:
+                wrong.append(f"{name} imports {other}")
+    return wrong
+
+
+def circles(root: Path = ROOT) -> list[str]:
+    """Modules that import each other in a ring, imports inside functions counted."""
+    paths = {module_name(path, root): path for package in OURS for path in sources(package, root)}
+    graph = {name: (imported(path, root) & paths.keys()) - {name} for name, path in paths.items()}
+    state, found = dict.fromkeys(graph, "new"), []
 
     def visit(name: str, trail: tuple[str, ...]) -> None:
-        assert state[name] != "open", " → ".join((*trail, name))
+        if state[name] == "open":
+            found.append(" → ".join((*trail[trail.index(name) :], name)))
         if state[name] == "new":
             state[name] = "open"
             for other in sorted(graph[name]):
@@ -154,14 +228,84 @@ def test_no_import_cycles_inside_a_package():
 
     for name in graph:
         visit(name, ())
+    return found
 
 
-def _top_level_names(node: ast.stmt) -> set[str]:
-    if isinstance(node, ast.Import):
-        return {alias.name for alias in node.names}
-    if isinstance(node, ast.ImportFrom) and node.module:
-        return {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return set()
+@pytest.mark.parametrize("package", FLOORS)
+def test_rooms_only_know_the_floors_below(package):
+    assert wrong_ways(package) == []
+
+
+def test_nothing_imports_in_a_ring():
+    assert circles() == []
+
+
+def test_every_room_is_there():
+    """Guards the two rules above: a rename must not leave them without subjects."""
+    for package, floors in FLOORS.items():
+        rooms = [room for floor in floors for room in floor]
+        there = {path.stem if path.is_file() else path.name for path in (ROOT / package).iterdir()}
+        assert set(rooms) <= there
+
+
+@pytest.fixture
+def small_house(tmp_path):
+    """A package with a module in every room, and nothing wrong."""
+    for package, floors in FLOORS.items():
+        for room in (room for floor in floors for room in floor):
+            (tmp_path / package / room).mkdir(parents=True)
+            (tmp_path / package / room / "__init__.py").touch()
+        (tmp_path / package / "__init__.py").write_text('_HOME = {"Thing": "features.thing"}\n')
+    return tmp_path
+
+
+UPWARDS = [
+    (package, low, high)
+    for package, floors in FLOORS.items()
+    for low, high in itertools.pairwise(floors)
+]
+SIDEWAYS = [
+    (package, floor[:2]) for package, floors in FLOORS.items() for floor in floors if floor[1:]
+]
+
+
+@pytest.mark.parametrize(("package", "low", "high"), UPWARDS)
+def test_a_way_up_is_seen(package, low, high, small_house):
+    assert wrong_ways(package, small_house) == []
+    file = small_house / package / low[0] / "new.py"
+    file.write_text(f"def late():\n    from {package}.{high[0]}.thing import x\n    return x\n")
+    assert f"{package}.{low[0]}.new imports {package}.{high[0]}.thing" in wrong_ways(
+        package, small_house
+    )
+
+
+@pytest.mark.parametrize(("package", "rooms"), SIDEWAYS)
+def test_a_way_into_a_neighbours_room_is_seen(package, rooms, small_house):
+    file = small_house / package / rooms[0] / "new.py"
+    file.write_text(f"import {package}.{rooms[1]}.thing\n")
+    assert wrong_ways(package, small_house) == [
+        f"{package}.{rooms[0]}.new imports {package}.{rooms[1]}.thing"
+    ]
+
+
+def test_a_module_outside_the_rooms_and_a_name_handed_on_are_seen(small_house):
+    (small_house / "store" / "corridor.py").touch()
+    (small_house / "store" / "names" / "new.py").write_text("from store import Thing\n")
+    assert wrong_ways("store", small_house) == [
+        "store.corridor stands in no room",
+        "store.names.new imports store.features.thing",
+    ]
+
+
+def test_a_ring_through_a_function_is_seen_and_one_for_types_is_none(small_house):
+    one, two = small_house / "learn" / "data" / "one.py", small_house / "learn" / "data" / "two.py"
+    one.write_text("from learn.data.two import y\n")
+    two.write_text(
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from learn.data.one import x\n"
+    )
+    assert circles(small_house) == []
+    two.write_text("def late():\n    from learn.data import one\n")
+    assert circles(small_house) == ["learn.data.one → learn.data.two → learn.data.one"]
 
 
 def undefined(source: str, path: str) -> set[str]:
