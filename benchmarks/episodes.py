@@ -20,7 +20,8 @@ from threadpoolctl import threadpool_limits
 import learn
 import store
 from benchmarks._table import show
-from learn.data.clips import load_clips, load_rows
+from learn.data.clips import load_clips
+from learn.data.rows import load_rows
 from learn.fewshot.heads import Context
 from learn.fewshot.modes import Pair
 from learn.fewshot.scoring import accuracies, scorer

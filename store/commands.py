@@ -115,7 +115,7 @@ def doctor_command(
 
     result = doctor(directory).to_dict()
     console.give(result, as_json, lambda: doctor_lines(result))
-    return console.DONE if result["many_writers"] else FINDINGS
+    return console.DONE if result["many_writers"] else console.FINDINGS
 
 
 @app.command("export")

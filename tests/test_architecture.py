@@ -20,18 +20,20 @@ HEAVY = ("av", "dask", "faiss", "h5py", "numpy", "pyarrow", "sklearn", "torch", 
 FLOORS = {
     "store": (
         ("errors", "names"),
-        ("atomic", "settings", "spec", "status", "storage", "cluster", "safe_pickle"),
+        ("atomic", "cluster", "safe_pickle", "settings", "sizes", "spec", "status", "storage"),
         ("plugins", "console", "manifest_rows"),
         ("manifest", "parts"),
         ("features",),
         ("store",),
         ("exchange", "upkeep"),
-        ("testing", "commands"),
+        ("tables", "testing"),
+        ("commands",),
     ),
     "extract": (
         ("processes", "weights"),
         ("media", "encoders", "datasets"),
         ("pipeline",),
+        ("tables",),
         ("commands",),
     ),
     "learn": (

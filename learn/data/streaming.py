@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from learn.data.clips import Padded, Rows, load_rows
+from learn.data.rows import Padded, Rows, load_rows
 from store.features.streaming import cut
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool
 
-from learn.data.clips import Clips, Rows, load_clips, load_rows
+from learn.data.clips import Clips, load_clips
+from learn.data.rows import Rows, load_rows
 
 if TYPE_CHECKING:
     from store import Feature, Manifest

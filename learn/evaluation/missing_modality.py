@@ -28,7 +28,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-from learn.data.clips import Clips, Rows, concatenated
+from learn.data.clips import Clips
+from learn.data.rows import Rows, concatenated
 from learn.evaluation.evaluation_set import EvaluationSet
 from learn.fewshot import modes as views
 from learn.fewshot import statistics

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from learn.data.clips import BASE, QUERY, SHOT, Clips, concatenated, splits
+from learn.data.clips import BASE, QUERY, SHOT, Clips, splits
+from learn.data.rows import concatenated
 from learn.evaluation.evaluation_set import EvaluationSet
 from store.errors import InputError
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from learn.data.clips import load_rows
+from learn.data.rows import load_rows
 from learn.fewshot import modes
 from learn.inference.selection import vectors_of
 from learn.training.runs import Run

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float
 from torch import Tensor
 
-from learn.data.clips import Rows, choose_feature
+from learn.data.rows import Rows, choose_feature
 from learn.fewshot import modes
 from learn.training.runs import Run, load_run
 from store.errors import InputError

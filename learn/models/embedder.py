@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from learn.data.clips import CLIPS_AT_ONCE, Padded
+from learn.data.rows import CLIPS_AT_ONCE, Padded
 from learn.data.streaming import Stored
 from learn.models.networks import Network
 from learn.models.projections import Projection

@@ -7,7 +7,9 @@ Source: `learn/evaluation/results.py`, `learn/evaluation/confusion.py` and
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from learn.commands.tables import CLASSIC, NOT_SHARES, TOLD
+from learn.evaluation.metrics import NOT_SHARES
+from learn.evaluation.results import SAMPLING_SHOWN
+from learn.fewshot.tasks import CLASSIC
 from learn.reporting import plots
 from learn.reporting.confusions import classes, confused
 from learn.reporting.inputs import Gathered, Question, Row
@@ -28,7 +30,7 @@ def of_question(question: Question, known: Gathered, key: str, title: str) -> Se
     }[apart if told["group"] else "mixed"]
     asked = f"{told['ways']}-way episodes with {told['queries']} queries a class"
     if told.get("task", CLASSIC) != CLASSIC:
-        settings = [f"{key} {told[key]:g}" for key in TOLD if key in told]
+        settings = [f"{key} {told[key]:g}" for key in SAMPLING_SHOWN if key in told]
         asked = f"Episodes of task {told['task']} ({', '.join(settings)})"
     lead = (
         f"{asked}, {told['episodes']:,} for each number of shots, drawn once and the same "

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from learn.commands.tables import CLASSIC
 from learn.evaluation.results import Saved, load_result
+from learn.fewshot.tasks import CLASSIC
 from learn.inference.selection import NONE, modalities_of
 from learn.training.runs import load_run
 from store.errors import InputError, MissingFile

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from learn.data.clips import MODALITIES, load_rows
+from learn.data.rows import MODALITIES, load_rows
 from learn.fewshot import modes as views
 from learn.inference.selection import vectors_of
 from learn.training.runs import Run

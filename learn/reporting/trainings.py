@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from learn.commands.tables import NOT_SHARES, SHORT
+from learn.evaluation.metrics import NOT_SHARES, SHORT
 from learn.reporting import plots
 from learn.reporting.inputs import Evaluated, Gathered, Trained
 from learn.reporting.plots import Drawing, Line

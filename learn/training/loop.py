@@ -9,90 +9,33 @@ Shapes: B = clips of a batch, V = clips.
 """
 
 import copy
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int, Int64
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from learn.data import batching
-from learn.data.clips import Clips, Padded
-from learn.data.streaming import AT_ONCE, Stored, Streamed
+from learn.data.rows import Padded
+from learn.data.streaming import AT_ONCE
 from learn.models.embedder import Embedder
 from learn.training import augment, checkpoint, validation
+from learn.training.dataset import TrainingData
+from learn.training.metrics_log import MetricsLog, Scalars, check_finite
 from learn.training.objectives import Batch, EpochStart, Objective, TrainingEmbeddings
-from learn.training.recipe import OptimiserSettings, Stage
+from learn.training.optimisers import learning_rate, make_optimiser
+from learn.training.recipe import Stage
+from learn.training.state import TrainerState
 from store.errors import InputError
 
 Progress = Callable[[int, int, str], None]
-FLUSH_STEPS = 64  # losses leave the device this often: each time costs a wait
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Data:
-    """Clips, and their rows in every modality."""
-
-    clips: Clips
-    rows: Mapping[str, Stored]
-    blocks: Sequence[Int64[np.ndarray, "_"]] = ()  # neighbours on the disk, where rows are streamed
-
-    def to(self, device: torch.device) -> "Data":
-        rows = {m: rows.to(device) for m, rows in self.rows.items()}
-        return Data(clips=self.clips, rows=rows, blocks=self.blocks)
-
-    @cached_property
-    def counts(self) -> dict[str, Int64[np.ndarray, "V"]]:
-        """Rows of each clip."""
-        return {m: rows.counts.cpu().numpy() for m, rows in self.rows.items()}
-
-    @cached_property
-    def lengths(self) -> Int64[np.ndarray, "V"]:
-        """Rows of each clip in all modalities."""
-        return np.sum(list(self.counts.values()), axis=0)
-
-    def inputs(self, places: Int[Tensor, "B"]) -> dict[str, Padded]:
-        """The rows of these clips, padded."""
-        return {m: rows.padded(places) for m, rows in self.rows.items()}
-
-    def hold(self, places: Int64[np.ndarray, "_"], then: Int64[np.ndarray, "_"] | None) -> None:
-        """Have what is streamed of these clips in memory, and bring the next."""
-        for rows in self.rows.values():
-            if isinstance(rows, Streamed):
-                rows.hold(places, then)
-
-
-@runtime_checkable
-class Scalars(Protocol):
-    """Where numbers are drawn, such as TensorBoard's writer."""
-
-    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None: ...
-    def flush(self) -> None: ...
-
-
-@dataclass(slots=True)
-class TrainerState:
-    """Where the training stands, and what it remembers of the way. Written into checkpoints."""
-
-    stage: int = 0
-    round: int = 0
-    epoch: int = 0
-    step: int = 0  # of the epoch: batches done
-    steps: int = 0  # of the whole training
-    sums: dict[str, float] = field(default_factory=dict)  # of this epoch, by term, times clips
-    seen: int = 0  # clips of this epoch
-    rounds: list[list[dict[str, Any]]] = field(default_factory=list)  # epochs of every round
-    best: int = -1  # epoch of this round
-    metrics_bytes: int = 0
-    told: dict[str, float] = field(default_factory=dict)  # by `prepare`, for this epoch
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -104,8 +47,8 @@ class Trainer:
     stages: Sequence[Stage]
     objectives: Sequence[Objective]  # of each stage
     states: Mapping[str, nn.Module]
-    data: Data
-    val: Data | None  # with the training's class codes first
+    data: TrainingData
+    val: TrainingData | None  # with the training's class codes first
     seed: int
     device: torch.device
     checkpoint_seconds: float = 30.0
@@ -117,7 +60,7 @@ class Trainer:
     watches: Mapping[int, str] = field(default_factory=dict)  # by stage: loss, episodes or none
     model: nn.ModuleDict = field(init=False)
     labels: Int[Tensor, "V"] = field(init=False)
-    _pending: list[tuple[dict[str, Any], list[str], Tensor]] = field(init=False)
+    log: MetricsLog = field(init=False)
     _saved: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -125,7 +68,7 @@ class Trainer:
         states = {f"state_{name}": state for name, state in self.states.items()}
         self.model = nn.ModuleDict({"space": self.space, **names, **states}).to(self.device)
         self.labels = torch.from_numpy(self.data.clips.class_ids).long().to(self.device)
-        self._pending = []
+        self.log = MetricsLog(self.run_dir / "metrics.jsonl", self.scalars)
         self._saved = time.monotonic()
 
     # ── the loop ─────────────────────────────────────────────────────────────────────────────────
@@ -133,9 +76,7 @@ class Trainer:
     def run(self) -> None:
         """Train from where the place says to the end, and leave the best weights in."""
         resumed = self._resume()
-        metrics = self.run_dir / "metrics.jsonl"
-        with metrics.open("ab") as file:
-            file.truncate(self.state.metrics_bytes)
+        self.log.cut_back(self.state)
         while self.state.stage < len(self.stages):
             while self.state.round < self.stages[self.state.stage].rounds:
                 self._round(resumed)
@@ -202,8 +143,8 @@ class Trainer:
                 "event": "step", "stage": stage.name, "round": state.round, "epoch": state.epoch,
                 "step": state.steps, "clips": len(places), "learning_rate": rate,
             }  # fmt: skip
-            self._pending.append((where, list(terms), losses.detach()))
-            if len(self._pending) >= FLUSH_STEPS or step + 1 == steps:
+            self.log.step(where, list(terms), losses)
+            if self.log.is_full or step + 1 == steps:
                 self._flush()
             if time.monotonic() - self._saved >= self.checkpoint_seconds:
                 self._flush()
@@ -240,7 +181,7 @@ class Trainer:
 
     def batch(
         self,
-        data: Data,
+        data: TrainingData,
         places: Int[Tensor, "B"],
         inputs: dict[str, Padded],
         labels: Int[Tensor, "V"],
@@ -274,7 +215,7 @@ class Trainer:
             seed=seed,
         )
 
-    def _targets(self, data: Data, places: Int[Tensor, "B"]) -> Tensor | None:
+    def _targets(self, data: TrainingData, places: Int[Tensor, "B"]) -> Tensor | None:
         """Every label of these clips, of the classes that training knows."""
         if data.clips.targets is None:
             return None
@@ -319,12 +260,13 @@ class Trainer:
             objective(batch), list(learning.values()), allow_unused=True
         )
         idle = [name for name, g in zip(learning, gradients, strict=True) if g is None]
-        self._write(
+        self.log.write(
             {
                 "event": "round", "stage": stage.name, "round": self.state.round,
                 "objective": stage.objective.name, "watch": self._watch(),
                 "parameters": sum(p.numel() for p in learning.values()), "no_gradient": idle,
-            }
+            },
+            self.state,
         )  # fmt: skip
 
     # ── looking at all clips ─────────────────────────────────────────────────────────────────────
@@ -364,7 +306,7 @@ class Trainer:
         elif all(validation.score(row) >= validation.score(earlier) for earlier in history):
             state.best = state.epoch
             self.best = {k: v.clone() for k, v in self.model.state_dict().items()}
-        self._write(row)
+        self.log.write(row, self.state)
         if self.progress:
             whole = sum(s.rounds * s.optimiser.epochs for s in self.stages)
             done = sum(map(len, state.rounds)) + 1
@@ -376,7 +318,7 @@ class Trainer:
         return row
 
     @torch.inference_mode()
-    def _val_loss(self, val: Data, stage: Stage, objective: Objective) -> float:
+    def _val_loss(self, val: TrainingData, stage: Stage, objective: Objective) -> float:
         self.model.eval()
         labels = torch.from_numpy(val.clips.class_ids).long().to(self.device)
         total = 0.0
@@ -385,7 +327,7 @@ class Trainer:
             inputs = val.inputs(places)
             batch = self.batch(val, places, inputs, labels, stage, training=False)
             total += objective(batch).item() * len(places)
-        self._finite([total])
+        check_finite([total])
         return total / len(val.clips)
 
     # ── metrics and checkpoints ──────────────────────────────────────────────────────────────────
@@ -398,36 +340,7 @@ class Trainer:
 
     def _flush(self) -> None:
         """Write the steps whose losses are still on the device."""
-        if not self._pending:
-            return
-        losses = torch.cat([one for *_, one in self._pending]).tolist()
-        self._finite(losses)
-        sums, at = self.state.sums, 0
-        for where, names, _ in self._pending:
-            terms = dict(zip(names, losses[at : at + len(names)], strict=True))
-            at += len(names)
-            for name, value in terms.items():
-                sums[name] = sums.get(name, 0.0) + value * where["clips"]
-            self.state.seen += where["clips"]
-            self._write({**where, "loss": math.fsum(terms.values()), "terms": terms})
-        self._pending.clear()
-
-    def _finite(self, losses: Sequence[float]) -> None:
-        if not all(map(math.isfinite, losses)):
-            raise InputError("the loss is not finite; lower optimiser.learning_rate")
-
-    def _write(self, row: Mapping[str, Any]) -> None:
-        line = (json.dumps(row) + "\n").encode()
-        with (self.run_dir / "metrics.jsonl").open("ab") as file:
-            file.write(line)
-        self.state.metrics_bytes += len(line)
-        if self.scalars:
-            flat = {**row, **{f"terms/{k}": v for k, v in row.get("terms", {}).items()}}
-            skip = ("step", "epoch", "round", "clips", "parameters")
-            for key, value in flat.items():
-                if isinstance(value, float) and key not in skip:
-                    tag = f"{row['stage']}/{row['event']}/{key}"
-                    self.scalars.add_scalar(tag, value, self.state.steps)
+        self.log.flush(self.state)
 
     def _save(self) -> None:
         assert self.optimiser is not None
@@ -460,27 +373,3 @@ class Trainer:
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["random"]["cuda"], self.device)
         return True
-
-
-def make_optimiser(
-    settings: OptimiserSettings, parameters: Mapping[str, nn.Parameter]
-) -> torch.optim.Optimizer:
-    """An optimiser of all of them."""
-    o, learning = settings, list(parameters.values())
-    if o.method == "sgd":
-        return torch.optim.SGD(
-            learning, lr=o.learning_rate, momentum=o.momentum, nesterov=o.momentum > 0,
-            weight_decay=o.weight_decay,
-        )  # fmt: skip
-    kind = torch.optim.Adam if o.method == "adam" else torch.optim.AdamW
-    return kind(learning, lr=o.learning_rate, weight_decay=o.weight_decay)
-
-
-def learning_rate(settings: OptimiserSettings, epoch: float) -> float:
-    """The rate at a time counted in epochs of the round."""
-    o = settings
-    rise = min(1.0, (epoch + 1e-3) / o.warmup_epochs) if epoch < o.warmup_epochs else 1.0
-    if o.schedule == "constant" or epoch < o.warmup_epochs:
-        return o.learning_rate * rise
-    share = (epoch - o.warmup_epochs) / max(1e-9, o.epochs - o.warmup_epochs)
-    return o.learning_rate * 0.5 * (1 + math.cos(math.pi * share))

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from learn.data.clips import Rows
+from learn.data.rows import Rows
 from learn.fewshot.heads import Head
 from learn.training.objectives import Objective
 from learn.training.runs import Run

@@ -25,9 +25,9 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from learn.data import labels
-from learn.data.clips import Rows
-from learn.data.labels import ClassEmbeddings
+from learn.data import class_embeddings
+from learn.data.class_embeddings import ClassEmbeddings
+from learn.data.rows import Rows
 from learn.models.embedder import Embedder
 from learn.training import recipe as recipes
 from learn.training.objectives import Objective, ObjectiveContext, Texts
@@ -166,7 +166,7 @@ def load_run(path: Path) -> Run:
         of = "objective."
         own = {k: v for k, v in weights.items() if not k.startswith(of)}
         its = {k.removeprefix(of): v for k, v in weights.items() if k.startswith(of)}
-        known = labels.read(path / LABELS) if (path / LABELS).is_file() else None
+        known = class_embeddings.read(path / LABELS) if (path / LABELS).is_file() else None
         classes = tuple(provenance["classes"])
         with torch.random.fork_rng(devices=[]):
             space = Embedder(recipe.projection, recipe.network, provenance["dims"])

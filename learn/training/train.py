@@ -17,12 +17,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from learn.data import labels
+from learn.data import class_embeddings
 from learn.models.embedder import Embedder
 from learn.training import checkpoint, runs
 from learn.training import recipe as recipes
 from learn.training.dataset import TrainingSetup, load_setup
-from learn.training.loop import Scalars, Trainer
+from learn.training.loop import Trainer
+from learn.training.metrics_log import Scalars
 from learn.training.recipe import Recipe
 from store.errors import ConfigError, InputError, MicroshotError
 
@@ -115,7 +116,7 @@ def train(
             for stage in recipe_.stages
         ]
         if job.labels is not None:
-            labels.write(run_dir / runs.LABELS, job.labels)
+            class_embeddings.write(run_dir / runs.LABELS, job.labels)
         trainer = Trainer(
             run_dir=run_dir, space=space, stages=recipe_.stages, objectives=objectives,
             states=states, data=data, val=val, watches=job.watches, seed=recipe_.seed,

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from learn.data.clips import Padded
+from learn.data.rows import Padded
 from learn.models.networks import Network
 from store import plugins
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from learn.data.clips import Padded
+from learn.data.rows import Padded
 from learn.training.objectives import (
     Batch,
     EpochStart,

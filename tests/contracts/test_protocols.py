@@ -8,8 +8,8 @@ import pytest
 
 import learn
 import store
-from learn.data import labels
-from learn.data.labels import ClassEmbeddings
+from learn.data import class_embeddings
+from learn.data.class_embeddings import ClassEmbeddings
 from learn.evaluation.protocols import FAMILY, EvaluationProtocol
 from store import plugins, testing
 
@@ -40,7 +40,9 @@ def run(path):
             rows = packed.values[packed.offsets[i] : packed.offsets[i + 1]]
             means[label].append(rows.mean(0) if len(rows) else np.zeros(rows.shape[1]))
     vectors = np.stack([np.mean(means[name], axis=0) for name in names]).astype(np.float32)
-    labels.write(where / "names.csv", ClassEmbeddings(names=tuple(names), vectors=vectors))
+    class_embeddings.write(
+        where / "names.csv", ClassEmbeddings(names=tuple(names), vectors=vectors)
+    )
     columns = (table.clip_ids, table.column("split"), table.column("label"))
     lines = ["path,split,label"] + [
         f"{clip},{'away' if label in names[:2] else split},{label}"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from learn.data.clips import MODALITIES
+from learn.data.rows import MODALITIES
 from learn.evaluation import metrics
 from learn.evaluation.protocols import Finding, Material, positions
 from learn.fewshot.modes import MODES

@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from learn.data.clips import Padded
+from learn.data.rows import Padded
 
 
 @runtime_checkable

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from learn.data.clips import Padded
+from learn.data.rows import Padded
 from learn.models.networks._missing import MODALITIES, Missing
 from learn.models.projections import mean_of_rows
 from store.errors import ConfigError

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from learn.data.clips import Padded
+from learn.data.rows import Padded
 from learn.fewshot.heads import Head
 from store.errors import ConfigError
 

@@ -3,7 +3,8 @@ import pytest
 import torch
 
 import store
-from learn.data.clips import Clips, Rows, choose_feature, choose_split, load_clips, load_rows
+from learn.data.clips import Clips, choose_split, load_clips
+from learn.data.rows import Rows, choose_feature, load_rows
 from store.errors import InputError, UnknownColumn, UnknownFeature
 
 
@@ -106,7 +107,7 @@ def test_padding_is_zero_and_marked():
 def test_means_are_over_a_clips_own_rows(monkeypatch):
     expected = [[1, 2], [0, 0], [6, 7], [10, 11]]
     assert rows().means().tolist() == expected
-    monkeypatch.setattr("learn.data.clips.CLIPS_AT_ONCE", 1)
+    monkeypatch.setattr("learn.data.rows.CLIPS_AT_ONCE", 1)
     assert rows().means().tolist() == expected
 
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from learn.data import labels
-from learn.data.labels import ClassEmbeddings
+from learn.data import class_embeddings
+from learn.data.class_embeddings import ClassEmbeddings
 from store.errors import ConfigError, InputError, MissingFile
 
 VECTORS = np.arange(8, dtype=np.float32).reshape(4, 2) / 3
@@ -46,8 +46,8 @@ def test_written_and_read_again_is_the_same(table, tmp_path):
         vectors=np.array([[1e-30, 3.4e38], [np.pi, -0.1]], np.float32),
     )
     for one in (table, odd):
-        labels.write(tmp_path / "l.csv", one)
-        again = labels.read(tmp_path / "l.csv")
+        class_embeddings.write(tmp_path / "l.csv", one)
+        again = class_embeddings.read(tmp_path / "l.csv")
         assert again.names == one.names
         np.testing.assert_array_equal(again.vectors, one.vectors)
 
@@ -56,15 +56,15 @@ def test_dictionaries_of_the_gzsl_papers(table, tmp_path):
     found = np.array(dict(zip(NAMES, VECTORS, strict=True)), dtype=object)
     np.save(tmp_path / "w.npy", found, allow_pickle=True)
     with pytest.raises(InputError, match="--trust-pickle"):
-        labels.read(tmp_path / "w.npy")
-    again = labels.read(tmp_path / "w.npy", trust_pickle=True)
+        class_embeddings.read(tmp_path / "w.npy")
+    again = class_embeddings.read(tmp_path / "w.npy", trust_pickle=True)
     np.testing.assert_array_equal(again.of(NAMES), VECTORS)
 
 
 def test_word_vectors_are_read_for_the_words_that_are_wanted(tmp_path):
     lines = ["4 2", "dog 1 2", "eye 3 4", "Playing 0 1", "zebra 9 9", "playing_cello 5 6"]
     (tmp_path / "w.vec").write_text("\n".join(lines) + "\n")
-    found = labels.read(tmp_path / "w.vec", wanted=["Dog", "PlayingCello"])
+    found = class_embeddings.read(tmp_path / "w.vec", wanted=["Dog", "PlayingCello"])
     assert set(found.names) == {"dog", "playing", "playing_cello"}
     np.testing.assert_array_equal(found.of(["PlayingCello", "Dog"]), [[5, 6], [1, 2]])
 
@@ -83,17 +83,17 @@ def test_word_vectors_are_read_for_the_words_that_are_wanted(tmp_path):
 def test_tables_that_are_none(tmp_path, text, match):
     (tmp_path / "l.csv").write_text(text)
     with pytest.raises(InputError, match=match):
-        labels.read(tmp_path / "l.csv")
+        class_embeddings.read(tmp_path / "l.csv")
 
 
 def test_other_files(tmp_path):
     with pytest.raises(MissingFile, match="learn labels"):
-        labels.read(tmp_path / "none.csv")
+        class_embeddings.read(tmp_path / "none.csv")
     (tmp_path / "b.csv").write_bytes(bytes(range(256)))
     (tmp_path / "b.npy").write_bytes(b"no")
     for name in ("b.csv", "b.npy"):
         with pytest.raises(InputError):
-            labels.read(tmp_path / name, trust_pickle=True)
+            class_embeddings.read(tmp_path / name, trust_pickle=True)
     (tmp_path / "r.csv").write_text("original,manual,category\nApplyEyeMakeup,eye makeup,x\n")
     assert labels.renaming(tmp_path / "r.csv") == {"ApplyEyeMakeup": "eye makeup"}
     (tmp_path / "r.csv").write_text("a,b\n")

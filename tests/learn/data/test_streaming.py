@@ -10,7 +10,7 @@ import torch
 import learn
 import store
 from learn.data import streaming
-from learn.data.clips import choose_feature, load_rows
+from learn.data.rows import choose_feature, load_rows
 from learn.data.streaming import Streamed, blocks_of
 from learn.models.embedder import Standardiser
 from learn.training.dataset import load_setup

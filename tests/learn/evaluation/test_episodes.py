@@ -8,7 +8,8 @@ import torch
 
 import learn
 import store
-from learn.data.clips import choose_feature, load_clips, load_rows
+from learn.data.clips import load_clips
+from learn.data.rows import choose_feature, load_rows
 from learn.evaluation.benchmark import context_of
 from learn.fewshot.modes import Pair
 from learn.fewshot.statistics import ci95

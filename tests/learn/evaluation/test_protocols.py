@@ -8,7 +8,8 @@ from sklearn.preprocessing import StandardScaler
 
 import learn
 import store
-from learn.data.clips import choose_feature, load_clips, load_rows
+from learn.data.clips import load_clips
+from learn.data.rows import choose_feature, load_rows
 from learn.training.runs import load_run
 from store import testing
 from store.errors import ConfigError, InputError

@@ -7,8 +7,8 @@ import pytest
 
 import learn
 import store
-from learn.data import labels
-from learn.data.labels import ClassEmbeddings
+from learn.data import class_embeddings
+from learn.data.class_embeddings import ClassEmbeddings
 from learn.evaluation.evaluation_set import load_evaluation_set
 from learn.evaluation.protocols.zero_shot import Config, Scored, _area, _best, harmonic
 from learn.training.runs import load_run
@@ -39,7 +39,7 @@ def made(tmp_path_factory):
     (where / "m.csv").write_text("\n".join(scored) + "\n")
     vectors = np.random.default_rng(0).standard_normal((10, 12)).astype(np.float32)
     names = tuple(f"class{i}" for i in range(10))
-    labels.write(where / "names.csv", ClassEmbeddings(names=names[::-1], vectors=vectors))
+    class_embeddings.write(where / "names.csv", ClassEmbeddings(names=names[::-1], vectors=vectors))
     learn.train(
         where / "s", "cjme", settings=("optimiser.epochs=8", f"data.labels={where / 'names.csv'}"),
         manifest=where / "train.csv", run_dir=where / "run",

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 import learn
 import store
-from learn.data.clips import load_rows
+from learn.data.rows import load_rows
 from learn.inference.classifier import BY, Support, fit
 from learn.inference.embed import blocks
 from store.errors import ConfigError, InputError, MissingFile, UnknownColumn

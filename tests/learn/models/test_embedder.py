@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from learn.data.clips import Rows
+from learn.data.rows import Rows
 from learn.models.embedder import Embedder, Tower
 from learn.training.recipe import load
 from store import plugins

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import learn
-from learn.data import labels
-from learn.data.labels import ClassEmbeddings
+from learn.data import class_embeddings
+from learn.data.class_embeddings import ClassEmbeddings
 from learn.training import runs
 from store import testing
 from store.errors import ConfigError, InputError
@@ -23,7 +23,9 @@ def made(tmp_path_factory):
     fs = testing.fill(folder / "s", clips=72, rows=3, dim=8, classes=6)
     names = sorted(set(fs.manifest().column("label")))
     vectors = np.random.default_rng(0).standard_normal((len(names), 5)).astype(np.float32)
-    labels.write(folder / "l.csv", ClassEmbeddings(names=tuple(names[::-1]), vectors=vectors))
+    class_embeddings.write(
+        folder / "l.csv", ClassEmbeddings(names=tuple(names[::-1]), vectors=vectors)
+    )
     return folder / "s", folder / "l.csv"
 
 
@@ -32,7 +34,7 @@ def test_a_run_knows_a_way_from_names_into_its_space(made, tmp_path, recipe):
     where, table = made
     learn.train(where, recipe, settings=(*QUICK, f"data.labels={table}"), run_dir=tmp_path / "r")
     run = runs.load_run(tmp_path / "r")
-    names = labels.read(table).names
+    names = class_embeddings.read(table).names
     found = run.class_embeddings(names)
     (size,) = set(run.space.outputs.values())
     assert found.shape == (6, size)
@@ -54,16 +56,16 @@ def test_a_run_without_names_says_how_to_get_them(made, tmp_path):
 
 def test_names_of_training_must_have_vectors_and_others_may(made, tmp_path):
     where, table = made
-    whole = labels.read(table)
+    whole = class_embeddings.read(table)
     learn.train(where, "cjme", settings=(*QUICK, f"data.labels={table}"), run_dir=tmp_path / "a")
     known = runs.load_run(tmp_path / "a").classes
     some = [i for i, name in enumerate(whole.names) if name in known]
-    labels.write(tmp_path / "some.csv", ClassEmbeddings(
+    class_embeddings.write(tmp_path / "some.csv", ClassEmbeddings(
         names=tuple(whole.names[i] for i in some), vectors=whole.vectors[some]))  # fmt: skip
     few = (*QUICK, f"data.labels={tmp_path / 'some.csv'}")
     learn.train(where, "cjme", settings=few, run_dir=tmp_path / "b")
     fewer = tuple(whole.names[i] for i in some[1:])
-    labels.write(
+    class_embeddings.write(
         tmp_path / "less.csv", ClassEmbeddings(names=fewer, vectors=whole.vectors[some[1:]])
     )
     with pytest.raises(InputError, match="have no vector"):
@@ -77,11 +79,13 @@ def test_names_of_training_must_have_vectors_and_others_may(made, tmp_path):
 def test_other_vectors_are_another_training(made, tmp_path):
     where, table = made
     given = (*QUICK, f"data.labels={tmp_path / 'l.csv'}")
-    whole = labels.read(table)
-    labels.write(tmp_path / "l.csv", whole)
+    whole = class_embeddings.read(table)
+    class_embeddings.write(tmp_path / "l.csv", whole)
     learn.train(where, "cjme", settings=given, run_dir=tmp_path / "r")
     (tmp_path / "r" / "done.json").unlink()
-    labels.write(tmp_path / "l.csv", ClassEmbeddings(names=whole.names, vectors=whole.vectors + 1))
+    class_embeddings.write(
+        tmp_path / "l.csv", ClassEmbeddings(names=whole.names, vectors=whole.vectors + 1)
+    )
     with pytest.raises(InputError, match="labels_sha256"):
         learn.train(where, "cjme", settings=given, run_dir=tmp_path / "r", resume=True)
 
@@ -127,19 +131,21 @@ def test_labels_are_made_of_a_stores_classes(made, tmp_path):
     where, table = made
     facts = learn.make_labels(where, tmp_path / "l.csv", source=table)
     assert facts["names"] == 6
-    again = labels.read(tmp_path / "l.csv")
+    again = class_embeddings.read(tmp_path / "l.csv")
     assert list(again.names) == sorted(again.names)
-    np.testing.assert_array_equal(again.of(again.names), labels.read(table).of(again.names))
+    np.testing.assert_array_equal(
+        again.of(again.names), class_embeddings.read(table).of(again.names)
+    )
     with pytest.raises(InputError, match="exists"):
         learn.make_labels(where, tmp_path / "l.csv", source=table)
     (tmp_path / "n.csv").write_text(
         "original,manual\n" + "".join(f"{name},thing {k}\n" for k, name in enumerate(again.names))
     )
     things = tuple(f"Thing{k}" for k in range(6))
-    labels.write(
+    class_embeddings.write(
         tmp_path / "things.csv", ClassEmbeddings(names=things, vectors=np.eye(6, dtype=np.float32))
     )
     learn.make_labels(
         where, tmp_path / "t.csv", source=tmp_path / "things.csv", names=tmp_path / "n.csv"
     )
-    np.testing.assert_array_equal(labels.read(tmp_path / "t.csv").vectors, np.eye(6))
+    np.testing.assert_array_equal(class_embeddings.read(tmp_path / "t.csv").vectors, np.eye(6))

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 import learn
 import store
-from learn.data.clips import choose_feature, load_rows
+from learn.data.rows import choose_feature, load_rows
 from learn.training.dataset import _comparable
 from learn.training.loop import Trainer
 from learn.training.runs import load_run
@@ -277,7 +277,7 @@ def dying(monkeypatch, after):
         if len(steps) % 3 == 0:
             self._save()
 
-    monkeypatch.setattr("learn.training.loop.FLUSH_STEPS", 1)
+    monkeypatch.setattr("learn.training.metrics_log.FLUSH_STEPS", 1)
     monkeypatch.setattr(Trainer, "_flush", counted)
 
 

@@ -8,8 +8,8 @@ import torch
 from safetensors import safe_open
 
 import learn
-from learn.data import labels
-from learn.data.clips import choose_feature, load_rows
+from learn.data import class_embeddings
+from learn.data.rows import choose_feature, load_rows
 from learn.fewshot.heads import Context
 from learn.training.runs import load_run
 from store import open as open_store
@@ -74,7 +74,9 @@ def run(paired, tmp_path_factory):
     names = sorted({c for c in open_store(paired).manifest().column("label") if c})
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((len(names), 8)).astype(np.float32)
-    labels.write(folder / "labels.csv", labels.ClassEmbeddings(names=tuple(names), vectors=vectors))
+    class_embeddings.write(
+        folder / "labels.csv", labels.ClassEmbeddings(names=tuple(names), vectors=vectors)
+    )
     learn.train(
         paired, "cross_modal_probe", run_dir=folder / "run",
         settings=[

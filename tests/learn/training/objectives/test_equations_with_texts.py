@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from learn.data.clips import Padded
+from learn.data.rows import Padded
 from learn.training.objectives import (
     Batch,
     ObjectiveContext,

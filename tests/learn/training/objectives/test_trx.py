@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 import learn
 import store
-from learn.data.clips import choose_feature, load_rows
+from learn.data.rows import choose_feature, load_rows
 from learn.fewshot.heads import Context
 from learn.training.objectives import Batch, ObjectiveContext
 from learn.training.objectives._episodic import OwnHead

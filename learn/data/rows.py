@@ -1,0 +1,158 @@
+"""The stored rows of clips, in memory.
+
+Shapes: V = clips, R = rows of all clips, D = stored size, B = clips of a batch, T = rows (padded).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float16, Float32, Int, Int64
+from torch import Tensor
+
+from store.errors import UnknownFeature
+
+if TYPE_CHECKING:
+    from store import Feature, Store
+
+MODALITIES = ("visual", "audio")
+CLIPS_AT_ONCE = 512
+ROWS_AT_ONCE = 8192
+
+
+class Padded(NamedTuple):
+    """The rows of a batch of clips; those that are not real are padding."""
+
+    rows: Float32[Tensor, "B T D"]
+    mask: Bool[Tensor, "B T"]
+    seconds: Float32[Tensor, "B T"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rows:
+    """The stored rows of one modality, clip after clip; a clip may have none.
+
+    Raises:
+        ValueError: offsets that do not fit the rows.
+    """
+
+    values: Float16[Tensor, "R D"]
+    offsets: Int64[Tensor, "V_plus_1"]
+    seconds: Float32[Tensor, "R"]
+
+    def __post_init__(self) -> None:
+        counts = self.offsets.diff()
+        if self.offsets[0] != 0 or self.offsets[-1] != len(self.values) or bool((counts < 0).any()):
+            raise ValueError(f"offsets do not cover {len(self.values)} rows")
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def dim(self) -> int:
+        return self.values.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        return self.values.device
+
+    @property
+    def counts(self) -> Int64[Tensor, "V"]:
+        return self.offsets.diff()
+
+    @property
+    def valid(self) -> Bool[np.ndarray, "V"]:
+        """Which clips have rows."""
+        return self.counts.cpu().numpy() > 0
+
+    def padded(self, places: Int[Tensor, "B"]) -> Padded:
+        """Rows, which of them are real, and their times, of these clips; padding is zero."""
+        start, count = self.offsets[places], self.counts[places]
+        step = torch.arange(max(1, int(count.max())), device=self.values.device)
+        mask = step < count[:, None]
+        row = torch.where(mask, start[:, None] + step, 0)
+        if not len(self.values):  # no clip has any: there is no row 0 to stand for padding
+            nothing = torch.zeros(*mask.shape, self.dim, device=self.values.device)
+            return Padded(nothing, mask, torch.zeros_like(nothing[..., 0]))
+        rows = self.values.index_select(0, row.view(-1)).float().view(*row.shape, self.dim)
+        if not bool(mask.all()):
+            rows.mul_(mask[..., None])
+        return Padded(rows, mask, self.seconds[row] * mask)
+
+    def to(self, device: torch.device) -> "Rows":
+        """The same rows on that device."""
+        return Rows(
+            values=self.values.to(device),
+            offsets=self.offsets.to(device),
+            seconds=self.seconds.to(device),
+        )
+
+    def means(self) -> Float32[Tensor, "V D"]:
+        """The mean of each clip's rows; zero for a clip without any."""
+        counts = self.counts
+        means = torch.zeros(len(self), self.dim, device=self.values.device)
+        for start in range(0, len(self), CLIPS_AT_ONCE):
+            some = counts[start : start + CLIPS_AT_ONCE]
+            rows = self.values[self.offsets[start] : self.offsets[start + len(some)]].float()
+            clip = torch.repeat_interleave(some)
+            means[start : start + len(some)].index_add_(0, clip, rows)
+        return means / counts.clamp_min(1)[:, None]
+
+    def pieces(self) -> Iterator[Float16[Tensor, "_ D"]]:
+        """All rows, some at a time."""
+        return iter(torch.split(self.values, ROWS_AT_ONCE))
+
+    def keep(self, wanted: Bool[np.ndarray, "V"]) -> "Rows":
+        """The rows of only these clips."""
+        of_clip = torch.from_numpy(wanted)
+        of_row = of_clip.repeat_interleave(self.counts)
+        counts = self.counts[of_clip]
+        return Rows(
+            values=self.values[of_row],
+            offsets=torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]),
+            seconds=self.seconds[of_row],
+        )
+
+
+def concatenated(parts: Sequence[Rows]) -> Rows:
+    """The rows of several sets of clips, one after the other."""
+    counts = torch.cat([part.offsets.diff() for part in parts])
+    return Rows(
+        values=torch.cat([part.values for part in parts]),
+        offsets=torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
+        seconds=torch.cat([part.seconds for part in parts]),
+    )
+
+
+def choose_feature(store: "Store", modality: str, asked: str | None) -> "Feature | None":
+    """The feature asked for, or the only one of that modality, or None where there is none.
+
+    Raises:
+        UnknownFeature: no such feature, one of another modality, or several and none named.
+    """
+    if asked is not None:
+        feature = store[asked]
+        if feature.modality != modality:
+            raise UnknownFeature(
+                f"{feature.name} is {feature.modality}, not {modality}; name another"
+            )
+        return feature
+    known = [f for f in map(store.__getitem__, store.features) if f.modality == modality]
+    if len(known) > 1:
+        raise UnknownFeature(
+            f"the store has {len(known)} {modality} features; name one of them: "
+            f"{', '.join(f.name for f in known)}"
+        )
+    return known[0] if known else None
+
+
+def load_rows(feature: "Feature", ids: Sequence[str]) -> Rows:
+    """The rows of these clips; clips that failed or were never extracted have none."""
+    packed = feature.packed(ids)
+    return Rows(
+        values=torch.from_numpy(packed.values),
+        offsets=torch.from_numpy(packed.offsets),
+        seconds=torch.from_numpy((packed.time_ms / 1000).astype(np.float32)),
+    )
