@@ -780,7 +780,7 @@ def learn_report(
             thumbnails=lambda clips: thumbnails(
                 [Piece(c.root, c.path, c.start_seconds, c.end_seconds) for c in clips], progress
             ),
-        )  # fmt: skip
+        ).to_dict()  # fmt: skip
     _give(result, as_json, lambda: report_lines(result))
     return DONE
 
