@@ -4,24 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from learn.evaluation.wording import CLASSIC, NOT_SHARES, SHORT, TASK_SETTINGS
 from store.console import table, wrapped
-
-CLASSIC = "n_way_k_shot"
-TOLD = ("ways", "queries", "min_ways", "max_ways", "max_queries", "max_shots", "alpha")
-NOT_SHARES = ("median_rank", "threshold", "labels_a_clip", "beta")
-SHORT = {
-    "balanced_accuracy": "balanced",
-    "largest_class": "largest",
-    "top1_std_of_folds": "± folds",
-    "average_precision": "AP",
-    "median_rank": "MedR",
-    "labels_a_clip": "labels/clip",
-    "map": "mAP",
-    "harmonic_mean": "HM",
-    "harmonic_mean_of_means": "HM of means",
-    "ausuc": "AUSUC",
-    "zsl": "ZSL",
-}
 
 
 def episodes_table(result: Mapping[str, Any]) -> None:
@@ -34,7 +18,7 @@ def episodes_table(result: Mapping[str, Any]) -> None:
     }[drawn["groups"]]
     asked = f"{drawn['ways']}-way, {drawn['queries']} queries a class"
     if drawn["task"] != CLASSIC:
-        settings = [f"{key}={drawn[key]:g}" for key in TOLD if key in drawn]
+        settings = [f"{key}={drawn[key]:g}" for key in TASK_SETTINGS if key in drawn]
         asked = f"{drawn['task']} ({', '.join(settings)})"
         if "measure" in drawn:
             asked += f", {drawn['measure'].replace('_', ' ')}"

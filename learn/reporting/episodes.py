@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
-from learn.commands.tables import CLASSIC, NOT_SHARES, TOLD
+from learn.evaluation.wording import CLASSIC, NOT_SHARES, TASK_SETTINGS
 from learn.reporting import plots
 from learn.reporting.confusions import class_figures, confused_pairs
 from learn.reporting.inputs import Question, ReportInputs, Row
@@ -49,7 +49,7 @@ def _lead(question: Question) -> str:
     sources = SOURCES[sampling.get("groups", "within") if sampling["group"] else "mixed"]
     asked = f"{sampling['ways']}-way episodes with {sampling['queries']} queries a class"
     if sampling.get("task", CLASSIC) != CLASSIC:
-        settings = [f"{key} {sampling[key]:g}" for key in TOLD if key in sampling]
+        settings = [f"{key} {sampling[key]:g}" for key in TASK_SETTINGS if key in sampling]
         asked = f"Episodes of task {sampling['task']} ({', '.join(settings)})"
     return (
         f"{asked}, {sampling['episodes']:,} for each number of shots, drawn once and the same "
