@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from learn.commands.tables import NOT_SHARES, SHORT
+from learn.evaluation.wording import NOT_SHARES, SHORT
 from learn.reporting import plots
 from learn.reporting.inputs import ReportInputs, SavedEvaluation
 from learn.reporting.plots import Caption, Drawing
@@ -96,7 +96,7 @@ def _measure(finding: Finding) -> str:
 
 def _best_first(by_mode: Mapping[str, Mapping[str, float]]) -> list[str]:
     return sorted(
-        {name for values in by_mode.values() for name in values},
+        dict.fromkeys(name for values in by_mode.values() for name in values),
         key=lambda name: -sum(values.get(name, 0.0) for values in by_mode.values()),
     )
 
