@@ -925,7 +925,7 @@ def learn_predict(
             directory, support=support, output=output, query=query, labels=tuple(label),
             group=group, mode=mode, projection=projection, by=by, index=index, top=top,
             abstain_below=abstain_below, visual=visual, audio=audio, progress=progress,
-        )  # fmt: skip
+        ).to_dict()  # fmt: skip
     _give(result, as_json, lambda: prediction_lines(result))
     return DONE
 
@@ -959,7 +959,7 @@ def learn_search(
     result = learn.search(
         directory, clip, projection=projection, top=top, source=source, target=target,
         visual=visual, audio=audio,
-    )  # fmt: skip
+    ).to_dict()  # fmt: skip
     _give(result, as_json, lambda: neighbours_table(result))
     return DONE
 
