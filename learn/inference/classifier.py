@@ -101,9 +101,9 @@ class Classifier:
     def predict(self, queries: Float[Tensor, "Q D"], top: int) -> Predictions:
         """The `top` best classes of each query; `queries` are unit vectors, joined."""
         k = max(self.neighbours, min(top, len(self._item_classes)))
-        found = self.index.search(queries, k)
-        class_ids = torch.where(found.indices < 0, -1, self._item_classes[found.indices])
-        scores = found.scores.double()
+        nearest = self.index.search(queries, k)
+        class_ids = torch.where(nearest.indices < 0, -1, self._item_classes[nearest.indices])
+        scores = nearest.scores.double()
         if not self._one_each:
             class_ids, scores = _best_of_each(class_ids, scores, max(self._sharing, top))
         shared = (scores[:, : self._sharing] / self.calibration.temperature).softmax(-1)
@@ -291,5 +291,5 @@ def _temperature(left_out: _LeftOut) -> float:
         log_probabilities = (scores / np.exp(log_temperature)).log_softmax(-1)
         return -float((target * log_probabilities.masked_fill(~present, 0)).sum(1).mean())
 
-    found = minimize_scalar(cost, bounds=(np.log(1e-3), np.log(10.0)), method="bounded")
-    return float(np.exp(found.x))
+    best = minimize_scalar(cost, bounds=(np.log(1e-3), np.log(10.0)), method="bounded")
+    return float(np.exp(best.x))

@@ -61,12 +61,12 @@ def _embed_batch(
     features: Mapping[str, "Feature"], ids: tuple[str, ...], run: Run | None
 ) -> EmbeddedBatch:
     rows = {modality: load_rows(feature, ids) for modality, feature in features.items()}
-    has = {modality: torch.from_numpy(found.valid) for modality, found in rows.items()}
+    has = {modality: torch.from_numpy(loaded.valid) for modality, loaded in rows.items()}
     both = torch.stack(list(has.values())).all(0)
     vectors, present = {}, {}
-    for part, found in vectors_of(rows, run).items():
+    for part, x in vectors_of(rows, run).items():
         present[part] = both if run and run.space.joint else has.get(part, both)
-        vectors[part] = torch.where(present[part][:, None], found.float(), 0)
+        vectors[part] = torch.where(present[part][:, None], x.float(), 0)
     return EmbeddedBatch(ids, vectors, present)
 
 
@@ -98,5 +98,5 @@ def refuse_unknown(features: Mapping[str, "Feature"], ids: Sequence[str], of: st
 
 def _with_guess(clip: str, known: set[str]) -> str:
     """The unknown clip, with the nearest that is known."""
-    _, found, guess = choices(clip, known).rpartition(" (did you mean ")
-    return f"{clip!r} (did you mean {guess}" if found else repr(clip)
+    _, separator, guess = choices(clip, known).rpartition(" (did you mean ")
+    return f"{clip!r} (did you mean {guess}" if separator else repr(clip)

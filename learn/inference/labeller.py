@@ -83,7 +83,7 @@ class LabelSummary:
             "support_without_rows": self.support_without_rows,
             "classes_without_rows": list(self.classes_without_rows),
             "calibration": [
-                {"parts": parts, **asdict(found)} for parts, found in self.calibration.items()
+                {"parts": parts, **asdict(fitted)} for parts, fitted in self.calibration.items()
             ],
             **({} if self.recall is None else {"recall": dict(self.recall)}),
             **{status: self.statuses[status] for status in (ANSWERED, ABSTAINED, NO_ROWS)},
@@ -121,16 +121,16 @@ class Labeller:
 
     def answer(self, batch: EmbeddedBatch) -> list[Answer]:
         """An answer for every clip of the batch."""
-        answers = [Answer(NO_ROWS)] * len(batch.ids)
+        batch_answers = [Answer(NO_ROWS)] * len(batch.ids)
         for parts, clips in _by_parts(batch, self._examples.parts):
             if not any(bool((self._usable & self._examples.present[p]).any()) for p in parts):
                 continue  # heard only, where nothing in the support is heard
             queries = [self._unit(part, batch.vectors[part][clips]) for part in parts]
-            found = self._answer(parts, torch.cat(queries, dim=-1))
-            for i, answer in zip(clips.tolist(), found, strict=True):
-                answers[i] = answer
-        self._statuses.update(answer.status for answer in answers)
-        return answers
+            answered = self._answer(parts, torch.cat(queries, dim=-1))
+            for i, answer in zip(clips.tolist(), answered, strict=True):
+                batch_answers[i] = answer
+        self._statuses.update(answer.status for answer in batch_answers)
+        return batch_answers
 
     def summary(self) -> LabelSummary:
         """How all batches so far were answered."""

@@ -88,9 +88,9 @@ def search(
     looked_at = 0
     for batch in embed(comparison.features, all_clips(comparison.features), comparison.run):
         scores = [
-            (-score, other)
-            for score, other in comparison.scores(batch, query)
-            if other != clip or comparison.across
+            (-score, clip_id)
+            for score, clip_id in comparison.scores(batch, query)
+            if clip_id != clip or comparison.across
         ]
         looked_at += len(scores)
         best = nsmallest(top, [*best, *scores])
@@ -102,8 +102,8 @@ def search(
         features={m: feature.name for m, feature in comparison.features.items()},
         looked_at=looked_at,
         neighbours=tuple(
-            Neighbour(rank=rank, clip_id=other, similarity=-minus)
-            for rank, (minus, other) in enumerate(best, 1)
+            Neighbour(rank=rank, clip_id=clip_id, similarity=-minus)
+            for rank, (minus, clip_id) in enumerate(best, 1)
         ),
     )
 

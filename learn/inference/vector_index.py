@@ -104,9 +104,9 @@ class VectorIndex:
     def recall(self, queries: Float[Tensor, "Q D"], k: int) -> float:
         """The share of true neighbours that `search` finds, over at most 500 of the queries."""
         sample = queries[:: max(1, len(queries) // RECALL_QUERIES)]
-        found = self.search(sample, k).indices
+        searched = self.search(sample, k).indices
         true = by_matmul(torch.from_numpy(self.vectors), sample, k).indices
-        return float((found[:, :, None] == true[:, None, :]).any(1).double().mean())
+        return float((searched[:, :, None] == true[:, None, :]).any(1).double().mean())
 
     def _search_chunk(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         wide = min(len(self), k + SLACK)

@@ -68,7 +68,7 @@ def _notes(question: Question) -> Iterator[str]:
                 f"{draw['shots']}-shot episodes leave out {len(idle)} classes of too few clips: "
                 f"{', '.join(idle)}."
             )
-    if any(row.answers is None for row in question.rows):
+    if any(row.confusion is None for row in question.rows):
         yield (
             "Some results were written before answers were kept: they have no classes and no "
             "confused pairs. Score them again to see these."
@@ -240,11 +240,11 @@ def _support_and_query(question: Question, names: RowNames, key: str) -> Iterato
             description=f"{question.measure} in percent by the modes of support and query. The "
             f"highest is support {support}, query {query}: {100 * cells[best][0]:.1f}.",
         )
-        shares = Matrix(
+        heat = Matrix(
             rows=supports, columns=queries, cells=cells, row_label="support", column_label="query",
             lowest=question.chance or 0.0,
         )  # fmt: skip
-        yield plots.matrix(caption, shares)
+        yield plots.matrix(caption, heat)
 
 
 def _result_and_mode(question: Question, names: RowNames, key: str) -> Iterator[Drawing]:
@@ -263,11 +263,11 @@ def _result_and_mode(question: Question, names: RowNames, key: str) -> Iterator[
             description=f"{question.measure} in percent of {len(results)} results by mode. The "
             f"highest is {result} by {mode}: {100 * cells[best][0]:.1f}.",
         )
-        shares = Matrix(
+        heat = Matrix(
             rows=results, columns=_in_order(set(question.modes)), cells=cells, row_label="",
             column_label="mode", lowest=question.chance or 0.0,
         )  # fmt: skip
-        yield plots.matrix(caption, shares)
+        yield plots.matrix(caption, heat)
 
 
 def _in_order(modes: set[str]) -> tuple[str, ...]:

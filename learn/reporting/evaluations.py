@@ -68,15 +68,15 @@ def _remarks(finding: Finding) -> str:
 
 def _class_figures(findings: Sequence[Finding], inputs: ReportInputs, key: str) -> Iterator[Figure]:
     """Bars by mode for each label and projection, of findings that tell of classes."""
-    told = [f for f in findings if f["classes"] and f["support"] == f["query"]]
-    if not told:
+    with_classes = [f for f in findings if f["classes"] and f["support"] == f["query"]]
+    if not with_classes:
         return
     together: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
-    for finding in told:
+    for finding in with_classes:
         by_mode = together.setdefault((finding["label"], finding["projection"]), {})
         measure = _measure(finding)
         by_mode[finding["query"]] = {c["name"]: c.get(measure, 0.0) for c in finding["classes"]}
-    measure = _measure(told[-1]).replace("_", " ")
+    measure = _measure(with_classes[-1]).replace("_", " ")
     drawings: list[Drawing] = []
     tables: list[Table] = []
     for (label, projection), by_mode in together.items():
@@ -115,7 +115,7 @@ def _bars(
         description=f"{measure} of {len(drawn)} classes by mode; best {names[0]}, worst "
         f"{names[-1]}.",
     )
-    values = {mode: [found.get(name) for name in drawn] for mode, found in by_mode.items()}
+    values = {mode: [recalls.get(name) for name in drawn] for mode, recalls in by_mode.items()}
     return plots.bars(caption, drawn, values, label=f"{measure}, %")
 
 

@@ -43,7 +43,7 @@ class Row:
     seen_in_training: int
     trained: str  # "" in older results, which do not say
     parts: Mapping[str, Any]
-    answers: Mapping[str, Any] | None  # as in answers.json, if they were kept
+    confusion: Mapping[str, Any] | None  # as in answers.json, where it was kept
 
     @property
     def mode(self) -> str:
@@ -58,7 +58,7 @@ class Row:
     @property
     def recalls(self) -> dict[str, float]:
         """The share of right answers by class; empty where answers were not kept."""
-        classes = self.answers["classes"] if self.answers else ()
+        classes = self.confusion["classes"] if self.confusion else ()
         return {c["name"]: c["right"] / c["asked"] for c in classes}
 
 
@@ -174,7 +174,7 @@ def read_inputs(runs: Sequence[str | Path]) -> ReportInputs:
     rows = [row for result in saved for row in result.result["results"]]
     rows += [row for evaluation in evaluations for row in evaluation.rows]
     projections = [Path(row["projection"]) for row in rows if row["projection"] != NONE]
-    directories = [found.path for found in (*saved, *evaluations, *trainings)]
+    directories = [saved_run.path for saved_run in (*saved, *evaluations, *trainings)]
     return ReportInputs(
         questions=_questions(saved),
         evaluations=tuple(evaluations),
@@ -221,17 +221,18 @@ def _rows(saved: Iterable[Saved]) -> tuple[Row, ...]:
     for result in saved:
         records = result.result["results"]
         features = result.result["episodes"]["features"]
-        for record, answers in zip(records, result.answers or [None] * len(records), strict=True):
-            told = {key: value for key, value in record.items() if key != "seconds"}
+        confusions = result.answers or [None] * len(records)
+        for record, confusion in zip(records, confusions, strict=True):
+            compared = {key: value for key, value in record.items() if key != "seconds"}
             modalities = modalities_of([(record["support"], record["query"])])
             scored = {modality: features[modality] for modality in modalities}
-            key = json.dumps([told, scored], sort_keys=True)
+            key = json.dumps([compared, scored], sort_keys=True)
             if key not in rows:
-                rows[key] = _row(result.path, record, answers)
+                rows[key] = _row(result.path, record, confusion)
     return tuple(rows.values())
 
 
-def _row(run: Path, record: Mapping[str, Any], answers: Mapping[str, Any] | None) -> Row:
+def _row(run: Path, record: Mapping[str, Any], confusion: Mapping[str, Any] | None) -> Row:
     return Row(
         run=run,
         head=record["head"],
@@ -249,7 +250,7 @@ def _row(run: Path, record: Mapping[str, Any], answers: Mapping[str, Any] | None
         seen_in_training=record["seen_in_training"],
         trained=record.get("trained", ""),
         parts=record.get("parts", {}),
-        answers=answers,
+        confusion=confusion,
     )
 
 

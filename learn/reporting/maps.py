@@ -59,13 +59,13 @@ def _maps(
             name = inputs.projection_name(projection)
             try:
                 run = None if projection == NONE else load_run(Path(projection))
-                found = projection_2d.maps(
+                layouts = projection_2d.maps(
                     sampling["store"], sampling["features"], clips, classes, run, method
                 )
             except MicroshotError as error:
                 notes.append(f"No map of {name}: {error}")
                 continue
-            maps += [_NamedMap(projection=name, layout=layout) for layout in found]
+            maps += [_NamedMap(projection=name, layout=layout) for layout in layouts]
     return maps, notes
 
 

@@ -23,10 +23,10 @@ class RowNames:
     def without_head(self, row: Row) -> str:
         """Its projection and directory, where rows differ in them."""
         parts = []
-        if len({other.projection for other in self.question.rows}) > 1:
+        if len({peer.projection for peer in self.question.rows}) > 1:
             parts.append(self.inputs.projection_name(row.projection))
         key = _key(row)
-        if any(_key(other) == key and other.run != row.run for other in self.question.rows):
+        if any(_key(peer) == key and peer.run != row.run for peer in self.question.rows):
             parts.append(self.inputs.run_name(row.run))
         return " · ".join(parts)
 
@@ -58,9 +58,9 @@ def question_title(question: Question, inputs: ReportInputs) -> str:
     """The store, and whatever else tells this question from the others."""
     name = _store_name(question)
     others = [
-        other.sampling
-        for other in inputs.questions
-        if other is not question and _store_name(other) == name
+        peer.sampling
+        for peer in inputs.questions
+        if peer is not question and _store_name(peer) == name
     ]
     sampling = question.sampling
     texts = {
@@ -75,7 +75,7 @@ def question_title(question: Question, inputs: ReportInputs) -> str:
     differing = [
         text
         for key, text in texts.items()
-        if any(other.get(key) != sampling.get(key) for other in others)
+        if any(peer.get(key) != sampling.get(key) for peer in others)
     ]
     return ", ".join([name, *differing])
 

@@ -52,18 +52,18 @@ def note_missing(section: Section, pictures: Mapping[str, str]) -> Section:
 
 def _find_media(clips: Iterable[str], stores: Stores, roots: Sequence[Path]) -> dict[str, Media]:
     """The media files of clips by the manifests of the stores: under a root, or where they were."""
-    found: dict[str, Media] = {}
+    by_clip: dict[str, Media] = {}
     for source in stores.sources():
         table = stores.manifest(source)
         if table is None:
             continue
         lines = {clip: i for i, clip in enumerate(table.clip_ids)}
         for clip in clips:
-            if clip in found or clip not in lines:
+            if clip in by_clip or clip not in lines:
                 continue
             if (media := _media(table, lines[clip], roots)) is not None:
-                found[clip] = media
-    return found
+                by_clip[clip] = media
+    return by_clip
 
 
 def _media(table: "Manifest", line: int, roots: Sequence[Path]) -> Media | None:

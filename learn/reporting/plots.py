@@ -196,22 +196,22 @@ def _set_x_ticks(axes: "Axes", values: Sequence[float], *, every: bool) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=all(x == int(x) for x in values)))
 
 
-def matrix(caption: Caption, shares: Matrix) -> Drawing:
+def matrix(caption: Caption, content: Matrix) -> Drawing:
     """A heat map of shares with their numbers in it."""
-    with _canvas(60 + 58 * len(shares.rows)) as (figure, axes):
-        for y, row in enumerate(shares.rows):
-            for x, column in enumerate(shares.columns):
-                if (row, column) in shares.cells:
-                    _draw_cell(axes, x, y, shares.cells[row, column], shares.lowest)
+    with _canvas(60 + 58 * len(content.rows)) as (figure, axes):
+        for y, row in enumerate(content.rows):
+            for x, column in enumerate(content.columns):
+                if (row, column) in content.cells:
+                    _draw_cell(axes, x, y, content.cells[row, column], content.lowest)
                 else:
                     axes.text(x, y, "·", ha="center", va="center", color=_MUTED)
-        axes.set_xticks(range(len(shares.columns)), shares.columns)
-        short = ["\n".join(_short(part, 18) for part in row.split(" · ")) for row in shares.rows]
-        axes.set_yticks(range(len(shares.rows)), short)
-        axes.set_xlim(-0.5, len(shares.columns) - 0.5)
-        axes.set_ylim(len(shares.rows) - 0.5, -0.5)
-        axes.set_xlabel(shares.column_label)
-        axes.set_ylabel(shares.row_label)
+        axes.set_xticks(range(len(content.columns)), content.columns)
+        short = ["\n".join(_short(part, 18) for part in row.split(" · ")) for row in content.rows]
+        axes.set_yticks(range(len(content.rows)), short)
+        axes.set_xlim(-0.5, len(content.columns) - 0.5)
+        axes.set_ylim(len(content.rows) - 0.5, -0.5)
+        axes.set_xlabel(content.column_label)
+        axes.set_ylabel(content.row_label)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         return _finished(figure, caption)
@@ -283,10 +283,10 @@ def scatter(
         for number, name in enumerate(names):
             members = [i for i, c in enumerate(classes) if c == name]
             for drawn_hollow in (False, True):
-                some = [i for i in members if hollow[i] == drawn_hollow]
+                chosen = [i for i in members if hollow[i] == drawn_hollow]
                 label = _short(name, 20) if name in listed and not drawn_hollow else None
-                if some:
-                    _draw_points(axes, points[some], number, label, hollow=drawn_hollow)
+                if chosen:
+                    _draw_points(axes, points[chosen], number, label, hollow=drawn_hollow)
         axes.set_xticks([])
         axes.set_yticks([])
         axes.set_aspect("equal", adjustable="datalim")
