@@ -52,7 +52,7 @@ class Support:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """How the support clips did when each was left out."""
+    """The record of the support clips when each was left out."""
 
     clips: int  # left out in turn; 0: no class has two clips apart
     enough: bool  # whether so many say anything of clips to come
@@ -165,7 +165,7 @@ def _calibration(left_out: _LeftOut, apart: str) -> Calibration:
 def _best_of_each(
     class_ids: Int64[Tensor, "Q J"], scores: Float64[Tensor, "Q J"], most: int
 ) -> tuple[Int64[Tensor, "Q M"], Float64[Tensor, "Q M"]]:
-    """Of items best first, the first of each class; no more than `most` classes."""
+    """The first of each class, of items best first; no more than `most` classes."""
     ranked, order = class_ids.sort(dim=-1, stable=True)
     again = torch.zeros_like(class_ids, dtype=torch.bool)
     again[:, 1:] = ranked[:, 1:] == ranked[:, :-1]

@@ -28,7 +28,7 @@ ANSWERED, ABSTAINED, NO_ROWS = "answered", "abstained", "no-rows"
 
 
 class Answer(NamedTuple):
-    """What became of one clip."""
+    """The answer about one clip, if there is one."""
 
     status: str
     label: str = ""  # "" where there is no answer
@@ -52,7 +52,7 @@ def header(label: str, top: int) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabellerSettings:
-    """How answers are made, the same for every question."""
+    """Settings that are the same for every question."""
 
     by: str
     inverted: Inverted | None  # an approximate index; None: exact
@@ -63,7 +63,7 @@ class LabellerSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelSummary:
-    """How a question was answered, and how far its confidences can be trusted."""
+    """Counts of the answers to a question, and how far their confidences can be trusted."""
 
     label: str
     classes: int
@@ -86,7 +86,7 @@ class LabelSummary:
                 {"parts": parts, **asdict(fitted)} for parts, fitted in self.calibration.items()
             ],
             **({} if self.recall is None else {"recall": dict(self.recall)}),
-            **{status: self.statuses[status] for status in (ANSWERED, ABSTAINED, NO_ROWS)},
+            **self.statuses,
         }
 
 
@@ -133,7 +133,7 @@ class Labeller:
         return batch_answers
 
     def summary(self) -> LabelSummary:
-        """How all batches so far were answered."""
+        """The counts over all batches so far."""
         with_rows = {self._names[i] for i in torch.nonzero(self._usable)[:, 0].tolist()}
         return LabelSummary(
             label=self.label,
@@ -145,8 +145,8 @@ class Labeller:
                 "+".join(parts): classifier.calibration
                 for parts, classifier in self._classifiers.items()
             },
-            recall=None if self.settings.inverted is None else self._recall,
-            statuses=self._statuses,
+            recall=None if self.settings.inverted is None else dict(self._recall),
+            statuses={s: self._statuses[s] for s in (ANSWERED, ABSTAINED, NO_ROWS)},
         )
 
     def _answer(self, parts: tuple[str, ...], queries: Float[Tensor, "Q D"]) -> Iterator[Answer]:

@@ -71,7 +71,7 @@ def _select(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictSettings:
-    """What is asked, and how it is answered."""
+    """The question and the way of answering it."""
 
     support: str | Path
     query: str | Path | None
@@ -107,7 +107,7 @@ class PredictSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictionSummary:
-    """What was done, and how sure the answers are."""
+    """An account of what was labelled, and how sure the answers are."""
 
     output: str
     clips: int
@@ -210,7 +210,7 @@ class _Prediction:
             yield [clip, modes[i], *cells]
 
     def summary(self, seconds: float) -> PredictionSummary:
-        """What was written."""
+        """The account of what was written."""
         return PredictionSummary(
             output=str(self.settings.output),
             clips=len(self.ids),

@@ -110,7 +110,7 @@ def search(
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Comparison:
-    """What of a clip is compared with what of the others."""
+    """A comparison of one clip's source with the other clips' target."""
 
     run: Run | None
     features: Mapping[str, "Feature"]

@@ -42,7 +42,7 @@ class Inverted(Settings):
 
     @classmethod
     def prefix(cls) -> str:
-        """What errors begin with."""
+        """The beginning of errors."""
         return "ivf: "
 
 

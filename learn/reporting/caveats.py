@@ -1,4 +1,4 @@
-"""What must be known before a number of a report is quoted."""
+"""Facts that must be known before a number of a report is quoted."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""How classes fared in episodes, and which were confused."""
+"""The classes of episodes: their recalls, and which were confused."""
 
 import statistics
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""What results of `learn episodes` on the same episodes tell.
+"""The section of results of `learn episodes` on the same episodes.
 
 Source: `learn/evaluation/results.py`, `learn/evaluation/confusion.py` and
 `learn/evaluation/missing_modality.py` write what is drawn here.
@@ -168,7 +168,7 @@ def _by_name(rows: Sequence[Row], names: RowNames) -> dict[str, list[Row]]:
 
 
 def _remarks(row: Row) -> str:
-    """What must be known of a row, and the parts of its metric."""
+    """Facts to be known beside a row's accuracy, and the parts of its metric."""
     remarks = {
         "untrained weights": row.untrained,
         "transductive": row.transductive,

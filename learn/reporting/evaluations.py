@@ -1,4 +1,4 @@
-"""What a protocol of `learn evaluate` found."""
+"""The section of a result of `learn evaluate`."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

@@ -174,7 +174,9 @@ def read_inputs(runs: Sequence[str | Path]) -> ReportInputs:
     rows = [row for result in saved for row in result.result["results"]]
     rows += [row for evaluation in evaluations for row in evaluation.rows]
     projections = [Path(row["projection"]) for row in rows if row["projection"] != NONE]
-    directories = [saved_run.path for saved_run in (*saved, *evaluations, *trainings)]
+    directories = [result.path for result in saved]
+    directories += [evaluation.path for evaluation in evaluations]
+    directories += [training.path for training in trainings]
     return ReportInputs(
         questions=_questions(saved),
         evaluations=tuple(evaluations),

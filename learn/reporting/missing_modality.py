@@ -1,4 +1,4 @@
-"""What is left as queries lose a modality, and what mixing sources would add."""
+"""Accuracy as queries lose a modality, and the gain that mixing sources would bring."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

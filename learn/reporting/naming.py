@@ -1,4 +1,4 @@
-"""What results, modes, questions and pages are called: by what tells them from the others."""
+"""Names of results, modes, questions and pages: by what tells them from the others."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -20,7 +20,7 @@ MISSING = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Media:
-    """Where a clip's picture may come from."""
+    """The piece of a media file that a clip's picture is taken from."""
 
     root: Path
     path: str

@@ -1,4 +1,4 @@
-"""What the numbers of a report rest on."""
+"""The section that says what the numbers of a report rest on."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path

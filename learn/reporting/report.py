@@ -27,7 +27,7 @@ TEMPLATE = "report.html.j2"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportSummary:
-    """What a page holds."""
+    """The contents of a page in numbers and titles."""
 
     output: str
     bytes: int

@@ -1,4 +1,4 @@
-"""What a report is made of: sections of figures, each with the table of its numbers.
+"""The parts of a report: sections of figures, each with the table of its numbers.
 
 Nothing here knows HTML; `report` renders sections, `plots` draws.
 """

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """What a result was computed from."""
+    """The store, manifest and features that a result was computed from."""
 
     store: str
     manifest: str | None

@@ -1,4 +1,4 @@
-"""How a training went."""
+"""The section of a training: its curves."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

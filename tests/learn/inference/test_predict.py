@@ -14,7 +14,6 @@ import learn
 import store
 from learn.data.clips import load_rows
 from learn.inference.classifier import BY
-from learn.inference.embed import embed
 from store.errors import ConfigError, InputError, MissingFile, UnknownColumn
 from tests.learn.inference.tables import audio_of, read, unit, vectors, write
 
@@ -65,17 +64,6 @@ def test_every_clip_outside_the_support_is_answered_by_what_it_has(filled, asked
     assert summary["no-rows"] == len(modes[""])
     assert summary["answered"] == len(rows) - len(modes[""])
     assert {fitted["parts"] for fitted in summary["calibration"]} == {"visual+audio", "visual"}
-
-
-def test_blocks_change_nothing(filled, asked, tmp_path):
-    support, _ = asked
-    for name, memory in (("one", 1 << 28), ("many", 1 << 14)):
-        learn.predict(filled, support=support, output=tmp_path / name, memory_bytes=memory)
-    fs = store.open(filled)
-    features = {fs[name].modality: fs[name] for name in fs.features}
-    ids = fs.manifest().clip_ids
-    assert len(list(embed(features, ids, memory_bytes=1 << 14))) > 10
-    assert (tmp_path / "one").read_bytes() == (tmp_path / "many").read_bytes()
 
 
 def test_abstention_is_monotone(filled, asked, tmp_path):
