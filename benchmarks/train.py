@@ -86,7 +86,7 @@ def timed(call: Callable[[], Any]) -> float:
 def parts(recipe: Recipe, data: Data) -> tuple[Embedder, Any]:
     torch.manual_seed(0)
     dims = {m: rows.dim for m, rows in data.rows.items()}
-    space = Embedder(recipe, dims)
+    space = Embedder(recipe.projection, recipe.network, dims)
     objective = runs.build_objective(
         recipe.stages[0], space, dims=dims, classes=data.clips.classes, clips=len(data.clips),
         known=None, states={},

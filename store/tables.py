@@ -63,9 +63,3 @@ def doctor_lines(result: Mapping[str, Any]) -> None:
         print(f"{'ok' if one['ok'] else 'NO':<3} {one['name']}: {one['message']}")
     verdict = "may" if result["many_writers"] else "must not"
     print(f"many writers {verdict} share {result['path']}")
-
-
-def plugin_table(rows: list[dict[str, Any]]) -> None:
-    for row in rows:
-        wrapped(f"{row['name']}: {row['summary']}")
-        wrapped(", ".join(f"{key}={value!r}" for key, value in row["settings"].items()), "    ")

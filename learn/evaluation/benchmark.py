@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import hypot
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -15,13 +15,13 @@ from torch import Tensor
 
 from learn.data.clips import Clips
 from learn.evaluation.confusion import NOTHING, tally
-from learn.evaluation.evaluation_set import NONE, EvaluationSet, modalities_of, vectors_of
+from learn.evaluation.evaluation_set import EvaluationSet
 from learn.evaluation.results import Inflation, Result
 from learn.fewshot import modes, statistics
 from learn.fewshot.heads import Context, ExtraShotsHead, Head
-from learn.fewshot.metrics import View, measure
-from learn.fewshot.scoring import scorer
+from learn.fewshot.metrics import Measured, Predictor, measure
 from learn.fewshot.tasks import Episodes, draw_again
+from learn.inference.selection import NONE, modalities_of, vectors_of
 from learn.training.runs import Run
 from store.errors import ConfigError, InputError, NotEnoughClips
 
@@ -30,94 +30,123 @@ if TYPE_CHECKING:
 
 TUNING = 600  # episodes of the val split
 
+Vectors = Mapping[str, Float[Tensor, "V _"]]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Scoring:
+class Benchmark:
     """All that is to be scored."""
 
     heads: Mapping[str, Mapping[str, Head]]  # by projection, as the next two
     runs: Mapping[str, Run | None]
     cells: Mapping[str, Sequence[tuple[str, str]]]  # by projection: pairs of modes it can compare
     features: Mapping[str, "Feature"]
-    side: EvaluationSet
+    scored: EvaluationSet
     base: EvaluationSet | None
     draws: Sequence[Episodes]
     memory: int
-    val: EvaluationSet | None  # of the same kind as `side`, to choose settings on
+    val: EvaluationSet | None  # of the same kind as `scored`, to choose settings on
     ids: frozenset[str]  # of the clips scored, as their stores have them
 
     @property
     def size(self) -> int:
+        """How many results there will be."""
         each = (len(self.cells[name]) * len(heads) for name, heads in self.heads.items())
         return sum(each) * len(self.draws)
 
     def results(self, ci: str) -> Iterator[Result]:
         """Row by row; vectors are made once per projection, tables of products once per head."""
-        queries = sum(draw.query.size for draw in self.draws)
-        balanced = all(draw.balanced for draw in self.draws)
-        tuned = self._tuned()
+        tuning = self._tuning()
+        for compared in self._compared(with_val=bool(tuning)):
+            for spec, head in self.heads[compared.projection].items():
+                predictor = self._predictor(head, compared.pair, compared.base)
+                for i, episodes in enumerate(self.draws):
+                    begun = time.monotonic()
+                    tuned = None
+                    if tuning and compared.val:
+                        tuned = tuning[i], replace(predictor, pair=compared.val)
+                    measured = measure(self.scored.clips, episodes, predictor, tuned=tuned)
+                    yield self._result(compared, spec, head, episodes, measured, ci, begun)
+
+    def _compared(self, *, with_val: bool) -> Iterator["Compared"]:
+        """Every projection's vectors under every pair of modes that it can compare."""
         for projection, run in self.runs.items():
-            vectors = vectors_of(self.side.rows, run)
-            of_val = vectors_of(self.val.rows, run) if self.val and tuned else None
+            vectors = vectors_of(self.scored.rows, run)
+            of_val = vectors_of(self.val.rows, run) if self.val and with_val else None
             of_base = vectors_of(self.base.rows, run) if self.base else None
-            heads = self.heads[projection]
-            names = self._names(heads.values(), run)
-            seen = len(run.trained_on & self.ids) if run else 0
+            names = self._names(self.heads[projection].values(), run)
             for cell in self.cells[projection]:
                 pair = modes.pair(vectors, *cell, common=run is not None)
-                pair = pair if names is None else pair.with_names(names)
-                base = modes.pair(of_base, *cell, common=run is not None) if of_base else None
-                val = modes.pair(of_val, *cell, common=run is not None) if of_val else None
-                notes = (self.features[modality].notes for modality in modalities_of([cell]))
-                untrained = any(bool(of_feature.get("untrained")) for of_feature in notes)
-                for spec, head in heads.items():
-                    begun = time.monotonic()
-                    context = context_of(pair, base, balanced)
-                    score = None
-                    if any(draw.measure == "accuracy" for draw in self.draws):
-                        score = scorer(head, pair, context, queries=queries, memory=self.memory)
-                    for i, draw in enumerate(self.draws):
-                        found = measure(
-                            self.side.clips, draw, View(head, pair, context), score=score,
-                            tuned=(tuned[i], View(head, val, context)) if tuned and val else None,
-                        )  # fmt: skip
-                        right, predictions = found.of_episodes, found.predictions
-                        yield Result(
-                            head=spec,
-                            projection=projection,
-                            support=cell[0],
-                            query=cell[1],
-                            ways=draw.ways,
-                            shots=draw.sampling()["shots"],
-                            queries=draw.sampling()["queries"],
-                            episodes=len(draw),
-                            accuracy=float(right.mean()),
-                            ci95=statistics.ci95(right, ci),
-                            ci_method=ci,
-                            clips=len(self.side.clips),
-                            seconds=round(time.monotonic() - begun, 3),
-                            untrained=untrained,
-                            transductive=head.transductive,
-                            centred_by=head.centred_by,
-                            seen_in_training=seen,
-                            trained=modes.mode_of(run.features) if run else NONE,
-                            metric=draw.measure,
-                            parts=found.parts,
-                            of_episodes=right,
-                            answers=NOTHING
-                            if predictions is None
-                            else tally(self.side.clips, draw, predictions),
-                        )
-                        begun = time.monotonic()
+                yield Compared(
+                    projection=projection,
+                    cell=cell,
+                    pair=pair if names is None else pair.with_names(names),
+                    base=_pair(of_base, cell, run),
+                    val=_pair(of_val, cell, run),
+                    stamps={
+                        "untrained": self._untrained(cell),
+                        "seen_in_training": len(run.trained_on & self.ids) if run else 0,
+                        "trained": modes.mode_of(run.features) if run else NONE,
+                    },
+                )
 
-    def _tuned(self) -> list[Episodes]:
+    def _predictor(self, head: Head, pair: modes.Pair, base: modes.Pair | None) -> Predictor:
+        balanced = all(episodes.balanced for episodes in self.draws)
+        return Predictor(
+            head=head,
+            pair=pair,
+            context=context_of(pair, base, balanced),
+            queries=sum(episodes.query.size for episodes in self.draws),
+            memory=self.memory,
+        )
+
+    def _result(
+        self,
+        compared: "Compared",
+        spec: str,
+        head: Head,
+        episodes: Episodes,
+        measured: Measured,
+        ci: str,
+        begun: float,
+    ) -> Result:
+        sampling, clips = episodes.sampling(), self.scored.clips
+        predictions = measured.predictions
+        return Result(
+            head=spec,
+            projection=compared.projection,
+            support=compared.cell[0],
+            query=compared.cell[1],
+            ways=episodes.ways,
+            shots=sampling["shots"],
+            queries=sampling["queries"],
+            episodes=len(episodes),
+            accuracy=float(measured.of_episodes.mean()),
+            ci95=statistics.ci95(measured.of_episodes, ci),
+            ci_method=ci,
+            clips=len(clips),
+            seconds=round(time.monotonic() - begun, 3),
+            transductive=head.transductive,
+            centred_by=head.centred_by,
+            metric=episodes.measure,
+            parts=measured.parts,
+            of_episodes=measured.of_episodes,
+            answers=NOTHING if predictions is None else tally(clips, episodes, predictions),
+            **compared.stamps,
+        )
+
+    def _untrained(self, cell: tuple[str, str]) -> bool:
+        """Did random weights make a feature that these modes look at?"""
+        return any(bool(self.features[m].notes.get("untrained")) for m in modalities_of([cell]))
+
+    def _tuning(self) -> list[Episodes]:
         """Episodes of the val split, one draw for each of ours; none where it has too few clips."""
         if self.val is None:
             return []
         try:
             return [
-                draw_again(self.val.clips, draw, episodes=min(TUNING, len(draw)))
-                for draw in self.draws
+                draw_again(self.val.clips, episodes, episodes=min(TUNING, len(episodes)))
+                for episodes in self.draws
             ]
         except NotEnoughClips:
             return []
@@ -127,40 +156,58 @@ class Scoring:
         wanted = makes_use(heads, "names")
         if run is None or not wanted or not run.knows_names:
             return None
-        return run.class_embeddings(self.side.clips.classes)
+        return run.class_embeddings(self.scored.clips.classes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Compared:
+    """One projection's vectors of all clips under one pair of modes."""
+
+    projection: str
+    cell: tuple[str, str]  # modes of support and query
+    pair: modes.Pair
+    base: modes.Pair | None  # of the clips of the train split
+    val: modes.Pair | None
+    stamps: Mapping[str, Any]  # what must be known of the vectors to quote a number
+
+
+def _pair(vectors: Vectors | None, cell: tuple[str, str], run: Run | None) -> modes.Pair | None:
+    return modes.pair(vectors, *cell, common=run is not None) if vectors else None
 
 
 def possible(
-    runs: Mapping[str, Run | None], cells: Sequence[tuple[str, str]], side: EvaluationSet
+    runs: Mapping[str, Run | None], cells: Sequence[tuple[str, str]], scored: EvaluationSet
 ) -> dict[str, list[tuple[str, str]]]:
     """The cells of each projection, found by one clip.
 
     Raises:
         InputError: a projection has none, or a cell has no projection.
     """
-    found, reasons = {}, dict[tuple[str, str], str]()
-    one = side.keep(np.arange(len(side.clips)) < 1)
+    able, reasons = {}, dict[tuple[str, str], str]()
+    first = scored.keep(np.arange(len(scored.clips)) < 1)
     for projection, run in runs.items():
-        known = vectors_of(one.rows, run)
-        why = {c: modes.refusal(known, *c, common=run is not None) for c in cells}
-        found[projection] = [cell for cell in cells if not why[cell]]
-        reasons |= {cell: told for cell, told in why.items() if told}
-        if not found[projection]:
-            raise InputError(next(told for told in why.values() if told))
+        vectors = vectors_of(first.rows, run)
+        refusals = {c: modes.refusal(vectors, *c, common=run is not None) for c in cells}
+        able[projection] = [cell for cell in cells if not refusals[cell]]
+        reasons |= {cell: reason for cell, reason in refusals.items() if reason}
+        if not able[projection]:
+            raise InputError(next(reason for reason in refusals.values() if reason))
     for cell in cells:
-        if not any(cell in able for able in found.values()):
+        if not any(cell in possible_here for possible_here in able.values()):
             raise InputError(reasons[cell])
-    return found
+    return able
 
 
 def makes_use(heads: Iterable[Head], what: str) -> bool:
-    """Does one of them learn from this beside the shots?"""
+    """Whether one of the heads learns from this beside the shots."""
     return any(isinstance(head, ExtraShotsHead) and what in head.extra_shots for head in heads)
 
 
-def check_guard(clips: Clips, draw: Episodes) -> None:
-    """Raises:
-    ConfigError: there is no guard whose worth could be told.
+def check_group_separation(clips: Clips, draw: Episodes) -> None:
+    """Refuse to tell the worth of keeping groups apart where they are not.
+
+    Raises:
+        ConfigError: no groups are known, or they are mixed.
     """
     if clips.groups is None:
         raise ConfigError(
@@ -171,37 +218,40 @@ def check_guard(clips: Clips, draw: Episodes) -> None:
         raise ConfigError("--inflation is against groups apart; leave out --groups mixed")
 
 
-def worth_of_guard(task: Scoring, guarded: Sequence[Result], ci: str) -> list[Inflation]:
+def worth_of_separation(
+    benchmark: Benchmark, separated: Sequence[Result], ci: str
+) -> list[Inflation]:
     """What each result would gain if groups could meet: other episodes of the same classes."""
-    found = []
-    for draw in task.draws:
-        side = task.side
-        drawn = np.isin(side.clips.class_ids, np.unique(draw.classes))
-        if side.clips.targets is None and not drawn.all():
-            side = side.keep(drawn)
-        mixed = draw_again(side.clips, draw, groups="mixed")
-        own = (row for row in guarded if row.shots == draw.sampling()["shots"])
-        for one, other in zip(
-            own, replace(task, side=side, draws=[mixed]).results(ci), strict=True
-        ):
-            both = one.ci95, other.ci95
-            found.append(
-                Inflation(
-                    head=one.head,
-                    projection=one.projection,
-                    support=one.support,
-                    query=one.query,
-                    shots=one.shots,
-                    guarded=one.accuracy,
-                    mixed=other.accuracy,
-                    inflation=other.accuracy - one.accuracy,
-                    ci95=None if None in both else hypot(*(half or 0.0 for half in both)),
-                )
-            )
-    return found
+    gains = []
+    for episodes in benchmark.draws:
+        scored = benchmark.scored
+        drawn = np.isin(scored.clips.class_ids, np.unique(episodes.classes))
+        if scored.clips.targets is None and not drawn.all():
+            scored = scored.keep(drawn)
+        again = draw_again(scored.clips, episodes, groups="mixed")
+        own = (row for row in separated if row.shots == episodes.sampling()["shots"])
+        mixed = replace(benchmark, scored=scored, draws=[again]).results(ci)
+        gains += [_gain(row, other) for row, other in zip(own, mixed, strict=True)]
+    return gains
+
+
+def _gain(separated: Result, mixed: Result) -> Inflation:
+    half_widths = separated.ci95, mixed.ci95
+    return Inflation(
+        head=separated.head,
+        projection=separated.projection,
+        support=separated.support,
+        query=separated.query,
+        shots=separated.shots,
+        guarded=separated.accuracy,
+        mixed=mixed.accuracy,
+        inflation=mixed.accuracy - separated.accuracy,
+        ci95=None if None in half_widths else hypot(*(half or 0.0 for half in half_widths)),
+    )
 
 
 def context_of(pair: modes.Pair, base: modes.Pair | None, balanced: bool = True) -> Context:
+    """What heads may know of these clips beside the support."""
     return Context(
         balanced=balanced,
         modality_dims=pair.modality_dims,

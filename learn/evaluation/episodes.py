@@ -3,34 +3,39 @@
 Shapes: V = clips, D = size of a vector, E = episodes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from learn.data.clips import Clips, choose_split, splits
 from learn.evaluation import pools
-from learn.evaluation.benchmark import Scoring, check_guard, makes_use, possible, worth_of_guard
-from learn.evaluation.evaluation_set import (
-    NONE,
-    EvaluationSet,
-    features_of,
-    in_play,
-    load_evaluation_set,
-    modalities_of,
-    runs_of,
-    same_feature,
-    where_is,
+from learn.evaluation.benchmark import (
+    Benchmark,
+    check_group_separation,
+    makes_use,
+    possible,
+    worth_of_separation,
 )
-from learn.evaluation.missing_modality import Drop, curves
-from learn.evaluation.results import EpisodesResult
-from learn.evaluation.until_ci import BLOCK, MOST, Until, draw_until
-from learn.fewshot import episode_files, modes, statistics
+from learn.evaluation.config import MOST, EpisodesConfig
+from learn.evaluation.evaluation_set import EvaluationSet, load_evaluation_set
+from learn.evaluation.missing_modality import Drop, Missing, curves
+from learn.evaluation.results import EpisodesResult, Result
+from learn.evaluation.until_ci import draw_until
+from learn.fewshot import episode_files, statistics
 from learn.fewshot.heads import Head
 from learn.fewshot.scoring import MEMORY
-from learn.fewshot.tasks import CLASSIC, FAMILY, GROUPS, Episodes, pool_of
+from learn.fewshot.tasks import CLASSIC, FAMILY, GROUPS, Episodes, traits_of
+from learn.inference.selection import (
+    NONE,
+    Selection,
+    absolute,
+    runs_of,
+    same_feature,
+    select,
+)
 from learn.training import own_head
 from learn.training.runs import Run
 from store import open as open_store
@@ -38,11 +43,9 @@ from store import plugins, read_manifest
 from store.errors import ConfigError
 
 if TYPE_CHECKING:
-    from store import Feature, Manifest
+    from store import Manifest
 
 Progress = Callable[[int, int, str], None]
-
-EPISODES = 10_000
 
 
 def run_episodes(
@@ -80,152 +83,212 @@ def run_episodes(
 ) -> EpisodesResult:
     """Accuracy of every head × projection × mode × shots on the same episodes and clips.
 
-    Heads default to prototypes, "own" is the one that a run was trained with; projections are run
-    directories, "none" among them means stored vectors as they are; modes are v, a and av
-    (`views.cells`). Where several projections are asked about a matrix of modes, each gives those
-    cells that it can, and any cell one at least. With `episodes_file` the episodes are those of the
-    file, and ways, shots, queries, episodes, groups and seed have no say.
-
-    `task` is a plug-in of `learn/fewshot/tasks`; of ways, shots, queries, episodes and groups it
-    gets those that it knows and does not set itself.
-
-    `memory` in bytes bounds what scoring takes beside the clips' rows and vectors.
-
-    `groups`: groups of support and query are apart `within` each class, strictly across all classes
-    of an episode (`strict`), or not (`mixed`). With `inflation` everything is scored once more on
-    episodes of the same classes with groups mixed. `drop` adds what remains as queries lose a
-    modality.
-
-    With `query_store`, `query_manifest` or both, queries come from there and shots do not: classes
-    are those that have one name in both, features the same in both.
-
-    `episodes` is 10,000 by default. With `until_ci` that many (1,000 by default) are added until
-    half the width of every interval is at most that, or there are `max_episodes`.
+    All arguments but `save_episodes` and `progress` are settings of `EpisodesConfig`, which says
+    what each means. Where several projections are asked about a matrix of modes, each gives those
+    cells that it can, and any cell one at least. With `query_store`, `query_manifest` or both,
+    classes are those that have one name in both sets of clips, features the same in both.
 
     Raises:
         NotEnoughClips: the episodes asked for cannot be drawn.
         InputError, ConfigError, StoreError: one line that says what to do.
     """
-    statistics.check(ci)
-    until = None
-    if until_ci is not None:
-        until = Until(
-            width=until_ci, block=BLOCK if episodes is None else episodes, most=max_episodes
-        )
-        if episodes_file:
-            raise ConfigError("--until-ci draws episodes, and --episodes-file has them: name one")
-    runs = runs_of(projections)
-    specs = tuple(dict.fromkeys(heads or ("prototypes",)))
-    built = {name: {spec: _head(spec, run) for spec in specs} for name, run in runs.items()}
-    every = [head for of_run in built.values() for head in of_run.values()]
-    store = open_store(store_path)
-    table = read_manifest(manifest) if manifest else store.manifest()
-    asked = {"visual": visual, "audio": audio}
-    both = makes_use(every, "other")
-    if (support or query) and not both:
-        named = modes.cells(support, query, ())
-        asked = {m: name for m, name in asked.items() if m in modalities_of(named)}
-    features = features_of(store, runs, asked)
-    in_all = [m for m in features if all(m in run.features for run in runs.values() if run)]
-    cells = modes.cells(support, query, in_all)
-    features = in_play(features, cells, beside=in_all if both else ())
-    chosen = choose_split(table, split, "test")
-    pool = pool_of(episode_files.task_of(Path(episodes_file)) if episodes_file else _name(task))
-    side = load_evaluation_set(
-        table, features, split="all" if pool == "base" else chosen, label=label, group=group,
-        several=pool == "targets",
-    )  # fmt: skip
-    val = None
-    if pool == "base":
-        val = pools.of_val(side, table, chosen)
-        side = pools.generalised(side, table, chosen)
-    asker = query_store or query_manifest
-    if asker:
-        there = open_store(query_store or store_path)
-        labels = read_manifest(query_manifest) if query_manifest else there.manifest()
-        queried = choose_split(labels, query_split, "test")
-        others = {m: same_feature(there, feature.name) for m, feature in features.items()}
-        other = load_evaluation_set(labels, others, split=queried, label=label, group=group)
-        if pool != "split":
-            raise ConfigError(f"--task {task} has no queries from elsewhere; leave --query-… out")
-        side = pools.crossed(side, other, same_store=query_store in (None, store_path))
-    asked_of: dict[str, int | str] = {
-        "ways": ways,
-        "queries": queries,
-        "episodes": (BLOCK if until else EPISODES) if episodes is None else episodes,
-        "groups": groups,
-    }
-    if episodes_file:
-        clips, draws = episode_files.load(Path(episodes_file), side.clips)
-        side = side.keep(np.isin(side.clips.ids, clips.ids))
-    else:
-        draws = _draw(side.clips, task, shots, asked_of, seed)
-    if inflation:
-        check_guard(side.clips, draws[0])
-    base = None
-    if drop or any(head.centred_by == "base" for head in every):
-        base = _base(table, features, chosen)
-    scored = Scoring(
-        heads=built, runs=runs, cells=possible(runs, cells, side), features=features, side=side,
-        base=base, draws=draws, memory=memory, val=val,
-        ids=frozenset(clip.partition("/")[2] if asker else clip for clip in side.clips.ids),
-    )  # fmt: skip
-    reached = None
-    if until:
-        draws, reached = draw_until(
-            until, seed=seed, ci=ci,
-            draw=lambda seed: _draw(side.clips, task, shots, asked_of, seed),
-            score=lambda new: replace(scored, draws=new).results(ci),
-        )  # fmt: skip
-        scored = replace(scored, draws=draws)
+    config = EpisodesConfig.of(locals())
+    question = pose(config)
+    drawing = draw(config, question)
     if save_episodes:
-        episode_files.save(Path(save_episodes), side.clips, draws)
-    points = None
-    if drop:
-        if draws[0].measure != "accuracy":
-            raise ConfigError(f"--drop is about accuracy, and these episodes: {draws[0].measure}")
-        points = curves(drop, heads=built, runs=runs, side=side, base=base, draws=draws, ci=ci)
-    apart = GROUPS[0] if side.clips.groups is not None else "mixed"
-    sampling = {
-        "store": where_is(store_path),
-        **(
-            {
-                "query_store": where_is(query_store or store_path),
-                "query_manifest": where_is(query_manifest) if query_manifest else None,
-                "query_split": queried,
-            }
-            if asker
-            else {}
-        ),
-        "manifest": where_is(manifest) if manifest else None,
-        "task": CLASSIC,
-        "groups": apart,
-        **{key: value for key, value in draws[0].sampling().items() if key != "shots"},
-        **({} if reached is None else {"until_ci_reached": reached}),
-        "split": chosen,
-        "label": label,
-        "group": None if side.clips.groups is None else group or "group",
-        "classes": len(side.clips.classes),
-        "clips": len(side.clips),
-        "clips_sha256": side.clips.sha256,
-        "dropped": side.dropped,
-        "features": {modality: feature.name for modality, feature in features.items()},
-    }
-    results = []
-    for result in scored.results(ci):
+        episode_files.save(Path(save_episodes), drawing.clips, drawing.draws)
+    return score(config, question, drawing, progress)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Question:
+    """What is compared, on which clips."""
+
+    heads: Mapping[str, Mapping[str, Head]]  # by projection
+    selection: Selection
+    manifest: "Manifest"
+    split: str
+    pool: str  # what the task's clips are told apart by; see `learn.fewshot.tasks`
+    scored: EvaluationSet
+    val: EvaluationSet | None  # of the same kind as `scored`, to choose settings on
+    query_split: str | None = None  # of the other collection, where queries come from one
+
+    @property
+    def every_head(self) -> list[Head]:
+        """The heads of all projections."""
+        return [head for of_run in self.heads.values() for head in of_run.values()]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Drawing:
+    """The episodes, and the benchmark that is ready to score them."""
+
+    benchmark: Benchmark
+    reached: bool | None  # are intervals as narrow as asked for? None: nobody asked
+
+    @property
+    def clips(self) -> Clips:
+        """The clips that the episodes index."""
+        return self.benchmark.scored.clips
+
+    @property
+    def draws(self) -> Sequence[Episodes]:
+        """The episodes of each number of shots."""
+        return self.benchmark.draws
+
+
+def pose(config: EpisodesConfig) -> Question:
+    """Load runs, heads and clips.
+
+    Raises:
+        InputError, ConfigError, StoreError: one line that says what to do.
+    """
+    runs = runs_of(config.projections)
+    heads = {name: {h: _head(h, run) for h in config.head_specs} for name, run in runs.items()}
+    every = [head for of_run in heads.values() for head in of_run.values()]
+    store = open_store(config.store)
+    manifest = read_manifest(config.manifest) if config.manifest else store.manifest()
+    selection = select(
+        store, runs, visual=config.visual, audio=config.audio, support=config.support,
+        query=config.query, extra_shots=makes_use(every, "other"),
+    )  # fmt: skip
+    split = choose_split(manifest, config.split, "test")
+    pool = traits_of(_task_of(config)).pool
+    scored = load_evaluation_set(
+        manifest, selection.features, split="all" if pool == "base" else split,
+        label=config.label, group=config.group, several=pool == "targets",
+    )  # fmt: skip
+    question = Question(
+        heads=heads, selection=selection, manifest=manifest, split=split, pool=pool,
+        scored=scored, val=None,
+    )  # fmt: skip
+    if pool == "base":
+        val = pools.of_val(scored, manifest, split)
+        question = replace(question, val=val, scored=pools.generalised(scored, manifest, split))
+    if config.query_store or config.query_manifest:
+        question = _crossed(config, question)
+    return question
+
+
+def _crossed(config: EpisodesConfig, question: Question) -> Question:
+    """The same question with queries from another collection of clips."""
+    there = open_store(config.query_store or config.store)
+    labels = read_manifest(config.query_manifest) if config.query_manifest else there.manifest()
+    split = choose_split(labels, config.query_split, "test")
+    features = question.selection.features
+    theirs = {m: same_feature(there, feature.name) for m, feature in features.items()}
+    asked = load_evaluation_set(labels, theirs, split=split, label=config.label, group=config.group)
+    if question.pool != "split":
+        raise ConfigError(
+            f"--task {config.task} has no queries from elsewhere; leave --query-… out"
+        )
+    same = config.query_store in (None, config.store)
+    scored = pools.crossed(question.scored, asked, same_store=same)
+    return replace(question, scored=scored, query_split=split)
+
+
+def draw(config: EpisodesConfig, question: Question) -> Drawing:
+    """Draw or load the episodes, as many as it takes.
+
+    Raises:
+        NotEnoughClips: the episodes asked for cannot be drawn.
+    """
+    scored = question.scored
+    if config.episodes_file:
+        clips, draws = episode_files.load(Path(config.episodes_file), scored.clips)
+        scored = scored.keep(np.isin(scored.clips.ids, clips.ids))
+    else:
+        draws = _draws(config, scored.clips, config.seed)
+    if config.inflation:
+        check_group_separation(scored.clips, draws[0])
+    base = None
+    if config.drop or any(head.centred_by == "base" for head in question.every_head):
+        base = _base(question)
+    runs, crossed = question.selection.runs, question.query_split is not None
+    benchmark = Benchmark(
+        heads=question.heads, runs=runs, cells=possible(runs, question.selection.cells, scored),
+        features=question.selection.features, scored=scored, base=base, draws=draws,
+        memory=config.memory, val=question.val,
+        ids=frozenset(clip.partition("/")[2] if crossed else clip for clip in scored.clips.ids),
+    )  # fmt: skip
+    if config.until is None:
+        return Drawing(benchmark=benchmark, reached=None)
+    draws, reached = draw_until(
+        config.until, seed=config.seed, ci=config.ci,
+        draw=lambda seed: _draws(config, scored.clips, seed),
+        score=lambda new: replace(benchmark, draws=new).results(config.ci),
+    )  # fmt: skip
+    return Drawing(benchmark=replace(benchmark, draws=draws), reached=reached)
+
+
+def score(
+    config: EpisodesConfig, question: Question, drawing: Drawing, progress: Progress | None
+) -> EpisodesResult:
+    """Score everything that was asked for, row by row."""
+    benchmark = drawing.benchmark
+    points = _points(config, benchmark) if config.drop else None
+    results: list[Result] = []
+    for result in benchmark.results(config.ci):
         results.append(result)
         if progress:
-            progress(len(results), scored.size, "")
-    inflated = worth_of_guard(scored, results, ci) if inflation else None
-    missing = None if points is None else list(points)
+            progress(len(results), benchmark.size, "")
     return EpisodesResult(
-        sampling=sampling, clips=side.clips, draws=draws, results=results, inflation=inflated,
-        missing=missing,
+        sampling=_sampling(config, question, drawing),
+        clips=drawing.clips,
+        draws=drawing.draws,
+        results=results,
+        inflation=worth_of_separation(benchmark, results, config.ci) if config.inflation else None,
+        missing=None if points is None else list(points),
+        config=config,
+    )
+
+
+def _points(config: EpisodesConfig, benchmark: Benchmark) -> Iterator[Missing]:
+    """The curves over missing modalities; what cannot be is refused before anything is scored."""
+    measure = benchmark.draws[0].measure
+    if measure != "accuracy":
+        raise ConfigError(f"--drop is about accuracy, and these episodes: {measure}")
+    assert config.drop is not None
+    return curves(
+        config.drop, heads=benchmark.heads, runs=benchmark.runs, side=benchmark.scored,
+        base=benchmark.base, draws=benchmark.draws, ci=config.ci,
     )  # fmt: skip
 
 
-def _name(task: str) -> str:
-    return plugins.parse_spec(task).name
+def _sampling(config: EpisodesConfig, question: Question, drawing: Drawing) -> dict[str, Any]:
+    """What the episodes were drawn from and how, as the result's JSON has it."""
+    clips, first = drawing.clips, drawing.draws[0]
+    elsewhere = {}
+    if question.query_split is not None:
+        elsewhere = {
+            "query_store": absolute(config.query_store or config.store),
+            "query_manifest": absolute(config.query_manifest) if config.query_manifest else None,
+            "query_split": question.query_split,
+        }
+    return {
+        "store": absolute(config.store),
+        **elsewhere,
+        "manifest": absolute(config.manifest) if config.manifest else None,
+        "task": CLASSIC,
+        "groups": GROUPS[0] if clips.groups is not None else "mixed",
+        **{key: value for key, value in first.sampling().items() if key != "shots"},
+        **({} if drawing.reached is None else {"until_ci_reached": drawing.reached}),
+        "split": question.split,
+        "label": config.label,
+        "group": None if clips.groups is None else config.group or "group",
+        "classes": len(clips.classes),
+        "clips": len(clips),
+        "clips_sha256": clips.sha256,
+        "dropped": drawing.benchmark.scored.dropped,
+        "features": {m: feature.name for m, feature in question.selection.features.items()},
+    }
+
+
+def _task_of(config: EpisodesConfig) -> str:
+    """The name of the task: the file's, where episodes come from a file."""
+    if config.episodes_file:
+        return episode_files.task_of(Path(config.episodes_file))
+    return plugins.parse_spec(config.task).name
 
 
 def _head(spec: str, run: Run | None) -> Head:
@@ -234,27 +297,26 @@ def _head(spec: str, run: Run | None) -> Head:
     return plugins.build("learn.fewshot.heads", spec)
 
 
-def _base(
-    manifest: "Manifest", features: Mapping[str, "Feature"], split: str
-) -> EvaluationSet | None:
+def _base(question: Question) -> EvaluationSet | None:
     """The clips of the split `train`, where it is none of those scored."""
-    if split in ("all", "train") or "train" not in splits(manifest):
+    if question.split in ("all", "train") or "train" not in splits(question.manifest):
         return None
-    side = load_evaluation_set(manifest, features, split="train", label=None, group=NONE)
-    return side if len(side.clips) else None
+    base = load_evaluation_set(
+        question.manifest, question.selection.features, split="train", label=None, group=NONE
+    )
+    return base if len(base.clips) else None
 
 
-def _draw(
-    clips: Clips, task: str, shots: Sequence[int], asked: Mapping[str, int | str], seed: int
-) -> list[Episodes]:
+def _draws(config: EpisodesConfig, clips: Clips, seed: int) -> list[Episodes]:
     """A draw for each number of shots, or one where the task draws that itself."""
-    if not shots:
+    if not config.shots:
         raise ConfigError("no number of shots; name one at least")
-    spec = plugins.parse_spec(task)
+    spec = plugins.parse_spec(config.task)
     known = {field.name for field in fields(plugins.module(FAMILY, spec.name).Config)}
-    given = {key: value for key, value in asked.items() if key in known} | dict(spec.settings)
-    counts = [{"shots": k} for k in dict.fromkeys(shots)]
+    given = {key: value for key, value in config.drawn.items() if key in known}
+    given |= dict(spec.settings)
+    counts = [{"shots": k} for k in dict.fromkeys(config.shots)]
     if "shots" in spec.settings or "shots" not in known:
         counts = [{}]
-    built = [plugins.build(FAMILY, plugins.Spec(spec.name, given | one)) for one in counts]
-    return [one(clips, seed=seed) for one in built]
+    tasks = [plugins.build(FAMILY, plugins.Spec(spec.name, given | count)) for count in counts]
+    return [task(clips, seed=seed) for task in tasks]

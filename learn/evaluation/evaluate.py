@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from learn.data.clips import choose_split
-from learn.evaluation.evaluation_set import features_of, in_play, modalities_of, runs_of, where_is
 from learn.evaluation.protocols import FAMILY, EvaluationProtocol, Finding, Material
-from learn.fewshot import modes
+from learn.inference.selection import absolute, runs_of, select
 from learn.training.runs import refuse_existing
 from store import open as open_store
 from store import plugins, read_manifest
@@ -87,13 +86,9 @@ def run_protocol(
     runs = runs_of(projections)
     store = open_store(store_path)
     table = read_manifest(manifest) if manifest else store.manifest()
-    asked = {"visual": visual, "audio": audio}
-    if support or query:
-        named = modes.cells(support, query, ())
-        asked = {m: name for m, name in asked.items() if m in modalities_of(named)}
-    features = features_of(store, runs, asked)
-    in_all = [m for m in features if all(m in run.features for run in runs.values() if run)]
-    features = in_play(features, modes.cells(support, query, in_all))
+    features = select(
+        store, runs, visual=visual, audio=audio, support=support, query=query
+    ).features
     chosen = choose_split(table, split, "test")
     material = Material(
         manifest=table, features=features, runs=runs, labels=tuple(dict.fromkeys(labels)),
@@ -109,8 +104,8 @@ def run_protocol(
         protocol=plugins.parse_spec(protocol).name,
         settings={f.name: getattr(config, f.name) for f in fields(config)},
         data={
-            "store": where_is(store_path),
-            "manifest": where_is(manifest) if manifest else None,
+            "store": absolute(store_path),
+            "manifest": absolute(manifest) if manifest else None,
             "split": chosen,
             "labels": list(material.labels),
             "features": {modality: feature.name for modality, feature in features.items()},

@@ -29,12 +29,13 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from learn.data.clips import Clips, Rows, concatenated
-from learn.evaluation.evaluation_set import EvaluationSet, vectors_of
+from learn.evaluation.evaluation_set import EvaluationSet
 from learn.fewshot import modes as views
 from learn.fewshot import statistics
 from learn.fewshot.heads import Context, Head
 from learn.fewshot.scoring import Score, accuracies, by_late_fusion, scorer
 from learn.fewshot.tasks import Episodes
+from learn.inference.selection import vectors_of
 from learn.training.runs import Run
 from store.errors import ConfigError, InputError, choices
 

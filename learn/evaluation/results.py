@@ -15,12 +15,15 @@ import numpy as np
 from jaxtyping import Float64
 
 from learn.data.clips import Clips
+from learn.evaluation.config import EpisodesConfig
 from learn.evaluation.confusion import Answers
 from learn.evaluation.missing_modality import Missing
 from learn.fewshot import episode_files
 from learn.fewshot.tasks import Episodes
 from learn.training.runs import refuse_existing
 from store.errors import InputError, MissingFile
+
+CONFIG = "episodes_config.json"  # config.json is what tells a training's directory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -84,6 +87,7 @@ class EpisodesResult:
     results: Sequence[Result]
     inflation: Sequence[Inflation] | None = None  # where it was asked for
     missing: Sequence[Missing] | None = None  # likewise
+    config: EpisodesConfig | None = None  # what was asked for
 
     def to_dict(self) -> dict[str, Any]:
         """The object that `learn episodes --json` prints."""
@@ -117,7 +121,8 @@ class EpisodesResult:
 
         `result.json` is `to_dict`, `accuracy.npy` has a row of single episodes for each of its
         results (padded with NaN where draws differ in length), `answers.json` how the classes fared
-        in each and which were confused, `episodes.safetensors` the episodes.
+        in each and which were confused, `episodes.safetensors` the episodes,
+        `episodes_config.json` every setting and their digest.
 
         Raises:
             InputError: the directory exists.
@@ -129,6 +134,9 @@ class EpisodesResult:
             (staged / "result.json").write_text(json.dumps(self.to_dict(), indent=1) + "\n")
             told = [result.answers.to_dict() for result in self.results]
             (staged / "answers.json").write_text(json.dumps(told) + "\n")
+            if self.config is not None:
+                asked = {**self.config.to_dict(), "sha256": self.config.sha256}
+                (staged / CONFIG).write_text(json.dumps(asked, indent=1) + "\n")
             longest = max(len(result.of_episodes) for result in self.results)
             accuracy = np.full((len(self.results), longest), np.nan)
             for row, result in zip(accuracy, self.results, strict=True):

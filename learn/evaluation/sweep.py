@@ -16,8 +16,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from learn.data.clips import splits
 from learn.evaluation.episodes import run_episodes
-from learn.evaluation.evaluation_set import where_is
 from learn.fewshot import modes as views
+from learn.inference.selection import absolute
 from learn.training import recipe as recipes
 from learn.training.runs import load_run, write_json
 from learn.training.train import code, train
@@ -105,8 +105,8 @@ def sweep(
         "grid": {key: list(values) for key, values in axes.items()},
     }  # fmt: skip
     common = {
-        "store_path": where_is(store_path),
-        "manifest": where_is(manifest) if manifest else None,
+        "store_path": absolute(store_path),
+        "manifest": absolute(manifest) if manifest else None,
         "device": device,
     }
     asks = [
@@ -191,7 +191,7 @@ def _told(settings: Sequence[str], cell: Cell) -> tuple[str, ...]:
 
 
 def _path(recipe: str | Path) -> str:
-    return where_is(recipe) if Path(recipe).is_file() else str(recipe)
+    return absolute(recipe) if Path(recipe).is_file() else str(recipe)
 
 
 @runtime_checkable

@@ -10,40 +10,15 @@ Shapes: E = episodes.
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import ceil
 
 import numpy as np
 
+from learn.evaluation.config import Until
 from learn.evaluation.results import Result
 from learn.fewshot import statistics
 from learn.fewshot.tasks import Episodes
-from store.errors import ConfigError
-
-BLOCK = 1000
-MOST = 100_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Until:
-    """What is narrow enough, and when to give up.
-
-    Raises:
-        ConfigError: a width that is no share, or fewer episodes than a block.
-    """
-
-    width: float  # half of the interval, as a share
-    block: int = BLOCK
-    most: int = MOST
-
-    def __post_init__(self) -> None:
-        if not 0 < self.width < 1:
-            raise ConfigError(f"--until-ci {self.width:g} is not above 0 and below 1, as 0.002")
-        if not 2 <= self.block <= self.most:
-            raise ConfigError(
-                f"--until-ci adds blocks of {self.block} episodes, which is not from 2 to "
-                f"--max-episodes {self.most}"
-            )
 
 
 def seed_of(block: int, seed: int) -> int:
@@ -68,18 +43,17 @@ def draw_until(
     while True:
         new = [draw(seed_of(b, seed)) for b in range(len(blocks), wanted)]
         blocks += new
-        found = [
-            row.of_episodes for row in score([joined(parts) for parts in zip(*new, strict=True)])
-        ]
-        rows = [[*old, one] for old, one in zip(rows or [[]] * len(found), found, strict=True)]
+        scored = score([joined(parts) for parts in zip(*new, strict=True)])
+        numbers = [row.of_episodes for row in scored]
+        rows = [[*old, row] for old, row in zip(rows or [[]] * len(numbers), numbers, strict=True)]
         widest = max(statistics.ci95(np.concatenate(row), ci) or 0.0 for row in rows)
         if widest <= until.width or wanted == most:
             break
         needed = ceil(wanted * (widest / until.width) ** 2)
         wanted = min(most, max(wanted + 1, needed))
     draws = [joined(parts) for parts in zip(*blocks, strict=True)]
-    told = {"blocks": len(blocks), "until_ci": until.width}
-    settled = [replace(one, seed=seed, facts={**one.facts, **told}) for one in draws]
+    facts = {"blocks": len(blocks), "until_ci": until.width}
+    settled = [replace(draw, seed=seed, facts={**draw.facts, **facts}) for draw in draws]
     return settled, widest <= until.width
 
 

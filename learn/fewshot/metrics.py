@@ -16,6 +16,7 @@ Source: Chao et al., 2016 (calibrated stacking).
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,24 +26,42 @@ from jaxtyping import Bool, Float, Int
 from learn.data.clips import Clips
 from learn.fewshot.heads import Context, Head
 from learn.fewshot.modes import Pair
-from learn.fewshot.scoring import NUMBERS_AT_ONCE, Score, accuracies, fitter
+from learn.fewshot.scoring import MEMORY, NUMBERS_AT_ONCE, Score, accuracies, fitter, scorer
 from learn.fewshot.tasks import Block, Episodes
 from store.errors import ConfigError
 
 BETAS = 200
 
 
-class View(NamedTuple):
-    """What a head gets to see of some clips, and how many numbers that is."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Predictor:
+    """A head on some clips: what it answers to episodes of them, and the scores behind that."""
 
     head: Head
     pair: Pair
     context: Context
+    queries: int = 0  # of all episodes to come; decides whether a table of products pays
+    memory: int = MEMORY  # bytes
+
+    @cached_property
+    def predict(self) -> Score:
+        """Episodes in, answers as positions among the ways out."""
+        return scorer(self.head, self.pair, self.context, queries=self.queries, memory=self.memory)
+
+    @torch.inference_mode()
+    def scores(self, episodes: Episodes) -> Iterator[tuple[Block, slice, np.ndarray]]:
+        """Scores of a few episodes at a time: [e, m, n]."""
+        score = fitter(self.head, self.pair, self.context)
+        for block in episodes.blocks():
+            size = max(1, NUMBERS_AT_ONCE // (block.clips * self.pair.support.shape[1]))
+            for first in range(0, len(block), size):
+                part = slice(first, first + size)
+                yield block, part, score(block, part).double().numpy()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """Of every episode, and what else must be known to read it."""
+    """The number of every episode, and what else must be known to read it."""
 
     of_episodes: Float[np.ndarray, "E"]
     predictions: Int[np.ndarray, "E M"] | None  # None where a query has several answers
@@ -51,32 +70,24 @@ class Measured:
 
 def measure(
     clips: Clips,
-    draw: Episodes,
-    view: View,
+    episodes: Episodes,
+    predictor: Predictor,
     *,
-    score: Score | None,
-    tuned: tuple[Episodes, View] | None,
+    tuned: tuple[Episodes, Predictor] | None = None,
 ) -> Measured:
-    """What the draw is after. `tuned` are episodes of the val split under the same head."""
-    if draw.measure == "accuracy" and score:
-        predictions = score(draw)
-        return Measured(of_episodes=accuracies(draw, predictions), predictions=predictions)
-    if draw.measure == "map":
-        return Measured(of_episodes=average_precisions(clips, draw, view), predictions=None)
-    if draw.measure == "harmonic_mean":
-        return _generalised(draw, view, tuned)
-    raise ConfigError(f"these episodes ask for {draw.measure!r}, which nobody here measures")
+    """The number that the episodes' task is after.
 
-
-@torch.inference_mode()
-def _scores(draw: Episodes, view: View) -> Iterator[tuple[Block, slice, np.ndarray]]:
-    """Scores of a few episodes at a time: [e, m, n]."""
-    few = fitter(*view)
-    for block in draw.blocks():
-        size = max(1, NUMBERS_AT_ONCE // (block.clips * view.pair.support.shape[1]))
-        for first in range(0, len(block), size):
-            part = slice(first, first + size)
-            yield block, part, few(block, part).double().numpy()
+    `tuned` are episodes of the val split under the same head, to choose beta on.
+    """
+    if episodes.measure == "accuracy":
+        predictions = predictor.predict(episodes)
+        return Measured(of_episodes=accuracies(episodes, predictions), predictions=predictions)
+    if episodes.measure == "map":
+        precisions = average_precisions(clips, episodes, predictor)
+        return Measured(of_episodes=precisions, predictions=None)
+    if episodes.measure == "harmonic_mean":
+        return _generalised(episodes, predictor, tuned)
+    raise ConfigError(f"these episodes ask for {episodes.measure!r}, which nobody here measures")
 
 
 class Margins(NamedTuple):
@@ -90,54 +101,60 @@ class Margins(NamedTuple):
         return np.where(self.ahead > beta, self.base, self.new)
 
 
-def margins(draw: Episodes, view: View) -> Margins:
-    """New classes are the first of each episode."""
-    ways = draw.facts["ways"]
-    found = Margins(np.zeros(draw.query.shape), *(np.full(draw.query.shape, -1) for _ in range(2)))
-    for block, part, scores in _scores(draw, view):
+def margins(episodes: Episodes, predictor: Predictor) -> Margins:
+    """The margins of all queries; new classes are the first of each episode."""
+    ways, shape = episodes.facts["ways"], episodes.query.shape
+    all_margins = Margins(np.zeros(shape), *(np.full(shape, -1) for _ in range(2)))
+    for block, part, scores in predictor.scores(episodes):
         rows, columns = block.places[part][:, None], block.columns[part]
         new, base = scores[..., :ways], scores[..., ways:]
-        found.ahead[rows, columns] = base.max(-1) - new.max(-1)
-        found.new[rows, columns] = new.argmax(-1)
-        found.base[rows, columns] = ways + base.argmax(-1)
-    return found
+        all_margins.ahead[rows, columns] = base.max(-1) - new.max(-1)
+        all_margins.new[rows, columns] = new.argmax(-1)
+        all_margins.base[rows, columns] = ways + base.argmax(-1)
+    return all_margins
 
 
-def shares(
-    draw: Episodes, predictions: Int[np.ndarray, "E M"]
+def seen_and_unseen(
+    episodes: Episodes, predictions: Int[np.ndarray, "E M"]
 ) -> tuple[Float[np.ndarray, "E"], Float[np.ndarray, "E"]]:
-    """S and U of each episode."""
-    right, new = predictions == draw.targets, draw.targets < draw.facts["ways"]
-    return right[:, ~new].mean(1), right[:, new].mean(1)
+    """S and U of each episode: the accuracies on base and on new classes."""
+    correct, new = predictions == episodes.targets, episodes.targets < episodes.facts["ways"]
+    return correct[:, ~new].mean(1), correct[:, new].mean(1)
 
 
 def harmonic(
-    one: Float[np.ndarray, "*shape"], other: Float[np.ndarray, "*shape"]
+    seen: Float[np.ndarray, "*shape"], unseen: Float[np.ndarray, "*shape"]
 ) -> Float[np.ndarray, "*shape"]:
-    """0 where either is."""
-    return np.asarray(2 * one * other / np.maximum(one + other, 1e-12))
+    """The harmonic mean of both; 0 where either is."""
+    return np.asarray(2 * seen * unseen / np.maximum(seen + unseen, 1e-12))
 
 
-def best_beta(draw: Episodes, found: Margins) -> float:
-    """With the best mean harmonic mean; of equals the least."""
-    quantiles = np.unique(np.quantile(found.ahead, np.linspace(0, 1, BETAS)))
-    tried = [0.0, *((quantiles[1:] + quantiles[:-1]) / 2).tolist()]
+def best_beta(episodes: Episodes, margins: Margins) -> float:
+    """The beta with the best mean harmonic mean; of equals the one nearest to zero."""
+    quantiles = np.unique(np.quantile(margins.ahead, np.linspace(0, 1, BETAS)))
+    betas = [0.0, *((quantiles[1:] + quantiles[:-1]) / 2).tolist()]
     rated = [
-        (float(harmonic(*shares(draw, found.predictions(beta))).mean()), -abs(beta), beta)
-        for beta in tried
+        (
+            float(harmonic(*seen_and_unseen(episodes, margins.predictions(beta))).mean()),
+            -abs(beta),
+            beta,
+        )
+        for beta in betas
     ]
     return max(rated)[2]
 
 
-def _generalised(draw: Episodes, view: View, tuned: tuple[Episodes, View] | None) -> Measured:
-    found = margins(draw, view)
+def _generalised(
+    episodes: Episodes, predictor: Predictor, tuned: tuple[Episodes, Predictor] | None
+) -> Measured:
+    found = margins(episodes, predictor)
     beta, chosen_on = 0.0, "nothing: no val split has base and other new classes"
     if tuned:
         beta, chosen_on = best_beta(tuned[0], margins(*tuned)), "val"
     predictions = found.predictions(beta)
-    s, u = shares(draw, predictions)
-    new = draw.targets < draw.facts["ways"]
-    alone = (found.new == draw.targets)[:, new].mean()
+    s, u = seen_and_unseen(episodes, predictions)
+    new = episodes.targets < episodes.facts["ways"]
+    alone = (found.new == episodes.targets)[:, new].mean()
     seen, unseen = np.asarray(s.mean()), np.asarray(u.mean())
     return Measured(
         of_episodes=harmonic(s, u),
@@ -153,15 +170,17 @@ def _generalised(draw: Episodes, view: View, tuned: tuple[Episodes, View] | None
     )
 
 
-def average_precisions(clips: Clips, draw: Episodes, view: View) -> Float[np.ndarray, "E"]:
+def average_precisions(
+    clips: Clips, episodes: Episodes, predictor: Predictor
+) -> Float[np.ndarray, "E"]:
     """The mean over the labels of an episode; of equal scores the first query comes first."""
     assert clips.targets is not None
-    found = np.zeros(len(draw))
-    for block, part, scores in _scores(draw, view):
+    means = np.zeros(len(episodes))
+    for block, part, scores in predictor.scores(episodes):
         classes, query = block.classes[part], block.query[part]
         truth = clips.targets[query[:, :, None], classes[:, None, :]]
-        found[block.places[part]] = ranked(scores, truth).mean(1)
-    return found
+        means[block.places[part]] = ranked(scores, truth).mean(1)
+    return means
 
 
 def ranked(

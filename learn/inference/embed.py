@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from learn.data.clips import load_rows
-from learn.evaluation.evaluation_set import vectors_of
 from learn.fewshot import modes
+from learn.inference.selection import vectors_of
 from learn.training.runs import Run
 from store.errors import InputError, choices
 from store.features.streaming import MEMORY_BYTES, cut

@@ -12,61 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from learn.evaluation.evaluation_set import NONE, features_of, in_play, runs_of
-from learn.fewshot import modes as views
 from learn.inference.classifier import BY
 from learn.inference.embed import EmbeddedBatch, all_clips, embed, parts_of, refuse_unknown
 from learn.inference.examples import join, read_groups, read_labels
 from learn.inference.labeller import Labeller, LabellerSettings, LabelSummary, header, judged_by
+from learn.inference.selection import NONE, Selection, runs_of, select_one
 from learn.inference.vector_index import parse_index
-from learn.training.runs import Run
 from store import open as open_store
 from store import read_manifest
 from store.errors import ConfigError, MissingFile
 from store.features.streaming import MEMORY_BYTES
 
 if TYPE_CHECKING:
-    from store import Feature, Store
+    from store import Store
 
 Progress = Callable[..., None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Selection:
-    """The store, run, features and mode in play."""
-
-    store: "Store"
-    run: Run | None
-    projection: str
-    features: Mapping[str, "Feature"]
-    mode: str
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        return parts_of(self.mode, self.run)
-
-    def embed(self, ids: Sequence[str], memory_bytes: int) -> Iterator[EmbeddedBatch]:
-        return embed(self.features, ids, self.run, memory_bytes=memory_bytes)
-
-
-def _select(
-    store_path: str | Path,
-    projection: str | Path | None,
-    mode: str | None,
-    asked: Mapping[str, str | None],
-) -> _Selection:
-    run = next(iter(runs_of([projection] if projection else []).values()))
-    store = open_store(store_path)
-    features = features_of(store, {str(projection or NONE): run}, asked)
-    usable = [m for m in features if run is None or m in run.features]
-    cell = (views.cells([mode] if mode else [], [], usable) or [("v", "v")])[-1]
-    return _Selection(
-        store=store,
-        run=run,
-        projection=str(projection or NONE),
-        features=in_play({m: features[m] for m in usable}, [cell]),
-        mode=cell[0],
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,8 +130,13 @@ def predict(
         group=group, by=by, index=index, top=top, abstain_below=abstain_below,
         memory_bytes=memory_bytes,
     )  # fmt: skip
-    selection = _select(store_path, projection, mode, {"visual": visual, "audio": audio})
-    prediction = _prepare(settings, selection)
+    (run,) = runs_of([projection] if projection else []).values()
+    store = open_store(store_path)
+    selection = select_one(
+        store, str(projection or NONE), run, visual=visual, audio=audio,
+        given=[mode] if mode else [],
+    )  # fmt: skip
+    prediction = _prepare(settings, store, selection)
     prediction.write(progress)
     return prediction.summary(time.monotonic() - begun)
 
@@ -181,7 +146,7 @@ class _Prediction:
     """Clips that are to be labelled, and who labels them."""
 
     settings: PredictSettings
-    selection: _Selection
+    selection: Selection
     ids: Sequence[str]
     in_support: int
     labellers: tuple[Labeller, ...]
@@ -195,7 +160,7 @@ class _Prediction:
         with _whole(self.settings.output) as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["clip_id", "mode", *columns])
-            for batch in self.selection.embed(self.ids, self.settings.memory_bytes):
+            for batch in _embed(self.selection, self.ids, self.settings):
                 writer.writerows(self._rows(batch))
                 done += len(batch.ids)
                 if progress:
@@ -204,19 +169,21 @@ class _Prediction:
 
     def _rows(self, batch: EmbeddedBatch) -> Iterator[list[str]]:
         columns = [labeller.answer(batch) for labeller in self.labellers]
-        modes = judged_by(batch, self.selection.parts)
+        modes = judged_by(batch, _parts(self.selection))
         for i, clip in enumerate(batch.ids):
             cells = (cell for column in columns for cell in column[i].cells(self.settings.top))
             yield [clip, modes[i], *cells]
 
     def summary(self, seconds: float) -> PredictionSummary:
         """The account of what was written."""
+        ((mode, _),) = self.selection.cells
+        (projection,) = self.selection.runs
         return PredictionSummary(
             output=str(self.settings.output),
             clips=len(self.ids),
             in_support=self.in_support,
-            mode=self.selection.mode,
-            projection=self.selection.projection,
+            mode=mode,
+            projection=projection,
             features={m: feature.name for m, feature in self.selection.features.items()},
             by=self.settings.by,
             index=self.settings.index,
@@ -225,9 +192,9 @@ class _Prediction:
         )
 
 
-def _prepare(settings: PredictSettings, selection: _Selection) -> _Prediction:
+def _prepare(settings: PredictSettings, store: "Store", selection: Selection) -> _Prediction:
     """Read the support, fit what answers, and say what is wrong before anything is written."""
-    labeller = settings.labeller(centred=selection.run is None)
+    labeller = settings.labeller(centred=None in selection.runs.values())
     table = read_manifest(settings.support, ids_suffice=True)
     columns = {label: read_labels(table, label) for label in settings.labels}
     refuse_unknown(selection.features, table.clip_ids, str(settings.support))
@@ -237,9 +204,9 @@ def _prepare(settings: PredictSettings, selection: _Selection) -> _Prediction:
         refuse_unknown(selection.features, ids, str(settings.query))
     else:
         ids = [clip for clip in all_clips(selection.features) if clip not in support]
-    groups = read_groups(table, selection.store, settings.group)
-    batches = list(selection.embed(table.clip_ids, settings.memory_bytes))
-    examples = join(batches, selection.parts, groups)
+    groups = read_groups(table, store, settings.group)
+    batches = list(_embed(selection, table.clip_ids, settings))
+    examples = join(batches, _parts(selection), groups)
     return _Prediction(
         settings=settings,
         selection=selection,
@@ -249,6 +216,19 @@ def _prepare(settings: PredictSettings, selection: _Selection) -> _Prediction:
             Labeller(label, names, examples, labeller) for label, names in columns.items()
         ),
     )
+
+
+def _parts(selection: Selection) -> tuple[str, ...]:
+    (run,) = selection.runs.values()
+    ((mode, _),) = selection.cells
+    return parts_of(mode, run)
+
+
+def _embed(
+    selection: Selection, ids: Sequence[str], settings: PredictSettings
+) -> Iterator[EmbeddedBatch]:
+    (run,) = selection.runs.values()
+    return embed(selection.features, ids, run, memory_bytes=settings.memory_bytes)
 
 
 @contextmanager

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from learn.evaluation.evaluation_set import NONE, features_of, in_play, runs_of
 from learn.fewshot import modes
 from learn.inference.embed import EmbeddedBatch, all_clips, embed, parts_of, refuse_unknown
+from learn.inference.selection import NONE, Selection, runs_of, select_one
 from learn.training.runs import Run
 from store import open as open_store
 from store.errors import ConfigError, InputError
@@ -80,9 +80,12 @@ def search(
     """
     if top < 1:
         raise ConfigError(f"top={top}: ask for at least one clip")
-    comparison = _compare(
-        store_path, projection, (source, target), {"visual": visual, "audio": audio}
-    )
+    (run,) = runs_of([projection] if projection else []).values()
+    selection = select_one(
+        open_store(store_path), str(projection or NONE), run, visual=visual, audio=audio,
+        given=[mode for mode in (source or target, target or source) if mode],
+    )  # fmt: skip
+    comparison = _compare(selection)
     query = comparison.query(clip)
     best: list[tuple[float, str]] = []
     looked_at = 0
@@ -151,24 +154,18 @@ class _Comparison:
         return modes.pair(batch.vectors, self.source, self.target, common=self.run is not None)
 
 
-def _compare(
-    store_path: str | Path,
-    projection: str | Path | None,
-    named: tuple[str | None, str | None],
-    asked: Mapping[str, str | None],
-) -> _Comparison:
-    run = next(iter(runs_of([projection] if projection else []).values()))
-    store = open_store(store_path)
-    features = features_of(store, {str(projection or NONE): run}, asked)
-    usable = [m for m in features if run is None or m in run.features]
-    source, target = named
-    given = [mode for mode in (source or target, target or source) if mode]
-    source, target = (modes.cells(given[:1], given[1:], usable) or [("v", "v")])[-1]
-    features = in_play({m: features[m] for m in usable}, [(source, target)])
+def _compare(selection: Selection) -> _Comparison:
+    """The comparison of the one pair of modes.
+
+    Raises:
+        InputError: its modes have no common space.
+    """
+    (run,) = selection.runs.values()
+    ((source, target),) = selection.cells
     if source != target and run is None:
-        sizes = ", ".join(f"{f.modality} has {f.dim} numbers" for f in features.values())
+        sizes = (f"{f.modality} has {f.dim} numbers" for f in selection.features.values())
         raise InputError(
             f"{source} cannot be compared with {target}: stored vectors of two encoders have no "
-            f"common space ({sizes}); give `projection` RUN of `learn train`"
+            f"common space ({', '.join(sizes)}); give `projection` RUN of `learn train`"
         )
-    return _Comparison(run=run, features=features, source=source, target=target)
+    return _Comparison(run=run, features=selection.features, source=source, target=target)

@@ -1,23 +1,65 @@
 """The common space: stored rows of every modality in, vectors that can be compared out.
 
-Either a tower for each modality, or one network that sees all of them.
+Either a tower for each modality, which standardises its rows and projects them, or one network that
+sees all of them.
 
-Shapes: V = clips, B = clips of a batch, D = stored size, E = embedding size.
+Shapes: V = clips, B = clips of a batch, T = rows (padded), D = stored size, E = embedding size.
 """
 
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from learn.data.clips import CLIPS_AT_ONCE, Padded
 from learn.data.streaming import Stored
 from learn.models.networks import Network
-from learn.models.tower import Standardiser, Tower
-from learn.training.recipe import Recipe
+from learn.models.projections import Projection
 from store import plugins
 from store.errors import ConfigError
+
+
+class Standardiser(nn.Module):
+    """Mean and deviation of the training rows, so that features of any scale train alike. A
+    dimension that never varied passes unscaled."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, dim_in: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim_in))
+        self.register_buffer("deviation", torch.ones(dim_in))
+
+    def standardised(self, rows: Float[Tensor, "*any D"]) -> Float[Tensor, "*any D"]:
+        return rows.sub(self.mean).div_(self.deviation)  # one new array, not two
+
+    def measure(self, rows: Stored) -> None:
+        """Take mean and deviation from these rows, in double precision and two passes."""
+        count = int(rows.counts.sum())
+        nothing = torch.zeros(rows.dim, dtype=torch.float64, device=rows.device)
+        mean = sum((part.double().sum(0) for part in rows.pieces()), nothing) / count
+        square = sum(((part.double() - mean).square().sum(0) for part in rows.pieces()), nothing)
+        deviation = (square / count).sqrt()
+        self.mean.copy_(mean)
+        self.deviation.copy_(torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation)))
+
+
+class Tower(Standardiser):
+    """A projection behind the mean and deviation of its training rows."""
+
+    def __init__(self, projection: plugins.Spec, dim_in: int) -> None:
+        super().__init__(dim_in)
+        self.projection: Projection = plugins.build("learn.models.projections", projection, dim_in)
+
+    def forward(
+        self,
+        rows: Float[Tensor, "B T D"],
+        mask: Bool[Tensor, "B T"],
+        seconds: Float[Tensor, "B T"],
+    ) -> Float[Tensor, "B E"]:
+        return self.projection(self.standardised(rows), mask, seconds)
 
 
 class Embedder(nn.Module):
@@ -28,18 +70,23 @@ class Embedder(nn.Module):
     outputs: Mapping[str, int]
     hidden: Mapping[str, int]
 
-    def __init__(self, recipe: Recipe, dims: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        projections: Mapping[str, plugins.Spec],  # by modality
+        network: plugins.Spec | None,  # instead of projections
+        dims: Mapping[str, int],
+    ) -> None:
         super().__init__()
         self.modalities = tuple(dims)
         self.hidden = {}
-        self.joint = recipe.network is not None
-        if recipe.network is None:
+        self.joint = network is not None
+        if network is None:
             for modality, dim in dims.items():
-                self.add_module(modality, Tower(recipe.projection[modality], dim))
+                self.add_module(modality, Tower(projections[modality], dim))
             self.outputs = {m: self._tower(m).projection.dim_out for m in dims}
         else:
             self.standard = nn.ModuleDict({m: Standardiser(dim) for m, dim in dims.items()})
-            self.network: Network = plugins.build("learn.models.networks", recipe.network, dims)
+            self.network: Network = plugins.build("learn.models.networks", network, dims)
             self.outputs = dict(self.network.outputs)
             self.hidden = dict(self.network.hidden)
 
@@ -63,14 +110,14 @@ class Embedder(nn.Module):
         self.eval()
         if not rows:
             return {}
-        (clips,) = {len(some) for some in rows.values()}
+        (clips,) = {len(stored) for stored in rows.values()}
         device = next(iter(rows.values())).device
-        found = [
-            self({m: one.padded(places) for m, one in rows.items()})
-            for places in torch.split(torch.arange(clips, device=device), CLIPS_AT_ONCE)
+        parts = [
+            self({m: stored.padded(indices) for m, stored in rows.items()})
+            for indices in torch.split(torch.arange(clips, device=device), CLIPS_AT_ONCE)
         ]
-        names = [name for name in found[0] if name in self.outputs]
-        return {name: torch.cat([some[name] for some in found]) for name in names}
+        names = [name for name in parts[0] if name in self.outputs]
+        return {name: torch.cat([part[name] for part in parts]) for name in names}
 
     def part(self, name: str) -> nn.Module:
         """A part that a stage may train by name.

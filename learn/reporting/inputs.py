@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from learn.evaluation.evaluation_set import NONE, modalities_of
 from learn.evaluation.results import Saved, load_result
 from learn.evaluation.wording import CLASSIC
+from learn.inference.selection import NONE, modalities_of
 from learn.training.runs import load_run
 from store.errors import InputError, MissingFile
 

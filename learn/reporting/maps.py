@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from learn.evaluation.evaluation_set import NONE
 from learn.fewshot import episode_files
+from learn.inference.selection import NONE
 from learn.reporting import plots, projection_2d
 from learn.reporting.inputs import Question, ReportInputs
 from learn.reporting.naming import mode_name

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from learn.data.clips import MODALITIES, load_rows
-from learn.evaluation.evaluation_set import vectors_of
 from learn.fewshot.modes import MODES, pair
+from learn.inference.selection import vectors_of
 from learn.training.runs import Run
 from store import open as open_store
 from store.errors import ConfigError, choices

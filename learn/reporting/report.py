@@ -121,7 +121,7 @@ def _refuse(runs: Sequence[str | Path], output: Path, media: Sequence[str | Path
     if not runs:
         raise InputError("no RUN; name a directory that learn episodes, evaluate or train wrote")
     if output.exists():
-        raise InputError(f"{output} exists; name a new file with `output`, or remove it")
+        raise InputError(f"{output} exists; name a new file with -o, or remove it")
     if not output.parent.is_dir():
         raise MissingFile(f"no directory {output.parent} to write {output.name} in; make it first")
     for folder in map(Path, media):

@@ -11,7 +11,7 @@ Shapes: B = clips, T = rows (padded), D = stored size.
 import torch
 
 from learn.data.clips import Padded
-from learn.models.tower import Standardiser
+from learn.models.embedder import Standardiser
 from learn.training.recipe import ViewSettings
 
 

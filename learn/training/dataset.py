@@ -1,6 +1,6 @@
 """What is trained on what: a recipe's clips, and their rows, in memory or streamed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +10,6 @@ import torch
 
 from learn.data import labels
 from learn.data.clips import (
-    MODALITIES,
     UNLABELLED,
     Clips,
     choose_feature,
@@ -23,6 +22,7 @@ from learn.data.labels import ClassEmbeddings
 from learn.data.streaming import BLOCKS, Streamed, blocks_of, row_bytes
 from learn.training import validation
 from learn.training.loop import Data
+from learn.training.objectives import Traits
 from learn.training.recipe import DataSettings, Recipe
 from store import open as open_store
 from store import plugins, read_manifest
@@ -30,7 +30,7 @@ from store.errors import ConfigError, InputError
 from store.sizes import parse_size
 
 if TYPE_CHECKING:
-    from store import Feature
+    from store import Feature, Manifest, Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -56,74 +56,125 @@ def load_setup(
     """
     store = open_store(store_path)
     manifest = read_manifest(manifest_path) if manifest_path else store.manifest()
+    features = _features(store, recipe)
+    if not features:
+        raise InputError(f"{store_path} has no feature to train on; run: extract run MANIFEST")
+    needs = _needs(recipe, manifest)
+    split = choose_split(manifest, recipe.data.split or None, "train")
+    clips = _usable(manifest, features, needs, split)
+    if len(clips) < 2:
+        raise InputError(
+            f"split {split!r} has {len(clips)} clips with {' and '.join(features)} rows"
+            f"{' and labels' if needs.supervised else ''}; training needs 2 at least"
+        )
+    val, watches = None, {}
+    val_split = recipe.data.val_split
+    if split not in ("all", val_split) and val_split in splits(manifest):
+        of_val = _usable(manifest, features, needs, val_split)
+        val, watches = _validation(recipe, needs, of_val, clips.classes)
+    names = _class_names(recipe, manifest, needs.label, clips.classes)
+    both = [clips] if val is None else [clips, val]
+    data, *val_data = _rows(features, both, parse_size(recipe.data.memory))
+    return TrainingSetup(
+        labels=names,
+        store_id=store.store_id,
+        features={modality: feature.name for modality, feature in features.items()},
+        data=data,
+        val=val_data[0] if val_data else None,
+        watches=watches,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Needs:
+    """What the objectives of all stages need of the clips."""
+
+    traits: Sequence[Traits]  # of each stage
+    label: str | None  # the column; None: nobody named one, and nothing needs it
+    keep: bool  # clips that lack a modality
+
+    @property
+    def supervised(self) -> bool:
+        """Whether some stage needs a label of every clip."""
+        return any(traits.supervised for traits in self.traits)
+
+    @property
+    def several(self) -> bool:
+        """Whether clips may have several labels."""
+        return self.traits[0].several_labels
+
+
+def _features(store: "Store", recipe: Recipe) -> dict[str, "Feature"]:
+    """The feature of each modality that is trained on."""
     chosen = {}
-    for modality in MODALITIES:
-        asked = getattr(recipe.data, modality)
+    for modality, asked in (("visual", recipe.data.visual), ("audio", recipe.data.audio)):
         feature = None if asked == "none" else choose_feature(store, modality, asked or None)
         if feature is not None:
             chosen[modality] = feature
-    if not chosen:
-        raise InputError(f"{store_path} has no feature to train on; run: extract run MANIFEST")
-    modules = [plugins.module("learn.training.objectives", s.objective.name) for s in recipe.stages]
-    supervised = [bool(module.SUPERVISED) for module in modules]
-    label: str | None = recipe.data.label
-    default = label == DataSettings().label
-    if not any(supervised) and default and label not in manifest.columns:
-        label = None  # nobody named it, and nothing needs it
-    several = {bool(getattr(module, "SEVERAL", False)) for module in modules}
-    if len(several) > 1:
+    return chosen
+
+
+def _needs(recipe: Recipe, manifest: "Manifest") -> _Needs:
+    """The needs of the recipe's objectives.
+
+    Raises:
+        ConfigError: stages, or settings, that do not go together.
+    """
+    names = [stage.objective.name for stage in recipe.stages]
+    traits = [plugins.module("learn.training.objectives", name).TRAITS for name in names]
+    if len({own.several_labels for own in traits}) > 1:
         raise ConfigError("stages with one label a clip and stages with several do not mix")
     keep = recipe.data.missing == "keep"
-    for module in modules:
-        if keep and not getattr(module, "MISSING", False):
-            name = module.__name__.rpartition(".")[2]
+    for name, own in zip(names, traits, strict=True):
+        if keep and not own.missing_modality:
             raise ConfigError(f"objective {name} needs every modality; set data.missing=drop")
+    label: str | None = recipe.data.label
+    named = label != DataSettings().label
+    if not (named or label in manifest.columns or any(own.supervised for own in traits)):
+        label = None
+    return _Needs(traits=traits, label=label, keep=keep)
 
-    def of_split(split: str) -> Clips:
-        clips = load_clips(
-            manifest, split=split, label=label, group=None, several=several == {True}
-        )
-        some = np.logical_or if keep else np.logical_and
-        has_rows = [feature.locate(clips.ids).rows > 0 for feature in chosen.values()]
-        usable = some.reduce(has_rows)
-        if any(supervised):
-            usable &= clips.labelled
-        return clips.keep(usable)
 
-    split = choose_split(manifest, recipe.data.split or None, "train")
-    clips = of_split(split)
-    if len(clips) < 2:
-        raise InputError(
-            f"split {split!r} has {len(clips)} clips with {' and '.join(chosen)} rows"
-            f"{' and labels' if any(supervised) else ''}; training needs 2 at least"
-        )
-    val, watches = None, {}
-    if split not in ("all", recipe.data.val_split) and recipe.data.val_split in splits(manifest):
-        val = _comparable(of_split(recipe.data.val_split), clips.classes)
-        watches = {
-            i: _watch(stage.optimiser.watch, supervised[i], val, clips.classes, recipe.seed)
-            for i, stage in enumerate(recipe.stages)
-        }
-        if set(watches.values()) == {"none"}:
-            val = None
-    known = None
-    if recipe.data.labels:
-        if label is None:
-            raise InputError("labels are of classes, and the manifest has no label column")
-        table = labels.read(Path(recipe.data.labels))
-        names = sorted({name for cell in manifest.labels(label) for name in cell})
-        wanted = [name for name in names if name in clips.classes or table.has(name)]
-        known = ClassEmbeddings(names=tuple(wanted), vectors=table.of(wanted))
-    both = [clips] if val is None else [clips, val]
-    data, *of_val = _rows(chosen, both, parse_size(recipe.data.memory))
-    return TrainingSetup(
-        labels=known,
-        store_id=store.store_id,
-        features={modality: feature.name for modality, feature in chosen.items()},
-        data=data,
-        val=of_val[0] if of_val else None,
-        watches=watches,
-    )
+def _usable(
+    manifest: "Manifest", features: Mapping[str, "Feature"], needs: _Needs, split: str
+) -> Clips:
+    """The clips of a split that have the rows and labels that training needs."""
+    clips = load_clips(manifest, split=split, label=needs.label, group=None, several=needs.several)
+    combine = np.logical_or if needs.keep else np.logical_and
+    usable = combine.reduce([feature.locate(clips.ids).rows > 0 for feature in features.values()])
+    if needs.supervised:
+        usable &= clips.labelled
+    return clips.keep(usable)
+
+
+def _validation(
+    recipe: Recipe, needs: _Needs, of_val: Clips, classes: tuple[str, ...]
+) -> tuple[Clips | None, dict[int, str]]:
+    """Clips to validate on, and what tells the best epoch of each stage; none if nothing does."""
+    val = _comparable(of_val, classes)
+    watches = {
+        i: _watch(stage.optimiser.watch, needs.traits[i].supervised, val, classes, recipe.seed)
+        for i, stage in enumerate(recipe.stages)
+    }
+    return (None if set(watches.values()) == {"none"} else val), watches
+
+
+def _class_names(
+    recipe: Recipe, manifest: "Manifest", label: str | None, classes: tuple[str, ...]
+) -> ClassEmbeddings | None:
+    """Vectors of the classes that the manifest names, where the recipe has a file of them.
+
+    Raises:
+        InputError: no label column, or a class of the training without a vector.
+    """
+    if not recipe.data.labels:
+        return None
+    if label is None:
+        raise InputError("labels are of classes, and the manifest has no label column")
+    known = labels.read(Path(recipe.data.labels))
+    names = sorted({name for cell in manifest.labels(label) for name in cell})
+    wanted = [name for name in names if name in classes or known.has(name)]
+    return ClassEmbeddings(names=tuple(wanted), vectors=known.of(wanted))
 
 
 def _rows(features: Mapping[str, "Feature"], of_splits: list[Clips], memory: int) -> list[Data]:

@@ -169,7 +169,7 @@ def load_run(path: Path) -> Run:
         known = labels.read(path / LABELS) if (path / LABELS).is_file() else None
         classes = tuple(provenance["classes"])
         with torch.random.fork_rng(devices=[]):
-            space = Embedder(recipe, provenance["dims"])
+            space = Embedder(recipe.projection, recipe.network, provenance["dims"])
             objective = build_objective(
                 recipe.stages[-1],
                 space,

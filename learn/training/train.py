@@ -98,7 +98,9 @@ def train(
     ):
         torch.manual_seed(recipe_.seed)
         data, val = job.data.to(place), job.val.to(place) if job.val else None
-        space = Embedder(recipe_, {m: rows.dim for m, rows in data.rows.items()})
+        space = Embedder(
+            recipe_.projection, recipe_.network, {m: rows.dim for m, rows in data.rows.items()}
+        )
         states: dict[str, nn.Module] = {}
         objectives = [
             runs.build_objective(

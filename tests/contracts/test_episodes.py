@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from learn.data.clips import BASE, QUERY, SHOT, UNLABELLED, Clips
-from learn.fewshot.tasks import FAMILY, EpisodeTask, pool_of
+from learn.fewshot.tasks import FAMILY, EpisodeTask, Traits, traits_of
 from store import plugins
 from store.errors import NotEnoughClips
 
@@ -28,7 +28,7 @@ def task(name):
 def clips(name):
     """Makes classes of clips in groups of two, in mixed order, told apart as the task needs it: the
     last five are base classes, or every third clip has the next class's label too."""
-    kind = pool_of(name)
+    kind = traits_of(name).pool
 
     def make(per_class=PER_CLASS, grouped=True):
         class_ids = np.arange(CLASSES * per_class, dtype=np.int32) % CLASSES
@@ -63,6 +63,7 @@ def has(pool, places, classes):
 
 def test_it_is_a_task_that_keeps_the_format(task, clips):
     assert isinstance(task, EpisodeTask)
+    assert all(type(traits_of(name)) is Traits for name in plugins.names(FAMILY))
     episodes, pool = task(clips(), seed=0), clips()
     assert len(episodes) == 300
     assert episodes.indices.max() < len(pool)

@@ -12,6 +12,7 @@ from learn.training.objectives import (
     Objective,
     ObjectiveContext,
     TrainingEmbeddings,
+    Traits,
 )
 from store import plugins
 
@@ -68,7 +69,7 @@ def test_it_is_an_objective_that_says_whether_it_needs_labels(objective, request
     assert isinstance(objective, Objective)
     assert isinstance(objective, torch.nn.Module)
     name = request.node.callspec.params["objective"]
-    assert plugins.module("learn.training.objectives", name).SUPERVISED in (True, False)
+    assert type(plugins.module("learn.training.objectives", name).TRAITS) is Traits
 
 
 def test_once_learnt_the_right_pairing_costs_less_than_every_wrong_one(objective, batch):

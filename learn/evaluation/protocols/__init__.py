@@ -16,14 +16,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from learn.data.clips import splits
-from learn.evaluation.evaluation_set import (
-    EvaluationSet,
-    load_evaluation_set,
-    modalities_of,
-    vectors_of,
-)
+from learn.evaluation.evaluation_set import EvaluationSet, load_evaluation_set
 from learn.evaluation.metrics import OfClass
 from learn.fewshot import modes as views
+from learn.inference.selection import modalities_of, vectors_of
 from learn.training.runs import Run
 from store.errors import InputError
 

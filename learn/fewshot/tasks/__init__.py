@@ -4,15 +4,14 @@ Shapes: V = clips to draw from, E = episodes, N = ways, K = shots, Q = queries o
 C = K + Q clips of a class in an episode, M = N * Q queries (class by class). Where episodes differ
 in any of these, N, K and Q are the most of all, and -1 stands where there is nothing.
 
-Each plug-in offers `Config` and `build(config) -> EpisodeTask`. One whose clips must be told apart
-says so by `POOL`: "base", as base classes or new ones, or "targets", by all labels they have.
+Each plug-in offers `Config`, `build(config) -> EpisodeTask` and `TRAITS`.
 """
 
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int, Int32
@@ -196,9 +195,23 @@ def check(config: Any, **least: int) -> None:
         raise ConfigError(f"groups={config.groups!r} is none of {choices(config.groups, GROUPS)}")
 
 
-def pool_of(task: str) -> str:
-    """What the clips of a task must be told apart by, or "split"."""
-    return str(getattr(plugins.module(FAMILY, task), "POOL", "split"))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traits:
+    """What must be known of a task before clips are loaded for it."""
+
+    # What clips must be told apart by: their "split" alone, as base classes or new ones ("base"),
+    # or by all labels they have ("targets").
+    pool: Literal["split", "base", "targets"] = "split"
+
+
+def traits_of(task: str) -> Traits:
+    """The traits of the task of that name.
+
+    Raises:
+        UnknownPlugin: there is none.
+    """
+    traits: Traits = plugins.module(FAMILY, task).TRAITS
+    return traits
 
 
 @runtime_checkable

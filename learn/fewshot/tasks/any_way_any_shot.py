@@ -16,10 +16,12 @@ import numpy as np
 from jaxtyping import Int, Int32
 
 from learn.data.clips import Clips
-from learn.fewshot.tasks import GROUPS, Episodes, _sampler, check
+from learn.fewshot.tasks import GROUPS, Episodes, Traits, _sampler, check
 from store.errors import ConfigError, NotEnoughClips
 
 LARGE = 100  # a class counts as no larger than this
+
+TRAITS = Traits()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,10 +16,10 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from learn.data.clips import BASE, Clips
-from learn.fewshot.tasks import GROUPS, Episodes, _sampler, check
+from learn.fewshot.tasks import GROUPS, Episodes, Traits, _sampler, check
 from store.errors import ConfigError, NotEnoughClips
 
-POOL = "base"
+TRAITS = Traits(pool="base")
 MEASURE = "harmonic_mean"
 
 

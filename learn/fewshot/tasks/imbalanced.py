@@ -15,10 +15,12 @@ import numpy as np
 from jaxtyping import Float, Int, Int32
 
 from learn.data.clips import Clips
-from learn.fewshot.tasks import GROUPS, Episodes, _sampler, check
+from learn.fewshot.tasks import GROUPS, Episodes, Traits, _sampler, check
 from store.errors import ConfigError, NotEnoughClips
 
 REDRAWS = 20
+
+TRAITS = Traits()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,10 +19,10 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from learn.data.clips import QUERY, SHOT, Clips
-from learn.fewshot.tasks import GROUPS, Episodes, check
+from learn.fewshot.tasks import GROUPS, Episodes, Traits, check
 from store.errors import ConfigError, NotEnoughClips
 
-POOL = "targets"
+TRAITS = Traits(pool="targets")
 MEASURE = "map"
 REDRAWS = 50
 

@@ -24,11 +24,13 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32
 
 from learn.data.clips import Clips
-from learn.fewshot.tasks import GROUPS, Episodes, _sampler, check
+from learn.fewshot.tasks import GROUPS, Episodes, Traits, _sampler, check
 from store.errors import ConfigError, NotEnoughClips
 
 REDRAWS = 100
 POOL_ENTRIES = 1_000_000  # shuffled at a time: 4 MB, which a cache holds
+
+TRAITS = Traits()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

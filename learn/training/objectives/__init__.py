@@ -3,9 +3,7 @@
 Shapes: B = clips of a batch, V = clips of the training split, E = embedding size, D = stored size,
 C = classes, W = size of a class text.
 
-Each plug-in offers `Config`, `build(config, scene)` and `SUPERVISED`: must every clip have a label?
-One that can do with clips that lack a modality (`Batch.present`) says `MISSING = True`, one for
-clips with several labels (`Batch.targets`) `SEVERAL = True`.
+Each plug-in offers `Config`, `build(config, context)` and `TRAITS`.
 
 The cost is a function of the batch and of the objective's state, and computing it changes nothing;
 whatever is drawn is drawn from `Batch.generator()`. State changes in two places only: `prepare`,
@@ -29,6 +27,15 @@ from learn.fewshot.heads import Head
 from store.errors import ConfigError
 
 S = TypeVar("S", bound=nn.Module)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traits:
+    """What a training must know of an objective before it builds one."""
+
+    supervised: bool  # must every clip have a label?
+    missing_modality: bool = False  # can it do with clips that lack one (`Batch.present`)?
+    several_labels: bool = False  # is it for clips with any number of labels (`Batch.targets`)?
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -89,7 +96,7 @@ class Batch:
     present: Mapping[str, Bool[Tensor, "B"]] = field(default_factory=dict)  # {}: all are there
     copies: tuple[Mapping[str, Float[Tensor, "B _"]], ...] = ()  # embeddings of each view
     hidden: Mapping[str, Float[Tensor, "B _"]] = field(default_factory=dict)  # see Scene.hidden
-    targets: Float[Tensor, "B C"] | None = None  # 1 for each label of a clip, for `SEVERAL`
+    targets: Float[Tensor, "B C"] | None = None  # 1 for each of a clip's several labels
     seed: int = 0  # of this step
 
     def __post_init__(self) -> None:

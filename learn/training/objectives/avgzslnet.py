@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from learn.training.objectives import Batch, Objective, ObjectiveContext
+from learn.training.objectives import Batch, Objective, ObjectiveContext, Traits
 from learn.training.objectives._texts import (
     distances,
     mean_where,
@@ -27,7 +27,7 @@ from learn.training.objectives._texts import (
 )
 from store.errors import ConfigError
 
-SUPERVISED = True
+TRAITS = Traits(supervised=True)
 CLIPS = ("audio", "visual")
 
 

@@ -24,11 +24,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from learn.training.objectives import Batch, Objective, ObjectiveContext
+from learn.training.objectives import Batch, Objective, ObjectiveContext, Traits
 from learn.training.objectives._pairs import same_class
 from store.errors import ConfigError
 
-SUPERVISED = True
+TRAITS = Traits(supervised=True)
 TINY = 1e-10
 
 

@@ -22,12 +22,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from learn.training.objectives import Batch, EpochStart, Objective, ObjectiveContext
+from learn.training.objectives import Batch, EpochStart, Objective, ObjectiveContext, Traits
 from learn.training.objectives._bank import Bank, binary_nce, check, claim, similarities
 from learn.training.objectives._pairs import others
 from store.errors import ConfigError
 
-SUPERVISED = False
+TRAITS = Traits(supervised=False)
 AGREEMENTS = ("consensus", "union", "visual", "audio")
 BLOCK = 1024  # clips compared with all others at once
 

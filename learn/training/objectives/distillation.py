@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from learn.training.objectives import Batch, Objective, ObjectiveContext
+from learn.training.objectives import Batch, Objective, ObjectiveContext, Traits
 from store.errors import ConfigError, choices
 
-SUPERVISED = True
+TRAITS = Traits(supervised=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from learn.training.objectives import Batch, Objective, ObjectiveContext
+from learn.training.objectives import Batch, Objective, ObjectiveContext, Traits
 from learn.training.objectives._bank import (
     Bank,
     binary_nce,
@@ -28,7 +28,7 @@ from learn.training.objectives._bank import (
 from learn.training.objectives._pairs import others
 from store.errors import ConfigError
 
-SUPERVISED = False
+TRAITS = Traits(supervised=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from learn.training.objectives import Batch, Objective, ObjectiveContext
+from learn.training.objectives import Batch, Objective, ObjectiveContext, Traits
 from store.errors import ConfigError
 
-SUPERVISED = False
+TRAITS = Traits(supervised=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

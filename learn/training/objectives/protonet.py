@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from learn.training.objectives import ObjectiveContext
+from learn.training.objectives import ObjectiveContext, Traits
 from learn.training.objectives._episodic import Episodic, cross_entropy
 from store.errors import ConfigError
 
-SUPERVISED = True
+TRAITS = Traits(supervised=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,12 +19,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from learn.training.objectives import Batch, Objective, ObjectiveContext
+from learn.training.objectives import Batch, Objective, ObjectiveContext, Traits
 from learn.training.objectives._bank import Bank, check, claim, similarities, softmax_nce
 from learn.training.objectives._pairs import others
 from store.errors import ConfigError
 
-SUPERVISED = False
+TRAITS = Traits(supervised=False)
 JOINTS = ("bank", "bank+uni", "live")
 
 

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from learn.training.objectives import Batch, Objective, ObjectiveContext
+from learn.training.objectives import Batch, Objective, ObjectiveContext, Traits
 from learn.training.objectives._pairs import same_class
 from store.errors import ConfigError
 
-SUPERVISED = True
+TRAITS = Traits(supervised=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,11 +20,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from learn.training.objectives import Batch, Objective, ObjectiveContext
+from learn.training.objectives import Batch, Objective, ObjectiveContext, Traits
 from learn.training.objectives._pairs import crossings, dice, same_class
 from store.errors import ConfigError
 
-SUPERVISED = True
+TRAITS = Traits(supervised=True)
 MININGS = ("random", "semi_hard", "batch_hard")
 
 

@@ -26,11 +26,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from learn.training.objectives import ObjectiveContext
+from learn.training.objectives import ObjectiveContext, Traits
 from learn.training.objectives._episodic import NEVER, Episodic, cross_entropy
 from store.errors import ConfigError
 
-SUPERVISED = True
+TRAITS = Traits(supervised=True)
 WAVES = 0.1
 
 

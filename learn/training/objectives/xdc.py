@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from learn.training.objectives import Batch, EpochStart, ObjectiveContext
+from learn.training.objectives import Batch, EpochStart, ObjectiveContext, Traits
 from learn.training.objectives._clusters import Clustered, two_modalities
 from store.errors import ConfigError
 
-SUPERVISED = False
+TRAITS = Traits(supervised=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ import store
 from learn.data import streaming
 from learn.data.clips import choose_feature, load_rows
 from learn.data.streaming import Streamed, blocks_of
-from learn.models.tower import Standardiser
+from learn.models.embedder import Standardiser
 from learn.training.dataset import load_setup
 from learn.training.recipe import load
 from learn.training.runs import load_run

@@ -5,7 +5,8 @@ import pytest
 
 import learn
 from learn.commands.tables import episodes_table
-from learn.evaluation.until_ci import Until, joined, seed_of
+from learn.evaluation.config import Until
+from learn.evaluation.until_ci import joined, seed_of
 from store.errors import ConfigError
 
 ASKED = {

@@ -11,11 +11,20 @@ import store
 from learn.commands.tables import episodes_table
 from learn.data.clips import BASE, QUERY, SHOT
 from learn.evaluation.evaluation_set import load_evaluation_set
+from learn.evaluation.missing_modality import Drop
 from learn.evaluation.pools import generalised as pool
 from learn.evaluation.pools import of_val
 from learn.evaluation.results import load_result
 from learn.fewshot.heads import Context
-from learn.fewshot.metrics import Margins, View, best_beta, harmonic, margins, measure, shares
+from learn.fewshot.metrics import (
+    Margins,
+    Predictor,
+    best_beta,
+    harmonic,
+    margins,
+    measure,
+    seen_and_unseen,
+)
 from learn.fewshot.modes import Pair
 from learn.fewshot.tasks import draw_again, generalised
 from store import plugins
@@ -107,9 +116,13 @@ def test_margins_answer_as_scores_less_beta_do(side, beta):
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(len(clips), 4, generator=rng) + torch.from_numpy(clips.class_ids)[:, None] / 2
     head = plugins.build("learn.fewshot.heads", "prototypes")
-    view = View(head, Pair(support=x, query=x, modality_dims=(4,)), Context(modality_dims=(4,)))
-    predictions = margins(drawn, view).predictions(beta)
-    s, u = shares(drawn, predictions)
+    predictor = Predictor(
+        head=head,
+        pair=Pair(support=x, query=x, modality_dims=(4,)),
+        context=Context(modality_dims=(4,)),
+    )
+    predictions = margins(drawn, predictor).predictions(beta)
+    s, u = seen_and_unseen(drawn, predictions)
     for e, (support, query) in enumerate(zip(drawn.support, drawn.asked, strict=True)):
         means = torch.stack([x[k[k >= 0].astype(np.int64)].mean(0) for k in support])
         right = np.zeros((5, 4), bool)
@@ -120,7 +133,7 @@ def test_margins_answer_as_scores_less_beta_do(side, beta):
                 right[n, q] = scores.argmax() == n
         assert u[e] == pytest.approx(right[:2].mean())
         assert s[e] == pytest.approx(right[2:].mean())
-    found = measure(clips, drawn, view, score=None, tuned=None)
+    found = measure(clips, drawn, predictor)
     if beta == 0:
         np.testing.assert_allclose(found.of_episodes, 2 * s * u / np.maximum(s + u, 1e-12))
         assert found.parts["harmonic_mean_of_means"] == pytest.approx(
@@ -140,7 +153,7 @@ def test_the_best_beta_is_the_best_and_zero_if_it_may(side):
     beta = best_beta(drawn, found)
 
     def worth(one):
-        return harmonic(*shares(drawn, found.predictions(one))).mean()
+        return harmonic(*seen_and_unseen(drawn, found.predictions(one))).mean()
 
     assert 2.5 < beta < 5
     assert worth(beta) >= max(map(worth, np.linspace(-5, 10, 61))) - 0.01
@@ -163,7 +176,7 @@ def test_from_a_store_to_the_table(filled, manifest, tmp_path, capsys):
     episodes_table(found.to_dict())
     assert "beta chosen on val" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="harmonic_mean"):
-        learn.run_episodes(filled, **asked, task=TASK, drop=learn.missing.Drop(modes=("a",)))
+        learn.run_episodes(filled, **asked, task=TASK, drop=Drop(modes=("a",)))
 
 
 def test_beta_comes_from_val_and_nothing_of_test_has_a_say(filled, manifest, side, tmp_path):
@@ -175,8 +188,12 @@ def test_beta_comes_from_val_and_nothing_of_test_has_a_say(filled, manifest, sid
     head = plugins.build("learn.fewshot.heads", "prototypes")
     origin = pool(*side, "test").rows["visual"].means().mean(0)
     context = Context(modality_dims=(x.shape[1],), origin=origin)
-    view = View(head, Pair(support=x, query=x, modality_dims=(x.shape[1],)), context)
-    assert found.results[0].parts["beta"] == pytest.approx(best_beta(drawn, margins(drawn, view)))
+    predictor = Predictor(
+        head=head, pair=Pair(support=x, query=x, modality_dims=(x.shape[1],)), context=context
+    )
+    assert found.results[0].parts["beta"] == pytest.approx(
+        best_beta(drawn, margins(drawn, predictor))
+    )
     lines = (manifest[0]).read_text().replace(",val,", ",away,")
     (tmp_path / "m.csv").write_text(lines)
     (row,) = learn.run_episodes(

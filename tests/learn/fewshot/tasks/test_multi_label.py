@@ -11,7 +11,7 @@ from learn.commands.tables import episodes_table
 from learn.data.clips import UNLABELLED, Clips
 from learn.evaluation.results import load_result
 from learn.fewshot.heads import Context
-from learn.fewshot.metrics import View, measure, ranked
+from learn.fewshot.metrics import Predictor, measure, ranked
 from learn.fewshot.modes import Pair
 from learn.fewshot.tasks import multi_label
 from store import plugins
@@ -77,8 +77,12 @@ def test_the_number_is_a_loop_over_labels_that_counts_every_label(clips):
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(120, 6, generator=rng) + torch.from_numpy(clips.targets).float()
     head = plugins.build("learn.fewshot.heads", "prototypes")
-    view = View(head, Pair(support=x, query=x, modality_dims=(6,)), Context(modality_dims=(6,)))
-    found = measure(clips, drawn, view, score=None, tuned=None).of_episodes
+    predictor = Predictor(
+        head=head,
+        pair=Pair(support=x, query=x, modality_dims=(6,)),
+        context=Context(modality_dims=(6,)),
+    )
+    found = measure(clips, drawn, predictor).of_episodes
     for e, (labels, support, query) in enumerate(
         zip(drawn.classes, drawn.support, drawn.query, strict=True)
     ):

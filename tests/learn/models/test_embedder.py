@@ -1,11 +1,8 @@
-from dataclasses import replace
-
 import numpy as np
 import torch
 
 from learn.data.clips import Rows
-from learn.models.embedder import Embedder
-from learn.models.tower import Tower
+from learn.models.embedder import Embedder, Tower
 from learn.training.recipe import load
 from store import plugins
 
@@ -40,9 +37,7 @@ def test_features_of_any_scale_come_out_alike():
 
 def test_all_clips_are_embedded_in_order(monkeypatch):
     recipe = load("infonce", ("projection.dropout=0.5",))
-    space = Embedder(
-        replace(recipe, projection={"audio": recipe.projection["audio"]}), {"audio": 4}
-    )
+    space = Embedder({"audio": recipe.projection["audio"]}, None, {"audio": 4})
     space.of("audio").measure(rows())
     together = space.embed({"audio": rows()})["audio"]
     assert together.shape == (4, space.outputs["audio"])

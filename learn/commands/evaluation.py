@@ -1,0 +1,363 @@
+"""`learn episodes`, `evaluate` and `compare`: what a store and its runs are worth."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from learn.commands.options import (
+    COMPARED,
+    DATA,
+    ELSEWHERE,
+    EPISODES,
+    MISSING,
+    OUTPUT,
+    AudioFeature,
+    Group,
+    KeepIn,
+    Manifest,
+    Projections,
+    VisualFeature,
+    app,
+)
+from store import console
+from store.console import Json, StoreDir
+
+
+@app.command("episodes")
+def episodes_command(
+    directory: StoreDir,
+    manifest: Manifest = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="Which split.", show_default="test, where there are splits", rich_help_panel=DATA
+        ),
+    ] = None,
+    label: Annotated[
+        str, typer.Option(metavar="COLUMN", help="The column of labels.", rich_help_panel=DATA)
+    ] = "label",
+    group: Group = None,
+    groups: Annotated[
+        str,
+        typer.Option(
+            metavar="within|strict|mixed",
+            help="Groups separated within each class, strictly across classes, or mixed.",
+            rich_help_panel=DATA,
+        ),
+    ] = "within",
+    inflation: Annotated[
+        bool,
+        typer.Option(
+            "--inflation",
+            help="Also what accuracy would gain with groups not separated.",
+            rich_help_panel=DATA,
+        ),
+    ] = False,
+    task: Annotated[
+        str,
+        typer.Option(
+            metavar="SPEC",
+            help="What an episode is: NAME:key=value,…; see `learn tasks`.",
+            rich_help_panel=EPISODES,
+        ),
+    ] = "n_way_k_shot",
+    ways: Annotated[int, typer.Option(help="Classes per episode.", rich_help_panel=EPISODES)] = 5,
+    shots: Annotated[
+        list[int],
+        typer.Option(help="Support clips per class; may repeat.", rich_help_panel=EPISODES),
+    ] = [1],  # noqa: B006
+    queries: Annotated[
+        int, typer.Option(help="Query clips per class.", rich_help_panel=EPISODES)
+    ] = 15,
+    episodes: Annotated[
+        int | None,
+        typer.Option(help="How many episodes.", show_default="10000", rich_help_panel=EPISODES),
+    ] = None,
+    until_ci: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Add blocks of 1000 until every ± is at most this, as 0.002.",
+            rich_help_panel=EPISODES,
+        ),
+    ] = None,
+    max_episodes: Annotated[
+        int, typer.Option(help="Where --until-ci gives up.", rich_help_panel=EPISODES)
+    ] = 100_000,
+    seed: Annotated[int, typer.Option(help="Decides the episodes.", rich_help_panel=EPISODES)] = 0,
+    visual: VisualFeature = None,
+    audio: AudioFeature = None,
+    head: Annotated[
+        list[str],
+        typer.Option(
+            metavar="SPEC",
+            help="Classifier NAME:key=value,…, or own (the run's); may repeat.",
+            show_default="prototypes",
+            rich_help_panel=COMPARED,
+        ),
+    ] = [],  # noqa: B006
+    projection: Projections = [],  # noqa: B006 (typer copies it)
+    support: Annotated[
+        list[str],
+        typer.Option(
+            metavar="v,a,av",
+            help="Modes to learn from; every pair with --query is scored.",
+            show_default="all there are",
+            rich_help_panel=COMPARED,
+        ),
+    ] = [],  # noqa: B006
+    query: Annotated[
+        list[str],
+        typer.Option(
+            metavar="v,a,av",
+            help="Modes to answer in.",
+            show_default="as the support",
+            rich_help_panel=COMPARED,
+        ),
+    ] = [],  # noqa: B006
+    drop: Annotated[
+        list[str],
+        typer.Option(
+            metavar="v,a",
+            help="Also accuracy as queries lose this modality.",
+            rich_help_panel=MISSING,
+        ),
+    ] = [],  # noqa: B006
+    drop_rates: Annotated[
+        str,
+        typer.Option(
+            metavar="SHARE,…", help="The shares of clips that lack it.", rich_help_panel=MISSING
+        ),
+    ] = "0,0.25,0.5,0.75,1",
+    fill: Annotated[
+        list[str],
+        typer.Option(
+            metavar="FILL,…",
+            help="In its place: zero, mean, retrieved, token, ignored.",
+            show_default="all",
+            rich_help_panel=MISSING,
+        ),
+    ] = [],  # noqa: B006
+    fusion: Annotated[
+        list[str],
+        typer.Option(
+            metavar="KIND,…",
+            help="How modalities are joined: early, late, learned.",
+            show_default="all",
+            rich_help_panel=MISSING,
+        ),
+    ] = [],  # noqa: B006
+    query_store: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Queries from another store.", rich_help_panel=ELSEWHERE),
+    ] = None,
+    query_manifest: Annotated[
+        Path | None,
+        typer.Option(metavar="CSV", help="Queries by another manifest.", rich_help_panel=ELSEWHERE),
+    ] = None,
+    query_split: Annotated[
+        str | None, typer.Option(help="The split of these queries.", rich_help_panel=ELSEWHERE)
+    ] = None,
+    save_episodes: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write the episodes to a file.", rich_help_panel=EPISODES
+        ),
+    ] = None,
+    episodes_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Score the episodes of a file.", rich_help_panel=EPISODES
+        ),
+    ] = None,
+    ci: Annotated[
+        str,
+        typer.Option(
+            metavar="t-ddof1|normal-ddof0", help="How intervals are made.", rich_help_panel=OUTPUT
+        ),
+    ] = "t-ddof1",
+    memory: Annotated[
+        str,
+        typer.Option(
+            metavar="SIZE",
+            help="What scoring may take beside rows and vectors.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = "1GiB",
+    output: KeepIn = None,
+    as_json: Json = False,
+) -> int:
+    """Accuracy of few-shot heads on stored features, with a 95 % interval over episodes.
+
+    Example: learn episodes my_store --shots 1 --shots 5 --head prototypes --head ridge -o heads
+    """
+    import learn
+    from learn.commands.tables import episodes_table
+    from learn.evaluation.missing_modality import Drop
+    from learn.training.runs import refuse_existing
+    from store.sizes import parse_size
+
+    if output:
+        refuse_existing(output)
+    missing = None
+    if drop:
+        missing = Drop(
+            modes=listed(drop), rates=shares(drop_rates), fills=listed(fill),
+            fusions=listed(fusion), seed=seed,
+        )  # fmt: skip
+    with console.progress("episodes", quiet=as_json) as progress:
+        found = learn.run_episodes(
+            directory, manifest=manifest, split=split, label=label, group=group, groups=groups,
+            inflation=inflation, task=task, ways=ways, shots=tuple(shots), queries=queries,
+            episodes=episodes, until_ci=until_ci, max_episodes=max_episodes, seed=seed,
+            visual=visual, audio=audio, heads=tuple(head), projections=tuple(projection),
+            support=listed(support), query=listed(query),
+            save_episodes=save_episodes, episodes_file=episodes_file, drop=missing,
+            query_store=query_store, query_manifest=query_manifest, query_split=query_split, ci=ci,
+            memory=parse_size(memory), progress=progress,
+        )  # fmt: skip
+    if output:
+        found.save(output)
+    result = found.to_dict()
+    console.give(result, as_json, lambda: episodes_table(result))
+    return console.DONE
+
+
+@app.command("tasks")
+def tasks_command(as_json: Json = False) -> int:
+    """List what an episode of `learn episodes` can be."""
+    from store import plugins
+
+    rows = plugins.describe("learn.fewshot.tasks")
+    console.give({"tasks": rows}, as_json, lambda: console.plugin_table(rows))
+    return console.DONE
+
+
+@app.command("evaluate")
+def evaluate_command(
+    directory: StoreDir,
+    protocol: Annotated[
+        str, typer.Option(metavar="SPEC", help="NAME:key=value,…; see `learn protocols`.")
+    ],
+    manifest: Manifest = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="The split that is scored.",
+            show_default="test, where there are splits",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    train_split: Annotated[
+        str, typer.Option(help="What probes are fitted on.", rich_help_panel=DATA)
+    ] = "train",
+    val_split: Annotated[
+        str, typer.Option(help="What settings are chosen on.", rich_help_panel=DATA)
+    ] = "val",
+    label: Annotated[
+        list[str],
+        typer.Option(
+            metavar="COLUMN", help="A column of labels; may repeat.", rich_help_panel=DATA
+        ),
+    ] = ["label"],  # noqa: B006
+    group: Group = None,
+    visual: VisualFeature = None,
+    audio: AudioFeature = None,
+    projection: Projections = [],  # noqa: B006 (typer copies it)
+    support: Annotated[
+        list[str],
+        typer.Option(
+            metavar="v|a|av",
+            help="Modes to learn from, or of the gallery; may repeat.",
+            show_default="all there are",
+            rich_help_panel=COMPARED,
+        ),
+    ] = [],  # noqa: B006
+    query: Annotated[
+        list[str],
+        typer.Option(
+            metavar="v|a|av",
+            help="Modes to answer in; may repeat.",
+            show_default="as the support",
+            rich_help_panel=COMPARED,
+        ),
+    ] = [],  # noqa: B006
+    seed: Annotated[int, typer.Option(help="Decides folds.", rich_help_panel=COMPARED)] = 0,
+    per_class: Annotated[
+        bool,
+        typer.Option("--per-class", help="A table of the classes too.", rich_help_panel=OUTPUT),
+    ] = False,
+    output: KeepIn = None,
+    as_json: Json = False,
+) -> int:
+    """Score stored features, or a run, by a protocol: probes, retrieval, labels and others.
+
+    Example: learn evaluate my_store --protocol linear --label topic --per-class
+    """
+    import learn
+    from learn.commands.tables import evaluation_table
+    from learn.training.runs import refuse_existing
+
+    if output:
+        refuse_existing(output)
+    with console.progress("findings", quiet=as_json) as progress:
+        found = learn.run_protocol(
+            directory, protocol, manifest=manifest, split=split, train_split=train_split,
+            val_split=val_split, labels=tuple(label), group=group, visual=visual, audio=audio,
+            projections=tuple(projection), support=tuple(support), query=tuple(query), seed=seed,
+            progress=progress,
+        )  # fmt: skip
+    if output:
+        found.save(output)
+    result = found.to_dict()
+    console.give(result, as_json, lambda: evaluation_table(result, per_class=per_class))
+    return console.DONE
+
+
+@app.command("protocols")
+def protocols_command(as_json: Json = False) -> int:
+    """List what `learn evaluate` can do."""
+    from store import plugins
+
+    rows = plugins.describe("learn.evaluation.protocols")
+    console.give({"protocols": rows}, as_json, lambda: console.plugin_table(rows))
+    return console.DONE
+
+
+@app.command("compare")
+def compare_command(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="Of `learn episodes -o`.")],
+    against: Annotated[
+        str, typer.Option(metavar="first|best|all", help="The reference, or every pair.")
+    ] = "first",
+    margin: Annotated[
+        float, typer.Option(help="Accuracies closer than that are the same.")
+    ] = 0.005,
+    ci: Annotated[str, typer.Option(help="t-ddof1, normal-ddof0 or bootstrap.")] = "t-ddof1",
+    as_json: Json = False,
+) -> int:
+    """Tell which result is better, from differences on the same episodes."""
+    import learn
+    from learn.commands.tables import comparison_table
+
+    result = learn.compare(tuple(runs), against=against, margin=margin, ci=ci).to_dict()
+    console.give(result, as_json, lambda: comparison_table(result))
+    return console.DONE
+
+
+def listed(values: list[str]) -> tuple[str, ...]:
+    """The values of an option that may repeat or hold several with commas between."""
+    return tuple(part.strip() for value in values for part in value.split(","))
+
+
+def shares(text: str) -> tuple[float, ...]:
+    """Numbers with commas between.
+
+    Raises:
+        BadParameter: there is something else.
+    """
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"--drop-rates {text!r}: name shares as 0,0.5,1") from None

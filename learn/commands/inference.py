@@ -1,0 +1,126 @@
+"""`learn predict` and `search`: answers about single clips."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from learn.commands.options import (
+    COMPARED,
+    DATA,
+    OUTPUT,
+    AudioFeature,
+    Group,
+    Projection,
+    VisualFeature,
+    app,
+)
+from store import console
+from store.console import Json, StoreDir
+
+
+@app.command("predict")
+def predict_command(
+    directory: StoreDir,
+    support: Annotated[
+        Path, typer.Option(metavar="CSV", help="Labelled clips of the store: clip_id and labels.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="CSV", help="The answers.")],
+    query: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CSV",
+            help="The clips to label.",
+            show_default="all outside the support",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    label: Annotated[
+        list[str],
+        typer.Option(
+            metavar="COLUMN", help="A column of labels to answer; may repeat.", rich_help_panel=DATA
+        ),
+    ] = ["label"],  # noqa: B006
+    group: Group = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(
+            metavar="v|a|av",
+            help="What clips are judged by.",
+            show_default="all there is",
+            rich_help_panel=COMPARED,
+        ),
+    ] = None,
+    projection: Projection = None,
+    by: Annotated[
+        str,
+        typer.Option(
+            "--head",
+            "--by",
+            metavar="prototypes|nearest",
+            help="The head that answers.",
+            rich_help_panel=COMPARED,
+        ),
+    ] = "prototypes",
+    index: Annotated[
+        str,
+        typer.Option(
+            metavar="SPEC",
+            help="exact, or ivf:probes=16 with its recall measured.",
+            rich_help_panel=COMPARED,
+        ),
+    ] = "exact",
+    top: Annotated[int, typer.Option(help="Answers for each clip.", rich_help_panel=OUTPUT)] = 5,
+    abstain_below: Annotated[
+        float,
+        typer.Option(
+            metavar="P", help="No answer where confidence is less.", rich_help_panel=OUTPUT
+        ),
+    ] = 0.0,
+    visual: VisualFeature = None,
+    audio: AudioFeature = None,
+    as_json: Json = False,
+) -> int:
+    """Label clips from a handful of examples per class.
+
+    Example: learn predict my_store --support support.csv --top 2 -o answers.csv
+    """
+    import learn
+    from learn.commands.tables import prediction_lines
+
+    with console.progress("clips", quiet=as_json) as progress:
+        result = learn.predict(
+            directory, support=support, output=output, query=query, labels=tuple(label),
+            group=group, mode=mode, projection=projection, by=by, index=index, top=top,
+            abstain_below=abstain_below, visual=visual, audio=audio, progress=progress,
+        ).to_dict()  # fmt: skip
+    console.give(result, as_json, lambda: prediction_lines(result))
+    return console.DONE
+
+
+@app.command("search")
+def search_command(
+    directory: StoreDir,
+    clip: Annotated[str, typer.Argument(metavar="CLIP", help="A clip_id of the store.")],
+    projection: Projection = None,
+    top: Annotated[int, typer.Option(help="How many clips.")] = 10,
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="v|a|av", show_default="all there is")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option("--to", metavar="v|a|av", show_default="as --from")
+    ] = None,
+    visual: VisualFeature = None,
+    audio: AudioFeature = None,
+    as_json: Json = False,
+) -> int:
+    """Find the clips nearest to one clip, across modalities too."""
+    import learn
+    from learn.commands.tables import neighbours_table
+
+    result = learn.search(
+        directory, clip, projection=projection, top=top, source=source, target=target,
+        visual=visual, audio=audio,
+    ).to_dict()  # fmt: skip
+    console.give(result, as_json, lambda: neighbours_table(result))
+    return console.DONE

@@ -1,0 +1,70 @@
+"""The `learn` command line itself, and the options that several of its commands have."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from store import console
+
+app = console.app("Train on stored features; answer few-shot questions.")
+
+DATA, EPISODES, COMPARED, OUTPUT = "Which clips", "Which episodes", "What is compared", "Output"
+MISSING, ELSEWHERE, TRAINING = "Missing modalities", "Queries from elsewhere", "How to train"
+
+Manifest = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="CSV",
+        help="Splits and labels of another task for these clips.",
+        show_default="those kept in the store",
+        rich_help_panel=DATA,
+    ),
+]
+Group = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN|none",
+        help="Clips of one source, kept on one side.",
+        show_default="group, if there is one",
+        rich_help_panel=DATA,
+    ),
+]
+VisualFeature = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FEATURE", help="Which visual feature, where there are several.",
+        rich_help_panel=DATA,
+    ),
+]  # fmt: skip
+AudioFeature = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FEATURE", help="Which audio feature, where there are several.",
+        rich_help_panel=DATA,
+    ),
+]  # fmt: skip
+Projections = Annotated[
+    list[Path],
+    typer.Option(
+        metavar="RUN", help="A run of `learn train`, or none; may repeat.",
+        rich_help_panel=COMPARED,
+    ),
+]  # fmt: skip
+Projection = Annotated[
+    Path | None,
+    typer.Option(metavar="RUN", help="A run of `learn train`.", rich_help_panel=COMPARED),
+]
+Recipe = Annotated[
+    str, typer.Option(metavar="NAME|FILE", help="See `learn recipes`.", rich_help_panel=TRAINING)
+]
+TrainOn = Annotated[
+    str, typer.Option(metavar="cpu|cuda", help="Where to train.", rich_help_panel=TRAINING)
+]
+KeepIn = Annotated[
+    Path | None,
+    typer.Option(
+        "-o", "--output", metavar="RUN", help="Keep everything in this new directory.",
+        rich_help_panel=OUTPUT,
+    ),
+]  # fmt: skip

@@ -1,0 +1,190 @@
+"""`learn train`, `sweep`, `labels` and `recipes`: from stored features to trained runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from learn.commands.options import DATA, EPISODES, OUTPUT, TRAINING, Manifest, Recipe, TrainOn, app
+from store import console
+from store.console import InsecureTcp, Json, StoreDir, TrustPickle
+
+
+@app.command("train")
+def train_command(
+    directory: StoreDir,
+    recipe: Recipe,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="RUN", help="New directory.")],
+    setting: Annotated[
+        list[str],
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change the recipe; may repeat.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = [],  # noqa: B006
+    manifest: Manifest = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Vectors of class names, made by `learn labels`.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Stream rows beyond that.",
+            show_default="8GiB",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with the training in RUN, if it is there.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = False,
+    device: TrainOn = "cpu",
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Write TensorBoard scalars there.", rich_help_panel=OUTPUT
+        ),
+    ] = None,
+    checkpoint_seconds: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS", help="How much work a kill may cost.", rich_help_panel=TRAINING
+        ),
+    ] = 30.0,
+    as_json: Json = False,
+) -> int:
+    """Train projections of stored features into a common space.
+
+    Example: learn train my_store --recipe infonce --set optimiser.epochs=20 -o runs/infonce
+    """
+    import learn
+
+    aliases = {"data.labels": labels, "data.memory": memory}
+    changes = (*setting, *(f"{key}={value}" for key, value in aliases.items() if value))
+    with console.progress("epochs", quiet=as_json) as progress:
+        result = learn.train(
+            directory, recipe, settings=changes, run_dir=output, manifest=manifest, resume=resume,
+            device=device, tensorboard=tensorboard, checkpoint_seconds=checkpoint_seconds,
+            progress=progress,
+        )  # fmt: skip
+    console.give(result.to_dict(), as_json, lambda: console.pairs(result.to_dict()))
+    return console.DONE
+
+
+@app.command("sweep")
+def sweep_command(
+    directory: StoreDir,
+    recipe: Recipe,
+    grid: Annotated[
+        list[str], typer.Option(metavar="KEY=A,B,…", help="Values to combine; may repeat.")
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="DIR", help="A run for each combination.")
+    ],
+    setting: Annotated[
+        list[str],
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change the recipe of all combinations; may repeat.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = [],  # noqa: B006
+    manifest: Manifest = None,
+    ways: Annotated[
+        int, typer.Option(help="Classes of the episodes that compare.", rich_help_panel=EPISODES)
+    ] = 5,
+    shots: Annotated[
+        int, typer.Option(help="Support clips per class.", rich_help_panel=EPISODES)
+    ] = 1,
+    queries: Annotated[
+        int, typer.Option(help="Query clips per class.", rich_help_panel=EPISODES)
+    ] = 5,
+    device: TrainOn = "cpu",
+    workers: Annotated[
+        int, typer.Option(help="Trainings at a time, in processes here.", rich_help_panel=TRAINING)
+    ] = 0,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Train on the workers of a dask scheduler.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    insecure_tcp: InsecureTcp = False,
+    as_json: Json = False,
+) -> int:
+    """Train every combination of settings, and compare them on the validation split.
+
+    Exit code 1 if a combination failed. The same command goes on where it was stopped.
+
+    Example: learn sweep my_store --recipe infonce --grid optimiser.learning_rate=1e-3,1e-4 -o grid
+    """
+    import learn
+    from learn.commands.tables import sweep_table
+
+    with console.progress("trainings", quiet=as_json) as progress:
+        found = learn.sweep(
+            directory, recipe, grid=tuple(grid), settings=tuple(setting), directory=output,
+            manifest=manifest, device=device, ways=ways, shots=shots, queries=queries,
+            workers=workers, scheduler=scheduler, insecure_tcp=insecure_tcp, progress=progress,
+        )  # fmt: skip
+    console.give(found.to_dict(), as_json, lambda: sweep_table(found.to_dict()))
+    return console.FINDINGS if found.failed else console.DONE
+
+
+@app.command("labels")
+def labels_command(
+    directory: StoreDir,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="CSV", help="A new file.")],
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FILE", help="A table, dictionary or word vectors."),
+    ] = None,
+    model: Annotated[
+        str, typer.Option(metavar="DIR", help="Without --from: another sentence encoder.")
+    ] = "",
+    label: Annotated[str, typer.Option(metavar="COLUMN", help="Whose classes.")] = "label",
+    manifest: Manifest = None,
+    names: Annotated[
+        Path | None,
+        typer.Option(metavar="CSV", help="What FILE calls the classes: columns original,manual."),
+    ] = None,
+    average_words: Annotated[
+        bool, typer.Option("--average-words", help="A name FILE lacks: the mean of its words.")
+    ] = False,
+    trust_pickle: TrustPickle = False,
+    as_json: Json = False,
+) -> int:
+    """Give every class name a vector, for recipes and protocols that compare clips with names."""
+    import learn
+
+    facts = learn.make_labels(
+        directory, output, source=source, model=model, label=label, manifest=manifest,
+        names=names, average_words=average_words, trust_pickle=trust_pickle,
+    )  # fmt: skip
+    console.give(facts, as_json, lambda: console.pairs(facts))
+    return console.DONE
+
+
+@app.command("recipes")
+def recipes_command(as_json: Json = False) -> int:
+    """List the recipes `learn train` knows by name."""
+    import learn
+
+    rows = learn.recipes()
+    console.give({"recipes": rows}, as_json, lambda: console.table(rows, ["name", "summary"]))
+    return console.DONE

@@ -1,0 +1,133 @@
+"""What a call of `learn episodes` was asked for: every setting, frozen and hashed."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from learn.evaluation.missing_modality import Drop
+from learn.fewshot import statistics
+from learn.fewshot.scoring import MEMORY
+from learn.fewshot.tasks import CLASSIC
+from store.errors import ConfigError
+
+EPISODES = 10_000
+BLOCK = 1000  # episodes that `until_ci` adds at a time
+MOST = 100_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Until:
+    """What is narrow enough, and when to give up.
+
+    Raises:
+        ConfigError: a width that is no share, or fewer episodes than a block.
+    """
+
+    width: float  # half of the interval, as a share
+    block: int = BLOCK
+    most: int = MOST
+
+    def __post_init__(self) -> None:
+        if not 0 < self.width < 1:
+            raise ConfigError(f"--until-ci {self.width:g} is not above 0 and below 1, as 0.002")
+        if not 2 <= self.block <= self.most:
+            raise ConfigError(
+                f"--until-ci adds blocks of {self.block} episodes, which is not from 2 to "
+                f"--max-episodes {self.most}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpisodesConfig:
+    """The settings of `run_episodes`, under the names of its arguments.
+
+    Raises:
+        ConfigError: a method of intervals that there is none of, or settings that do not go
+            together.
+    """
+
+    store: str
+    manifest: str | None = None  # labels of another task; None: those kept in the store
+    split: str | None = None  # None: test where there are splits, else all clips
+    label: str = "label"
+    group: str | None = None  # column of sources; None: "group" if there is one
+    # Groups of support and query are apart within each class, across all classes of an episode
+    # (strict), or not (mixed).
+    groups: str = "within"
+    inflation: bool = False  # score once more with groups mixed, on episodes of the same classes
+    task: str = CLASSIC  # a plug-in of learn/fewshot/tasks; its own settings win over those below
+    ways: int = 5
+    shots: tuple[int, ...] = (1,)
+    queries: int = 15
+    episodes: int | None = None  # None: 10,000, or blocks of 1,000 with `until_ci`
+    until_ci: float | None = None  # add episodes until half of every interval is this narrow
+    max_episodes: int = MOST
+    seed: int = 0
+    visual: str | None = None  # a feature's name; None: the only one
+    audio: str | None = None
+    heads: tuple[str, ...] = ()  # none: prototypes; "own": the one that a run was trained with
+    projections: tuple[str, ...] = ()  # run directories; "none" is stored vectors as they are
+    support: tuple[str, ...] = ()  # modes v, a, av; see `modes.cells`
+    query: tuple[str, ...] = ()
+    episodes_file: str | None = None  # episodes drawn before: then nothing above draws any
+    drop: Drop | None = None  # what remains as queries lose a modality
+    query_store: str | None = None  # queries come from there, and shots do not
+    query_manifest: str | None = None
+    query_split: str | None = None
+    ci: str = statistics.METHODS[0]
+    memory: int = MEMORY  # bytes that scoring may take beside the clips' rows and vectors
+
+    def __post_init__(self) -> None:
+        statistics.check(self.ci)
+        if self.until is not None and self.episodes_file:
+            raise ConfigError("`until_ci` draws episodes, and `episodes_file` has them: name one")
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any]) -> "EpisodesConfig":
+        """From a call's arguments: paths become text, and lists become tuples."""
+        given = {"store": arguments["store_path"], **arguments}
+        return cls(**{field.name: _plain(given[field.name]) for field in fields(cls)})
+
+    @property
+    def until(self) -> Until | None:
+        """When there are enough episodes, where intervals decide that."""
+        if self.until_ci is None:
+            return None
+        block = BLOCK if self.episodes is None else self.episodes
+        return Until(width=self.until_ci, block=block, most=self.max_episodes)
+
+    @property
+    def head_specs(self) -> tuple[str, ...]:
+        """The heads asked for, each once."""
+        return tuple(dict.fromkeys(self.heads or ("prototypes",)))
+
+    @property
+    def drawn(self) -> dict[str, int | str]:
+        """What every task is asked for, unless its own settings say otherwise."""
+        default = BLOCK if self.until else EPISODES
+        return {
+            "ways": self.ways,
+            "queries": self.queries,
+            "episodes": default if self.episodes is None else self.episodes,
+            "groups": self.groups,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings, as JSON has them."""
+        return asdict(self)
+
+    @property
+    def sha256(self) -> str:
+        """The digest of all settings: equal digests, equal questions."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(str(item) if isinstance(item, Path) else item for item in value)
+    return value

@@ -1,0 +1,166 @@
+"""Which runs, features and pairs of modes a call is about: asked for, or all that there is.
+
+Shapes: V = clips, D = size of a vector.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jaxtyping import Float
+from torch import Tensor
+
+from learn.data.clips import Rows, choose_feature
+from learn.fewshot import modes
+from learn.training.runs import Run, load_run
+from store.errors import InputError
+
+if TYPE_CHECKING:
+    from store import Feature, Store
+
+NONE = "none"  # the projection that is none: stored vectors as they are
+MODALITIES = ("visual", "audio")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Selection:
+    """What a call compares, for several projections and pairs of modes."""
+
+    runs: Mapping[str, Run | None]  # by projection; None for stored vectors
+    features: Mapping[str, "Feature"]  # by modality: those that decide which clips are scored
+    cells: Sequence[tuple[str, str]]  # modes of support and query
+
+
+def select(
+    store: "Store",
+    runs: Mapping[str, Run | None],
+    *,
+    visual: str | None = None,
+    audio: str | None = None,
+    support: Sequence[str] = (),
+    query: Sequence[str] = (),
+    extra_shots: bool = False,
+) -> Selection:
+    """The pairs of modes asked for, or all that every projection knows, and their features.
+
+    With `extra_shots` a head learns from the modality beside the mode as well, so features that no
+    mode needs stay in play.
+
+    Raises:
+        InputError: a feature or modality that is not there, or one that a run was not trained on.
+        ConfigError: an unknown mode.
+    """
+    asked = dict(zip(MODALITIES, (visual, audio), strict=True))
+    if (support or query) and not extra_shots:
+        needed = modalities_of(modes.cells(support, query, ()))
+        asked = {modality: name for modality, name in asked.items() if modality in needed}
+    features = features_of(store, runs, asked)
+    shared = _shared(features, runs)
+    cells = modes.cells(support, query, shared)
+    kept = shared if extra_shots else ()
+    return Selection(runs=runs, features=in_play(features, cells, kept=kept), cells=cells)
+
+
+def select_one(
+    store: "Store",
+    projection: str,
+    run: Run | None,
+    *,
+    visual: str | None = None,
+    audio: str | None = None,
+    given: Sequence[str] = (),
+) -> Selection:
+    """One projection, and the pair of the modes `given`; of several possible ones the richest.
+
+    Raises:
+        InputError, ConfigError: as `select`.
+    """
+    asked = dict(zip(MODALITIES, (visual, audio), strict=True))
+    features = features_of(store, {projection: run}, asked)
+    usable = _shared(features, {projection: run})
+    cell = (modes.cells(given[:1], given[1:], usable) or [("v", "v")])[-1]
+    features = in_play({modality: features[modality] for modality in usable}, [cell])
+    return Selection(runs={projection: run}, features=features, cells=[cell])
+
+
+def _shared(features: Collection[str], runs: Mapping[str, Run | None]) -> list[str]:
+    """The modalities that every run knows."""
+    trained = [run.features for run in runs.values() if run]
+    return [modality for modality in features if all(modality in known for known in trained)]
+
+
+def runs_of(projections: Sequence[str | Path]) -> dict[str, Run | None]:
+    """The runs of these directories by name, each once; "none", or no name, is stored vectors."""
+    paths = dict.fromkeys(map(str, projections or (NONE,)))
+    return {path: None if path == NONE else load_run(Path(path)) for path in paths}
+
+
+def features_of(
+    store: "Store", runs: Mapping[str, Run | None], asked: Mapping[str, str | None]
+) -> dict[str, "Feature"]:
+    """By modality: the feature asked for, the one a run was trained on, or the only one."""
+    chosen = {}
+    for modality, name in asked.items():
+        trained = (run.features.get(modality) for run in runs.values() if run)
+        stored = (feature for feature in trained if feature in store.features)
+        feature = choose_feature(store, modality, name or next(stored, None))
+        if feature is None:
+            continue
+        for run in filter(None, runs.values()):
+            run.check(feature)
+        chosen[modality] = feature
+    return chosen
+
+
+def same_feature(store: "Store", name: str) -> "Feature":
+    """The feature of that very name in another store.
+
+    Raises:
+        InputError: there is none, so rows could not be compared.
+    """
+    if name not in store.features:
+        raise InputError(
+            f"{store.path} has no feature {name}, so its clips cannot be compared; extract it "
+            f"there with the same encoder and settings (it has: {', '.join(store.features)})"
+        )
+    return store[name]
+
+
+def modalities_of(cells: Sequence[tuple[str, str]]) -> set[str]:
+    """The modalities that the modes of these pairs look at."""
+    return {modality for cell in cells for mode in cell for modality in modes.MODES[mode]}
+
+
+def in_play(
+    features: Mapping[str, "Feature"],
+    cells: Sequence[tuple[str, str]],
+    *,
+    kept: Collection[str] = (),
+) -> dict[str, "Feature"]:
+    """The features that some mode needs, and those `kept`: only they decide which clips count.
+
+    Raises:
+        InputError: no mode at all, or one whose feature the store does not have.
+    """
+    needed = modalities_of(cells)
+    if not needed:
+        raise InputError("no visual or audio feature to score; run: extract run MANIFEST")
+    if missing := sorted(needed - set(features)):
+        raise InputError(
+            f"the modes asked for need {missing[0]} features, and the store has none; run: "
+            f"extract run MANIFEST --{missing[0]} SPEC"
+        )
+    return {m: feature for m, feature in features.items() if m in needed or m in kept}
+
+
+def vectors_of(rows: Mapping[str, Rows], run: Run | None) -> dict[str, Float[Tensor, "V _"]]:
+    """One vector per clip and modality: the mean row, or a unit vector in the common space."""
+    if run is not None:
+        return run.embed(rows)
+    return {modality: stored.means() for modality, stored in rows.items()}
+
+
+def absolute(path: str | Path) -> str:
+    """A path that holds wherever it is read; an address such as s3://… stays as it is."""
+    return str(path) if "://" in str(path) else str(Path(path).resolve())
