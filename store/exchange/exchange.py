@@ -4,23 +4,19 @@ export(store.open(DIR), "hdf5", Path("features.h5"))
 import_("npz:values=audio,clip_id=clip,modality=audio", Path("features.npz"), Path("DIR"))
 """
 
-import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from secrets import token_hex
 from typing import Any
 
-from store import plugins
-from store.errors import InputError, MicroshotError, MissingFile
+from store import atomic, plugins
+from store.errors import InputError, MissingFile
 from store.exchange import importing
 from store.exchange.formats import Clips, Format, Track
 from store.features.feature import Feature
 from store.status import Status
-from store.storage import posix
 from store.store import Store, create
 
 FAMILY = "store.exchange.formats"
@@ -188,26 +184,13 @@ def _new(output: Path) -> Iterator[Path]:
         raise InputError(f"{output} exists; name a new file or remove it")
     if not output.absolute().parent.is_dir():
         raise InputError(f"no directory {output.absolute().parent} to write {output.name} to")
-    target = output.absolute().with_name(f".{output.name[:80]}-{token_hex(6)}.partial")
     try:
-        yield target
-        for folder, _, names in os.walk(target, topdown=False):
-            for name in (*names, "."):
-                posix.fsync(Path(folder, name))
-        if target.is_file():
-            posix.fsync(target)
-        target.rename(output)
-        posix.fsync(output.absolute().parent)
-    except MicroshotError:
-        raise
+        with atomic.staged(output, replace=False, durable=True) as target:
+            yield target
     except OSError as error:
         raise InputError(
             f"cannot write {output}: {error.strerror or error}; nothing was written"
         ) from error
-    finally:
-        shutil.rmtree(target, ignore_errors=True)
-        with suppress(OSError):
-            target.unlink()
 
 
 # ── in ───────────────────────────────────────────────────────────────────────────────────────────

@@ -16,6 +16,7 @@ from secrets import token_hex
 
 import google_crc32c
 
+from store import atomic
 from store.errors import DamagedStore, StoreError
 
 _BLOCK_BYTES = 1 << 20
@@ -151,22 +152,13 @@ class OpenFile:
         return done
 
 
-def fsync(path: Path) -> None:
-    """Flush a file or a directory to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def make_directory(path: Path) -> None:
     """Create a directory and its parents, each durable in its parent."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     for folder in reversed(missing):
         with suppress(FileExistsError):
             folder.mkdir()
-        fsync(folder.parent)
+        atomic.fsync(folder.parent)
 
 
 def put_if_absent(path: Path, data: bytes, *, staging: Path) -> bool:
@@ -186,7 +178,7 @@ def put_if_absent(path: Path, data: bytes, *, staging: Path) -> bool:
                 os.fsync(file.fileno())
             created = link(temporary, path)
         try:
-            fsync(path.parent)
+            atomic.fsync(path.parent)
         except OSError as error:  # who sees it relies on it: too late to take it back
             raise StoreError(
                 f"{path} is written, but may not outlive a power cut: {error.strerror or error}; "
@@ -204,12 +196,9 @@ def publish(staged: Path, target: Path) -> None:
     Raises:
         OSError: the disk refused, or `target` is there with files in it.
     """
-    for folder, _, names in os.walk(staged, topdown=False):
-        for name in names:
-            fsync(Path(folder, name))
-        fsync(Path(folder))
+    atomic.fsync_tree(staged)
     staged.rename(target)
-    fsync(target.parent)
+    atomic.fsync(target.parent)
 
 
 def link(source: Path, target: Path) -> bool:

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from store import atomic
 from store.errors import ConfigError, DamagedStore, InputError
 from store.storage import posix
 
@@ -152,8 +153,8 @@ class PosixStorage:
                 source.rename(destination)
             except FileNotFoundError:
                 return False
-            posix.fsync(destination.parent)
-            posix.fsync(source.parent)
+            atomic.fsync(destination.parent)
+            atomic.fsync(source.parent)
         return True
 
     def delete(self, key: str) -> None:

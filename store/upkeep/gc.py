@@ -17,6 +17,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
+from store import atomic
 from store.errors import DamagedStore, InputError
 from store.names import is_safe_name
 from store.parts.commit import PART_NAME, Places, read_record
@@ -140,7 +141,7 @@ def _remove_part(places: Places, part: Path) -> bool:
         part.rename(trash)
     except FileNotFoundError:  # another collector
         return False
-    posix.fsync(part.parent)
+    atomic.fsync(part.parent)
     return not _settle(places, trash, part)
 
 
@@ -149,7 +150,7 @@ def _settle(places: Places, trash: Path, part: Path) -> bool:
     if _is_named(places, part.name[:22], part.name):
         with suppress(FileNotFoundError):
             trash.rename(part)
-            posix.fsync(part.parent)
+            atomic.fsync(part.parent)
         return True
     _remove(trash)
     return False

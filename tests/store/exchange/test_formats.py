@@ -73,7 +73,7 @@ def test_a_full_disk_leaves_nothing(fs, tmp_path, monkeypatch):
     def full(path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(exchange.files, "fsync", full)
+    monkeypatch.setattr(exchange.atomic, "fsync", full)
     with pytest.raises(InputError, match="No space left"):
         export(fs, "hdf5", tmp_path / "out.h5")
     assert list(tmp_path.iterdir()) == []

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import store
+from store import atomic
 from store.errors import DamagedStore, InputError, StoreError
 from store.parts.commit import read_record
 from store.storage import posix
@@ -128,7 +129,7 @@ def test_a_writer_that_wakes_up_while_its_part_is_moved_keeps_it(
     """The record appears between the collector's look and its move."""
     part = lose(fs, feature, make_rows({"a": 2}))
     age(fs.path, 2 * DAY)
-    record, fsync = fs.path / "commits" / feature.name / f"{part.name[:22]}.json", posix.fsync
+    record, fsync = fs.path / "commits" / feature.name / f"{part.name[:22]}.json", atomic.fsync
     shutil.copytree(fs.path, fs.path.with_name("other"))
     other = store.open(fs.path.with_name("other"))["toy"]
     other.commit(make_rows({"a": 2}))
@@ -141,7 +142,7 @@ def test_a_writer_that_wakes_up_while_its_part_is_moved_keeps_it(
             record.write_bytes(sealed(data))
         fsync(path)
 
-    monkeypatch.setattr(posix, "fsync", wakes_up)
+    monkeypatch.setattr(atomic, "fsync", wakes_up)
     assert gc(fs).parts == []
     assert (part / "zarr.json").is_file()
     assert read_record(fs.places(feature.name), part.name[:22])
