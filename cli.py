@@ -47,7 +47,7 @@ def report_command(
             thumbnails=lambda clips: thumbnails(
                 [Piece(c.root, c.path, c.start_seconds, c.end_seconds) for c in clips], progress
             ),
-        )  # fmt: skip
+        ).to_dict()  # fmt: skip
     console.give(result, as_json, lambda: report_lines(result))
     return console.DONE
 

@@ -57,7 +57,7 @@ def measure() -> Iterator[dict[str, Any]]:
         x, queries, class_ids = made_up()
         support = Support(
             vectors=(x,),
-            there=(torch.ones(len(x), dtype=torch.bool),),
+            present=(torch.ones(len(x), dtype=torch.bool),),
             class_ids=class_ids,
             classes=CLASSES,
         )
@@ -65,7 +65,7 @@ def measure() -> Iterator[dict[str, Any]]:
             classifier = fit(support, by=by)
             yield from against_plain(classifier, queries, f"answers by {by}")
         approximate = fit(support, by="nearest", index=Inverted())
-        recall = approximate.gallery.recall(queries, approximate.neighbours)
+        recall = approximate.index.recall(queries, approximate.neighbours)
         yield from against_plain(
             approximate, queries, f"answers by nearest, ivf, recall {recall:.3f}"
         )
@@ -89,14 +89,14 @@ def against_plain(
     classifier: Classifier, queries: torch.Tensor, what: str
 ) -> Iterator[dict[str, Any]]:
     plain = faiss.IndexFlatIP(DIM)
-    plain.add(classifier.gallery.vectors)
+    plain.add(classifier.index.vectors)
     raw = queries.numpy()
     ours, theirs, as_many = timed(
-        lambda: classifier.answers(queries, TOP),
+        lambda: classifier.predict(queries, TOP),
         lambda: plain.search(raw, TOP),
         lambda: plain.search(raw, classifier.neighbours),
     )
-    size = len(classifier.gallery)
+    size = len(classifier.index)
     yield row(what, ours, theirs, f"FAISS, {TOP} of {size}: {QUERIES / theirs:,.0f} clips/s")
     yield row(
         what, ours, as_many,
@@ -114,10 +114,10 @@ def whole_command(folder: Path, classifier: Classifier) -> dict[str, Any]:
     with (folder / "support.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["clip_id", "label"])
-        some = zip(manifest.clip_ids, manifest.column("label"), strict=True)
-        writer.writerows([pair for pair, _ in zip(some, range(CLASSES * SHOTS), strict=False)])
+        labelled = zip(manifest.clip_ids, manifest.column("label"), strict=True)
+        writer.writerows([pair for pair, _ in zip(labelled, range(CLASSES * SHOTS), strict=False)])
     plain = faiss.IndexFlatIP(DIM)
-    plain.add(classifier.gallery.vectors)
+    plain.add(classifier.index.vectors)
     raw = made_up()[1].numpy()
     ours, theirs = timed(
         lambda: learn.predict(

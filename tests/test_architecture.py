@@ -19,8 +19,8 @@ HEAVY = ("av", "dask", "faiss", "h5py", "numpy", "pyarrow", "sklearn", "torch", 
 # Rooms of each package, floor by floor. A room knows the floors below it, and not its neighbours.
 FLOORS = {
     "store": (
-        ("errors", "names"),
-        ("atomic", "cluster", "safe_pickle", "settings", "sizes", "spec", "status", "storage"),
+        ("atomic", "errors", "names"),
+        ("cluster", "safe_pickle", "settings", "sizes", "spec", "status", "storage"),
         ("plugins", "console", "manifest_rows"),
         ("manifest", "parts"),
         ("features",),

@@ -93,7 +93,7 @@ def predict_command(
             directory, support=support, output=output, query=query, labels=tuple(label),
             group=group, mode=mode, projection=projection, by=by, index=index, top=top,
             abstain_below=abstain_below, visual=visual, audio=audio, progress=progress,
-        )  # fmt: skip
+        ).to_dict()  # fmt: skip
     console.give(result, as_json, lambda: prediction_lines(result))
     return console.DONE
 
@@ -121,6 +121,6 @@ def search_command(
     result = learn.search(
         directory, clip, projection=projection, top=top, source=source, target=target,
         visual=visual, audio=audio,
-    )  # fmt: skip
+    ).to_dict()  # fmt: skip
     console.give(result, as_json, lambda: neighbours_table(result))
     return console.DONE

@@ -4,9 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from learn.evaluation.metrics import NOT_SHARES, SHORT
-from learn.evaluation.results import SAMPLING_SHOWN
-from learn.fewshot.tasks import CLASSIC
+from learn.evaluation.wording import CLASSIC, NOT_SHARES, SHORT, TASK_SETTINGS
 from store.console import table, wrapped
 
 
@@ -42,7 +40,7 @@ def _question_lines(drawn: Mapping[str, Any]) -> None:
     }[drawn["groups"]]
     asked = f"{drawn['ways']}-way, {drawn['queries']} queries a class"
     if drawn["task"] != CLASSIC:
-        settings = [f"{key}={drawn[key]:g}" for key in SAMPLING_SHOWN if key in drawn]
+        settings = [f"{key}={drawn[key]:g}" for key in TASK_SETTINGS if key in drawn]
         asked = f"{drawn['task']} ({', '.join(settings)})"
         if "measure" in drawn:
             asked += f", {drawn['measure'].replace('_', ' ')}"

@@ -14,21 +14,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-NOT_SHARES = ("median_rank", "threshold", "labels_a_clip", "beta")  # no numbers from 0 to 1
-SHORT = {  # what tables call a metric
-    "balanced_accuracy": "balanced",
-    "largest_class": "largest",
-    "top1_std_of_folds": "± folds",
-    "average_precision": "AP",
-    "median_rank": "MedR",
-    "labels_a_clip": "labels/clip",
-    "map": "mAP",
-    "harmonic_mean": "HM",
-    "harmonic_mean_of_means": "HM of means",
-    "ausuc": "AUSUC",
-    "zsl": "ZSL",
-}
-
 RECALL_AT = (1, 5, 10)
 TOP = 5
 NUMBERS_AT_ONCE = 8_000_000

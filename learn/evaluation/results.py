@@ -23,8 +23,6 @@ from learn.fewshot.tasks import Episodes
 from learn.training.runs import refuse_existing
 from store.errors import InputError, MissingFile
 
-# Settings of an episode task that tables and figures name, where it has them.
-SAMPLING_SHOWN = ("ways", "queries", "min_ways", "max_ways", "max_queries", "max_shots", "alpha")
 CONFIG = "episodes_config.json"  # config.json is what tells a training's directory
 
 

@@ -1,6 +1,6 @@
-"""Vectors of more clips than fit in memory, block after block, in the order asked for.
+"""Vectors of more clips than fit in memory, batch after batch, in the order asked for.
 
-Shapes: B = clips of a block, D = size of a vector.
+Shapes: B = clips of a batch, D = size of a vector.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +31,7 @@ class EmbeddedBatch(NamedTuple):
 
     ids: tuple[str, ...]
     vectors: Mapping[str, Float[Tensor, "B _"]]
-    there: Mapping[str, Bool[Tensor, "B"]]
+    present: Mapping[str, Bool[Tensor, "B"]]
 
 
 def parts_of(mode: str, run: Run | None) -> tuple[str, ...]:
@@ -39,42 +39,47 @@ def parts_of(mode: str, run: Run | None) -> tuple[str, ...]:
     return (mode,) if run and mode in run.space.outputs else modes.MODES[mode]
 
 
-def blocks(
+def embed(
     features: Mapping[str, "Feature"],
     ids: Sequence[str],
     run: Run | None = None,
     *,
     memory_bytes: int = MEMORY_BYTES,
 ) -> Iterator[EmbeddedBatch]:
-    """All of `ids`; a block's rows take at most `memory_bytes`, unless one clip does by itself."""
+    """All of `ids` in batches whose rows take at most `memory_bytes`, unless one clip does by
+    itself."""
     sizes = np.zeros(len(ids), np.int64)
     for feature in features.values():
         row = feature.dim * feature.dtype.itemsize * _WIDENED
         sizes += feature.locate(ids).rows * row + 4 * feature.dim
     sizes = np.maximum(sizes, -(-memory_bytes // CLIPS))
     for members in cut(np.arange(len(ids)), sizes, memory_bytes):
-        some = tuple(ids[i] for i in members.tolist())
-        yield _block(features, some, run)
+        yield _embed_batch(features, tuple(ids[i] for i in members.tolist()), run)
 
 
-def _block(
+def _embed_batch(
     features: Mapping[str, "Feature"], ids: tuple[str, ...], run: Run | None
 ) -> EmbeddedBatch:
     rows = {modality: load_rows(feature, ids) for modality, feature in features.items()}
-    has = {modality: torch.from_numpy(one.valid) for modality, one in rows.items()}
+    has = {modality: torch.from_numpy(loaded.valid) for modality, loaded in rows.items()}
     both = torch.stack(list(has.values())).all(0)
-    vectors, there = {}, {}
-    for name, found in vectors_of(rows, run).items():
-        there[name] = both if run and run.space.joint else has.get(name, both)
-        vectors[name] = torch.where(there[name][:, None], found.float(), 0)
-    return EmbeddedBatch(ids, vectors, there)
+    vectors, present = {}, {}
+    for part, x in vectors_of(rows, run).items():
+        present[part] = both if run and run.space.joint else has.get(part, both)
+        vectors[part] = torch.where(present[part][:, None], x.float(), 0)
+    return EmbeddedBatch(ids, vectors, present)
+
+
+def all_clips(features: Mapping[str, "Feature"]) -> list[str]:
+    """Every committed clip once, in the order of the first feature's disk."""
+    return list(dict.fromkeys(clip for feature in features.values() for clip in feature.clip_ids))
 
 
 def refuse_unknown(features: Mapping[str, "Feature"], ids: Sequence[str], of: str) -> None:
-    """Every clip must be in the store, extracted or failed.
+    """Refuse clips that are not in the store, extracted or failed.
 
     Raises:
-        InputError: names some that are not, and what may have been meant.
+        InputError: names some of them, and what may have been meant.
     """
     pending = np.logical_and.reduce(
         [feature.status_of(ids) == Status.PENDING for feature in features.values()]
@@ -82,17 +87,16 @@ def refuse_unknown(features: Mapping[str, "Feature"], ids: Sequence[str], of: st
     if not pending.any():
         return
     unknown = [ids[i] for i in np.flatnonzero(pending).tolist()]
-    known = {clip for feature in features.values() for clip in feature.clip_ids}
+    known = set(all_clips(features))
     raise InputError(
         f"{len(unknown)} of {len(ids)} clips of {of} are not in the store: "
-        + "; ".join(_meant(clip, known) for clip in unknown[:4])
+        + "; ".join(_with_guess(clip, known) for clip in unknown[:4])
         + ("; …" if len(unknown) > 4 else "")
         + ". Name clips by clip_id, or run: extract run MANIFEST --store DIR"
     )
 
 
-def _meant(clip: str, known: set[str]) -> str:
+def _with_guess(clip: str, known: set[str]) -> str:
     """The unknown clip, with the nearest that is known."""
-    told = choices(clip, known)
-    _, found, guess = told.rpartition(" (did you mean ")
-    return f"{clip!r} (did you mean {guess}" if found else repr(clip)
+    _, separator, guess = choices(clip, known).rpartition(" (did you mean ")
+    return f"{clip!r} (did you mean {guess}" if separator else repr(clip)

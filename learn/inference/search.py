@@ -1,22 +1,62 @@
 """`learn search`: the clips nearest to one clip, across modalities where there is a common space.
 
-Shapes: B = clips of a block.
+Shapes: B = clips of a batch, D = size of a vector.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from heapq import nsmallest
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
 
 from learn.fewshot import modes
-from learn.inference.embed import EmbeddedBatch, blocks, parts_of, refuse_unknown
-from learn.inference.selection import NONE, runs_of, select_one
+from learn.inference.embed import EmbeddedBatch, all_clips, embed, parts_of, refuse_unknown
+from learn.inference.selection import NONE, Selection, runs_of, select_one
 from learn.training.runs import Run
-from store import Feature
 from store import open as open_store
 from store.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from store import Feature
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Neighbour:
+    """A clip that was found."""
+
+    rank: int
+    clip_id: str
+    similarity: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchResult:
+    """The clips most like one clip."""
+
+    clip: str
+    projection: str
+    source: str
+    target: str
+    features: Mapping[str, str]
+    looked_at: int
+    neighbours: tuple[Neighbour, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The object that `learn search --json` prints."""
+        return {
+            "clip": self.clip,
+            "projection": self.projection,
+            "from": self.source,
+            "to": self.target,
+            "features": dict(self.features),
+            "looked_at": self.looked_at,
+            "results": [asdict(neighbour) for neighbour in self.neighbours],
+        }
 
 
 def search(
@@ -29,7 +69,7 @@ def search(
     target: str | None = None,
     visual: str | None = None,
     audio: str | None = None,
-) -> dict[str, Any]:
+) -> SearchResult:
     """The `top` clips whose `target` is most like the clip's `source`, by cosine; ties by clip id.
 
     `source` and `target` are v, a or av; one alone stands for both. The whole store is looked at,
@@ -41,59 +81,91 @@ def search(
     if top < 1:
         raise ConfigError(f"top={top}: ask for at least one clip")
     (run,) = runs_of([projection] if projection else []).values()
-    store = open_store(store_path)
     selection = select_one(
-        store, str(projection or NONE), run, visual=visual, audio=audio,
+        open_store(store_path), str(projection or NONE), run, visual=visual, audio=audio,
         given=[mode for mode in (source or target, target or source) if mode],
     )  # fmt: skip
-    features, ((source, target),) = selection.features, selection.cells
-    if source != target and run is None:
-        sizes = ", ".join(f"{f.modality} has {f.dim} numbers" for f in features.values())
-        raise InputError(
-            f"{source} cannot be compared with {target}: stored vectors of two encoders have no "
-            f"common space ({sizes}); give --projection RUN of `learn train`"
-        )
-    refuse_unknown(features, [clip], "the search")
-    (one,) = blocks(features, [clip], run)
-    for part in parts_of(source, run):
-        if part not in one.there or not one.there[part][0]:
-            raise InputError(
-                f"{clip} has no {part} rows to search by; name another mode with --from"
-            )
-    query = modes.pair(one.vectors, source, target, common=run is not None).support
-    query = torch.nn.functional.normalize(query, dim=-1)[0]
+    comparison = _compare(selection)
+    query = comparison.query(clip)
     best: list[tuple[float, str]] = []
     looked_at = 0
-    for block in blocks(features, _all_clips(features), run):
-        found = _scores(block, query, source, target, run)
-        found = [(score, other) for score, other in found if source != target or other != clip]
-        looked_at += len(found)
-        best = nsmallest(top, [*best, *((-score, other) for score, other in found)])
-    return {
-        "clip": clip,
-        "projection": str(projection or NONE),
-        "from": source,
-        "to": target,
-        "features": {modality: feature.name for modality, feature in features.items()},
-        "looked_at": looked_at,
-        "results": [
-            {"rank": rank, "clip_id": other, "similarity": -minus}
-            for rank, (minus, other) in enumerate(best, 1)
-        ],
-    }
+    for batch in embed(comparison.features, all_clips(comparison.features), comparison.run):
+        scores = [
+            (-score, clip_id)
+            for score, clip_id in comparison.scores(batch, query)
+            if clip_id != clip or comparison.across
+        ]
+        looked_at += len(scores)
+        best = nsmallest(top, [*best, *scores])
+    return SearchResult(
+        clip=clip,
+        projection=str(projection or NONE),
+        source=comparison.source,
+        target=comparison.target,
+        features={m: feature.name for m, feature in comparison.features.items()},
+        looked_at=looked_at,
+        neighbours=tuple(
+            Neighbour(rank=rank, clip_id=clip_id, similarity=-minus)
+            for rank, (minus, clip_id) in enumerate(best, 1)
+        ),
+    )
 
 
-def _all_clips(features: dict[str, Feature]) -> Sequence[str]:
-    """Every committed clip once, in the order of the first feature's disk."""
-    return list(dict.fromkeys(clip for one in features.values() for clip in one.clip_ids))
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Comparison:
+    """A comparison of one clip's source with the other clips' target."""
+
+    run: Run | None
+    features: Mapping[str, "Feature"]
+    source: str
+    target: str
+
+    @property
+    def across(self) -> bool:
+        return self.source != self.target
+
+    def query(self, clip: str) -> Float[Tensor, "D"]:
+        """The clip's unit vector.
+
+        Raises:
+            InputError: the clip is unknown, or has no rows.
+        """
+        refuse_unknown(self.features, [clip], "the search")
+        (batch,) = embed(self.features, [clip], self.run)
+        for part in parts_of(self.source, self.run):
+            if part not in batch.present or not batch.present[part][0]:
+                raise InputError(
+                    f"{clip} has no {part} rows to search by; name another mode with `source`"
+                )
+        return F.normalize(self._pair(batch).support, dim=-1)[0]
+
+    def scores(
+        self, batch: EmbeddedBatch, query: Float[Tensor, "D"]
+    ) -> Iterator[tuple[float, str]]:
+        """Cosines with the clips that have what the target mode joins."""
+        parts = parts_of(self.target, self.run)
+        whole = torch.stack([batch.present[part] for part in parts]).all(0)
+        unit = F.normalize(self._pair(batch).query.double(), dim=-1)
+        cosines = (unit * query.double()).sum(-1)
+        for i in torch.nonzero(whole)[:, 0].tolist():
+            yield float(cosines[i]), batch.ids[i]
+
+    def _pair(self, batch: EmbeddedBatch) -> modes.Pair:
+        return modes.pair(batch.vectors, self.source, self.target, common=self.run is not None)
 
 
-def _scores(
-    block: EmbeddedBatch, query: torch.Tensor, source: str, target: str, run: Run | None
-) -> list[tuple[float, str]]:
-    """Cosines with the clips that have what the target mode joins."""
-    pair = modes.pair(block.vectors, source, target, common=run is not None)
-    whole = torch.stack([block.there[part] for part in parts_of(target, run)]).all(0)
-    unit = torch.nn.functional.normalize(pair.query.double(), dim=-1)
-    score = (unit * query.double()).sum(-1)
-    return [(float(score[i]), block.ids[i]) for i in torch.nonzero(whole)[:, 0].tolist()]
+def _compare(selection: Selection) -> _Comparison:
+    """The comparison of the one pair of modes.
+
+    Raises:
+        InputError: its modes have no common space.
+    """
+    (run,) = selection.runs.values()
+    ((source, target),) = selection.cells
+    if source != target and run is None:
+        sizes = (f"{f.modality} has {f.dim} numbers" for f in selection.features.values())
+        raise InputError(
+            f"{source} cannot be compared with {target}: stored vectors of two encoders have no "
+            f"common space ({', '.join(sizes)}); give `projection` RUN of `learn train`"
+        )
+    return _Comparison(run=run, features=selection.features, source=source, target=target)

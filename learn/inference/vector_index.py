@@ -1,9 +1,9 @@
-"""The nearest vectors of a gallery by inner product: exact, or approximate with its recall known.
+"""The nearest of many vectors by inner product: exact, or approximate with its recall known.
 
 Equal scores go to the vector that comes first, whatever the index and its rounding: where scores
 are closer than rounding can tell, they are computed again, in double precision and one order.
 
-Shapes: G = gallery vectors, Q = queries, D = size of a vector, k = neighbours.
+Shapes: G = vectors of the index, Q = queries, D = size of a vector, k = neighbours.
 """
 
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from store import plugins
 from store.errors import ConfigError, UnknownSetting, choices
+from store.settings import Settings, setting
 
 SLACK = 8  # neighbours fetched beyond k, so that ties at the edge are seen
 ROUNDING = 2e-6  # more than float32 products of vectors no longer than 1 are off
@@ -28,26 +29,25 @@ INDICES = ("exact", "ivf")
 class Neighbours(NamedTuple):
     """Best first; an approximate index that found fewer than k fills up with -inf and -1."""
 
-    score: Float32[Tensor, "Q k"]
-    place: Int64[Tensor, "Q k"]
+    scores: Float32[Tensor, "Q k"]
+    indices: Int64[Tensor, "Q k"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inverted:
+class Inverted(Settings):
     """`ivf`: k-means cells, of which the nearest few are searched."""
 
-    cells: int = 0  # 0: four times the root of the gallery's size
-    probes: int = 16
+    cells: int = setting(0, at_least=0)  # 0: four times the root of the index's size
+    probes: int = setting(16, at_least=1)
 
-    def __post_init__(self) -> None:
-        if self.cells < 0 or self.probes < 1:
-            raise ConfigError(
-                f"ivf: cells={self.cells}, probes={self.probes}; at least one of each"
-            )
+    @classmethod
+    def prefix(cls) -> str:
+        """The beginning of errors."""
+        return "ivf: "
 
 
 def parse_index(text: str) -> Inverted | None:
-    """None for `exact`, otherwise the settings of `ivf:cells=…,probes=…`.
+    """The settings of `ivf:cells=…,probes=…`, or None for `exact`.
 
     Raises:
         ConfigError: another word or setting.
@@ -62,23 +62,23 @@ def parse_index(text: str) -> Inverted | None:
     return plugins.settle(Inverted, "ivf", spec.settings)
 
 
-class Gallery:
-    """An index over vectors no longer than 1; on a GPU where FAISS finds one."""
+class VectorIndex:
+    """Vectors no longer than 1, to be searched; on a GPU where FAISS finds one."""
 
-    def __init__(self, vectors: Float[Tensor, "G D"], index: Inverted | None = None) -> None:
+    def __init__(self, vectors: Float[Tensor, "G D"], inverted: Inverted | None = None) -> None:
         import faiss  # seconds, which no other command should pay
 
         self.vectors = np.ascontiguousarray(vectors.float().cpu().numpy())
-        self.exact = index is None
+        self.exact = inverted is None
         size, dim = self.vectors.shape
         flat = faiss.IndexFlatIP(dim)
-        if index is None:
+        if inverted is None:
             built: Any = flat
         else:
-            cells = min(index.cells or int(4 * size**0.5), size)
+            cells = min(inverted.cells or int(4 * size**0.5), size)
             built = faiss.IndexIVFFlat(flat, dim, cells, faiss.METRIC_INNER_PRODUCT)
             built.cp.min_points_per_centroid = 1
-            built.nprobe = min(index.probes, cells)
+            built.nprobe = min(inverted.probes, cells)
             built.train(self.vectors)
         if faiss.get_num_gpus():
             self._resources = faiss.StandardGpuResources()
@@ -93,78 +93,77 @@ class Gallery:
         """The k nearest of each query, or all where there are fewer."""
         k = min(k, len(self))
         whole = np.ascontiguousarray(queries.float().cpu().numpy())
-        parts = [
-            self._few(whole[first : first + QUERIES_AT_ONCE], k)
+        chunks = [
+            self._search_chunk(whole[first : first + QUERIES_AT_ONCE], k)
             for first in range(0, len(whole), QUERIES_AT_ONCE)
         ]
         nothing = (np.empty((0, k), np.float32), np.empty((0, k), np.int64))
-        score, place = (np.concatenate(x) for x in zip(nothing, *parts, strict=True))
-        return Neighbours(torch.from_numpy(score), torch.from_numpy(place))
+        scores, indices = (np.concatenate(x) for x in zip(nothing, *chunks, strict=True))
+        return Neighbours(torch.from_numpy(scores), torch.from_numpy(indices))
 
     def recall(self, queries: Float[Tensor, "Q D"], k: int) -> float:
         """The share of true neighbours that `search` finds, over at most 500 of the queries."""
-        step = max(1, len(queries) // RECALL_QUERIES)
-        some = queries[::step]
-        found, true = self.search(some, k).place, by_matmul(self._tensor(), some, k).place
-        return float((found[:, :, None] == true[:, None, :]).any(1).double().mean())
+        sample = queries[:: max(1, len(queries) // RECALL_QUERIES)]
+        searched = self.search(sample, k).indices
+        true = by_matmul(torch.from_numpy(self.vectors), sample, k).indices
+        return float((searched[:, :, None] == true[:, None, :]).any(1).double().mean())
 
-    def _tensor(self) -> Float32[Tensor, "G D"]:
-        return torch.from_numpy(self.vectors)
-
-    def _few(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def _search_chunk(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         wide = min(len(self), k + SLACK)
-        score, place = self._index.search(queries, wide)
-        score[place < 0] = -np.inf
+        scores, indices = self._index.search(queries, wide)
+        scores[indices < 0] = -np.inf
         with np.errstate(invalid="ignore"):  # -inf minus -inf, where little was found
-            close = score[:, :-1] - score[:, 1:] < ROUNDING
-            cut = score[:, k - 1] - score[:, -1] < ROUNDING if wide < len(self) else None
-        unsure = np.zeros(score.shape, bool)
+            close = scores[:, :-1] - scores[:, 1:] < ROUNDING
+            cut = scores[:, k - 1] - scores[:, -1] < ROUNDING if wide < len(self) else None
+        unsure = np.zeros(scores.shape, bool)
         unsure[:, :-1] |= close
         unsure[:, 1:] |= close
         # Pairs beyond k matter only where a run of equals crosses it, and such a run is all close.
         rows = np.flatnonzero(close[:, :k].any(1))
         if len(rows):
-            score[rows], place[rows] = self._again(
-                queries[rows], score[rows], place[rows], unsure[rows]
+            scores[rows], indices[rows] = self._rank(
+                queries[rows], scores[rows], indices[rows], unsure[rows]
             )
         if cut is not None and self.exact:
             # More ties than were fetched: every vector is looked at.
-            everything = np.arange(len(self))[None]
             for row in np.flatnonzero(cut):
-                nothing = np.zeros(everything.shape, np.float32)
-                found = self._again(
-                    queries[row : row + 1], nothing, everything, np.ones(everything.shape, bool)
-                )
-                score[row], place[row] = (one[0, :wide] for one in found)
-        return score[:, :k], place[:, :k]
+                scores[row], indices[row] = self._rank_all(queries[row : row + 1], wide)
+        return scores[:, :k], indices[:, :k]
 
-    def _again(
-        self, queries: np.ndarray, score: np.ndarray, place: np.ndarray, unsure: np.ndarray
+    def _rank_all(self, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The k best of all vectors for one query, by exact products."""
+        everything = np.arange(len(self))[None]
+        unknown = np.zeros(everything.shape, np.float32)
+        unsure = np.ones(everything.shape, bool)
+        scores, indices = self._rank(query, unknown, everything, unsure)
+        return scores[0, :k], indices[0, :k]
+
+    def _rank(
+        self, queries: np.ndarray, scores: np.ndarray, indices: np.ndarray, unsure: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """These places in order, the unsure ones by products that equal vectors have equal."""
-        exact = score.astype(np.float64)
-        row, column = np.nonzero(unsure & (place >= 0))
+        """These vectors best first, the unsure ones by products that equal vectors have equal."""
+        exact = scores.astype(np.float64)
+        row, column = np.nonzero(unsure & (indices >= 0))
         step = max(1, NUMBERS_AT_ONCE // queries.shape[1])
         for first in range(0, len(row), step):
             r, c = row[first : first + step], column[first : first + step]
-            exact[r, c] = _products(queries[r], self.vectors[place[r, c]])
-        order = np.lexsort((place, -exact), axis=-1)
+            exact[r, c] = _products(queries[r], self.vectors[indices[r, c]])
+        order = np.lexsort((indices, -exact), axis=-1)
         ranked = np.take_along_axis(exact, order, 1).astype(np.float32)
-        return ranked, np.take_along_axis(place, order, 1)
+        return ranked, np.take_along_axis(indices, order, 1)
 
 
-def _products(query: np.ndarray, found: np.ndarray) -> Float64[np.ndarray, "n"]:
-    """Not a matrix product, whose columns may be summed in different orders."""
-    products: np.ndarray = (found.astype(np.float64) * query).sum(-1)
+def _products(queries: np.ndarray, vectors: np.ndarray) -> Float64[np.ndarray, "n"]:
+    """Row by row, and no matrix product, whose columns may be summed in different orders."""
+    products: np.ndarray = (vectors.astype(np.float64) * queries).sum(-1)
     return products
 
 
 def by_matmul(vectors: Float[Tensor, "G D"], queries: Float[Tensor, "Q D"], k: int) -> Neighbours:
-    """The obvious way: all products, sorted."""
+    """The same in the obvious way: all products, sorted."""
     k = min(k, len(vectors))
-    found = []
-    for some in torch.split(queries, 512):
-        score, place = (some.double() @ vectors.double().T).sort(descending=True, stable=True)
-        found.append((score[:, :k].float(), place[:, :k]))
-    score, place = (torch.cat(part) for part in zip(*found, strict=True))
-    return Neighbours(score, place)
+    chunks = []
+    for chunk in torch.split(queries, 512):
+        scores, indices = (chunk.double() @ vectors.double().T).sort(descending=True, stable=True)
+        chunks.append((scores[:, :k].float(), indices[:, :k]))
+    return Neighbours(*(torch.cat(x) for x in zip(*chunks, strict=True)))

@@ -1,1 +1,1 @@
-"""The parts of `learn report`: what is gathered, what is drawn, what is said."""
+"""`learn report`: directories of results read back, drawn, and put in one page."""

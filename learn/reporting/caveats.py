@@ -1,13 +1,13 @@
-"""What must be known before a number of a report is quoted."""
+"""Facts that must be known before a number of a report is quoted."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from learn.reporting.inputs import Gathered, Question
+from learn.reporting.inputs import Question, ReportInputs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stamp:
+class Caveat:
     """`serious` ones make numbers worthless or incomparable; others say how to read them."""
 
     kind: str
@@ -16,71 +16,69 @@ class Stamp:
     serious: bool
 
 
-def stamps(known: Gathered, pretraining: Mapping[str, str]) -> list[Stamp]:
-    """All stamps that apply; `pretraining` says of features what their networks were trained on."""
+def find_caveats(inputs: ReportInputs, pretraining: Mapping[str, str]) -> list[Caveat]:
+    """All caveats that apply; `pretraining` says of features what their networks learnt from."""
     return [
-        *_untrained(known),
-        *_seen(known),
-        *(stamp for question in known.questions for stamp in _groups(question)),
-        *_transductive(known),
-        *_centred(known),
-        *_unfinished(known),
+        *_untrained(inputs),
+        *_seen_in_training(inputs),
+        *(caveat for question in inputs.questions for caveat in _groups_ignored(question)),
+        *_transductive(inputs),
+        *_centred(inputs),
+        *_unfinished(inputs),
         *_pretrained(pretraining),
     ]
 
 
-def _untrained(known: Gathered) -> Iterator[Stamp]:
-    of_episodes = [row.told for question in known.questions for row in question.rows]
-    of_protocols = [row for one in known.evaluations for row in one.told["results"]]
-    marked = [row for row in (*of_episodes, *of_protocols) if row["untrained"]]
-    if marked:
-        total = len(of_episodes) + len(of_protocols)
-        yield Stamp(
+def _untrained(inputs: ReportInputs) -> Iterator[Caveat]:
+    untrained = [row.untrained for row in inputs.rows]
+    untrained += [finding["untrained"] for finding in inputs.findings]
+    if any(untrained):
+        yield Caveat(
             kind="untrained",
             title="Untrained weights",
-            text=f"{len(marked)} of {total} results rest on features of random weights: they show "
-            "that the plumbing works, and nothing of an encoder's worth.",
+            text=f"{sum(map(bool, untrained))} of {len(untrained)} results rest on features of "
+            "random weights: they show that the plumbing works, and nothing of an encoder's worth.",
             serious=True,
         )
 
 
-def _seen(known: Gathered) -> Iterator[Stamp]:
-    seen: dict[str, int] = {}
-    rows = [row.told for question in known.questions for row in question.rows]
-    for row in (*rows, *(row for one in known.evaluations for row in one.told["results"])):
-        if row["seen_in_training"]:
-            name = known.projection(row["projection"])
-            seen[name] = max(seen.get(name, 0), row["seen_in_training"])
-    if seen:
-        told = ", ".join(f"{name} on {clips}" for name, clips in seen.items())
-        yield Stamp(
+def _seen_in_training(inputs: ReportInputs) -> Iterator[Caveat]:
+    seen = [(row.projection, row.seen_in_training) for row in inputs.rows]
+    seen += [(f["projection"], f["seen_in_training"]) for f in inputs.findings]
+    most: dict[str, int] = {}
+    for projection, clips in seen:
+        if clips:
+            name = inputs.projection_name(projection)
+            most[name] = max(most.get(name, 0), clips)
+    if most:
+        listed = ", ".join(f"{name} on {clips}" for name, clips in most.items())
+        yield Caveat(
             kind="seen-in-training",
             title="Scored clips seen in training",
-            text=f"Projections were trained on clips that are scored here ({told}): their numbers "
-            "are too high for new clips.",
+            text=f"Projections were trained on clips that are scored here ({listed}): their "
+            "numbers are too high for new clips.",
             serious=True,
         )
 
 
-def _groups(question: Question) -> Iterator[Stamp]:
-    told = question.sampling
-    if told["group"] and told.get("groups", "within") != "mixed":
+def _groups_ignored(question: Question) -> Iterator[Caveat]:
+    sampling = question.sampling
+    if sampling["group"] and sampling.get("groups", "within") != "mixed":
         return
-    yield Stamp(
+    yield Caveat(
         kind="groups-ignored",
         title="Sources not kept apart",
-        text=f"In the {told['ways']}-way episodes of column {told['label']}, clips cut from one "
-        "source may be in support and query, which makes numbers too high where sources gave "
-        "several clips each.",
+        text=f"In the {sampling['ways']}-way episodes of column {sampling['label']}, clips cut "
+        "from one source may be in support and query, which makes numbers too high where sources "
+        "gave several clips each.",
         serious=True,
     )
 
 
-def _transductive(known: Gathered) -> Iterator[Stamp]:
-    rows = [row.told for question in known.questions for row in question.rows]
-    heads = dict.fromkeys(row["head"] for row in rows if row["transductive"])
+def _transductive(inputs: ReportInputs) -> Iterator[Caveat]:
+    heads = dict.fromkeys(row.head for row in inputs.rows if row.transductive)
     if heads:
-        yield Stamp(
+        yield Caveat(
             kind="transductive",
             title="Transductive heads",
             text=f"{_listed(heads)}: all queries of an episode are looked at together. Compare "
@@ -89,26 +87,25 @@ def _transductive(known: Gathered) -> Iterator[Stamp]:
         )
 
 
-def _centred(known: Gathered) -> Iterator[Stamp]:
-    rows = [row.told for question in known.questions for row in question.rows]
-    by: dict[str, dict[str, None]] = {}
-    for row in rows:
-        if row["centred_by"] != "none":
-            by.setdefault(row["centred_by"], {})[row["head"]] = None
-    if by:
-        told = "; ".join(f"{_listed(heads)} by the {what}" for what, heads in by.items())
-        yield Stamp(
+def _centred(inputs: ReportInputs) -> Iterator[Caveat]:
+    heads: dict[str, dict[str, None]] = {}  # by what was taken off
+    for row in inputs.rows:
+        if row.centred_by != "none":
+            heads.setdefault(row.centred_by, {})[row.head] = None
+    if heads:
+        listed = "; ".join(f"{_listed(those)} by the {mean}" for mean, those in heads.items())
+        yield Caveat(
             kind="centred",
             title="Whose mean was taken off",
-            text=f"Vectors were centred: {told}.",
+            text=f"Vectors were centred: {listed}.",
             serious=False,
         )
 
 
-def _unfinished(known: Gathered) -> Iterator[Stamp]:
-    names = [known.names[str(one.path)] for one in known.trainings if not one.finished]
+def _unfinished(inputs: ReportInputs) -> Iterator[Caveat]:
+    names = [inputs.run_name(run.path) for run in inputs.trainings if not run.finished]
     if names:
-        yield Stamp(
+        yield Caveat(
             kind="unfinished",
             title="Unfinished training",
             text=f"{_listed(names)}: only what was written so far is shown.",
@@ -116,18 +113,18 @@ def _unfinished(known: Gathered) -> Iterator[Stamp]:
         )
 
 
-def _pretrained(pretraining: Mapping[str, str]) -> Iterator[Stamp]:
+def _pretrained(pretraining: Mapping[str, str]) -> Iterator[Caveat]:
     if pretraining:
-        told = "; ".join(f"{feature}: {text}" for feature, text in pretraining.items())
-        yield Stamp(
+        listed = "; ".join(f"{feature}: {text}" for feature, text in pretraining.items())
+        yield Caveat(
             kind="pre-training",
             title="Pre-training may overlap",
-            text=f"{told}. Nobody has checked whether the clips scored here, or others of their "
+            text=f"{listed}. Nobody has checked whether the clips scored here, or others of their "
             "classes, were among what these networks were trained on; where they were, numbers "
             "are too high for new material.",
             serious=False,
         )
 
 
-def _listed(names: Mapping[str, None] | Sequence[str]) -> str:
+def _listed(names: Iterable[str]) -> str:
     return ", ".join(names)

@@ -5,13 +5,13 @@ sampling. Within a question they must be of the same episodes, or nobody may com
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from learn.evaluation.results import Saved, load_result
-from learn.fewshot.tasks import CLASSIC
+from learn.evaluation.wording import CLASSIC
 from learn.inference.selection import NONE, modalities_of
 from learn.training.runs import load_run
 from store.errors import InputError, MissingFile
@@ -25,17 +25,41 @@ _NOT_OF_THE_QUESTION = {
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Row:
-    """One row of a result, with the directory it came from."""
+    """One row of a result of `learn episodes`, with the directory it came from."""
 
     run: Path
-    told: Mapping[str, Any]  # as `learn.evaluation.results.Result`
-    answers: Mapping[str, Any] | None  # as `learn.evaluation.confusion.Answers`, if it was kept
-    features: Mapping[str, str]
+    head: str
+    projection: str
+    support: str
+    query: str
+    shots: int
+    episodes: int
+    accuracy: float
+    ci95: float | None
+    ci_method: str
+    untrained: bool
+    transductive: bool
+    centred_by: str
+    seen_in_training: int
+    trained: str  # "" in older results, which do not say
+    parts: Mapping[str, Any]
+    confusion: Mapping[str, Any] | None  # as in answers.json, where it was kept
 
     @property
     def mode(self) -> str:
-        one, other = self.told["support"], self.told["query"]
-        return str(one if one == other else f"{one}→{other}")
+        """The mode of both sides, or "support→query"."""
+        return self.support if self.support == self.query else f"{self.support}→{self.query}"
+
+    @property
+    def low(self) -> float:
+        """The lower end of the accuracy's interval."""
+        return self.accuracy - (self.ci95 or 0)
+
+    @property
+    def recalls(self) -> dict[str, float]:
+        """The share of right answers by class; empty where answers were not kept."""
+        classes = self.confusion["classes"] if self.confusion else ()
+        return {c["name"]: c["right"] / c["asked"] for c in classes}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -48,35 +72,43 @@ class Question:
 
     @property
     def modes(self) -> list[str]:
+        """Every mode of the rows, in their order."""
         return list(dict.fromkeys(row.mode for row in self.rows))
 
     @property
     def shots(self) -> list[int]:
-        return sorted({row.told["shots"] for row in self.rows})
+        """Every number of shots, ascending."""
+        return sorted({row.shots for row in self.rows})
 
     @property
     def measure(self) -> str:
-        """What the numbers are, for people."""
+        """The name of the numbers, for people."""
         measure = str(self.sampling.get("measure", "accuracy"))
         return {"map": "mAP"}.get(measure, measure.replace("_", " "))
 
     @property
     def chance(self) -> float | None:
-        """What guessing gives; None where that is not one over the number of ways."""
-        other = self.sampling.get("uneven") or self.measure != "accuracy"
-        return None if other else 1 / self.sampling["ways"]
+        """The accuracy of guessing; None where that is not one over the number of ways."""
+        varies = self.sampling.get("uneven") or self.measure != "accuracy"
+        return None if varies else 1 / self.sampling["ways"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Evaluated:
+class SavedEvaluation:
     """A directory of `learn evaluate -o`."""
 
     path: Path
-    told: Mapping[str, Any]  # as `learn.evaluation.evaluate.Evaluation`
+    record: Mapping[str, Any]  # as `learn.evaluation.evaluate.Evaluation`
+
+    @property
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        """The protocol's findings."""
+        rows: Sequence[Mapping[str, Any]] = self.record["results"]
+        return rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Trained:
+class SavedTraining:
     """A directory of `learn train -o`, finished or not."""
 
     path: Path
@@ -87,19 +119,34 @@ class Trained:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Gathered:
+class ReportInputs:
     """All that a report is about, and what its directories and projections are called in it."""
 
     questions: tuple[Question, ...]
-    evaluations: tuple[Evaluated, ...]
-    trainings: tuple[Trained, ...]
+    evaluations: tuple[SavedEvaluation, ...]
+    trainings: tuple[SavedTraining, ...]
     names: Mapping[str, str]
 
-    def projection(self, path: str) -> str:
+    @property
+    def rows(self) -> Iterator[Row]:
+        """The rows of all questions."""
+        return (row for question in self.questions for row in question.rows)
+
+    @property
+    def findings(self) -> Iterator[Mapping[str, Any]]:
+        """The rows of all evaluations."""
+        return (row for evaluation in self.evaluations for row in evaluation.rows)
+
+    def run_name(self, path: Path) -> str:
+        """The name of a directory in this report."""
+        return self.names[str(path)]
+
+    def projection_name(self, path: str) -> str:
+        """The name of a projection in this report."""
         return "stored vectors" if path == NONE else self.names[path]
 
 
-def gather(runs: Sequence[str | Path]) -> Gathered:
+def read_inputs(runs: Sequence[str | Path]) -> ReportInputs:
     """Read every directory once.
 
     Raises:
@@ -108,13 +155,13 @@ def gather(runs: Sequence[str | Path]) -> Gathered:
             on different episodes.
     """
     saved: list[Saved] = []
-    evaluations: list[Evaluated] = []
-    trainings: list[Trained] = []
+    evaluations: list[SavedEvaluation] = []
+    trainings: list[SavedTraining] = []
     for run in dict.fromkeys(map(Path, runs)):
         if (run / "config.json").is_file():
-            trainings.append(_training(run))
+            trainings.append(_read_training(run))
         elif (run / "evaluation.json").is_file():
-            evaluations.append(_evaluation(run))
+            evaluations.append(_read_evaluation(run))
         elif (run / "result.json").is_file():
             saved.append(load_result(run))
         elif run.is_dir():
@@ -124,89 +171,110 @@ def gather(runs: Sequence[str | Path]) -> Gathered:
             )
         else:
             raise MissingFile(f"no directory {run}; a RUN is what learn … -o RUN wrote")
-    rows = [row for one in saved for row in one.result["results"]]
-    rows += [row for one in evaluations for row in one.told["results"]]
+    rows = [row for result in saved for row in result.result["results"]]
+    rows += [row for evaluation in evaluations for row in evaluation.rows]
     projections = [Path(row["projection"]) for row in rows if row["projection"] != NONE]
-    paths = [*projections, *(x.path for x in saved), *(x.path for x in evaluations)]
-    paths += [x.path for x in trainings]
-    return Gathered(
+    directories = [result.path for result in saved]
+    directories += [evaluation.path for evaluation in evaluations]
+    directories += [training.path for training in trainings]
+    return ReportInputs(
         questions=_questions(saved),
         evaluations=tuple(evaluations),
         trainings=tuple(trainings),
-        names=_names(paths),
+        names=_names([*projections, *directories]),
     )
 
 
 def _questions(saved: Sequence[Saved]) -> tuple[Question, ...]:
-    found: dict[str, list[Saved]] = {}
-    for one in saved:
-        sampling = one.result["episodes"]
-        told = {key: sampling[key] for key in sampling if key not in _NOT_OF_THE_QUESTION}
-        told = {"task": CLASSIC, "groups": "within", **told}  # older results do not say
-        found.setdefault(json.dumps(told, sort_keys=True), []).append(one)
-    for together in found.values():
-        _same_episodes(together)
+    by_sampling: dict[str, list[Saved]] = {}
+    for result in saved:
+        sampling = result.result["episodes"]
+        asked = {key: sampling[key] for key in sampling if key not in _NOT_OF_THE_QUESTION}
+        asked = {"task": CLASSIC, "groups": "within", **asked}  # older results do not say
+        by_sampling.setdefault(json.dumps(asked, sort_keys=True), []).append(result)
+    for together in by_sampling.values():
+        _refuse_other_episodes(together)
     return tuple(
         Question(
             sampling=together[0].result["episodes"],
             results=tuple(together),
-            rows=_once(row for one in together for row in _rows(one)),
+            rows=_rows(together),
         )
-        for together in found.values()
+        for together in by_sampling.values()
     )
 
 
-def _same_episodes(saved: Sequence[Saved]) -> None:
+def _refuse_other_episodes(saved: Sequence[Saved]) -> None:
     drawn: dict[int, tuple[str, Path]] = {}
-    for one in saved:
-        for draw in one.result["episodes"]["draws"]:
-            digest, path = drawn.setdefault(draw["shots"], (draw["sha256"], one.path))
+    for result in saved:
+        for draw in result.result["episodes"]["draws"]:
+            digest, path = drawn.setdefault(draw["shots"], (draw["sha256"], result.path))
             if digest != draw["sha256"]:
                 raise InputError(
-                    f"{one.path} and {path} have different {draw['shots']}-shot episodes of the "
+                    f"{result.path} and {path} have different {draw['shots']}-shot episodes of the "
                     "same clips; score one of them again with --episodes-file "
                     f"{path / 'episodes.safetensors'}, or report them apart"
                 )
 
 
-def _once(rows: Iterable[Row]) -> tuple[Row, ...]:
+def _rows(saved: Iterable[Saved]) -> tuple[Row, ...]:
     """Without what a directory repeats of another, as when only curves were added to it."""
-    found: dict[str, Row] = {}
-    for row in rows:
-        told = {key: value for key, value in row.told.items() if key != "seconds"}
-        of = {m: row.features[m] for m in modalities_of([(told["support"], told["query"])])}
-        found.setdefault(json.dumps([told, of], sort_keys=True), row)
-    return tuple(found.values())
+    rows: dict[str, Row] = {}
+    for result in saved:
+        records = result.result["results"]
+        features = result.result["episodes"]["features"]
+        confusions = result.answers or [None] * len(records)
+        for record, confusion in zip(records, confusions, strict=True):
+            compared = {key: value for key, value in record.items() if key != "seconds"}
+            modalities = modalities_of([(record["support"], record["query"])])
+            scored = {modality: features[modality] for modality in modalities}
+            key = json.dumps([compared, scored], sort_keys=True)
+            if key not in rows:
+                rows[key] = _row(result.path, record, confusion)
+    return tuple(rows.values())
 
 
-def _rows(saved: Saved) -> list[Row]:
-    answers = saved.answers or [None] * len(saved.result["results"])
-    features = saved.result["episodes"]["features"]
-    return [
-        Row(run=saved.path, told=told, answers=of, features=features)
-        for told, of in zip(saved.result["results"], answers, strict=True)
-    ]
+def _row(run: Path, record: Mapping[str, Any], confusion: Mapping[str, Any] | None) -> Row:
+    return Row(
+        run=run,
+        head=record["head"],
+        projection=record["projection"],
+        support=record["support"],
+        query=record["query"],
+        shots=record["shots"],
+        episodes=record["episodes"],
+        accuracy=record["accuracy"],
+        ci95=record["ci95"],
+        ci_method=record["ci_method"],
+        untrained=record["untrained"],
+        transductive=record["transductive"],
+        centred_by=record["centred_by"],
+        seen_in_training=record["seen_in_training"],
+        trained=record.get("trained", ""),
+        parts=record.get("parts", {}),
+        confusion=confusion,
+    )
 
 
-def _evaluation(run: Path) -> Evaluated:
+def _read_evaluation(run: Path) -> SavedEvaluation:
     try:
-        told = json.loads((run / "evaluation.json").read_text())
-        for row in told["results"]:
+        record = json.loads((run / "evaluation.json").read_text())
+        for row in record["results"]:
             _ = [row[key] for key in ("label", "projection", "support", "query", "clips")]
             _ = [row[key] for key in ("metrics", "classes", "untrained", "seen_in_training")]
-        if not told["results"] or not isinstance(told["data"], dict):
+        if not record["results"] or not isinstance(record["data"], dict):
             raise ValueError("it has no results")  # noqa: TRY301
     except (OSError, KeyError, TypeError, ValueError) as fault:
         raise InputError(f"{run} is not a result of learn evaluate ({fault})") from None
-    return Evaluated(path=run, told=told)
+    return SavedEvaluation(path=run, record=record)
 
 
-def _training(run: Path) -> Trained:
+def _read_training(run: Path) -> SavedTraining:
     finished = (run / "done.json").is_file()
     if finished:
         load_run(run)  # every file is what the training wrote
     try:
-        config = json.loads((run / "config.json").read_text())
+        recipe = json.loads((run / "config.json").read_text())
         provenance = json.loads((run / "provenance.json").read_text())
         text = (run / "metrics.jsonl").read_text()
         # A training that is under way may be in the middle of its last line.
@@ -215,7 +283,9 @@ def _training(run: Path) -> Trained:
         _ = [(epoch["loss"], epoch["val_loss"], epoch["val_accuracy"]) for epoch in epochs]
     except (OSError, KeyError, TypeError, ValueError) as fault:
         raise InputError(f"{run} is not a training we can read ({fault})") from None
-    return Trained(path=run, finished=finished, recipe=config, provenance=provenance, epochs=epochs)
+    return SavedTraining(
+        path=run, finished=finished, recipe=recipe, provenance=provenance, epochs=epochs
+    )
 
 
 def _names(paths: Sequence[Path]) -> dict[str, str]:

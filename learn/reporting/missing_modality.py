@@ -1,102 +1,135 @@
-"""What is left as queries lose a modality, and what mixing sources would add."""
+"""Accuracy as queries lose a modality, and the gain that mixing sources would bring."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from learn.reporting import plots
-from learn.reporting.inputs import Gathered, Question
+from learn.reporting.inputs import Question, ReportInputs
 from learn.reporting.naming import MODES, chance_line
-from learn.reporting.plots import Drawing, Line
+from learn.reporting.plots import Caption, Drawing, Line, XAxis, YAxis
 from learn.reporting.sections import Figure, Table, percent
 
-
-def _told(question: Question, key: str) -> list[tuple[Path, dict[str, Any]]]:
-    """The rows of an extra table of results, with the directories they came from."""
-    return [(one.path, row) for one in question.results for row in one.result.get(key, ())]
+Point = Mapping[str, Any]  # as `learn.evaluation.missing_modality.Missing`
+_Panel = tuple[str, str, str, str]  # dropped, projection, head, directory
 
 
-def missing(question: Question, known: Gathered, key: str) -> Iterator[Figure]:
-    rows = _told(question, "missing")
-    if not rows:
+def missing_figures(question: Question, inputs: ReportInputs, key: str) -> Iterator[Figure]:
+    """Curves of the largest number of shots, and a table of them all."""
+    points = _extra_rows(question, "missing")
+    if not points:
         return
-    several = len({path for path, _ in rows}) > 1
-    fills = list(dict.fromkeys(row["fill"] for _, row in rows))
-    fusions = list(dict.fromkeys(row["fusion"] for _, row in rows))
-    shots = max(row["shots"] for _, row in rows)
-    drawn: dict[tuple[str, str, str, str], dict[tuple[str, str], list[dict[str, Any]]]] = {}
-    for path, row in rows:
-        if row["shots"] == shots:
-            of = known.names[str(path)] if several else ""
-            panel = drawn.setdefault((row["dropped"], row["projection"], row["head"], of), {})
-            panel.setdefault((row["fusion"], row["fill"]), []).append(row)
-    lows = [row["accuracy"] - (row["ci95"] or 0) for _, row in rows if row["shots"] == shots]
+    shots = max(point["shots"] for _, point in points)
+    drawn = [(path, point) for path, point in points if point["shots"] == shots]
+    lows = [point["accuracy"] - (point["ci95"] or 0) for _, point in drawn]
     low = max(0.0, min([question.chance or 1.0, *lows]) - 0.04)
+    y = YAxis(label="accuracy, %", limits=(low, 1.01), reference=chance_line(question))
+    fills = list(dict.fromkeys(point["fill"] for _, point in points))
+    fusions = list(dict.fromkeys(point["fusion"] for _, point in points))
+    several = len({path for path, _ in points}) > 1
     drawings: list[Drawing] = []
-    for (dropped, projection, head, of), curves in drawn.items():
-        lines = []
-        for (fusion, fill), points in curves.items():
-            points = sorted(points, key=lambda row: row["rate"])
-            lines.append(
-                Line(
-                    name=f"{fusion} fusion, {fill}",
-                    x=tuple(100 * row["rate"] for row in points),
-                    y=tuple(row["accuracy"] for row in points),
-                    half=tuple(row["ci95"] for row in points),
-                    colour=fills.index(fill),
-                    dash=fusions.index(fusion),
-                )
-            )
-        parts = (f"without {MODES[dropped]}", head, known.projection(projection), of)
-        best = max(lines, key=lambda line: line.y[-1])
-        drawings.append(
-            plots.lines(
-                f"{key}-missing{len(drawings)}", ", ".join(filter(None, parts)),
-                f"Accuracy in percent against the share of queries that lack {dropped}, for "
-                f"{len(lines)} ways to go on. At the highest share the best is {best.name}, with "
-                f"{100 * best.y[-1]:.1f} percent.",
-                lines, x_label=f"queries without {dropped}, %", y_label="accuracy, %",
-                y_range=(low, 1.01), reference=chance_line(question),
-            )
-        )  # fmt: skip
-    table = [
-        (
-            f"{row['head']} · {known.projection(row['projection'])}", row["fusion"], row["fill"],
-            row["filled_from"], row["dropped"], f"{100 * row['rate']:g}", str(row["shots"]),
-            percent(row["accuracy"]), percent(row["ci95"]),
+    for (dropped, projection, head, run), panel in _panels(drawn, inputs, several=several).items():
+        lines = [_line(curve, fills, fusions) for curve in _curves(panel)]
+        title = (f"without {MODES[dropped]}", head, inputs.projection_name(projection), run)
+        caption = Caption(
+            key=f"{key}-missing{len(drawings)}",
+            title=", ".join(filter(None, title)),
+            description=_description(dropped, lines),
         )
-        for _, row in rows
-    ]  # fmt: skip
-    columns = (
-        "result", "fusion", "fill", "filled from", "lacking", "of queries, %", "shots", "%",
-        "± 95 %",
-    )  # fmt: skip
+        x = XAxis(label=f"queries without {dropped}, %")
+        drawings.append(plots.lines(caption, lines, x=x, y=y))
     yield Figure(
         title="When a modality is missing",
         lead=f"{shots}-shot. The shots have both modalities; more and more queries lack one, the "
         "same ones for every curve. Colours tell what stands for it, dashes how both are fused.",
         drawings=tuple(drawings),
-        tables=(Table(caption="Missing modality", columns=columns, rows=tuple(table)),),
+        tables=(_missing_table([point for _, point in points], inputs),),
     )
 
 
-def inflation(question: Question, known: Gathered) -> Iterator[Figure]:
-    rows = _told(question, "inflation")
-    if not rows:
+def inflation_figures(question: Question, inputs: ReportInputs) -> Iterator[Figure]:
+    """A table of what each result would gain if sources were mixed."""
+    gains = _extra_rows(question, "inflation")
+    if not gains:
         return
-    table = [
+    rows = tuple(
         (
-            f"{row['head']} · {known.projection(row['projection'])}",
-            f"{row['support']}→{row['query']}", str(row["shots"]), percent(row["guarded"]),
-            percent(row["mixed"]), f"{100 * row['inflation']:+.2f}", percent(row["ci95"]),
+            f"{gain['head']} · {inputs.projection_name(gain['projection'])}",
+            f"{gain['support']}→{gain['query']}", str(gain["shots"]), percent(gain["guarded"]),
+            percent(gain["mixed"]), f"{100 * gain['inflation']:+.2f}", percent(gain["ci95"]),
         )
-        for _, row in rows
-    ]  # fmt: skip
+        for _, gain in gains
+    )  # fmt: skip
     columns = ("result", "support→query", "shots", "apart, %", "mixed, %", "points", "± 95 %")
     yield Figure(
         title="What mixing sources would add",
         lead="Accuracy if clips cut from one source were allowed on both sides, on other episodes "
         "of the same classes.",
-        tables=(Table(caption="Sources apart and mixed", columns=columns, rows=tuple(table)),),
+        tables=(Table(caption="Sources apart and mixed", columns=columns, rows=rows),),
         open_tables=True,
     )
+
+
+def _extra_rows(question: Question, key: str) -> list[tuple[Path, Mapping[str, Any]]]:
+    """The rows of an extra table of results, with the directories they came from."""
+    return [(saved.path, row) for saved in question.results for row in saved.result.get(key, ())]
+
+
+def _panels(
+    points: Sequence[tuple[Path, Point]], inputs: ReportInputs, *, several: bool
+) -> dict[_Panel, list[Point]]:
+    """The points of each drawing; `several` directories are told apart."""
+    panels: dict[_Panel, list[Point]] = {}
+    for path, point in points:
+        run = inputs.run_name(path) if several else ""
+        panel = (point["dropped"], point["projection"], point["head"], run)
+        panels.setdefault(panel, []).append(point)
+    return panels
+
+
+def _curves(points: Sequence[Point]) -> list[list[Point]]:
+    """Points of one fusion and fill, by rate."""
+    curves: dict[tuple[str, str], list[Point]] = {}
+    for point in points:
+        curves.setdefault((point["fusion"], point["fill"]), []).append(point)
+    return [sorted(curve, key=lambda point: point["rate"]) for curve in curves.values()]
+
+
+def _line(curve: Sequence[Point], fills: Sequence[str], fusions: Sequence[str]) -> Line:
+    fusion, fill = curve[0]["fusion"], curve[0]["fill"]
+    return Line(
+        name=f"{fusion} fusion, {fill}",
+        x=tuple(100 * point["rate"] for point in curve),
+        y=tuple(point["accuracy"] for point in curve),
+        half=tuple(point["ci95"] for point in curve),
+        colour=fills.index(fill),
+        dash=fusions.index(fusion),
+    )
+
+
+def _description(dropped: str, lines: Sequence[Line]) -> str:
+    best = max(lines, key=lambda line: line.y[-1])
+    return (
+        f"Accuracy in percent against the share of queries that lack {dropped}, for "
+        f"{len(lines)} ways to go on. At the highest share the best is {best.name}, with "
+        f"{100 * best.y[-1]:.1f} percent."
+    )
+
+
+def _missing_table(points: Sequence[Point], inputs: ReportInputs) -> Table:
+    return Table(
+        caption="Missing modality",
+        columns=(
+            "result", "fusion", "fill", "filled from", "lacking", "of queries, %", "shots", "%",
+            "± 95 %",
+        ),
+        rows=tuple(
+            (
+                f"{point['head']} · {inputs.projection_name(point['projection'])}",
+                point["fusion"], point["fill"], point["filled_from"], point["dropped"],
+                f"{100 * point['rate']:g}", str(point["shots"]), percent(point["accuracy"]),
+                percent(point["ci95"]),
+            )
+            for point in points
+        ),
+    )  # fmt: skip

@@ -1,40 +1,85 @@
-"""What results and modes are called: by what tells them from the others."""
+"""Names of results, modes, questions and pages: by what tells them from the others."""
 
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
 
-from learn.reporting.inputs import Gathered, Question, Row
+from learn.reporting.inputs import Question, ReportInputs, Row
+from learn.reporting.plots import Reference
 
 MODES = {"v": "v (sight)", "a": "a (sound)", "av": "av (both)"}
 
 
-def named(row: Row, question: Question, known: Gathered) -> str:
-    """A result by what tells it from others of its mode."""
-    parts = [str(row.told["head"]), apart_from_head(row, question, known)]
-    return " · ".join(filter(None, parts))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowNames:
+    """The names of a question's rows."""
+
+    question: Question
+    inputs: ReportInputs
+
+    def full(self, row: Row) -> str:
+        """A row by what tells it from others of its mode."""
+        return " · ".join(filter(None, (row.head, self.without_head(row))))
+
+    def without_head(self, row: Row) -> str:
+        """Its projection and directory, where rows differ in them."""
+        parts = []
+        if len({peer.projection for peer in self.question.rows}) > 1:
+            parts.append(self.inputs.projection_name(row.projection))
+        key = _key(row)
+        if any(_key(peer) == key and peer.run != row.run for peer in self.question.rows):
+            parts.append(self.inputs.run_name(row.run))
+        return " · ".join(parts)
 
 
-def apart_from_head(row: Row, question: Question, known: Gathered) -> str:
-    parts = []
-    if len({other.told["projection"] for other in question.rows}) > 1:
-        parts.append(known.projection(row.told["projection"]))
-    key = _key(row)
-    if any(_key(other) == key and other.run != row.run for other in question.rows):
-        parts.append(known.names[str(row.run)])
-    return " · ".join(parts)
-
-
-def _key(row: Row) -> tuple[Any, ...]:
-    return tuple(row.told[k] for k in ("head", "projection", "support", "query", "shots"))
+def _key(row: Row) -> tuple[str, str, str, str, int]:
+    return row.head, row.projection, row.support, row.query, row.shots
 
 
 def mode_name(mode: str) -> str:
     """A mode, or a pair of modes, for people."""
-    one, _, other = mode.partition("→")
-    if other:
-        return f"support {one} → query {other}"
-    return MODES[mode]
+    support, _, query = mode.partition("→")
+    return f"support {support} → query {query}" if query else MODES[mode]
 
 
-def chance_line(question: Question) -> tuple[str, float] | None:
-    """What guessing gives, as a line of a drawing."""
-    return None if question.chance is None else ("chance", question.chance)
+def chance_line(question: Question) -> Reference | None:
+    """The accuracy of guessing, as a line of a drawing."""
+    return None if question.chance is None else Reference(name="chance", value=question.chance)
+
+
+def page_title(inputs: ReportInputs) -> str:
+    """The title of a page that was given none."""
+    stores = dict.fromkeys(_store_name(question) for question in inputs.questions)
+    if stores:
+        return f"Few-shot results on {', '.join(stores)}"
+    return "Evaluation" if inputs.evaluations else "Training"
+
+
+def question_title(question: Question, inputs: ReportInputs) -> str:
+    """The store, and whatever else tells this question from the others."""
+    name = _store_name(question)
+    others = [
+        peer.sampling
+        for peer in inputs.questions
+        if peer is not question and _store_name(peer) == name
+    ]
+    sampling = question.sampling
+    texts = {
+        "label": f"column {sampling['label']}",
+        "split": f"split {sampling['split']}",
+        "ways": f"{sampling['ways']}-way",
+        "queries": f"{sampling['queries']} queries",
+        "group": "groups apart" if sampling["group"] else "groups ignored",
+        "groups": f"groups {sampling.get('groups', 'within')}",
+        "clips": f"{sampling['clips']} clips",
+    }
+    differing = [
+        text
+        for key, text in texts.items()
+        if any(peer.get(key) != sampling.get(key) for peer in others)
+    ]
+    return ", ".join([name, *differing])
+
+
+def _store_name(question: Question) -> str:
+    store = question.sampling.get("store")
+    return Path(store).name if store else question.results[0].path.name

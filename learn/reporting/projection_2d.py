@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from learn.data.rows import MODALITIES, load_rows
-from learn.fewshot import modes as views
+from learn.fewshot.modes import MODES, pair
 from learn.inference.selection import vectors_of
 from learn.training.runs import Run
 from store import open as open_store
@@ -38,8 +38,10 @@ class Map:
 
 
 def check(method: str) -> None:
-    """Raises:
-    ConfigError: no such map.
+    """Refuse the name of a method that there is not.
+
+    Raises:
+        ConfigError: names those that there are.
     """
     if method not in METHODS:
         raise ConfigError(f"no map {method!r}; there are {choices(method, METHODS)}")
@@ -53,7 +55,7 @@ def maps(
     run: Run | None,
     method: str,
 ) -> list[Map]:
-    """One for each mode of stored vectors; for a run, one of all that its common space holds.
+    """A map for each mode of stored vectors; for a run, one of all that its common space holds.
 
     Raises:
         MicroshotError: the store, or a feature in it, is not what it was.
@@ -66,7 +68,7 @@ def maps(
         m: load_rows(store[features[m]], ids) for m in MODALITIES if m in {*features} & {*of_run}
     }
     vectors = vectors_of(rows, run)
-    modes = [mode for mode in views.MODES if set(views.MODES[mode]) <= set(rows)]
+    modes = [mode for mode in MODES if set(MODES[mode]) <= set(rows)]
     if run is None:
         return [_map([mode], vectors, ids, names, method) for mode in modes]
     single = [mode for mode in modes if mode != "av"] if "av" not in vectors else ["av"]
@@ -80,8 +82,8 @@ def _map(
     names: Sequence[str],
     method: str,
 ) -> Map:
-    sides = [views.pair(vectors, mode, mode, common=len(modes) > 1).support for mode in modes]
-    x = np.concatenate([F.normalize(side, dim=-1).double().numpy() for side in sides])
+    by_mode = [pair(vectors, mode, mode, common=len(modes) > 1).support for mode in modes]
+    x = np.concatenate([F.normalize(x, dim=-1).double().numpy() for x in by_mode])
     points, kept = flat(x, method)
     return Map(
         modes=tuple(modes),
@@ -105,11 +107,12 @@ def flat(
 
     if len(x) < 3:
         return np.zeros((len(x), 2)), None
-    few = min(BEFORE_TSNE if method == "tsne" else 2, *x.shape)
-    reduced = PCA(few, svd_solver="full" if min(x.shape) < 500 else "randomized", random_state=seed)
-    x = reduced.fit_transform(x)
+    kept_dims = min(BEFORE_TSNE if method == "tsne" else 2, *x.shape)
+    solver = "full" if min(x.shape) < 500 else "randomized"
+    pca = PCA(kept_dims, svd_solver=solver, random_state=seed)
+    x = pca.fit_transform(x)
     if method == "pca":
-        kept = float(reduced.explained_variance_ratio_[:2].sum())
+        kept = float(pca.explained_variance_ratio_[:2].sum())
         return np.pad(x, ((0, 0), (0, 2 - x.shape[1]))), kept
     near = min(NEIGHBOURS, (len(x) - 1) / 3)
     start = x[:, :2] / max(1e-12, x[:, 0].std()) * 1e-4

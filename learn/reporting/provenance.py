@@ -1,74 +1,82 @@
-"""What the numbers of a report rest on."""
+"""The section that says what the numbers of a report rest on."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from learn.reporting.inputs import Gathered
+from learn.reporting.inputs import ReportInputs
 from learn.reporting.sections import Figure, Section, Table
-from learn.reporting.stores import Stores
+from learn.reporting.stores import SourceFeature, Stores
 
 DIGITS = 16  # of a digest, in hex
 
 
-def provenance(known: Gathered, stores: Stores) -> Section:
-    section = Section(
+def provenance_section(inputs: ReportInputs, stores: Stores) -> Section:
+    """Every run with its store, seed and digest, and every feature with its weights."""
+    tables = [
+        Table(
+            caption="Runs",
+            columns=("run", "command", "store", "split", "features", "seed", "digest"),
+            rows=tuple(_runs(inputs)),
+        )
+    ]
+    if features := tuple(_feature(feature) for feature in stores.features()):
+        columns = ("feature", "store", "network", "weights", "sha256 of weights", "licence")
+        tables.append(Table(caption="Features", columns=columns, rows=features))
+    return Section(
         key="provenance",
         title="Provenance",
         lead="What the numbers rest on. Equal digests of episodes mean the same problems.",
+        figures=(
+            Figure(title="Runs and features", lead="", tables=tuple(tables), open_tables=True),
+        ),
     )
-    rows: list[tuple[str, ...]] = []
-    for question in known.questions:
+
+
+def _runs(inputs: ReportInputs) -> Iterator[tuple[str, ...]]:
+    for question in inputs.questions:
         for saved in question.results:
-            told = saved.result["episodes"]
-            rows.append(
-                (
-                    known.names[str(saved.path)], "learn episodes", _place(told), told["split"],
-                    ", ".join(told["features"].values()), str(told["seed"]),
-                    told["sha256"][:DIGITS],
-                )
+            sampling = saved.result["episodes"]
+            yield (
+                inputs.run_name(saved.path), "learn episodes", _source(sampling),
+                sampling["split"], *_features_and_seed(sampling), sampling["sha256"][:DIGITS],
             )  # fmt: skip
-    for evaluated in known.evaluations:
-        data = evaluated.told["data"]
-        rows.append(
-            (
-                known.names[str(evaluated.path)], "learn evaluate", _place(data), data["split"],
-                ", ".join(data["features"].values()), str(data["seed"]), "",
-            )
+    for evaluation in inputs.evaluations:
+        data = evaluation.record["data"]
+        yield (
+            inputs.run_name(evaluation.path), "learn evaluate", _source(data), data["split"],
+            *_features_and_seed(data), "",
         )  # fmt: skip
-    for trained in known.trainings:
-        about = trained.provenance
-        rows.append(
-            (
-                known.names[str(trained.path)], "learn train", f"store {about['store_id']}",
-                about["split"], ", ".join(about["features"].values()), str(about["seed"]),
-                trained.recipe["sha256"][:DIGITS],
-            )
+    for training in inputs.trainings:
+        about = training.provenance
+        yield (
+            inputs.run_name(training.path), "learn train", f"store {about['store_id']}",
+            about["split"], *_features_and_seed(about), training.recipe["sha256"][:DIGITS],
         )  # fmt: skip
-    of_runs = ("run", "command", "store", "split", "features", "seed", "digest")
-    tables = [Table(caption="Runs", columns=of_runs, rows=tuple(rows))]
-    features = [
-        (
-            name, Path(path).name, str(identity.get("network", "")),
-            str(notes.get("weights", "untrained" if notes.get("untrained") else "")),
-            _digest(identity), str(notes.get("licence", "")),
-        )
-        for path, name, identity, notes in stores.notes()
-    ]  # fmt: skip
-    if features:
-        of_features = ("feature", "store", "network", "weights", "sha256 of weights", "licence")
-        tables.append(Table(caption="Features", columns=of_features, rows=tuple(features)))
-    section.figures.append(
-        Figure(title="Runs and features", lead="", tables=tuple(tables), open_tables=True)
+
+
+def _features_and_seed(record: Mapping[str, Any]) -> tuple[str, str]:
+    return ", ".join(record["features"].values()), str(record["seed"])
+
+
+def _source(record: Mapping[str, Any]) -> str:
+    """The store, and the manifest where another was used."""
+    name = Path(record["store"]).name if record.get("store") else "not told"
+    return f"{name}, {Path(record['manifest']).name}" if record.get("manifest") else name
+
+
+def _feature(feature: SourceFeature) -> tuple[str, ...]:
+    notes = feature.notes
+    return (
+        feature.name,
+        Path(feature.store).name,
+        str(feature.identity.get("network", "")),
+        str(notes.get("weights", "untrained" if notes.get("untrained") else "")),
+        _weights_digest(feature.identity),
+        str(notes.get("licence", "")),
     )
-    return section
 
 
-def _place(told: Mapping[str, Any]) -> str:
-    name = Path(told["store"]).name if told.get("store") else "not told"
-    return f"{name}, {Path(told['manifest']).name}" if told.get("manifest") else name
-
-
-def _digest(identity: Mapping[str, Any]) -> str:
+def _weights_digest(identity: Mapping[str, Any]) -> str:
     weights = identity.get("weights")
     return str(weights.get("sha256", ""))[:DIGITS] if isinstance(weights, Mapping) else ""

@@ -1,39 +1,48 @@
 """`learn report`: what runs found, in one page that needs neither a network nor a script."""
 
-import base64
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from learn.reporting import projection_2d
-from learn.reporting.caveats import Stamp, stamps
-from learn.reporting.episodes import of_question
-from learn.reporting.inputs import Gathered, Question, gather
-from learn.reporting.maps import of_maps
-from learn.reporting.provenance import provenance
+from learn.reporting.caveats import Caveat, find_caveats
+from learn.reporting.episodes import episodes_section
+from learn.reporting.evaluations import evaluation_section
+from learn.reporting.inputs import ReportInputs, read_inputs
+from learn.reporting.maps import add_maps
+from learn.reporting.naming import page_title, question_title
+from learn.reporting.pictures import Thumbnails, clip_pictures, note_missing
+from learn.reporting.provenance import provenance_section
 from learn.reporting.sections import Section
 from learn.reporting.stores import Stores
-from learn.reporting.trainings import of_evaluation, of_training
+from learn.reporting.trainings import training_section
 from store.errors import InputError, MissingFile
 
 TEMPLATE = "report.html.j2"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Media:
-    """Where a clip's picture may come from."""
+class ReportSummary:
+    """The contents of a page in numbers and titles."""
 
-    root: Path
-    path: str
-    start_seconds: float
-    end_seconds: float
+    output: str
+    bytes: int
+    runs: Mapping[str, int]  # how many of each command
+    sections: tuple[str, ...]  # their titles
+    figures: int
+    thumbnails: int
+    caveats: tuple[str, ...]  # their kinds, each once
+    notes: tuple[str, ...]
 
-
-Thumbnails = Callable[[Sequence[Media]], Sequence[bytes | None]]  # JPEGs
+    def to_dict(self) -> dict[str, Any]:
+        """The object that `learn report --json` prints."""
+        names = {"caveats": "stamps"}
+        lists = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+        return {names.get(key, key): value for key, value in lists.items()}
 
 
 def report(
@@ -44,7 +53,7 @@ def report(
     map_by: str = projection_2d.METHODS[0],
     media: Sequence[str | Path] = (),
     thumbnails: Thumbnails | None = None,
-) -> dict[str, Any]:
+) -> ReportSummary:
     """Write the page and say what is in it.
 
     `media` are directories that the paths of manifests are relative to; `thumbnails` makes pictures
@@ -55,46 +64,40 @@ def report(
             stand side by side; an output that exists.
         ConfigError: no such map.
     """
-    projection_2d.check(map_by)
     output = Path(output)
-    if not runs:
-        raise InputError("no RUN; name a directory that learn episodes, evaluate or train wrote")
-    if output.exists():
-        raise InputError(f"{output} exists; name a new file with -o, or remove it")
-    if not output.parent.is_dir():
-        raise MissingFile(f"no directory {output.parent} to write {output.name} in; make it first")
-    for folder in map(Path, media):
-        if not folder.is_dir():
-            raise MissingFile(f"no directory {folder}; --media is where the clips lie")
-    known = gather(runs)
-    stores = Stores(known)
-    found = _sections(known, stores, map_by)
-    stamped = stamps(known, stores.pretraining())
-    pictures = _pictures(known, found, stores, list(map(Path, media)), thumbnails)
-    found.append(provenance(known, stores))
-    page = render(title or _title(known), found, stamped, pictures)
+    projection_2d.check(map_by)
+    _refuse(runs, output, media)
+    inputs = read_inputs(runs)
+    stores = Stores(inputs)
+    sections = _sections(inputs, map_by)
+    caveats = find_caveats(inputs, stores.pretraining())
+    pictures: dict[str, str] = {}
+    if thumbnails is not None:
+        pictures = clip_pictures(sections, stores, list(map(Path, media)), thumbnails)
+        sections = [note_missing(section, pictures) for section in sections]
+    sections.append(provenance_section(inputs, stores))
+    page = render(title or page_title(inputs), sections, caveats, pictures)
     _write(output, page)
-    figures = [drawing for one in found for figure in one.figures for drawing in figure.drawings]
-    return {
-        "output": str(output),
-        "bytes": len(page.encode()),
-        "runs": {
-            "episodes": sum(len(question.results) for question in known.questions),
-            "evaluate": len(known.evaluations),
-            "train": len(known.trainings),
+    return ReportSummary(
+        output=str(output),
+        bytes=len(page.encode()),
+        runs={
+            "episodes": sum(len(question.results) for question in inputs.questions),
+            "evaluate": len(inputs.evaluations),
+            "train": len(inputs.trainings),
         },
-        "sections": [one.title for one in found],
-        "figures": len(figures),
-        "thumbnails": len(pictures),
-        "stamps": list(dict.fromkeys(stamp.kind for stamp in stamped)),
-        "notes": [note for one in found for note in one.notes],
-    }
+        sections=tuple(section.title for section in sections),
+        figures=sum(len(figure.drawings) for section in sections for figure in section.figures),
+        thumbnails=len(pictures),
+        caveats=tuple(dict.fromkeys(caveat.kind for caveat in caveats)),
+        notes=tuple(note for section in sections for note in section.notes),
+    )
 
 
 def render(
     title: str,
-    found: Sequence[Section],
-    stamped: Sequence[Stamp],
+    sections: Sequence[Section],
+    caveats: Sequence[Caveat],
     pictures: Mapping[str, str],
 ) -> str:
     """The page as text. `pictures` are data URLs by clip id."""
@@ -106,115 +109,40 @@ def render(
     )  # fmt: skip
     return environment.get_template(TEMPLATE).render(
         title=title,
-        sections=found,
-        stamps=stamped,
+        sections=sections,
+        caveats=caveats,
         pictures=pictures,
         version=version("microshot"),
     )
 
 
-def _title(known: Gathered) -> str:
-    stores = dict.fromkeys(_store_name(question) for question in known.questions)
-    if stores:
-        return f"Few-shot results on {', '.join(stores)}"
-    return "Evaluation" if known.evaluations else "Training"
+def _refuse(runs: Sequence[str | Path], output: Path, media: Sequence[str | Path]) -> None:
+    """Refuse what can be told to be wrong before anything is read."""
+    if not runs:
+        raise InputError("no RUN; name a directory that learn episodes, evaluate or train wrote")
+    if output.exists():
+        raise InputError(f"{output} exists; name a new file with -o, or remove it")
+    if not output.parent.is_dir():
+        raise MissingFile(f"no directory {output.parent} to write {output.name} in; make it first")
+    for folder in map(Path, media):
+        if not folder.is_dir():
+            raise MissingFile(f"no directory {folder}; `media` is where the clips lie")
 
 
-def _store_name(question: Question) -> str:
-    of = question.sampling.get("store")
-    return Path(of).name if of else question.results[0].path.name
-
-
-def _sections(known: Gathered, stores: Stores, map_by: str) -> list[Section]:
-    found = []
-    for number, question in enumerate(known.questions):
-        title = _question_title(question, known)
-        section = of_question(question, known, f"q{number}", title)
+def _sections(inputs: ReportInputs, map_by: str) -> list[Section]:
+    """A section for each question, evaluation and training."""
+    sections = []
+    for i, question in enumerate(inputs.questions):
+        title = question_title(question, inputs)
+        section = episodes_section(question, inputs, f"q{i}", title)
         if map_by != "none":
-            section.figures.extend(of_maps(question, known, f"q{number}", map_by, section.notes))
-        found.append(section)
-    for number, evaluated in enumerate(known.evaluations):
-        found.append(of_evaluation(evaluated, known, f"e{number}"))
-    for number, trained in enumerate(known.trainings):
-        found.append(of_training(trained, known, f"t{number}"))
-    return found
-
-
-def _question_title(question: Question, known: Gathered) -> str:
-    """The store, and whatever else tells this question from the others."""
-    name = _store_name(question)
-    others = [one for one in known.questions if one is not question and _store_name(one) == name]
-    told = question.sampling
-    texts = {
-        "label": f"column {told['label']}",
-        "split": f"split {told['split']}",
-        "ways": f"{told['ways']}-way",
-        "queries": f"{told['queries']} queries",
-        "group": "groups apart" if told["group"] else "groups ignored",
-        "groups": f"groups {told.get('groups', 'within')}",
-        "clips": f"{told['clips']} clips",
-    }
-    differing = [
-        text
-        for key, text in texts.items()
-        if any(one.sampling.get(key) != told.get(key) for one in others)
-    ]
-    return ", ".join([name, *differing])
-
-
-def _pictures(
-    known: Gathered,
-    found: Sequence[Section],
-    stores: Stores,
-    roots: Sequence[Path],
-    thumbnails: Thumbnails | None,
-) -> dict[str, str]:
-    """A picture of every clip that a confused pair shows, where its media file is still there."""
-    shown = dict.fromkeys(
-        clip.clip_id for section in found for one in section.confused for pair in one.pairs
-        for clip in pair.clips
-    )  # fmt: skip
-    if thumbnails is None or not shown:
-        return {}
-    wanted: dict[str, Media] = {}
-    for path, named, _ in stores.told():
-        table = stores.manifest(path, named)
-        if table is None:
-            continue
-        own = [table.root] if table.root else []
-        place = {clip: i for i, clip in enumerate(table.clip_ids)}
-        for clip in shown:
-            if clip in wanted or clip not in place:
-                continue
-            i = place[clip]
-            for root in (*roots, *own):
-                if (root / table.paths[i]).is_file():
-                    wanted[clip] = Media(
-                        root=root,
-                        path=table.paths[i],
-                        start_seconds=float(table.start_seconds[i]),
-                        end_seconds=float(table.end_seconds[i]),
-                    )
-                    break
-    made = zip(wanted, thumbnails(list(wanted.values())), strict=True)
-    pictures = {
-        clip: f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
-        for clip, jpeg in made
-        if jpeg is not None
-    }
-    if len(pictures) < len(shown):
-        for section in found:
-            if any(
-                c.clip_id not in pictures
-                for one in section.confused
-                for p in one.pairs
-                for c in p.clips
-            ):
-                section.notes.append(
-                    "Some clips have no picture: their media files were not found (--media DIR "
-                    "says where they lie) or show nothing."
-                )
-    return pictures
+            section = add_maps(section, question, inputs, map_by)
+        sections.append(section)
+    for i, evaluation in enumerate(inputs.evaluations):
+        sections.append(evaluation_section(evaluation, inputs, f"e{i}"))
+    for i, training in enumerate(inputs.trainings):
+        sections.append(training_section(training, inputs, f"t{i}"))
+    return sections
 
 
 def _write(output: Path, page: str) -> None:

@@ -1,9 +1,10 @@
-"""What a report is made of: sections of figures, each with the table of its numbers.
+"""The parts of a report: sections of figures, each with the table of its numbers.
 
-Nothing here knows HTML; `page` renders sections, `plots` draws.
+Nothing here knows HTML; `report` renders sections, `plots` draws.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from learn.reporting.plots import Drawing
 
@@ -12,7 +13,7 @@ BARS = 60  # classes drawn; of more, the worst
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """The first column names the row."""
+    """Cells of text; the first column names the row."""
 
     caption: str
     columns: tuple[str, ...]
@@ -65,9 +66,21 @@ class Section:
     key: str
     title: str
     lead: str
-    figures: list[Figure] = field(default_factory=list)
-    confused: list[Confused] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    figures: tuple[Figure, ...] = ()
+    confused: tuple[Confused, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def add(self, *, figures: Iterable[Figure] = (), notes: Iterable[str] = ()) -> "Section":
+        """The section with these after its own."""
+        return replace(self, figures=(*self.figures, *figures), notes=(*self.notes, *notes))
+
+    @property
+    def shown_clips(self) -> list[str]:
+        """The clips of its confused pairs, each once."""
+        clips = (
+            clip for confused in self.confused for pair in confused.pairs for clip in pair.clips
+        )
+        return list(dict.fromkeys(clip.clip_id for clip in clips))
 
 
 def percent(value: float | None) -> str:
@@ -76,4 +89,5 @@ def percent(value: float | None) -> str:
 
 
 def number(value: float | None) -> str:
+    """A number of four digits."""
     return "" if value is None else f"{value:.4g}"

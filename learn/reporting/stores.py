@@ -1,10 +1,11 @@
 """The stores that results came from: what may be read of them again, for maps and pictures."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from learn.reporting.inputs import Gathered
+from learn.reporting.inputs import ReportInputs
 from store import open as open_store
 from store import read_manifest
 from store.errors import MicroshotError
@@ -13,64 +14,90 @@ if TYPE_CHECKING:
     from store import Manifest, Store
 
 
-class Stores:
-    """The stores that results came from, each opened once; what is gone is None, with a reason."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """The store, manifest and features that a result was computed from."""
 
-    def __init__(self, known: Gathered) -> None:
-        self._known = known
+    store: str
+    manifest: str | None
+    features: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFeature:
+    """A feature that results were computed from, and what its store says of it."""
+
+    store: str
+    name: str
+    identity: Mapping[str, Any]
+    notes: Mapping[str, Any]
+
+
+class Stores:
+    """The stores that results came from, each opened once; what is gone is left out."""
+
+    def __init__(self, inputs: ReportInputs) -> None:
+        self._inputs = inputs
         self._open: dict[str, Store] = {}
         self._manifests: dict[tuple[str, str | None], Manifest | None] = {}
 
-    def open(self, path: str) -> "Store":
-        """Raises:
-        MicroshotError: it is not there any more.
-        """
+    def sources(self) -> Iterator[Source]:
+        """The source of everything that names a store."""
+        sampled = (saved.result["episodes"] for q in self._inputs.questions for saved in q.results)
+        evaluated = (evaluation.record["data"] for evaluation in self._inputs.evaluations)
+        for data in (*sampled, *evaluated):
+            if data.get("store"):
+                yield Source(
+                    store=data["store"], manifest=data.get("manifest"), features=data["features"]
+                )
+
+    def features(self) -> Iterator[SourceFeature]:
+        """Every feature that can still be read, once."""
+        seen = set()
+        for source in self.sources():
+            for name in source.features.values():
+                if (source.store, name) in seen:
+                    continue
+                seen.add((source.store, name))
+                try:
+                    feature = self._store(source.store)[name]
+                except MicroshotError:
+                    continue
+                yield SourceFeature(
+                    store=source.store,
+                    name=name,
+                    identity=feature.spec.identity,
+                    notes=feature.notes,
+                )
+
+    def pretraining(self) -> dict[str, str]:
+        """By feature: what its network was trained on, as far as the weights say."""
+        texts = {}
+        for feature in self.features():
+            if feature.notes.get("untrained"):
+                continue
+            weights = feature.notes.get("weights", "published weights")
+            _, said, data = str(feature.notes.get("licence", "")).partition("trained on ")
+            trained_on = data if said else "data it does not name"
+            texts[feature.name] = f"{weights}, trained on {trained_on}"
+        return texts
+
+    def manifest(self, source: Source) -> "Manifest | None":
+        """The manifest that a result used, or the one its store keeps; None if neither is left."""
+        key = (source.store, source.manifest)
+        if key not in self._manifests:
+            try:
+                self._manifests[key] = self._read_manifest(source)
+            except MicroshotError:
+                self._manifests[key] = None
+        return self._manifests[key]
+
+    def _read_manifest(self, source: Source) -> "Manifest":
+        if source.manifest and Path(source.manifest).is_file():
+            return read_manifest(source.manifest)
+        return self._store(source.store).manifest()
+
+    def _store(self, path: str) -> "Store":
         if path not in self._open:
             self._open[path] = open_store(path)
         return self._open[path]
-
-    def told(self) -> Iterator[tuple[str, str | None, Mapping[str, str]]]:
-        """Store, manifest and features of everything that names a store."""
-        of_episodes = (
-            saved.result["episodes"] for q in self._known.questions for saved in q.results
-        )
-        of_protocols = (evaluated.told["data"] for evaluated in self._known.evaluations)
-        for data in (*of_episodes, *of_protocols):
-            if data.get("store"):
-                yield data["store"], data.get("manifest"), data["features"]
-
-    def notes(self) -> Iterator[tuple[str, str, Mapping[str, Any], Mapping[str, Any]]]:
-        """Store, feature, identity and notes of every feature that can still be read."""
-        seen = set()
-        for path, _, features in self.told():
-            for name in features.values():
-                if (path, name) in seen:
-                    continue
-                seen.add((path, name))
-                try:
-                    feature = self.open(path)[name]
-                except MicroshotError:
-                    continue
-                yield path, name, feature.spec.identity, feature.notes
-
-    def pretraining(self) -> dict[str, str]:
-        """What the networks behind features were trained on, as far as their weights say."""
-        found = {}
-        for _, name, _, notes in self.notes():
-            if notes.get("untrained"):
-                continue
-            weights = notes.get("weights", "published weights")
-            _, said, data = str(notes.get("licence", "")).partition("trained on ")
-            found[name] = f"{weights}, trained on {data if said else 'data it does not name'}"
-        return found
-
-    def manifest(self, path: str, named: str | None) -> "Manifest | None":
-        """The manifest that results used, or the one the store keeps."""
-        if (path, named) not in self._manifests:
-            try:
-                given = named and Path(named).is_file()
-                table = read_manifest(named) if given and named else self.open(path).manifest()
-            except MicroshotError:
-                table = None
-            self._manifests[path, named] = table
-        return self._manifests[path, named]

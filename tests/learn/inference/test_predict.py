@@ -1,6 +1,5 @@
 """Labels from a few examples: a matrix product's, with honest confidence, whole or absent."""
 
-import csv
 import json
 import os
 import subprocess
@@ -10,50 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-import torch.nn.functional as F
 
 import learn
 import store
 from learn.data.rows import load_rows
-from learn.inference.classifier import BY, Support, fit
-from learn.inference.embed import blocks
+from learn.inference.classifier import BY
 from store.errors import ConfigError, InputError, MissingFile, UnknownColumn
-
-
-def write(path, header, rows):
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([header, *rows])
-    return path
-
-
-def read(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-@pytest.fixture(scope="module")
-def asked(filled, tmp_path_factory):
-    """A support of the train split, with labels, and the truth of every clip."""
-    table = store.open(filled).manifest()
-    truth = dict(zip(table.clip_ids, table.column("label"), strict=True))
-    of = dict(zip(table.clip_ids, table.column("split"), strict=True))
-    rows = [(clip, truth[clip]) for clip in table.clip_ids if of[clip] == "train"]
-    path = tmp_path_factory.mktemp("support") / "support.csv"
-    return write(path, ["clip_id", "label"], rows), truth
-
-
-def vectors(features, ids):
-    """The mean row of each clip, by numpy, NaN where there is none."""
-    out = []
-    for clip in ids:
-        rows = features.packed([clip]).values.astype(np.float64)
-        out.append(rows.mean(0) if len(rows) else np.full(features.dim, np.nan))
-    return np.array(out)
-
-
-def unit(x):
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+from tests.learn.inference.tables import audio_of, read, unit, vectors, write
 
 
 def test_equal_to_a_matrix_product(filled, asked, tmp_path):
@@ -71,16 +33,16 @@ def test_equal_to_a_matrix_product(filled, asked, tmp_path):
     prototypes = unit(np.stack([unit(x - middle)[label == c].mean(0) for c in classes]))
     answers = [row for row in read(tmp_path / "o.csv") if row["label_status"] == "answered"]
     asked_of = unit(unit(vectors(visual, [row["clip_id"] for row in answers])) - middle)
-    (fitted,) = result["labels"][0]["calibration"]
-    score = asked_of @ prototypes.T / fitted["temperature"]
+    (fitted,) = result.labels[0].calibration.values()
+    score = asked_of @ prototypes.T / fitted.temperature
     share = np.exp(score - score.max(1, keepdims=True))
     share /= share.sum(1, keepdims=True)
     order = np.argsort(-share, axis=1)
     assert len(answers) > 150
     for row, ranked, p in zip(answers, order, share, strict=True):
         assert [row[f"label_{k}"] for k in range(1, 9)] == [classes[c] for c in ranked]
-        told = [float(row[f"label_{k}_confidence"]) for k in range(1, 9)]
-        np.testing.assert_allclose(told, p[ranked], atol=2e-4)
+        confidence = [float(row[f"label_{k}_confidence"]) for k in range(1, 9)]
+        np.testing.assert_allclose(confidence, p[ranked], atol=2e-4)
         assert row["label"] == row["label_1"]
 
 
@@ -98,21 +60,10 @@ def test_every_clip_outside_the_support_is_answered_by_what_it_has(filled, asked
     for mode in ("av", "v"):
         right = np.mean([r["label"] == truth[r["clip_id"]] for r in modes[mode]])
         assert right > 0.6, mode
-    told = result["labels"][0]
-    assert told["no-rows"] == len(modes[""])
-    assert told["answered"] == len(rows) - len(modes[""])
-    assert {one["parts"] for one in told["calibration"]} == {"visual+audio", "visual"}
-
-
-def test_blocks_change_nothing(filled, asked, tmp_path):
-    support, _ = asked
-    for name, memory in (("one", 1 << 28), ("many", 1 << 14)):
-        learn.predict(filled, support=support, output=tmp_path / name, memory_bytes=memory)
-    fs = store.open(filled)
-    features = {fs[name].modality: fs[name] for name in fs.features}
-    ids = fs.manifest().clip_ids
-    assert len(list(blocks(features, ids, memory_bytes=1 << 14))) > 10
-    assert (tmp_path / "one").read_bytes() == (tmp_path / "many").read_bytes()
+    summary = result.to_dict()["labels"][0]
+    assert summary["no-rows"] == len(modes[""])
+    assert summary["answered"] == len(rows) - len(modes[""])
+    assert {fitted["parts"] for fitted in summary["calibration"]} == {"visual+audio", "visual"}
 
 
 def test_abstention_is_monotone(filled, asked, tmp_path):
@@ -143,117 +94,34 @@ def test_several_columns_and_a_class_more(filled, asked, tmp_path):
     assert [{k: r[k] for k in one[0]} for r in two] == one
     assert {r["digit"] for r in two if r["mode"]} <= set("01234567")
     fewer = write(tmp_path / "f.csv", ["clip_id", "label"], [r[:2] for r in rows if r[2] != "7"])
-    told = learn.predict(filled, support=fewer, query=query, output=tmp_path / "few")
-    assert told["labels"][0]["classes"] <= 8
-
-
-@pytest.mark.parametrize("by", BY)
-def test_confidence_is_better_than_uncalibrated(by):
-    """Error of calibration on clips never seen, against softmax of the cosines as they are."""
-    rng = torch.Generator().manual_seed(0)
-    means = torch.randn(20, 32, generator=rng)
-
-    def draw(each):
-        class_ids = torch.arange(20).repeat_interleave(each)
-        return F.normalize(
-            means[class_ids] + 1.6 * torch.randn(len(class_ids), 32, generator=rng)
-        ), class_ids
-
-    x, class_ids = draw(8)
-    held, truth = draw(200)
-    there = (torch.ones(len(x), dtype=torch.bool),)
-    classifier = fit(Support(vectors=(x,), there=there, class_ids=class_ids, classes=20), by=by)
-    found = classifier.answers(held, 20)
-    scores = classifier.gallery.search(held, len(classifier.gallery)).score
-    plain = scores[:, :20].double().softmax(-1)[:, 0]
-    right = (found.class_ids[:, 0] == truth).double()
-    assert 0.5 < right.mean() < 0.95
-    ours, theirs = (error(p, right) for p in (found.probability[:, 0], plain))
-    assert ours < 0.1 < 0.3 < theirs
-    assert classifier.calibration.enough
-
-
-@pytest.mark.parametrize("by", BY)
-@pytest.mark.parametrize("grouped", [True, False])
-def test_calibration_leaves_a_clip_and_its_source_out(by, grouped):
-    """Against a loop that makes the classifier anew without them, clip after clip."""
-    rng = torch.Generator().manual_seed(2)
-    class_ids = torch.arange(6).repeat_interleave(8)
-    groups = torch.arange(48) // 2
-    means = torch.randn(6, 16, generator=rng)[class_ids]
-    source = torch.randn(24, 16, generator=rng)[groups]  # clips of a source are much alike
-    x = F.normalize(means + 1.5 * source + 0.3 * torch.randn(48, 16, generator=rng), dim=-1)
-    support = {
-        "vectors": (x,),
-        "there": (torch.ones(48, dtype=torch.bool),),
-        "class_ids": class_ids,
-    }
-    fitted = fit(
-        Support(**support, classes=6, groups=groups if grouped else None), by=by
-    ).calibration
-    right, sure = [], []
-    for i in range(48):
-        rest = (groups != groups[i]) if grouped else torch.arange(48) != i
-        by_class = [x[rest & (class_ids == c)] for c in range(6)]
-        score = torch.stack(
-            [
-                (F.normalize(y.sum(0), dim=-1) @ x[i]) if by == "prototypes" else (y @ x[i]).max()
-                for y in by_class
-            ]
-        ).double()
-        right.append(float(score.argmax() == class_ids[i]))
-        sure.append(float((score / fitted.temperature).softmax(-1).max()))
-    assert fitted.apart == ("group" if grouped else "clip")
-    assert fitted.accuracy == pytest.approx(np.mean(right))
-    assert fitted.confidence == pytest.approx(np.mean(sure), abs=1e-5)
-    assert fitted.accuracy < 0.8 if grouped else fitted.accuracy > 0.8
-
-
-def error(p, right):
-    """Expected calibration error in ten bins."""
-    bins = (p * 10).long().clamp_max(9)
-    parts = [(p[bins == b].mean() - right[bins == b].mean()).abs() * (bins == b).double().mean()
-             for b in bins.unique()]  # fmt: skip
-    return float(sum(parts))
-
-
-def test_strange_clips_are_novel():
-    rng = torch.Generator().manual_seed(1)
-    means = torch.randn(10, 32, generator=rng)
-    class_ids = torch.arange(10).repeat_interleave(6)
-    known, more = (
-        F.normalize(means[class_ids] + 0.5 * torch.randn(60, 32, generator=rng)) for _ in range(2)
-    )
-    strange = F.normalize(torch.randn(60, 32, generator=rng))
-    there = (torch.ones(60, dtype=torch.bool),)
-    judge = fit(Support(vectors=(known,), there=there, class_ids=class_ids, classes=10))
-    familiar, novel = (judge.answers(x, 1).novelty for x in (more, strange))
-    assert 0.25 < familiar.mean() < 0.75
-    assert (novel > 0.95).double().mean() > 0.9
+    result = learn.predict(filled, support=fewer, query=query, output=tmp_path / "few")
+    assert result.labels[0].classes <= 8
 
 
 def test_a_class_a_clip_cannot_be_calibrated(filled, asked, tmp_path):
     support, _ = asked
     first = {r["label"]: r["clip_id"] for r in reversed(read(support))}
-    one = write(tmp_path / "s.csv", ["clip_id", "label"], [(c, n) for n, c in first.items()])
-    told = learn.predict(filled, support=one, output=tmp_path / "o.csv", mode="v")
-    (fitted,) = told["labels"][0]["calibration"]
-    assert (fitted["clips"], fitted["enough"], fitted["apart"]) == (0, False, "nothing")
-    assert fitted["accuracy"] is None
+    single = write(tmp_path / "s.csv", ["clip_id", "label"], [(c, n) for n, c in first.items()])
+    result = learn.predict(filled, support=single, output=tmp_path / "o.csv", mode="v")
+    (fitted,) = result.labels[0].calibration.values()
+    assert (fitted.clips, fitted.enough, fitted.apart) == (0, False, "nothing")
+    assert fitted.accuracy is None
     assert {r["label_novelty"] for r in read(tmp_path / "o.csv")} == {""}
 
 
 def test_an_approximate_index_tells_its_recall(filled, asked, tmp_path):
     support, _ = asked
-    told = [
+    recall = [
         learn.predict(
             filled, support=support, output=tmp_path / "o.csv", mode="v", by="nearest", index=index
-        )["labels"][0]
+        )
+        .labels[0]
+        .recall
         for index in ("exact", "ivf:cells=40,probes=1", "ivf:cells=40,probes=40")
     ]
-    assert "recall" not in told[0]
-    assert 0 < told[1]["recall"]["visual"] < 0.9
-    assert told[2]["recall"]["visual"] == 1
+    assert recall[0] is None
+    assert 0 < recall[1]["visual"] < 0.9
+    assert recall[2]["visual"] == 1
 
 
 def test_what_is_refused_leaves_nothing(filled, asked, tmp_path):
@@ -289,46 +157,6 @@ def test_what_is_refused_leaves_nothing(filled, asked, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.csv", "n.csv", "o.csv", "t.csv"]
 
 
-# ── search ───────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_the_nearest_clips_of_a_loop(filled):
-    fs = store.open(filled)
-    visual = next(fs[name] for name in fs.features if fs[name].modality == "visual")
-    ids = list(fs.manifest().clip_ids)
-    x = unit(vectors(visual, ids))
-    clip = ids[next(i for i in range(len(ids)) if not np.isnan(x[i, 0]))]
-    score = x @ x[ids.index(clip)]
-    want = sorted((-s, c) for s, c in zip(score, ids, strict=True) if s == s and c != clip)[:7]
-    found = learn.search(filled, clip, source="v", top=7)
-    assert [r["clip_id"] for r in found["results"]] == [c for _, c in want]
-    np.testing.assert_allclose([r["similarity"] for r in found["results"]],
-                               [-s for s, _ in want], atol=1e-5)  # fmt: skip
-    assert found["looked_at"] == int((~np.isnan(x[:, 0])).sum()) - 1
-
-
-def test_spaces_without_anything_in_common(filled):
-    clip = store.open(filled).manifest().clip_ids[0]
-    with pytest.raises(InputError, match="no common space"):
-        learn.search(filled, clip, source="v", target="a")
-    with pytest.raises(InputError, match=f"did you mean '{clip}'"):
-        learn.search(filled, clip[:-1])
-
-
-def test_across_modalities_in_a_trained_space(paired, tmp_path):
-    """What is heard of a clip finds what is seen of its class, and mostly of itself."""
-    run = tmp_path / "run"
-    learn.train(paired, "infonce", settings=("optimiser.epochs=20",), run_dir=run)
-    table = store.open(paired).manifest()
-    truth = dict(zip(table.clip_ids, table.column("label"), strict=True))
-    hits = []
-    for clip in table.clip_ids[480:500]:
-        found = learn.search(paired, clip, projection=run, source="a", target="v", top=5)
-        assert (found["from"], found["to"], found["looked_at"]) == ("a", "v", 600)
-        hits += [truth[r["clip_id"]] == truth[clip] for r in found["results"]]
-    assert np.mean(hits) > 0.5  # chance: 0.1
-
-
 def test_clips_that_lack_a_modality_in_a_trained_space(filled, asked, tmp_path):
     """A silent clip is judged by sight there too, and never by what a network makes of nothing."""
     support, truth = asked
@@ -342,15 +170,7 @@ def test_clips_that_lack_a_modality_in_a_trained_space(filled, asked, tmp_path):
     assert all(b == v for b, v in silent)
     found = learn.search(filled, next(iter(truth)), projection=run, source="v", target="a", top=480)
     with_sound = int(load_rows(audio_of(filled), list(truth)).valid.sum())
-    assert len(found["results"]) == found["looked_at"] == with_sound < 480
-
-
-def audio_of(path):
-    fs = store.open(path)
-    return next(fs[name] for name in fs.features if fs[name].modality == "audio")
-
-
-# ── the command, on real clips ───────────────────────────────────────────────────────────────────
+    assert len(found.neighbours) == found.looked_at == with_sound < 480
 
 
 def test_the_commands(filled, asked, tmp_path):
@@ -401,12 +221,12 @@ def test_real_clips(tmp_path):
         [bin_ / "extract", "run", manifest, "--store", tmp_path / "fs", *encoders,
          "--follow-links"], check=True, capture_output=True,
     )  # fmt: skip
-    told = learn.predict(tmp_path / "fs", support=support, output=tmp_path / "o.csv")
+    result = learn.predict(tmp_path / "fs", support=support, output=tmp_path / "o.csv")
     truth = {path: label for path, label, _, first in chosen if not first}
     rows = read(tmp_path / "o.csv")
     assert {row["clip_id"] for row in rows} == set(truth)
     assert {row["mode"] for row in rows} == {"av"}
-    assert told["labels"][0]["calibration"][0]["apart"] == "group"
+    assert result.labels[0].calibration["visual+audio"].apart == "group"
     assert np.mean([row["label"] == truth[row["clip_id"]] for row in rows]) > 0.7  # chance: .25
 
 

@@ -1,10 +1,10 @@
-"""A gallery gives what a matrix product gives, ties included; an approximate one its recall."""
+"""An index gives what a matrix product gives, ties included; an approximate one its recall."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from learn.inference.vector_index import Gallery, Inverted, by_matmul, parse_index
+from learn.inference.vector_index import Inverted, VectorIndex, by_matmul, parse_index
 from store.errors import ConfigError
 
 
@@ -16,9 +16,9 @@ def unit(*shape, seed=0):
 @pytest.mark.parametrize("queries", [1, 30])  # FAISS multiplies few and many queries differently
 def test_equal_to_the_matrix_product(size, k, queries):
     vectors, asked = unit(size, 48), unit(queries, 48, seed=1)
-    found, true = Gallery(vectors).search(asked, k), by_matmul(vectors, asked, k)
-    assert torch.equal(found.place, true.place)
-    torch.testing.assert_close(found.score, true.score, atol=2e-6, rtol=0)
+    found, true = VectorIndex(vectors).search(asked, k), by_matmul(vectors, asked, k)
+    assert torch.equal(found.indices, true.indices)
+    torch.testing.assert_close(found.scores, true.scores, atol=2e-6, rtol=0)
 
 
 @pytest.mark.parametrize("copies", [3, 40, 3000])  # within what is fetched beyond k, and beyond it
@@ -27,23 +27,23 @@ def test_the_first_of_equals_wins(copies, queries):
     """Copies score alike, so their order is that of their places, at the edge of k too."""
     base = unit(6, 33)
     vectors = base.repeat(copies, 1)
-    found = Gallery(vectors).search(unit(queries, 33, seed=2), 5)
-    best = by_matmul(base, unit(queries, 33, seed=2), 6).place
+    found = VectorIndex(vectors).search(unit(queries, 33, seed=2), 5)
+    best = by_matmul(base, unit(queries, 33, seed=2), 6).indices
     expected = (torch.arange(copies) * 6 + best[..., None]).flatten(1)[:, :5]
-    assert torch.equal(found.place, expected)
+    assert torch.equal(found.indices, expected)
 
 
 def test_no_query_and_fewer_vectors_than_asked():
-    found = Gallery(unit(3, 8)).search(torch.empty(0, 8), 5)
-    assert found.score.shape == found.place.shape == (0, 3)
+    found = VectorIndex(unit(3, 8)).search(torch.empty(0, 8), 5)
+    assert found.scores.shape == found.indices.shape == (0, 3)
 
 
-def test_an_approximate_gallery_measures_its_recall():
+def test_an_approximate_index_measures_its_recall():
     vectors, asked = unit(2000, 16), unit(200, 16, seed=1)
-    few, all_cells = (Gallery(vectors, Inverted(cells=50, probes=p)) for p in (1, 50))
+    few, all_cells = (VectorIndex(vectors, Inverted(cells=50, probes=p)) for p in (1, 50))
     assert all_cells.recall(asked, 10) == 1
-    hits = few.search(asked, 10).place
-    true = by_matmul(vectors, asked, 10).place
+    hits = few.search(asked, 10).indices
+    true = by_matmul(vectors, asked, 10).indices
     counted = sum(len(set(a) & set(b)) for a, b in zip(hits.tolist(), true.tolist(), strict=True))
     assert few.recall(asked, 10) == pytest.approx(counted / 2000)
     assert 0.02 < few.recall(asked, 10) < 0.9
@@ -58,11 +58,11 @@ def test_what_an_index_may_be():
 
 
 @pytest.mark.gpu
-def test_a_gallery_on_a_gpu_gives_the_same():
+def test_an_index_on_a_gpu_gives_the_same():
     import faiss
 
     assert faiss.get_num_gpus()
     vectors, asked = unit(5000, 48), unit(300, 48, seed=1)
     assert torch.equal(
-        Gallery(vectors).search(asked, 10).place, by_matmul(vectors, asked, 10).place
+        VectorIndex(vectors).search(asked, 10).indices, by_matmul(vectors, asked, 10).indices
     )

@@ -1,0 +1,235 @@
+"""Answers to one question about clips, batch by batch: what `learn predict` writes in its columns.
+
+A clip is judged by what it has: one without sound by sight alone, against the sight of the labelled
+clips, and with a calibration of its own.
+
+Shapes: S = support clips, B = clips of a batch, Q = those that have the same parts, D = size of a
+vector.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from learn.inference.classifier import Calibration, Classifier, Support, fit
+from learn.inference.embed import EmbeddedBatch
+from learn.inference.examples import Examples
+from learn.inference.vector_index import Inverted
+from store.errors import InputError
+
+ANSWERED, ABSTAINED, NO_ROWS = "answered", "abstained", "no-rows"
+
+
+class Answer(NamedTuple):
+    """The answer about one clip, if there is one."""
+
+    status: str
+    label: str = ""  # "" where there is no answer
+    novelty: float = math.nan
+    ranked: tuple[tuple[str, float], ...] = ()  # classes with their probabilities, best first
+
+    def cells(self, top: int) -> list[str]:
+        """The texts under `header`."""
+        novelty = "" if math.isnan(self.novelty) else f"{self.novelty:.4f}"
+        ranked = [cell for name, p in self.ranked for cell in (name, f"{p:.4f}")]
+        return [self.label, self.status, novelty, *ranked, *[""] * (2 * top - len(ranked))]
+
+
+def header(label: str, top: int) -> list[str]:
+    """The columns of a question."""
+    ranks = (f"{label}_{k}" for k in range(1, top + 1))
+    return [label, f"{label}_status", f"{label}_novelty"] + [
+        column for rank in ranks for column in (rank, f"{rank}_confidence")
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabellerSettings:
+    """Settings that are the same for every question."""
+
+    by: str
+    inverted: Inverted | None  # an approximate index; None: exact
+    centred: bool  # stored vectors have a mean that says nothing; a trained space has none
+    top: int
+    abstain_below: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelSummary:
+    """Counts of the answers to a question, and how far their confidences can be trusted."""
+
+    label: str
+    classes: int
+    support: int
+    support_without_rows: int
+    classes_without_rows: tuple[str, ...]
+    calibration: Mapping[str, Calibration]  # by the parts that clips were judged by
+    recall: Mapping[str, float] | None  # likewise, of an approximate index
+    statuses: Mapping[str, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """An entry of `labels` in what `learn predict --json` prints."""
+        return {
+            "label": self.label,
+            "classes": self.classes,
+            "support": self.support,
+            "support_without_rows": self.support_without_rows,
+            "classes_without_rows": list(self.classes_without_rows),
+            "calibration": [
+                {"parts": parts, **asdict(fitted)} for parts, fitted in self.calibration.items()
+            ],
+            **({} if self.recall is None else {"recall": dict(self.recall)}),
+            **self.statuses,
+        }
+
+
+class Labeller:
+    """One label column: a classifier for each set of parts that a clip may have."""
+
+    def __init__(
+        self, label: str, names: Sequence[str], examples: Examples, settings: LabellerSettings
+    ) -> None:
+        """`names` are the labels of the examples, "" where one has none.
+
+        Raises:
+            InputError: no example with a label can be judged by.
+        """
+        self.label = label
+        self.settings = settings
+        self.classes = sorted({name for name in names if name})
+        self._names = names
+        self._examples = examples
+        self._has_rows = torch.stack(list(examples.present.values())).any(0)
+        self._named = torch.tensor([name != "" for name in names])
+        self._usable = self._has_rows & self._named
+        if not self._usable.any():
+            raise InputError(
+                f"no support clip with a {label} has rows to judge by; name others or another mode"
+            )
+        self._origin = {part: self._middle(part) for part in examples.parts}
+        self._classifiers: dict[tuple[str, ...], Classifier] = {}
+        self._recall: dict[str, float] = {}
+        self._statuses: Counter[str] = Counter()
+        self._classifier(examples.parts)  # so that what is wrong is said before the first row
+
+    def answer(self, batch: EmbeddedBatch) -> list[Answer]:
+        """An answer for every clip of the batch."""
+        batch_answers = [Answer(NO_ROWS)] * len(batch.ids)
+        for parts, clips in _by_parts(batch, self._examples.parts):
+            if not any(bool((self._usable & self._examples.present[p]).any()) for p in parts):
+                continue  # heard only, where nothing in the support is heard
+            queries = [self._unit(part, batch.vectors[part][clips]) for part in parts]
+            answered = self._answer(parts, torch.cat(queries, dim=-1))
+            for i, answer in zip(clips.tolist(), answered, strict=True):
+                batch_answers[i] = answer
+        self._statuses.update(answer.status for answer in batch_answers)
+        return batch_answers
+
+    def summary(self) -> LabelSummary:
+        """The counts over all batches so far."""
+        with_rows = {self._names[i] for i in torch.nonzero(self._usable)[:, 0].tolist()}
+        return LabelSummary(
+            label=self.label,
+            classes=len(self.classes),
+            support=int(self._usable.sum()),
+            support_without_rows=int((self._named & ~self._has_rows).sum()),
+            classes_without_rows=tuple(name for name in self.classes if name not in with_rows),
+            calibration={
+                "+".join(parts): classifier.calibration
+                for parts, classifier in self._classifiers.items()
+            },
+            recall=None if self.settings.inverted is None else dict(self._recall),
+            statuses={s: self._statuses[s] for s in (ANSWERED, ABSTAINED, NO_ROWS)},
+        )
+
+    def _answer(self, parts: tuple[str, ...], queries: Float[Tensor, "Q D"]) -> Iterator[Answer]:
+        classifier = self._classifier(parts)
+        if not classifier.index.exact and "+".join(parts) not in self._recall:
+            recall = classifier.index.recall(queries, classifier.neighbours)
+            self._recall["+".join(parts)] = recall
+        predictions = classifier.predict(queries, self.settings.top)
+        for class_ids, probabilities, novelty in zip(
+            *(x.tolist() for x in predictions), strict=True
+        ):
+            sure = class_ids[0] >= 0 and probabilities[0] >= self.settings.abstain_below
+            yield Answer(
+                ANSWERED if sure else ABSTAINED,
+                self.classes[class_ids[0]] if sure else "",
+                novelty,
+                tuple(
+                    (self.classes[class_id], p)
+                    for class_id, p in zip(class_ids, probabilities, strict=True)
+                    if class_id >= 0
+                ),
+            )
+
+    def _classifier(self, parts: tuple[str, ...]) -> Classifier:
+        """The classifier of clips that have exactly these parts."""
+        if parts not in self._classifiers:
+            self._classifiers[parts] = self._fit(parts)
+        return self._classifiers[parts]
+
+    def _fit(self, parts: tuple[str, ...]) -> Classifier:
+        examples = self._examples
+        having = self._usable & torch.stack([examples.present[p] for p in parts]).any(0)
+        clips = torch.nonzero(having)[:, 0]
+        present = tuple(examples.present[p][clips] for p in parts)
+        class_id = {name: c for c, name in enumerate(self.classes)}
+        support = Support(
+            vectors=tuple(
+                self._unit(p, examples.vectors[p][clips]) * has[:, None]
+                for p, has in zip(parts, present, strict=True)
+            ),
+            present=present,
+            class_ids=torch.tensor(
+                [class_id[self._names[i]] for i in clips.tolist()], dtype=torch.int64
+            ),
+            classes=len(self.classes),
+            groups=None if examples.groups is None else examples.groups[clips],
+        )
+        return fit(support, by=self.settings.by, index=self.settings.inverted)
+
+    def _middle(self, part: str) -> Float[Tensor, "D"]:
+        """The mean of the classes' means: from the support alone, however uneven it is."""
+        x = self._examples.vectors[part]
+        used = self._usable & self._examples.present[part]
+        names = [self._names[i] for i in torch.nonzero(used)[:, 0].tolist()]
+        clips = Counter(names)
+        if not self.settings.centred or len(clips) < 2:
+            return torch.zeros_like(x[0])
+        weight = torch.tensor([1 / (len(clips) * clips[name]) for name in names])
+        return (F.normalize(x[used], dim=-1) * weight[:, None]).sum(0)
+
+    def _unit(self, part: str, x: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+        return F.normalize(F.normalize(x, dim=-1) - self._origin[part], dim=-1)
+
+
+def judged_by(batch: EmbeddedBatch, parts: Sequence[str]) -> list[str]:
+    """The mode of each clip: v, a, av or nothing."""
+    letters = [{"visual": "v", "audio": "a"}.get(part, part) for part in parts]
+    present = torch.stack([batch.present[part] for part in parts]).T.tolist()
+    return [
+        "".join(sorted(x for x, is_ in zip(letters, has, strict=True) if is_)) for has in present
+    ]
+
+
+def _by_parts(
+    batch: EmbeddedBatch, parts: Sequence[str]
+) -> Iterator[tuple[tuple[str, ...], Int64[Tensor, "Q"]]]:
+    """Clips that have the same parts, and which; clips without any are in none."""
+    present = torch.stack([batch.present[part] for part in parts])
+    for pattern in torch.unique(present, dim=1).T:
+        if pattern.any():
+            having = tuple(p for p, is_ in zip(parts, pattern.tolist(), strict=True) if is_)
+            yield having, _matching(present, pattern)
+
+
+def _matching(present: Bool[Tensor, "P B"], pattern: Bool[Tensor, "P"]) -> Int64[Tensor, "Q"]:
+    return torch.nonzero((present == pattern[:, None]).all(0))[:, 0]

@@ -1,0 +1,93 @@
+"""Confidence, calibration and novelty."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from learn.inference.classifier import BY, Support, fit
+
+
+@pytest.mark.parametrize("by", BY)
+def test_confidence_is_better_than_uncalibrated(by):
+    """Error of calibration on clips never seen, against softmax of the cosines as they are."""
+    rng = torch.Generator().manual_seed(0)
+    means = torch.randn(20, 32, generator=rng)
+
+    def draw(each):
+        class_ids = torch.arange(20).repeat_interleave(each)
+        return F.normalize(
+            means[class_ids] + 1.6 * torch.randn(len(class_ids), 32, generator=rng)
+        ), class_ids
+
+    x, class_ids = draw(8)
+    held, truth = draw(200)
+    present = (torch.ones(len(x), dtype=torch.bool),)
+    classifier = fit(Support(vectors=(x,), present=present, class_ids=class_ids, classes=20), by=by)
+    found = classifier.predict(held, 20)
+    scores = classifier.index.search(held, len(classifier.index)).scores
+    plain = scores[:, :20].double().softmax(-1)[:, 0]
+    right = (found.class_ids[:, 0] == truth).double()
+    assert 0.5 < right.mean() < 0.95
+    ours, theirs = (error(p, right) for p in (found.probabilities[:, 0], plain))
+    assert ours < 0.1 < 0.3 < theirs
+    assert classifier.calibration.enough
+
+
+@pytest.mark.parametrize("by", BY)
+@pytest.mark.parametrize("grouped", [True, False])
+def test_calibration_leaves_a_clip_and_its_source_out(by, grouped):
+    """Against a loop that makes the classifier anew without them, clip after clip."""
+    rng = torch.Generator().manual_seed(2)
+    class_ids = torch.arange(6).repeat_interleave(8)
+    groups = torch.arange(48) // 2
+    means = torch.randn(6, 16, generator=rng)[class_ids]
+    source = torch.randn(24, 16, generator=rng)[groups]  # clips of a source are much alike
+    x = F.normalize(means + 1.5 * source + 0.3 * torch.randn(48, 16, generator=rng), dim=-1)
+    support = {
+        "vectors": (x,),
+        "present": (torch.ones(48, dtype=torch.bool),),
+        "class_ids": class_ids,
+    }
+    fitted = fit(
+        Support(**support, classes=6, groups=groups if grouped else None), by=by
+    ).calibration
+    right, sure = [], []
+    for i in range(48):
+        rest = (groups != groups[i]) if grouped else torch.arange(48) != i
+        by_class = [x[rest & (class_ids == c)] for c in range(6)]
+        score = torch.stack(
+            [
+                (F.normalize(y.sum(0), dim=-1) @ x[i]) if by == "prototypes" else (y @ x[i]).max()
+                for y in by_class
+            ]
+        ).double()
+        right.append(float(score.argmax() == class_ids[i]))
+        sure.append(float((score / fitted.temperature).softmax(-1).max()))
+    assert fitted.apart == ("group" if grouped else "clip")
+    assert fitted.accuracy == pytest.approx(np.mean(right))
+    assert fitted.confidence == pytest.approx(np.mean(sure), abs=1e-5)
+    assert fitted.accuracy < 0.8 if grouped else fitted.accuracy > 0.8
+
+
+def error(p, right):
+    """Expected calibration error in ten bins."""
+    bins = (p * 10).long().clamp_max(9)
+    parts = [(p[bins == b].mean() - right[bins == b].mean()).abs() * (bins == b).double().mean()
+             for b in bins.unique()]  # fmt: skip
+    return float(sum(parts))
+
+
+def test_strange_clips_are_novel():
+    rng = torch.Generator().manual_seed(1)
+    means = torch.randn(10, 32, generator=rng)
+    class_ids = torch.arange(10).repeat_interleave(6)
+    known, more = (
+        F.normalize(means[class_ids] + 0.5 * torch.randn(60, 32, generator=rng)) for _ in range(2)
+    )
+    strange = F.normalize(torch.randn(60, 32, generator=rng))
+    present = (torch.ones(60, dtype=torch.bool),)
+    judge = fit(Support(vectors=(known,), present=present, class_ids=class_ids, classes=10))
+    familiar, novel = (judge.predict(x, 1).novelty for x in (more, strange))
+    assert 0.25 < familiar.mean() < 0.75
+    assert (novel > 0.95).double().mean() > 0.9

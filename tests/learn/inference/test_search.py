@@ -1,0 +1,46 @@
+"""The nearest clips, of a loop and across modalities."""
+
+import numpy as np
+import pytest
+
+import learn
+import store
+from store.errors import InputError
+from tests.learn.inference.tables import unit, vectors
+
+
+def test_the_nearest_clips_of_a_loop(filled):
+    fs = store.open(filled)
+    visual = next(fs[name] for name in fs.features if fs[name].modality == "visual")
+    ids = list(fs.manifest().clip_ids)
+    x = unit(vectors(visual, ids))
+    clip = ids[next(i for i in range(len(ids)) if not np.isnan(x[i, 0]))]
+    score = x @ x[ids.index(clip)]
+    want = sorted((-s, c) for s, c in zip(score, ids, strict=True) if s == s and c != clip)[:7]
+    found = learn.search(filled, clip, source="v", top=7)
+    assert [n.clip_id for n in found.neighbours] == [c for _, c in want]
+    np.testing.assert_allclose([n.similarity for n in found.neighbours],
+                               [-s for s, _ in want], atol=1e-5)  # fmt: skip
+    assert found.looked_at == int((~np.isnan(x[:, 0])).sum()) - 1
+
+
+def test_spaces_without_anything_in_common(filled):
+    clip = store.open(filled).manifest().clip_ids[0]
+    with pytest.raises(InputError, match="no common space"):
+        learn.search(filled, clip, source="v", target="a")
+    with pytest.raises(InputError, match=f"did you mean '{clip}'"):
+        learn.search(filled, clip[:-1])
+
+
+def test_across_modalities_in_a_trained_space(paired, tmp_path):
+    """What is heard of a clip finds what is seen of its class, and mostly of itself."""
+    run = tmp_path / "run"
+    learn.train(paired, "infonce", settings=("optimiser.epochs=20",), run_dir=run)
+    table = store.open(paired).manifest()
+    truth = dict(zip(table.clip_ids, table.column("label"), strict=True))
+    hits = []
+    for clip in table.clip_ids[480:500]:
+        found = learn.search(paired, clip, projection=run, source="a", target="v", top=5)
+        assert (found.source, found.target, found.looked_at) == ("a", "v", 600)
+        hits += [truth[n.clip_id] == truth[clip] for n in found.neighbours]
+    assert np.mean(hits) > 0.5  # chance: 0.1
