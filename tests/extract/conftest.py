@@ -1,6 +1,6 @@
 import pytest
 
-from tests.extract import media
+from tests.extract import media_files as media
 from tests.extract.looking import EVERY_40_MS
 
 

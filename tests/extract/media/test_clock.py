@@ -8,7 +8,7 @@ import torch
 import store
 from extract.media.sampling import Sampling
 from store import Status
-from tests.extract import media
+from tests.extract import media_files as media
 from tests.extract.fakes import quick
 from tests.extract.pipeline.test_run import write_manifest
 

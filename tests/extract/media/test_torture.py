@@ -15,10 +15,12 @@ import pytest
 
 import cli
 import store
-from extract.media.decode import Request, decode
+from extract.media.clip import Request
+from extract.media.decode import decode
 from extract.processes.pool import process_map
 from store import Status
-from tests.extract import media, reference
+from tests.extract import media_files as media
+from tests.extract import reference
 from tests.extract.processes.test_pool import children
 
 FOLDER = Path(os.environ.get("MICROSHOT_MEDIA", "")) / "torture"
@@ -66,13 +68,14 @@ def rows(paths, decoders=("pyav", "decord")):
         for outcome in islice(ours, len(decoders)):
             clip = outcome.value
             row = {
-                "path": path, "seconds": outcome.cpu_seconds, "visual": clip.visual.kind,
-                "audio": clip.audio.kind, "detail": clip.visual_detail, "sound": clip.audio_detail,
+                "path": path, "seconds": outcome.cpu_seconds, "visual": clip.visual.status.kind,
+                "audio": clip.audio.status.kind, "detail": clip.visual.detail,
+                "sound": clip.audio.detail,
                 "frames": 0, "known": 0, "wrong": 0, "difference": 0.0,
             }  # fmt: skip
             seconds, pixels, origin = full.value or ([], None, 0.0)
-            if len(seconds) and clip.frames:
-                row |= compared(clip.frames[SIDE], seconds - origin, pixels)
+            if len(seconds) and clip.visual.data:
+                row |= compared(clip.visual.data[SIDE], seconds - origin, pixels)
             yield row
 
 

@@ -23,7 +23,7 @@ from extract.pipeline.result import Timings
 from extract.pipeline.run import run
 from store.cluster import check_url
 from store.errors import ClusterError, InputError, MissingFile
-from tests.extract import media
+from tests.extract import media_files as media
 from tests.extract.clusters import Cluster, descendants, kill_tree
 
 SPECS = {"visual": ["mobilenetv2:untrained"], "audio": ["yamnet:untrained"]}

@@ -16,7 +16,7 @@ import pytest
 
 import store
 from store import Status
-from tests.extract import media
+from tests.extract import media_files as media
 from tests.extract.fakes import Windows, quick
 from tests.extract.pipeline.test_run import write_manifest
 from tests.extract.processes.test_pool import children

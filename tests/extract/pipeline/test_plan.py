@@ -11,7 +11,7 @@ from extract.pipeline.options import Options
 from extract.pipeline.plan import plan
 from extract.pipeline.status import status
 from store.errors import InputError, NotAStore
-from tests.extract import media
+from tests.extract import media_files as media
 from tests.extract.fakes import Frames, Whole, Windows, quick
 
 CLIPS = 12

@@ -14,13 +14,14 @@ import pytest
 import torch
 
 import store
-from extract.media.decode import Request, decode
+from extract.media.clip import Request
+from extract.media.decode import decode
 from extract.media.sampling import Sampling
 from extract.pipeline import outputs
 from extract.pipeline import run as running
 from store import Status
 from store.errors import ConfigError, InputError, UnknownPlugin
-from tests.extract import media
+from tests.extract import media_files as media
 from tests.extract.fakes import Frames, Whole, Windows, quick
 
 FOUR = Sampling(fps=4.0)
@@ -81,13 +82,13 @@ def test_the_rows_are_those_of_one_clip_at_a_time(source, done):
         )
         clip = decode(request)
         rows, _ = fs["fake-frames"].read([clip_id])
-        alone = frames(torch.from_numpy(np.ascontiguousarray(clip.frames[32].pixels)))
+        alone = frames(torch.from_numpy(np.ascontiguousarray(clip.visual.data[32].pixels)))
         np.testing.assert_allclose(rows, alone.numpy(), atol=2e-3)
         times = fs["fake-frames"].read_times([clip_id])
-        assert times == pytest.approx(1000 * clip.frames[32].seconds, abs=0.51)
+        assert times == pytest.approx(1000 * clip.visual.data[32].seconds, abs=0.51)
         rows, _ = fs["fake-windows"].read([clip_id])
-        if clip.sound:
-            alone = windows(torch.from_numpy(clip.sound[8000].samples)[None])
+        if clip.audio.data:
+            alone = windows(torch.from_numpy(clip.audio.data[8000].samples)[None])
             np.testing.assert_allclose(rows, alone.numpy(), atol=1e-3)
             times = fs["fake-windows"].read_times([clip_id])
             assert times.tolist() == [500 * k for k in range(len(rows))]

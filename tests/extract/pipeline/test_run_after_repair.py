@@ -5,7 +5,7 @@ import numpy as np
 import store
 from store.upkeep.repair import repair
 from store.upkeep.verify import verify
-from tests.extract import media
+from tests.extract import media_files as media
 from tests.extract.fakes import quick
 
 CLIPS = [f"{k}.mp4" for k in range(6)]

@@ -19,7 +19,7 @@ from extract.media.sampling import Sampling
 from extract.pipeline import progress
 from extract.pipeline.batching import Fitting, Packer
 from store.errors import ConfigError, InputError, StoreError
-from tests.extract import media
+from tests.extract import media_files as media
 from tests.extract.fakes import Frames, Windows, quick
 
 CLIPS = 14
