@@ -23,7 +23,8 @@ import av
 import numpy as np
 
 from benchmarks._table import show
-from extract.media.decode import Request, decode
+from extract.media.clip import Request
+from extract.media.decode import decode
 from extract.media.samplers import Footage
 from extract.media.sampling import Sampling
 from extract.processes.pool import process_map
@@ -69,7 +70,7 @@ def costs(requests: list[Request]) -> list[tuple[float, str]]:
     for outcome in process_map(decode, turns, workers=1, deadline_seconds=120.0):
         k = outcome.index % len(requests)
         found[k].append(outcome.cpu_seconds)
-        told[k] = outcome.value.visual_detail
+        told[k] = outcome.value.visual.detail
     return list(zip(map(min, found), told, strict=True))
 
 

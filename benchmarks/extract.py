@@ -108,7 +108,7 @@ def speeds(
         f"{what}: decode", decode_rate, "clips/s", decode_rate * decode_cpu / machine, "cores", 0.85
     )
 
-    frames = sum(len(clip.frames[encoder.short_side].pixels) for clip in held)
+    frames = sum(len(clip.visual.data[encoder.short_side].pixels) for clip in held)
     bare_rate = bare(encoder, held[0], options.batch_size)
     unit = UnitEncoder(encoder, batch_size=options.batch_size)
     cpu = time.process_time()
@@ -146,7 +146,7 @@ def stage(unit: UnitEncoder, held: list[Any]) -> None:
 
 def bare(encoder: VisualEncoder, clip: Any, size: int) -> float:
     """Frames a second of the network on a batch that stays where it is."""
-    pixels = torch.from_numpy(np.array(clip.frames[encoder.short_side].pixels))
+    pixels = torch.from_numpy(np.array(clip.visual.data[encoder.short_side].pixels))
     batch = encoder.preprocess(pixels.repeat(-(-size // len(pixels)), 1, 1, 1)[:size])
     best = 0.0
     with torch.inference_mode():

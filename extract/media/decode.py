@@ -8,102 +8,22 @@ module knows no policy; it imports no torch and no zarr, because it runs in deco
 Shapes: T = frames wanted, H, W = pixels, S = sound samples.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 import av
 import numpy as np
-from jaxtyping import Float32, Float64, Int, UInt8
+from jaxtyping import UInt8
 
 from extract.media import decord_reader
+from extract.media.clip import Clip, Frames, Request, Sound, Stream, failed
 from extract.media.frames import Plan, pictures, plan
 from extract.media.packets import Media, Track
 from extract.media.probe import Failure, examined, inside
-from extract.media.samplers import Footage
-from extract.media.sound import resample, samples
+from extract.media.sound import Samples, resample, samples
 from store import Status
 
-DECODER = "pyav"  # part of a feature's identity
-DECODERS = ("auto", "pyav", "decord")
 TOLERANCE_SECONDS = 0.5  # a clip may be so much longer than the limit before anybody is told
 PADDING_SECONDS = 0.1  # of silence in front of late sound, before anybody is told
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Frames:
-    """RGB frames and when each appears, in seconds on the clip's clock."""
-
-    pixels: UInt8[np.ndarray, "T H W 3"]
-    seconds: Float64[np.ndarray, "T"]
-
-    def __post_init__(self) -> None:
-        if not len(self.pixels) == len(self.seconds) > 0:
-            raise ValueError(f"{len(self.pixels)} frames with {len(self.seconds)} times")
-        if self.seconds[0] < 0 or np.any(np.diff(self.seconds) < 0):
-            raise ValueError("frame times start at 0 or later and never fall")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Sound:
-    """Mono sound from second 0 on, full scale at -1..1."""
-
-    samples: Float32[np.ndarray, "S"]
-    rate: int  # Hz
-
-    def __post_init__(self) -> None:
-        if not len(self.samples) or self.rate <= 0:
-            raise ValueError(f"{len(self.samples)} samples at {self.rate} Hz are no sound")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What to decode of one clip. `pick` gives the indices of the frames wanted, in order; without
-    it no frame is decoded.
-    """
-
-    path: Path
-    root: Path | None = None  # a link that leads out of it is not followed
-    start_seconds: float = 0.0
-    end_seconds: float = float("inf")
-    limit_seconds: float = float("inf")  # so much of the piece is decoded; what is cut off is told
-    pick: Callable[[Footage], Int[np.ndarray, "T"]] | None = None
-    short_sides: tuple[int, ...] = ()  # pixels; larger frames are scaled down to each of these
-    sample_rates: tuple[int, ...] = ()  # Hz; the sound is given at each of these
-    decoder: str = "auto"  # or "pyav" or "decord"
-    because: str = "asked for"  # why PyAV, where it is `decoder`
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.start_seconds < self.end_seconds or not self.limit_seconds > 0:
-            raise ValueError(f"a piece from {self.start_seconds} to {self.end_seconds} s is none")
-        if self.decoder not in DECODERS:
-            raise ValueError(f"decoder {self.decoder!r} is none of {', '.join(DECODERS)}")
-
-    @property
-    def stop_seconds(self) -> float:
-        """Where decoding ends."""
-        return min(self.end_seconds, self.start_seconds + self.limit_seconds)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Clip:
-    """What came of a request. Sight and sound fail apart: broken sound spares the frames."""
-
-    visual: Status
-    audio: Status
-    frames: Mapping[int, Frames] = field(default_factory=dict)  # by short side
-    sound: Mapping[int, Sound] = field(default_factory=dict)  # by sample rate
-    visual_detail: str = ""
-    audio_detail: str = ""
-    sha256: bytes = bytes(32)
-
-
-def failed(status: Status, detail: str, sha256: bytes = bytes(32)) -> Clip:
-    """A clip of which there is nothing."""
-    return Clip(
-        visual=status, audio=status, visual_detail=detail, audio_detail=detail, sha256=sha256
-    )
 
 
 _last: Media | None = None  # the file decoded last: the next request may be a piece of it too
@@ -127,7 +47,8 @@ def decode(request: Request) -> Clip:
         return failed(failure.status, failure.detail, sha256)
     except MemoryError:
         return failed(Status.OUT_OF_MEMORY, "over the memory limit of a decode process", sha256)
-    if Status.PARTIAL in (clip.visual, clip.audio) or clip.visual.failed or clip.audio.failed:
+    statuses = (clip.visual.status, clip.audio.status)
+    if any(status == Status.PARTIAL or status.failed for status in statuses):
         media.close()
     else:
         _last = media
@@ -149,25 +70,32 @@ def _decode(media: Media, request: Request) -> Clip:
     origin = min(starts, default=0.0)
 
     over = _over_limit(media, request)
-    clip = Clip(visual=Status.ABSENT, audio=Status.ABSENT)
+    visual: Stream[Frames] = Stream(status=Status.ABSENT)
+    audible: Stream[Sound] = Stream(status=Status.ABSENT)
     if video and request.pick:
-        clip = replace(clip, **_frames(media, video, origin, request, over))
+        visual = _visual(media, video, origin, request, over)
     if audio and sound and request.sample_rates:
-        try:
-            audio.refuse_encryption()
-            mono = sound.piece(origin)
-            given = {rate: resample(mono, sound.rate, rate) for rate in request.sample_rates}
-            late = sound.late_seconds(origin)
-            silence = f"silence up to second {late:.2f}" if late > PADDING_SECONDS else ""
-            clip = replace(
-                clip,
-                audio=Status.PARTIAL if audio.damage else Status.OK,
-                audio_detail=_told("pyav", audio.damage, silence, over),
-                sound={rate: Sound(samples=s, rate=rate) for rate, s in given.items()},
-            )
-        except Failure as failure:
-            clip = replace(clip, audio=failure.status, audio_detail=failure.detail)
-    return clip
+        audible = _audible(audio, sound, origin, request, over)
+    return Clip(visual=visual, audio=audible)
+
+
+def _audible(
+    track: Track, sound: Samples, origin: float, request: Request, over: str
+) -> Stream[Sound]:
+    """The sound of a `Clip`."""
+    try:
+        track.refuse_encryption()
+        mono = sound.piece(origin)
+    except Failure as failure:
+        return Stream(status=failure.status, detail=failure.detail)
+    given = {rate: resample(mono, sound.rate, rate) for rate in request.sample_rates}
+    late = sound.late_seconds(origin)
+    silence = f"silence up to second {late:.2f}" if late > PADDING_SECONDS else ""
+    return Stream(
+        status=Status.PARTIAL if track.damage else Status.OK,
+        detail=_told("pyav", track.damage, silence, over),
+        data={rate: Sound(samples=s, rate=rate) for rate, s in given.items()},
+    )
 
 
 def _told(decoder: str, *notes: str) -> str:
@@ -183,10 +111,10 @@ def _over_limit(media: Media, request: Request) -> str:
     return f"the first {request.limit_seconds:g} of {length:.1f} s"
 
 
-def _frames(
+def _visual(
     media: Media, track: Track, origin: float, request: Request, over: str
-) -> dict[str, Any]:
-    """The visual half of a `Clip`."""
+) -> Stream[Frames]:
+    """The frames of a `Clip`."""
     assert request.pick is not None
     try:
         track.refuse_encryption()
@@ -199,26 +127,26 @@ def _frames(
         )
         found, decoder, note = _pictures(media, track, wanted, request)
     except Failure as failure:
-        return {"visual": failure.status, "visual_detail": failure.detail}
+        return Stream(status=failure.status, detail=failure.detail)
     except av.error.FFmpegError as error:
-        return {"visual": Status.DECODE_ERROR, "visual_detail": str(error)}
+        return Stream(status=Status.DECODE_ERROR, detail=str(error))
     got = [(second, stamp) for stamp, second in wanted.wanted if stamp in found]
     if not got:
         reason = track.damage or "no frame came out of the decoder"
-        return {"visual": Status.DECODE_ERROR, "visual_detail": reason}
+        return Stream(status=Status.DECODE_ERROR, detail=reason)
     lost = len(wanted.wanted) - len(got)
     damage = track.damage or (
         f"{lost} of {len(wanted.wanted)} frames do not decode" if lost else ""
     )
     seconds = np.array([second for second, _ in got])
-    return {
-        "visual": Status.PARTIAL if damage else Status.OK,
-        "visual_detail": _told(decoder, damage, note, over),
-        "frames": {
+    return Stream(
+        status=Status.PARTIAL if damage else Status.OK,
+        detail=_told(decoder, damage, note, over),
+        data={
             side: Frames(pixels=np.stack([found[stamp][side] for _, stamp in got]), seconds=seconds)
             for side in request.short_sides
         },
-    }
+    )
 
 
 def _pictures(

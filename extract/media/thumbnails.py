@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from extract.media.decode import Clip, Request, decode, safely
+from extract.media.clip import Clip, Request
+from extract.media.decode import decode, safely
 from extract.processes.pool import process_map
 from store import plugins
 
@@ -53,7 +54,7 @@ def thumbnails(
     with closing(decoding):
         for outcome in decoding:
             clip = outcome.value
-            frames = clip.frames.get(SIDE) if isinstance(clip, Clip) else None
+            frames = clip.visual.data.get(SIDE) if isinstance(clip, Clip) else None
             found.append(None if frames is None else jpeg(frames.pixels[0]))
             if progress:
                 progress(len(found), len(requests))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from extract.media.decode import DECODERS
+from extract.media.clip import DECODERS
 from store import Manifest, Status
 from store.errors import ConfigError, InputError, choices
 

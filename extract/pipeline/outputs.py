@@ -7,7 +7,8 @@ from typing import Any
 
 from extract import load_encoder
 from extract.encoders import AudioEncoder, Encoder, VisualEncoder
-from extract.media.decode import Request, decode, safely
+from extract.media.clip import Request
+from extract.media.decode import decode, safely
 from extract.media.sampling import Sampling
 from extract.pipeline.batching import Fitting
 from extract.pipeline.options import Options

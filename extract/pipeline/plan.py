@@ -22,8 +22,8 @@ import numpy as np
 import torch
 
 import store
-from extract.encoders import Encoder, VisualEncoder
-from extract.media.decode import Clip, failed
+from extract.encoders import Encoder
+from extract.media.clip import Clip, failed
 from extract.media.sampling import Sampling
 from extract.pipeline.batching import Fitting
 from extract.pipeline.options import Options, cores, readable
@@ -158,8 +158,8 @@ def plan(
                 statuses[status.kind] += 1
                 if status.failed:
                     examples.setdefault(status.kind, f"{manifest.clip_ids[row]}: {detail}")
-                if clip.frames:
-                    decoders[_decoder(clip.visual_detail)] += 1
+                if clip.visual.data:
+                    decoders[_decoder(clip.visual.detail)] += 1
         for trial in trials:
             _finish(trial)
     return _scaled(
@@ -201,8 +201,8 @@ def _gathered(
         held.append(outcome)
         clip: Clip | None = outcome.value
         if clip is not None:
-            size += sum(frames.pixels.nbytes for frames in clip.frames.values())
-            size += sum(sound.samples.nbytes for sound in clip.sound.values())
+            size += sum(frames.pixels.nbytes for frames in clip.visual.data.values())
+            size += sum(sound.samples.nbytes for sound in clip.audio.data.values())
         progress(done, total, "", "")
         if size > HELD_BYTES:
             yield held
@@ -245,12 +245,10 @@ def _clock(trial: _Trial) -> Iterator[None]:
 
 def _worst(clip: Clip, wanted: Sequence[_Trial]) -> tuple[Status, str]:
     """The status of what was asked for: a failure, if there is one."""
-    sides = {isinstance(trial.encoder, VisualEncoder) for trial in wanted}
-    found = [
-        (clip.visual, clip.visual_detail) if side else (clip.audio, clip.audio_detail)
-        for side in sorted(sides, reverse=True)
-    ]
-    return next((one for one in found if one[0].failed), found[0])
+    modalities = {trial.encoder.modality for trial in wanted}
+    streams = [clip.stream(modality) for modality in sorted(modalities, reverse=True)]
+    worst = next((stream for stream in streams if stream.status.failed), streams[0])
+    return worst.status, worst.detail
 
 
 def _decoder(detail: str) -> str:

@@ -18,8 +18,7 @@ from typing import Any
 
 import torch
 
-from extract.encoders import VisualEncoder
-from extract.media.decode import Clip, failed
+from extract.media.clip import Clip, failed
 from extract.pipeline.outputs import Output, Unit
 from extract.pipeline.progress import RunProgress
 from extract.pipeline.unit_encoder import UnitEncoder
@@ -93,8 +92,8 @@ class Pipeline:
         with spent.on("encoding"):
             for goal in wanted:
                 goal.encoder_of(number).put(self.manifest.clip_ids[row], clip)
-        sides = {isinstance(goal.encoder, VisualEncoder) for goal in wanted}
-        found = [clip.visual if side else clip.audio for side in sides]
+        modalities = {goal.encoder.modality for goal in wanted}
+        found = [clip.stream(modality).status for modality in sorted(modalities)]
         if bad := [status for status in found if status.failed]:
             self.ledger.failures[bad[0].kind] += 1
         self.ledger.clip()

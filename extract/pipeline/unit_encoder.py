@@ -14,7 +14,7 @@ from jaxtyping import Float16, Float64, Int32
 from torch import Tensor
 
 from extract.encoders import AudioEncoder, Encoder, VisualEncoder
-from extract.media.decode import DECODER, Clip
+from extract.media.clip import DECODER, Clip, Stream
 from extract.media.sampling import Sampling
 from extract.pipeline.batching import Packer
 from store import FeatureSpec, Status, UnitRows
@@ -72,18 +72,16 @@ class UnitEncoder:
 
     def put(self, clip_id: str, clip: Clip) -> None:
         """Add the unit's next clip."""
-        visual = isinstance(self.encoder, VisualEncoder)
-        status, detail = (
-            (clip.visual, clip.visual_detail) if visual else (clip.audio, clip.audio_detail)
-        )
+        stream = clip.stream(self.encoder.modality)
+        status, detail = stream.status, stream.detail
         if status.has_rows:
-            times = self._times_of(clip)
+            times = self._times_of(stream)
             if len(times) > MAX_ROWS:
                 status, detail = Status.REFUSED, f"{len(times)} rows; at most {MAX_ROWS}"
             else:
                 self.packer.begin()
                 count = 0
-                for items in self._items(clip):
+                for items in self._items(stream):
                     self.packer.extend(items)
                     count += len(items)
                 assert count == len(times), (clip_id, count, len(times))
@@ -93,26 +91,27 @@ class UnitEncoder:
         self._detail.append(detail)
         self._sha256.append(clip.sha256)
 
-    def _times_of(self, clip: Clip) -> Float64[np.ndarray, "n"]:
+    def _times_of(self, stream: Stream[Any]) -> Float64[np.ndarray, "n"]:
         """The second of each row."""
         if isinstance(self.encoder, VisualEncoder):
-            return clip.frames[self.encoder.short_side].seconds
+            seconds: Float64[np.ndarray, "n"] = stream.data[self.encoder.short_side].seconds
+            return seconds
         assert isinstance(self.encoder, AudioEncoder)
-        sound = clip.sound[self.encoder.sample_rate]
+        sound = stream.data[self.encoder.sample_rate]
         return self.encoder.window_starts_seconds(len(sound.samples))
 
-    def _items(self, clip: Clip) -> Iterator[Tensor]:
+    def _items(self, stream: Stream[Any]) -> Iterator[Tensor]:
         """What the network takes, a batch of frames at a time: all frames of a long clip as floats
         would take a GB, and twice as long.
         """
         if isinstance(self.encoder, VisualEncoder):
-            pixels = clip.frames[self.encoder.short_side].pixels
+            pixels = stream.data[self.encoder.short_side].pixels
             for start in range(0, len(pixels), self.batch_size):
                 piece = np.ascontiguousarray(pixels[start : start + self.batch_size])
                 yield self.encoder.preprocess(torch.from_numpy(piece))
             return
         assert isinstance(self.encoder, AudioEncoder)
-        sound = clip.sound[self.encoder.sample_rate]
+        sound = stream.data[self.encoder.sample_rate]
         yield self.encoder.preprocess(torch.from_numpy(sound.samples)[None])
 
     def flush(self) -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from tests.extract import media_writer
+from tests.extract import media_files as media
 from tests.extract.looking import EVERY_40_MS
 
 
@@ -8,4 +8,4 @@ from tests.extract.looking import EVERY_40_MS
 def plain(tmp_path_factory):
     """Two seconds, B-frames, a key frame every 20, a click at 1.2 s."""
     path = tmp_path_factory.mktemp("media") / "plain.mp4"
-    return media_writer.write(path, EVERY_40_MS, gop=20, sound=media_writer.click(2.0, 1.2))
+    return media.write(path, EVERY_40_MS, gop=20, sound=media.click(2.0, 1.2))

@@ -3,8 +3,9 @@
 import numpy as np
 
 from extract.media import packets, probe
-from extract.media.decode import Request, decode
-from tests.extract import media_writer
+from extract.media.clip import Request
+from extract.media.decode import decode
+from tests.extract import media_files as media
 
 EVERY_40_MS = range(0, 2000, 40)  # 50 frames at 25 fps
 
@@ -20,7 +21,7 @@ def look(path, pick=every, side=4096, rates=(16_000,), **more):
 
 
 def indices(clip, side=4096):
-    return [media_writer.read_index(p) for p in clip.frames[side].pixels]
+    return [media.read_index(p) for p in clip.visual.data[side].pixels]
 
 
 def tracks(path):

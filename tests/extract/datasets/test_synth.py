@@ -7,7 +7,8 @@ import pytest
 
 import store
 from extract.datasets.synth import FAULTS, _jobs, render, split_of_classes
-from extract.media.decode import Request, decode
+from extract.media.clip import Request
+from extract.media.decode import decode
 from extract.media.sampling import Sampling
 from store import Status
 from store.errors import InputError
@@ -53,15 +54,15 @@ def test_clips_are_what_the_manifest_says(clips):
     table, found = clips
     assert Counter(table.column("label")) == {f"class_{k:03}": 6 for k in range(6)}
     for k, clip in enumerate(found):
-        assert (clip.visual, clip.audio) == (Status.OK, Status.OK)
-        height, width = clip.frames[96].pixels.shape[1:3]
+        assert (clip.visual.status, clip.audio.status) == (Status.OK, Status.OK)
+        height, width = clip.visual.data[96].pixels.shape[1:3]
         sides = [int(table.column(name)[k]) for name in ("width", "height")]
         assert width / height == pytest.approx(sides[0] / sides[1], rel=0.02)
         seconds = float(table.column("seconds")[k])
-        assert len(clip.sound[16_000].samples) / 16_000 == pytest.approx(seconds, abs=0.1)
-        assert clip.frames[96].seconds[-1] == pytest.approx(seconds, abs=0.3)
-        assert np.abs(clip.sound[16_000].samples).max() > 0.2
-        assert np.ptp(clip.frames[96].pixels.astype(int), axis=0).max() > 60  # something moves
+        assert len(clip.audio.data[16_000].samples) / 16_000 == pytest.approx(seconds, abs=0.1)
+        assert clip.visual.data[96].seconds[-1] == pytest.approx(seconds, abs=0.3)
+        assert np.abs(clip.audio.data[16_000].samples).max() > 0.2
+        assert np.ptp(clip.visual.data[96].pixels.astype(int), axis=0).max() > 60  # something moves
 
 
 def test_splits_share_no_class():
@@ -114,14 +115,14 @@ def nearest_accuracy(features, labels):
 
 
 def spectrum(clip):
-    samples = clip.sound[16_000].samples[:16_000]
+    samples = clip.audio.data[16_000].samples[:16_000]
     power = np.abs(np.fft.rfft(samples, 16_000)[: 160 * 40]) ** 2
     bands = np.log(power.reshape(-1, 40).sum(1) + 1)
     return (bands - bands.mean()) / bands.std()
 
 
 def moving_colour(clip):
-    pixels = clip.frames[96].pixels.astype(float)
+    pixels = clip.visual.data[96].pixels.astype(float)
     moved = np.abs(pixels - np.median(pixels, axis=0)).max(-1) > 50
     colour = pixels[moved].mean(0)
     return colour / np.linalg.norm(colour)
@@ -142,7 +143,7 @@ def test_clips_of_a_group_look_alike_behind_the_class(tmp_path):
     table, found = decoded(
         render(tmp_path / "g", classes=2, clips=6, groups=2, seconds=1.0, visual=0.0, workers=2)
     )
-    grounds = [np.median(c.frames[96].pixels, axis=(0, 1, 2)) for c in found]
+    grounds = [np.median(c.visual.data[96].pixels, axis=(0, 1, 2)) for c in found]
     assert nearest_accuracy(grounds, np.array(table.column("group"))) == 1.0
 
 
@@ -156,9 +157,9 @@ def test_silent_and_broken_clips(tmp_path):
     for clip, sounds, fault in zip(
         found, table.column("sound"), table.column("fault"), strict=True
     ):
-        assert clip.visual.failed == bool(fault)
+        assert clip.visual.status.failed == bool(fault)
         if not fault:
-            assert clip.audio == (Status.OK if sounds == "yes" else Status.ABSENT)
+            assert clip.audio.status == (Status.OK if sounds == "yes" else Status.ABSENT)
 
 
 def test_nothing_is_overwritten_and_nothing_is_left_half(tmp_path):

@@ -8,7 +8,7 @@ import torch
 import store
 from extract.media.sampling import Sampling
 from store import Status
-from tests.extract import media_writer
+from tests.extract import media_files as media
 from tests.extract.fakes import quick
 from tests.extract.pipeline.test_run import write_manifest
 
@@ -73,7 +73,7 @@ def render(path, rate, delay):
         first = round(times[k] * RATE)
         sound[:, first : first + RATE // 200] = 0.9
     tick = Fraction(1, 90_000) if rate is None else 1 / rate
-    media_writer.write(
+    media.write(
         path, [1000 * t for t in times], pictures=pictures, gop=30, tick=tick,
         sound=sound[:, round(delay * RATE) :], sound_start=delay,
     )  # fmt: skip

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from extract.media import decord_reader
-from extract.media.decode import Request, decode, safely
+from extract.media.clip import Request
+from extract.media.decode import decode, safely
 from extract.media.frames import Plan, plan
 from extract.media.packets import Media
 from extract.media.probe import examined
@@ -18,7 +19,7 @@ from extract.media.samplers import Footage
 from extract.media.sampling import Sampling
 from extract.processes.pool import process_map
 from store import Status
-from tests.extract import media_writer
+from tests.extract import media_files as media
 
 pytestmark = pytest.mark.skipif(find_spec("decord") is None, reason="decord has no wheel here")
 EVERY_40_MS = range(0, 2000, 40)
@@ -44,20 +45,20 @@ def both(path, pick=every, side=SIDE):
 
 
 def indices(clip, side=SIDE):
-    return [media_writer.read_index(p) for p in clip.frames[side].pixels]
+    return [media.read_index(p) for p in clip.visual.data[side].pixels]
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
     """Two seconds, B-frames, a key frame every 20, noise: 128 x 96."""
     path = tmp_path_factory.mktemp("media") / "plain.mp4"
-    return media_writer.write(path, EVERY_40_MS, gop=20, pictures=media_writer.noisy(50))
+    return media.write(path, EVERY_40_MS, gop=20, pictures=media.noisy(50))
 
 
 def same(ours, theirs, side=SIDE, most=3.0):
-    np.testing.assert_array_equal(ours.frames[side].seconds, theirs.frames[side].seconds)
-    assert ours.frames[side].pixels.shape == theirs.frames[side].pixels.shape
-    difference = np.abs(ours.frames[side].pixels.astype(int) - theirs.frames[side].pixels)
+    np.testing.assert_array_equal(ours.visual.data[side].seconds, theirs.visual.data[side].seconds)
+    assert ours.visual.data[side].pixels.shape == theirs.visual.data[side].pixels.shape
+    difference = np.abs(ours.visual.data[side].pixels.astype(int) - theirs.visual.data[side].pixels)
     assert difference.mean() < most
     assert indices(ours, side) == indices(theirs, side)
 
@@ -66,8 +67,8 @@ def same(ours, theirs, side=SIDE, most=3.0):
 @pytest.mark.parametrize("side", [SIDE, 64])
 def test_both_give_the_same_frames_at_the_same_times(plain, pick, side):
     by_decord, by_pyav = both(plain, pick, side)
-    assert by_decord.visual_detail.startswith("decord")
-    assert by_pyav.visual_detail == "pyav (asked for)"
+    assert by_decord.visual.detail.startswith("decord")
+    assert by_pyav.visual.detail == "pyav (asked for)"
     same(by_decord, by_pyav, side)
 
 
@@ -75,7 +76,7 @@ def test_both_give_the_same_frames_at_the_same_times(plain, pick, side):
 def long(tmp_path_factory):
     """Five seconds of the same."""
     path = tmp_path_factory.mktemp("media") / "long.mp4"
-    return media_writer.write(path, range(0, 5000, 40), gop=20, pictures=media_writer.noisy(125))
+    return media.write(path, range(0, 5000, 40), gop=20, pictures=media.noisy(125))
 
 
 def test_decord_is_taken_where_it_pays(plain, long):
@@ -90,7 +91,7 @@ def test_decord_is_taken_where_it_pays(plain, long):
             Request(path=plain, pick=every, short_sides=(SIDE,)),
         ]
     )
-    assert [clip.visual_detail for clip in clips] == [
+    assert [clip.visual.detail for clip in clips] == [
         "decord (100% of the frames)",
         "pyav (frames are scaled)",
         "pyav (few of the frames)",
@@ -98,7 +99,7 @@ def test_decord_is_taken_where_it_pays(plain, long):
         "pyav (a piece)",
         "pyav (few frames)",
     ]
-    assert {clip.visual for clip in clips} == {Status.OK}
+    assert {clip.visual.status for clip in clips} == {Status.OK}
     assert indices(clips[4]) == list(range(25, 125))
 
 
@@ -121,20 +122,20 @@ def test_decord_is_taken_where_it_pays(plain, long):
 )
 def test_what_decord_gets_wrong_is_pyavs(tmp_path, plain, name, reason):
     path = tmp_path / name
-    write = partial(media_writer.write, path)
+    write = partial(media.write, path)
     match path.stem:
         case "cut":  # stream-copied: decord shows the pre-roll and reads it for what was asked
-            media_writer.copy_cut(plain, path, 1.0)
+            media.copy_cut(plain, path, 1.0)
         case "headless":
-            media_writer.drop_head(plain, path, 6)
+            media.drop_head(plain, path, 6)
         case "open":  # open groups of pictures, whole
             write(EVERY_40_MS, options={"x264-params": "open-gop=1:keyint=10:scenecut=0:bframes=3"})
         case "variable":
             write([*range(0, 1000, 40), *range(1000, 3000, 250)])
         case "turned":
-            media_writer.turn(write(EVERY_40_MS), 0, 1, -1, 0)
+            media.turn(write(EVERY_40_MS), 0, 1, -1, 0)
         case "mirrored":
-            media_writer.turn(write(EVERY_40_MS), -1, 0, 0, 1)
+            media.turn(write(EVERY_40_MS), -1, 0, 0, 1)
         case "wide":
             write(EVERY_40_MS, sample_aspect=Fraction(3, 2))
         case "narrow":  # lines are padded, and decord does not expect it
@@ -142,19 +143,21 @@ def test_what_decord_gets_wrong_is_pyavs(tmp_path, plain, name, reason):
         case "old":
             write(EVERY_40_MS, codec="mpeg4")
         case "short":
-            write(EVERY_40_MS, pictures=media_writer.noisy(50), muxer={"movflags": "faststart"})
-            media_writer.cut_bytes(path, path, 0.6)
+            write(EVERY_40_MS, pictures=media.noisy(50), muxer={"movflags": "faststart"})
+            media.cut_bytes(path, path, 0.6)
         case "still":
-            write(EVERY_40_MS, pictures=[media_writer.picture(5)] * 50)
+            write(EVERY_40_MS, pictures=[media.picture(5)] * 50)
         case "one":
             write([0])
     by_decord, by_pyav = both(path)
-    assert by_decord.visual == by_pyav.visual
+    assert by_decord.visual.status == by_pyav.visual.status
     if reason:
-        assert by_decord.visual_detail.startswith(f"pyav ({reason}")
-        np.testing.assert_array_equal(by_decord.frames[SIDE].pixels, by_pyav.frames[SIDE].pixels)
+        assert by_decord.visual.detail.startswith(f"pyav ({reason}")
+        np.testing.assert_array_equal(
+            by_decord.visual.data[SIDE].pixels, by_pyav.visual.data[SIDE].pixels
+        )
     else:
-        assert by_decord.visual_detail.startswith("decord")
+        assert by_decord.visual.detail.startswith("decord")
         same(by_decord, by_pyav)
 
 
@@ -162,14 +165,14 @@ def test_what_decord_gets_wrong_is_pyavs(tmp_path, plain, name, reason):
 def loops(tmp_path_factory):
     """A stream-copied cut on which decord loops for ever, until SIGKILL."""
     folder = tmp_path_factory.mktemp("media")
-    pictures = [media_writer.picture(k % 256) for k in range(500)]
-    whole = media_writer.write(folder / "whole.mp4", range(0, 20_000, 40), pictures=pictures)
-    return media_writer.copy_cut(whole, folder / "cut.mp4", 8.1)
+    pictures = [media.picture(k % 256) for k in range(500)]
+    whole = media.write(folder / "whole.mp4", range(0, 20_000, 40), pictures=pictures)
+    return media.copy_cut(whole, folder / "cut.mp4", 8.1)
 
 
 def test_a_cut_on_which_decord_loops_is_pyavs(loops):
     by_decord, by_pyav = both(loops, Sampling(frames=25))
-    assert by_decord.visual_detail == "pyav (frames not to be shown)"
+    assert by_decord.visual.detail == "pyav (frames not to be shown)"
     same(by_decord, by_pyav, most=0.1)
     first = indices(by_pyav)[0]
     assert first == pytest.approx(203 + 6, abs=1)  # the middle of the first 25th of the cut
@@ -179,11 +182,11 @@ def test_a_decord_that_loops_costs_half_a_deadline(loops):
     """As if nothing had spoken against it."""
     request = Request(path=loops, pick=Sampling(frames=25), short_sides=(SIDE,), decoder="decord")
     (outcome,) = process_map(
-        media_writer.reckless, [request], workers=1, deadline_seconds=4.0, again=safely
+        media.reckless, [request], workers=1, deadline_seconds=4.0, again=safely
     )
-    assert outcome.status == outcome.value.visual == Status.OK
+    assert outcome.status == outcome.value.visual.status == Status.OK
     assert outcome.earlier == "decord: not done after 2 s"
-    assert outcome.value.visual_detail == "pyav (second try)"
+    assert outcome.value.visual.detail == "pyav (second try)"
     assert indices(outcome.value)[0] == pytest.approx(209, abs=1)
 
 
@@ -205,7 +208,7 @@ def planned(path) -> tuple[Media, object, Plan]:
 )
 def test_a_wrong_answer_is_not_believed(plain, monkeypatch, wrong, says):
     right = decode(Request(path=plain, pick=every, short_sides=(SIDE,), decoder="pyav"))
-    frames = right.frames[SIDE]
+    frames = right.visual.data[SIDE]
     asked = planned(plain)
     monkeypatch.setattr(decord_reader, "_read", lambda *_: (frames.pixels, frames.seconds))
     assert len(decord_reader.pictures(*asked, SIDE)) == 50
@@ -218,18 +221,19 @@ def test_a_machine_without_it_has_pyav(plain, monkeypatch):
     monkeypatch.setattr(decord_reader, "find_spec", lambda name: None)
     asked = Request(path=plain, pick=every, short_sides=(SIDE,), decoder="decord")
     clip = decode(asked)
-    assert clip.visual_detail == "pyav (no decord here)"
+    assert clip.visual.detail == "pyav (no decord here)"
 
 
 def test_it_stays_out_of_the_process_that_holds_the_gpu(plain):
     code = (
-        "import sys\nfrom pathlib import Path\nfrom extract.media.decode import Request, decode\n"
+        "import sys\nfrom pathlib import Path\n"
+        "from extract.media.clip import Request\nfrom extract.media.decode import decode\n"
         "from extract.media.sampling import Sampling\n"
         "from extract.processes.pool import process_map\n"
         f"r = Request(path=Path({str(plain)!r}), pick=Sampling(fps=25.0), short_sides=(4096,),"
         " decoder='decord')\n"
         "(o,) = process_map(decode, [r], workers=1, deadline_seconds=60.0)\n"
-        "print(o.value.visual_detail[:6], [m for m in ('decord', 'torch') if m in sys.modules])"
+        "print(o.value.visual.detail[:6], [m for m in ('decord', 'torch') if m in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "decord []"

@@ -7,45 +7,47 @@ import pytest
 from extract.media import decode as decoding
 from extract.media import packets, probe
 from store import Status
-from tests.extract import media_writer
+from tests.extract import media_files as media
 from tests.extract.looking import EVERY_40_MS, indices, look, onset_seconds
 
 
 def test_pieces(plain):
     clip = look(plain, start_seconds=1.0, end_seconds=1.4)
     assert indices(clip) == list(range(25, 35))
-    assert clip.frames[4096].seconds[0] == 0.0
-    assert onset_seconds(clip.sound[16_000]) == pytest.approx(0.2, abs=0.003)
-    assert len(clip.sound[16_000].samples) == 6400
+    assert clip.visual.data[4096].seconds[0] == 0.0
+    assert onset_seconds(clip.audio.data[16_000]) == pytest.approx(0.2, abs=0.003)
+    assert len(clip.audio.data[16_000].samples) == 6400
 
 
 def test_a_piece_sounds_like_the_same_stretch_of_the_whole(tmp_path):
-    path = media_writer.write(tmp_path / "a.m4a", sound=media_writer.tone(6.0))
+    path = media.write(tmp_path / "a.m4a", sound=media.tone(6.0))
     whole, piece = look(path), look(path, start_seconds=4.0, end_seconds=5.0)
     np.testing.assert_allclose(
-        piece.sound[16_000].samples[100:-100], whole.sound[16_000].samples[64_100:79_900], atol=1e-3
+        piece.audio.data[16_000].samples[100:-100],
+        whole.audio.data[16_000].samples[64_100:79_900],
+        atol=1e-3,
     )
 
 
 def test_a_piece_beyond_the_end_is_empty(plain):
     clip = look(plain, start_seconds=7.0, end_seconds=9.0)
-    assert (clip.visual, clip.audio) == (Status.EMPTY, Status.EMPTY)
+    assert (clip.visual.status, clip.audio.status) == (Status.EMPTY, Status.EMPTY)
 
 
 def test_the_first_frame_of_a_piece_may_have_been_on_screen_before(tmp_path):
-    path = media_writer.write(tmp_path / "slow.mp4", range(0, 4000, 1000))
+    path = media.write(tmp_path / "slow.mp4", range(0, 4000, 1000))
     clip = look(path, start_seconds=1.5, end_seconds=2.5)
     assert indices(clip) == [1, 2]
-    assert clip.frames[4096].seconds == pytest.approx([0.0, 0.5])
+    assert clip.visual.data[4096].seconds == pytest.approx([0.0, 0.5])
 
 
 @pytest.fixture(scope="module")
 def minute(tmp_path_factory):
     """A minute at 5 frames/s, a key frame every 4 s, and a click at 40.2 s."""
     path = tmp_path_factory.mktemp("long") / "minute.mp4"
-    pixels = [media_writer.picture(k % 256) for k in range(300)]
-    return media_writer.write(
-        path, range(0, 60_000, 200), pictures=pixels, gop=20, sound=media_writer.click(60.0, 40.2)
+    pixels = [media.picture(k % 256) for k in range(300)]
+    return media.write(
+        path, range(0, 60_000, 200), pictures=pixels, gop=20, sound=media.click(60.0, 40.2)
     )
 
 
@@ -69,15 +71,23 @@ def test_a_piece_is_the_same_however_it_is_reached(tmp_path, minute, name, monke
     for (a, b), piece in zip(pieces, sought, strict=True):
         decoding._last = None
         front = look(path, start_seconds=a, end_seconds=b)
-        assert (piece.visual, piece.audio) == (front.visual, front.audio) == (Status.OK, Status.OK)
-        assert indices(piece) == indices(front)
-        np.testing.assert_array_equal(piece.frames[4096].pixels, front.frames[4096].pixels)
-        np.testing.assert_array_equal(piece.frames[4096].seconds, front.frames[4096].seconds)
-        np.testing.assert_allclose(
-            piece.sound[16_000].samples, front.sound[16_000].samples, atol=2e-3
+        assert (
+            (piece.visual.status, piece.audio.status)
+            == (front.visual.status, front.audio.status)
+            == (Status.OK, Status.OK)
         )
-    flash = sought[0].frames[4096].seconds[indices(sought[0]).index(201)]
-    assert onset_seconds(sought[0].sound[16_000]) == pytest.approx(flash, abs=0.003)
+        assert indices(piece) == indices(front)
+        np.testing.assert_array_equal(
+            piece.visual.data[4096].pixels, front.visual.data[4096].pixels
+        )
+        np.testing.assert_array_equal(
+            piece.visual.data[4096].seconds, front.visual.data[4096].seconds
+        )
+        np.testing.assert_allclose(
+            piece.audio.data[16_000].samples, front.audio.data[16_000].samples, atol=2e-3
+        )
+    flash = sought[0].visual.data[4096].seconds[indices(sought[0]).index(201)]
+    assert onset_seconds(sought[0].audio.data[16_000]) == pytest.approx(flash, abs=0.003)
 
 
 @pytest.mark.parametrize("silent", [False, True])
@@ -91,7 +101,9 @@ def test_a_seek_that_lands_too_late_is_not_believed(tmp_path, minute, monkeypatc
     again = look(minute, start_seconds=40.0, end_seconds=41.0)
     assert indices(again) == indices(right) == list(range(200, 205))
     if not silent:
-        np.testing.assert_array_equal(again.sound[16_000].samples, right.sound[16_000].samples)
+        np.testing.assert_array_equal(
+            again.audio.data[16_000].samples, right.audio.data[16_000].samples
+        )
 
 
 def test_pieces_of_one_file_share_one_open_and_read_little(minute, monkeypatch):
@@ -112,9 +124,9 @@ def test_pieces_of_one_file_share_one_open_and_read_little(minute, monkeypatch):
 
 
 def test_a_file_that_changed_is_opened_anew(tmp_path):
-    path = media_writer.write(tmp_path / "x.mp4", EVERY_40_MS)
+    path = media.write(tmp_path / "x.mp4", EVERY_40_MS)
     first = look(path)
-    media_writer.write(path, range(0, 400, 40))
+    media.write(path, range(0, 400, 40))
     second = look(path)
     assert first.sha256 != second.sha256
     assert len(indices(second)) == 10
@@ -124,10 +136,10 @@ def test_a_damaged_file_is_not_kept_open(tmp_path, plain):
     """Its decoders may be in any state."""
     look(plain)
     assert decoding._last is not None
-    cut = media_writer.cut_bytes(
-        media_writer.write(tmp_path / "s.mkv", EVERY_40_MS, pictures=media_writer.noisy(50)),
+    cut = media.cut_bytes(
+        media.write(tmp_path / "s.mkv", EVERY_40_MS, pictures=media.noisy(50)),
         tmp_path / "cut.mkv",
         0.7,
     )
-    assert look(cut).visual == Status.PARTIAL
+    assert look(cut).visual.status == Status.PARTIAL
     assert decoding._last is None

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from extract.media.thumbnails import SIDE, Piece, jpeg, thumbnails
-from tests.extract.media_writer import read_index, tone, write
+from tests.extract.media_files import read_index, tone, write
 
 
 def opened(data):

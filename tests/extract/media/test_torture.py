@@ -15,10 +15,12 @@ import pytest
 
 import cli
 import store
-from extract.media.decode import Request, decode
+from extract.media.clip import Request
+from extract.media.decode import decode
 from extract.processes.pool import process_map
 from store import Status
-from tests.extract import media_writer, reference
+from tests.extract import media_files as media
+from tests.extract import reference
 from tests.extract.processes.test_pool import children
 
 FOLDER = Path(os.environ.get("MICROSHOT_MEDIA", "")) / "torture"
@@ -66,13 +68,14 @@ def rows(paths, decoders=("pyav", "decord")):
         for outcome in islice(ours, len(decoders)):
             clip = outcome.value
             row = {
-                "path": path, "seconds": outcome.cpu_seconds, "visual": clip.visual.kind,
-                "audio": clip.audio.kind, "detail": clip.visual_detail, "sound": clip.audio_detail,
+                "path": path, "seconds": outcome.cpu_seconds, "visual": clip.visual.status.kind,
+                "audio": clip.audio.status.kind, "detail": clip.visual.detail,
+                "sound": clip.audio.detail,
                 "frames": 0, "known": 0, "wrong": 0, "difference": 0.0,
             }  # fmt: skip
             seconds, pixels, origin = full.value or ([], None, 0.0)
-            if len(seconds) and clip.frames:
-                row |= compared(clip.frames[SIDE], seconds - origin, pixels)
+            if len(seconds) and clip.visual.data:
+                row |= compared(clip.visual.data[SIDE], seconds - origin, pixels)
             yield row
 
 
@@ -96,20 +99,20 @@ def compared(frames, seconds, pixels):
 
 def fixtures(folder):
     """The odd files that are easily made."""
-    plain = media_writer.write(
-        folder / "plain.mp4", range(0, 2000, 40), gop=20, pictures=media_writer.noisy(50),
-        sound=media_writer.tone(2.0),
+    plain = media.write(
+        folder / "plain.mp4", range(0, 2000, 40), gop=20, pictures=media.noisy(50),
+        sound=media.tone(2.0),
     )  # fmt: skip
     made = [
-        media_writer.copy_cut(plain, folder / "copy_cut.mp4", 1.0),
-        media_writer.copy_cut(plain, folder / "copy_cut_between.mp4", 0.7133),
-        media_writer.drop_head(plain, folder / "headless.mkv", 6),
-        media_writer.write(folder / "narrow48.mp4", range(0, 400, 40), size=(48, 64)),
-        media_writer.write(
-            folder / "late.mp4", range(0, 2000, 40), sound=media_writer.tone(1.0), sound_start=1.0
+        media.copy_cut(plain, folder / "copy_cut.mp4", 1.0),
+        media.copy_cut(plain, folder / "copy_cut_between.mp4", 0.7133),
+        media.drop_head(plain, folder / "headless.mkv", 6),
+        media.write(folder / "narrow48.mp4", range(0, 400, 40), size=(48, 64)),
+        media.write(
+            folder / "late.mp4", range(0, 2000, 40), sound=media.tone(1.0), sound_start=1.0
         ),
-        media_writer.write(folder / "one.mp4", [0]),
-        media_writer.cut_bytes(plain, folder / "cut60.mp4", 0.6),
+        media.write(folder / "one.mp4", [0]),
+        media.cut_bytes(plain, folder / "cut60.mp4", 0.6),
     ]
     for name, content in (("garbage.mp4", bytes(range(256)) * 40), ("zero.mp4", b"")):
         (folder / name).write_bytes(content)

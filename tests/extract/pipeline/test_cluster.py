@@ -23,7 +23,7 @@ from extract.pipeline.result import Timings
 from extract.pipeline.run import run
 from store.cluster import check_url
 from store.errors import ClusterError, InputError, MissingFile
-from tests.extract import media_writer
+from tests.extract import media_files as media
 from tests.extract.clusters import Cluster, descendants, kill_tree
 
 SPECS = {"visual": ["mobilenetv2:untrained"], "audio": ["yamnet:untrained"]}
@@ -32,10 +32,10 @@ SPECS = {"visual": ["mobilenetv2:untrained"], "audio": ["yamnet:untrained"]}
 def clips(folder, count, seconds=0.6):
     """A manifest of copies of a clip, the third without sound and the last one broken."""
     folder.mkdir(parents=True)
-    with_sound = media_writer.write(
-        folder / "a.mp4", range(0, round(1000 * seconds), 40), sound=media_writer.tone(seconds)
+    with_sound = media.write(
+        folder / "a.mp4", range(0, round(1000 * seconds), 40), sound=media.tone(seconds)
     )
-    silent = media_writer.write(folder / "b.mp4", range(0, round(1000 * seconds), 40))
+    silent = media.write(folder / "b.mp4", range(0, round(1000 * seconds), 40))
     names = [f"{k:03}.mp4" for k in range(count)]
     for k, name in enumerate(names):
         (folder / name).hardlink_to(silent if k == 2 else with_sound)

@@ -16,7 +16,7 @@ import pytest
 
 import store
 from store import Status
-from tests.extract import media_writer
+from tests.extract import media_files as media
 from tests.extract.fakes import Windows, quick
 from tests.extract.pipeline.test_run import write_manifest
 from tests.extract.processes.test_pool import children
@@ -46,9 +46,9 @@ def originals(folder):
         rate = options.get("rate", 44_100)
         times = () if blind else EVERY_40_MS
         made.append(
-            media_writer.write(
-                folder / name, times, pictures=media_writer.noisy(20, seed=k), gop=8,
-                sound=None if silent else media_writer.tone(0.8, rate), **options,
+            media.write(
+                folder / name, times, pictures=media.noisy(20, seed=k), gop=8,
+                sound=None if silent else media.tone(0.8, rate), **options,
             )
         )  # fmt: skip
     return made
@@ -224,9 +224,7 @@ def test_playlists_called_mp4_read_nothing(tmp_path, server):
     """The canary is a good clip, and a watch on it tells whether anybody opened it."""
     url, knocks = server
     (tmp_path / "out").mkdir()
-    canary = media_writer.write(
-        tmp_path / "out" / "canary.ts", EVERY_40_MS, sound=media_writer.tone(0.8)
-    )
+    canary = media.write(tmp_path / "out" / "canary.ts", EVERY_40_MS, sound=media.tone(0.8))
     folder = tmp_path / "m"
     folder.mkdir()
     texts = []

@@ -11,7 +11,7 @@ from extract.pipeline.options import Options
 from extract.pipeline.plan import plan
 from extract.pipeline.status import status
 from store.errors import InputError, NotAStore
-from tests.extract import media_writer
+from tests.extract import media_files as media
 from tests.extract.fakes import Frames, Whole, Windows, quick
 
 CLIPS = 12
@@ -22,8 +22,8 @@ def source(tmp_path_factory):
     """Clips of 1 s, the second without sound, and two files that are no clips."""
     root = tmp_path_factory.mktemp("clips")
     for k in range(CLIPS - 2):
-        sound = None if k == 1 else media_writer.tone(1.0)
-        media_writer.write(root / f"{k:02}.mp4", range(0, 1000, 40), sound=sound)
+        sound = None if k == 1 else media.tone(1.0)
+        media.write(root / f"{k:02}.mp4", range(0, 1000, 40), sound=sound)
     (root / "10.mp4").write_bytes(b"no clip")
     (root / "11.mp4").write_bytes(b"")
     (root / "m.csv").write_text("path\n" + "".join(f"{k:02}.mp4\n" for k in range(CLIPS)))

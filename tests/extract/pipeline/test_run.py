@@ -14,13 +14,14 @@ import pytest
 import torch
 
 import store
-from extract.media.decode import Request, decode
+from extract.media.clip import Request
+from extract.media.decode import decode
 from extract.media.sampling import Sampling
 from extract.pipeline import outputs
 from extract.pipeline import run as running
 from store import Status
 from store.errors import ConfigError, InputError, UnknownPlugin
-from tests.extract import media_writer
+from tests.extract import media_files as media
 from tests.extract.fakes import Frames, Whole, Windows, quick
 
 FOUR = Sampling(fps=4.0)
@@ -33,12 +34,12 @@ def source(tmp_path_factory):
     root = tmp_path_factory.mktemp("clips")
     for k in range(CLIPS):
         seconds = 0.6 + 0.17 * k
-        media_writer.write(
+        media.write(
             root / f"{k:02}.mp4",
             range(0, round(1000 * seconds), 40),
-            pictures=[media_writer.picture(10 * k + j, 96, 64) for j in range(120)],
+            pictures=[media.picture(10 * k + j, 96, 64) for j in range(120)],
             size=(96, 64),
-            sound=None if k == 4 else media_writer.tone(seconds, hz=200.0 + 50 * k),
+            sound=None if k == 4 else media.tone(seconds, hz=200.0 + 50 * k),
         )
     return write_manifest(root, [f"{k:02}.mp4" for k in range(CLIPS)])
 
@@ -81,13 +82,13 @@ def test_the_rows_are_those_of_one_clip_at_a_time(source, done):
         )
         clip = decode(request)
         rows, _ = fs["fake-frames"].read([clip_id])
-        alone = frames(torch.from_numpy(np.ascontiguousarray(clip.frames[32].pixels)))
+        alone = frames(torch.from_numpy(np.ascontiguousarray(clip.visual.data[32].pixels)))
         np.testing.assert_allclose(rows, alone.numpy(), atol=2e-3)
         times = fs["fake-frames"].read_times([clip_id])
-        assert times == pytest.approx(1000 * clip.frames[32].seconds, abs=0.51)
+        assert times == pytest.approx(1000 * clip.visual.data[32].seconds, abs=0.51)
         rows, _ = fs["fake-windows"].read([clip_id])
-        if clip.sound:
-            alone = windows(torch.from_numpy(clip.sound[8000].samples)[None])
+        if clip.audio.data:
+            alone = windows(torch.from_numpy(clip.audio.data[8000].samples)[None])
             np.testing.assert_allclose(rows, alone.numpy(), atol=1e-3)
             times = fs["fake-windows"].read_times([clip_id])
             assert times.tolist() == [500 * k for k in range(len(rows))]
@@ -187,14 +188,14 @@ def troubles(source, tmp_path):
         shutil.copy(source.parent / "05.mp4", root / name)
     (root / "garbage.mp4").write_bytes(b"garbage" * 99)
     (root / "zero.mp4").touch()
-    media_writer.cut_bytes(source.parent / "06.mp4", root / "cut.mp4", 0.7)
+    media.cut_bytes(source.parent / "06.mp4", root / "cut.mp4", 0.7)
     names = ["a", "hang", "b", "crash", "garbage", "zero", "none", "cut", "c"]
     return write_manifest(root, [f"{name}.mp4" for name in names])
 
 
 def test_ctrl_c_leaves_no_child(troubles, tmp_path, monkeypatch):
     """One child hangs meanwhile; the traceback, kept here, keeps the run's frames alive."""
-    monkeypatch.setattr(outputs, "decode", media_writer.troubled)
+    monkeypatch.setattr(outputs, "decode", media.troubled)
 
     def interrupt(done, total, message="", told=""):
         raise KeyboardInterrupt
@@ -212,7 +213,7 @@ def test_ctrl_c_leaves_no_child(troubles, tmp_path, monkeypatch):
 
 def test_a_clip_that_hangs_holds_up_its_own_unit_only(source, tmp_path, monkeypatch):
     """It is the first of all, and the last to be given up."""
-    monkeypatch.setattr(outputs, "decode", media_writer.troubled)
+    monkeypatch.setattr(outputs, "decode", media.troubled)
     (tmp_path / "m").mkdir()
     names = ["hang.mp4", *(f"{k}.mp4" for k in range(12))]
     for name in names:
@@ -230,7 +231,7 @@ def test_a_clip_that_hangs_holds_up_its_own_unit_only(source, tmp_path, monkeypa
 
 
 def test_clips_that_fail_are_data(troubles, tmp_path, monkeypatch):
-    monkeypatch.setattr(outputs, "decode", media_writer.troubled)
+    monkeypatch.setattr(outputs, "decode", media.troubled)
     lines = []
     result = quick(
         troubles,
@@ -313,7 +314,7 @@ class Overflowing(Frames):
 def test_rows_float16_cannot_hold_fail_their_clip_alone(tmp_path, bad):
     for name, level in (("dark", 20), ("light", 220)):
         pixels = np.full((64, 96, 3), level, "u1")
-        media_writer.write(tmp_path / f"{name}.mp4", [0, 40], pictures=[pixels] * 2, size=(96, 64))
+        media.write(tmp_path / f"{name}.mp4", [0, 40], pictures=[pixels] * 2, size=(96, 64))
     encoder = Overflowing()
     encoder.bad = bad
     manifest = write_manifest(tmp_path, ["dark.mp4", "light.mp4"])

@@ -5,7 +5,7 @@ import numpy as np
 import store
 from store.upkeep.repair import repair
 from store.upkeep.verify import verify
-from tests.extract import media_writer
+from tests.extract import media_files as media
 from tests.extract.fakes import quick
 
 CLIPS = [f"{k}.mp4" for k in range(6)]
@@ -13,8 +13,8 @@ CLIPS = [f"{k}.mp4" for k in range(6)]
 
 def test_only_damaged_units_are_done_again(tmp_path):
     for k, name in enumerate(CLIPS):
-        pictures = [media_writer.picture(k + j, 48, 32) for j in range(60)]
-        media_writer.write(tmp_path / name, range(0, 600, 40), pictures=pictures, size=(48, 32))
+        pictures = [media.picture(k + j, 48, 32) for j in range(60)]
+        media.write(tmp_path / name, range(0, 600, 40), pictures=pictures, size=(48, 32))
     manifest = tmp_path / "clips.csv"
     manifest.write_text("path\n" + "\n".join(CLIPS) + "\n")
     quick(manifest, tmp_path / "fs", workers=1, clips_per_unit=2)

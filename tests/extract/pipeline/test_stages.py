@@ -19,7 +19,7 @@ from extract.media.sampling import Sampling
 from extract.pipeline import progress
 from extract.pipeline.batching import Fitting, Packer
 from store.errors import ConfigError, InputError, StoreError
-from tests.extract import media_writer
+from tests.extract import media_files as media
 from tests.extract.fakes import Frames, Windows, quick
 
 CLIPS = 14
@@ -29,7 +29,7 @@ CLIPS = 14
 def source(tmp_path_factory):
     root = tmp_path_factory.mktemp("clips")
     for k in range(CLIPS):
-        media_writer.write(root / f"{k:02}.mp4", range(0, 600, 40), sound=media_writer.tone(0.6))
+        media.write(root / f"{k:02}.mp4", range(0, 600, 40), sound=media.tone(0.6))
     (root / "m.csv").write_text("path\n" + "".join(f"{k:02}.mp4\n" for k in range(CLIPS)))
     return root / "m.csv"
 
@@ -125,7 +125,7 @@ def test_asked_to_stop_it_finishes_what_the_networks_have_begun(source, tmp_path
 def test_too_many_failures_end_a_run_that_has_seen_enough(tmp_path, monkeypatch):
     monkeypatch.setattr(progress, "ENOUGH_CLIPS", 6)
     names = [f"{k:02}.mp4" for k in range(40)]
-    media_writer.write(tmp_path / names[0], range(0, 200, 40))
+    media.write(tmp_path / names[0], range(0, 200, 40))
     (tmp_path / "m.csv").write_text("path\n" + "\n".join(names) + "\n")
     result = quick(tmp_path / "m.csv", tmp_path / "s", max_failures=0.5, workers=1)
     assert not result.interrupted
@@ -254,7 +254,7 @@ def test_metrics_that_cannot_be_written_are_refused_before_the_work(source, tmp_
 
 
 def test_progress_tells_the_rate_and_the_failures(tmp_path):
-    media_writer.write(tmp_path / "good.mp4", range(0, 200, 40))
+    media.write(tmp_path / "good.mp4", range(0, 200, 40))
     (tmp_path / "bad.mp4").write_bytes(b"garbage")
     (tmp_path / "m.csv").write_text("path\ngood.mp4\nbad.mp4\ngone.mp4\n")
     told = []

@@ -357,7 +357,7 @@ def test_a_decode_process_imports_neither_torch_nor_zarr(tmp_path):
     """Asked of an interpreter that did what a decode process does."""
     code = (
         "import sys; import extract.processes.pool; "
-        "from extract.media.decode import Request, decode; "
+        "from extract.media.clip import Request; from extract.media.decode import decode; "
         "from extract.media.sampling import Sampling; from pathlib import Path; "
         f"decode(Request(path=Path({str(tmp_path / 'none.mp4')!r}))); "
         "print([m for m in ('torch', 'zarr', 'pyarrow', 'decord') if m in sys.modules])"

@@ -1,0 +1,107 @@
+"""What is asked of one clip, and what comes of it.
+
+Shapes: T = frames wanted, H, W = pixels, S = sound samples.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int, UInt8
+
+from extract.media.samplers import Footage
+from store import Status
+
+DECODER = "pyav"  # part of a feature's identity
+DECODERS = ("auto", "pyav", "decord")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Frames:
+    """RGB frames and when each appears, in seconds on the clip's clock."""
+
+    pixels: UInt8[np.ndarray, "T H W 3"]
+    seconds: Float64[np.ndarray, "T"]
+
+    def __post_init__(self) -> None:
+        if not len(self.pixels) == len(self.seconds) > 0:
+            raise ValueError(f"{len(self.pixels)} frames with {len(self.seconds)} times")
+        if self.seconds[0] < 0 or np.any(np.diff(self.seconds) < 0):
+            raise ValueError("frame times start at 0 or later and never fall")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sound:
+    """Mono sound from second 0 on, full scale at -1..1."""
+
+    samples: Float32[np.ndarray, "S"]
+    rate: int  # Hz
+
+    def __post_init__(self) -> None:
+        if not len(self.samples) or self.rate <= 0:
+            raise ValueError(f"{len(self.samples)} samples at {self.rate} Hz are no sound")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What to decode of one clip. `pick` gives the indices of the frames wanted, in order; without
+    it no frame is decoded.
+    """
+
+    path: Path
+    root: Path | None = None  # a link that leads out of it is not followed
+    start_seconds: float = 0.0
+    end_seconds: float = float("inf")
+    limit_seconds: float = float("inf")  # so much of the piece is decoded; what is cut off is told
+    pick: Callable[[Footage], Int[np.ndarray, "T"]] | None = None
+    short_sides: tuple[int, ...] = ()  # pixels; larger frames are scaled down to each of these
+    sample_rates: tuple[int, ...] = ()  # Hz; the sound is given at each of these
+    decoder: str = "auto"  # or "pyav" or "decord"
+    because: str = "asked for"  # why PyAV, where it is `decoder`
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start_seconds < self.end_seconds or not self.limit_seconds > 0:
+            raise ValueError(f"a piece from {self.start_seconds} to {self.end_seconds} s is none")
+        if self.decoder not in DECODERS:
+            raise ValueError(f"decoder {self.decoder!r} is none of {', '.join(DECODERS)}")
+
+    @property
+    def stop_seconds(self) -> float:
+        """Where decoding ends."""
+        return min(self.end_seconds, self.start_seconds + self.limit_seconds)
+
+
+Data = TypeVar("Data", bound=Frames | Sound)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stream(Generic[Data]):
+    """What came of one modality of a request."""
+
+    status: Status
+    detail: str = ""
+    data: Mapping[int, Data] = field(default_factory=dict)  # by short side or by sample rate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clip:
+    """What came of a request. Sight and sound fail apart: broken sound spares the frames."""
+
+    visual: Stream[Frames]
+    audio: Stream[Sound]
+    sha256: bytes = bytes(32)
+
+    def stream(self, modality: str) -> Stream[Any]:
+        """What came of the modality, `visual` or `audio`."""
+        return {"visual": self.visual, "audio": self.audio}[modality]
+
+
+def failed(status: Status, detail: str, sha256: bytes = bytes(32)) -> Clip:
+    """A clip of which there is nothing."""
+    return Clip(
+        visual=Stream(status=status, detail=detail),
+        audio=Stream(status=status, detail=detail),
+        sha256=sha256,
+    )
