@@ -7,10 +7,9 @@ Nothing is trained; another class is another row of the support.
 import csv
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from learn.inference.classifier import BY
 from learn.inference.embed import EmbeddedBatch, all_clips, embed, parts_of, refuse_unknown
@@ -18,8 +17,8 @@ from learn.inference.examples import join, read_groups, read_labels
 from learn.inference.labeller import Labeller, LabellerSettings, LabelSummary, header, judged_by
 from learn.inference.selection import NONE, Selection, runs_of, select_one
 from learn.inference.vector_index import parse_index
+from store import atomic, read_manifest
 from store import open as open_store
-from store import read_manifest
 from store.errors import ConfigError, MissingFile
 from store.features.streaming import MEMORY_BYTES
 
@@ -157,7 +156,10 @@ class _Prediction:
             c for labeller in self.labellers for c in header(labeller.label, self.settings.top)
         ]
         done = 0
-        with _whole(self.settings.output) as file:
+        with (
+            atomic.staged(self.settings.output) as staged,
+            staged.open("w", encoding="utf-8", newline="") as file,
+        ):
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["clip_id", "mode", *columns])
             for batch in _embed(self.selection, self.ids, self.settings):
@@ -229,15 +231,3 @@ def _embed(
 ) -> Iterator[EmbeddedBatch]:
     (run,) = selection.runs.values()
     return embed(selection.features, ids, run, memory_bytes=settings.memory_bytes)
-
-
-@contextmanager
-def _whole(output: Path) -> Iterator[TextIO]:
-    """A file that gets its name when it is complete."""
-    unfinished = output.with_name(output.name + ".unfinished")
-    try:
-        with unfinished.open("w", encoding="utf-8", newline="") as file:
-            yield file
-        unfinished.replace(output)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -1,7 +1,5 @@
 """`learn report`: what runs found, in one page that needs neither a network nor a script."""
 
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -20,6 +18,7 @@ from learn.reporting.provenance import provenance_section
 from learn.reporting.sections import Section
 from learn.reporting.stores import Stores
 from learn.reporting.trainings import training_section
+from store import atomic
 from store.errors import InputError, MissingFile
 
 TEMPLATE = "report.html.j2"
@@ -77,7 +76,7 @@ def report(
         sections = [note_missing(section, pictures) for section in sections]
     sections.append(provenance_section(inputs, stores))
     page = render(title or page_title(inputs), sections, caveats, pictures)
-    _write(output, page)
+    atomic.write_text(output, page)
     return ReportSummary(
         output=str(output),
         bytes=len(page.encode()),
@@ -143,15 +142,3 @@ def _sections(inputs: ReportInputs, map_by: str) -> list[Section]:
     for i, training in enumerate(inputs.trainings):
         sections.append(training_section(training, inputs, f"t{i}"))
     return sections
-
-
-def _write(output: Path, page: str) -> None:
-    """The file appears whole or not at all."""
-    handle, unfinished = tempfile.mkstemp(prefix=f".{output.name}-", dir=output.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(page)
-        Path(unfinished).chmod(0o644)
-        Path(unfinished).replace(output)
-    finally:
-        Path(unfinished).unlink(missing_ok=True)
