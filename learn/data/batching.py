@@ -10,6 +10,7 @@ Shapes: V = clips, B = clips of a batch.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -25,74 +26,64 @@ class Window(NamedTuple):
     batches: tuple[Int64[Tensor, "B"], ...]
 
 
-def epoch(
-    clips: int,
-    *,
-    rng: np.random.Generator,
-    batch_size: int,
-    bucket: int = 0,
-    lengths: Int[np.ndarray, "V"] | None = None,
-    blocks: Sequence[Int64[np.ndarray, "_"]] = (),
-    at_once: int = 1,
-    ways: int = 0,
-    class_ids: Int[np.ndarray, "V"] | None = None,
-) -> list[Window]:
-    """Every clip once. `bucket` batches of each window are sorted by `lengths` at a time; windows
-    are of `at_once` of the `blocks`, or there is one of everything. Batches are of `ways` of the
-    classes that `class_ids` tell apart, if any are asked for."""
-    if not blocks:
-        groups = [rng.permutation(clips)]
-    else:
-        turn = rng.permutation(len(blocks))
-        joined = [
-            np.concatenate([blocks[i] for i in turn[first : first + at_once]])
-            for first in range(0, len(turn), at_once)
-        ]
-        if len(joined) > 1 and len(joined[-1]) < batch_size:  # no batch of a clip or two
-            joined[-2:] = [np.concatenate(joined[-2:])]
-        groups = [rng.permutation(group) for group in joined]
-    if ways and class_ids is not None:
-        return [
-            Window(
-                np.sort(group), tuple(_of_classes(group, rng, batch_size, ways, class_ids[group]))
-            )
-            for group in groups
-        ]
-    return [
-        Window(np.sort(group), tuple(_batches(group, rng, batch_size, bucket, lengths)))
-        for group in groups
-    ]
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Batching:
+    """Which clips may meet in a batch, for all epochs of a training."""
 
+    batch_size: int
+    bucket: int = 0  # batches of a window that are sorted by `lengths` at a time
+    ways: int = 0  # classes of a batch, if `class_ids` tell them apart
+    lengths: Int[np.ndarray, "V"] | None = None
+    class_ids: Int[np.ndarray, "V"] | None = None
+    blocks: Sequence[Int64[np.ndarray, "_"]] = ()  # neighbours on the disk; none: all in memory
+    at_once: int = 1  # blocks of a window
 
-def _batches(
-    order: Int64[np.ndarray, "_"], rng: np.random.Generator, size: int, bucket: int,
-    lengths: Int[np.ndarray, "V"] | None,
-) -> Iterator[Int64[Tensor, "B"]]:  # fmt: skip
-    if not bucket or lengths is None:
-        yield from cut(torch.from_numpy(order), size)
-        return
-    for some in cut(torch.from_numpy(order), size * bucket):
-        by_length = some[torch.from_numpy(np.argsort(lengths[some.numpy()], kind="stable"))]
-        batches = cut(by_length, size)
-        yield from (batches[i] for i in rng.permutation(len(batches)))
+    def epoch(self, clips: int, rng: np.random.Generator) -> list[Window]:
+        """Every clip once: windows of `at_once` blocks, or one of everything."""
+        if not self.blocks:
+            groups = [rng.permutation(clips)]
+        else:
+            turn = rng.permutation(len(self.blocks))
+            joined = [
+                np.concatenate([self.blocks[i] for i in turn[first : first + self.at_once]])
+                for first in range(0, len(turn), self.at_once)
+            ]
+            if len(joined) > 1 and len(joined[-1]) < self.batch_size:  # no batch of a clip or two
+                joined[-2:] = [np.concatenate(joined[-2:])]
+            groups = [rng.permutation(group) for group in joined]
+        batches = self._of_classes if self.ways and self.class_ids is not None else self._batches
+        return [Window(np.sort(group), tuple(batches(group, rng))) for group in groups]
 
+    def _batches(
+        self, order: Int64[np.ndarray, "_"], rng: np.random.Generator
+    ) -> Iterator[Int64[Tensor, "B"]]:
+        """Batches in this order, or of clips of like length."""
+        if not self.bucket or self.lengths is None:
+            yield from cut(torch.from_numpy(order), self.batch_size)
+            return
+        for bucket in cut(torch.from_numpy(order), self.batch_size * self.bucket):
+            by_length = np.argsort(self.lengths[bucket.numpy()], kind="stable")
+            batches = cut(bucket[torch.from_numpy(by_length)], self.batch_size)
+            yield from (batches[i] for i in rng.permutation(len(batches)))
 
-def _of_classes(
-    order: Int64[np.ndarray, "_"], rng: np.random.Generator, size: int, ways: int,
-    class_ids: Int[np.ndarray, "_"],
-) -> Iterator[Int64[Tensor, "B"]]:  # fmt: skip
-    """As many clips of each of `ways` classes, near enough; every class spread over the epoch."""
-    portions = []
-    for code in np.unique(class_ids):
-        own = order[class_ids == code]
-        parts = np.array_split(own, math.ceil(len(own) / (size // ways)))
-        portions += [((i + 0.5) / len(parts), rng.random(), part) for i, part in enumerate(parts)]
-    portions.sort(key=lambda portion: portion[:2])
-    starts = range(0, len(portions), ways)
-    batches = [np.concatenate([p[2] for p in portions[i : i + ways]]) for i in starts]
-    if len(batches) > 1 and len(portions) % ways == 1:  # no batch of one class
-        batches[-2:] = [np.concatenate(batches[-2:])]
-    yield from map(torch.from_numpy, batches)
+    def _of_classes(
+        self, order: Int64[np.ndarray, "_"], rng: np.random.Generator
+    ) -> Iterator[Int64[Tensor, "B"]]:
+        """As many clips of each of `ways` classes, near enough; every class spread over the epoch."""
+        assert self.class_ids is not None
+        class_ids, portions = self.class_ids[order], []
+        for class_id in np.unique(class_ids):
+            own = order[class_ids == class_id]
+            parts = np.array_split(own, math.ceil(len(own) / (self.batch_size // self.ways)))
+            portions += [
+                ((i + 0.5) / len(parts), rng.random(), part) for i, part in enumerate(parts)
+            ]
+        portions.sort(key=lambda portion: portion[:2])
+        starts = range(0, len(portions), self.ways)
+        batches = [np.concatenate([p[2] for p in portions[i : i + self.ways]]) for i in starts]
+        if len(batches) > 1 and len(portions) % self.ways == 1:  # no batch of one class
+            batches[-2:] = [np.concatenate(batches[-2:])]
+        yield from map(torch.from_numpy, batches)
 
 
 def cut(order: Int[Tensor, "_"], size: int) -> list[Int[Tensor, "B"]]:

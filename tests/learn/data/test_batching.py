@@ -13,7 +13,7 @@ LENGTHS = np.random.default_rng(1).integers(1, 40, CLIPS)
 
 def epoch(seed=0, **how):
     rng = np.random.default_rng(seed)
-    return batching.epoch(CLIPS, rng=rng, **{"batch_size": 16, "lengths": LENGTHS, **how})
+    return batching.Batching(**{"batch_size": 16, "lengths": LENGTHS, **how}).epoch(CLIPS, rng)
 
 
 @pytest.mark.parametrize("blocks", [(), BLOCKS], ids=["memory", "streamed"])
@@ -63,14 +63,15 @@ def test_fill_counts_what_is_real():
 def test_batches_of_ways_have_as_many_clips_of_each_class_and_all_classes_all_along():
     class_ids = np.repeat(np.arange(10), 12)
     rng = np.random.default_rng(0)
-    (window,) = batching.epoch(120, rng=rng, batch_size=20, ways=5, class_ids=class_ids)
+    how = batching.Batching(batch_size=20, ways=5, class_ids=class_ids)
+    (window,) = how.epoch(120, rng)
     assert sorted(torch.cat(window.batches).tolist()) == list(range(120))
     met = [np.unique(class_ids[batch.numpy()], return_counts=True) for batch in window.batches]
     assert len(met) == 6
     assert all(counts.tolist() == [4] * 5 for _, counts in met)
     for early, late in ((0, 1), (2, 3), (4, 5)):
         assert len({*met[early][0], *met[late][0]}) == 10
-    (other,) = batching.epoch(120, rng=rng, batch_size=20, ways=5, class_ids=class_ids)
+    (other,) = how.epoch(120, rng)
     assert any(not torch.equal(a, b) for a, b in zip(window.batches, other.batches, strict=True))
 
 
