@@ -124,6 +124,7 @@ def run_command(
     """
     from extract.pipeline import run
     from extract.pipeline.options import Options
+    from extract.pipeline.progress import Watch
     from extract.tables import run_table
 
     options = Options(
@@ -138,18 +139,18 @@ def run_command(
     )
     how = run.sampling(fps=fps, frames=frames, sample=sample, max_seconds=max_seconds)
     with console.progress("clips", quiet=as_json) as progress, console.interruptible() as stop:
+        watch = Watch(metrics=metrics, stop=stop, progress=progress)
         if scheduler is not None:
-            from extract.pipeline.cluster import run_on
+            from extract.pipeline.cluster import Scheduler, run_on
 
             result = run_on(
-                scheduler, manifest, store_dir, visual=visual, audio=audio, sampling=how,
-                options=options, metrics=metrics, stop=stop, progress=progress,
-                insecure_tcp=insecure_tcp,
+                Scheduler(url=scheduler, insecure_tcp=insecure_tcp), manifest, store_dir,
+                visual=visual, audio=audio, sampling=how, options=options, watch=watch,
             )  # fmt: skip
         else:
             result = run.run(
                 manifest, store_dir, visual=visual, audio=audio, sampling=how, options=options,
-                metrics=metrics, stop=stop, progress=progress,
+                watch=watch,
             )  # fmt: skip
     console.give(result.to_dict(), as_json, lambda: run_table(result.to_dict()))
     if result.interrupted:
@@ -187,7 +188,7 @@ def plan_command(
     """
     from extract.pipeline import run
     from extract.pipeline.options import Options
-    from extract.pipeline.plan import plan
+    from extract.pipeline.plan import Sample, plan
     from extract.tables import plan_table
 
     with console.progress("clips", quiet=as_json) as progress:
@@ -207,8 +208,7 @@ def plan_command(
                 retry=tuple(filter(None, retry.split(","))),
                 max_failures=max_failures,
             ),
-            sample_clips=clips,
-            seed=seed,
+            sample=Sample(clips=clips, seed=seed),
             progress=progress,
         )
     console.give(result.to_dict(), as_json, lambda: plan_table(result.to_dict()))

@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -69,38 +70,53 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def render(
-    directory: Path | str,
-    *,
-    classes: int = 20,
-    clips: int = 20,
-    seed: int = 0,
-    seconds: float = 3.0,
-    visual: float = 1.0,
-    audio: float = 1.0,
-    noise: float = 0.1,
-    silent: float = 0.0,
-    broken: float = 0.0,
-    groups: int = 5,
-    workers: int = 0,
-    progress: Progress = _silent,
-) -> Path:
-    """Render `clips` clips of each class into a new directory; gives the path of the manifest.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rendering:
+    """What is rendered. Splits share no class: about 60 % of them train, 15 % val, 25 % test."""
 
-    `visual` and `audio` say how much pictures and sound tell of the class, `noise` how noisy both
-    are; `silent` is the share of clips without a sound track and `broken` that of damaged files.
-    Splits share no class: about 60 % of the classes train, 15 % val, 25 % test.
+    classes: int = 20
+    clips: int = 20  # of each class
+    seed: int = 0
+    seconds: float = 3.0
+    visual: float = 1.0  # how much pictures tell of the class, 0 to 1
+    audio: float = 1.0  # how much sound tells of it
+    noise: float = 0.1  # in both
+    silent: float = 0.0  # share of clips without a sound track
+    broken: float = 0.0  # share of damaged files
+    groups: int = 5  # of look-alike clips in each class
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The settings that count something."""
+        return {"classes": self.classes, "clips": self.clips, "groups": self.groups}
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The settings that are shares."""
+        return {name: getattr(self, name) for name in SHARES}
+
+
+SHARES = ("visual", "audio", "noise", "silent", "broken")
+
+
+def render(
+    directory: Path | str, *, workers: int = 0, progress: Progress = _silent, **settings: Any
+) -> Path:
+    """Render clips into a new directory, `settings` being those of `Rendering`.
+
+    Returns the path of the manifest.
 
     Raises:
         InputError: a value out of bounds, or a directory that holds something.
     """
-    directory = Path(directory)
-    shares = {"visual": visual, "audio": audio, "noise": noise, "silent": silent, "broken": broken}
-    _check(directory, {"classes": classes, "clips": clips, "groups": groups}, shares, seconds, seed)
+    directory, what = Path(directory), Rendering(**settings)
+    _check(directory, what.counts, what.shares, what.seconds, what.seed)
     directory.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
-        jobs = _jobs(staging, classes, clips, groups, seed, seconds, shares)
+        jobs = _jobs(
+            staging, what.classes, what.clips, what.groups, what.seed, what.seconds, what.shares
+        )
         for job in jobs:
             (staging / job.path).parent.mkdir(parents=True, exist_ok=True)
         outcomes = process_map(

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, Queue
-from threading import Event
 from typing import Any, Protocol, runtime_checkable
 
 from distributed import Client
@@ -24,7 +23,7 @@ from extract.pipeline import cluster_worker as jobs
 from extract.pipeline.cluster_worker import Job, Settings
 from extract.pipeline.options import Options, readable
 from extract.pipeline.outputs import wanted_rows
-from extract.pipeline.progress import Progress, RunProgress, into, silent
+from extract.pipeline.progress import RunProgress, Watch, into
 from extract.pipeline.result import FeatureReport, RunResult, Timings
 from store import Manifest
 from store.cluster import check_url, connected
@@ -165,8 +164,16 @@ class _Way:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scheduler:
+    """Where workers are asked for."""
+
+    url: str
+    insecure_tcp: bool = False  # trust the network, where the line is neither TLS nor local
+
+
 def run_on(
-    scheduler: str,
+    scheduler: Scheduler | str,
     manifest: Manifest | Path | str,
     store_dir: Path | str,
     *,
@@ -174,10 +181,7 @@ def run_on(
     audio: Sequence[str] = (),
     sampling: Sampling | None = None,
     options: Options | None = None,
-    metrics: Path | None = None,
-    stop: Event | None = None,
-    progress: Progress = silent,
-    insecure_tcp: bool = False,
+    watch: Watch | None = None,
 ) -> RunResult:
     """`extract.pipeline.run.run`, by the workers of a dask scheduler.
 
@@ -188,22 +192,23 @@ def run_on(
         ClusterError: no scheduler, no worker, an unsafe line, or workers that are not like us.
         MicroshotError: as `extract.pipeline.run.run`.
     """
-    options = options or Options()
+    options, watch = options or Options(), watch or Watch()
+    where = Scheduler(url=scheduler) if isinstance(scheduler, str) else scheduler
     manifest = readable(
         manifest if isinstance(manifest, Manifest) else store.read_manifest(manifest)
     )
     if not visual and not audio:
         raise InputError("no encoder; give --visual SPEC or --audio SPEC (see: extract encoders)")
-    heard = into(metrics)
+    heard = into(watch.metrics)
     settings = Settings(
         visual=tuple(visual),
         audio=tuple(audio),
         sampling=sampling or Sampling(fps=1.0),
         options=options,
     )
-    with connected(scheduler, insecure_tcp) as client:
+    with connected(where.url, where.insecure_tcp) as client:
         spent = Timings(workers=0)
-        first = _shake_hands(client, settings, scheduler, insecure_tcp)
+        first = _shake_hands(client, settings, where.url, where.insecure_tcp)
         specs = [jobs.spec_of(plain) for plain in first["specs"]]
         fs = store.create(store_dir)
         fs.add_manifest(manifest)
@@ -211,8 +216,8 @@ def run_on(
         size = first["clips_per_unit"]
         units = wanted_rows(manifest, features, options.again, size)
         ledger = RunProgress(
-            spent=spent, clips=sum(map(len, units)), units=len(units), progress=progress,
-            heard=heard, max_failures=options.max_failures, stop=stop or Event(),
+            spent=spent, clips=sum(map(len, units)), units=len(units), progress=watch.progress,
+            heard=heard, max_failures=options.max_failures, stop=watch.stop,
         )  # fmt: skip
         way = _Way(
             client=client,

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,32 @@ class _Trial:
     cpu_seconds: float = 0.0  # of all cores
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """The clips that are tried.
+
+    Raises:
+        InputError: none.
+    """
+
+    clips: int = SAMPLE_CLIPS
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.clips < 1:
+            raise InputError(f"a sample of {self.clips} clips says nothing; take 1 or more")
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Tried:
+    """What became of the sample."""
+
+    costs: list[float] = field(default_factory=list)  # processor seconds of decoding, by clip
+    statuses: Counter[str] = field(default_factory=Counter)
+    decoders: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)  # of a failure of each kind
+
+
 def plan(
     manifest: Manifest | Path | str,
     store_dir: Path | str,
@@ -119,8 +145,7 @@ def plan(
     audio: Sequence[str | Encoder] = (),
     sampling: Sampling | None = None,
     options: Options | None = None,
-    sample_clips: int = SAMPLE_CLIPS,
-    seed: int = 0,
+    sample: Sample | None = None,
     progress: Progress = silent,
 ) -> Plan:
     """What the run with the same arguments would take.
@@ -129,8 +154,7 @@ def plan(
         InputError: as `extract.pipeline.run.run`; a sample without clips.
         ConfigError, NotAStore: as `extract.pipeline.run.run`.
     """
-    if sample_clips < 1:
-        raise InputError(f"a sample of {sample_clips} clips says nothing; take 1 or more")
+    sample = sample or Sample()
     options = (options or Options()).resolved()
     policy = sampling or Sampling(fps=1.0)
     manifest = manifest if isinstance(manifest, Manifest) else store.read_manifest(manifest)
@@ -139,32 +163,30 @@ def plan(
     specs = specs_of(encoders, policy, options.decoder)
     trials = _trials(manifest, store_dir, encoders, specs, options)
     pending = sorted(set().union(*(trial.pending for trial in trials)))
-    drawn = np.random.default_rng(seed).permutation(len(pending))[:sample_clips]
+    drawn = np.random.default_rng(sample.seed).permutation(len(pending))[: sample.clips]
     rows = [pending[i] for i in sorted(drawn.tolist())]
 
-    costs, statuses, decoders, examples = [], Counter[str](), Counter[str](), dict[str, str]()
+    tried = _Tried()
     wanted_of = ((row, [t.encoder for t in trials if row in t.pending]) for row in rows)
     outcomes = decoded(manifest, wanted_of, policy, options, ordered=False)
     with closing(outcomes), torch.inference_mode():
         for held in _gathered(outcomes, progress, len(rows)):
             for outcome in held:
                 row = rows[outcome.index]
-                costs.append(outcome.cpu_seconds)
+                tried.costs.append(outcome.cpu_seconds)
                 clip: Clip = outcome.value or failed(outcome.status, outcome.detail)
                 wanted = [trial for trial in trials if row in trial.pending]
                 for trial in wanted:
                     _try(trial, manifest.clip_ids[row], clip)
                 status, detail = _worst(clip, wanted)
-                statuses[status.kind] += 1
+                tried.statuses[status.kind] += 1
                 if status.failed:
-                    examples.setdefault(status.kind, f"{manifest.clip_ids[row]}: {detail}")
+                    tried.examples.setdefault(status.kind, f"{manifest.clip_ids[row]}: {detail}")
                 if clip.visual.data:
-                    decoders[_decoder(clip.visual.detail)] += 1
+                    tried.decoders[_decoder(clip.visual.detail)] += 1
         for trial in trials:
             _finish(trial)
-    return _scaled(
-        manifest, store_dir, pending, trials, options, costs, statuses, decoders, examples
-    )
+    return _scaled(manifest, store_dir, pending, trials, options, tried)
 
 
 def _trials(
@@ -263,13 +285,10 @@ def _scaled(
     pending: Sequence[int],
     trials: Sequence[_Trial],
     options: Options,
-    costs: Sequence[float],
-    statuses: Counter[str],
-    decoders: Counter[str],
-    examples: dict[str, str],
+    tried: _Tried,
 ) -> Plan:
     """From the sample to the run."""
-    n = len(costs)
+    n, costs = len(tried.costs), tried.costs
     decode_cost = statistics.fmean(costs) if n else 0.0
     error = Z95 * statistics.stdev(costs) / math.sqrt(n) if n > 1 else 0.0
     features = [_feature(trial, options.clips_per_unit) for trial in trials]
@@ -289,8 +308,8 @@ def _scaled(
         workers=options.workers,
         cores=cores(),
         features=features,
-        statuses=dict(statuses.most_common()),
-        decoders=dict(decoders.most_common()),
+        statuses=dict(tried.statuses.most_common()),
+        decoders=dict(tried.decoders.most_common()),
         decode_cpu_seconds_per_clip=round(decode_cost, 4),
         encoder_seconds_per_clip=round(network_cost, 4),
         clips_per_second=round(rate, 2),
@@ -300,7 +319,7 @@ def _scaled(
         bytes=sum(feature.bytes for feature in features),
         free_bytes=_free_bytes(store_dir),
         bottleneck=bottleneck,
-        examples=examples,
+        examples=tried.examples,
         max_failures=options.max_failures,
     )
 

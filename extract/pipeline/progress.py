@@ -24,6 +24,15 @@ def silent(done: int, total: int, message: str = "", told: str = "") -> None:
     """Progress that nobody looks at."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Watch:
+    """Who follows a run, and who may end it."""
+
+    metrics: Path | None = None  # gets a line of JSON for every commit
+    stop: Event = field(default_factory=Event)  # once set, units in hand are finished
+    progress: Progress = silent
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class RunProgress:
     """One run's. `stop`, once set, ends it."""

@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from threading import Event
 
 import torch
 
@@ -19,7 +18,7 @@ from extract.encoders import Encoder
 from extract.media.sampling import Sampling
 from extract.pipeline.options import Options, readable
 from extract.pipeline.outputs import decoded, encoders_of, outputs_of, specs_of, units_of
-from extract.pipeline.progress import Progress, RunProgress, into, silent
+from extract.pipeline.progress import RunProgress, Watch, into
 from extract.pipeline.result import FeatureReport, RunResult, Timings
 from extract.pipeline.stages import Pipeline
 from store import Manifest, Store
@@ -45,17 +44,15 @@ def run(
     audio: Sequence[str | Encoder] = (),
     sampling: Sampling | None = None,
     options: Options | None = None,
-    metrics: Path | None = None,
-    stop: Event | None = None,
-    progress: Progress = silent,
+    watch: Watch | None = None,
 ) -> RunResult:
     """Store what every encoder makes of every clip of the manifest.
 
     `visual` and `audio` are SPECs or loaded encoders. Nothing is written before all that was asked
-    for is known to exist. `metrics` gets a line of JSON for every commit.
+    for is known to exist.
 
-    Once `stop` is set, or after 500 clips of which more than `options.max_failures` failed, the
-    units that the networks have begun are finished and the run ends; the result says why.
+    Once `watch.stop` is set, or after 500 clips of which more than `options.max_failures` failed,
+    the units that the networks have begun are finished and the run ends; the result says why.
 
     Raises:
         InputError: a manifest that cannot be used; see also `store.read_manifest`.
@@ -68,7 +65,8 @@ def run(
     manifest = readable(manifest)
     encoders = encoders_of(visual, audio, options.device, options.precision)
     specs = specs_of(encoders, policy, options.decoder)
-    heard = into(metrics)
+    watch = watch or Watch()
+    heard = into(watch.metrics)
 
     fs: Store = store.create(store_dir)
     fs.add_manifest(manifest)
@@ -76,8 +74,8 @@ def run(
     units = units_of(manifest, goals, options.again, options.clips_per_unit)
     spent = Timings(workers=options.workers)
     ledger = RunProgress(
-        spent=spent, clips=sum(map(len, units)), units=len(units), progress=progress, heard=heard,
-        max_failures=options.max_failures, stop=stop or Event(),
+        spent=spent, clips=sum(map(len, units)), units=len(units), progress=watch.progress,
+        heard=heard, max_failures=options.max_failures, stop=watch.stop,
     )  # fmt: skip
     pipeline = Pipeline(manifest=manifest, units=units, ledger=ledger, retrying=bool(options.again))
     wanted = ((row, [goal.encoder for goal in some]) for unit in units for row, some in unit)

@@ -69,7 +69,7 @@ class Batching:
     def _of_classes(
         self, order: Int64[np.ndarray, "_"], rng: np.random.Generator
     ) -> Iterator[Int64[Tensor, "B"]]:
-        """As many clips of each of `ways` classes, near enough; every class spread over the epoch."""
+        """As many clips of each of `ways` classes, near enough; each spread over the epoch."""
         assert self.class_ids is not None
         class_ids, portions = self.class_ids[order], []
         for class_id in np.unique(class_ids):

@@ -14,12 +14,13 @@ import json, sys
 from threading import Event
 from extract.pipeline.cluster import run_on
 from extract.pipeline.options import Options
+from extract.pipeline.progress import Watch
 from extract.media.sampling import Sampling
 scheduler, manifest, directory, size, fps = sys.argv[1:]
 result = run_on(
     scheduler, manifest, directory, visual=["mobilenetv2:untrained"],
     sampling=Sampling(fps=float(fps)), options=Options(clips_per_unit=int(size), workers=1),
-    progress=lambda *told: print(*told[:3], file=sys.stderr, flush=True),
+    watch=Watch(progress=lambda *told: print(*told[:3], file=sys.stderr, flush=True)),
 )
 print(json.dumps(result.to_dict()))
 """

@@ -10,9 +10,11 @@ import torch
 
 from extract.media.sampling import Sampling
 from extract.pipeline.options import Options
+from extract.pipeline.progress import Watch
 from extract.pipeline.run import run
 
 OPTIONS = {field.name for field in fields(Options)}
+WATCH = {field.name for field in fields(Watch)}
 
 
 class Frames:
@@ -77,10 +79,10 @@ class Whole(Windows):
 def quick(manifest, directory, **given):
     """A run on two decode processes in small units; what is not an option is `run`'s own."""
     options = {"workers": 2, "clips_per_unit": 4, "batch_size": 4, "device": "cpu"}
-    rest = {"visual": [Frames()], "sampling": Sampling(fps=4.0)}
+    rest, watch = {"visual": [Frames()], "sampling": Sampling(fps=4.0)}, {}
     for name, value in given.items():
-        (options if name in OPTIONS else rest)[name] = value
-    return run(manifest, directory, options=Options(**options), **rest)
+        (options if name in OPTIONS else watch if name in WATCH else rest)[name] = value
+    return run(manifest, directory, options=Options(**options), watch=Watch(**watch), **rest)
 
 
 if __name__ == "__main__":  # a run that another process can kill

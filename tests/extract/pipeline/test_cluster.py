@@ -18,7 +18,7 @@ from extract.pipeline import cluster, cluster_worker
 from extract.pipeline.cluster import run_on
 from extract.pipeline.cluster_worker import Settings
 from extract.pipeline.options import Options
-from extract.pipeline.progress import RunProgress
+from extract.pipeline.progress import RunProgress, Watch
 from extract.pipeline.result import Timings
 from extract.pipeline.run import run
 from store.cluster import check_url
@@ -75,7 +75,9 @@ def test_a_cluster_stores_what_one_machine_stores(source, two, tmp_path):
     told = []
     there = run_on(
         two.url, source, tmp_path / "there", **SPECS, options=options,
-        metrics=tmp_path / "metrics.jsonl", progress=lambda *words: told.append(words),
+        watch=Watch(
+            metrics=tmp_path / "metrics.jsonl", progress=lambda *words: told.append(words)
+        ),
     )  # fmt: skip
     here = run(source, tmp_path / "here", **SPECS, options=options)
     assert contents(tmp_path / "there") == contents(tmp_path / "here")

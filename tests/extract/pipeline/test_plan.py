@@ -8,7 +8,7 @@ import pytest
 import store
 from extract.media.sampling import Sampling
 from extract.pipeline.options import Options
-from extract.pipeline.plan import plan
+from extract.pipeline.plan import Sample, plan
 from extract.pipeline.status import status
 from store.errors import InputError, NotAStore
 from tests.extract import media_files as media
@@ -38,8 +38,7 @@ def planned(source, directory, *, clips=CLIPS, seed=0, **options):
         audio=[Windows()],
         sampling=Sampling(fps=4.0),
         options=Options(workers=2, device="cpu", max_failures=1.0, **options),
-        sample_clips=clips,
-        seed=seed,
+        sample=Sample(clips=clips, seed=seed),
     )
 
 

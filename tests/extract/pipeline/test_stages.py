@@ -141,7 +141,7 @@ def test_too_many_failures_end_a_run_that_has_seen_enough(tmp_path, monkeypatch)
 COMMAND = """
 import sys
 import cli
-from extract.pipeline import options; from extract import run as running
+from extract.pipeline import options; from extract.pipeline import run as running
 from tests.extract.fakes import Frames
 running.encoders_of = lambda *_: [Frames(pause=0.25)]
 source, directory = sys.argv[1:]
