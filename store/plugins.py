@@ -52,9 +52,9 @@ def parse_spec(text: str) -> Spec:
 
 def names(family: str) -> list[str]:
     """The public modules of package `family`, sorted, without importing any of them."""
-    found = find_spec(family)
-    places = found.submodule_search_locations if found else None
-    return sorted(m.name for m in iter_modules(places) if not m.name.startswith("_"))
+    spec = find_spec(family)
+    folders = spec.submodule_search_locations if spec else None
+    return sorted(m.name for m in iter_modules(folders) if not m.name.startswith("_"))
 
 
 def module(family: str, name: str) -> ModuleType:
@@ -138,14 +138,14 @@ def describe(family: str) -> list[dict[str, Any]]:
     """Name, first docstring line, settings and their bounds of every plug-in of a family."""
     rows = []
     for name in names(family):
-        found = _read(f"{family}.{name}", ("__doc__", "Config"))
-        own = fields(found["Config"])
-        bounds = {one.name: str(b) for one in own if (b := one.metadata.get("bounds"))}
+        parsed = _read(f"{family}.{name}", ("__doc__", "Config"))
+        own = fields(parsed["Config"])
+        bounds = {field.name: str(b) for field in own if (b := field.metadata.get("bounds"))}
         rows.append(
             {
                 "name": name,
-                "summary": (found["__doc__"] or "").strip().splitlines()[0],
-                "settings": {one.name: one.default for one in own},
+                "summary": (parsed["__doc__"] or "").strip().splitlines()[0],
+                "settings": {field.name: field.default for field in own},
                 "bounds": bounds,
             }
         )
@@ -181,7 +181,7 @@ def _read(dotted: str, wanted: Iterable[str]) -> dict[str, Any]:
             continue
         source = node.module if isinstance(node, ast.ImportFrom) else None
         if source and source.split(".")[0] == dotted.split(".")[0]:
-            imported = {one.asname or one.name: one.name for one in node.names}
+            imported = {alias.asname or alias.name: alias.name for alias in node.names}
             theirs = _read(source, [imported[name] for name in imported.keys() & needed])
             found |= {name: theirs[imported[name]] for name in imported.keys() & needed}
         else:
@@ -202,7 +202,7 @@ def _source(dotted: str) -> str:
 def _defined_by(node: ast.stmt) -> set[str]:
     """The names that a top-level statement gives its module."""
     if isinstance(node, ast.Import | ast.ImportFrom):
-        return {(one.asname or one.name).split(".")[0] for one in node.names}
+        return {(alias.asname or alias.name).split(".")[0] for alias in node.names}
     if isinstance(node, ast.ClassDef | ast.FunctionDef):
         return {node.name}
     if isinstance(node, ast.Assign | ast.AnnAssign):
