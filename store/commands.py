@@ -20,7 +20,7 @@ def info_command(directory: StoreDir, as_json: Json = False) -> int:
     from store.tables import info_table
     from store.upkeep.info import info
 
-    facts = info(store.open(directory))
+    facts = info(store.open(directory)).to_dict()
     console.give(facts, as_json, lambda: info_table(facts))
     return console.DONE
 
@@ -134,9 +134,10 @@ def export_command(
     from store.exchange.exchange import export
 
     with console.progress("clips", quiet=as_json) as progress:
-        facts = export(
+        result = export(
             store.open(directory), form, output, features=feature, label=label, progress=progress
         )
+    facts = result.to_dict()
     console.give(facts, as_json, lambda: console.pairs(facts))
     return console.DONE
 
@@ -153,7 +154,8 @@ def import_command(
     from store.exchange.exchange import import_
 
     with console.progress("clips", quiet=as_json) as progress:
-        facts = import_(form, source, store_dir, trust_pickle=trust_pickle, progress=progress)
+        result = import_(form, source, store_dir, trust_pickle=trust_pickle, progress=progress)
+    facts = result.to_dict()
     console.give(facts, as_json, lambda: console.pairs(facts))
     return console.DONE
 

@@ -30,63 +30,91 @@ class MicroshotError(Exception):
 
 
 class InputError(MicroshotError):
+    """Something the user handed us cannot be used: a manifest, a media folder, an option."""
+
     kind = "input"
 
 
 class MissingFile(InputError):
+    """A file or folder that was named is not there."""
+
     kind = "missing-file"
 
 
 class ManifestError(InputError):
+    """A manifest has bad rows; the message names all of them."""
+
     kind = "manifest"
 
 
 class UnknownColumn(InputError):
+    """The manifest does not have the column that was named."""
+
     kind = "unknown-column"
 
 
 class NotEnoughClips(InputError):
+    """The episodes asked for cannot be drawn from these clips."""
+
     kind = "not-enough-clips"
 
 
 class ConfigError(MicroshotError):
+    """A SPEC or a recipe says something that cannot be."""
+
     kind = "config"
 
 
 class UnknownPlugin(ConfigError):
+    """A SPEC or a recipe names a plug-in that does not exist."""
+
     kind = "unknown-plugin"
 
 
 class UnknownSetting(ConfigError):
+    """A SPEC or a recipe names a setting that its plug-in does not have."""
+
     kind = "unknown-setting"
 
 
 class WeightsError(ConfigError):
+    """Weights are missing, of another shape, or not to be trusted."""
+
     kind = "weights"
 
 
 class ClusterError(ConfigError):
+    """A scheduler or its workers are not there, not safe, or not of one kind."""
+
     kind = "cluster"
 
 
 class StoreError(MicroshotError):
+    """The store on disk is not what we were told, or refuses to be written."""
+
     kind = "store"
 
 
 class NotAStore(StoreError):
+    """The directory or bucket holds something else, or a store of another format."""
+
     kind = "not-a-store"
 
 
 class UnknownFeature(StoreError):
+    """The store has no such feature, or several that may be meant."""
+
     kind = "unknown-feature"
 
 
 class DamagedStore(StoreError):
+    """Something in the store is not as it was written."""
+
     kind = "damaged-store"
 
 
 def choices(asked: str, known: Iterable[str]) -> str:
-    """What exists, with a guess at what was meant: `a, b, c (did you mean 'b'?)`."""
+    """The names that exist, with a guess at the one meant: `a, b, c (did you mean 'b'?)`."""
     known = sorted(known)
     close = get_close_matches(asked, known, n=1)
     return (", ".join(known) or "nothing") + (f" (did you mean {close[0]!r}?)" if close else "")

@@ -54,6 +54,7 @@ class Manifest:
 
     @property
     def clip_ids(self) -> tuple[str, ...]:
+        """Names of the clips, each once."""
         return self.table["clip_id"]
 
     @property
@@ -73,12 +74,12 @@ class Manifest:
 
     @property
     def start_seconds(self) -> Float64[np.ndarray, "n"]:
-        """Where each clip begins in its file; 0 where nothing is said."""
+        """The second at which each clip begins in its file; 0 where nothing is said."""
         return self._seconds("start_seconds", 0.0)
 
     @property
     def end_seconds(self) -> Float64[np.ndarray, "n"]:
-        """Where each clip ends in its file; infinity where nothing is said."""
+        """The second at which each clip ends in its file; infinity where nothing is said."""
         return self._seconds("end_seconds", np.inf)
 
     @property
@@ -219,10 +220,10 @@ def union(manifests: Sequence[Manifest]) -> Manifest:
             position.setdefault(clip_id, len(position))
     table = {column: [""] * len(position) for column in columns}
     for manifest in manifests:
-        places = [position[clip_id] for clip_id in manifest.clip_ids]
+        index_of = [position[clip_id] for clip_id in manifest.clip_ids]
         for column, cells in manifest.table.items():
             merged = table[column]
-            for place, cell in zip(places, cells, strict=True):
+            for place, cell in zip(index_of, cells, strict=True):
                 merged[place] = cell
     return Manifest(table={column: tuple(cells) for column, cells in table.items()})
 

@@ -78,8 +78,8 @@ def read_jsonl(path: Path) -> Read:
         if not text.strip():
             continue
         try:
-            found = json.loads(text)
-            cells = _as_cells(found)
+            document = json.loads(text)
+            cells = _as_cells(document)
         except (ValueError, RecursionError):
             problems.append((line, "is not JSON"))
         except TypeError as error:

@@ -24,7 +24,7 @@ def is_safe_name(name: str) -> bool:
 
 
 def clip_id_fault(clip_id: str) -> str | None:
-    """What is wrong with a clip id, or None."""
+    """The fault of a clip id, or None."""
     if not clip_id:
         return "is empty"
     if UNPRINTABLE.search(clip_id):

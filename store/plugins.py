@@ -52,9 +52,9 @@ def parse_spec(text: str) -> Spec:
 
 def names(family: str) -> list[str]:
     """The public modules of package `family`, sorted, without importing any of them."""
-    found = find_spec(family)
-    places = found.submodule_search_locations if found else None
-    return sorted(m.name for m in iter_modules(places) if not m.name.startswith("_"))
+    spec = find_spec(family)
+    folders = spec.submodule_search_locations if spec else None
+    return sorted(m.name for m in iter_modules(folders) if not m.name.startswith("_"))
 
 
 def module(family: str, name: str) -> ModuleType:
@@ -138,13 +138,13 @@ def describe(family: str) -> list[dict[str, Any]]:
     """Name, first docstring line, settings and their bounds of every plug-in of a family."""
     rows = []
     for name in names(family):
-        found = _read(f"{family}.{name}", ("__doc__", "Config"))
-        settings = fields(found["Config"])
+        parsed = _read(f"{family}.{name}", ("__doc__", "Config"))
+        settings = fields(parsed["Config"])
         bounds = {s.name: str(b) for s in settings if (b := s.metadata.get("bounds"))}
         rows.append(
             {
                 "name": name,
-                "summary": (found["__doc__"] or "").strip().splitlines()[0],
+                "summary": (parsed["__doc__"] or "").strip().splitlines()[0],
                 "settings": {setting.name: setting.default for setting in settings},
                 "bounds": bounds,
             }

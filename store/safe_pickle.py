@@ -102,8 +102,8 @@ class _Tensor:
     def array(self) -> np.ndarray:
         flat = self._storage.read()
         numel = prod(self._size)
-        reach = sum((n - 1) * step for n, step in zip(self._size, self._stride, strict=True))
-        if numel and (numel > flat.size or self._offset + reach >= flat.size):
+        last = sum((n - 1) * step for n, step in zip(self._size, self._stride, strict=True))
+        if numel and (numel > flat.size or self._offset + last >= flat.size):
             raise _Fault("a tensor larger than its storage")
         if not numel:
             return np.empty(self._size, flat.dtype)
@@ -147,14 +147,14 @@ def _scalar(dtype: Any, data: Any = b"") -> Any:
 
 
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
-    """How pickles of protocol 2 spell bytes."""
+    """Bytes, as pickles of protocol 2 spell them."""
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
         raise _Fault(f"text in {str(encoding)[:40]}")
     return text.encode("latin1")
 
 
 def _bytes(*args: Any) -> bytes:
-    """How pickles of protocol 2 spell no bytes; `bytes(n)` would allocate."""
+    """No bytes, as pickles of protocol 2 spell them; `bytes(n)` would allocate."""
     if args:
         raise _Fault("bytes made of something")
     return b""

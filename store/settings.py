@@ -18,7 +18,7 @@ from store.errors import ConfigError, choices
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """What a setting may be."""
+    """The values that a setting may have."""
 
     among: tuple[Any, ...] = ()
     above: int | float | None = None
@@ -37,7 +37,7 @@ class Bounds:
         return f"is less than {self.at_least:g}" if only_least else f"is not {self}"
 
     def holds(self, number: int | float) -> bool:
-        """Is the number within all four limits?"""
+        """Whether the number is within all four limits."""
         return (
             (self.above is None or number > self.above)
             and (self.at_least is None or number >= self.at_least)
@@ -87,9 +87,9 @@ class Settings:
     __slots__ = ()
 
     def __post_init__(self) -> None:
-        for one in fields(self):  # type: ignore[arg-type]
-            if fault := _fault(getattr(self, one.name), one):
-                raise ConfigError(f"{self.prefix()}{one.name}={getattr(self, one.name)!r} {fault}")
+        for own in fields(self):  # type: ignore[arg-type]
+            if fault := _fault(getattr(self, own.name), own):
+                raise ConfigError(f"{self.prefix()}{own.name}={getattr(self, own.name)!r} {fault}")
         self.check()
 
     def check(self) -> None:
@@ -97,7 +97,7 @@ class Settings:
 
     @classmethod
     def prefix(cls) -> str:
-        """What errors put before a setting's name: the plug-in that has it."""
+        """The plug-in that has the setting, as errors put it before the setting's name."""
         return f"{cls.__module__.rpartition('.')[2]}: "
 
 

@@ -48,7 +48,7 @@ def canonical_json(value: Any) -> bytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureSpec:
-    """What one encoder with one preprocessing gives; `feature_id` names it for ever.
+    """The identity of what one encoder with one preprocessing gives; `feature_id` is its name.
 
     `identity` holds all that decides the numbers and is digested; `notes` (weights' file name,
     licence, `untrained`) is for people and is not.
@@ -82,7 +82,7 @@ class FeatureSpec:
 
     @property
     def digested(self) -> dict[str, Any]:
-        """What the digest covers."""
+        """All that the digest covers."""
         return {
             "slug": self.slug,
             "modality": self.modality,

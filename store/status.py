@@ -30,10 +30,12 @@ class Status(IntEnum):
 
     @property
     def failed(self) -> bool:
+        """Whether the clip could not be embedded: nothing else gave it no rows."""
         return Status.UNREADABLE <= self < Status.PENDING
 
     @property
     def has_rows(self) -> bool:
+        """Whether clips with this status have rows."""
         return self in (Status.OK, Status.PARTIAL)
 
     @classmethod

@@ -8,16 +8,16 @@ from pathlib import Path
 from uuid import uuid4
 
 from store.errors import DamagedStore, MissingFile, NotAStore, UnknownFeature, choices
-from store.features.attributes import make_feature, read_spec
 from store.features.feature import Feature
+from store.features.identity import make_feature, read_spec
 from store.features.packed import Packed
 from store.manifest import MAX_KEPT_BYTES, Manifest, from_parquet, to_parquet, union
 from store.names import is_safe_name
 from store.parts import layout
-from store.parts.commit import Places
+from store.parts.commit import FeatureKeys
 from store.spec import FeatureSpec
 from store.storage import posix
-from store.storage.storage import PosixStorage, Storage, directory, storage_at
+from store.storage.storage import Storage, directory, storage_at
 
 _SKELETON = {"commits", "data.zarr", "manifests", "tmp"}
 MAX_STORE_JSON_BYTES = 1 << 16
@@ -52,12 +52,12 @@ class Store:
     @property
     def features(self) -> list[str]:
         """Names of the features, sorted."""
-        found = filter(is_safe_name, self.storage.names("data.zarr/"))
-        return [name for name in found if self.storage.exists(f"data.zarr/{name}/zarr.json")]
+        names = filter(is_safe_name, self.storage.names("data.zarr/"))
+        return [name for name in names if self.storage.exists(f"data.zarr/{name}/zarr.json")]
 
-    def places(self, feature: str) -> Places:
-        """Where the pieces of a feature lie."""
-        return Places(storage=self.storage, feature_id=feature)
+    def keys_of(self, feature: str) -> FeatureKeys:
+        """The keys under which a feature lies."""
+        return FeatureKeys(storage=self.storage, feature_id=feature)
 
     def __getitem__(self, name: str) -> Feature:
         """A feature by its name, its slug, or a beginning that only it has.
@@ -68,19 +68,19 @@ class Store:
         """
         known = self.features
         matching = [
-            [one for one in known if one == name],
-            [one for one in known if one.rpartition("-")[0] == name],
-            [one for one in known if name and one.startswith(name)],
+            [feature for feature in known if feature == name],
+            [feature for feature in known if feature.rpartition("-")[0] == name],
+            [feature for feature in known if name and feature.startswith(name)],
         ]
-        found: list[str] = next(filter(None, matching), [])
-        if len(found) > 1:
-            raise UnknownFeature(f"{name!r} may be {', '.join(found)}; write more of the name")
-        if not found:
+        meant: list[str] = next(filter(None, matching), [])
+        if len(meant) > 1:
+            raise UnknownFeature(f"{name!r} may be {', '.join(meant)}; write more of the name")
+        if not meant:
             raise UnknownFeature(
                 f"{self.name} has no feature {name!r}; it has {choices(name, known)}"
             )
-        places = self.places(found[0])
-        return Feature(places, read_spec(places))
+        keys = self.keys_of(meant[0])
+        return Feature(keys, read_spec(keys))
 
     def add_feature(self, spec: FeatureSpec) -> Feature:
         """The feature of this identity, made if it is not there yet.
@@ -88,14 +88,14 @@ class Store:
         Raises:
             DamagedStore: one of that name is there with another identity.
         """
-        places = self.places(spec.feature_id)
+        keys = self.keys_of(spec.feature_id)
         make_feature(self.storage, spec)
-        found = read_spec(places)
-        if found.digested != spec.digested:
+        stored = read_spec(keys)
+        if stored.digested != spec.digested:
             raise DamagedStore(
                 f"{spec.feature_id} is there with another identity; run: store verify DIR"
             )
-        return Feature(places, found)
+        return Feature(keys, stored)
 
     def add_manifest(self, manifest: Manifest) -> None:
         """Keep a manifest, unless it is the one kept last."""
@@ -124,8 +124,8 @@ class Store:
 
     def manifest_names(self) -> list[tuple[str, str]]:
         """Time stamp and digest of each kept manifest, oldest first."""
-        found = map(MANIFEST_NAME.fullmatch, self.storage.names("manifests/"))
-        return sorted((match[1], match[2]) for match in found if match)
+        matches = map(MANIFEST_NAME.fullmatch, self.storage.names("manifests/"))
+        return sorted((match[1], match[2]) for match in matches if match)
 
     def read_manifest(self, stamp: str, digest: str) -> Manifest:
         """One kept manifest, which must have the digest in its name."""
@@ -156,8 +156,8 @@ def open(where: str | Path) -> Store:
     """
     storage = storage_at(where)
     if not storage.exists("store.json"):
-        lacks = isinstance(storage, PosixStorage) and not storage.root.exists()
-        what = "does not exist" if lacks else "is no store"
+        path = storage.local_path
+        what = "is no store" if path is None or path.exists() else "does not exist"
         raise NotAStore(
             f"{storage.name} {what}; make one with: extract run MANIFEST --store {storage.name}"
         )
@@ -185,8 +185,8 @@ def parse_store_json(data: bytes, *, where: str) -> str:
         NotAStore: the file of something else, or of a store of another format.
     """
     try:
-        found = json.loads(data)
-        version, store_id = found["format"], found["store_id"]
+        document = json.loads(data)
+        version, store_id = document["format"], document["store_id"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise NotAStore(f"{where}/store.json is not ours; name another directory") from error
     if version != layout.FORMAT:
@@ -213,10 +213,10 @@ def create(where: str | Path) -> Store:
     if storage.exists("store.json"):
         return open(where)
     _check_free(storage)
-    if isinstance(storage, PosixStorage):
-        with posix.writing(storage.root):
+    if (path := storage.local_path) is not None:
+        with posix.writing(path):
             for name in sorted(_SKELETON):
-                posix.make_directory(storage.root / name)
+                posix.make_directory(path / name)
     storage.put_if_absent("data.zarr/zarr.json", layout.group_json({}))
     storage.put_if_absent("store.json", new_store_json())
     return open(where)
@@ -228,14 +228,13 @@ def _check_free(storage: Storage) -> None:
     Raises:
         NotAStore: something else is there.
     """
-    if isinstance(storage, PosixStorage):
-        path = storage.root
+    if (path := storage.local_path) is not None:
         if not path.exists():
             return
         if not path.is_dir():
             raise NotAStore(f"{path} is a file; name a directory")
-        found, hint = {entry.name for entry in path.iterdir()}, "name an empty or new directory"
+        names, hint = {entry.name for entry in path.iterdir()}, "name an empty or new directory"
     else:
-        found, hint = set(storage.names("")), "name a new prefix"
-    if others := sorted(found - _SKELETON - {"store.json"}):
+        names, hint = set(storage.names("")), "name a new prefix"
+    if others := sorted(names - _SKELETON - {"store.json"}):
         raise NotAStore(f"{storage.name} is no store and holds {others[0]!r}; {hint}")

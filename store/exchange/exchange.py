@@ -7,7 +7,7 @@ import_("npz:values=audio,clip_id=clip,modality=audio", Path("features.npz"), Pa
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,38 @@ from store.store import Store, create
 
 FAMILY = "store.exchange.formats"
 
-Progress = Callable[[int, int], object]  # told of the clips done, once per feature, and all
+Progress = Callable[[int, int], object]  # takes the clips done, once per feature, and all
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """The outcome of an export."""
+
+    output: str
+    format: str
+    features: list[str]
+    clips: int
+    left_out: int  # clips that the format cannot hold
+    status: dict[str, int]  # clips by kind
+
+    def to_dict(self) -> dict[str, Any]:
+        """The object that `store export --json` prints."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imported:
+    """The outcome of an import."""
+
+    store: str
+    format: str
+    features: list[str]
+    clips: int
+    status: dict[str, int]  # clips by kind
+
+    def to_dict(self) -> dict[str, Any]:
+        """The object that `store import --json` prints."""
+        return asdict(self)
 
 
 def export(
@@ -32,41 +63,33 @@ def export(
     features: Sequence[str] = (),
     label: str = "label",
     progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Write features (all, if none is named) into a new file or directory; facts for a report.
+) -> Exported:
+    """Write features (all, if none is named) into a new file or directory.
 
     Formats that sort clips by class take it from the manifest's column `label`, and leave out
-    clips without rows, which the facts count by kind.
+    clips without rows, which the result counts by kind.
 
     Raises:
         InputError: the output exists, or the format cannot tell what is in the store.
         ConfigError: no such format, or no such setting of it.
     """
     made: Format = plugins.build(FAMILY, format_spec)
-    chosen = [store[name] for name in (features or store.features)]
     name = plugins.parse_spec(format_spec).name
-    if not chosen:
-        raise InputError(f"{store.name} has no features; run: extract run MANIFEST --store DIR")
-    if len(chosen) > 1 and "features" not in made.keeps:
-        raise InputError(
-            f"{name} holds one feature, these are {len(chosen)}; name one with --feature: "
-            + ", ".join(feature.name for feature in chosen)
-        )
+    chosen = _chosen(store, features, made, name)
     table = _columns(store)
-    told = _counter(progress, sum(len(feature.clip_ids) for feature in chosen))
-    tracks = [_leaving(feature, table, told) for feature in chosen]
+    advance = _counter(progress, sum(len(feature.clip_ids) for feature in chosen))
+    tracks = [_leaving(feature, table, advance) for feature in chosen]
     with _new(output) as target:
         written = made.write(tracks, target, label=label)
-    status = Counter(code for feature in chosen for code in feature.status.tolist())
-    total = sum(status.values())
-    return {
-        "output": str(output),
-        "format": name,
-        "features": [feature.name for feature in chosen],
-        "clips": written,
-        "left_out": total - written,
-        "status": {Status(code).kind: count for code, count in sorted(status.items())},
-    }
+    counts = Counter(number for feature in chosen for number in feature.status.tolist())
+    return Exported(
+        output=str(output),
+        format=name,
+        features=[feature.name for feature in chosen],
+        clips=written,
+        left_out=sum(counts.values()) - written,
+        status={Status(number).kind: count for number, count in sorted(counts.items())},
+    )
 
 
 def import_(
@@ -76,8 +99,8 @@ def import_(
     *,
     trust_pickle: bool = False,
     progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Commit the features of a file or directory to a store, made if need be; facts for a report.
+) -> Imported:
+    """Commit the features of a file or directory to a store, made if need be.
 
     Everything is read and checked before anything is written. An import that was interrupted goes
     on where it stopped; one that was done adds nothing.
@@ -99,29 +122,46 @@ def import_(
         importing.manifest_of(known, {}, source)  # refuses what no manifest may say
     store = create(store_dir)
     counts: Counter[str] = Counter()
-    told = _counter(progress, len(known) * len(tracks))
-    done = []
+    advance = _counter(progress, len(known) * len(tracks))
+    names = []
     for track, spec in zip(tracks, specs, strict=True):
         feature = store.add_feature(spec)
-        done.append(feature.name)
+        names.append(feature.name)
         for clips in importing.units(track.clips()):
             if not feature.has_unit(feature.unit_name(clips.clip_ids)):
                 feature.commit(
                     importing.unit_rows(clips, parsed.name), {"imported_from": source.name}
                 )
-            told(len(clips.clip_ids))
-        counts.update(Status(code).kind for code in store[feature.name].status.tolist())
+            advance(len(clips.clip_ids))
+        counts.update(Status(number).kind for number in store[feature.name].status.tolist())
     importing.keep_manifest(store, known, source)
-    return {
-        "store": str(store_dir),
-        "format": parsed.name,
-        "features": done,
-        "clips": len(known),
-        "status": dict(sorted(counts.items())),
-    }
+    return Imported(
+        store=str(store_dir),
+        format=parsed.name,
+        features=names,
+        clips=len(known),
+        status=dict(sorted(counts.items())),
+    )
 
 
 # ── out ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _chosen(store: Store, names: Sequence[str], made: Format, format_name: str) -> list[Feature]:
+    """The features to write, as many as the format holds.
+
+    Raises:
+        InputError: there are none, or too many.
+    """
+    chosen = [store[name] for name in (names or store.features)]
+    if not chosen:
+        raise InputError(f"{store.name} has no features; run: extract run MANIFEST --store DIR")
+    if len(chosen) > 1 and "features" not in made.keeps:
+        raise InputError(
+            f"{format_name} holds one feature, these are {len(chosen)}; name one with --feature: "
+            + ", ".join(feature.name for feature in chosen)
+        )
+    return chosen
 
 
 def _columns(store: Store) -> dict[str, dict[str, str]]:
@@ -141,17 +181,17 @@ def _counter(progress: Progress | None, total: int) -> Callable[[int], None]:
     """A function that takes how many clips more are done."""
     done = 0
 
-    def told(more: int) -> None:
+    def advance(clips: int) -> None:
         nonlocal done
-        done += more
+        done += clips
         if progress:
             progress(done, total)
 
-    return told
+    return advance
 
 
 def _leaving(
-    feature: Feature, table: Mapping[str, Mapping[str, str]], told: Callable[[int], None]
+    feature: Feature, table: Mapping[str, Mapping[str, str]], advance: Callable[[int], None]
 ) -> Track:
     def clips() -> Iterator[Clips]:
         for clip_ids, values, offsets in feature.scan():
@@ -165,7 +205,7 @@ def _leaving(
                     c: tuple(cells.get(i, "") for i in clip_ids) for c, cells in table.items()
                 },
             )
-            told(len(clip_ids))
+            advance(len(clip_ids))
 
     known = {"origin": feature.spec.digested, "notes": dict(feature.notes)}
     return Track(

@@ -159,6 +159,7 @@ def keep_manifest(store: Store, known: Mapping[str, Mapping[str, str]], source: 
 def manifest_of(
     known: Mapping[str, Mapping[str, str]], before: Mapping[str, Mapping[str, str]], source: Path
 ) -> Manifest:
+    """A row for each clip: what the files say and, where they are silent, what was known before."""
     columns = dict.fromkeys(
         ["path", "clip_id", *(name for cells in known.values() for name in cells)]
     )

@@ -64,7 +64,7 @@ class PartTable(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Where clips are; part -1 and `Status.PENDING` for one that is nowhere."""
+    """The places of clips; part -1 and `Status.PENDING` for one that is nowhere."""
 
     part: Int64[np.ndarray, "V"]
     start: Int64[np.ndarray, "V"]
@@ -77,7 +77,7 @@ class _Damaged(Exception):  # noqa: N818
 
 
 class MemoryIndex:
-    """What `ClipIndex` says, without a file, of so few clips that their records fit in memory."""
+    """The same look-up as `ClipIndex`, in memory and without a file."""
 
     def __init__(self, tables: Sequence[PartTable]) -> None:
         self._records = _sorted(np.concatenate([np.empty(0, _RECORD), *_runs(tables)]))
@@ -86,13 +86,13 @@ class MemoryIndex:
         return len(self._records)
 
     def lookup(self, keys: UInt64[np.ndarray, "V 2"]) -> Found:
-        """Where these clips are."""
+        """Part, first row, rows and status of these clips."""
         begin = np.zeros(len(keys), dtype=np.int64)
         return _found(self._records, keys, begin, np.full_like(begin, len(self)))
 
 
 class ClipIndex:
-    """Which part speaks for each clip, and where its rows are in it.
+    """The part that speaks for each clip, and the rows that the clip has in it.
 
     One with rows before one without, then the smallest part name. `load` gives the table of a part
     and is only called if the index must be built.
@@ -111,7 +111,7 @@ class ClipIndex:
         return len(self._opened())
 
     def lookup(self, keys: UInt64[np.ndarray, "V 2"]) -> Found:
-        """Where these clips are.
+        """Part, first row, rows and status of these clips.
 
         Raises:
             StoreError: from `load`, if the index had to be built.
@@ -166,13 +166,13 @@ class _IndexFile:
             trailer = file.read()
             if len(trailer) != _TRAILER.size:
                 raise _Damaged
-            magic, records, found, crc = _TRAILER.unpack(trailer)
+            magic, records, digest_read, crc = _TRAILER.unpack(trailer)
             blocks = -(-records // _BLOCK)
             if size != records * _RECORD.itemsize + 12 * blocks + _TRAILER.size:
                 raise _Damaged
             file.seek(records * _RECORD.itemsize)
             tail = file.read()
-            if (magic, found) != (_MAGIC, digest) or google_crc32c.value(tail[:-4]) != crc:
+            if (magic, digest_read) != (_MAGIC, digest) or google_crc32c.value(tail[:-4]) != crc:
                 raise _Damaged
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._records = np.frombuffer(self._map, _RECORD, records)
@@ -190,10 +190,10 @@ class _IndexFile:
         last = np.searchsorted(self._fences, high, side="right")
         self._verify(first, last)
         begin, end = first * _BLOCK, np.minimum(last * _BLOCK, len(self))
-        found = _found(self._records, keys, begin, end)
-        if (found.part >= parts).any():
+        located = _found(self._records, keys, begin, end)
+        if (located.part >= parts).any():
             raise _Damaged
-        return found
+        return located
 
     def _verify(self, first: Int64[np.ndarray, "V"], last: Int64[np.ndarray, "V"]) -> None:
         """Compare the blocks from first to last with their checksums, each once."""
@@ -216,7 +216,7 @@ def _found(
     begin: Int64[np.ndarray, "V"],
     end: Int64[np.ndarray, "V"],
 ) -> Found:
-    """Where these keys are in sorted records, if between `begin` and `end`; all keys at once."""
+    """Places of these keys in sorted records, if between `begin` and `end`; all keys at once."""
     missing = np.full(len(keys), -1, dtype=np.int64)
     pending = np.full(len(keys), Status.PENDING, np.uint8)
     nowhere = Found(missing, missing * 0, missing * 0, pending)
@@ -233,10 +233,10 @@ def _found(
         at = np.where(open_ & before, middle + 1, at)
         stop = np.where(open_ & ~before, middle, stop)
     record = records[np.minimum(at, len(records) - 1)]
-    there = (at < end) & (record["high"] == high) & (record["low"] == low)
+    present = (at < end) & (record["high"] == high) & (record["low"] == low)
     return Found(
         *(
-            np.where(there, record[name].astype(default.dtype), default)
+            np.where(present, record[name].astype(default.dtype), default)
             for name, default in nowhere._asdict().items()
         )
     )
@@ -287,11 +287,11 @@ def _merged(spool: IO[bytes], ends: Sequence[int]) -> Iterator[Records]:
     edges = sample[(np.arange(1, groups) * len(sample)) // groups]
     cuts = np.array([[0, *np.searchsorted(run, edges), len(run)] for run in runs])
     for group in range(groups):
-        pieces = []
+        stretches = []
         for run, cut in enumerate(cuts):
             spool.seek((ends[run] + int(cut[group])) * _RECORD.itemsize)
-            pieces.append(np.fromfile(spool, _RECORD, int(cut[group + 1] - cut[group])))
-        yield _sorted(np.concatenate(pieces))
+            stretches.append(np.fromfile(spool, _RECORD, int(cut[group + 1] - cut[group])))
+        yield _sorted(np.concatenate(stretches))
 
 
 def _sorted(records: Records) -> Records:
@@ -306,10 +306,10 @@ def _sorted(records: Records) -> Records:
     without_rows = ~np.isin(rivals["status"], (Status.OK, Status.PARTIAL))
     ranking = (rivals["start"], rivals["part"], without_rows, rivals["low"], rivals["high"])
     order[group] = members[np.lexsort(ranking)]
-    found = records[order]
-    again = np.zeros(len(found), dtype=bool)
-    again[1:] = (found["high"][1:] == found["high"][:-1]) & (found["low"][1:] == found["low"][:-1])
-    return found[~again] if again.any() else found
+    kept = records[order]
+    again = np.zeros(len(kept), dtype=bool)
+    again[1:] = (kept["high"][1:] == kept["high"][:-1]) & (kept["low"][1:] == kept["low"][:-1])
+    return kept[~again] if again.any() else kept
 
 
 def _write(file: IO[bytes], groups: Iterable[Records], digest: bytes) -> None:

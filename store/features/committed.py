@@ -18,10 +18,9 @@ from jaxtyping import Int64, UInt8
 from store.errors import DamagedStore
 from store.features.clip_index import ClipIndex, Found, MemoryIndex, PartTable
 from store.names import clip_keys
-from store.parts.commit import CommitRecord, Places, read_record
+from store.parts.commit import CommitRecord, FeatureKeys, read_record
 from store.parts.part import Part
 from store.parts.row_reader import RowArray
-from store.storage.storage import PosixStorage
 
 INDEX_CLIPS = 1 << 18  # from here on a look-up file pays
 INDEX_PARTS = 1 << 11
@@ -45,11 +44,11 @@ class Units:
         DamagedStore: from every member, naming the unit.
     """
 
-    def __init__(self, places: Places, dim: int, earlier: "Units | None" = None) -> None:
-        known = {one.unit: one for one in earlier.records} if earlier else {}
-        self._places = places
+    def __init__(self, keys: FeatureKeys, dim: int, earlier: "Units | None" = None) -> None:
+        known = {record.unit: record for record in earlier.records} if earlier else {}
+        self._keys = keys
         self.records: list[CommitRecord] = [
-            known.get(unit) or _record(places, unit, dim) for unit in places.units()
+            known.get(unit) or _record(keys, unit, dim) for unit in keys.units()
         ]
         self._arrays: dict[str, RowArray] = earlier._arrays if earlier else {}
         self._tables: dict[str, PartTable] = earlier._tables if earlier else {}
@@ -58,7 +57,7 @@ class Units:
 
     def part(self, number: int) -> Part:
         """A part that has read nothing yet, so that what it reads goes with it."""
-        return Part(self._places, self.records[number])
+        return Part(self._keys, self.records[number])
 
     def array(self, number: int) -> RowArray:
         """The rows of a part, always the same object."""
@@ -68,19 +67,19 @@ class Units:
         return self._arrays[name]
 
     def lookup(self, clip_ids: Sequence[str]) -> Found:
-        """Where clips are; see `Found`."""
+        """Places of these clips; see `Found`."""
         found = self.index.lookup(clip_keys(clip_ids))
-        there = found.part >= 0
-        stop = found.start[there] + found.rows[there]
-        if (found.start < 0).any() or (stop > self._rows[found.part[there]]).any():
+        present = found.part >= 0
+        stop = found.start[present] + found.rows[present]
+        if (found.start < 0).any() or (stop > self._rows[found.part[present]]).any():
             raise DamagedStore(
-                f"{self._places.feature_id}: its look-up file points outside its parts; delete "
+                f"{self._keys.feature_id}: its look-up file points outside its parts; delete "
                 f"the directory index/ of the store"
             )
         return found
 
     def speaking(self, number: int) -> Int64[np.ndarray, "_"]:
-        """Places in a part of the clips for which it speaks: all, where no clip was tried twice."""
+        """Indices of the clips for which a part speaks: all, where no clip was tried twice."""
         if self._once:
             return np.arange(self.records[number].clips)
         return np.flatnonzero(self.index.lookup(self.table(number).clip_key).part == number)
@@ -112,7 +111,7 @@ class Units:
         )
 
     def tries(self, clip_ids: Sequence[str]) -> int:
-        """In how many units the most tried of these clips is."""
+        """The number of units that the most tried of these clips is in."""
         for number, record in enumerate(self.records):
             if record.part not in self._counted:
                 self._counted.add(record.part)
@@ -125,7 +124,7 @@ class Units:
     @property
     def remote(self) -> bool:
         """Whether the parts are in a bucket."""
-        return not isinstance(self._places.storage, PosixStorage)
+        return self._keys.storage.local_path is None
 
     @cached_property
     def _rows(self) -> Int64[np.ndarray, "_"]:
@@ -133,14 +132,14 @@ class Units:
 
     @cached_property
     def index(self) -> ClipIndex | MemoryIndex:
-        """Which part speaks for each clip."""
-        storage = self._places.storage
+        """The look-up from a clip to the part that speaks for it."""
+        root = self._keys.storage.local_path
         clips = sum(record.clips for record in self.records)
         large = clips >= INDEX_CLIPS or len(self.records) >= INDEX_PARTS
-        if not large or not isinstance(storage, PosixStorage):
+        if root is None or not large:
             return MemoryIndex([self._table(number) for number in range(len(self.records))])
         number = {record.part: i for i, record in enumerate(self.records)}
-        folder = storage.root / "index" / self._places.feature_id
+        folder = root / "index" / self._keys.feature_id
         return ClipIndex(folder, number, lambda name: _read_table(self.part(number[name])))
 
     def table(self, number: int) -> PartTable:
@@ -154,10 +153,10 @@ class Units:
         return self._tables[name]
 
 
-def _record(places: Places, unit: str, dim: int) -> CommitRecord:
-    record = read_record(places, unit)
+def _record(keys: FeatureKeys, unit: str, dim: int) -> CommitRecord:
+    record = read_record(keys, unit)
     if record.dim != dim:
-        raise DamagedStore(f"{places.feature_id}/{unit} has rows of {record.dim} numbers")
+        raise DamagedStore(f"{keys.feature_id}/{unit} has rows of {record.dim} numbers")
     return record
 
 

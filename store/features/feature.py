@@ -4,21 +4,22 @@ Shapes: n = clips committed, V = clips asked for, N = their rows, D = embedding 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float16, Int32, Int64, UInt8
 
-from store.errors import InputError
+from store.errors import InputError, StoreError
 from store.features import streaming
-from store.features.attributes import read_spec
 from store.features.clip_index import Found
 from store.features.committed import Units
+from store.features.identity import read_spec
 from store.features.packed import Packed, offsets_of
 from store.features.streaming import MEMORY_BYTES
 from store.names import is_safe_name, unit_name
 from store.parts import commit as protocol
-from store.parts.commit import CommitRecord, Places
+from store.parts.commit import CommitRecord, FeatureKeys
 from store.parts.part import Part
 from store.parts.row_reader import CAN_READ, RowReader, Span
 from store.parts.unit_rows import UnitRows
@@ -34,13 +35,13 @@ class Feature:
     object's own commits; `store[name]` gives a fresh view.
     """
 
-    def __init__(self, places: Places, spec: FeatureSpec) -> None:
-        self._places = places
+    def __init__(self, keys: FeatureKeys, spec: FeatureSpec) -> None:
+        self._keys = keys
         self._seen: Units | None = None
         self._stale = False
         self._reader = RowReader()
         self.spec = spec
-        self.name = places.feature_id
+        self.name = keys.feature_id
         self.dim = spec.dim
         self.modality = spec.modality
         self.notes = spec.notes
@@ -51,8 +52,8 @@ class Feature:
 
     @property
     def location(self) -> str:
-        """What `store.open` takes to find this feature's store."""
-        return self._places.storage.name
+        """The path or URL that opens this feature's store."""
+        return self._keys.storage.name
 
     @property
     def clip_ids(self) -> list[str]:
@@ -61,15 +62,15 @@ class Feature:
 
     @property
     def status(self) -> UInt8[np.ndarray, "n"]:
-        """What became of each of `clip_ids`."""
+        """The status of each of `clip_ids`."""
         return self._units.clips.status
 
     def status_of(self, clip_ids: Sequence[str]) -> UInt8[np.ndarray, "V"]:
-        """What became of each of these clips; `Status.PENDING` where no unit holds one."""
+        """The status of each of these clips; `Status.PENDING` where no unit holds one."""
         return self.locate(clip_ids).status
 
     def committed(self) -> dict[str, Status]:
-        """What became of every committed clip, looked up anew: what a resumed run may skip."""
+        """The status of every committed clip, looked up anew: those that a resumed run may skip."""
         self._stale = True
         clips, by_code = self._units.clips, {int(status): status for status in Status}
         return {c: by_code[s] for c, s in zip(clips.ids, clips.status.tolist(), strict=True)}
@@ -80,10 +81,10 @@ class Feature:
 
     def has_unit(self, name: str) -> bool:
         """Whether a unit is committed now."""
-        return is_safe_name(name) and self._places.storage.exists(self._places.record(name))
+        return is_safe_name(name) and self._keys.storage.exists(self._keys.record(name))
 
     def tries(self, clip_ids: Sequence[str]) -> int:
-        """In how many units the most tried of these clips is: the number of its next retry."""
+        """The number of units that hold the most tried of these clips: that of its next retry."""
         return self._units.tries(clip_ids)
 
     def commit(
@@ -102,7 +103,7 @@ class Feature:
             raise ValueError(
                 f"rows have {rows.values.shape[1]} numbers; {self.name} has {self.dim}"
             )
-        record = protocol.commit(self._places, rows, notes=notes or {}, retry=retry)
+        record = protocol.commit(self._keys, rows, notes=notes or {}, retry=retry)
         self._stale = True
         return record is not None
 
@@ -214,7 +215,7 @@ class Feature:
     def dask(self, clip_ids: Sequence[str] | None = None, *, verify: bool = True) -> streaming.Lazy:
         """These clips (all committed, if None) as dask arrays, read in blocks when computed."""
         clip_ids = self.clip_ids if clip_ids is None else clip_ids
-        return streaming.lazy(self, clip_ids, reopen=open_feature, verify=verify)
+        return streaming.lazy(self, clip_ids, _read_block, verify=verify)
 
     def scan(
         self, verify: bool = True
@@ -258,7 +259,7 @@ class Feature:
     def row_spans(
         self,
     ) -> tuple[Int64[np.ndarray, "n"], Int64[np.ndarray, "n"], Int64[np.ndarray, "n"]]:
-        """Where the rows of each of `clip_ids` are: number among `parts()`, first row, rows."""
+        """The rows of each of `clip_ids`: number of the part among `parts()`, first row, rows."""
         clips = self._units.clips
         return clips.part, clips.start, clips.rows
 
@@ -281,9 +282,9 @@ class Feature:
         details = [""] * len(clip_ids)
         for number in np.unique(found.part).tolist():
             part = units.part(number)
-            told = dict(zip(part.clip_ids, part.details, strict=True))
+            by_clip = dict(zip(part.clip_ids, part.details, strict=True))
             for i in np.flatnonzero(found.part == number).tolist():
-                details[i] = told[clip_ids[i]]
+                details[i] = by_clip[clip_ids[i]]
         return details
 
     def _find(self, clip_ids: Sequence[str]) -> tuple[Units, Found]:
@@ -299,7 +300,7 @@ class Feature:
     @property
     def _units(self) -> Units:
         if self._seen is None or self._stale:
-            self._seen, self._stale = Units(self._places, self.dim, self._seen), False
+            self._seen, self._stale = Units(self._keys, self.dim, self._seen), False
         return self._seen
 
 
@@ -312,7 +313,20 @@ def _by_part(found: Found) -> Iterator[tuple[int, Int64[np.ndarray, "_"]]]:
             yield int(found.part[members[0]]), members
 
 
-def open_feature(location: str, name: str) -> Feature:
-    """The feature of this name in the store there, whatever else the store holds."""
-    places = Places(storage=storage_at(location), feature_id=name)
-    return Feature(places, read_spec(places))
+def _read_block(
+    location: str, name: str, clip_ids: tuple[str, ...], rows: int, verify: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and times, in whatever process: a path and a name are all that travels."""
+    block = _opened(location, name).packed(clip_ids, verify=verify)
+    if len(block.values) != rows:  # committed after this process had opened the store, perhaps
+        _opened.cache_clear()
+        block = _opened(location, name).packed(clip_ids, verify=verify)
+    if len(block.values) != rows:
+        raise StoreError(f"{name} has changed since this array was made; make it again")
+    return block.values, block.time_ms
+
+
+@lru_cache(4)
+def _opened(location: str, name: str) -> Feature:
+    keys = FeatureKeys(storage=storage_at(location), feature_id=name)
+    return Feature(keys, read_spec(keys))

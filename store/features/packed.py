@@ -50,17 +50,17 @@ class Packed:
 
     @property
     def mask(self) -> Bool[np.ndarray, "V"]:
-        """Which clips have rows at all."""
+        """True for clips that have rows."""
         return self.counts > 0
 
-    def take(self, places: Int[np.ndarray, "B"] | Sequence[int]) -> "Packed":
+    def take(self, indices: Int[np.ndarray, "B"] | Sequence[int]) -> "Packed":
         """These clips in that order, copied."""
-        places = np.asarray(places, np.int64)
-        counts = self.counts[places]
+        indices = np.asarray(indices, np.int64)
+        counts = self.counts[indices]
         offsets = offsets_of(counts)
-        rows = np.arange(offsets[-1]) + np.repeat(self.offsets[places] - offsets[:-1], counts)
+        rows = np.arange(offsets[-1]) + np.repeat(self.offsets[indices] - offsets[:-1], counts)
         return Packed(
-            clip_ids=tuple(self.clip_ids[i] for i in places.tolist()),
+            clip_ids=tuple(self.clip_ids[i] for i in indices.tolist()),
             values=self.values[rows],
             offsets=offsets,
             time_ms=self.time_ms[rows],
@@ -78,5 +78,5 @@ class Packed:
 
 
 def offsets_of(counts: Int[np.ndarray, "V"]) -> Int64[np.ndarray, "V_plus_1"]:
-    """Where each of so many rows begins, and where all end."""
+    """The first row of each clip that has so many rows, and the end of the last."""
     return np.concatenate(([0], np.cumsum(counts))).astype(np.int64)

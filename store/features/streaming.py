@@ -5,25 +5,48 @@ Shapes: V = clips, N = rows of all clips, D = embedding size.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64
 
-from store.errors import InputError, StoreError
+from store.errors import InputError
+from store.features.clip_index import Found
 from store.features.packed import Packed, offsets_of
-
-if TYPE_CHECKING:
-    from store.features.feature import Feature
 
 MEMORY_BYTES = 256 << 20
 _BLOCK_BYTES = 64 << 20
 _TIME_BYTES = 4
 
+# Rows and times of clips, read in whatever process: location and name of the feature, the clips,
+# how many rows they have, and whether to verify.
+ReadBlock = Callable[[str, str, tuple[str, ...], int, bool], tuple[np.ndarray, np.ndarray]]
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """A feature, as far as it is needed here."""
+
+    name: str
+    dim: int
+    dtype: np.dtype
+
+    @property
+    def location(self) -> str:
+        """The path or URL that opens the feature's store."""
+        ...
+
+    def locate(self, clip_ids: Sequence[str]) -> Found:
+        """Part, first row, rows and status of these clips."""
+        ...
+
+    def packed(self, clip_ids: Sequence[str] | None = None, *, verify: bool = True) -> Packed:
+        """Rows, masks and times of these clips."""
+        ...
+
 
 def batches(
-    feature: "Feature",
+    feature: Readable,
     clip_ids: Sequence[str],
     *,
     clips: int | None,
@@ -31,7 +54,7 @@ def batches(
     seed: int | None,
     verify: bool,
 ) -> Iterator[Packed]:
-    """See `Feature.batches`."""
+    """Clips in batches, each once. See `Feature.batches`."""
     if clips is not None and clips < 1:
         raise InputError(f"clips={clips}: a batch has at least one clip")
     if memory_bytes < 1:
@@ -48,13 +71,13 @@ def batches(
         if clips is None and rng is None:
             yield block
             continue
-        places = np.arange(len(block)) if rng is None else rng.permutation(len(block))
+        indices = np.arange(len(block)) if rng is None else rng.permutation(len(block))
         step = clips or len(block)
-        for first in range(0, len(places), step):
-            yield block.take(places[first : first + step])
+        for first in range(0, len(indices), step):
+            yield block.take(indices[first : first + step])
 
 
-def _row_bytes(feature: "Feature") -> int:
+def _row_bytes(feature: Readable) -> int:
     return feature.dim * feature.dtype.itemsize + _TIME_BYTES
 
 
@@ -80,16 +103,15 @@ class Lazy:
     time_ms: Any  # dask array [N] of int32
 
 
-Reopen = Callable[[str, str], "Feature"]  # a feature by the location of its store and its name
-
-
-def lazy(feature: "Feature", clip_ids: Sequence[str], *, reopen: Reopen, verify: bool) -> Lazy:
-    """Clips as dask arrays; see `Feature.dask`."""
+def lazy(
+    feature: Readable, clip_ids: Sequence[str], read_block: ReadBlock, *, verify: bool
+) -> Lazy:
+    """These clips as dask arrays; `read_block` is what workers call. See `Feature.dask`."""
     import dask.array as da
     from dask import delayed
 
     rows = feature.locate(clip_ids).rows
-    read = delayed(_read_block, pure=True)
+    read = delayed(read_block, pure=True)
     values, times = [], []
     order = np.arange(len(clip_ids), dtype=np.int64)
     for members in cut(order, rows * _row_bytes(feature), _BLOCK_BYTES):
@@ -105,21 +127,3 @@ def lazy(feature: "Feature", clip_ids: Sequence[str], *, reopen: Reopen, verify:
         offsets=offsets_of(rows),
         time_ms=da.concatenate(times) if times else da.from_array(np.empty(0, np.int32)),
     )
-
-
-def _read_block(
-    reopen: Reopen, location: str, name: str, clip_ids: tuple[str, ...], rows: int, verify: bool
-) -> tuple[Any, Any]:
-    """What a worker does, in whatever process: a path and a name are all that travels."""
-    block = _opened(reopen, location, name).packed(clip_ids, verify=verify)
-    if len(block.values) != rows:  # committed after this process had opened the store, perhaps
-        _opened.cache_clear()
-        block = _opened(reopen, location, name).packed(clip_ids, verify=verify)
-    if len(block.values) != rows:
-        raise StoreError(f"{name} has changed since this array was made; make it again")
-    return block.values, block.time_ms
-
-
-@lru_cache(4)
-def _opened(reopen: Reopen, location: str, name: str) -> "Feature":
-    return reopen(location, name)

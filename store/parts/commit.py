@@ -51,6 +51,7 @@ class CommitRecord:
     written: str
 
     def to_bytes(self) -> bytes:
+        """The record as it lies on disk, with its own checksum."""
         body = {"format": layout.FORMAT, **asdict(self)}
         return canonical_json({**body, "crc32c": files.crc32c_hex(canonical_json(body))})
 
@@ -124,7 +125,7 @@ def _is_count(value: Any, limit: int) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Places:
+class FeatureKeys:
     """The keys of one feature's pieces."""
 
     storage: Storage
@@ -132,17 +133,21 @@ class Places:
 
     @property
     def feature(self) -> str:
+        """The group that holds all of it."""
         return f"data.zarr/{self.feature_id}"
 
     @property
     def parts(self) -> str:
+        """The group that its parts are in."""
         return f"{self.feature}/parts"
 
     @property
     def commits(self) -> str:
+        """The folder of its commit records."""
         return f"commits/{self.feature_id}"
 
     def record(self, unit: str) -> str:
+        """The commit record of a unit."""
         return f"{self.commits}/{unit}.json"
 
     def units(self) -> list[str]:
@@ -151,18 +156,18 @@ class Places:
         return [n.removesuffix(".json") for n in names if n.startswith("u-") and n[-5:] == ".json"]
 
 
-def read_record(places: Places, unit: str) -> CommitRecord:
+def read_record(keys: FeatureKeys, unit: str) -> CommitRecord:
     """The commit record of a unit.
 
     Raises:
         DamagedStore: it is missing or not what was written.
     """
-    data = places.storage.get(places.record(unit), limit_bytes=MAX_RECORD_BYTES)
-    return CommitRecord.from_bytes(data, feature_id=places.feature_id, unit=unit)
+    data = keys.storage.get(keys.record(unit), limit_bytes=MAX_RECORD_BYTES)
+    return CommitRecord.from_bytes(data, feature_id=keys.feature_id, unit=unit)
 
 
 def commit(
-    places: Places, rows: UnitRows, *, notes: Mapping[str, Any], retry: int = 0
+    keys: FeatureKeys, rows: UnitRows, *, notes: Mapping[str, Any], retry: int = 0
 ) -> CommitRecord | None:
     """Write a part and commit it; None if another attempt had won.
 
@@ -170,9 +175,9 @@ def commit(
         ConfigError: notes that are no JSON data, or too many.
         StoreError: the disk refused. Nothing was committed, unless the message says so.
     """
-    unit = unit_name(places.feature_id, rows.clip_ids, retry=retry)
-    storage = places.storage
-    if storage.exists(places.record(unit)):
+    unit = unit_name(keys.feature_id, rows.clip_ids, retry=retry)
+    storage = keys.storage
+    if storage.exists(keys.record(unit)):
         return None
     attempt = token_hex(6)
     part = f"{unit}-{attempt}"
@@ -182,7 +187,7 @@ def commit(
         raise ConfigError(f"attempt notes take {size} bytes; at most {MAX_SPEC_BYTES} fit")
     attributes = {
         "format": layout.FORMAT,
-        "feature_id": places.feature_id,
+        "feature_id": keys.feature_id,
         "unit": unit,
         "attempt": attempt,
         "n_clips": len(rows.clip_ids),
@@ -194,9 +199,9 @@ def commit(
         with files.writing(staged):
             _stage(staged, rows, attributes)
             listed = tuple(files.file_record(staged, key) for key in files.keys_under(staged))
-        storage.publish(staged, f"{places.parts}/{part}")
+        storage.publish(staged, f"{keys.parts}/{part}")
     record = CommitRecord(
-        feature_id=places.feature_id,
+        feature_id=keys.feature_id,
         unit=unit,
         part=part,
         nonce=token_hex(16),
@@ -211,7 +216,7 @@ def commit(
         files=listed,
         written=written,
     )
-    assert (fault := record._fault(places.feature_id, unit)) is None, fault
+    assert (fault := record._fault(keys.feature_id, unit)) is None, fault
     return record if put_record(storage, record) else None
 
 
@@ -261,10 +266,10 @@ def _stage(staged: Path, rows: UnitRows, attributes: Mapping[str, Any]) -> None:
 
 def _versions() -> dict[str, str]:
     """The libraries whose version may matter to who reads the rows later."""
-    found = {}
+    versions = {}
     for name in ("microshot", "numpy", "zarr"):
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "unknown"
-    return found
+            versions[name] = "unknown"
+    return versions

@@ -57,12 +57,12 @@ ARRAYS = ("values", *_TABLES)
 
 
 def dimensions(table: str) -> tuple[str, ...]:
-    """What the axes of a table are called."""
+    """Names of the axes of a table."""
     return _TABLES[table][1]
 
 
 def dtype(table: str) -> str:
-    """What a table holds."""
+    """The type of a table's items."""
     return _TABLES[table][0]
 
 
@@ -72,6 +72,7 @@ def chunk_rows(dim: int) -> int:
 
 
 def shard_rows(dim: int) -> int:
+    """Rows of a file: as many chunks as a shard has."""
     return CHUNKS_PER_SHARD * chunk_rows(dim)
 
 

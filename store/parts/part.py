@@ -20,11 +20,11 @@ from jaxtyping import Float16, Int32, Int64, UInt8, UInt64
 
 from store.errors import DamagedStore, StoreError
 from store.parts import layout, table_codec
-from store.parts.commit import CommitRecord, Places
+from store.parts.commit import CommitRecord, FeatureKeys
 from store.parts.row_reader import CAN_READ, RowArray, RowReader
 from store.parts.shards import Grid
 from store.status import STORED
-from store.storage.storage import PosixStorage, directory
+from store.storage.storage import directory
 
 
 class Part:
@@ -34,10 +34,10 @@ class Part:
         DamagedStore: from every member, naming feature, unit and file.
     """
 
-    def __init__(self, places: Places, record: CommitRecord) -> None:
+    def __init__(self, keys: FeatureKeys, record: CommitRecord) -> None:
         self.record = record
-        self.key = f"{places.parts}/{record.part}"
-        self._storage = places.storage
+        self.key = f"{keys.parts}/{record.part}"
+        self._storage = keys.storage
         self._name = f"{record.feature_id}/{record.unit}"
 
     @property
@@ -47,22 +47,27 @@ class Part:
 
     @cached_property
     def clip_ids(self) -> list[str]:
+        """Names of the clips, in the unit's order."""
         return self._read("clip_id").tolist()
 
     @cached_property
     def clip_keys(self) -> UInt64[np.ndarray, "n 2"]:
+        """Digests of the names, as two halves each."""
         return self._read("clip_key")
 
     @cached_property
     def details(self) -> list[str]:
+        """The decoder used, or the reason of a failure, for each clip."""
         return self._read("detail").tolist()
 
     @cached_property
     def media_sha256(self) -> UInt8[np.ndarray, "n 32"]:
+        """The digest of each clip's media file."""
         return self._read("media_sha256")
 
     @cached_property
     def status(self) -> UInt8[np.ndarray, "n"]:
+        """The status of each clip."""
         status = self._read("status")
         if not np.isin(status, STORED).all():
             raise self._damaged("status", "holds a code that does not exist")
@@ -70,10 +75,12 @@ class Part:
 
     @cached_property
     def row_count(self) -> Int64[np.ndarray, "n"]:
+        """The number of rows of each clip."""
         return self._read("row_count").astype(np.int64)
 
     @cached_property
     def row_start(self) -> Int64[np.ndarray, "n"]:
+        """The first row of each clip."""
         start = self._read("row_start")
         wanted = np.cumsum(self.row_count) - self.row_count
         if (
@@ -85,6 +92,7 @@ class Part:
 
     @cached_property
     def row_time_ms(self) -> Int32[np.ndarray, "R"]:
+        """The time of each row from its clip's beginning."""
         return self._read("row_time_ms")
 
     @cached_property
@@ -99,21 +107,21 @@ class Part:
 
         def blob(number: int) -> Any:
             key = f"values/c/{number}/0"
-            found = storage.blob(f"{self.key}/{key}", sizes[key])
-            if found.size != sizes[key]:
-                raise self._damaged(key, f"has {found.size} bytes instead of {sizes[key]}")
-            return found
+            opened = storage.blob(f"{self.key}/{key}", sizes[key])
+            if opened.size != sizes[key]:
+                raise self._damaged(key, f"has {opened.size} bytes instead of {sizes[key]}")
+            return opened
 
         return RowArray(
             open=blob,
             grid=grid,
             name=f"{self._name}: values",
-            remote=not isinstance(storage, PosixStorage),
+            remote=storage.local_path is None,
         )
 
     def rows(self, start: int, stop: int) -> Float16[np.ndarray, "K D"]:
         """Consecutive rows, compared with the checksums of their chunks."""
-        if not CAN_READ and isinstance(self._storage, PosixStorage):
+        if not CAN_READ and self._storage.local_path is not None:
             return self.rows_by_zarr(start, stop)
         return RowReader(max_open=4).rows(self.values, start, stop, verify=True)
 
@@ -152,8 +160,8 @@ class Part:
             if array and not file.key.startswith(f"{array}/"):
                 continue
             with self._reading(file.key):
-                found = self._storage.digests(f"{self.key}/{file.key}", deep=False)
-            if found[:2] != (file.size, file.crc32c):
+                digests = self._storage.digests(f"{self.key}/{file.key}", deep=False)
+            if digests[:2] != (file.size, file.crc32c):
                 raise self._damaged(file.key, "is not the file that was written")
 
     def attributes(self) -> dict[str, Any]:

@@ -278,7 +278,7 @@ def _windows(pieces: Sequence[_Piece], verify: bool) -> Iterator[Sequence[_Piece
 
 
 def _reads(pieces: Sequence[_Piece], target: memoryview, verify: bool) -> Iterator[_Read]:
-    """What to read for pieces in file order."""
+    """The reads that bring these stretches, in file order."""
     if verify:
         for _, members in groupby(pieces, key=lambda piece: (id(piece.source), piece.chunk)):
             yield _whole_chunk(list(members), target)
@@ -342,7 +342,7 @@ def _open(source: RowArray, file: int) -> Blob:
 
 
 def _read_offsets(opened: _Opened, source: RowArray, file: int) -> array:
-    """Where each chunk of a file begins, -1 where it was never written; nothing without a file."""
+    """The offset of each chunk of a file, -1 where it was never written; nothing without a file."""
     grid = source.grid
     try:
         handle = opened(source, file)

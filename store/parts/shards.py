@@ -39,7 +39,7 @@ _KEYS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """How the rows of an array lie in its files."""
+    """The order in which the rows of an array lie in its files."""
 
     rows: int
     dim: int
@@ -97,25 +97,28 @@ class Grid:
 
     @property
     def row_bytes(self) -> int:
+        """Bytes of one row."""
         return self.dim * self.dtype.itemsize
 
     @property
     def data_bytes(self) -> int:
-        """Of a chunk, without its checksum."""
+        """Bytes of a chunk, without its checksum."""
         return self.chunk_rows * self.row_bytes
 
     @property
     def chunk_bytes(self) -> int:
+        """Bytes of a chunk, with its checksum if it has one."""
         return self.data_bytes + CRC_BYTES * self.has_crc
 
     @property
     def index_bytes(self) -> int:
+        """Bytes of the index that says where the chunks of a file are."""
         if not self.has_index:
             return 0
         return _ENTRY_BYTES * self.file_chunks + CRC_BYTES * self.index_has_crc
 
     def chunk_offsets(self, index: bytes, *, file_bytes: int) -> Int64[np.ndarray, "chunks"]:
-        """Where each chunk of a file begins, -1 where it was never written.
+        """The offset of each chunk of a file, -1 where it was never written.
 
         Raises:
             ValueError: says what in the index cannot be true of a file of that size.

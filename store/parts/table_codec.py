@@ -26,7 +26,7 @@ def shape(name: str, *, clips: int, rows: int) -> tuple[int, ...]:
 
 
 def dtype(name: str) -> np.dtype:
-    """What `decode` gives: text as objects."""
+    """The type that `decode` gives: text as objects."""
     return np.dtype(object if name in _TEXTS else layout.dtype(name))
 
 

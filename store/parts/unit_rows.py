@@ -17,7 +17,7 @@ MAX_DETAIL_CHARS = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class UnitRows:
-    """What became of every clip of one unit, rows packed in clip order.
+    """Rows and status of every clip of one unit, packed in clip order.
 
     `detail` says in a few words which decoder was used, or what went wrong; it is cut to one line
     of 500 characters.
@@ -94,5 +94,5 @@ class UnitRows:
 
     @property
     def row_start(self) -> UInt64[np.ndarray, "n"]:
-        """Where each clip's rows begin."""
+        """The first row of each clip."""
         return np.cumsum(self.row_count, dtype=np.uint64) - self.row_count

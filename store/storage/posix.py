@@ -62,6 +62,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def crc32c_hex(data: bytes) -> str:
+    """The checksum as 8 hex digits."""
     return f"{google_crc32c.value(data):08x}"
 
 
@@ -123,10 +124,10 @@ class OpenFile:
         self.descriptor = -1
         # Without O_NONBLOCK, opening a pipe that someone put here would wait for ever.
         self.descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        found = os.fstat(self.descriptor)
-        if not stat.S_ISREG(found.st_mode):
+        facts = os.fstat(self.descriptor)
+        if not stat.S_ISREG(facts.st_mode):
             raise OSError("it is no regular file")
-        self.size = found.st_size
+        self.size = facts.st_size
 
     def __del__(self) -> None:
         if self.descriptor >= 0:

@@ -57,14 +57,21 @@ class S3Storage:
             reason = " ".join(str(error).partition("Debug source")[0].split())[:200]
             raise ConfigError(f"{url} cannot be used ({reason}); see: AWS_… settings") from error
 
+    @property
+    def local_path(self) -> None:
+        """No directory: every read waits for an answer."""
+        return None
+
     def get(self, key: str, *, limit_bytes: int) -> bytes:
+        """All bytes under a key, if they are not more than that."""
+
         def get() -> bytes:
-            found = self._obstore.get(self._store, key)
-            if found.meta["size"] > limit_bytes:
+            answer = self._obstore.get(self._store, key)
+            if answer.meta["size"] > limit_bytes:
                 raise DamagedStore(
                     f"{self.name}/{key} is larger than {limit_bytes} bytes; it is not ours"
                 )
-            return bytes(found.bytes())
+            return bytes(answer.bytes())
 
         try:
             return self._repeated(f"read {key}", get, may_lack=True)
@@ -72,6 +79,8 @@ class S3Storage:
             raise DamagedStore(f"{self.name}/{key} is missing") from None
 
     def digests(self, key: str, *, deep: bool) -> tuple[int, str, str]:
+        """Size, crc32c and, if `deep`, sha256 of what is under a key."""
+
         def digests() -> tuple[int, str, str]:
             size, crc, sha = 0, 0, sha256()
             for block in self._obstore.get(self._store, key).stream(min_chunk_size=_BLOCK_BYTES):
@@ -88,6 +97,7 @@ class S3Storage:
             raise DamagedStore(f"{self.name}/{key} is missing") from None
 
     def blob(self, key: str, size: int) -> "_Object":
+        """The object of a key, for reading ranges of it."""
         return _Object(self, key, size)
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
@@ -102,6 +112,7 @@ class S3Storage:
             raise DamagedStore(f"{self.name}/{key} is missing") from None
 
     def exists(self, key: str) -> bool:
+        """Whether there is such a key now."""
         try:
             head = lambda: self._obstore.head(self._store, key)  # noqa: E731
             self._repeated(f"look for {key}", head, may_lack=True)
@@ -110,6 +121,8 @@ class S3Storage:
         return True
 
     def keys(self, prefix: str) -> list[str]:
+        """Every key that begins so, sorted."""
+
         def listed() -> list[str]:
             pages = self._obstore.list(self._store, prefix=prefix)
             return sorted(found["path"] for page in pages for found in page)
@@ -117,14 +130,17 @@ class S3Storage:
         return self._repeated(f"list {prefix}", listed)
 
     def names(self, prefix: str) -> list[str]:
+        """Keys and prefixes directly below a prefix, sorted."""
+
         def listed() -> list[str]:
             found = self._obstore.list_with_delimiter(self._store, prefix)
-            below = [*found["common_prefixes"], *(one["path"] for one in found["objects"])]
+            below = [*found["common_prefixes"], *(entry["path"] for entry in found["objects"])]
             return sorted(key.rstrip("/").rpartition("/")[2] for key in below)
 
         return self._repeated(f"list {prefix}", listed)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Create a key, whole and durable; False if it is there with other bytes."""
         already: type[Exception] = self._obstore.exceptions.AlreadyExistsError
 
         def put() -> bool:
@@ -141,10 +157,12 @@ class S3Storage:
 
     @contextmanager
     def staging(self, name: str) -> Iterator[Path]:
+        """A new directory of this machine to prepare something in; it goes with the context."""
         with tempfile.TemporaryDirectory(prefix=f"{name}-") as folder:
             yield Path(folder)
 
     def publish(self, staged: Path, key: str) -> None:
+        """Upload what was staged, many files at once, and `zarr.json` last."""
         *names, group = sorted(posix.keys_under(staged), key=lambda name: name == "zarr.json")
         assert group == "zarr.json", "a part has a zarr.json"
 
@@ -161,16 +179,18 @@ class S3Storage:
         put(group)
 
     def move(self, key: str, target: str) -> bool:
+        """Copy a key to a name that is free, and delete it; False if it is gone."""
         try:
-            found = self._repeated(f"read {key}", lambda: self._get(key), may_lack=True)
+            data = self._repeated(f"read {key}", lambda: self._get(key), may_lack=True)
         except FileNotFoundError:
             return False
-        if not self.put_if_absent(target, found):
+        if not self.put_if_absent(target, data):
             raise StoreError(f"{self.name}/{target} is there already; run again")
         self.delete(key)
         return True
 
     def delete(self, key: str) -> None:
+        """Remove a key, if it is there."""
         self._repeated(f"delete {key}", lambda: self._obstore.delete(self._store, key))
 
     def _get(self, key: str) -> bytes:

@@ -38,6 +38,11 @@ class Storage(Protocol):
 
     name: str  # what `storage_at` takes, and messages say
 
+    @property
+    def local_path(self) -> Path | None:
+        """The directory it is, which may be read and linked to; None for a bucket."""
+        ...
+
     def get(self, key: str, *, limit_bytes: int) -> bytes:
         """All bytes under a key, if they are not more than that."""
         ...
@@ -47,7 +52,7 @@ class Storage(Protocol):
         ...
 
     def blob(self, key: str, size: int) -> Blob:
-        """What is under a key and should have that size, for reading pieces of it."""
+        """The bytes under a key, which should be so many, for reading ranges of them."""
         ...
 
     def exists(self, key: str) -> bool:
@@ -59,7 +64,7 @@ class Storage(Protocol):
         ...
 
     def names(self, prefix: str) -> list[str]:
-        """What is directly below a prefix, be it a key or a prefix of keys, sorted."""
+        """All that is directly below a prefix, be it a key or a prefix of keys, sorted."""
         ...
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
@@ -93,10 +98,17 @@ class PosixStorage:
         self.root = root
         self.name = str(root)
 
+    @property
+    def local_path(self) -> Path:
+        """The directory it is, there or not yet."""
+        return self.root
+
     def get(self, key: str, *, limit_bytes: int) -> bytes:
+        """All bytes under a key, if they are not more than that."""
         return posix.read_small(self.root / key, limit_bytes=limit_bytes)
 
     def digests(self, key: str, *, deep: bool) -> tuple[int, str, str]:
+        """Size, crc32c and, if `deep`, sha256 of what is under a key."""
         path = self.root / key
         if not path.is_file():
             raise DamagedStore(f"{path} is missing or no plain file")
@@ -106,15 +118,19 @@ class PosixStorage:
             raise DamagedStore(f"cannot read {path}: {error.strerror or error}") from error
 
     def blob(self, key: str, size: int) -> Blob:
+        """The file of a key, for reading ranges of it."""
         return posix.OpenFile(self.root / key)
 
     def exists(self, key: str) -> bool:
+        """Whether there is such a key now."""
         return (self.root / key).is_file()
 
     def keys(self, prefix: str) -> list[str]:
+        """Every key that begins so, sorted."""
         return [f"{prefix}{key}" for key in posix.keys_under(self.root / prefix)]
 
     def names(self, prefix: str) -> list[str]:
+        """Files and directories directly below a prefix, sorted."""
         try:
             return sorted(path.name for path in (self.root / prefix).iterdir())
         except (FileNotFoundError, NotADirectoryError):
@@ -123,6 +139,7 @@ class PosixStorage:
             raise DamagedStore(f"cannot list {error.filename}: {error.strerror}") from error
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Create a key, whole and durable; False if it is there with other bytes."""
         path = self.root / key
         with posix.writing(path):
             posix.make_directory(path.parent)
@@ -131,6 +148,7 @@ class PosixStorage:
 
     @contextmanager
     def staging(self, name: str) -> Iterator[Path]:
+        """A new directory to prepare something in; it goes with the context."""
         staged = self.root / "tmp" / name
         try:
             with posix.writing(staged):
@@ -140,12 +158,14 @@ class PosixStorage:
             shutil.rmtree(staged, ignore_errors=True)
 
     def publish(self, staged: Path, key: str) -> None:
+        """Make what was staged durable, and rename it into place."""
         target = self.root / key
         with posix.writing(target):
             posix.make_directory(target.parent)
             posix.publish(staged, target)
 
     def move(self, key: str, target: str) -> bool:
+        """Give a key another name that is free; False if it is gone."""
         source, destination = self.root / key, self.root / target
         with posix.writing(destination):
             posix.make_directory(destination.parent)
@@ -158,6 +178,7 @@ class PosixStorage:
         return True
 
     def delete(self, key: str) -> None:
+        """Remove a key, if it is there."""
         with posix.writing(self.root / key):
             (self.root / key).unlink(missing_ok=True)
 
@@ -168,8 +189,8 @@ def directory(storage: Storage) -> Path:
     Raises:
         InputError: it is a bucket.
     """
-    if isinstance(storage, PosixStorage):
-        return storage.root
+    if (path := storage.local_path) is not None:
+        return path
     raise InputError(
         f"{storage.name} is a bucket, and this needs a directory; copy it first: "
         f"store merge DIR {storage.name}"
@@ -182,8 +203,8 @@ def storage_at(where: str | Path) -> Storage:
     Raises:
         ConfigError: a URL of another kind, or the package for it is not installed.
     """
-    scheme, found, _ = str(where).partition("://")
-    if not found:
+    scheme, is_url, _ = str(where).partition("://")
+    if not is_url:
         return PosixStorage(Path(where))
     if scheme != "s3":
         raise ConfigError(f"{where}: no storage {scheme!r}; there are paths and s3://BUCKET/PREFIX")

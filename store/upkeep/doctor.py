@@ -15,7 +15,7 @@ from typing import Any
 
 from store.errors import StoreError
 from store.storage import posix
-from store.storage.storage import PosixStorage, Storage, storage_at
+from store.storage.storage import Storage, storage_at
 
 _RACES, _RACERS = 20, 8
 _FLUSHES = 20
@@ -34,7 +34,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnosis:
-    """What the storage can do; `many_writers` only if nothing it needs is missing."""
+    """The abilities of a storage; `many_writers` only if nothing it needs is missing."""
 
     path: str
     checks: list[Check]
@@ -60,7 +60,7 @@ def doctor(where: str | Path) -> Diagnosis:
         folder = folder.parent
     with posix.writing(folder), tempfile.TemporaryDirectory(prefix=".doctor-", dir=folder) as name:
         probe = Path(name)
-        storage = PosixStorage(probe)
+        storage = storage_at(probe)
         needed = [
             _check("conditional put", lambda: _put_probe(storage, "")),
             _check("race", lambda: _race_probe(storage, "")),
@@ -139,8 +139,8 @@ def _race_probe(storage: Storage, folder: str) -> str:
                 return storage.put_if_absent(key, b"%d" % who * 1000)
 
             winners = [who for who, won in enumerate(pool.map(put, range(_RACERS))) if won]
-            found = storage.get(key, limit_bytes=1000)
-            if len(winners) != 1 or found != b"%d" % winners[0] * 1000:
+            kept = storage.get(key, limit_bytes=1000)
+            if len(winners) != 1 or kept != b"%d" % winners[0] * 1000:
                 return f"of {_RACERS} puts at once {len(winners)} won; use it with one writer only"
     return ""
 

@@ -20,7 +20,7 @@ from typing import Any
 from store import atomic
 from store.errors import DamagedStore, InputError
 from store.names import is_safe_name
-from store.parts.commit import PART_NAME, Places, read_record
+from store.parts.commit import PART_NAME, FeatureKeys, read_record
 from store.storage import posix
 from store.storage.storage import directory
 from store.store import Store
@@ -33,7 +33,7 @@ _TRASH = re.compile(r"gc-(?P<part>u-[0-9a-f]{20}-[0-9a-f]{12})-(?P<feature>.+)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collected:
-    """What was removed, or would be: paths inside the store."""
+    """All that was removed, or would be: paths inside the store."""
 
     parts: list[str]
     staging: list[str]
@@ -74,12 +74,12 @@ def gc(
         parts: list[str] = []
         staging: list[str] = []
         size = young = 0
-        for places, path in _uncommitted(store, now, older_than_seconds):
+        for keys, path in _uncommitted(store, now, older_than_seconds):
             if now - _newest(path) < older_than_seconds:
                 young += 1
                 continue
             taken = _size_bytes(path)
-            if dry_run or _remove_part(places, path):
+            if dry_run or _remove_part(keys, path):
                 parts.append(path.relative_to(store.path).as_posix())
                 size += taken
         for path in _entries(store.path / "tmp"):
@@ -100,16 +100,16 @@ def gc(
     )
 
 
-def _uncommitted(store: Store, now: float, age: float) -> Iterator[tuple[Places, Path]]:
+def _uncommitted(store: Store, now: float, age: float) -> Iterator[tuple[FeatureKeys, Path]]:
     """Parts that no record names and that are not of a unit set aside lately."""
     for folder in _entries(store.path / "data.zarr"):
-        places = store.places(folder.name)
-        parts, commits = store.path / places.parts, store.path / places.commits
+        keys = store.keys_of(folder.name)
+        parts, commits = store.path / keys.parts, store.path / keys.commits
         if not (is_safe_name(folder.name) and parts.is_dir()):
             continue
         if not commits.is_dir():  # half a copy of a store, perhaps
             raise DamagedStore(
-                f"{places.feature_id} has parts but no {commits}; all would be garbage. "
+                f"{keys.feature_id} has parts but no {commits}; all would be garbage. "
                 "Copy or restore commits/ first"
             )
         kept = {
@@ -119,35 +119,35 @@ def _uncommitted(store: Store, now: float, age: float) -> Iterator[tuple[Places,
         }
         for path in _entries(parts):
             match = PART_NAME.fullmatch(path.name)
-            if match and match[1] not in kept and not _is_named(places, match[1], path.name):
-                yield places, path
+            if match and match[1] not in kept and not _is_named(keys, match[1], path.name):
+                yield keys, path
 
 
-def _is_named(places: Places, unit: str, part: str) -> bool:
+def _is_named(keys: FeatureKeys, unit: str, part: str) -> bool:
     """Whether the unit's record names this part; one that cannot be read may name any."""
-    record = directory(places.storage) / places.record(unit)
+    record = directory(keys.storage) / keys.record(unit)
     if not os.path.lexists(record):
         return False
     try:
-        return read_record(places, unit).part == part
+        return read_record(keys, unit).part == part
     except DamagedStore:
         return os.path.lexists(record)
 
 
-def _remove_part(places: Places, part: Path) -> bool:
+def _remove_part(keys: FeatureKeys, part: Path) -> bool:
     """Move away, look again, then delete; False if it was committed meanwhile or is gone."""
-    trash = directory(places.storage) / "tmp" / f"gc-{part.name}-{places.feature_id}"
+    trash = directory(keys.storage) / "tmp" / f"gc-{part.name}-{keys.feature_id}"
     try:
         part.rename(trash)
     except FileNotFoundError:  # another collector
         return False
     atomic.fsync(part.parent)
-    return not _settle(places, trash, part)
+    return not _settle(keys, trash, part)
 
 
-def _settle(places: Places, trash: Path, part: Path) -> bool:
+def _settle(keys: FeatureKeys, trash: Path, part: Path) -> bool:
     """Put a part back that is committed after all, else delete it."""
-    if _is_named(places, part.name[:22], part.name):
+    if _is_named(keys, part.name[:22], part.name):
         with suppress(FileNotFoundError):
             trash.rename(part)
             atomic.fsync(part.parent)
@@ -161,9 +161,9 @@ def _restore_trash(store: Store) -> list[str]:
     restored = []
     for path in _entries(store.path / "tmp"):
         if (match := _TRASH.fullmatch(path.name)) and is_safe_name(match["feature"]):
-            places = store.places(match["feature"])
-            key = f"{places.parts}/{match['part']}"
-            if _settle(places, path, store.path / key):
+            keys = store.keys_of(match["feature"])
+            key = f"{keys.parts}/{match['part']}"
+            if _settle(keys, path, store.path / key):
                 restored.append(key)
     return restored
 
@@ -181,18 +181,18 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _tree(path: Path) -> Iterator[os.stat_result]:
-    """What is known of everything at and below a path; a part of it may vanish meanwhile."""
-    for found in (path, *path.rglob("*")):
+    """Facts of everything at and below a path, of which a part may vanish meanwhile."""
+    for entry in (path, *path.rglob("*")):
         with suppress(FileNotFoundError):
-            yield found.lstat()
+            yield entry.lstat()
 
 
 def _newest(path: Path) -> float:
-    return max((found.st_mtime for found in _tree(path)), default=0.0)
+    return max((facts.st_mtime for facts in _tree(path)), default=0.0)
 
 
 def _size_bytes(path: Path) -> int:
-    return sum(found.st_size for found in _tree(path))
+    return sum(facts.st_size for facts in _tree(path))
 
 
 def _stamp_seconds(name: str) -> float:
@@ -210,8 +210,8 @@ def _file_system_time(staging: Path) -> float:
         posix.make_directory(staging)
         probe = staging / f"clock-{token_hex(8)}"
         probe.touch()
-        found = probe.stat().st_mtime
+        stamped = probe.stat().st_mtime
         probe.unlink()
     except OSError:  # a store we may only read, in a dry run
         return time.time()
-    return found
+    return stamped

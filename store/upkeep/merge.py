@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 
 from store.errors import DamagedStore, InputError, NotAStore, StoreError
-from store.features.attributes import make_feature, parse_spec, read_spec
 from store.features.feature import Feature
+from store.features.identity import make_feature, parse_spec, read_spec
 from store.manifest import MAX_KEPT_BYTES, from_parquet
 from store.names import is_safe_name
 from store.parts import layout
-from store.parts.commit import MAX_RECORD_BYTES, CommitRecord, Places, put_record
+from store.parts.commit import MAX_RECORD_BYTES, CommitRecord, FeatureKeys, put_record
 from store.parts.part import Part
 from store.parts.unit_rows import UnitRows
 from store.storage import posix
-from store.storage.storage import PosixStorage, Storage, storage_at
+from store.storage.storage import Storage, storage_at
 from store.store import (
     MANIFEST_NAME,
     MAX_STORE_JSON_BYTES,
@@ -46,7 +46,7 @@ class Damage:
 
 @dataclass(slots=True, kw_only=True)
 class Merged:
-    """What was done."""
+    """Counts of what was copied and what was not."""
 
     features: int = 0
     units: int = 0  # copied
@@ -71,35 +71,36 @@ def merge(target: str | Path, others: Sequence[str | Path]) -> Merged:
         InputError: one of the others is the target.
         StoreError: the disk or the bucket refused.
     """
-    there = storage_at(target)
+    destination = storage_at(target)
     sources = [storage_at(other) for other in others]
     for source in sources:
-        if _same(source, there):
+        if _same(source, destination):
             raise InputError(f"{target} cannot be merged into itself; name other stores")
         _check_store(source)
-    _make(there)
+    create(destination.name)
     merged = Merged()
     for source in sources:
-        _merge_manifests(source, there, merged)
+        _merge_manifests(source, destination, merged)
         for name, units in _committed(source).items():
             try:
-                _merge_feature(source, there, name)
+                _merge_feature(source, destination, name)
             except DamagedStore as error:
                 merged.damaged.append(_damage(source, name, "", error))
                 continue
             merged.features += 1
-            present = set(_committed(there, name).get(name, ()))
+            present = set(_committed(destination, name).get(name, ()))
             for unit in units:
                 try:
-                    _merge_unit(source, there, name, unit, unit in present, merged)
+                    _merge_unit(source, destination, name, unit, unit in present, merged)
                 except DamagedStore as error:
                     merged.damaged.append(_damage(source, name, unit, error))
     return merged
 
 
 def _same(left: Storage, right: Storage) -> bool:
-    if isinstance(left, PosixStorage) and isinstance(right, PosixStorage):
-        return right.root.exists() and left.root.exists() and left.root.samefile(right.root)
+    ours, theirs = left.local_path, right.local_path
+    if ours is not None and theirs is not None:
+        return theirs.exists() and ours.exists() and ours.samefile(theirs)
     return left.name == right.name
 
 
@@ -110,19 +111,15 @@ def _check_store(storage: Storage) -> None:
     parse_store_json(data, where=storage.name)
 
 
-def _make(storage: Storage) -> None:
-    create(storage.name)
-
-
 def _committed(storage: Storage, feature: str = "") -> dict[str, list[str]]:
     """Unit names by feature."""
-    found: dict[str, list[str]] = {}
+    units: dict[str, list[str]] = {}
     for key in storage.keys(f"commits/{feature}/" if feature else "commits/"):
         _, name, file, *deeper = [*key.split("/"), ""]
         unit = file.removesuffix(".json")
         if not any(deeper) and unit != file and is_safe_name(name) and is_safe_name(unit):
-            found.setdefault(name, []).append(unit)
-    return found
+            units.setdefault(name, []).append(unit)
+    return units
 
 
 def _merge_manifests(source: Storage, target: Storage, merged: Merged) -> None:
@@ -163,9 +160,10 @@ def _merge_unit(
     merged.present += 1
     if _record(target, feature, unit).nonce == record.nonce:
         return
-    places = Places(storage=target, feature_id=feature)
-    ours = Feature(places, read_spec(places))
-    merged.retried_clips += _retry(ours, Part(Places(storage=source, feature_id=feature), record))
+    keys = FeatureKeys(storage=target, feature_id=feature)
+    ours = Feature(keys, read_spec(keys))
+    theirs = Part(FeatureKeys(storage=source, feature_id=feature), record)
+    merged.retried_clips += _retry(ours, theirs)
 
 
 def _record(storage: Storage, feature: str, unit: str) -> CommitRecord:
@@ -180,9 +178,9 @@ def _copy_part(source: Storage, target: Storage, record: CommitRecord) -> None:
         DamagedStore: a file is not as it was written.
     """
     key = f"data.zarr/{record.feature_id}/parts/{record.part}"
-    if isinstance(target, PosixStorage):
-        _clear(target.root, key, record)
-        if (target.root / key).exists():
+    if (root := target.local_path) is not None:
+        _clear(root, key, record)
+        if (root / key).exists():
             return
     with target.staging(f"publish-{token_hex(8)}") as staged:
         with posix.writing(staged):
@@ -196,8 +194,8 @@ def _clear(root: Path, key: str, record: CommitRecord) -> None:
     """Move a torn part out of the way; one of a merge that did not get to commit is whole."""
     part = root / key
     if part.exists():
-        found = [posix.file_record(part, name) for name in posix.keys_under(part)]
-        if found != list(record.files):
+        records = [posix.file_record(part, name) for name in posix.keys_under(part)]
+        if records != list(record.files):
             with posix.writing(part):
                 part.rename(Path(tempfile.mkdtemp(prefix="torn-", dir=root / "tmp")) / part.name)
 

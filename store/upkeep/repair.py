@@ -13,7 +13,7 @@ from typing import Any
 from store.errors import DamagedStore
 from store.names import is_safe_name
 from store.parts import layout
-from store.parts.commit import Places, read_record
+from store.parts.commit import FeatureKeys, read_record
 from store.parts.part import Part
 from store.store import Store
 from store.upkeep.gc import QUARANTINE_STAMP
@@ -32,7 +32,7 @@ class PendingUnit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repaired:
-    """What was done, and what is left for people to look at."""
+    """All that was set aside, and what is left for people to look at."""
 
     units: list[PendingUnit]
     files: list[str]  # damaged or strange files moved to quarantine, as paths in the store
@@ -69,7 +69,7 @@ def repair(store: Store, *, deep: bool = False) -> Repaired:
 def _set_unit_aside(store: Store, problem: Problem, deep: bool) -> list[PendingUnit]:
     """Nothing if the unit is no longer damaged: it was set aside already, perhaps done again."""
     feature, unit = problem.feature, problem.unit
-    places = store.places(feature)
+    keys = store.keys_of(feature)
     key = problem.file if problem.kind == "record" else f"commits/{feature}/{unit}.json"
     folder, _, name = key.rpartition("/")
     if name not in store.storage.names(f"{folder}/"):
@@ -77,16 +77,16 @@ def _set_unit_aside(store: Store, problem: Problem, deep: bool) -> list[PendingU
     named = key.endswith(f"/{unit}.json") and is_safe_name(unit)
     if named and not unit_problems(store, feature, unit, deep):
         return []
-    clips = _clips(places, unit) if named else None
+    clips = _clips(keys, unit) if named else None
     if not _set_aside(store, key, feature):
         return []
     return [PendingUnit(feature=feature, unit=unit, clips=clips, reason=problem.message)]
 
 
 def _set_stray_file_aside(store: Store, problem: Problem) -> list[str]:
-    places = store.places(problem.feature)
-    part = read_record(places, problem.unit).part
-    return _set_aside(store, f"{places.parts}/{part}/{problem.file}", problem.feature)
+    keys = store.keys_of(problem.feature)
+    part = read_record(keys, problem.unit).part
+    return _set_aside(store, f"{keys.parts}/{part}/{problem.file}", problem.feature)
 
 
 def _set_file_aside(store: Store, problem: Problem) -> list[str]:
@@ -101,10 +101,10 @@ def _set_file_aside(store: Store, problem: Problem) -> list[str]:
     return [key] if made else moved
 
 
-def _clips(places: Places, unit: str) -> tuple[str, ...] | None:
+def _clips(keys: FeatureKeys, unit: str) -> tuple[str, ...] | None:
     """The clips of a unit, from whatever can still be read of it."""
     with suppress(DamagedStore):
-        part = Part(places, read_record(places, unit))
+        part = Part(keys, read_record(keys, unit))
         with suppress(DamagedStore):
             part.verify("clip_id")
             return tuple(part.clip_ids)

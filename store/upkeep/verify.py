@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from store.errors import DamagedStore
-from store.features.attributes import read_spec
+from store.features.identity import read_spec
 from store.names import clip_keys, is_safe_name, unit_name
 from store.parts import layout
-from store.parts.commit import CommitRecord, Places, read_record
+from store.parts.commit import CommitRecord, FeatureKeys, read_record
 from store.parts.part import Part
 from store.storage import posix as files
-from store.storage.storage import PosixStorage, Storage
+from store.storage.storage import Storage
 from store.store import Store
 
 _AT_ONCE = 16
@@ -35,7 +35,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What was looked at, and what is wrong with it.
+    """All that was looked at, and the problems in it.
 
     Garbage is no problem: parts no record names, and staging that a crash left behind.
     """
@@ -67,18 +67,18 @@ def verify(store: Store, deep: bool = False) -> Report:
                 _problem("name", name[:96], message=f"{name[:96]!r} is no feature name")
             )
             continue
-        places = store.places(name)
-        dim, faults = _feature_problems(places)
+        keys = store.keys_of(name)
+        dim, faults = _feature_problems(keys)
         problems.extend(faults)
         named: set[str] = set()
-        for record, faults in _check_units(places, dim, deep):
+        for record, faults in _check_units(keys, dim, deep):
             units += 1
             problems.extend(faults)
             if record:
                 named.add(record.part)
                 checked += len(record.files)
                 size += sum(file.size for file in record.files)
-        parts = set(store.storage.names(f"{places.parts}/")) - {"zarr.json"}
+        parts = set(store.storage.names(f"{keys.parts}/")) - {"zarr.json"}
         garbage += len(parts - named)
     problems.extend(_manifest_problems(store))
     return Report(
@@ -93,19 +93,19 @@ def verify(store: Store, deep: bool = False) -> Report:
 
 
 def unit_problems(store: Store, feature: str, unit: str, deep: bool = False) -> list[Problem]:
-    """What is wrong with one unit."""
-    places = store.places(feature)
-    dim, _ = _feature_problems(places)
-    return _check_unit(places, f"{unit}.json", dim, deep)[1]
+    """The problems of one unit."""
+    keys = store.keys_of(feature)
+    dim, _ = _feature_problems(keys)
+    return _check_unit(keys, f"{unit}.json", dim, deep)[1]
 
 
 def _check_units(
-    places: Places, dim: int, deep: bool
+    keys: FeatureKeys, dim: int, deep: bool
 ) -> Iterator[tuple[CommitRecord | None, list[Problem]]]:
     """As `_check_unit`, of every unit; in a bucket many at once, for each waits for answers."""
-    names = places.storage.names(f"{places.commits}/")
-    check = partial(_check_unit, places, dim=dim, deep=deep)
-    if isinstance(places.storage, PosixStorage):
+    names = keys.storage.names(f"{keys.commits}/")
+    check = partial(_check_unit, keys, dim=dim, deep=deep)
+    if keys.storage.local_path is not None:
         yield from map(check, names)
         return
     with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -113,18 +113,18 @@ def _check_units(
 
 
 def _check_unit(
-    places: Places, file_name: str, dim: int, deep: bool
+    keys: FeatureKeys, file_name: str, dim: int, deep: bool
 ) -> tuple[CommitRecord | None, list[Problem]]:
     """A unit's record, if it can be read, and what is wrong with the unit."""
-    name, unit = places.feature_id, file_name.removesuffix(".json")
+    name, unit = keys.feature_id, file_name.removesuffix(".json")
     key = f"commits/{name}/{file_name}"
     try:
         if not is_safe_name(file_name) or not file_name.endswith(".json"):
             raise DamagedStore(f"{file_name[:96]!r} is no commit record's name")  # noqa: TRY301
-        record = read_record(places, unit)
+        record = read_record(keys, unit)
     except DamagedStore as error:
         return None, [_problem("record", name, unit, key, str(error))]
-    problems = list(_part_problems(places, record, deep))
+    problems = list(_part_problems(keys, record, deep))
     if dim not in (0, record.dim):
         message = f"its rows have {record.dim} numbers, the feature's {dim}"
         problems.insert(0, _problem("record", name, unit, key, message))
@@ -133,8 +133,8 @@ def _check_unit(
 
 def _feature_names(store: Store) -> list[str]:
     """A feature is what has a group or commit records: losing one of them must show."""
-    found = set(store.storage.names("data.zarr/")) - {"zarr.json"}
-    return sorted(found | set(store.storage.names("commits/")))
+    names = set(store.storage.names("data.zarr/")) - {"zarr.json"}
+    return sorted(names | set(store.storage.names("commits/")))
 
 
 def _root_problems(store: Store) -> Iterator[Problem]:
@@ -151,37 +151,37 @@ def check_plain_group(storage: Storage, key: str) -> None:
         raise DamagedStore(f"{storage.name}/{key}/zarr.json is not the group that was made")
 
 
-def _feature_problems(places: Places) -> tuple[int, list[Problem]]:
+def _feature_problems(keys: FeatureKeys) -> tuple[int, list[Problem]]:
     """The feature's size, 0 if it cannot be told, and what is wrong with its groups."""
     dim = 0
-    key = f"data.zarr/{places.feature_id}/zarr.json"
+    key = f"data.zarr/{keys.feature_id}/zarr.json"
     try:
-        dim = read_spec(places).dim
-        key = f"data.zarr/{places.feature_id}/parts/zarr.json"
-        check_plain_group(places.storage, places.parts)
+        dim = read_spec(keys).dim
+        key = f"data.zarr/{keys.feature_id}/parts/zarr.json"
+        check_plain_group(keys.storage, keys.parts)
     except DamagedStore as error:
-        return dim, [_problem("feature", places.feature_id, file=key, message=str(error))]
+        return dim, [_problem("feature", keys.feature_id, file=key, message=str(error))]
     return dim, []
 
 
-def _part_problems(places: Places, record: CommitRecord, deep: bool) -> Iterator[Problem]:
-    sound, storage = True, places.storage
-    folder = f"{places.parts}/{record.part}"
+def _part_problems(keys: FeatureKeys, record: CommitRecord, deep: bool) -> Iterator[Problem]:
+    sound, storage = True, keys.storage
+    folder = f"{keys.parts}/{record.part}"
     for file in record.files:
         try:
-            found = storage.digests(f"{folder}/{file.key}", deep=deep)
+            digests = storage.digests(f"{folder}/{file.key}", deep=deep)
         except DamagedStore:
             kind, message = "missing", "is gone or cannot be read"
         else:
-            kind, message = _difference(file, *found)
+            kind, message = _difference(file, *digests)
         if kind:
             sound = False
             yield _problem(kind, record.feature_id, record.unit, file.key, f"{file.key} {message}")
-    there = {key.removeprefix(f"{folder}/") for key in storage.keys(f"{folder}/")}
-    for key in sorted(there - {file.key for file in record.files}):
+    present = {key.removeprefix(f"{folder}/") for key in storage.keys(f"{folder}/")}
+    for key in sorted(present - {file.key for file in record.files}):
         yield _problem("unexpected", record.feature_id, record.unit, key, f"{key} was not written")
     if sound:  # else the content is wrong for a reason already given
-        yield from _content_problems(places, record, deep)
+        yield from _content_problems(keys, record, deep)
 
 
 def _difference(file: files.FileRecord, size: int, crc32c: str, sha256: str) -> tuple[str, str]:
@@ -194,11 +194,11 @@ def _difference(file: files.FileRecord, size: int, crc32c: str, sha256: str) -> 
     return "", ""
 
 
-def _content_problems(places: Places, record: CommitRecord, deep: bool) -> Iterator[Problem]:
+def _content_problems(keys: FeatureKeys, record: CommitRecord, deep: bool) -> Iterator[Problem]:
     """Intact files that do not belong together: a part moved here from elsewhere."""
-    part = Part(places, record)
+    part = Part(keys, record)
     try:
-        found = part.attributes()
+        attributes = part.attributes()
         wanted = {
             "format": layout.FORMAT,
             "feature_id": record.feature_id,
@@ -207,13 +207,13 @@ def _content_problems(places: Places, record: CommitRecord, deep: bool) -> Itera
             "n_clips": record.clips,
             "n_rows": record.rows,
         }
-        if fault := [key for key, value in wanted.items() if found.get(key) != value]:
+        if fault := [key for key, value in wanted.items() if attributes.get(key) != value]:
             yield _problem(
                 "content",
                 record.feature_id,
                 record.unit,
                 "zarr.json",
-                f"attribute {fault[0]} is {json.dumps(found.get(fault[0]))[:80]}",
+                f"attribute {fault[0]} is {json.dumps(attributes.get(fault[0]))[:80]}",
             )
         part.check_layout()
         if deep and (message := _table_fault(part)):

@@ -29,7 +29,7 @@ _MAX_CHUNK = 1 << 20  # of the tables of clips
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """Where a view is, and what is in it."""
+    """A view: its place, and what is in it."""
 
     path: Path
     feature: str
@@ -104,7 +104,7 @@ def _stage(staged: Path, feature: Feature, parts: list[Part], first_row: np.ndar
         "clip_id": np.array(clip_ids, dtype=object),
     }
     attributes = layout.feature_attributes(feature.spec)
-    attributes["parts"] = [one.record.part for one in parts]
+    attributes["parts"] = [source.record.part for source in parts]
     (staged / "zarr.json").write_bytes(layout.group_json(attributes))
     size = {"clips": len(clip_ids), "rows": int(first_row[-1]), "dim": feature.dim}
     for name, array in content.items():
@@ -114,13 +114,13 @@ def _stage(staged: Path, feature: Feature, parts: list[Part], first_row: np.ndar
     times = _array(staged / "row_time_ms", "row_time_ms", [layout.chunk_rows(feature.dim)], **size)
     _array(staged / "values", "values", [], **size)
     step = layout.shard_rows(feature.dim)
-    for one, begin in zip(parts, first_row.tolist(), strict=False):
-        if one.record.rows:
-            times[begin : begin + one.record.rows] = one.row_time_ms
-        for shard in range(-(-one.record.rows // step)):
+    for source, begin in zip(parts, first_row.tolist(), strict=False):
+        if source.record.rows:
+            times[begin : begin + source.record.rows] = source.row_time_ms
+        for shard in range(-(-source.record.rows // step)):
             folder = staged / "values" / "c" / str(begin // step + shard)
             folder.mkdir(parents=True)
-            posix.link(one.path / "values" / "c" / str(shard) / "0", folder / "0")
+            posix.link(source.path / "values" / "c" / str(shard) / "0", folder / "0")
 
 
 def _array(path: Path, name: str, chunk: list[int], *, clips: int, rows: int, dim: int) -> Any:

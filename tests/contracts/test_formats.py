@@ -129,7 +129,7 @@ def test_it_is_a_format(name, keeps):
 
 def test_what_it_keeps_comes_back(fs, exported, name, keeps, tmp_path):
     output, facts = exported(name)
-    assert facts["clips"] > 20
+    assert facts.clips > 20
     bring(name, output, tmp_path / "back")
     back = store.open(tmp_path / "back")
     assert verify(back, deep=True).problems == []
@@ -168,7 +168,7 @@ def compare_classes(fs, back, facts):
     wanted, found = snapshot(fs["toy-visual"]), snapshot(back[back.features[0]])
     labels, came = as_column(fs.manifest(), "label"), as_column(back.manifest(), "label")
     labelled = [clip for clip in found if came[clip]]
-    assert len(labelled) == facts["clips"]
+    assert len(labelled) == facts.clips
     left = {clip: it[0].astype(np.float64).mean(0) for clip, it in wanted.items() if len(it[0])}
     for clip in labelled:
         same = [
@@ -182,16 +182,16 @@ def compare_classes(fs, back, facts):
 
 def test_left_out_clips_are_counted(fs, exported, name, keeps):
     facts = exported(name)[1]
-    assert facts["clips"] + facts["left_out"] == sum(facts["status"].values())
+    assert facts.clips + facts.left_out == sum(facts.status.values())
     if "status" in keeps:
-        assert facts["left_out"] == 0
-    assert facts["status"]["decode-error"] > 0
+        assert facts.left_out == 0
+    assert facts.status["decode-error"] > 0
 
 
 def test_identity_says_imported_and_from_where(exported, name, tmp_path):
     output, _ = exported(name)
     facts = bring(name, output, tmp_path / "back")
-    for one in facts["features"]:
+    for one in facts.features:
         spec = store.open(tmp_path / "back")[one].spec
         assert spec.slug.startswith("imported-")
         assert spec.identity["imported"] == name
@@ -221,7 +221,7 @@ def test_an_interrupted_import_goes_on(exported, name, tmp_path, monkeypatch):
     monkeypatch.setattr(Feature, "commit", failing)
     with pytest.raises(KeyboardInterrupt):
         bring(name, output, tmp_path / "back")
-    assert bring(name, output, tmp_path / "back")["features"]
+    assert bring(name, output, tmp_path / "back").features
     units = Counter(p.name for p in (tmp_path / "whole" / "commits").rglob("*.json"))
     assert len(units) >= 3
     assert Counter(p.name for p in (tmp_path / "back" / "commits").rglob("*.json")) == units

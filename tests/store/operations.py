@@ -26,7 +26,7 @@ def prepare(folder):
     feature = fs.add_feature(SPEC)
     for unit in ("a", "b", "lost"):
         feature.commit(rows(unit))
-    (fs.path / feature._places.record(feature.unit_name(tuple(UNITS["lost"])))).unlink()
+    (fs.path / feature._keys.record(feature.unit_name(tuple(UNITS["lost"])))).unlink()
     (fs.path / "tmp" / "u-torn").mkdir()
     (fs.path / "tmp" / "u-torn" / "zarr.json").write_bytes(b"torn")
     for path in fs.path.rglob("*"):

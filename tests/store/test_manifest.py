@@ -237,15 +237,15 @@ def test_a_store_keeps_manifests_in_order(fs):
 
 
 def test_the_clock_may_go_back(fs, monkeypatch):
-    import store.store as root
+    import store.store as module
 
-    class Past(root.datetime):
+    class Past(module.datetime):
         @classmethod
         def now(cls, tz=None):
             return cls(2001, 1, 1, tzinfo=tz)
 
     fs.add_manifest(of(clip_id=["a"], label=["x"]))
-    monkeypatch.setattr(root, "datetime", Past)
+    monkeypatch.setattr(module, "datetime", Past)
     fs.add_manifest(of(clip_id=["a"], label=["y"]))
     assert fs.manifest().column("label") == ("y",)
 

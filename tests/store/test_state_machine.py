@@ -133,7 +133,7 @@ class StoreMachine(RuleBasedStateMachine):
         from store.parts.commit import put_record
 
         rows, storage, record = self.zombies.pop(which % len(self.zombies))
-        places = self.fs.places(self.feature.name)
+        places = self.fs.keys_of(self.feature.name)
         there = (self.fs.path / places.parts / record.part).exists()
         free = record.unit not in self.units
         try:
@@ -248,7 +248,7 @@ class StoreMachine(RuleBasedStateMachine):
                 dict(zip(manifest.clip_ids, manifest.column("label"), strict=True)) == self.labels
             )
         assert verify(self.fs).problems == []
-        places = self.fs.places(self.feature.name)
+        places = self.fs.keys_of(self.feature.name)
         assert {path.stem for path in (self.fs.path / places.commits).iterdir()} == set(self.units)
 
 

@@ -84,7 +84,7 @@ class Track:
 
 @runtime_checkable
 class Format(Protocol):
-    """What `store.exchange.exchange` needs.
+    """A writer and a reader of one kind of file.
 
     `keeps` says what survives being written and read again, besides each clip's label: `rows` (all;
     else their mean), `times`, `status` (clips without rows), `clip_ids`, `split`, `columns` (all),

@@ -55,20 +55,20 @@ def clip_blocks(
     offsets = offsets.astype(np.int64)
     if offsets[0] != 0 or offsets[-1] != rows:
         raise InputError(f"{where}: offsets do not divide {rows} rows")
-    for some in pieces(clips):
-        part = slice(int(offsets[some.start]), int(offsets[some.stop]))
-        counts = np.diff(offsets[some.start : some.stop + 1])
+    for block in pieces(clips):
+        part = slice(int(offsets[block.start]), int(offsets[block.stop]))
+        counts = np.diff(offsets[block.start : block.stop + 1])
         yield Clips(
-            clip_ids=tuple(names(some)),
+            clip_ids=tuple(names(block)),
             values=matrix(arrays["values"](part), where),
             offsets=ends(counts),
             row_time_ms=_whole(arrays, "row_time_ms", part, np.int32, where)
             if "row_time_ms" in arrays
             else spaced(counts, hop_seconds),
-            status=_whole(arrays, "status", some, np.uint8, where)
+            status=_whole(arrays, "status", block, np.uint8, where)
             if "status" in arrays
             else np.where(counts > 0, Status.OK, Status.EMPTY).astype(np.uint8),
-            columns={name: tuple(cells(some)) for name, cells in texts.items()},
+            columns={name: tuple(cells(block)) for name, cells in texts.items()},
         )
 
 
@@ -83,12 +83,16 @@ def _texts(array: Callable[[slice], np.ndarray], where: str) -> Callable[[slice]
 
 
 def _whole(
-    arrays: Mapping[str, Callable[[slice], np.ndarray]], name: str, some: slice, to: Any, where: str
+    arrays: Mapping[str, Callable[[slice], np.ndarray]],
+    name: str,
+    block: slice,
+    to: Any,
+    where: str,
 ) -> np.ndarray:
-    found = arrays[name](some)
+    items = arrays[name](block)
     limits = np.iinfo(to)
-    if found.dtype.kind not in "iu" or (
-        found.size and not (limits.min <= found.min() and found.max() <= limits.max)
+    if items.dtype.kind not in "iu" or (
+        items.size and not (limits.min <= items.min() and items.max() <= limits.max)
     ):
         raise InputError(f"{where}: {name} holds what is no {np.dtype(to)}")
-    return found.astype(to)
+    return items.astype(to)

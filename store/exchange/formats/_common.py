@@ -36,12 +36,12 @@ def with_rows(clips: Clips) -> Int64[np.ndarray, "_"]:
 
 def means(clips: Clips) -> Float32[np.ndarray, "_ D"]:
     """The mean row of each clip that has rows."""
-    places = with_rows(clips)
-    if not places.size:
+    indices = with_rows(clips)
+    if not indices.size:
         return np.empty((0, clips.values.shape[1]), np.float32)
     # in double precision: float16 rows may be too many to add up in less
-    sums = np.add.reduceat(clips.values, clips.offsets[places], axis=0, dtype=np.float64)
-    return (sums / np.diff(clips.offsets)[places][:, None]).astype(np.float32)
+    sums = np.add.reduceat(clips.values, clips.offsets[indices], axis=0, dtype=np.float64)
+    return (sums / np.diff(clips.offsets)[indices][:, None]).astype(np.float32)
 
 
 def labels(clips: Clips, column: str) -> list[str]:
@@ -52,15 +52,15 @@ def labels(clips: Clips, column: str) -> list[str]:
     """
     if column not in clips.columns:
         raise UnknownColumn(f"no column {column!r}; there are {choices(column, clips.columns)}")
-    places = with_rows(clips)
-    found = [clips.columns[column][i] for i in places]
-    if "" in found:
-        lost = clips.clip_ids[places[found.index("")]]
+    indices = with_rows(clips)
+    cells = [clips.columns[column][i] for i in indices]
+    if "" in cells:
+        lost = clips.clip_ids[indices[cells.index("")]]
         raise InputError(
-            f"clip {lost!r} has no {column} ({found.count('')} of {len(found)} have none); "
+            f"clip {lost!r} has no {column} ({cells.count('')} of {len(cells)} have none); "
             "name another column with --label"
         )
-    return found
+    return cells
 
 
 def text(value: Any, where: str) -> str:

@@ -26,7 +26,7 @@ def opened(source: Path) -> Iterator[h5py.File]:
 
 
 def member(group: h5py.Group, name: str, source: Path) -> Any:
-    """What a group holds itself: a link may lead to other files.
+    """An item that a group holds itself: a link may lead to other files.
 
     Raises:
         InputError: it is a link.
@@ -42,12 +42,12 @@ def dataset_of(group: h5py.Group, name: str, source: Path) -> h5py.Dataset:
     Raises:
         InputError: it is none, lies elsewhere, or swells.
     """
-    found = member(group, name, source)
-    if not isinstance(found, h5py.Dataset) or found.shape is None:
+    dataset = member(group, name, source)
+    if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
         raise InputError(f"{source}: {name!r} is no dataset")
-    if found.is_virtual or found.external:
+    if dataset.is_virtual or dataset.external:
         raise InputError(f"{source}: {name!r} lies in another file, which is not followed")
-    stored = found.id.get_storage_size()
-    if found.nbytes > SMALL_BYTES and found.nbytes > MAX_RATIO * stored:
-        raise InputError(f"{source}: {name!r} swells from {stored} to {found.nbytes} bytes")
-    return found
+    stored = dataset.id.get_storage_size()
+    if dataset.nbytes > SMALL_BYTES and dataset.nbytes > MAX_RATIO * stored:
+        raise InputError(f"{source}: {name!r} swells from {stored} to {dataset.nbytes} bytes")
+    return dataset

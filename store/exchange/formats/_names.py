@@ -24,7 +24,7 @@ def quoted(name: str) -> str:
 def unquoted(name: str) -> str:
     """The inverse of `quoted`; a name that `quoted` would not have made means itself."""
     try:
-        found = unquote(name, errors="strict")
+        decoded = unquote(name, errors="strict")
     except UnicodeDecodeError:
         return name
-    return found if found and quoted(found) == name else name
+    return decoded if decoded and quoted(decoded) == name else name

@@ -26,7 +26,7 @@ _STORAGE_OF = {np.dtype(t): n for n, t in safe_pickle.STORAGES.items() if t not 
 
 
 def read_torch(path: Path, *, trust_pickle: bool) -> Any:
-    """The object in a file of torch; `pickles.array` gives its tensors.
+    """The object in a file of torch; `safe_pickle.array` gives its tensors.
 
     Raises:
         InputError: damaged, compressed, or with more in it than tensors; a pickle that is no zip

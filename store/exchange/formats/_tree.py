@@ -91,15 +91,15 @@ class Tree:
         """The folder of the set: it holds audio, video or both."""
         if not source.is_dir():
             raise InputError(f"{source} is no directory")
-        places = [source, *(p for depth in ("*", "*/*") for p in sorted(source.glob(depth)))]
-        found = [p for p in places if any((p / folder).is_dir() for folder in MODALITY_OF_FOLDER)]
+        folders = [source, *(p for depth in ("*", "*/*") for p in sorted(source.glob(depth)))]
+        roots = [p for p in folders if any((p / folder).is_dir() for folder in MODALITY_OF_FOLDER)]
         if self.set:
-            found = [p for p in found if p.name == self.set]
-        if len(found) != 1:
-            sets = ", ".join(p.name for p in found)
-            fix = f"say which with set=NAME: {sets}" if found else "name the folder above them"
-            raise InputError(f"{source} holds {len(found)} sets of audio and video features; {fix}")
-        return found[0]
+            roots = [p for p in roots if p.name == self.set]
+        if len(roots) != 1:
+            sets = ", ".join(p.name for p in roots)
+            fix = f"say which with set=NAME: {sets}" if roots else "name the folder above them"
+            raise InputError(f"{source} holds {len(roots)} sets of audio and video features; {fix}")
+        return roots[0]
 
     def _track(self, root: Path, folder: str, modality: str, files: tuple[Path, ...]) -> Track:
         def clips() -> Iterator[Clips]:
@@ -138,25 +138,25 @@ def _stage(path: Path, top: Path) -> str:
 def _split(stage: str) -> str:
     """train, val or test of a stage of the protocol; else the stage is a split itself."""
     last = stage.rpartition("/")[2]
-    found = _STAGE.match(last)
-    return found[1] if found else "" if stage == NO_STAGE else stage
+    match = _STAGE.match(last)
+    return match[1] if match else "" if stage == NO_STAGE else stage
 
 
-def _some(clips: Clips, places: list[int], class_name: str, stages: dict[str, list[str]]) -> Clips:
-    counts = np.diff(clips.offsets)[places]
-    rows = np.concatenate([np.arange(clips.offsets[i], clips.offsets[i + 1]) for i in places])
-    clip_ids = tuple(clips.clip_ids[i] for i in places)
+def _some(clips: Clips, indices: list[int], class_name: str, stages: dict[str, list[str]]) -> Clips:
+    counts = np.diff(clips.offsets)[indices]
+    rows = np.concatenate([np.arange(clips.offsets[i], clips.offsets[i + 1]) for i in indices])
+    clip_ids = tuple(clips.clip_ids[i] for i in indices)
     each = [stages[clip_id] for clip_id in clip_ids]
-    split = tuple(_split(found[0]) for found in each)
-    columns = {"label": (class_name,) * len(places), "split": split}
-    if any(found not in ([name], [NO_STAGE]) for found, name in zip(each, split, strict=True)):
-        columns["stage"] = tuple(";".join(dict.fromkeys(found)) for found in each)
+    split = tuple(_split(own[0]) for own in each)
+    columns = {"label": (class_name,) * len(indices), "split": split}
+    if any(own not in ([name], [NO_STAGE]) for own, name in zip(each, split, strict=True)):
+        columns["stage"] = tuple(";".join(dict.fromkeys(own)) for own in each)
     return Clips(
         clip_ids=clip_ids,
         values=clips.values[rows],
         offsets=ends(counts),
         row_time_ms=clips.row_time_ms[rows],
-        status=clips.status[places],
+        status=clips.status[indices],
         columns=columns,
     )
 
@@ -175,18 +175,18 @@ def _by_class(track: Track, label: str) -> Iterator[tuple[tuple[str, str], list[
         while waiting and (not batch or total + sizes[waiting[0]] <= BATCH_BYTES):
             total += sizes[waiting[0]]
             batch.append(waiting.pop(0))
-        found: dict[tuple[str, str], list[Entry]] = {key: [] for key in batch}
+        entries_of: dict[tuple[str, str], list[Entry]] = {key: [] for key in batch}
         for clips in track.clips():
             for entry, keys in _entries(clips, label):
-                for key in found.keys() & keys:
-                    found[key].append(entry._replace(rows=entry.rows.copy()))
-        yield from found.items()
+                for key in entries_of.keys() & keys:
+                    entries_of[key].append(entry._replace(rows=entry.rows.copy()))
+        yield from entries_of.items()
 
 
 def _entries(clips: Clips, label: str) -> Iterator[tuple[Entry, set[tuple[str, str]]]]:
     stage_cells = clips.columns.get("stage") or clips.columns.get("split")
-    places = with_rows(clips).tolist()
-    for i, class_name in zip(places, labels(clips, label), strict=True):
+    indices = with_rows(clips).tolist()
+    for i, class_name in zip(indices, labels(clips, label), strict=True):
         rows = slice(clips.offsets[i], clips.offsets[i + 1])
         stages = (stage_cells[i] if stage_cells else "") or NO_STAGE
         keys = {(stage.strip(), class_name) for stage in stages.split(";") if stage.strip()}

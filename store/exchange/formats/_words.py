@@ -26,9 +26,9 @@ def word_tracks(folder: Path, *, trust_pickle: bool) -> Iterator[Track]:
 
 def _track(path: Path) -> Track:
     where = str(path)
-    found = safe_pickle.mapping(safe_pickle.read_npy(path, trust_pickle=True), name=where)
-    names = [text(name, where) for name in found]
-    vectors = [safe_pickle.array(vector, name=where).reshape(-1) for vector in found.values()]
+    table = safe_pickle.mapping(safe_pickle.read_npy(path, trust_pickle=True), name=where)
+    names = [text(name, where) for name in table]
+    vectors = [safe_pickle.array(vector, name=where).reshape(-1) for vector in table.values()]
     if len({vector.size for vector in vectors}) != 1:
         raise InputError(f"{where}: vectors are missing or not of one length")
     cells = {"label": names, "split": ["text"] * len(names)}

@@ -20,15 +20,19 @@ from store.exchange.formats import Clips
 from store.exchange.formats._common import gathered, text
 from store.exchange.formats._h5 import dataset_of, opened
 from store.exchange.formats._tree import Entry, Tree
+from store.settings import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Settings):
+    """The set in the tree, and whether its word embeddings are read."""
+
     set: str = ""  # main_features, cls_features …; when read: the only one there is
     text: bool = False
 
 
 def build(config: Config) -> Tree:
+    """The tree whose class files are HDF5."""
     return Tree(
         suffix=".h5", set=config.set, text=config.text, is_pickle=False,
         read_class=_read, write_class=_write,

@@ -19,25 +19,32 @@ from store.errors import InputError
 from store.exchange.formats import Clips, Track
 from store.exchange.formats._common import gathered, labels, matrix, means, only, text, with_rows
 from store.exchange.formats._torch import read_torch, write_torch
+from store.settings import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Settings):
+    """Name and modality of the feature that is read."""
+
     name: str = ""
     modality: str = "visual"
 
 
 def build(config: Config) -> "Coop":
+    """The format."""
     return Coop(config)
 
 
 class Coop:
+    """Mean rows and numbered labels in one file of torch."""
+
     keeps = frozenset({"clip_ids", "split"})
 
     def __init__(self, config: Config) -> None:
         self._config = config
 
     def write(self, tracks: Sequence[Track], target: Path, *, label: str) -> int:
+        """Write one `.pt`; see `Format`."""
         blocks, names, paths, splits = [], [], [], []
         for clips in only(tracks).clips():
             blocks.append(means(clips))
@@ -60,8 +67,9 @@ class Coop:
         return len(paths)
 
     def read(self, source: Path, *, trust_pickle: bool) -> Sequence[Track]:
-        found = safe_pickle.mapping(read_torch(source, trust_pickle=trust_pickle), name=str(source))
-        parts = {"": found} if "features" in found else found
+        """One track, of all splits in the file; see `Format`."""
+        saved = safe_pickle.mapping(read_torch(source, trust_pickle=trust_pickle), name=str(source))
+        parts = {"": saved} if "features" in saved else saved
         blocks = [_block(part, split, source) for split, part in parts.items()]
         sizes = {clips.values.shape[1] for clips in blocks}
         if len(sizes) != 1:
@@ -83,19 +91,19 @@ class Coop:
 
 def _block(part: Any, split: Any, source: Path) -> Clips:
     where = f"{source}[{text(split, str(source))!r}]" if split != "" else str(source)
-    found = safe_pickle.mapping(part, ("features", "labels", "paths"), name=where)
-    features = matrix(safe_pickle.array(found["features"], name=where), where)
-    numbers = safe_pickle.array(found["labels"], name=where)
-    paths = [text(path, where) for path in safe_pickle.items(found["paths"], name=where)]
+    content = safe_pickle.mapping(part, ("features", "labels", "paths"), name=where)
+    features = matrix(safe_pickle.array(content["features"], name=where), where)
+    numbers = safe_pickle.array(content["labels"], name=where)
+    paths = [text(path, where) for path in safe_pickle.items(content["paths"], name=where)]
     if numbers.shape != (len(paths),) or len(features) != len(paths):
         raise InputError(
             f"{where} has {len(features)} features, {numbers.size} labels and {len(paths)} paths"
         )
-    names = _class_names(found, where)
+    names = _class_names(content, where)
     classes = [names.get(number, str(number)) for number in numbers.astype(np.int64).tolist()]
     columns = {"label": classes}
-    if "split" in found:
-        columns["split"] = [text(s, where) for s in safe_pickle.items(found["split"], name=where)]
+    if "split" in content:
+        columns["split"] = [text(s, where) for s in safe_pickle.items(content["split"], name=where)]
     elif split != "":
         columns["split"] = [text(split, where)] * len(paths)
     if len(columns.get("split", paths)) != len(paths):
@@ -103,10 +111,10 @@ def _block(part: Any, split: Any, source: Path) -> Clips:
     return gathered(paths, features, columns, where)
 
 
-def _class_names(found: Mapping[Any, Any], where: str) -> dict[int, str]:
+def _class_names(content: Mapping[Any, Any], where: str) -> dict[int, str]:
     """Names of the numbers, where the file says them."""
-    if "lab2cname" in found:
-        said = safe_pickle.mapping(found["lab2cname"], name=where)
+    if "lab2cname" in content:
+        said = safe_pickle.mapping(content["lab2cname"], name=where)
         return {k: text(v, where) for k, v in said.items() if type(k) is int}
-    listed = safe_pickle.items(found.get("classnames", []), name=where)
+    listed = safe_pickle.items(content.get("classnames", []), name=where)
     return {i: text(name, where) for i, name in enumerate(listed)}

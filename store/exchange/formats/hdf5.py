@@ -24,13 +24,14 @@ from store.exchange.formats._arrays import clip_blocks
 from store.exchange.formats._h5 import dataset_of, member, opened
 from store.exchange.formats._names import quoted, unquoted
 from store.parts.layout import chunk_rows
+from store.settings import Settings
 
 _TEXT = h5py.string_dtype()
 _CLIPS_PER_CHUNK = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Settings):
     """Names of the datasets in a group; `name` and `modality` where the file does not say them."""
 
     values: str = "values"
@@ -45,20 +46,25 @@ class Config:
 
 
 def build(config: Config) -> "Hdf5":
+    """The format."""
     return Hdf5(config)
 
 
 class Hdf5:
+    """A group of ragged rows for each feature."""
+
     keeps = frozenset({"rows", "times", "status", "split", "columns", "clip_ids", "features"})
 
     def __init__(self, config: Config) -> None:
         self._config = config
 
     def write(self, tracks: Sequence[Track], target: Path, *, label: str) -> int:
+        """Write one file, block by block; see `Format`."""
         with h5py.File(target, "x") as file:
             return sum(_write_track(file.create_group(track.name), track) for track in tracks)
 
     def read(self, source: Path, *, trust_pickle: bool) -> Sequence[Track]:
+        """One track for each group that has rows; see `Format`."""
         tracks = []
         with opened(source) as file:
             groups = {"": file, **{name: member(file, name, source) for name in file}}
@@ -88,20 +94,20 @@ class Hdf5:
     def _clips(self, source: Path, name: str) -> Iterator[Clips]:
         with opened(source) as file:
             group = member(file, name, source) if name else file
-            found: dict[str, h5py.Dataset] = {}
+            datasets: dict[str, h5py.Dataset] = {}
             for role in ("values", "offsets", "clip_id", "row_time_ms", "status"):
                 if (key := getattr(self._config, role)) in group:
-                    found[role] = dataset_of(group, key, source)
+                    datasets[role] = dataset_of(group, key, source)
             columns = []
             for column, dataset in self._texts(group, source):
-                if column not in found:
-                    found[column] = dataset
+                if column not in datasets:
+                    datasets[column] = dataset
                     columns.append(column)
-            if wrong := [n for n, d in found.items() if d.ndim != (2 if n == "values" else 1)]:
-                raise InputError(f"{source}: {wrong[0]} has {found[wrong[0]].ndim} axes")
+            if wrong := [n for n, d in datasets.items() if d.ndim != (2 if n == "values" else 1)]:
+                raise InputError(f"{source}: {wrong[0]} has {datasets[wrong[0]].ndim} axes")
             yield from clip_blocks(
-                {name: _slicing(dataset) for name, dataset in found.items()},
-                {name: len(dataset) for name, dataset in found.items()},
+                {name: _slicing(dataset) for name, dataset in datasets.items()},
+                {name: len(dataset) for name, dataset in datasets.items()},
                 columns,
                 where=str(source),
                 hop_seconds=self._config.hop_seconds,
@@ -110,14 +116,14 @@ class Hdf5:
     def _texts(self, group: h5py.Group, source: Path) -> Iterator[tuple[str, h5py.Dataset]]:
         """Columns: text beside the rows and in `columns`; the label may also be a number."""
         taken = {getattr(self._config, role) for role in ("values", "offsets", "clip_id", "status")}
-        places = [group]
+        groups = [group]
         if "columns" in group and isinstance(inner := member(group, "columns", source), h5py.Group):
-            places.append(inner)
-        for place in places:
-            for key in place:
-                if key in taken or not isinstance(member(place, key, source), h5py.Dataset):
+            groups.append(inner)
+        for inside in groups:
+            for key in inside:
+                if key in taken or not isinstance(member(inside, key, source), h5py.Dataset):
                     continue
-                dataset = dataset_of(place, key, source)
+                dataset = dataset_of(inside, key, source)
                 is_label = key == self._config.label
                 if dataset.ndim == 1 and dataset.dtype.kind in ("OSiu" if is_label else "OS"):
                     yield "label" if is_label else unquoted(key), dataset
@@ -165,7 +171,7 @@ def _append(dataset: h5py.Dataset, items: Any) -> None:
 
 
 def _slicing(dataset: h5py.Dataset) -> Callable[[slice], np.ndarray]:
-    return lambda some: dataset[some]
+    return lambda block: dataset[block]
 
 
 def _attribute(group: h5py.Group, name: str) -> str:

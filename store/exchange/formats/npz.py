@@ -23,6 +23,7 @@ from store.exchange.formats import Clips, Track
 from store.exchange.formats._arrays import clip_blocks
 from store.exchange.formats._common import only, reading
 from store.exchange.formats._names import quoted, unquoted
+from store.settings import Settings
 
 MAX_RATIO = 100  # uncompressed to compressed bytes, of what is not small
 SMALL_BYTES = 64 << 20
@@ -31,7 +32,7 @@ _NOTE = "feature"  # JSON text: modality and what is known of the origin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Settings):
     """Names of the arrays in the archive; `name` and `modality` where it does not say them."""
 
     values: str = "values"
@@ -48,16 +49,20 @@ class Config:
 
 
 def build(config: Config) -> "Npz":
+    """The format."""
     return Npz(config)
 
 
 class Npz:
+    """One feature as plain arrays in an archive."""
+
     keeps = frozenset({"rows", "times", "status", "split", "columns", "clip_ids"})
 
     def __init__(self, config: Config) -> None:
         self._config = config
 
     def write(self, tracks: Sequence[Track], target: Path, *, label: str) -> int:
+        """Write one archive; see `Format`."""
         track = only(tracks)
         blocks = list(track.clips())
         counts = [np.diff(clips.offsets) for clips in blocks]
@@ -87,6 +92,7 @@ class Npz:
         return len(clip_ids)
 
     def read(self, source: Path, *, trust_pickle: bool) -> Sequence[Track]:
+        """The one track of the archive; see `Format`."""
         config = self._config
         with _opened(source) as archive:
             shapes = {name: _shape(archive, name, source) for name in _names(archive)}
@@ -110,20 +116,20 @@ class Npz:
 
     def _clips(self, source: Path) -> Iterator[Clips]:
         with _opened(source) as archive:
-            found = {name: _load(archive, name) for name in _names(archive) if name != _NOTE}
+            unclaimed = {name: _load(archive, name) for name in _names(archive) if name != _NOTE}
         arrays: dict[str, np.ndarray] = {}
         for role in (*_ROLES, "label", "group", "split"):
-            if (name := getattr(self._config, role)) in found:
-                arrays[role] = found.pop(name)
+            if (name := getattr(self._config, role)) in unclaimed:
+                arrays[role] = unclaimed.pop(name)
         for role, array in arrays.items():
             if array.ndim != (2 if role == "values" else 1):
                 raise InputError(f"{source}: {role} has {array.ndim} axes")
         if "clip_id" not in arrays:
-            has = choices(self._config.clip_id, found)
+            has = choices(self._config.clip_id, unclaimed)
             raise InputError(f"{source} has no {self._config.clip_id!r}; it has {has[:300]}")
         clips = len(arrays["clip_id"])
         columns: list[str] = [role for role in ("label", "group", "split") if role in arrays]
-        for name, array in found.items():  # text of one item a clip says something of the clips
+        for name, array in unclaimed.items():  # text of one item a clip says something of the clips
             if array.shape == (clips,) and array.dtype.kind in "SU" and name not in arrays:
                 arrays[unquoted(name)] = array
                 columns.append(unquoted(name))
@@ -139,7 +145,7 @@ class Npz:
 
 
 def _slicing(array: np.ndarray) -> Callable[[slice], np.ndarray]:
-    return lambda some: array[some]
+    return lambda block: array[block]
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow
 from pyarrow import parquet
 
-from store.errors import ConfigError, InputError, MicroshotError, choices
+from store.errors import InputError, MicroshotError, choices
 from store.exchange.formats import Clips, Track
 from store.exchange.formats._common import (
     UNIT_CLIPS,
@@ -31,6 +31,7 @@ from store.exchange.formats._common import (
     text,
     with_rows,
 )
+from store.settings import Settings, setting
 
 MAX_RATIO = 1100
 SMALL_BYTES = 64 << 20
@@ -38,19 +39,22 @@ _OWN = ("embedding", "class_name", "clip_id", "row_time_ms")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    rows: str = "mean"  # of a clip; or "each", one row of the table for one of the clip
+class Config(Settings):
+    """The meaning of a row, and name and modality of the feature that is read."""
+
+    rows: str = setting("mean", among=("mean", "each"))  # of a clip: a row for each of its rows
     name: str = ""
     modality: str = "other"
 
 
 def build(config: Config) -> "Parquet":
-    if config.rows not in ("mean", "each"):
-        raise ConfigError(f"parquet: rows={config.rows!r} is neither mean nor each")
+    """The format."""
     return Parquet(config)
 
 
 class Parquet:
+    """One feature as a table of embeddings and class names."""
+
     keeps = frozenset({"split", "columns", "clip_ids"})
 
     def __init__(self, config: Config) -> None:
@@ -59,6 +63,7 @@ class Parquet:
             self.keeps = self.keeps | {"rows", "times"}
 
     def write(self, tracks: Sequence[Track], target: Path, *, label: str) -> int:
+        """Write one table, block by block; see `Format`."""
         track = only(tracks)
         written = 0
         writer = None
@@ -77,11 +82,11 @@ class Parquet:
         return written
 
     def _table(self, clips: Clips, label: str) -> pyarrow.Table:
-        places = with_rows(clips)
+        indices = with_rows(clips)
         each = self._config.rows == "each"
         values = clips.values.astype(np.float32) if each else means(clips)
-        of = np.repeat(places, np.diff(clips.offsets)[places]) if each else places
-        class_of = dict(zip(places.tolist(), labels(clips, label), strict=True))
+        of = np.repeat(indices, np.diff(clips.offsets)[indices]) if each else indices
+        class_of = dict(zip(indices.tolist(), labels(clips, label), strict=True))
         flat = pyarrow.array(np.ascontiguousarray(values).ravel(), pyarrow.float32())
         ends = pyarrow.array(np.arange(len(values) + 1) * values.shape[1], pyarrow.int64())
         table = {
@@ -100,6 +105,7 @@ class Parquet:
         return pyarrow.table(table)
 
     def read(self, source: Path, *, trust_pickle: bool) -> Sequence[Track]:
+        """The one track of the table; see `Format`."""
         with _opened(source) as file:
             known = file.schema_arrow.names
             for name in ("embedding", "class_name"):

@@ -22,35 +22,42 @@ from store import safe_pickle
 from store.errors import InputError
 from store.exchange.formats import Clips, Track
 from store.exchange.formats._common import gathered, labels, means, only, text, with_rows
+from store.settings import Settings
 
 BASE_MEAN = "base-mean"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Settings):
+    """Name and modality of the feature that is read, and the split that the mean is of."""
+
     name: str = ""
     modality: str = "visual"
     base: str = "train"  # clips of this split only count into the mean
 
 
 def build(config: Config) -> "SimpleShot":
+    """The format."""
     return SimpleShot(config)
 
 
 class SimpleShot:
+    """Mean vectors by class, and the mean of the base classes."""
+
     keeps: frozenset[str] = frozenset()
 
     def __init__(self, config: Config) -> None:
         self._config = config
 
     def write(self, tracks: Sequence[Track], target: Path, *, label: str) -> int:
+        """Write one pickle; see `Format`."""
         by_label: dict[str, list[np.ndarray]] = {}
         sums = {is_base: np.zeros(only(tracks).dim) for is_base in (True, False)}
         counts = {True: 0, False: 0}
         for clips in tracks[0].clips():
             split = clips.columns.get("split", ("",) * len(clips.clip_ids))
-            places = with_rows(clips).tolist()
-            for i, name, vector in zip(places, labels(clips, label), means(clips), strict=True):
+            indices = with_rows(clips).tolist()
+            for i, name, vector in zip(indices, labels(clips, label), means(clips), strict=True):
                 is_base = split[i] == self._config.base
                 sums[is_base] += vector
                 counts[is_base] += 1
@@ -64,12 +71,16 @@ class SimpleShot:
         return counts[False]
 
     def read(self, source: Path, *, trust_pickle: bool) -> Sequence[Track]:
+        """One track, or two where there are features before and after the last layer."""
         where = str(source)
-        found = safe_pickle.items(safe_pickle.read(source, trust_pickle=trust_pickle), name=where)
-        if len(found) != 4:
-            raise InputError(f"{where} has {len(found)} items; it is [mean, fc mean, {{}}, {{}}]")
+        items = safe_pickle.items(safe_pickle.read(source, trust_pickle=trust_pickle), name=where)
+        if len(items) != 4:
+            raise InputError(f"{where} has {len(items)} items; it is [mean, fc mean, {{}}, {{}}]")
         tracks = []
-        for suffix, mean, vectors in (("", found[0], found[2]), ("-fc", found[1], found[3])):
+        for suffix, mean, vectors in (
+            ("", items[0], items[2]),
+            ("-fc", items[1], items[3]),
+        ):
             table = safe_pickle.mapping(vectors, name=where)
             if table or not suffix:
                 tracks.append(self._track(source, suffix, mean, table))

@@ -19,26 +19,28 @@ from typing import Any
 import numpy as np
 
 from store import safe_pickle
-from store.errors import ConfigError, InputError
+from store.errors import InputError
 from store.exchange.formats import Clips
 from store.exchange.formats._common import ends, matrix, spaced, text
 from store.exchange.formats._tree import Entry, Tree
+from store.settings import Settings, setting
 from store.status import Status
 
 USUAL_FPS = 25.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Settings):
+    """The set in the tree, its word embeddings, and the time that a row stands for."""
+
     set: str = ""  # when read: the only one there is
     text: bool = False  # also read text/*.npy
-    frames_per_row: int = 16
-    audio_hop_seconds: float = 0.96
+    frames_per_row: int = setting(16, at_least=1)
+    audio_hop_seconds: float = setting(0.96, above=0, below=3600)
 
 
 def build(config: Config) -> Tree:
-    if config.frames_per_row < 1 or not 0 < config.audio_hop_seconds < 3600:
-        raise ConfigError("tcaf: frames_per_row and audio_hop_seconds are above 0")
+    """The tree whose class files are pickles of sequences."""
     return Tree(
         suffix=".pkl", set=config.set, text=config.text, is_pickle=True,
         read_class=partial(_read, config), write_class=partial(_write, config),
@@ -48,13 +50,13 @@ def build(config: Config) -> Tree:
 
 def _read(config: Config, path: Path, modality: str) -> Clips:
     where = str(path)
-    found = safe_pickle.mapping(
+    content = safe_pickle.mapping(
         safe_pickle.read(path, trust_pickle=True), ("features", "video_names"), name=where
     )
-    names = [text(name, where) for name in safe_pickle.items(found["video_names"], name=where)]
+    names = [text(name, where) for name in safe_pickle.items(content["video_names"], name=where)]
     sequences = [
         matrix(np.atleast_2d(safe_pickle.array(rows, name=where)), where)
-        for rows in safe_pickle.items(found["features"], name=where)
+        for rows in safe_pickle.items(content["features"], name=where)
     ]
     if len(names) != len(sequences) or len({rows.shape[1] for rows in sequences}) > 1 or not names:
         raise InputError(
@@ -68,26 +70,26 @@ def _read(config: Config, path: Path, modality: str) -> Clips:
         clip_ids=tuple(names),
         values=np.concatenate(sequences),
         offsets=ends(counts),
-        row_time_ms=_times(config, found, counts, modality, where),
+        row_time_ms=_times(config, content, counts, modality, where),
         status=np.where(counts > 0, Status.OK, Status.EMPTY).astype(np.uint8),
         columns={},
     )
 
 
 def _times(
-    config: Config, found: Mapping[Any, Any], counts: np.ndarray, modality: str, where: str
+    config: Config, content: Mapping[Any, Any], counts: np.ndarray, modality: str, where: str
 ) -> np.ndarray:
-    if "row_time_ms" in found:
+    if "row_time_ms" in content:
         each = [
             safe_pickle.array(t, name=where)
-            for t in safe_pickle.items(found["row_time_ms"], name=where)
+            for t in safe_pickle.items(content["row_time_ms"], name=where)
         ]
         if [t.shape for t in each] != [(n,) for n in counts] or any(t.dtype != "i4" for t in each):
             raise InputError(f"{where}: row_time_ms does not fit the features")
         return np.concatenate(each)
     if modality == "audio":
         return spaced(counts, config.audio_hop_seconds)
-    fps = safe_pickle.items(found.get("fps", [USUAL_FPS] * len(counts)), name=where)
+    fps = safe_pickle.items(content.get("fps", [USUAL_FPS] * len(counts)), name=where)
     rates = [float(safe_pickle.array(rate, name=where).reshape(-1)[0]) for rate in fps]
     if len(rates) != len(counts) or not all(1e-3 < rate < 1e6 for rate in rates):
         raise InputError(f"{where}: fps does not fit the features")

@@ -148,10 +148,10 @@ def test_dask_sees_what_was_committed_later_and_not_what_has_gone(fs, spec, make
     np.testing.assert_array_equal(later.compute(scheduler="sync"), feature.read(["b"])[0])
     fs.add_manifest(Manifest(table={"path": ("a",), "clip_id": ("a",)}))
     for unit in ("a", "b"):
-        (fs.path / feature._places.record(feature.unit_name([unit]))).unlink()
-    from store.features import streaming as stream
+        (fs.path / feature._keys.record(feature.unit_name([unit]))).unlink()
+    from store.features import feature as module
 
-    stream._opened.cache_clear()
+    module._opened.cache_clear()
     with pytest.raises(StoreError, match="has changed"):
         later.compute(scheduler="sync")
 

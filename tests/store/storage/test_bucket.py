@@ -63,7 +63,7 @@ def test_a_bucket_gives_what_a_directory_gives(both):
     assert_equal(bucket, local)
     reports = [verify(fs, deep=True) for fs in both]
     assert reports[0] == reports[1]
-    facts = [info(fs)["features"][0] for fs in both]
+    facts = [info(fs).to_dict()["features"][0] for fs in both]
     for fact in facts:
         fact.pop("written", None)
     assert facts[0] == facts[1]
@@ -150,7 +150,7 @@ def test_damage_in_a_bucket_is_found_and_set_aside(both, make_rows, change, key)
     bucket, local = both
     unit = local["toy"].unit_name(["a1", "ü1", "long1"])
     (record,) = [one for one in bucket["toy"].records() if one.unit == unit]
-    name = f"{bucket['toy']._places.parts}/{record.part}/{key}"
+    name = f"{bucket['toy']._keys.parts}/{record.part}/{key}"
     data = bytearray(bucket.storage.get(name, limit_bytes=1 << 30))
     bucket.storage.delete(name)
     if change != "lose":

@@ -133,7 +133,7 @@ def test_a_writer_that_wakes_up_while_its_part_is_moved_keeps_it(
     shutil.copytree(fs.path, fs.path.with_name("other"))
     other = store.open(fs.path.with_name("other"))["toy"]
     other.commit(make_rows({"a": 2}))
-    places = store.open(fs.path.with_name("other")).places(feature.name)
+    places = store.open(fs.path.with_name("other")).keys_of(feature.name)
     theirs = read_record(places, part.name[:22])
 
     def wakes_up(path):
@@ -145,7 +145,7 @@ def test_a_writer_that_wakes_up_while_its_part_is_moved_keeps_it(
     monkeypatch.setattr(atomic, "fsync", wakes_up)
     assert gc(fs).parts == []
     assert (part / "zarr.json").is_file()
-    assert read_record(fs.places(feature.name), part.name[:22])
+    assert read_record(fs.keys_of(feature.name), part.name[:22])
 
 
 def sealed(data):

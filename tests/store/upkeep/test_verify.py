@@ -215,7 +215,7 @@ def test_a_sound_store_has_nothing_to_report(sound):
 
 
 def test_info_counts_what_is_there(sound):
-    facts = json.loads(json.dumps(info(sound)))
+    facts = json.loads(json.dumps(info(sound).to_dict()))
     (feature,) = facts["features"]
     assert (feature["clips"], feature["rows"], feature["parts"]) == (3, 5, 2)
     assert feature["status"] == {"ok": 2, "decode-error": 1}

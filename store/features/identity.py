@@ -1,4 +1,4 @@
-"""What a feature's group says of it: written when the feature is made, and checked when read."""
+"""The identity of a feature: put into the attributes of its group, and read back from there."""
 
 import json
 from collections.abc import Mapping
@@ -6,32 +6,32 @@ from typing import Any
 
 from store.errors import DamagedStore
 from store.parts import layout
-from store.parts.commit import Places
+from store.parts.commit import FeatureKeys
 from store.spec import FeatureSpec
 from store.storage import posix
-from store.storage.storage import PosixStorage, Storage
+from store.storage.storage import Storage
 
 
 def make_feature(storage: Storage, spec: FeatureSpec) -> None:
     """Put the groups of a feature where they are not there yet."""
-    places = Places(storage=storage, feature_id=spec.feature_id)
-    if isinstance(storage, PosixStorage):
-        with posix.writing(storage.root / places.commits):
-            posix.make_directory(storage.root / places.commits)
-    storage.put_if_absent(f"{places.parts}/zarr.json", layout.group_json({}))
+    keys = FeatureKeys(storage=storage, feature_id=spec.feature_id)
+    if (root := storage.local_path) is not None:
+        with posix.writing(root / keys.commits):
+            posix.make_directory(root / keys.commits)
+    storage.put_if_absent(f"{keys.parts}/zarr.json", layout.group_json({}))
     attributes = layout.group_json(layout.feature_attributes(spec))
-    storage.put_if_absent(f"{places.feature}/zarr.json", attributes)
+    storage.put_if_absent(f"{keys.feature}/zarr.json", attributes)
 
 
-def read_spec(places: Places) -> FeatureSpec:
+def read_spec(keys: FeatureKeys) -> FeatureSpec:
     """The identity a feature was made with.
 
     Raises:
         DamagedStore: the attributes do not give the feature's own name.
     """
-    key = f"{places.feature}/zarr.json"
-    data = places.storage.get(key, limit_bytes=layout.MAX_METADATA_BYTES)
-    return parse_spec(data, places.feature_id, where=f"{places.storage.name}/{key}")
+    key = f"{keys.feature}/zarr.json"
+    data = keys.storage.get(key, limit_bytes=layout.MAX_METADATA_BYTES)
+    return parse_spec(data, keys.feature_id, where=f"{keys.storage.name}/{key}")
 
 
 def parse_spec(data: bytes, feature_id: str, *, where: str) -> FeatureSpec:
