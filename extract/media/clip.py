@@ -105,3 +105,8 @@ def failed(status: Status, detail: str, sha256: bytes = bytes(32)) -> Clip:
         audio=Stream(status=status, detail=detail),
         sha256=sha256,
     )
+
+
+def detail(decoder: str, *notes: str) -> str:
+    """The detail of a stream with data: who decoded it, and what is odd about it."""
+    return "; ".join(filter(None, (decoder, *notes)))
