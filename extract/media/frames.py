@@ -160,11 +160,11 @@ def decoded(
     for start, stop in stretches(track, shown, [shown.at[stamp] for stamp in wanted]):
         due = [stamp for stamp in wanted if start <= shown.at[stamp] <= stop]
         held = None
-        for found in _stretch(track, shown, start, stop, frozenset(due)):
-            if isinstance(found, str):
-                damage = damage or found
+        for event in _stretch(track, shown, start, stop, frozenset(due)):
+            if isinstance(event, str):
+                damage = damage or event
                 continue
-            stamp, frame = found
+            stamp, frame = event
             while due and due[0] < stamp:
                 missed = due.pop(0)
                 if held is not None and not damage:
