@@ -24,10 +24,10 @@ import numpy as np
 
 from benchmarks._table import show
 from extract.media.clip import Request
-from extract.media.decode import decode
+from extract.media.decode import Decoder
 from extract.media.samplers import Footage
 from extract.media.sampling import Sampling
-from extract.processes.pool import process_map
+from extract.processes.pool import Limits, process_map
 
 GEOMETRIES = {(256, 192): 100, (1280, 720): 100, (1080, 1920): 100}  # frames at 25 a second
 SHORT_SIDE = 256
@@ -67,7 +67,7 @@ def costs(requests: list[Request]) -> list[tuple[float, str]]:
     turns = requests * ROUNDS
     found = [[] for _ in requests]
     told = [""] * len(requests)
-    for outcome in process_map(decode, turns, workers=1, deadline_seconds=120.0):
+    for outcome in process_map(Decoder(), turns, workers=1, limits=Limits(deadline_seconds=120.0)):
         k = outcome.index % len(requests)
         found[k].append(outcome.cpu_seconds)
         told[k] = outcome.value.visual.detail
@@ -91,7 +91,9 @@ def carried(shape: tuple[int, ...], shared: bool, count: int) -> float:
     """Processor seconds of both sides for `count` arrays."""
     before = sum(os.times()[:4])
     make = [partial(np.full, shape, 7, np.uint8)] * count
-    for outcome in process_map(call, make, workers=1, deadline_seconds=60.0, shared=shared):
+    for outcome in process_map(
+        call, make, workers=1, limits=Limits(deadline_seconds=60.0), shared=shared
+    ):
         assert outcome.value.ravel()[:: 1 << 12].sum()
     return sum(os.times()[:4]) - before
 

@@ -30,7 +30,7 @@ from jaxtyping import Float, Float32, UInt8
 
 from extract.datasets import scene
 from extract.datasets.scene import LOOKS, SOUNDS
-from extract.processes.pool import process_map
+from extract.processes.pool import Limits, process_map
 from store.errors import InputError
 
 RATE = 16_000  # Hz
@@ -120,7 +120,10 @@ def render(
         for job in jobs:
             (staging / job.path).parent.mkdir(parents=True, exist_ok=True)
         outcomes = process_map(
-            _render_clip, jobs, workers=workers or os.cpu_count() or 1, deadline_seconds=600.0
+            _render_clip,
+            jobs,
+            workers=workers or os.cpu_count() or 1,
+            limits=Limits(deadline_seconds=600.0),
         )
         with closing(outcomes):
             for done, (job, outcome) in enumerate(zip(jobs, outcomes, strict=True), 1):

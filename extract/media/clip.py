@@ -95,7 +95,8 @@ class Clip:
 
     def stream(self, modality: str) -> Stream[Any]:
         """What came of the modality, `visual` or `audio`."""
-        return {"visual": self.visual, "audio": self.audio}[modality]
+        streams: dict[str, Stream[Any]] = {"visual": self.visual, "audio": self.audio}
+        return streams[modality]
 
 
 def failed(status: Status, detail: str, sha256: bytes = bytes(32)) -> Clip:
@@ -105,3 +106,8 @@ def failed(status: Status, detail: str, sha256: bytes = bytes(32)) -> Clip:
         audio=Stream(status=status, detail=detail),
         sha256=sha256,
     )
+
+
+def detail(decoder: str, *notes: str) -> str:
+    """The detail of a stream with data: who decoded it, and what is odd about it."""
+    return "; ".join(filter(None, (decoder, *notes)))

@@ -24,7 +24,7 @@ from extract.media.frames import (
     Pictures,
     Plan,
     Scaler,
-    frames,
+    decoded,
     orientation,
     pixel_aspect,
     scaled,
@@ -68,7 +68,7 @@ def not_for(
         "the codec": context.name not in CODECS or context.pix_fmt not in FORMATS,
         "several video streams": len(media.container.streams.video) != 1,
         "pixels not square": pixel_aspect(track) != 1,
-        "damage": bool(track.damage),
+        "damage": bool(plan.damage),
         "frames not to be shown": not whole or not plan.shown.timed,
         "a negative time": whole and track.seconds(plan.shown.stamps[0]) < 0,
         "a piece": whole and plan.shown.stamps[0] != track.first_pts,
@@ -77,22 +77,25 @@ def not_for(
     return next((reason for reason, holds in reasons.items() if holds), "")
 
 
-def pictures(media: Media, track: Track, plan: Plan, short_side: int) -> Pictures:
-    """The wanted frames.
+def first_frame(track: Track, plan: Plan) -> tuple[Any, str]:
+    """PyAV's first wanted frame, None if it does not decode, and what is damaged by then."""
+    first, damage = decoded(track, plan.shown, plan.stamps[:1], lambda frame: frame, plan.damage)
+    return next(iter(first.values()), None), damage
+
+
+def pictures(media: Media, track: Track, plan: Plan, short_side: int, first: Any) -> Pictures:
+    """The wanted frames, held against their times and PyAV's first frame.
 
     Raises:
         Unfit: it raised, or what it gave is not what is in the file.
         Failure: REFUSED, a frame is too large.
     """
     stamps = plan.stamps
-    scale = Scaler(track, (short_side,))
-    try:
-        _, first = next(frames(track, plan.shown, stamps[:1]))
-    except StopIteration:
-        raise Unfit("the first frame does not decode") from None
+    if first is None:
+        raise Unfit("the first frame does not decode")
     if orientation(first) != (False, 0) or first.color_trc in HDR:
         raise Unfit("rotated or HDR")
-    expected = scale(first)[short_side]
+    expected = Scaler(track, (short_side,))(first)[short_side]
     height, width, _ = expected.shape
     if len(stamps) * expected.nbytes > MAX_CLIP_BYTES:
         raise Unfit("much memory")
@@ -108,7 +111,11 @@ def pictures(media: Media, track: Track, plan: Plan, short_side: int) -> Picture
     pairs = zip(pairwise(got), stamps[1:], strict=True)
     if any(_repeated(track, plan, pair, stamp) for pair, stamp in pairs):
         raise Unfit("decord: a frame twice")  # which may stand for one that did not decode
-    return {stamp: {short_side: frame} for stamp, frame in zip(stamps, got, strict=True)}
+    return Pictures(
+        frames={stamp: {short_side: frame} for stamp, frame in zip(stamps, got, strict=True)},
+        decoder=f"decord ({plan.share:.0%} of the frames)",
+        damage=plan.damage,
+    )
 
 
 def _repeated(track: Track, plan: Plan, pair: tuple[np.ndarray, np.ndarray], stamp: int) -> bool:

@@ -6,10 +6,10 @@ video only the stretches from a key frame to a wanted frame are decoded.
 Shapes: N = frames of the clip, T = frames wanted, H, W = pixels.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeVar
 
 import av
 import numpy as np
@@ -35,7 +35,17 @@ SCALING = int(
     | Interpolation.BITEXACT
 )
 HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics
-Pictures = dict[int, dict[int, UInt8[np.ndarray, "H W 3"]]]  # by time stamp and short side
+Taken = TypeVar("Taken")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pictures:
+    """The wanted frames that decode, and what became of the others."""
+
+    frames: Mapping[int, Mapping[int, UInt8[np.ndarray, "H W 3"]]]  # by time stamp and short side
+    decoder: str  # and why it was this one
+    note: str = ""  # what is odd about them
+    damage: str = ""  # what is missing or broken, as far as anybody noticed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,10 +55,11 @@ class Plan:
     wanted: list[tuple[int, float]]  # time stamp and second of each frame picked, in order
     shown: Timeline
     frames: int  # how many there are in the piece
+    damage: str  # of the packets, and of frames that the sampler looked at
 
     @property
     def share(self) -> float:
-        """Of the frames of the piece."""
+        """The wanted part of the frames of the piece."""
         return len(self.stamps) / self.frames
 
     @property
@@ -87,67 +98,85 @@ def plan(
     # The first frame of a piece is on screen since before it begins.
     inside = np.maximum(seconds[first:last], 0.0)
     keys = [track.packets[shown.at[stamp]].is_keyframe for stamp in stamps[first:last]]
+    damage = track.damage
+
+    def changes() -> Float[np.ndarray, "N"]:
+        nonlocal damage
+        thumbnails, damage = decoded(track, shown, stamps[first:last], _thumbnail, damage)
+        return _changes([thumbnails.get(stamp) for stamp in stamps[first:last]])
+
     footage = Footage(
-        seconds=inside,
-        duration=min(end, length),
-        key=np.array(keys),
-        changes=lambda: _changes(track, shown, stamps[first:last]),
+        seconds=inside, duration=min(end, length), key=np.array(keys), changes=changes
     )
     wanted = [(stamps[first + i], float(inside[i])) for i in pick(footage)]
-    return Plan(wanted=wanted, shown=shown, frames=last - first)
+    return Plan(wanted=wanted, shown=shown, frames=last - first, damage=damage)
 
 
-def _changes(track: Track, shown: Timeline, stamps: list[int]) -> Float[np.ndarray, "N"]:
+def _thumbnail(frame: Any) -> UInt8[np.ndarray, "_ _"]:
+    """A grey picture of the frame, small enough to keep those of a whole clip."""
+    small: UInt8[np.ndarray, "_ _"] = frame.reformat(
+        width=THUMBNAIL, height=THUMBNAIL, format="gray", interpolation=SCALING, threads=1
+    ).to_ndarray()
+    return small
+
+
+def _changes(thumbnails: Sequence[UInt8[np.ndarray, "_ _"] | None]) -> Float[np.ndarray, "N"]:
     """How much each frame differs from the one before, from 0 to 1; frames that are lost change
     nothing.
     """
-    small = {
-        stamp: frame.reformat(
-            width=THUMBNAIL, height=THUMBNAIL, format="gray", interpolation=SCALING, threads=1
-        ).to_ndarray()
-        for stamp, frame in frames(track, shown, stamps)
-    }
-    found, before = np.zeros(len(stamps)), None
-    for k, stamp in enumerate(stamps):
-        now = small.get(stamp)
+    changes, before = np.zeros(len(thumbnails)), None
+    for k, now in enumerate(thumbnails):
         if now is not None and before is not None:
-            found[k] = np.abs(now.astype(np.int16) - before).mean() / 255
+            changes[k] = np.abs(now.astype(np.int16) - before).mean() / 255
         before = before if now is None else now
-    return found
+    return changes
 
 
-def pictures(track: Track, wanted: Plan, short_sides: tuple[int, ...]) -> tuple[Pictures, str]:
-    """The wanted frames that decode, and a note on what is odd about them.
+def pictures(track: Track, plan: Plan, short_sides: tuple[int, ...], reason: str) -> Pictures:
+    """The wanted frames that decode, by PyAV; `reason` says why by it.
 
     Raises:
         Failure: REFUSED, they take too much memory.
     """
     scale = Scaler(track, short_sides)
-    found = {stamp: scale(frame) for stamp, frame in frames(track, wanted.shown, wanted.stamps)}
-    return found, scale.note
+    frames, damage = decoded(track, plan.shown, plan.stamps, scale, plan.damage)
+    return Pictures(frames=frames, decoder=f"pyav ({reason})", note=scale.note, damage=damage)
 
 
-def frames(track: Track, shown: Timeline, wanted: list[int]) -> Iterator[tuple[int, Any]]:
-    """Every wanted frame that decodes, under the time stamp it was wanted for, in order.
+def decoded(
+    track: Track,
+    shown: Timeline,
+    wanted: Sequence[int],
+    take: Callable[[Any], Taken],
+    damage: str,
+) -> tuple[dict[int, Taken], str]:
+    """What `take` makes of every wanted frame that decodes, by time stamp and in order, and what
+    is damaged; `damage` is what is known to be before.
 
-    A packet without a picture of its own (VP8 has such) is stood for by the picture on screen then.
+    A packet without a picture of its own (VP8 has such) is stood for by the picture on screen then,
+    unless something is damaged.
     """
-    at = shown.at
-    for start, stop in stretches(track, shown, [at[stamp] for stamp in wanted]):
-        due = [stamp for stamp in wanted if start <= at[stamp] <= stop]
+    taken: dict[int, Taken] = {}
+    for start, stop in stretches(track, shown, [shown.at[stamp] for stamp in wanted]):
+        due = [stamp for stamp in wanted if start <= shown.at[stamp] <= stop]
         held = None
-        for stamp, frame in _stretch(track, shown, start, stop, frozenset(due)):
+        for event in _stretch(track, shown, start, stop, frozenset(due)):
+            if isinstance(event, str):
+                damage = damage or event
+                continue
+            stamp, frame = event
             while due and due[0] < stamp:
                 missed = due.pop(0)
-                if held is not None and not track.damage:
-                    yield missed, held
+                if held is not None and not damage:
+                    taken[missed] = take(held)
             if due and due[0] == stamp:
-                yield due.pop(0), frame
+                taken[due.pop(0)] = take(frame)
             held = frame
             if not due:
                 break
-        if held is not None and not track.damage:
-            yield from ((stamp, held) for stamp in due)
+        if held is not None and not damage:
+            taken |= {stamp: take(held) for stamp in due}
+    return taken, damage
 
 
 def stretches(track: Track, shown: Timeline, positions: list[int]) -> list[tuple[int, int]]:
@@ -169,8 +198,8 @@ def stretches(track: Track, shown: Timeline, positions: list[int]) -> list[tuple
 
 def _stretch(
     track: Track, shown: Timeline, start: int, stop: int, wanted: frozenset[int]
-) -> Iterator[tuple[int, Any]]:
-    """Frames of one span and their time stamps, in presentation order.
+) -> Iterator[tuple[int, Any] | str]:
+    """Frames of one span and their time stamps, in presentation order, and what is damaged.
 
     After damage there are none up to the next key frame: they would show what the decoder made up.
     Frames that are neither wanted nor referred to are not decoded (a quarter of the cost of H.264).
@@ -186,7 +215,7 @@ def _stretch(
             try:
                 decoded = context.decode(packet)
             except av.error.FFmpegError as error:
-                track.damage = track.damage or f"{type(error).__name__}: {error.strerror}"
+                yield f"{type(error).__name__}: {error.strerror}"
                 whole = False
                 if not shown.timed:
                     return  # how many frames were lost is not known
@@ -194,7 +223,7 @@ def _stretch(
             for frame in decoded:
                 stamp = frame.pts if shown.timed else next(counted, None)
                 if frame.is_corrupt:
-                    track.damage = track.damage or "a frame is damaged"
+                    yield "a frame is damaged"
                 whole = (whole or frame.key_frame) and not frame.is_corrupt
                 if whole and stamp in shown.at:
                     yield stamp, frame

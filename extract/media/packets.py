@@ -7,8 +7,8 @@ far into a file the rest is read from the key frame before it on, where the cont
 Shapes: N = frames of the clip.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any
@@ -27,20 +27,22 @@ SOUND_BEFORE_SECONDS = 0.5  # codecs overlap their blocks
 MAX_PACKETS = 2_000_000
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Track:
     """One stream and its packets in decode order."""
 
     stream: Any
-    packets: list[Any] = field(default_factory=list)
-    first_pts: int | None = None  # of all packets that are shown, also those dropped from `packets`
+    tick: Fraction  # seconds of one time stamp unit
+    timed: bool  # not AVI: its presentation times are made up, and wrong
+    packets: Sequence[Any] = ()
+    first_pts: int | None = None  # of all packets that are shown, also those not in `packets`
     damage: str = ""  # what says that packets are missing or broken
-    tick: Fraction = field(init=False)  # seconds of one time stamp unit
-    timed: bool = field(init=False)  # not AVI: its presentation times are made up, and wrong
 
-    def __post_init__(self) -> None:
-        self.tick = self.stream.time_base
-        self.timed = self.stream.container.format.name != "avi"
+    @classmethod
+    def of(cls, stream: Any) -> "Track":
+        """The stream's track, before any packet is read."""
+        timed = stream.container.format.name != "avi"
+        return cls(stream=stream, tick=stream.time_base, timed=timed)
 
     def refuse_encryption(self) -> None:
         """Nothing, unless the packets are encrypted: what decodes of such is noise.
@@ -52,18 +54,38 @@ class Track:
             raise Failure(Status.DECODE_ERROR, f"the {self.stream.type} is encrypted")
 
     def stamp(self, packet: Any) -> int | None:
+        """When the packet is shown; when it is decoded, if nothing says more."""
         return packet.pts if self.timed and packet.pts is not None else packet.dts
 
     def seconds(self, pts: int) -> float:
+        """A time stamp in seconds of the file."""
         return pts * self.tick.numerator / self.tick.denominator  # a Fraction is slow
+
+
+@dataclass(slots=True)
+class _Reading:
+    """A track while its packets are being read."""
+
+    track: Track
+    first_pts: int | None
+    packets: list[Any] = field(default_factory=list)
+    damage: str = ""
+    done: bool = False  # the end of the piece is read
 
     def keep(self, packet: Any) -> None:
         self.packets.append(packet)
-        pts = self.stamp(packet)
+        pts = self.track.stamp(packet)
         if pts is not None and not packet.is_discard:
             self.first_pts = pts if self.first_pts is None else min(self.first_pts, pts)
         if packet.is_corrupt:
             self.damage = "a packet is cut short"
+
+    def finished(self, error: str, cut_short: bool) -> Track:
+        """The track; `error` ended the reading of all of them."""
+        damage = error or self.damage
+        if cut_short and not self.done and not damage:
+            damage = "the file ends before its header says"
+        return replace(self.track, packets=self.packets, first_pts=self.first_pts, damage=damage)
 
 
 class Media:
@@ -91,6 +113,7 @@ class Media:
         self.streams = [s for s in (self.video, self.audio) if s is not None]
 
     def close(self) -> None:
+        """Close the file."""
         self.container.close()
 
     @property
@@ -114,18 +137,19 @@ class Media:
         tracks = self._sought(start_seconds, end_seconds)
         if tracks is None:
             self._rewind()
-            tracks = self._new_tracks()
-            self._read(tracks, start_seconds, end_seconds)
-        for index, track in tracks.items():
-            if not track.damage and self._cut_seconds(index) < end_seconds + self._origin(tracks):
-                track.damage = "the file ends before its index does"
-        return (
-            tracks[self.video.index] if self.video else None,
-            tracks[self.audio.index] if self.audio else None,
+            tracks = self._read(start_seconds, end_seconds)
+        end = end_seconds + _origin(tracks)
+        video, audio = (
+            self._checked(tracks[stream.index], end) if stream is not None else None
+            for stream in (self.video, self.audio)
         )
+        return video, audio
 
-    def _new_tracks(self) -> dict[int, Track]:
-        return {s.index: Track(stream=s) for s in self.streams}
+    def _checked(self, track: Track, end: float) -> Track:
+        """The track, damaged if an index says that frames before `end` are missing."""
+        if track.damage or self._cut_seconds(track.stream.index) >= end:
+            return track
+        return replace(track, damage="the file ends before its index does")
 
     def _rewind(self) -> None:
         if not self.fresh:  # seeking to the front is not exact in every container; this is
@@ -135,49 +159,54 @@ class Media:
         self.fresh = False
 
     def _read(
-        self,
-        tracks: dict[int, Track],
-        start_seconds: float,
-        end_seconds: float,
-        origin: float = float("inf"),
-    ) -> None:
+        self, start_seconds: float, end_seconds: float, front: Mapping[int, Track] | None = None
+    ) -> dict[int, Track]:
         """Packets from here to the end of the piece, less those before its key frame.
 
-        Without `origin`, the front of the file is being read.
+        Without `front`, the front of the file is being read.
         """
-        done: set[int] = set()
+        readings = {
+            stream.index: _Reading(
+                Track.of(stream), front[stream.index].first_pts if front else None
+            )
+            for stream in self.streams
+        }
+        origin = _origin(front) if front else float("inf")
+        error = ""
         try:
             for count, packet in enumerate(self.container.demux(self.streams)):
                 if not packet.size:
                     continue
                 if count > MAX_PACKETS:
                     raise Failure(Status.REFUSED, f"more than {MAX_PACKETS} packets")
-                track = tracks[packet.stream_index]
-                track.keep(packet)
-                if track.first_pts is None:
+                reading = readings[packet.stream_index]
+                reading.keep(packet)
+                if reading.first_pts is None:
                     continue
                 # The estimate only falls as packets come in, so nothing is given up too early; a
                 # second covers frames that are stored out of order.
-                origin = min(origin, track.seconds(track.first_pts))
+                origin = min(origin, reading.track.seconds(reading.first_pts))
                 stamp = packet.pts if packet.dts is None else packet.dts
-                if track.seconds(stamp or 0) - origin > end_seconds + 1:
-                    done.add(packet.stream_index)
-                    if len(done) == len(tracks):
-                        return
-                elif (
-                    packet.stream is self.video
-                    and packet.is_keyframe
-                    and track.timed
-                    and packet.pts is not None
-                    and track.seconds(packet.pts) - origin <= start_seconds
-                ):
-                    del track.packets[:-1]  # nothing before this frame is needed any more
-        except av.error.FFmpegError as error:
-            for track in tracks.values():
-                track.damage = say(error)
-        for track in (tracks[index] for index in tracks.keys() - done):
-            if self.file.cut_short and not track.damage:
-                track.damage = "the file ends before its header says"
+                if reading.track.seconds(stamp or 0) - origin > end_seconds + 1:
+                    reading.done = True
+                    if all(r.done for r in readings.values()):
+                        break
+                elif self._begins_piece(reading.track, packet, origin, start_seconds):
+                    del reading.packets[:-1]  # nothing before this frame is needed any more
+        except av.error.FFmpegError as broken:
+            error = say(broken)
+        cut_short = self.file.cut_short
+        return {index: r.finished(error, cut_short) for index, r in readings.items()}
+
+    def _begins_piece(self, track: Track, packet: Any, origin: float, start_seconds: float) -> bool:
+        """Whether a piece may be decoded from this packet on."""
+        return (
+            packet.stream is self.video
+            and packet.is_keyframe
+            and track.timed
+            and packet.pts is not None
+            and track.seconds(packet.pts) - origin <= start_seconds
+        )
 
     def _sought(self, start_seconds: float, end_seconds: float) -> dict[int, Track] | None:
         """The piece's packets without what lies before it; None if that cannot be had."""
@@ -187,9 +216,8 @@ class Media:
             return None
         if not self.front:
             self._rewind()
-            self._read(front := self._new_tracks(), 0.0, FRONT_SECONDS)
-            self.front = front
-        origin = self._origin(self.front)
+            self.front = self._read(0.0, FRONT_SECONDS)
+        origin = _origin(self.front)
         for before in BEFORE_SECONDS:
             if start_seconds - before <= FRONT_SECONDS:
                 return None
@@ -197,13 +225,11 @@ class Media:
                 self.container.seek(round((origin + start_seconds - before) * av.time_base))
             except av.error.FFmpegError:
                 return None
-            tracks = self._new_tracks()
-            for index, track in tracks.items():
-                track.first_pts = self.front[index].first_pts
-            self._read(tracks, start_seconds, end_seconds, origin)
+            tracks = self._read(start_seconds, end_seconds, self.front)
             if all(self._reaches_back(t, origin + start_seconds) for t in tracks.values()):
                 if self.audio:
-                    self._put_front_before(tracks[self.audio.index])
+                    index = self.audio.index
+                    tracks[index] = _after(self.front[index], tracks[index])
                 return tracks
         return None
 
@@ -216,16 +242,6 @@ class Media:
             return track.packets[0].is_keyframe and first <= second
         return first <= second - SOUND_BEFORE_SECONDS
 
-    def _put_front_before(self, track: Track) -> None:
-        """The file's first sound too: its first sample has its part in where second 0 is."""
-        first = track.packets[0].pts
-        front = self.front[track.stream.index].packets
-        track.packets[:0] = [p for p in front if p.pts is not None and p.pts < first]
-
-    def _origin(self, tracks: Mapping[int, Track]) -> float:
-        seen = [t.seconds(t.first_pts) for t in tracks.values() if t.first_pts is not None]
-        return min(seen, default=0.0)
-
     def _cut_seconds(self, index: int) -> float:
         """When the first frame is shown that an ISO file's index places beyond its end."""
         if index not in self._cuts:
@@ -236,6 +252,21 @@ class Media:
                 found = min(e.timestamp for e in beyond) * float(stream.time_base or 0)
             self._cuts[index] = found
         return self._cuts[index]
+
+
+def _after(front: Track, track: Track) -> Track:
+    """The track with the file's first sound before it, for its first sample has its part in where
+    second 0 is.
+    """
+    first = track.packets[0].pts
+    before = [p for p in front.packets if p.pts is not None and p.pts < first]
+    return replace(track, packets=[*before, *track.packets])
+
+
+def _origin(tracks: Mapping[int, Track]) -> float:
+    """Second 0 as far as these packets tell, in seconds of the file."""
+    seen = [t.seconds(t.first_pts) for t in tracks.values() if t.first_pts is not None]
+    return min(seen, default=0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,13 +3,15 @@
 Shapes: S, R = samples, C = channels.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import av
 import numpy as np
 from jaxtyping import Float32
 
+from extract.media.clip import Request, Sound, Stream, detail
 from extract.media.packets import Track
 from extract.media.probe import Failure
 from store import Status
@@ -17,57 +19,77 @@ from store import Status
 JITTER_SECONDS = 0.05  # time stamps of coarse containers wander; only larger steps are gaps
 PREROLL_SECONDS = 1.0  # decoded before a piece, because codecs overlap their blocks
 MAX_SOUND_SECONDS = 2 * 3600.0  # of one clip; 1.4 GB at 48 kHz
+PADDING_SECONDS = 0.1  # of silence in front of late sound, before anybody is told
 ANTIPHASE = 1e-3  # a mean with less than this share of the loudest channel's energy has cancelled
 
 
-@dataclass(slots=True, kw_only=True)
+Stretch = tuple[float, Float32[np.ndarray, "_ _"]]  # when its first sample sounds, and C S
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Samples:
     """Decoded stretches of sound, each with its time; not yet placed."""
 
-    track: Track
-    start_seconds: float
-    end_seconds: float
-    rate: int = 0
-    first_seconds: float | None = None  # when the first sample of the file sounds
-    stretches: list[tuple[float, Float32[np.ndarray, "_ _"]]] = field(default_factory=list)
+    stretches: Sequence[Stretch]
+    rate: int  # Hz
+    damage: str  # what is missing or broken
 
-    def late_seconds(self, origin: float) -> float:
-        """How long the piece is silent because the sound begins late."""
-        return min(s for s, _ in self.stretches) - origin - self.start_seconds
+    @property
+    def first_seconds(self) -> float | None:
+        """When the first sample of the file sounds."""
+        return self.stretches[0][0] if self.stretches else None
 
-    def piece(self, origin: float) -> Float32[np.ndarray, "S"]:
-        """The mono sound from `start_seconds` to `end_seconds` after `origin`.
+    def piece(self, start: float, seconds: float) -> Float32[np.ndarray, "S"]:
+        """The mono sound from second `start` of the file on.
 
         Raises:
             Failure: DECODE_ERROR or EMPTY, there is no sound in it.
         """
         if not self.stretches:
-            if self.track.damage:
-                raise Failure(Status.DECODE_ERROR, self.track.damage)
+            if self.damage:
+                raise Failure(Status.DECODE_ERROR, self.damage)
             raise Failure(Status.EMPTY, "no sound in this piece")
-        start = origin + self.start_seconds
-        seconds = min(self.end_seconds - self.start_seconds, MAX_SOUND_SECONDS)
+        seconds = min(seconds, MAX_SOUND_SECONDS)
         signal = _joined(self.stretches, self.rate, start, round(seconds * self.rate))
         if not signal.shape[1]:
             raise Failure(Status.EMPTY, "no sound in this piece")
         return mono(signal)
 
 
+def sound_of(
+    track: Track, samples: Samples, origin: float, request: Request, over: str
+) -> Stream[Sound]:
+    """The sound of a piece at every rate asked for; `over` says what of it is cut off."""
+    start = origin + request.start_seconds
+    try:
+        track.refuse_encryption()
+        signal = samples.piece(start, request.stop_seconds - request.start_seconds)
+    except Failure as failure:
+        return Stream(status=failure.status, detail=failure.detail)
+    rates = {rate: resample(signal, samples.rate, rate) for rate in request.sample_rates}
+    late = min(second for second, _ in samples.stretches) - origin - request.start_seconds
+    silence = f"silence up to second {late:.2f}" if late > PADDING_SECONDS else ""
+    return Stream(
+        status=Status.PARTIAL if samples.damage else Status.OK,
+        detail=detail("pyav", samples.damage, silence, over),
+        data={rate: Sound(samples=s, rate=rate) for rate, s in rates.items()},
+    )
+
+
 def samples(track: Track, start_seconds: float, end_seconds: float) -> Samples:
     """Decode what may sound between two moments, and the first sample of all; a broken packet
     leaves a gap.
     """
-    found = Samples(track=track, start_seconds=start_seconds, end_seconds=end_seconds)
-    context, origin = track.stream.codec_context, None
-    skipping = False
-    if context.is_open:
-        context.flush_buffers()  # after another piece of the same file
+    stretches: list[Stretch] = []
+    damage, rate = track.damage, 0
+    context = track.stream.codec_context
+    skipping = context.is_open  # it was left in the middle of another piece of the same file
     for packet in [*track.packets, None]:
-        if packet is not None and origin is not None and packet.pts is not None:
-            now = track.seconds(packet.pts) - origin
-            if now > end_seconds + (PREROLL_SECONDS if end_seconds else 0):
+        if packet is not None and stretches and packet.pts is not None:
+            second = track.seconds(packet.pts) - stretches[0][0]
+            if second > end_seconds + (PREROLL_SECONDS if end_seconds else 0):
                 break
-            if now < start_seconds - PREROLL_SECONDS:
+            if second < start_seconds - PREROLL_SECONDS:
                 skipping = True
                 continue
         if skipping:
@@ -76,29 +98,23 @@ def samples(track: Track, start_seconds: float, end_seconds: float) -> Samples:
         try:
             frames = context.decode(packet)
         except av.error.FFmpegError as error:
-            track.damage = track.damage or f"{type(error).__name__}: {error.strerror}"
+            damage = damage or f"{type(error).__name__}: {error.strerror}"
             continue
-        for frame in frames:
-            _take(found, track, frame)
-            origin = found.first_seconds
-    return found
+        for frame in (frame for frame in frames if frame.samples):
+            rate = rate or frame.sample_rate
+            if frame.sample_rate == rate:
+                stretches.append((_second(track, frame, stretches, rate), _float32(frame)))
+            else:
+                damage = damage or "the sample rate changes"
+    return Samples(stretches=stretches, rate=rate, damage=damage)
 
 
-def _take(found: Samples, track: Track, frame: Any) -> None:
-    if not frame.samples:
-        return
-    if not found.rate:
-        found.rate = frame.sample_rate
-    if frame.sample_rate != found.rate:
-        track.damage = track.damage or "the sample rate changes"
-        return
-    last, signal = found.stretches[-1] if found.stretches else (0.0, np.zeros((1, 0), np.float32))
-    second = (
-        track.seconds(frame.pts) if frame.pts is not None else last + signal.shape[1] / found.rate
-    )
-    if found.first_seconds is None:
-        found.first_seconds = second
-    found.stretches.append((second, _float32(frame)))
+def _second(track: Track, frame: Any, before: Sequence[Stretch], rate: int) -> float:
+    """When the frame sounds; right after those before, if it does not say."""
+    if frame.pts is not None:
+        return track.seconds(frame.pts)
+    last, signal = before[-1] if before else (0.0, np.zeros((1, 0), np.float32))
+    return last + signal.shape[1] / rate
 
 
 def _float32(frame: Any) -> Float32[np.ndarray, "C S"]:
@@ -114,7 +130,7 @@ def _float32(frame: Any) -> Float32[np.ndarray, "C S"]:
 
 
 def _joined(
-    stretches: list[tuple[float, Float32[np.ndarray, "_ _"]]], rate: int, start: float, most: int
+    stretches: Sequence[Stretch], rate: int, start: float, most: int
 ) -> Float32[np.ndarray, "C S"]:
     """Stretches at their places from second `start` on, silence between them; at most so many
     samples, whatever time stamps say.

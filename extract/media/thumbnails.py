@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from extract.media.clip import Clip, Request
-from extract.media.decode import decode, safely
-from extract.processes.pool import process_map
+from extract.media.decode import Decoder, safely
+from extract.processes.pool import Limits, process_map
 from store import plugins
 
 SIDE = 96  # pixels, of the shorter side
@@ -49,7 +49,11 @@ def thumbnails(
     if not requests:
         return found
     decoding = process_map(
-        decode, requests, workers=WORKERS, deadline_seconds=DEADLINE_SECONDS, again=safely
+        Decoder(),
+        requests,
+        workers=WORKERS,
+        limits=Limits(deadline_seconds=DEADLINE_SECONDS),
+        again=safely,
     )
     with closing(decoding):
         for outcome in decoding:

@@ -8,13 +8,13 @@ from typing import Any
 from extract import load_encoder
 from extract.encoders import AudioEncoder, Encoder, VisualEncoder
 from extract.media.clip import Request
-from extract.media.decode import decode, safely
+from extract.media.decode import Decoder, safely
 from extract.media.sampling import Sampling
 from extract.pipeline.batching import Fitting
 from extract.pipeline.options import Options
 from extract.pipeline.unit_encoder import UnitEncoder, feature_spec, provenance
 from extract.processes.child import Outcome
-from extract.processes.pool import process_map
+from extract.processes.pool import Limits, process_map
 from store import Feature, FeatureSpec, Manifest, Status, Store
 from store.errors import ConfigError, InputError
 
@@ -141,10 +141,10 @@ def decoded(
 ) -> Generator[Outcome, None, None]:
     """Rows of the manifest, decoded for the encoders that want them by processes of their own."""
     return process_map(
-        decode,
+        Decoder(),
         (_request(manifest, row, encoders, policy, options) for row, encoders in wanted),
         workers=options.workers,
-        deadline_seconds=options.deadline_seconds,
+        limits=Limits(deadline_seconds=options.deadline_seconds),
         ordered=ordered,
         together=_file_of,
         again=safely,

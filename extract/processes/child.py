@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any
@@ -21,7 +22,8 @@ from extract.processes.transport import SHARED, send
 from store.status import Status
 
 FILE_BYTES = 1 << 30  # also bounds the shared memory of one message
-_parent: Connection | None = None
+# Of the item being worked on, so that `risk` can be said from deep inside.
+_parent: ContextVar[Connection | None] = ContextVar("parent", default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,13 +55,12 @@ def risk(what: str) -> None:
     """Tell the parent, if there is one, that the item deserves a second try if this goes wrong;
     and with nothing, that it went well.
     """
-    if _parent is not None:
-        send(_parent, Risk(what))
+    if (parent := _parent.get()) is not None:
+        send(parent, Risk(what))
 
 
 def serve(parent: Connection, memory_bytes: int, cpu_seconds: float, shared: bool = SHARED) -> None:
     """Take an item, answer, until the parent is gone."""
-    global _parent
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: do not outlive the parent
@@ -69,7 +70,7 @@ def serve(parent: Connection, memory_bytes: int, cpu_seconds: float, shared: boo
     try:
         function = parent.recv()
         send(parent, Ready())
-        _parent = parent
+        _parent.set(parent)
         while True:
             item = parent.recv()
             _limit_cpu(cpu_seconds)

@@ -5,7 +5,7 @@ and replaced, and one that dies takes only its own item with it. Children
 (`extract/processes/child.py`) are replaced after so many items, and when they have grown, so that
 leaks in libraries stay small.
 
-What waits for the caller is bounded, by count (`ahead`) and by bytes (`AHEAD_BYTES`): that bounds
+What waits for the caller is bounded, by count and by bytes (`Limits`): that bounds
 memory, and makes a slow caller slow the children down. In order, the items behind one that hangs
 wait too; `ordered=False` gives them as they are finished, and one that hangs stops nothing.
 """
@@ -21,7 +21,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Pipe, wait
 from typing import Any
 
@@ -29,13 +29,8 @@ from extract.processes.child import Outcome, Ready, Risk
 from extract.processes.transport import SHARED, receive
 from store.status import Status
 
-MEMORY_BYTES = 4 << 30
-AHEAD = 4096
-AHEAD_BYTES = 1 << 30
 START_SECONDS = 120.0
 FALSE_STARTS = 2
-RECYCLE_ITEMS = 2000
-RECYCLE_BYTES = 1 << 30
 TOGETHER = 16  # at most so many items in a row that belong together go to one child
 POLL_SECONDS = 0.05
 MESSAGE_SECONDS = 10  # a message that has begun to come must have come by then
@@ -50,15 +45,25 @@ _BOOT = (
 Item = tuple[int, Any]  # an item and its index
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a child may take for an item, how long it lives, and what may wait for the caller."""
+
+    deadline_seconds: float
+    memory_bytes: int = 4 << 30
+    recycle_items: int = 2000  # after so many a child is replaced,
+    recycle_bytes: int = 1 << 30  # or once it has grown so large
+    ahead: int = 4096  # items begun and not taken
+    ahead_bytes: int = 1 << 30  # of their values
+
+
 def process_map(
     function: Callable[[Any], Any],
     items: Iterable[Any],
     *,
     workers: int,
-    deadline_seconds: float,
+    limits: Limits,
     ordered: bool = True,
-    ahead: int = AHEAD,
-    memory_bytes: int = MEMORY_BYTES,
     together: Callable[[Any], Any] | None = None,
     again: Callable[[Any], Any] | None = None,
     shared: bool = SHARED,
@@ -73,39 +78,37 @@ def process_map(
     Raises:
         RuntimeError: a child does not start, or `items` raised.
     """
-    crew = _Crew(
-        lambda: _Child(function, memory_bytes, CPU_SLACK * deadline_seconds, shared),
-        deadline_seconds=deadline_seconds,
+    pool = _Pool(
+        lambda: _Child(function, limits, shared),
+        replace(limits, ahead=max(limits.ahead, workers)),
         ordered=ordered,
-        ahead=max(ahead, workers),
         together=together,
         again=again,
     )
     thread = threading.Thread(
-        target=crew.drive, args=(iter(items), workers), name="decode", daemon=True
+        target=pool.drive, args=(iter(items), workers), name="decode", daemon=True
     )
     thread.start()
     try:
-        while (outcome := crew.take()) is not None:
+        while (outcome := pool.take()) is not None:
             yield outcome
     finally:
-        crew.stopped = True
+        pool.stopped = True
         thread.join()
 
 
 class _Child:
     """One process."""
 
-    def __init__(
-        self, function: Callable[[Any], Any], memory_bytes: int, cpu_seconds: float, shared: bool
-    ) -> None:
+    def __init__(self, function: Callable[[Any], Any], limits: Limits, shared: bool) -> None:
         self.connection, theirs = Pipe()
         with socket.socket(fileno=os.dup(self.connection.fileno())) as ours:
-            limit = struct.pack("ll", MESSAGE_SECONDS, 0)
-            ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-        limits = [str(memory_bytes), str(cpu_seconds), str(shared)]
+            patience = struct.pack("ll", MESSAGE_SECONDS, 0)
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
+        cpu_seconds = CPU_SLACK * limits.deadline_seconds
+        words = [str(limits.memory_bytes), str(cpu_seconds), str(shared)]
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _BOOT, str(theirs.fileno()), *limits],
+            [sys.executable, "-c", _BOOT, str(theirs.fileno()), *words],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -125,8 +128,8 @@ class _Child:
         return self.process.wait()
 
 
-class _Seat:
-    """A place for one child after the other, and the items that are its own."""
+class _Slot:
+    """One child after the other, and the items that are its own."""
 
     def __init__(self, child: _Child) -> None:
         self.queue: deque[Item] = deque()
@@ -149,23 +152,22 @@ class _Seat:
             self.child.connection.send(item)
 
 
-class _Crew:
+class _Pool:
     """The children, and the thread that feeds them."""
 
     def __init__(
         self,
         spawn: Callable[[], _Child],
+        limits: Limits,
         *,
-        deadline_seconds: float,
         ordered: bool,
-        ahead: int,
         together: Callable[[Any], Any] | None,
         again: Callable[[Any], Any] | None,
     ) -> None:
         self.spawn, self.together, self.again = spawn, together, again
-        self.deadline_seconds, self.ordered, self.ahead = deadline_seconds, ordered, ahead
-        self.seats: list[_Seat] = []
-        self.coming: deque[Any] = deque()  # looked at, not given to a seat
+        self.limits, self.ordered = limits, ordered
+        self.slots: list[_Slot] = []
+        self.coming: deque[Any] = deque()  # looked at, not given to a slot
         self.exhausted = False
         self.given = 0
         self.taken = 0
@@ -199,34 +201,37 @@ class _Crew:
     def drive(self, items: Iterator[Any], workers: int) -> None:
         """Feed the children until the items are used up or the caller is gone."""
         try:
-            self.seats = [_Seat(self.spawn()) for _ in range(workers)]
+            self.slots = [_Slot(self.spawn()) for _ in range(workers)]
             while not self.stopped:
                 self._feed(items)
-                if self.total is not None and not any(s.working or s.queue for s in self.seats):
+                if self.total is not None and not any(s.working or s.queue for s in self.slots):
                     break
                 self._collect()
         except BaseException as error:
             self.failure = error
         finally:
-            for seat in self.seats:
-                seat.child.kill()
+            for slot in self.slots:
+                slot.child.kill()
             with self.changed:
                 self.changed.notify_all()
 
     def _feed(self, items: Iterator[Any]) -> None:
         """Give idle children work: what waits for them, or what may be begun."""
-        for seat in self.seats:
-            if not seat.child.ready or seat.working is not None:
+        for slot in self.slots:
+            if not slot.child.ready or slot.working is not None:
                 continue
-            if not seat.queue and self._may_begin():
-                seat.queue.extend(self._run(items))
-            if seat.queue:
-                seat.working, seat.earlier = seat.queue.popleft(), ""
-                seat.give(seat.working[1], self.deadline_seconds)
+            if not slot.queue and self._may_begin():
+                slot.queue.extend(self._run(items))
+            if slot.queue:
+                slot.working, slot.earlier = slot.queue.popleft(), ""
+                slot.give(slot.working[1], self.limits.deadline_seconds)
 
     def _may_begin(self) -> bool:
         with self.changed:
-            full = self.given >= self.taken + self.ahead or self.waiting_bytes >= AHEAD_BYTES
+            full = (
+                self.given >= self.taken + self.limits.ahead
+                or self.waiting_bytes >= self.limits.ahead_bytes
+            )
             return self.total is None and not full
 
     def _run(self, items: Iterator[Any]) -> list[Item]:
@@ -258,94 +263,94 @@ class _Crew:
 
     def _collect(self) -> None:
         """Take what is ready, and kill what is late."""
-        listening = [s for s in self.seats if s.working is not None or not s.child.ready]
+        listening = [s for s in self.slots if s.working is not None or not s.child.ready]
         if not listening:
             with self.changed:
                 self.changed.wait(POLL_SECONDS)
             return
         ready = set(wait([s.child.connection for s in listening], timeout=POLL_SECONDS))
         now = time.monotonic()
-        for seat in listening:
-            if seat.child.connection in ready:
-                self._receive(seat)
-            elif now - seat.since <= seat.allowed_seconds:
+        for slot in listening:
+            if slot.child.connection in ready:
+                self._receive(slot)
+            elif now - slot.since <= slot.allowed_seconds:
                 continue
-            elif not seat.child.ready:
+            elif not slot.child.ready:
                 raise TimeoutError(f"a decode process did not start in {START_SECONDS:.0f} s")
             else:
-                self._failed(seat, Status.DEADLINE, f"not done after {seat.allowed_seconds:g} s")
+                self._failed(slot, Status.DEADLINE, f"not done after {slot.allowed_seconds:g} s")
 
-    def _receive(self, seat: _Seat) -> None:
+    def _receive(self, slot: _Slot) -> None:
         try:
-            message, size = receive(seat.child.connection)
+            message, size = receive(slot.child.connection)
         except BlockingIOError:
-            self._failed(seat, Status.DEADLINE, "it stopped in the middle of its answer")
+            self._failed(slot, Status.DEADLINE, "it stopped in the middle of its answer")
             return
         except (EOFError, OSError):
-            self._died(seat)
+            self._died(slot)
             return
         except Exception as error:  # its memory may be anybody's by now
             message, size = error, 0
         match message:
-            case Ready() if not seat.child.ready:
-                seat.child.ready = True
-                seat.false_starts = 0
-                if seat.working is not None:
+            case Ready() if not slot.child.ready:
+                slot.child.ready = True
+                slot.false_starts = 0
+                if slot.working is not None:
                     assert self.again is not None
-                    seat.give(self.again(seat.working[1]), seat.left_seconds)
-            case Risk() if seat.working is not None:
-                seat.risk = message.what
-                if self.again is not None and not seat.earlier:
+                    slot.give(self.again(slot.working[1]), slot.left_seconds)
+            case Risk() if slot.working is not None:
+                slot.risk = message.what
+                if self.again is not None and not slot.earlier:
                     share = 0.5 if message.what else 1.0
-                    seat.allowed_seconds = share * self.deadline_seconds
-            case Outcome() if seat.working is not None:
-                self._finish(seat, message, size)
-                grown = message.resident_bytes > RECYCLE_BYTES
-                if grown or seat.child.served >= RECYCLE_ITEMS:
-                    self._replace(seat)
+                    slot.allowed_seconds = share * self.limits.deadline_seconds
+            case Outcome() if slot.working is not None:
+                self._finish(slot, message, size)
+                grown = message.resident_bytes > self.limits.recycle_bytes
+                if grown or slot.child.served >= self.limits.recycle_items:
+                    self._replace(slot)
             case _:
-                self._failed(seat, Status.CRASH, f"the decoder answered nonsense: {message}")
+                self._failed(slot, Status.CRASH, f"the decoder answered nonsense: {message}")
 
-    def _died(self, seat: _Seat) -> None:
+    def _died(self, slot: _Slot) -> None:
         try:
-            code = seat.child.process.wait(timeout=5)
+            code = slot.child.process.wait(timeout=5)
         except subprocess.TimeoutExpired:
-            code = seat.child.kill()
-        if not seat.child.ready:
-            seat.false_starts += 1  # somebody may have killed it, as a system short of memory does
-            if seat.false_starts > FALSE_STARTS:
+            code = slot.child.kill()
+        if not slot.child.ready:
+            slot.false_starts += 1  # somebody may have killed it, as a system short of memory does
+            if slot.false_starts > FALSE_STARTS:
                 raise RuntimeError(
                     f"a decode process does not start (exit code {code}); see stderr"
                 )
-            self._replace(seat)
+            self._replace(slot)
             return
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         late = how == "SIGXCPU"
-        self._failed(seat, Status.DEADLINE if late else Status.CRASH, f"the decoder died: {how}")
+        self._failed(slot, Status.DEADLINE if late else Status.CRASH, f"the decoder died: {how}")
 
-    def _failed(self, seat: _Seat, status: Status, detail: str) -> None:
+    def _failed(self, slot: _Slot, status: Status, detail: str) -> None:
         """Replace the child; its item gets a second try if it died, or if there is another way."""
-        spent = time.monotonic() - seat.since
-        self._replace(seat)
-        if seat.working is None:
+        spent = time.monotonic() - slot.since
+        self._replace(slot)
+        if slot.working is None:
             return
-        detail = f"{seat.risk}: {detail}" if seat.risk else detail
-        worth = seat.risk or status == Status.CRASH
-        if worth and self.again is not None and not seat.earlier:
-            seat.earlier, seat.left_seconds = detail, max(self.deadline_seconds - spent, 0.0)
+        detail = f"{slot.risk}: {detail}" if slot.risk else detail
+        worth = slot.risk or status == Status.CRASH
+        if worth and self.again is not None and not slot.earlier:
+            slot.earlier, slot.left_seconds = detail, max(self.limits.deadline_seconds - spent, 0.0)
             return
-        detail = f"{seat.earlier}; {detail}" if seat.earlier else detail
-        self._finish(seat, Outcome(status=status, detail=detail), 0)
+        detail = f"{slot.earlier}; {detail}" if slot.earlier else detail
+        self._finish(slot, Outcome(status=status, detail=detail), 0)
 
-    def _replace(self, seat: _Seat) -> None:
-        seat.child.kill()
-        seat.put(self.spawn())
+    def _replace(self, slot: _Slot) -> None:
+        slot.child.kill()
+        slot.put(self.spawn())
 
-    def _finish(self, seat: _Seat, outcome: Outcome, size: int) -> None:
-        assert seat.working is not None
-        index, _ = seat.working
-        seat.working = None
+    def _finish(self, slot: _Slot, outcome: Outcome, size: int) -> None:
+        assert slot.working is not None
+        index, _ = slot.working
+        slot.working = None
         with self.changed:
-            self.finished[index] = (replace(outcome, index=index, earlier=seat.earlier), size)
+            self.finished[index] = (replace(outcome, index=index, earlier=slot.earlier), size)
             self.waiting_bytes += size
             self.changed.notify_all()

@@ -15,6 +15,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
 
+from store.errors import ConfigError, InputError
+from store.settings import Settings
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Footage:
@@ -57,16 +60,34 @@ class Footage:
 
 @runtime_checkable
 class Sampler(Protocol):
-    """A policy. `identity` is all that decides its answer, as JSON, for the feature's digest."""
+    """A policy; its `identity` is part of the feature's digest."""
 
     @property
-    def identity(self) -> Mapping[str, Any]: ...
+    def identity(self) -> Mapping[str, Any]:
+        """All that decides its answer, as JSON."""
+        ...
 
     def __call__(self, footage: Footage) -> Int[np.ndarray, "T"]: ...
 
     def most_frames(self, seconds: float) -> int:
         """How many frames it may want of a clip of that length."""
         ...
+
+
+class SamplerSettings(Settings):
+    """Base of a sampler's `Config`: how to look at clips is what the user handed us.
+
+    Raises:
+        InputError: names the setting, its value and its bounds.
+    """
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        try:
+            Settings.__post_init__(self)
+        except ConfigError as error:
+            raise InputError(str(error)) from None
 
 
 def thinned(chosen: Int[np.ndarray, "T"], most: int) -> Int[np.ndarray, "_"]:

@@ -9,20 +9,19 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from extract.media.samplers import Footage, Sampler
-from store.errors import InputError
+from extract.media.samplers import Footage, Sampler, SamplerSettings
+from store.settings import setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    rate: float = 1.0  # looks a second
+class Config(SamplerSettings):
+    """How densely to look."""
 
-    def __post_init__(self) -> None:
-        if not 0 < self.rate <= 1000:
-            raise InputError(f"fps={self.rate} must be above 0 and at most 1000")
+    rate: float = setting(1.0, above=0, at_most=1000)  # looks a second
 
 
 def build(config: Config) -> Sampler:
+    """The policy of a `Config`."""
     return _Fps(config.rate)
 
 

@@ -10,20 +10,19 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
-from extract.media.samplers import Footage, Sampler, thinned
-from store.errors import InputError
+from extract.media.samplers import Footage, Sampler, SamplerSettings, thinned
+from store.settings import setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    most: int = 32  # frames a clip
+class Config(SamplerSettings):
+    """How many key frames to take."""
 
-    def __post_init__(self) -> None:
-        if self.most < 1:
-            raise InputError(f"keyframes: most={self.most} must be at least 1")
+    most: int = setting(32, at_least=1)  # frames a clip
 
 
 def build(config: Config) -> Sampler:
+    """The policy of a `Config`."""
     return _KeyFrames(config.most)
 
 

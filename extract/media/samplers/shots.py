@@ -13,30 +13,24 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from extract.media.samplers import Footage, Sampler
-from store.errors import InputError
+from extract.media.samplers import Footage, Sampler, SamplerSettings
+from store.settings import setting
 
 AROUND = 5  # frames on each side that say what is usual
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    threshold: float = 0.06  # of full scale
-    contrast: float = 3.0
-    shortest_seconds: float = 0.3
-    most: int = 32  # frames a clip
+class Config(SamplerSettings):
+    """What a cut is, and how many shots to look at."""
 
-    def __post_init__(self) -> None:
-        if not 0 < self.threshold < 1 or not self.contrast >= 1 or not self.shortest_seconds >= 0:
-            raise InputError(
-                f"shots: threshold={self.threshold} must be between 0 and 1, contrast="
-                f"{self.contrast} at least 1, shortest_seconds={self.shortest_seconds} at least 0"
-            )
-        if self.most < 1:
-            raise InputError(f"shots: most={self.most} must be at least 1")
+    threshold: float = setting(0.06, above=0, below=1)  # of full scale
+    contrast: float = setting(3.0, at_least=1)
+    shortest_seconds: float = setting(0.3, at_least=0)
+    most: int = setting(32, at_least=1)  # frames a clip
 
 
 def build(config: Config) -> Sampler:
+    """The policy of a `Config`."""
     return _Shots(config)
 
 

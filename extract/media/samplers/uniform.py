@@ -9,20 +9,19 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
-from extract.media.samplers import Footage, Sampler
-from store.errors import InputError
+from extract.media.samplers import Footage, Sampler, SamplerSettings
+from store.settings import setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    frames: int = 8
+class Config(SamplerSettings):
+    """How often to look."""
 
-    def __post_init__(self) -> None:
-        if self.frames < 1:
-            raise InputError(f"frames={self.frames} must be at least 1")
+    frames: int = setting(8, at_least=1)
 
 
 def build(config: Config) -> Sampler:
+    """The policy of a `Config`."""
     return _Uniform(config.frames)
 
 

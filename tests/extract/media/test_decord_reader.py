@@ -17,7 +17,7 @@ from extract.media.packets import Media
 from extract.media.probe import examined
 from extract.media.samplers import Footage
 from extract.media.sampling import Sampling
-from extract.processes.pool import process_map
+from extract.processes.pool import Limits, process_map
 from store import Status
 from tests.extract import media_files as media
 
@@ -31,7 +31,9 @@ def every(footage: Footage):
 
 
 def in_child(requests, function=decode, **options):
-    outcomes = process_map(function, requests, workers=1, deadline_seconds=60.0, **options)
+    outcomes = process_map(
+        function, requests, workers=1, limits=Limits(deadline_seconds=60.0), **options
+    )
     return [outcome.value for outcome in outcomes]
 
 
@@ -182,7 +184,7 @@ def test_a_decord_that_loops_costs_half_a_deadline(loops):
     """As if nothing had spoken against it."""
     request = Request(path=loops, pick=Sampling(frames=25), short_sides=(SIDE,), decoder="decord")
     (outcome,) = process_map(
-        media.reckless, [request], workers=1, deadline_seconds=4.0, again=safely
+        media.reckless, [request], workers=1, limits=Limits(deadline_seconds=4.0), again=safely
     )
     assert outcome.status == outcome.value.visual.status == Status.OK
     assert outcome.earlier == "decord: not done after 2 s"
@@ -190,10 +192,12 @@ def test_a_decord_that_loops_costs_half_a_deadline(loops):
     assert indices(outcome.value)[0] == pytest.approx(209, abs=1)
 
 
-def planned(path) -> tuple[Media, object, Plan]:
+def planned(path) -> tuple[Media, object, Plan, int, object]:
     opened = Media(examined(path))
     track, _ = opened.tracks()
-    return opened, track, plan(track, every, origin=0.0, start_seconds=0.0, end_seconds=9.0)
+    wanted = plan(track, every, origin=0.0, start_seconds=0.0, end_seconds=9.0)
+    first, _ = decord_reader.first_frame(track, wanted)
+    return opened, track, wanted, SIDE, first
 
 
 @pytest.mark.parametrize(
@@ -211,10 +215,10 @@ def test_a_wrong_answer_is_not_believed(plain, monkeypatch, wrong, says):
     frames = right.visual.data[SIDE]
     asked = planned(plain)
     monkeypatch.setattr(decord_reader, "_read", lambda *_: (frames.pixels, frames.seconds))
-    assert len(decord_reader.pictures(*asked, SIDE)) == 50
+    assert len(decord_reader.pictures(*asked).frames) == 50
     monkeypatch.setattr(decord_reader, "_read", lambda *_: wrong(frames.pixels, frames.seconds))
     with pytest.raises(decord_reader.Unfit, match=says):
-        decord_reader.pictures(*asked, SIDE)
+        decord_reader.pictures(*asked)
 
 
 def test_a_machine_without_it_has_pyav(plain, monkeypatch):
@@ -229,10 +233,10 @@ def test_it_stays_out_of_the_process_that_holds_the_gpu(plain):
         "import sys\nfrom pathlib import Path\n"
         "from extract.media.clip import Request\nfrom extract.media.decode import decode\n"
         "from extract.media.sampling import Sampling\n"
-        "from extract.processes.pool import process_map\n"
+        "from extract.processes.pool import Limits, process_map\n"
         f"r = Request(path=Path({str(plain)!r}), pick=Sampling(fps=25.0), short_sides=(4096,),"
         " decoder='decord')\n"
-        "(o,) = process_map(decode, [r], workers=1, deadline_seconds=60.0)\n"
+        "(o,) = process_map(decode, [r], workers=1, limits=Limits(deadline_seconds=60.0))\n"
         "print(o.value.visual.detail[:6], [m for m in ('decord', 'torch') if m in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -4,8 +4,8 @@ import av
 import numpy as np
 import pytest
 
-from extract.media import decode as decoding
 from extract.media import packets, probe
+from extract.media.decode import Decoder
 from store import Status
 from tests.extract import media_files as media
 from tests.extract.looking import EVERY_40_MS, indices, look, onset_seconds
@@ -66,10 +66,10 @@ def remuxed(source, path, kinds=("video", "audio")):
 def test_a_piece_is_the_same_however_it_is_reached(tmp_path, minute, name, monkeypatch):
     path = remuxed(minute, tmp_path / name)
     pieces = [(40.0, 41.0), (39.9, 44.05), (57.0, 70.0), (3.2, 9.0), (0.0, 1.0), (40.0, 41.0)]
-    sought = [look(path, start_seconds=a, end_seconds=b) for a, b in pieces]
+    decoder = Decoder()
+    sought = [look(path, start_seconds=a, end_seconds=b, by=decoder) for a, b in pieces]
     monkeypatch.setattr(packets, "SEEKING", ("nothing",))
     for (a, b), piece in zip(pieces, sought, strict=True):
-        decoding._last = None
         front = look(path, start_seconds=a, end_seconds=b)
         assert (
             (piece.visual.status, piece.audio.status)
@@ -97,7 +97,6 @@ def test_a_seek_that_lands_too_late_is_not_believed(tmp_path, minute, monkeypatc
         minute = remuxed(minute, tmp_path / "silent.mp4", kinds=("video",))
     right = look(minute, start_seconds=40.0, end_seconds=41.0)
     monkeypatch.setattr(packets, "BEFORE_SECONDS", before)
-    monkeypatch.setattr(decoding, "_last", None)
     again = look(minute, start_seconds=40.0, end_seconds=41.0)
     assert indices(again) == indices(right) == list(range(200, 205))
     if not silent:
@@ -108,14 +107,14 @@ def test_a_seek_that_lands_too_late_is_not_believed(tmp_path, minute, monkeypatc
 
 def test_pieces_of_one_file_share_one_open_and_read_little(minute, monkeypatch):
     opens, read = [], []
-    keep = packets.Track.keep
+    keep = packets._Reading.keep
     monkeypatch.setattr(packets, "opened", lambda path: opens.append(path) or probe.opened(path))
     monkeypatch.setattr(
-        packets.Track, "keep", lambda self, packet: read.append(packet) or keep(self, packet)
+        packets._Reading, "keep", lambda self, packet: read.append(packet) or keep(self, packet)
     )
-    decoding._last = None
+    decoder = Decoder()
     for second in map(float, range(20, 60, 2)):
-        clip = look(minute, start_seconds=second, end_seconds=second + 1.0)
+        clip = look(minute, start_seconds=second, end_seconds=second + 1.0, by=decoder)
         assert indices(clip)[0] == round(5 * second) % 256
     assert len(opens) == 1
     with av.open(str(minute)) as container:
@@ -125,21 +124,23 @@ def test_pieces_of_one_file_share_one_open_and_read_little(minute, monkeypatch):
 
 def test_a_file_that_changed_is_opened_anew(tmp_path):
     path = media.write(tmp_path / "x.mp4", EVERY_40_MS)
-    first = look(path)
+    decoder = Decoder()
+    first = look(path, by=decoder)
     media.write(path, range(0, 400, 40))
-    second = look(path)
+    second = look(path, by=decoder)
     assert first.sha256 != second.sha256
     assert len(indices(second)) == 10
 
 
 def test_a_damaged_file_is_not_kept_open(tmp_path, plain):
     """Its decoders may be in any state."""
-    look(plain)
-    assert decoding._last is not None
+    decoder = Decoder()
+    look(plain, by=decoder)
+    assert decoder.media is not None
     cut = media.cut_bytes(
         media.write(tmp_path / "s.mkv", EVERY_40_MS, pictures=media.noisy(50)),
         tmp_path / "cut.mkv",
         0.7,
     )
-    assert look(cut).visual.status == Status.PARTIAL
-    assert decoding._last is None
+    assert look(cut, by=decoder).visual.status == Status.PARTIAL
+    assert decoder.media is None

@@ -16,8 +16,8 @@ import pytest
 import cli
 import store
 from extract.media.clip import Request
-from extract.media.decode import decode
-from extract.processes.pool import process_map
+from extract.media.decode import Decoder
+from extract.processes.pool import Limits, process_map
 from store import Status
 from tests.extract import media_files as media
 from tests.extract import reference
@@ -54,7 +54,7 @@ def every(footage):
 
 def rows(paths, decoders=("pyav", "decord")):
     """A row a file and decoder: what came of it, and how it compares to the full decode."""
-    options = {"workers": 2, "deadline_seconds": 60.0}
+    options = {"workers": 2, "limits": Limits(deadline_seconds=60.0)}
     asked = [
         Request(
             path=path, limit_seconds=30.0, pick=every, short_sides=(SIDE,),
@@ -63,7 +63,7 @@ def rows(paths, decoders=("pyav", "decord")):
         for path in paths
         for decoder in decoders
     ]  # fmt: skip
-    ours = process_map(decode, asked, **options)
+    ours = process_map(Decoder(), asked, **options)
     for path, full in zip(paths, process_map(reference.every_frame, paths, **options), strict=True):
         for outcome in islice(ours, len(decoders)):
             clip = outcome.value

@@ -1,0 +1,81 @@
+"""The frames of a piece, by the decoder that is safe and pays.
+
+Shapes: T = frames wanted.
+"""
+
+from dataclasses import replace
+
+import av
+import numpy as np
+
+from extract.media import decord_reader
+from extract.media.clip import Frames, Request, Stream, detail
+from extract.media.frames import Pictures, Plan, pictures, plan
+from extract.media.packets import Media, Track
+from extract.media.probe import Failure
+from store import Status
+
+
+def frames_of(
+    media: Media, track: Track, origin: float, request: Request, over: str
+) -> Stream[Frames]:
+    """The frames that the request picks, at every size asked for; `over` says what of the piece is
+    cut off.
+    """
+    assert request.pick is not None
+    try:
+        track.refuse_encryption()
+        planned = plan(
+            track,
+            request.pick,
+            origin=origin,
+            start_seconds=request.start_seconds,
+            end_seconds=request.stop_seconds,
+        )
+        decoded = _pictures(media, track, planned, request)
+    except Failure as failure:
+        return Stream(status=failure.status, detail=failure.detail)
+    except av.error.FFmpegError as error:
+        return Stream(status=Status.DECODE_ERROR, detail=str(error))
+    return _stream(planned, decoded, request.short_sides, over)
+
+
+def _pictures(media: Media, track: Track, planned: Plan, request: Request) -> Pictures:
+    """The frames from decord if it may and its answer can be trusted, and otherwise from PyAV."""
+    reason, sides = request.because, request.short_sides
+    if request.decoder != "pyav":
+        must = request.decoder == "decord"
+        reason = decord_reader.not_for(media, track, planned, sides, must=must)
+    if not reason:
+        first, damage = decord_reader.first_frame(track, planned)
+        planned = replace(planned, damage=damage)
+        try:
+            return decord_reader.pictures(media, track, planned, sides[0], first)
+        except decord_reader.Unfit as unfit:
+            reason = str(unfit)
+    return pictures(track, planned, sides, reason)
+
+
+def _stream(
+    planned: Plan, decoded: Pictures, short_sides: tuple[int, ...], over: str
+) -> Stream[Frames]:
+    """The wanted frames that decoded, in order, and a detail that says if some did not."""
+    got = [(second, stamp) for stamp, second in planned.wanted if stamp in decoded.frames]
+    if not got:
+        reason = decoded.damage or "no frame came out of the decoder"
+        return Stream(status=Status.DECODE_ERROR, detail=reason)
+    lost = len(planned.wanted) - len(got)
+    damage = decoded.damage or (
+        f"{lost} of {len(planned.wanted)} frames do not decode" if lost else ""
+    )
+    seconds = np.array([second for second, _ in got])
+    return Stream(
+        status=Status.PARTIAL if damage else Status.OK,
+        detail=detail(decoded.decoder, damage, decoded.note, over),
+        data={
+            side: Frames(
+                pixels=np.stack([decoded.frames[stamp][side] for _, stamp in got]), seconds=seconds
+            )
+            for side in short_sides
+        },
+    )
