@@ -95,6 +95,7 @@ def _duration(hours: float) -> str:
 
 
 def encoder_lines(rows: list[dict[str, Any]]) -> None:
+    """Print the encoders, their variants and licences."""
     for row in rows:
         wrapped(f"{row['name']} ({row['modality']}): {row['summary']}")
         dims = ", ".join(f"{variant} {dim}".strip() for variant, dim in row["dims"].items())
@@ -106,6 +107,7 @@ def encoder_lines(rows: list[dict[str, Any]]) -> None:
 
 
 def weights_table(rows: list[dict[str, Any]]) -> None:
+    """Print the published weights."""
     for row in rows:
         mark = "*" if row["present"] else " "
         much = size(row["size_bytes"]) if row["size_bytes"] else ""
@@ -116,6 +118,7 @@ def weights_table(rows: list[dict[str, Any]]) -> None:
 
 
 def fetched_lines(result: Mapping[str, Any]) -> None:
+    """Print what was fetched."""
     for path, digest in result["files"].items():
         print(f"{path}\n    sha256 {digest}")
     print(result["next_step"])

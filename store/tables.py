@@ -8,6 +8,7 @@ from store.sizes import size
 
 
 def info_table(facts: Mapping[str, Any]) -> None:
+    """Print what is in a store."""
     kept = facts["manifests"]
     print(facts["path"])
     print(f"store {facts['store_id']}")
@@ -24,6 +25,7 @@ def info_table(facts: Mapping[str, Any]) -> None:
 
 
 def verify_lines(report: Mapping[str, Any]) -> None:
+    """Print the problems found and how much was checked."""
     for one in report["problems"]:
         where = "/".join(filter(None, (one["feature"], one["unit"], one["file"])))
         print(f"{one['kind']}: {where}: {one['message']}")
@@ -37,6 +39,7 @@ def verify_lines(report: Mapping[str, Any]) -> None:
 
 
 def gc_lines(result: Mapping[str, Any]) -> None:
+    """Print what was or would be removed."""
     for path in (*result["parts"], *result["staging"]):
         print(path)
     verb = "would go" if result["dry_run"] else "gone"
@@ -45,6 +48,7 @@ def gc_lines(result: Mapping[str, Any]) -> None:
 
 
 def repair_lines(result: Mapping[str, Any]) -> None:
+    """Print what was set aside."""
     for one in result["units"]:
         clips = "?" if one["clips"] is None else len(one["clips"])
         print(
@@ -59,6 +63,7 @@ def repair_lines(result: Mapping[str, Any]) -> None:
 
 
 def doctor_lines(result: Mapping[str, Any]) -> None:
+    """Print what a store's place can and cannot do."""
     for one in result["checks"]:
         print(f"{'ok' if one['ok'] else 'NO':<3} {one['name']}: {one['message']}")
     verdict = "may" if result["many_writers"] else "must not"

@@ -40,11 +40,14 @@ class Encoder(Protocol):
     identity: Mapping[str, Any]  # all that decides the numbers, as JSON; goes into the digest
     notes: Mapping[str, Any]  # for people: weights' file name and licence; not in the digest
 
-    def preprocess(self, x: Tensor) -> Tensor: ...
+    def preprocess(self, x: Tensor) -> Tensor:
+        """Frames or sound as the network takes them."""
 
-    def forward(self, x: Tensor) -> Float[Tensor, "B D"]: ...
+    def forward(self, x: Tensor) -> Float[Tensor, "B D"]:
+        """Rows of a preprocessed batch."""
 
-    def __call__(self, x: Tensor) -> Float[Tensor, "B D"]: ...
+    def __call__(self, x: Tensor) -> Float[Tensor, "B D"]:
+        """Rows of frames or sounds as they were decoded."""
 
 
 @runtime_checkable
@@ -62,4 +65,5 @@ class AudioEncoder(Encoder, Protocol):
     window_seconds: float  # 0: one window over the whole clip
     hop_seconds: float
 
-    def window_starts_seconds(self, samples: int) -> Float[np.ndarray, "W"]: ...
+    def window_starts_seconds(self, samples: int) -> Float[np.ndarray, "W"]:
+        """Where the windows of a sound begin."""

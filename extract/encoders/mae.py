@@ -40,6 +40,8 @@ DESCRIPTION = Description(modality="visual", dims={"": DIM}, licence=LICENCE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the encoder `mae`."""
+
     weights: str = ""  # the published .pth, or its tensors as safetensors
     untrained: bool = False
     seed: int = 0  # of untrained weights
@@ -47,24 +49,30 @@ class Config(Settings):
 
 
 class Attention(nn.Module):
+    """Multi-head self-attention of a vision transformer."""
+
     def __init__(self) -> None:
         super().__init__()
         self.qkv = nn.Linear(DIM, 3 * DIM)
         self.proj = nn.Linear(DIM, DIM)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        """Rows of a preprocessed batch."""
         query, key, value = self.qkv(x).unflatten(2, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(query, key, value)
         return self.proj(mixed.transpose(1, 2).flatten(2))
 
 
 class Mlp(nn.Module):
+    """The feed-forward half of a transformer's block."""
+
     def __init__(self) -> None:
         super().__init__()
         self.fc1 = nn.Linear(DIM, HIDDEN)
         self.fc2 = nn.Linear(HIDDEN, DIM)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        """Rows of a preprocessed batch."""
         return self.fc2(F.gelu(self.fc1(x)))
 
 
@@ -79,16 +87,20 @@ class Block(nn.Module):
         self.mlp = Mlp()
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        """Rows of a preprocessed batch."""
         x = x + self.attn(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
 
 class PatchEmbed(nn.Module):
+    """A picture cut into patches, each mapped to a vector."""
+
     def __init__(self) -> None:
         super().__init__()
         self.proj = nn.Conv2d(3, DIM, PATCH, PATCH)
 
     def forward(self, x: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B _ D"]:
+        """Rows of a preprocessed batch."""
         return self.proj(x).flatten(2).transpose(1, 2)
 
 
@@ -105,6 +117,7 @@ class ViT(nn.Module):
         self.pool = pool
 
     def forward(self, x: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B D"]:
+        """Rows of a preprocessed batch."""
         patches = self.patch_embed(x)
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), patches], 1) + self.pos_embed
         for block in self.blocks:
@@ -139,9 +152,11 @@ class MAE:
             return (x - mean[:, None, None]) / deviation[:, None, None]
 
     def forward(self, x: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B D"]:
+        """Rows of a preprocessed batch."""
         return self._network(x)
 
     def __call__(self, x: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B D"]:
+        """Rows of frames or sounds as they were decoded."""
         return self.forward(self.preprocess(x))
 
 

@@ -46,6 +46,8 @@ DESCRIPTION = Description(modality="visual", dims={"": DIM}, licence=LICENCE, pr
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the encoder `mobilenetv2`."""
+
     weights: str = ""
     untrained: bool = False
     seed: int = 0  # of untrained weights
@@ -71,6 +73,7 @@ class Op(nn.Module):
         self.linear = linear
 
     def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B K _ _"]:
+        """Rows of a preprocessed batch."""
         x = self.get_submodule(self.layer_name)(x)
         return x if self.linear else x.clamp(0, 6)
 
@@ -99,6 +102,7 @@ class MobileNetV2(nn.Module):
             self.add_module(f"op{i:02d}", op)
 
     def forward(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
+        """Rows of a preprocessed batch."""
         starts = set(self.residual_ends.values())
         entered = x
         for i, op in enumerate(self.children()):
@@ -130,9 +134,11 @@ class MobileNetV2Encoder:
             return (x - 128) / 128
 
     def forward(self, x: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B D"]:
+        """Rows of a preprocessed batch."""
         return self._network(x)
 
     def __call__(self, x: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B D"]:
+        """Rows of frames or sounds as they were decoded."""
         return self.forward(self.preprocess(x))
 
 

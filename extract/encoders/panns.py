@@ -50,10 +50,12 @@ class Variant:
 
     @property
     def dim(self) -> int:
+        """The size of a row."""
         return self.channels[-1] if self.channels else MOBILE[-1][0]
 
     @property
     def shortest(self) -> int:
+        """The least samples the network takes."""
         return (FEWEST_FRAMES - 1) * self.hop
 
 
@@ -75,6 +77,8 @@ DESCRIPTION = Description(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the encoder `panns`."""
+
     variant: str = setting("cnn14", among=tuple(VARIANTS))
     weights: str = ""  # a published .pth, or its tensors as safetensors
     untrained: bool = False
@@ -83,6 +87,7 @@ class Config(Settings):
     hop_seconds: float = 1.0
 
     def check(self) -> None:
+        """Refuse settings that do not go together."""
         variant = VARIANTS[self.variant]
         shortest_seconds = variant.shortest / variant.sample_rate
         if self.window_seconds and self.window_seconds < shortest_seconds:
@@ -107,6 +112,7 @@ class ConvBlock(nn.Module):
         self.pool = pool
 
     def forward(self, x: Float[Tensor, "R C t m"]) -> Float[Tensor, "R K _ _"]:
+        """Rows of a preprocessed batch."""
         x = F.relu(self.bn1(self.conv1(x)))
         x = F.relu(self.bn2(self.conv2(x))) if self.twice else x
         return F.avg_pool2d(x, self.pool) if self.pool > 1 else x
@@ -152,6 +158,7 @@ class CNN(nn.Module):
         self.fc1 = nn.Linear(variant.dim, variant.dim)
 
     def forward(self, x: Float[Tensor, "R 1 T M"]) -> Float[Tensor, "R D"]:
+        """Rows of a preprocessed batch."""
         for name in self.layers:
             x = self.get_submodule(name)(x)
         x = x.mean(3)
@@ -169,6 +176,7 @@ class LogMel(nn.Module):
         self.fft, self.hop = variant.fft, variant.hop
 
     def forward(self, sound: Float[Tensor, "R N"]) -> Float[Tensor, "R T M"]:
+        """Rows of a preprocessed batch."""
         sound = F.pad(sound[:, None], (self.fft // 2, self.fft // 2), mode="reflect")[:, 0]
         power = spectra(sound, window=self.fft, hop=self.hop, fft=self.fft) ** 2
         return 10 * torch.log10((power @ self.melW).clamp_min(FLOOR))
@@ -183,6 +191,7 @@ class FrontEnd(nn.Module):
         self.bn0 = nn.BatchNorm2d(BINS)
 
     def forward(self, sound: Float[Tensor, "R N"]) -> Float[Tensor, "R 1 T M"]:
+        """Rows of a preprocessed batch."""
         by_mel = self.logmel_extractor(sound).permute(0, 2, 1)[..., None]
         return self.bn0(by_mel).permute(0, 3, 2, 1)
 
@@ -221,9 +230,11 @@ class PANNsEncoder:
             return self._front(self._windows.cut(self._network.take(x)).flatten(0, 1))
 
     def forward(self, x: Float[Tensor, "R 1 T M"]) -> Float[Tensor, "R D"]:
+        """Rows of a preprocessed batch."""
         return self._network(x)
 
     def __call__(self, x: Float[Tensor, "B N"]) -> Float[Tensor, "R D"]:
+        """Rows of frames or sounds as they were decoded."""
         return self.forward(self.preprocess(x))
 
 

@@ -54,6 +54,8 @@ DESCRIPTION = Description(modality="audio", dims={"": DIM}, licence=LICENCE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the encoder `vggish`."""
+
     weights: str = ""  # torchvggish's .pth, or its tensors as safetensors
     untrained: bool = False
     seed: int = 0  # of untrained weights
@@ -62,6 +64,7 @@ class Config(Settings):
     hop_seconds: float = PATCH_SECONDS
 
     def check(self) -> None:
+        """Refuse settings that do not go together."""
         if self.window_seconds and self.window_seconds < PATCH_SECONDS:
             raise ConfigError(
                 f"{NAME}: window_seconds={self.window_seconds:g} is shorter than a patch; "
@@ -89,6 +92,7 @@ class VGGish(nn.Module):
         self.embeddings = nn.Sequential(*rows[:-1])
 
     def forward(self, x: Float[Tensor, "Q 1 96 64"]) -> Float[Tensor, "Q D"]:
+        """Rows of a preprocessed batch."""
         x = self.features(x)
         return self.embeddings(x.permute(0, 2, 3, 1).flatten(1))  # TensorFlow's order: NHWC
 
@@ -132,12 +136,14 @@ class VGGishEncoder:
             return torch.log(mel + LOG_OFFSET)
 
     def forward(self, x: Float[Tensor, "R P 96 64"]) -> Float[Tensor, "R D"]:
+        """Rows of a preprocessed batch."""
         with torch.inference_mode():
             rows = self._network(x.flatten(0, 1)[:, None])
             rows = self._pca(rows) if self._pca else rows
             return rows.reshape(*x.shape[:2], DIM).mean(1)
 
     def __call__(self, x: Float[Tensor, "B N"]) -> Float[Tensor, "R D"]:
+        """Rows of frames or sounds as they were decoded."""
         return self.forward(self.preprocess(x))
 
 

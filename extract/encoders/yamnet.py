@@ -48,6 +48,8 @@ DESCRIPTION = Description(modality="audio", dims={"": DIM}, licence=LICENCE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the encoder `yamnet`."""
+
     weights: str = ""
     untrained: bool = False
     seed: int = 0  # of untrained weights
@@ -55,6 +57,7 @@ class Config(Settings):
     hop_seconds: float = 0.48
 
     def check(self) -> None:
+        """Refuse settings that do not go together."""
         if self.window_seconds and self.window_seconds < 0.96:
             raise ConfigError(
                 f"{NAME}: window_seconds={self.window_seconds:g} is shorter than a patch; "
@@ -71,15 +74,19 @@ class Block(nn.Module):
         self.pointwise = nn.Conv2d(channels, out, 1)
 
     def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B K _ _"]:
+        """Rows of a preprocessed batch."""
         return self.pointwise(self.depthwise(x).clamp(0, 6)).clamp(0, 6)
 
 
 class Stem(nn.Module):
+    """The first convolution, with its batch norm."""
+
     def __init__(self) -> None:
         super().__init__()
         self.conv = SameConv2d(1, 32, 3, 2)
 
     def forward(self, x: Float[Tensor, "B 1 h w"]) -> Float[Tensor, "B K _ _"]:
+        """Rows of a preprocessed batch."""
         return self.conv(x).clamp(0, 6)
 
 
@@ -94,6 +101,7 @@ class YAMNet(nn.Module):
             self.add_module(f"layer{i + 2}", Block(channels[i], out, stride))
 
     def forward(self, x: Float[Tensor, "R P 96 64"]) -> Float[Tensor, "R D"]:
+        """Rows of a preprocessed batch."""
         windows, patches = x.shape[:2]
         x = x.flatten(0, 1)[:, None]
         for layer in self.children():
@@ -140,9 +148,11 @@ class YAMNetEncoder:
             return torch.log(mel + LOG_OFFSET)
 
     def forward(self, x: Float[Tensor, "R P 96 64"]) -> Float[Tensor, "R D"]:
+        """Rows of a preprocessed batch."""
         return self._network(x)
 
     def __call__(self, x: Float[Tensor, "B N"]) -> Float[Tensor, "R D"]:
+        """Rows of frames or sounds as they were decoded."""
         return self.forward(self.preprocess(x))
 
 

@@ -63,4 +63,5 @@ class Sampling:
         return self.sampler.most_frames(self.max_seconds)
 
     def __call__(self, footage: Footage) -> Int[np.ndarray, "T"]:
+        """See the class."""
         return self.sampler(footage.until(self.max_seconds))

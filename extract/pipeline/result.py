@@ -30,6 +30,7 @@ class Timings:
 
     @contextmanager
     def on(self, what: str) -> Iterator[None]:
+        """Measure the time that is spent here."""
         begun = time.perf_counter()
         try:
             yield
@@ -46,6 +47,7 @@ class Timings:
 
     @property
     def clips_per_second(self) -> float:
+        """How fast the run was."""
         return self.clips / self.seconds if self.seconds else 0.0
 
 
@@ -63,6 +65,7 @@ class FeatureReport:
     def of(
         cls, feature: Feature, clip_ids: Sequence[str], *, new: int, fill: float
     ) -> "FeatureReport":
+        """The report of one feature."""
         kinds = [Status(int(code)) for code in feature.status_of(clip_ids)]
         counts = {s.kind: kinds.count(s) for s in Status if s in kinds}
         return cls(
@@ -75,6 +78,7 @@ class FeatureReport:
 
     @property
     def failed(self) -> int:
+        """How many clips failed."""
         return sum(n for kind, n in self.counts.items() if Status.from_kind(kind).failed)
 
 

@@ -23,6 +23,7 @@ class FeatureStatus:
 
     @classmethod
     def of(cls, feature: Feature, manifest: Manifest) -> "FeatureStatus":
+        """The report of one feature."""
         known = feature.committed()
         found = Counter(known[clip_id] for clip_id in manifest.clip_ids if clip_id in known)
         committed = sum(found.values())

@@ -39,6 +39,7 @@ class Published:
 
     @property
     def size_bytes(self) -> int | None:
+        """The size of all files, where it is known."""
         sizes = [file.size_bytes for file in self.files]
         return None if None in sizes else sum(size for size in sizes if size is not None)
 

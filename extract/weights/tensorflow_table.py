@@ -97,6 +97,7 @@ def masked(crc: int) -> int:
 
 
 def varint(buffer: bytes, at: int) -> tuple[int, int]:
+    """A number of variable length, and where the next byte is."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(buffer):

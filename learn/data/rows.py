@@ -52,14 +52,17 @@ class Rows:
 
     @property
     def dim(self) -> int:
+        """The size of a row."""
         return self.values.shape[1]
 
     @property
     def device(self) -> torch.device:
+        """Where the rows lie."""
         return self.values.device
 
     @property
     def counts(self) -> Int64[Tensor, "V"]:
+        """How many rows each clip has."""
         return self.offsets.diff()
 
     @property

@@ -46,6 +46,7 @@ class Streamed:
 
     @property
     def dim(self) -> int:
+        """The size of a row."""
         return self.feature.dim
 
     @property

@@ -63,6 +63,7 @@ class Difference:
     verdict: str  # better, worse, same (within the margin), undecided
 
     def to_dict(self) -> dict[str, Any]:
+        """The same as JSON has it."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 

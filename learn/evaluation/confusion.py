@@ -57,6 +57,7 @@ class Answers:
     confusions: tuple[Confusion, ...]
 
     def to_dict(self) -> dict[str, Any]:
+        """The same as JSON has it."""
         return {key: list(value) for key, value in asdict(self).items()}
 
 

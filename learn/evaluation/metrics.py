@@ -32,6 +32,7 @@ class OfClass:
     threshold: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
+        """The same as JSON has it."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 

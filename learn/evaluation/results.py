@@ -74,6 +74,7 @@ class Inflation:
     ci95: float | None  # half the width, of the difference of two draws
 
     def to_dict(self) -> dict[str, Any]:
+        """The same as JSON has it."""
         return asdict(self)
 
 

@@ -98,6 +98,7 @@ class Margins(NamedTuple):
     base: Int[np.ndarray, "E M"]
 
     def predictions(self, beta: float) -> Int[np.ndarray, "E M"]:
+        """The answers, with beta taken off the scores of base classes."""
         return np.where(self.ahead > beta, self.base, self.new)
 
 

@@ -33,6 +33,7 @@ class Standardiser(nn.Module):
         self.register_buffer("deviation", torch.ones(dim_in))
 
     def standardised(self, rows: Float[Tensor, "*any D"]) -> Float[Tensor, "*any D"]:
+        """Rows less the mean, in units of the deviation."""
         return rows.sub(self.mean).div_(self.deviation)  # one new array, not two
 
     def measure(self, rows: Stored) -> None:
@@ -59,6 +60,7 @@ class Tower(Standardiser):
         mask: Bool[Tensor, "B T"],
         seconds: Float[Tensor, "B T"],
     ) -> Float[Tensor, "B E"]:
+        """See the class."""
         return self.projection(self.standardised(rows), mask, seconds)
 
 
@@ -91,6 +93,7 @@ class Embedder(nn.Module):
             self.hidden = dict(self.network.hidden)
 
     def forward(self, inputs: Mapping[str, Padded]) -> dict[str, Float[Tensor, "B _"]]:
+        """See the class."""
         if not self.joint:
             return {m: self._tower(m)(*inputs[m]) for m in self.modalities if m in inputs}
         known = {m: x for m, x in inputs.items() if m in self.modalities}

@@ -37,6 +37,7 @@ class TrainingData:
     blocks: Sequence[Int64[np.ndarray, "_"]] = ()  # neighbours on the disk, where rows are streamed
 
     def to(self, device: torch.device) -> "TrainingData":
+        """The same on a device."""
         rows = {m: rows.to(device) for m, rows in self.rows.items()}
         return TrainingData(clips=self.clips, rows=rows, blocks=self.blocks)
 

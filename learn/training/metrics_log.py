@@ -20,8 +20,11 @@ NOT_DRAWN = ("step", "epoch", "round", "clips", "parameters")
 class Scalars(Protocol):
     """Where numbers are drawn, such as TensorBoard's writer."""
 
-    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None: ...
-    def flush(self) -> None: ...
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
+        """Draw one number."""
+
+    def flush(self) -> None:
+        """Write what was drawn."""
 
 
 class MetricsLog:

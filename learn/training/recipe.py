@@ -36,6 +36,8 @@ PER_MODALITY = ("visual", "audio")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSettings:
+    """`[data]`: which clips and features a recipe trains on."""
+
     split: str = ""  # trained on; empty: train where there are splits, else all
     val_split: str = "val"  # stops the training early, where the manifest has it
     label: str = "label"
@@ -53,6 +55,8 @@ class DataSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimiserSettings:
+    """`[optimiser]`: how long and how fast a stage learns."""
+
     method: str = "adamw"  # adamw, adam, sgd
     epochs: int = 50
     batch_size: int = 128

@@ -106,6 +106,7 @@ def refuse_existing(run_dir: Path) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
+    """Write JSON with sorted keys."""
     path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 

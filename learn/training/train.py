@@ -53,6 +53,7 @@ class Training:
     seconds: float  # of this call
 
     def to_dict(self) -> dict[str, Any]:
+        """The same as JSON has it."""
         return asdict(self)
 
 

@@ -25,10 +25,14 @@ ASPECTS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the layout `3massiv`."""
+
     pattern: str = "*3massiv*.csv"  # names of lists, where SOURCE is a folder
 
 
 def build(config: Config) -> Layout:
+    """The layout that these settings describe."""
+
     def rows(source: Path, media: MediaFiles) -> Iterator[Row]:
         lists = named(source, config.pattern, "3MASSIV comes as 3massiv_train.csv, …")
         concepts = {

@@ -37,4 +37,5 @@ class Layout(Protocol):
         InputError, MissingFile: lists that are not there or are not of this layout.
     """
 
-    def __call__(self, source: Path, media: MediaFiles) -> Iterator[Row]: ...
+    def __call__(self, source: Path, media: MediaFiles) -> Iterator[Row]:
+        """The clips that the lists at `source` name."""

@@ -20,10 +20,14 @@ from store.settings import Settings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the layout `activitynet`."""
+
     pattern: str = "activity_net*.json"  # names of lists, where SOURCE is a folder
 
 
 def build(config: Config) -> Layout:
+    """The layout that these settings describe."""
+
     def rows(source: Path, media: MediaFiles) -> Iterator[Row]:
         for path in named(source, config.pattern, "ActivityNet comes as activity_net.v1-3.json"):
             document = json_of(path)

@@ -20,16 +20,21 @@ from store.settings import Settings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the layout `audioset`."""
+
     cut: bool = True  # files YOUTUBEID are the segments; false: they are whole videos
     names: str = "class_labels_indices.csv"
     pattern: str = "*_segments.csv"
 
     def check(self) -> None:
+        """Refuse settings that do not go together."""
         if not self.names or not self.pattern:
             raise ConfigError("names and pattern are names of files")
 
 
 def build(config: Config) -> Layout:
+    """The layout that these settings describe."""
+
     def rows(source: Path, media: MediaFiles) -> Iterator[Row]:
         folder = source.parent if source.is_file() else source
         (index, *_) = named(folder, config.names, "it has the names of AudioSet's classes")

@@ -37,11 +37,15 @@ LISTS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the layout `avca`."""
+
     stage: int = setting(1, among=tuple(LISTS))  # whose training clips
     split: str = "main_split"  # or cls_split
 
 
 def build(config: Config) -> Layout:
+    """The layout that these settings describe."""
+
     def rows(source: Path, media: MediaFiles) -> Iterator[Row]:
         found = {
             path.stem.rpartition("__")[2]: path

@@ -16,10 +16,14 @@ from store.settings import Settings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the layout `coop`."""
+
     pattern: str = "split_*.json"  # names of lists, where SOURCE is a folder
 
 
 def build(config: Config) -> Layout:
+    """The layout that these settings describe."""
+
     def rows(source: Path, media: MediaFiles) -> Iterator[Row]:
         (path, *others) = named(source, config.pattern, "CoOp's splits are expected there")
         if others:

@@ -19,16 +19,20 @@ from store.settings import Settings, setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the layout `esc50`."""
+
     test_fold: int = setting(5, at_least=1, at_most=5)
     val_fold: int = setting(0, at_least=0, at_most=5)  # 0: none
     esc10: bool = False  # only the ten classes of ESC-10
 
     def check(self) -> None:
+        """Refuse settings that do not go together."""
         if self.test_fold == self.val_fold:
             raise ConfigError(f"fold {self.test_fold} cannot be test and val")
 
 
 def build(config: Config) -> Layout:
+    """The layout that these settings describe."""
     folds = {str(config.test_fold): "test", str(config.val_fold): "val"}
 
     def rows(source: Path, media: MediaFiles) -> Iterator[Row]:

@@ -16,10 +16,14 @@ from store.settings import Settings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the layout `folder`."""
+
     label: str = "label"  # name of the label column
 
 
 def build(config: Config) -> Layout:
+    """The layout that these settings describe."""
+
     def rows(source: Path, media: MediaFiles) -> Iterator[Row]:
         folders = [f.name for f in source.iterdir() if f.is_dir() and not f.name.startswith(".")]
         has_splits = bool(folders) and all(name.lower() in SPLITS for name in folders)

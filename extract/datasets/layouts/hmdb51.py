@@ -21,10 +21,14 @@ USES = {"1": "train", "2": "test"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the layout `hmdb51`."""
+
     fold: int = setting(1, among=(1, 2, 3))  # of the three published ones
 
 
 def build(config: Config) -> Layout:
+    """The layout that these settings describe."""
+
     def rows(source: Path, media: MediaFiles) -> Iterator[Row]:
         ending = f"_test_split{config.fold}"
         for path in named(source, f"*{ending}.txt", "HMDB51 has one such list per class"):

@@ -20,10 +20,14 @@ COLUMNS = ("youtube_id", "time_start", "time_end", "split")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the layout `kinetics`."""
+
     pattern: str = "*.csv"  # names of lists, where SOURCE is a folder
 
 
 def build(config: Config) -> Layout:
+    """The layout that these settings describe."""
+
     def rows(source: Path, media: MediaFiles) -> Iterator[Row]:
         for path in named(source, config.pattern, "Kinetics comes with a CSV per split"):
             for row in table_of(path, COLUMNS):

@@ -23,11 +23,15 @@ ORDER = ("train", "val", "test")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the layout `metaaudio`."""
+
     key: str = ""  # of the JSON object that has train, val and test; found if there is one
     trust_pickle: bool = False  # read an .npy's lists; nothing in it is run
 
 
 def build(config: Config) -> Layout:
+    """The layout that these settings describe."""
+
     def rows(source: Path, media: MediaFiles) -> Iterator[Row]:
         if not source.is_file():
             raise MissingFile(f"{source} is no file; name MetaAudio's .npy or .json of classes")

@@ -16,15 +16,19 @@ from store.settings import Settings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the layout `path_label`."""
+
     separator: str = " "  # between path and label; the last one of a line counts. `comma`, `tab`
     pattern: str = "*.csv"  # names of lists, where SOURCE is a folder
 
     def check(self) -> None:
+        """Refuse settings that do not go together."""
         if not self.separator:
             raise ConfigError("a separator has at least one character")
 
 
 def build(config: Config) -> Layout:
+    """The layout that these settings describe."""
     separator = {"comma": ",", "tab": "\t"}.get(config.separator, config.separator)
 
     def rows(source: Path, media: MediaFiles) -> Iterator[Row]:

@@ -20,10 +20,14 @@ from store.settings import Settings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the layout `trx`."""
+
     pattern: str = "*list*"  # names of lists, where SOURCE is a folder: trainlist07.txt, val.list
 
 
 def build(config: Config) -> Layout:
+    """The layout that these settings describe."""
+
     def rows(source: Path, media: MediaFiles) -> Iterator[Row]:
         classes: dict[str, tuple[str, Path]] = {}
         for path in named(source, config.pattern, "lists of clips are expected there"):

@@ -19,10 +19,14 @@ from store.settings import Settings, setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the layout `ucf101`."""
+
     fold: int = setting(1, among=(1, 2, 3))  # of the three published ones
 
 
 def build(config: Config) -> Layout:
+    """The layout that these settings describe."""
+
     def rows(source: Path, media: MediaFiles) -> Iterator[Row]:
         lists = {
             split: sorted(source.rglob(f"{split}list{config.fold:02}.txt"))

@@ -21,10 +21,14 @@ SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the layout `vggsound`."""
+
     pattern: str = "vggsound*.csv"  # names of lists, where SOURCE is a folder
 
 
 def build(config: Config) -> Layout:
+    """The layout that these settings describe."""
+
     def rows(source: Path, media: MediaFiles) -> Iterator[Row]:
         lists = named(source, config.pattern, "VGGSound comes as vggsound.csv")
         for path in lists:

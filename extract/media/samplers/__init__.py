@@ -67,7 +67,8 @@ class Sampler(Protocol):
         """All that decides its answer, as JSON."""
         ...
 
-    def __call__(self, footage: Footage) -> Int[np.ndarray, "T"]: ...
+    def __call__(self, footage: Footage) -> Int[np.ndarray, "T"]:
+        """Indices of the frames to look at."""
 
     def most_frames(self, seconds: float) -> int:
         """How many frames it may want of a clip of that length."""

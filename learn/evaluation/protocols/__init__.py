@@ -45,6 +45,7 @@ class Finding:
     seen_in_training: int  # clips scored here that the projection was trained on
 
     def to_dict(self) -> dict[str, Any]:
+        """The same as JSON has it."""
         return {
             "label": self.label,
             "projection": self.projection,
@@ -147,7 +148,8 @@ class Material:
 class EvaluationProtocol(Protocol):
     """Findings about the clips of `material.split`; the same seed gives the same ones."""
 
-    def __call__(self, material: Material) -> Iterator[Finding]: ...
+    def __call__(self, material: Material) -> Iterator[Finding]:
+        """The findings about every label, projection and pair of modes."""
 
 
 def positions(names: Sequence[str], among: Sequence[str]) -> np.ndarray:

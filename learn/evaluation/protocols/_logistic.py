@@ -19,6 +19,7 @@ Predict = Callable[[Float[np.ndarray, "_ D"]], Float[np.ndarray, "_ C"]]
 
 
 def check(plugin: str, c: float) -> None:
+    """Refuse settings that do not go together."""
     if not 0 <= c < float("inf"):
         raise ConfigError(f"{plugin}: c={c} is not 0 (chosen on the val split) or more")
 

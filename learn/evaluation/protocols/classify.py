@@ -21,11 +21,16 @@ from store.settings import Settings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the protocol `classify`."""
+
     pass
 
 
 class Classify:
+    """The run's own classifier on the scored clips."""
+
     def __call__(self, material: Material) -> Iterator[Finding]:
+        """The findings about every label, projection and pair of modes."""
         for label in material.labels:
             scored = material.side(material.split, label)
             for projection, run in material.runs.items():
@@ -65,4 +70,5 @@ class Classify:
 
 
 def build(config: Config) -> Classify:
+    """The protocol that these settings describe."""
     return Classify()

@@ -28,6 +28,8 @@ Probes = Float[np.ndarray, "V C"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the protocol `linear`."""
+
     # inverse regularisation; 0: chosen on the val split, 1 where there is none
     c: float = setting(0.0, at_least=0)
     folds: int = setting(0, at_least=0)  # cross-validation within the scored split
@@ -35,15 +37,19 @@ class Config(Settings):
     fusion: str = setting("early", among=("early", "late"))  # or late
 
     def check(self) -> None:
+        """Refuse settings that do not go together."""
         if self.folds == 1:
             raise ConfigError("linear: folds=1 is neither 0 nor 2 or more")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Linear:
+    """A linear probe fitted on the train split, or on folds of the scored one."""
+
     config: Config
 
     def __call__(self, material: Material) -> Iterator[Finding]:
+        """The findings about every label, projection and pair of modes."""
         for label in material.labels:
             scored = material.side(material.split, label)
             if self.config.folds or self.config.fold:
@@ -220,4 +226,5 @@ def _probe(
 
 
 def build(config: Config) -> Linear:
+    """The protocol that these settings describe."""
     return Linear(config=config)

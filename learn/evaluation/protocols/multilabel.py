@@ -24,15 +24,20 @@ HALF = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the protocol `multilabel`."""
+
     # inverse regularisation; 0: chosen on the val split, 1 where there is none
     c: float = setting(0.0, at_least=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MultiLabel:
+    """A probe for each label of clips that may have several."""
+
     config: Config
 
     def __call__(self, material: Material) -> Iterator[Finding]:
+        """The findings about every label, projection and pair of modes."""
         if not material.has(material.train_split):
             raise InputError(
                 f"there is no split {material.train_split!r} beside {material.split!r} to fit "
@@ -134,4 +139,5 @@ def _best_c(
 
 
 def build(config: Config) -> MultiLabel:
+    """The protocol that these settings describe."""
     return MultiLabel(config=config)

@@ -19,15 +19,20 @@ from store.settings import Settings, setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the protocol `retrieval`."""
+
     # or mixed: clips of the query's group stay in the gallery
     groups: str = setting("apart", among=("apart", "mixed"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retrieval:
+    """Clips found by clips, as instances and as classes."""
+
     config: Config
 
     def __call__(self, material: Material) -> Iterator[Finding]:
+        """The findings about every label, projection and pair of modes."""
         for projection, run in material.runs.items():
             cells = material.modes()
             if run is not None and not (material.support or material.query):
@@ -63,4 +68,5 @@ class Retrieval:
 
 
 def build(config: Config) -> Retrieval:
+    """The protocol that these settings describe."""
     return Retrieval(config=config)

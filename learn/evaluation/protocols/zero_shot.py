@@ -38,9 +38,12 @@ MOST = 400  # values of beta tried
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the protocol `zero_shot`."""
+
     beta: str = VAL  # or a number
 
     def check(self) -> None:
+        """Refuse settings that do not go together."""
         if self.beta != VAL and self.number() is None:
             raise ConfigError(f"zero_shot: beta={self.beta!r} is neither {VAL} nor a number")
 
@@ -90,9 +93,12 @@ class Scored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ZeroShot:
+    """Clips named by the vectors of class names."""
+
     config: Config
 
     def __call__(self, material: Material) -> Iterator[Finding]:
+        """The findings about every label, projection and pair of modes."""
         for label in material.labels:
             scored = material.side(material.split, label)
             val = material.side(material.val_split, label) if self._tunes(material) else None
@@ -217,4 +223,5 @@ def _codes(side: EvaluationSet, names: list[str]) -> Int[np.ndarray, "_"]:
 
 
 def build(config: Config) -> ZeroShot:
+    """The protocol that these settings describe."""
     return ZeroShot(config=config)

@@ -78,7 +78,8 @@ class Head(Protocol):
     transductive: bool  # do the queries of an episode see each other?
     centred_by: str  # whose mean is subtracted: none, support, base or episode (queries too)
 
-    def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict: ...
+    def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
+        """See `Head.fit`."""
 
 
 @runtime_checkable

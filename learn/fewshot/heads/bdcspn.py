@@ -23,12 +23,16 @@ from store.settings import Settings, setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the head `bdcspn`."""
+
     # the paper's Z: queries that join a class at most; 0 takes all that are nearest to it
     top: int = setting(8, at_least=0)
     epsilon: float = setting(10.0, at_least=0)
 
 
 class BDCSPN:
+    """Prototypes rectified by the queries that are nearest to them."""
+
     transductive = True
     by_gram = True
     centred_by = "episode"  # the shift brings the queries' mean to the support's
@@ -37,16 +41,19 @@ class BDCSPN:
         self.config = config
 
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
+        """See `Head.fit`."""
         return fit_by_gram(self, support, context)
 
     def embed(
         self, support: Float[Tensor, "V D"], query: Float[Tensor, "W D"], context: Context
     ) -> tuple[Float[Tensor, "V D"], Float[Tensor, "W D"]]:
+        """See `ProductHead.embed`."""
         return prepare(support, query, context, centre="none", normalise=True)
 
     def from_gram(
         self, gram: Float[Tensor, "E T T"], ways: int, shots: int
     ) -> Float[Tensor, "E M N"]:
+        """See `GramHead.from_gram`."""
         clips = ways * shots
         gram = shifted(gram, clips)
         shot = shot_labels(gram, ways, shots)
@@ -67,4 +74,5 @@ class BDCSPN:
 
 
 def build(config: Config) -> BDCSPN:
+    """The head that these settings describe."""
     return BDCSPN(config)

@@ -27,6 +27,8 @@ from store.settings import Settings, setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the head `cross_modal`."""
+
     # beside the shots: other (modality), names, or all there are
     sources: str = setting("all", among=("all", "other", "names"))
     scale: float = setting(100.0, at_least=0)
@@ -38,6 +40,8 @@ class Config(Settings):
 
 
 class CrossModal:
+    """A linear probe on the shots and on what is known of their classes beside them."""
+
     transductive = False
     centred_by = "none"
 
@@ -47,6 +51,7 @@ class CrossModal:
 
     @torch.no_grad()
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
+        """See `Head.fit`."""
         c, blocks = self.config, context.modality_dims
         known = {name: x for name, x in context.extra_shots.items() if name in self.extra_shots}
         sources = [unit(x, blocks) for x in (support, *known.values())]
@@ -72,4 +77,5 @@ class CrossModal:
 
 
 def build(config: Config) -> CrossModal:
+    """The head that these settings describe."""
     return CrossModal(config)

@@ -27,6 +27,8 @@ from store.settings import Settings, setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the head `finetune`."""
+
     classifier: str = setting("linear", among=("linear", "cosine"))  # or cosine
     method: str = setting("sgd", among=METHODS)  # or adam, adamw
     steps: int = setting(100, at_least=0)
@@ -39,6 +41,8 @@ class Config(Settings):
 
 
 class Finetune:
+    """A linear or cosine classifier, trained on the shots."""
+
     transductive = False
 
     def __init__(self, config: Config) -> None:
@@ -46,6 +50,7 @@ class Finetune:
         self.centred_by = config.centre
 
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
+        """See `Head.fit`."""
         few = at_once(support, support.flatten(1, 2))
         fitted = [self._weights(some, context) for some in torch.split(support, few)]
         weights = torch.cat(fitted)
@@ -103,4 +108,5 @@ class Finetune:
 
 
 def build(config: Config) -> Finetune:
+    """The head that these settings describe."""
     return Finetune(config)

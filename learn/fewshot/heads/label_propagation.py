@@ -31,6 +31,8 @@ from store.settings import Settings, setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the head `label_propagation`."""
+
     k: int = setting(10, at_least=1)
     alpha: float = setting(0.8, above=0, below=1)
     sigma: float = setting(0.5, above=0)  # in units of the root mean squared length of an edge
@@ -39,6 +41,8 @@ class Config(Settings):
 
 
 class LabelPropagation:
+    """Labels spread over a graph of shots and queries."""
+
     transductive = True
     by_gram = True
 
@@ -47,17 +51,20 @@ class LabelPropagation:
         self.centred_by = config.centre
 
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
+        """See `Head.fit`."""
         return fit_by_gram(self, support, context)
 
     def embed(
         self, support: Float[Tensor, "V D"], query: Float[Tensor, "W D"], context: Context
     ) -> tuple[Float[Tensor, "V D"], Float[Tensor, "W D"]]:
+        """See `ProductHead.embed`."""
         c = self.config
         return prepare(support, query, context, centre=c.centre, normalise=c.normalise)
 
     def from_gram(
         self, gram: Float[Tensor, "E T T"], ways: int, shots: int
     ) -> Float[Tensor, "E M N"]:
+        """See `GramHead.from_gram`."""
         smooth = self._smoothing(squared_distances(gram))
         eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
         factor = torch.linalg.cholesky(eye - self.config.alpha * smooth)
@@ -78,4 +85,5 @@ class LabelPropagation:
 
 
 def build(config: Config) -> LabelPropagation:
+    """The head that these settings describe."""
     return LabelPropagation(config)

@@ -39,6 +39,8 @@ COSINE_SCALE = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the head `laplacian`."""
+
     k: int = setting(3, at_least=1)
     lmd: float = setting(0.5, at_least=0)  # the paper's lambda
     steps: int = setting(20, at_least=0)
@@ -48,6 +50,8 @@ class Config(Settings):
 
 
 class Laplacian:
+    """Nearest prototypes, with like queries held to like answers."""
+
     transductive = True
     by_gram = True
 
@@ -56,17 +60,20 @@ class Laplacian:
         self.centred_by = "episode" if config.rectify else config.centre
 
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
+        """See `Head.fit`."""
         return fit_by_gram(self, support, context)
 
     def embed(
         self, support: Float[Tensor, "V D"], query: Float[Tensor, "W D"], context: Context
     ) -> tuple[Float[Tensor, "V D"], Float[Tensor, "W D"]]:
+        """See `ProductHead.embed`."""
         c = self.config
         return prepare(support, query, context, centre=c.centre, normalise=c.normalise)
 
     def from_gram(
         self, gram: Float[Tensor, "E T T"], ways: int, shots: int
     ) -> Float[Tensor, "E M N"]:
+        """See `GramHead.from_gram`."""
         clips = ways * shots
         mean = shot_labels(gram, ways, shots) / shots
         if self.config.rectify:
@@ -94,4 +101,5 @@ def _rectified(
 
 
 def build(config: Config) -> Laplacian:
+    """The head that these settings describe."""
     return Laplacian(config)

@@ -30,11 +30,15 @@ INTERCEPT = 100  # how wide the intercept's prior is, in squared lengths of shot
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the head `logistic`."""
+
     C: float = setting(1.0, above=0)
     normalise: bool = False  # scale every vector to length 1 first
 
 
 class Logistic:
+    """Multinomial logistic regression on the shots."""
+
     transductive = False
     centred_by = "none"
     by_products = True
@@ -43,11 +47,13 @@ class Logistic:
         self.config = config
 
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
+        """See `Head.fit`."""
         return fit_by_products(self, support, context)
 
     def embed(
         self, support: Float[Tensor, "V D"], query: Float[Tensor, "W D"], context: Context
     ) -> tuple[Float[Tensor, "V D"], Float[Tensor, "W D"]]:
+        """See `ProductHead.embed`."""
         if self.config.normalise:
             return F.normalize(support, dim=-1), F.normalize(query, dim=-1)
         if context.origin is None:  # a free intercept makes translation harmless
@@ -55,6 +61,7 @@ class Logistic:
         return support - context.origin, query - context.origin
 
     def fit_products(self, products: Float[Tensor, "E S S"], ways: int) -> PredictFromProducts:
+        """See `ProductHead.fit_products`."""
         shots = products.shape[-1] // ways
         # One weight vector for two classes is penalised twice as hard as a pair of opposite halves.
         strength = self.config.C / 2 if ways == 2 else self.config.C
@@ -189,4 +196,5 @@ def _shorten(
 
 
 def build(config: Config) -> Logistic:
+    """The head that these settings describe."""
     return Logistic(config)

@@ -20,12 +20,16 @@ from store.settings import Settings, setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the head `nearest`."""
+
     k: int = setting(1, at_least=1)
     metric: str = setting("euclidean", among=("euclidean", "cosine"))
     backend: str = setting("matmul", among=("matmul", "faiss"))
 
 
 class Nearest:
+    """A vote of the nearest shots."""
+
     transductive = False
     centred_by = "none"
 
@@ -36,6 +40,7 @@ class Nearest:
         self.ragged = config.k == 1
 
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
+        """See `Head.fit`."""
         if context.mask is not None:  # a shot that is there twice is no nearer
             first = support[:, :, :1]
             support = torch.where(context.mask[..., None], support, first)
@@ -46,6 +51,7 @@ class Nearest:
     def embed(
         self, support: Float[Tensor, "V D"], query: Float[Tensor, "W D"], context: Context
     ) -> tuple[Float[Tensor, "V D"], Float[Tensor, "W D"]]:
+        """See `ProductHead.embed`."""
         if self.metric == "cosine":
             return F.normalize(support, dim=-1), F.normalize(query, dim=-1)
         if context.origin is None:
@@ -53,6 +59,7 @@ class Nearest:
         return support - context.origin, query - context.origin
 
     def fit_products(self, products: Float[Tensor, "E S S"], ways: int) -> PredictFromProducts:
+        """See `ProductHead.fit_products`."""
         square_of_shot = products.diagonal(dim1=1, dim2=2)[:, None, :]
 
         def predict(
@@ -101,4 +108,5 @@ class Nearest:
 
 
 def build(config: Config) -> Nearest:
+    """The head that these settings describe."""
     return Nearest(config)

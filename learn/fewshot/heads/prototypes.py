@@ -21,12 +21,16 @@ from store.settings import Settings, setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the head `prototypes`."""
+
     metric: str = setting("euclidean", among=("euclidean", "cosine", "cl2n"))
     # none, support or base; auto is base for cl2n and none for the others
     centre: str = setting("auto", among=("auto", "none", "support", "base"))
 
 
 class Prototypes:
+    """The class whose mean shot is nearest."""
+
     transductive = False
     ragged = True
 
@@ -37,6 +41,7 @@ class Prototypes:
         self.by_products = self.centred_by != "support"  # else the map depends on the episode
 
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
+        """See `Head.fit`."""
         of_support, of_query = self._centres(support, context)
         share = _shares(support, context)
         if self.centred_by == "support" or (self.centred_by, self.metric) == ("none", "euclidean"):
@@ -57,10 +62,12 @@ class Prototypes:
     def embed(
         self, support: Float[Tensor, "V D"], query: Float[Tensor, "W D"], context: Context
     ) -> tuple[Float[Tensor, "V D"], Float[Tensor, "W D"]]:
+        """See `ProductHead.embed`."""
         of_support, of_query = self._centres(support, context)
         return self._map(support - of_support, context), self._map(query - of_query, context)
 
     def fit_products(self, products: Float[Tensor, "E S S"], ways: int) -> PredictFromProducts:
+        """See `ProductHead.fit_products`."""
         shots = products.shape[1] // ways
         share = torch.eye(ways, dtype=products.dtype, device=products.device)
         share = share.repeat_interleave(shots, dim=1) / shots  # N S: of a mean's shots
@@ -103,4 +110,5 @@ def _square(x: Float[Tensor, "... D"]) -> Float[Tensor, "..."]:
 
 
 def build(config: Config) -> Prototypes:
+    """The head that these settings describe."""
     return Prototypes(config)

@@ -42,6 +42,8 @@ TOLERANCE = 1e-6  # of what a query gives, between two Sinkhorn steps
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the head `pt_map`."""
+
     beta: float = setting(0.5, above=0)
     lmd: float = setting(10.0, above=0)  # the paper's lambda
     alpha: float = setting(0.2, above=0, at_most=1)
@@ -49,6 +51,8 @@ class Config(Settings):
 
 
 class PTMAP:
+    """Power transform, and class centres found by optimal transport."""
+
     transductive = True
     by_gram = True
     centred_by = "episode"
@@ -57,6 +61,7 @@ class PTMAP:
         self.config = config
 
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
+        """See `Head.fit`."""
         return fit_by_gram(self, support, context)
 
     def embed(
@@ -139,4 +144,5 @@ def _sinkhorn(plan: Float[Tensor, "E N M"]) -> Float[Tensor, "E N M"]:
 
 
 def build(config: Config) -> PTMAP:
+    """The head that these settings describe."""
     return PTMAP(config)

@@ -20,11 +20,15 @@ from store.settings import Settings, setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the head `ridge`."""
+
     alpha: float = setting(1.0, above=0)
     normalise: bool = False  # scale every vector to length 1 first
 
 
 class Ridge:
+    """Ridge regression onto one-hot answers."""
+
     transductive = False
     centred_by = "none"  # the intercept's centring changes no answer
     by_products = True
@@ -34,6 +38,7 @@ class Ridge:
         self.config = config
 
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
+        """See `Head.fit`."""
         if context.mask is None:
             return fit_by_products(self, support, context)
         nothing, flat = support.new_zeros(0, support.shape[-1]), support.flatten(1, 2)
@@ -49,6 +54,7 @@ class Ridge:
     def embed(
         self, support: Float[Tensor, "V D"], query: Float[Tensor, "W D"], context: Context
     ) -> tuple[Float[Tensor, "V D"], Float[Tensor, "W D"]]:
+        """See `ProductHead.embed`."""
         if self.config.normalise:
             return F.normalize(support, dim=-1), F.normalize(query, dim=-1)
         if context.origin is None:  # a free intercept makes translation harmless
@@ -100,4 +106,5 @@ class Ridge:
 
 
 def build(config: Config) -> Ridge:
+    """The head that these settings describe."""
     return Ridge(config)

@@ -28,6 +28,8 @@ from store.settings import Settings, setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the head `tim`."""
+
     temperature: float = setting(15.0, at_least=0)
     lmd: float = setting(0.1, at_least=0)  # the paper's lambda
     alpha: float = setting(0.1, at_least=0)
@@ -38,6 +40,8 @@ class Config(Settings):
 
 
 class TIM:
+    """Weights that make answers to the queries sure and even."""
+
     transductive = True
 
     def __init__(self, config: Config) -> None:
@@ -45,6 +49,7 @@ class TIM:
         self.centred_by = config.centre
 
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
+        """See `Head.fit`."""
         c = self.config
 
         def predict(query: Float[Tensor, "E M D"]) -> Float[Tensor, "E M N"]:
@@ -110,4 +115,5 @@ def _of_queries(
 
 
 def build(config: Config) -> TIM:
+    """The head that these settings describe."""
     return TIM(config)

@@ -65,14 +65,17 @@ class Episodes:
 
     @property
     def ways(self) -> int:
+        """Classes of an episode, at most."""
         return self.indices.shape[1]
 
     @property
     def queries(self) -> int:
+        """Queries of a class, at most."""
         return self.indices.shape[2] - self.shots
 
     @property
     def support(self) -> Int32[np.ndarray, "E N K"]:
+        """The shots of each class."""
         return self.indices[..., : self.shots]
 
     @property
@@ -82,6 +85,7 @@ class Episodes:
 
     @property
     def query(self) -> Int32[np.ndarray, "E M"]:
+        """The queries of an episode, class by class."""
         return self.asked.reshape(len(self), -1)
 
     @property
@@ -174,6 +178,7 @@ class Block:
 
     @property
     def ways(self) -> int:
+        """Classes of an episode, at most."""
         return self.support.shape[1]
 
     @property
@@ -218,7 +223,8 @@ def traits_of(task: str) -> Traits:
 class EpisodeTask(Protocol):
     """The same clips and the same seed give the same episodes."""
 
-    def __call__(self, clips: Clips, *, seed: int) -> Episodes: ...
+    def __call__(self, clips: Clips, *, seed: int) -> Episodes:
+        """Draw episodes from these clips."""
 
 
 def draw_again(clips: Clips, draw: Episodes, **changed: Any) -> Episodes:

@@ -27,6 +27,8 @@ TRAITS = Traits()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the task `any_way_any_shot`."""
+
     min_ways: int = setting(5, at_least=2)
     max_ways: int = 50
     max_queries: int = setting(10, at_least=1)
@@ -37,6 +39,7 @@ class Config(Settings):
     groups: str = setting(GROUPS[0], among=GROUPS)
 
     def check(self) -> None:
+        """Refuse settings that do not go together."""
         if self.max_ways < self.min_ways:
             raise ConfigError(
                 f"any_way_any_shot: min_ways={self.min_ways} is not from 2 to "
@@ -136,4 +139,5 @@ class Task:
 
 
 def build(config: Config) -> Task:
+    """The task that these settings describe."""
     return Task(config=config)

@@ -26,6 +26,8 @@ MEASURE = "harmonic_mean"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the task `generalised`."""
+
     ways: int = setting(5, at_least=1)
     shots: int = setting(1, at_least=1)
     queries: int = setting(15, at_least=1)
@@ -98,4 +100,5 @@ class Task:
 
 
 def build(config: Config) -> Task:
+    """The task that these settings describe."""
     return Task(config=config)

@@ -26,6 +26,8 @@ TRAITS = Traits()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the task `imbalanced`."""
+
     ways: int = setting(5, at_least=2)
     shots: int = setting(1, at_least=1)
     queries: int = setting(15, at_least=1)  # of a class, on average
@@ -113,4 +115,5 @@ def _rounded(share: Float[np.ndarray, "e N"], total: int) -> Int[np.ndarray, "e 
 
 
 def build(config: Config) -> Task:
+    """The task that these settings describe."""
     return Task(config=config)

@@ -30,6 +30,8 @@ REDRAWS = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the task `multi_label`."""
+
     ways: int = setting(5, at_least=2)
     shots: int = setting(1, at_least=1)
     queries: int = setting(15, at_least=1)
@@ -144,4 +146,5 @@ def _free(
 
 
 def build(config: Config) -> Task:
+    """The task that these settings describe."""
     return Task(config=config)

@@ -36,6 +36,8 @@ TRAITS = Traits()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the task `n_way_k_shot`."""
+
     ways: int = setting(5, at_least=2)
     shots: int = setting(1, at_least=1)
     queries: int = setting(15, at_least=1)
@@ -155,6 +157,7 @@ class Task:
 
 
 def build(config: Config) -> Task:
+    """The task that these settings describe."""
     return Task(config=config)
 
 

@@ -23,7 +23,8 @@ class Projection(Protocol):
         rows: Float[Tensor, "B T D"],
         mask: Bool[Tensor, "B T"],
         seconds: Float[Tensor, "B T"],
-    ) -> Float[Tensor, "B E"]: ...
+    ) -> Float[Tensor, "B E"]:
+        """One vector per clip from its rows."""
 
 
 def mean_of_rows(rows: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B D"]:

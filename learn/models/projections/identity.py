@@ -10,10 +10,13 @@ from store.settings import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config(Settings): ...
+class Config(Settings):
+    """Settings of the projection `identity`."""
 
 
 class Identity(nn.Module):
+    """The mean row as it is."""
+
     def __init__(self, dim_in: int) -> None:
         super().__init__()
         self.dim_out = dim_in
@@ -24,8 +27,10 @@ class Identity(nn.Module):
         mask: Bool[Tensor, "B T"],
         seconds: Float[Tensor, "B T"],
     ) -> Float[Tensor, "B D"]:
+        """One vector per clip from its rows."""
         return mean_of_rows(rows, mask)
 
 
 def build(config: Config, dim_in: int) -> Identity:
+    """The projection that these settings describe."""
     return Identity(dim_in)

@@ -11,10 +11,14 @@ from store.settings import Settings, setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the projection `linear`."""
+
     dim_out: int = setting(128, at_least=1)
 
 
 class Linear(nn.Module):
+    """A matrix on the mean row."""
+
     def __init__(self, config: Config, dim_in: int) -> None:
         super().__init__()
         self.dim_out = config.dim_out
@@ -26,8 +30,10 @@ class Linear(nn.Module):
         mask: Bool[Tensor, "B T"],
         seconds: Float[Tensor, "B T"],
     ) -> Float[Tensor, "B E"]:
+        """One vector per clip from its rows."""
         return self.matrix(mean_of_rows(rows, mask))
 
 
 def build(config: Config, dim_in: int) -> Linear:
+    """The projection that these settings describe."""
     return Linear(config, dim_in)

@@ -39,6 +39,8 @@ SETTINGS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the projection `transformer`."""
+
     dim_out: int = setting(128, at_least=1)
     width: int = setting(256, at_least=1)
     layers: int = setting(2, at_least=1)
@@ -54,6 +56,7 @@ class Config(Settings):
     dilation: int = setting(1, at_least=1)
 
     def check(self) -> None:
+        """Refuse settings that do not go together."""
         if self.width % (2 * self.heads):
             raise ConfigError(
                 f"transformer: width={self.width} is no multiple of 2 * heads = {2 * self.heads}"
@@ -83,6 +86,8 @@ def pattern_of(config: Config) -> Pattern:
 
 
 class Transformer(nn.Module):
+    """A transformer over the rows, read at its CLS token or by their mean."""
+
     def __init__(self, config: Config, dim_in: int) -> None:
         super().__init__()
         self.dim_out = config.dim_out
@@ -109,6 +114,7 @@ class Transformer(nn.Module):
         mask: Bool[Tensor, "B T"],
         seconds: Float[Tensor, "B T"],
     ) -> Float[Tensor, "B E"]:
+        """One vector per clip from its rows."""
         seconds = since_first_row(seconds, mask)
         if self.pattern.reach is not None:
             rows, mask, seconds = _by_time(rows, mask, seconds)
@@ -204,4 +210,5 @@ def _by_time(
 
 
 def build(config: Config, dim_in: int) -> Transformer:
+    """The projection that these settings describe."""
     return Transformer(config, dim_in)

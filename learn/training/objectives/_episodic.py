@@ -48,6 +48,7 @@ class Episodic(Objective):
         return queries * ways * shots
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """See `Objective.terms`; the parts are those of the module's equations."""
         classes, answer = torch.unique(batch.labels, return_inverse=True)
         shots, mask = _of_classes(answer, len(classes))
         itself = shots == torch.arange(len(batch), device=shots.device)[:, None, None]

@@ -37,6 +37,8 @@ CELLS = 4  # on each side of what the network looks at last
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the objective `arn`."""
+
     frames: int = setting(8, at_least=1)  # as projection.frames
     sharpness: float = setting(100.0, above=0)  # of the power normalisation
     channels: int = setting(16, at_least=1)  # of the relation network
@@ -45,6 +47,8 @@ class Config(Settings):
 
 
 class ARN(Episodic):
+    """Relations between second-order statistics of two clips."""
+
     def __init__(self, config: Config, scene: ObjectiveContext) -> None:
         super().__init__()
         self.config, self.shots = config, config.shots
@@ -68,6 +72,7 @@ class ARN(Episodic):
         support: Float[Tensor, "E N K D"],
         shown: Bool[Tensor, "E M N K"] | None = None,
     ) -> Float[Tensor, "E M N"]:
+        """See `Episodic.compare`."""
         q, s = self._together(query), self._together(support)
         if shown is None:
             of_class = s.mean(2)[:, None].expand(-1, query.shape[1], -1, -1, -1)
@@ -81,9 +86,11 @@ class ARN(Episodic):
     def cost(
         self, scores: Float[Tensor, "M N"], answer: Int[Tensor, "M"], there: Bool[Tensor, "M N"]
     ) -> Float[Tensor, ""]:
+        """See `Episodic.cost`."""
         return cross_entropy(scores, answer, there)
 
     def numbers(self, queries: int, ways: int, shots: int) -> int:
+        """See `Episodic.numbers`."""
         return queries * ways * self.dim**2 * self.config.channels
 
     def _together(self, x: Float[Tensor, "*any D"]) -> Float[Tensor, "*any W W"]:
@@ -97,6 +104,7 @@ class ARN(Episodic):
 
 
 def build(config: Config, scene: ObjectiveContext) -> ARN:
+    """The objective that these settings describe."""
     if scene.dim % config.frames:
         raise ConfigError(
             f"arn: embeddings of {scene.dim} numbers are no {config.frames} frames; set "

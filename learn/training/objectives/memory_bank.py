@@ -33,6 +33,8 @@ TRAITS = Traits(supervised=False)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the objective `memory_bank`."""
+
     nce: str = setting("binary", among=("binary", "softmax"))  # or softmax
     cross: float = setting(1.0, at_least=0)
     within: float = setting(0.0, at_least=0)
@@ -42,11 +44,14 @@ class Config(Settings):
     anchors: str = setting("both", among=("both", "visual", "audio"))  # or visual, audio
 
     def check(self) -> None:
+        """Refuse settings that do not go together."""
         if not self.cross + self.within:
             raise ConfigError("memory_bank: cross and within are both 0")
 
 
 class MemoryBank(Objective):
+    """Instances told apart across modalities, against a memory (AVID)."""
+
     def __init__(self, config: Config, bank: Bank) -> None:
         super().__init__()
         self.config = config
@@ -54,9 +59,11 @@ class MemoryBank(Objective):
 
     @property
     def bank(self) -> Bank:
+        """The memory of all training clips."""
         return self._bank[0]
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """See `Objective.terms`; the parts are those of the module's equations."""
         negatives = self._negatives(batch)
         names = list(batch.embeddings)
         anchors = [name for name in names if self.config.anchors in ("both", name)]
@@ -73,6 +80,7 @@ class MemoryBank(Objective):
         return found
 
     def after_step(self, batch: Batch) -> None:
+        """See `Objective.after_step`."""
         if self.bank.z.isnan():
             with torch.no_grad():
                 self.bank.z.copy_(self._z(batch, self._negatives(batch)))
@@ -102,6 +110,7 @@ class MemoryBank(Objective):
 
 
 def build(config: Config, scene: ObjectiveContext) -> MemoryBank:
+    """The objective that these settings describe."""
     if len(scene.outputs) != 2:
         raise ConfigError(
             f"memory_bank remembers two modalities, not {len(scene.outputs)}: "

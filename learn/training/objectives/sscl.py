@@ -31,6 +31,8 @@ JOINTS = ("bank", "bank+uni", "live")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the objective `sscl`."""
+
     student: str = setting("audio", among=("visual", "audio"))  # or visual
     joint: str = setting("bank+uni", among=JOINTS)  # or bank, live
     negatives: int = setting(1024, at_least=1)
@@ -39,6 +41,8 @@ class Config(Settings):
 
 
 class SSCL(Objective):
+    """A student against a joint memory of both modalities."""
+
     def __init__(self, config: Config, bank: Bank) -> None:
         super().__init__()
         self.config = config
@@ -47,9 +51,11 @@ class SSCL(Objective):
 
     @property
     def bank(self) -> Bank:
+        """The memory of all training clips."""
         return self._bank[0]
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """See `Objective.terms`; the parts are those of the module's equations."""
         drawn = others(batch, self.config.negatives, len(self.bank.of(self.teacher)))
         remembered = self.bank.positives(batch, self.teacher)
         now = F.normalize(batch.embeddings[self.teacher], dim=-1)
@@ -60,6 +66,7 @@ class SSCL(Objective):
         return found
 
     def after_step(self, batch: Batch) -> None:
+        """See `Objective.after_step`."""
         self.bank.move(batch, self.config.momentum)
 
     def _cost(
@@ -76,6 +83,7 @@ class SSCL(Objective):
 
 
 def build(config: Config, scene: ObjectiveContext) -> SSCL:
+    """The objective that these settings describe."""
     if set(scene.outputs) != {"visual", "audio"}:
         raise ConfigError(f"sscl needs visual and audio, not {', '.join(scene.outputs)}")
     return SSCL(config, claim(scene))

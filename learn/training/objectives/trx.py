@@ -37,6 +37,8 @@ WAVES = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the objective `trx`."""
+
     frames: int = 8  # as projection.frames
     pairs: bool = True
     triples: bool = True
@@ -46,6 +48,7 @@ class Config(Settings):
     shots: int = setting(5, at_least=0)
 
     def check(self) -> None:
+        """Refuse settings that do not go together."""
         if not self.sizes:
             raise ConfigError("trx: neither pairs nor triples")
         if self.frames < max(self.sizes):
@@ -77,6 +80,7 @@ class Tuples(nn.Module):
         support: Float[Tensor, "E N K F W"],
         shown: Bool[Tensor, "E M N K"] | None,
     ) -> Float[Tensor, "E M N"]:
+        """See the class."""
         episodes, ways, shots = support.shape[:3]
         queries, tuples = query.shape[1], len(self.places)
         q, s = (self.dropout(x[..., self.places, :].flatten(-2)) for x in (query, support))
@@ -93,6 +97,8 @@ class Tuples(nn.Module):
 
 
 class TRX(Episodic):
+    """Tuples of a query's frames answered by those of the shots."""
+
     waves: Tensor
 
     def __init__(self, config: Config, scene: ObjectiveContext) -> None:
@@ -109,15 +115,18 @@ class TRX(Episodic):
         support: Float[Tensor, "E N K D"],
         shown: Bool[Tensor, "E M N K"] | None = None,
     ) -> Float[Tensor, "E M N"]:
+        """See `Episodic.compare`."""
         q, s = self._frames(query), self._frames(support)
         return torch.stack([part(q, s, shown) for part in self.tuples]).mean(0)
 
     def cost(
         self, scores: Float[Tensor, "M N"], answer: Int[Tensor, "M"], there: Bool[Tensor, "M N"]
     ) -> Float[Tensor, ""]:
+        """See `Episodic.cost`."""
         return cross_entropy(scores, answer, there)
 
     def numbers(self, queries: int, ways: int, shots: int) -> int:
+        """See `Episodic.numbers`."""
         most = max(comb(self.config.frames, size) for size in self.config.sizes)
         return queries * ways * shots * most**2
 
@@ -135,6 +144,7 @@ def waves(frames: int, dim: int) -> Float[Tensor, "F W"]:
 
 
 def build(config: Config, scene: ObjectiveContext) -> TRX:
+    """The objective that these settings describe."""
     if scene.dim % config.frames:
         raise ConfigError(
             f"trx: embeddings of {scene.dim} numbers are no {config.frames} frames; set "
