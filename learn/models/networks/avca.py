@@ -46,7 +46,7 @@ class Config(Settings):
 
 
 class AVCA(nn.Module):
-    """Cross-attention between both modalities, each with a decoder's view."""
+    """What is heard and what is seen look at each other before they are embedded."""
 
     def __init__(self, config: Config, dims: Mapping[str, int]) -> None:
         super().__init__()

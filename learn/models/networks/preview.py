@@ -29,7 +29,7 @@ class Config(Settings):
 
 
 class Preview(nn.Module):
-    """A vector of both modalities beside one of sight, taught by it."""
+    """A teacher of all frames, and a student of the first frame and the sound."""
 
     def __init__(self, config: Config, dims: Mapping[str, int]) -> None:
         super().__init__()

@@ -49,7 +49,7 @@ class Config(Settings):
 
 
 class TCaF(nn.Module):
-    """A transformer over the rows of both modalities with a class token."""
+    """A class token gathers what rows of one modality see in those of the other."""
 
     rates: Tensor
 
