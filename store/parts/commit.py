@@ -126,7 +126,7 @@ def _is_count(value: Any, limit: int) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureKeys:
-    """The keys of one feature's pieces."""
+    """The keys under which one feature lies."""
 
     storage: Storage
     feature_id: str

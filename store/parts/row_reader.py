@@ -61,7 +61,7 @@ class Span(NamedTuple):
     to: int
 
 
-class _Piece(NamedTuple):
+class _Segment(NamedTuple):
     """A span's rows in one chunk, which begins at `offset` of its file."""
 
     source: RowArray
@@ -153,9 +153,9 @@ class RowReader:
         verify: bool = False,
     ) -> Shaped[np.ndarray, "N D"]:
         """Rows of many arrays as one, which the spans must fill; see `rows` and `read`."""
-        pieces = self._pieces(spans)
+        segments = self._segments(spans)
         out = np.empty((rows, dim), dtype=dtype)
-        self._run(pieces, out, verify)
+        self._run(segments, out, verify)
         return out
 
     def read(
@@ -169,10 +169,10 @@ class RowReader:
         Raises:
             DamagedStore: names the array and file; what `out` then holds is of no use.
         """
-        self._run(self._pieces(spans), out, verify)
+        self._run(self._segments(spans), out, verify)
 
-    def _pieces(self, spans: Iterable[Span]) -> list[_Piece]:
-        pieces = []
+    def _segments(self, spans: Iterable[Span]) -> list[_Segment]:
+        segments = []
         for source, start, stop, to in spans:
             grid = source.grid
             assert 0 <= start <= stop <= grid.rows, (start, stop, grid.rows)
@@ -184,21 +184,21 @@ class RowReader:
                 offset = offsets[inner] if offsets else -1
                 if offset < 0 and not self._fill_missing:
                     raise _damaged(source, file, f"has lost chunk {inner}")
-                pieces.append(_Piece(source, file, offset, chunk, skip, rows, to))
+                segments.append(_Segment(source, file, offset, chunk, skip, rows, to))
                 start, to = start + rows, to + rows
-        return pieces
+        return segments
 
-    def _run(self, pieces: list[_Piece], out: Shaped[np.ndarray, "N D"], verify: bool) -> None:
+    def _run(self, segments: list[_Segment], out: Shaped[np.ndarray, "N D"], verify: bool) -> None:
         assert out.flags.c_contiguous
         stored = []
-        for piece in pieces:
-            grid = piece.source.grid
+        for segment in segments:
+            grid = segment.source.grid
             assert (out.shape[1], out.dtype) == (grid.dim, grid.dtype)
-            assert 0 <= piece.to <= len(out) - piece.rows
-            if piece.offset < 0:
-                out[piece.to : piece.to + piece.rows] = grid.fill_value
+            assert 0 <= segment.to <= len(out) - segment.rows
+            if segment.offset < 0:
+                out[segment.to : segment.to + segment.rows] = grid.fill_value
             else:
-                stored.append(piece)
+                stored.append(segment)
         stored.sort(key=lambda p: (id(p.source), p.file, p.offset, p.skip))
         target = memoryview(out.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
         for window in _windows(stored, verify):
@@ -208,10 +208,10 @@ class RowReader:
                     place[:] = whole
 
     def _fetched(
-        self, reads: Iterable[_Read], window: Sequence[_Piece], verify: bool
+        self, reads: Iterable[_Read], window: Sequence[_Segment], verify: bool
     ) -> Iterator[_Read]:
         """The reads of a window, done: one by one from the disk, many at once from a bucket."""
-        if any(piece.source.remote for piece in window):
+        if any(segment.source.remote for segment in window):
             yield from self._requests.map(self._execute, list(reads))
             return
         announced = False
@@ -236,12 +236,12 @@ class RowReader:
         except OSError:  # it cannot, or the file system cannot tell
             return False
 
-    def _announce(self, pieces: Sequence[_Piece], verify: bool) -> None:
+    def _announce(self, segments: Sequence[_Segment], verify: bool) -> None:
         """Let the kernel fetch all at once, which is as fast as many threads would be."""
-        for piece in pieces:
-            offset, size = piece.extent(whole=verify)
+        for segment in segments:
+            offset, size = segment.extent(whole=verify)
             with suppress(OSError):  # a hint; reading reports what is wrong
-                file = self._open(piece.source, piece.file)
+                file = self._open(segment.source, segment.file)
                 assert isinstance(file, OpenFile)
                 os.posix_fadvise(file.descriptor, offset, size, os.POSIX_FADV_WILLNEED)
 
@@ -265,52 +265,54 @@ def _check(read: _Read) -> None:
             raise _damaged(read.source, read.file, f"does not match the checksum of chunk {inner}")
 
 
-def _windows(pieces: Sequence[_Piece], verify: bool) -> Iterator[Sequence[_Piece]]:
-    """Pieces in file order, in groups of so many bytes as may be announced at once."""
+def _windows(segments: Sequence[_Segment], verify: bool) -> Iterator[Sequence[_Segment]]:
+    """Segments in file order, in groups of so many bytes as may be announced at once."""
     first, total = 0, 0
-    for i, piece in enumerate(pieces):
-        size = piece.extent(whole=verify)[1]
+    for i, segment in enumerate(segments):
+        size = segment.extent(whole=verify)[1]
         if total and total + size > _WINDOW_BYTES:
-            yield pieces[first:i]
+            yield segments[first:i]
             first, total = i, 0
         total += size
-    yield pieces[first:]
+    yield segments[first:]
 
 
-def _reads(pieces: Sequence[_Piece], target: memoryview, verify: bool) -> Iterator[_Read]:
+def _reads(segments: Sequence[_Segment], target: memoryview, verify: bool) -> Iterator[_Read]:
     """The reads that bring these stretches, in file order."""
     if verify:
-        for _, members in groupby(pieces, key=lambda piece: (id(piece.source), piece.chunk)):
+        for _, members in groupby(segments, key=lambda s: (id(s.source), s.chunk)):
             yield _whole_chunk(list(members), target)
         return
-    for piece in pieces:
-        offset, size = piece.extent(whole=False)
+    for segment in segments:
+        offset, size = segment.extent(whole=False)
         yield _Read(
-            source=piece.source,
-            file=piece.file,
+            source=segment.source,
+            file=segment.file,
             offset=offset,
             size=size,
-            views=[piece.place(target)],
+            views=[segment.place(target)],
             checks=[],
             copies=[],
         )
 
 
-def _whole_chunk(pieces: Sequence[_Piece], target: memoryview) -> _Read:
+def _whole_chunk(segments: Sequence[_Segment], target: memoryview) -> _Read:
     """The read of one chunk: into place if all its rows are wanted once, else by way of a copy."""
-    first, grid = pieces[0], pieces[0].source.grid
+    first, grid = segments[0], segments[0].source.grid
     offset, size = first.extent(whole=True)
     present = min(grid.chunk_rows, grid.rows - first.chunk * grid.chunk_rows)
     copies = []
-    if len(pieces) == 1 and first.rows == present:
+    if len(segments) == 1 and first.rows == present:
         padding = memoryview(bytearray(grid.data_bytes - present * grid.row_bytes))
         data = [first.place(target), *([padding] if len(padding) else [])]
     else:
         whole = memoryview(np.empty(grid.data_bytes, np.uint8))  # type: ignore[arg-type]
         data = [whole]
-        for piece in pieces:
-            begin = piece.skip * grid.row_bytes
-            copies.append((whole[begin : begin + piece.rows * grid.row_bytes], piece.place(target)))
+        for segment in segments:
+            begin = segment.skip * grid.row_bytes
+            copies.append(
+                (whole[begin : begin + segment.rows * grid.row_bytes], segment.place(target))
+            )
     stored = [memoryview(bytearray(CRC_BYTES))] if grid.has_crc else []
     return _Read(
         source=first.source,

@@ -226,7 +226,7 @@ class S3Storage:
 
 @dataclass(slots=True)
 class _Object:
-    """One object of which pieces are read."""
+    """One object of which ranges are read."""
 
     storage: S3Storage
     key: str
@@ -236,7 +236,7 @@ class _Object:
         data = memoryview(self.storage.get_range(self.key, offset, sum(map(len, views))))
         done = 0
         for view in views:
-            piece = data[done : done + len(view)]
-            view[: len(piece)] = piece
-            done += len(piece)
+            block = data[done : done + len(view)]
+            view[: len(block)] = block
+            done += len(block)
         return done

@@ -74,6 +74,8 @@ def test_a_file_is_replaced_or_refused_as_asked(tmp_path: Path) -> None:
     path.write_text("old")
     with pytest.raises(FileExistsError, match="file"):
         atomic.write_text(path, "new", replace=False)
+    with pytest.raises(FileExistsError), atomic.staged(path, replace=False):
+        raise Crash  # nobody works for an hour on what will be refused
     assert path.read_text() == "old"
     atomic.write_text(path, "new")
     assert path.read_text() == "new"

@@ -12,7 +12,7 @@ import numpy as np
 
 from store.errors import InputError, choices
 from store.exchange.formats import Clips
-from store.exchange.formats._common import ends, gathered, matrix, pieces, spaced, text
+from store.exchange.formats._common import ends, gathered, matrix, slices, spaced, text
 from store.status import Status
 
 
@@ -55,7 +55,7 @@ def clip_blocks(
     offsets = offsets.astype(np.int64)
     if offsets[0] != 0 or offsets[-1] != rows:
         raise InputError(f"{where}: offsets do not divide {rows} rows")
-    for block in pieces(clips):
+    for block in slices(clips):
         part = slice(int(offsets[block.start]), int(offsets[block.stop]))
         counts = np.diff(offsets[block.start : block.stop + 1])
         yield Clips(

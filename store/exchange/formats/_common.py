@@ -145,7 +145,7 @@ def gathered(
     )
 
 
-def pieces(total: int, size: int = UNIT_CLIPS) -> Iterator[slice]:
+def slices(total: int, size: int = UNIT_CLIPS) -> Iterator[slice]:
     """`total` things in slices of `size`."""
     for start in range(0, total, size):
         yield slice(start, min(total, start + size))
