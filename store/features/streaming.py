@@ -117,7 +117,7 @@ def lazy(
     for members in cut(order, rows * _row_bytes(feature), _BLOCK_BYTES):
         if total := int(rows[members].sum()):
             wanted = tuple(clip_ids[i] for i in members.tolist())
-            block = read(reopen, feature.location, feature.name, wanted, total, verify)
+            block = read(feature.location, feature.name, wanted, total, verify)
             values.append(da.from_delayed(block[0], (total, feature.dim), feature.dtype))
             times.append(da.from_delayed(block[1], (total,), np.int32))
     empty = np.empty((0, feature.dim), feature.dtype)
