@@ -23,6 +23,8 @@ from typing import Any, get_type_hints
 
 from store.errors import ConfigError, UnknownPlugin, UnknownSetting, choices
 
+_LIGHT = {"store.errors", "store.settings"}  # imported as they are, whoever asks
+
 
 @dataclass(frozen=True, slots=True)
 class Spec:
@@ -179,14 +181,22 @@ def _read(dotted: str, wanted: Iterable[str]) -> dict[str, Any]:
     for node in tree.body:
         if not needed.intersection(_defined_by(node)):
             continue
-        source = node.module if isinstance(node, ast.ImportFrom) else None
-        if source and source.split(".")[0] == dotted.split(".")[0]:
+        if _is_read(node, dotted):
+            assert isinstance(node, ast.ImportFrom)
+            source = str(node.module)
             imported = {alias.asname or alias.name: alias.name for alias in node.names}
             theirs = _read(source, [imported[name] for name in imported.keys() & needed])
             found |= {name: theirs[imported[name]] for name in imported.keys() & needed}
         else:
             exec(compile(ast.Module([node], []), dotted, "exec"), found)
     return found
+
+
+def _is_read(node: ast.stmt, dotted: str) -> bool:
+    """Whether a statement imports from a module of the same package, which may import anything."""
+    if not isinstance(node, ast.ImportFrom) or not node.module or node.module in _LIGHT:
+        return False
+    return node.module.split(".")[0] == dotted.split(".")[0]
 
 
 def _source(dotted: str) -> str:
@@ -212,4 +222,5 @@ def _defined_by(node: ast.stmt) -> set[str]:
 
 
 def _used_by(node: ast.stmt) -> set[str]:
-    return {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
+    names = (name for name in ast.walk(node) if isinstance(name, ast.Name))
+    return {name.id for name in names if isinstance(name.ctx, ast.Load)}

@@ -103,10 +103,11 @@ class Settings:
 
 def _fault(value: Any, of: Field) -> str | None:
     """Why a field may not have this value."""
+    default: Any = of.default
     if isinstance(value, float) and not math.isfinite(value):
-        if math.isnan(value) and not math.isfinite(of.default):
+        if math.isnan(value) and not math.isfinite(default):
             return "is not a number"
-        if math.isfinite(of.default):
+        if math.isfinite(default):
             return "is not finite"
     bounds: Bounds | None = of.metadata.get("bounds")
     return bounds.fault(value) if bounds else None
