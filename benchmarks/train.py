@@ -20,9 +20,10 @@ from benchmarks._table import show
 from learn.data.batching import cut
 from learn.models.embedder import Embedder
 from learn.training import runs
-from learn.training.dataset import load_job
-from learn.training.loop import Data, Trainer, make_optimiser
+from learn.training.dataset import TrainingData, load_job
+from learn.training.loop import Trainer
 from learn.training.objectives import Batch
+from learn.training.optimisers import make_optimiser
 from learn.training.recipe import Recipe, load
 from store import testing
 
@@ -83,7 +84,7 @@ def timed(call: Callable[[], Any]) -> float:
     return time.perf_counter() - begun
 
 
-def parts(recipe: Recipe, data: Data) -> tuple[Embedder, Any]:
+def parts(recipe: Recipe, data: TrainingData) -> tuple[Embedder, Any]:
     torch.manual_seed(0)
     dims = {m: rows.dim for m, rows in data.rows.items()}
     space = Embedder(recipe.projection, recipe.network, dims)
@@ -94,16 +95,16 @@ def parts(recipe: Recipe, data: Data) -> tuple[Embedder, Any]:
     return space, objective
 
 
-def trainer(recipe: Recipe, data: Data, run_dir: Path) -> Trainer:
+def trainer(recipe: Recipe, data: TrainingData, run_dir: Path) -> Trainer:
     space, objective = parts(recipe, data)
     run_dir.mkdir()
     return Trainer(
-        run_dir=run_dir, space=space, stages=recipe.stages, objectives=[objective], states={},
+        run_dir=run_dir, embedder=space, stages=recipe.stages, objectives=[objective], states={},
         data=data, val=None, watches={}, seed=0, device=torch.device("cpu"),
     )  # fmt: skip
 
 
-def bare_epoch(recipe: Recipe, data: Data) -> Callable[[], None]:
+def bare_epoch(recipe: Recipe, data: TrainingData) -> Callable[[], None]:
     """All batches of an epoch, in memory as the network takes them."""
     space, objective = parts(recipe, data)
     labels = torch.from_numpy(data.clips.class_ids).long()

@@ -1,17 +1,24 @@
-"""What is trained on what: a recipe's clips, and their rows, in memory or streamed."""
+"""What is trained on what: a recipe's clips, and their rows, in memory or streamed.
+
+Shapes: B = clips of a batch, V = clips.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from jaxtyping import Int, Int64
+from torch import Tensor
 
 from learn.data import labels
 from learn.data.clips import (
     UNLABELLED,
     Clips,
+    Padded,
     choose_feature,
     choose_split,
     load_clips,
@@ -19,9 +26,8 @@ from learn.data.clips import (
     splits,
 )
 from learn.data.labels import ClassEmbeddings
-from learn.data.streaming import BLOCKS, Streamed, blocks_of, row_bytes
+from learn.data.streaming import BLOCKS, Stored, Streamed, blocks_of, row_bytes
 from learn.training import validation
-from learn.training.loop import Data
 from learn.training.objectives import Traits
 from learn.training.recipe import DataSettings, Recipe
 from store import open as open_store
@@ -33,14 +39,48 @@ if TYPE_CHECKING:
     from store import Feature, Manifest, Store
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainingData:
+    """Clips, and their rows in every modality."""
+
+    clips: Clips
+    rows: Mapping[str, Stored]
+    blocks: Sequence[Int64[np.ndarray, "_"]] = ()  # neighbours on the disk, where rows are streamed
+
+    def to(self, device: torch.device) -> "TrainingData":
+        """The same clips, with rows that are in memory moved to the device."""
+        rows = {m: rows.to(device) for m, rows in self.rows.items()}
+        return TrainingData(clips=self.clips, rows=rows, blocks=self.blocks)
+
+    @cached_property
+    def counts(self) -> dict[str, Int64[np.ndarray, "V"]]:
+        """Rows of each clip."""
+        return {m: rows.counts.cpu().numpy() for m, rows in self.rows.items()}
+
+    @cached_property
+    def lengths(self) -> Int64[np.ndarray, "V"]:
+        """Rows of each clip in all modalities."""
+        return np.sum(list(self.counts.values()), axis=0)
+
+    def inputs(self, indices: Int[Tensor, "B"]) -> dict[str, Padded]:
+        """The rows of these clips, padded."""
+        return {m: rows.padded(indices) for m, rows in self.rows.items()}
+
+    def hold(self, indices: Int64[np.ndarray, "_"], then: Int64[np.ndarray, "_"] | None) -> None:
+        """Have what is streamed of these clips in memory, and bring the next."""
+        for rows in self.rows.values():
+            if isinstance(rows, Streamed):
+                rows.hold(indices, then)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrainingSetup:
     """What is trained on what."""
 
     store_id: str
     features: Mapping[str, str]
-    data: Data
-    val: Data | None  # under the training's class codes
+    data: TrainingData
+    val: TrainingData | None  # under the training's class codes
     watches: Mapping[int, str]  # by stage
     labels: ClassEmbeddings | None  # of every class that the manifest names
 
@@ -177,7 +217,9 @@ def _class_names(
     return ClassEmbeddings(names=tuple(wanted), vectors=known.of(wanted))
 
 
-def _rows(features: Mapping[str, "Feature"], of_splits: list[Clips], memory: int) -> list[Data]:
+def _rows(
+    features: Mapping[str, "Feature"], of_splits: list[Clips], memory: int
+) -> list[TrainingData]:
     """The rows of all splits in memory, or streamed where they take more than it."""
     counts = [{m: f.locate(clips.ids).rows for m, f in features.items()} for clips in of_splits]
     wanted = sum(
@@ -185,11 +227,13 @@ def _rows(features: Mapping[str, "Feature"], of_splits: list[Clips], memory: int
     )
     if wanted <= memory:
         return [
-            Data(clips=clips, rows={m: load_rows(f, clips.ids) for m, f in features.items()})
+            TrainingData(
+                clips=clips, rows={m: load_rows(f, clips.ids) for m, f in features.items()}
+            )
             for clips in of_splits
         ]
     return [
-        Data(
+        TrainingData(
             clips=clips,
             rows={
                 m: Streamed(

@@ -9,90 +9,34 @@ Shapes: B = clips of a batch, V = clips.
 """
 
 import copy
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int, Int64
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from learn.data import batching
-from learn.data.clips import Clips, Padded
-from learn.data.streaming import AT_ONCE, Stored, Streamed
+from learn.data.clips import Padded
+from learn.data.streaming import AT_ONCE
 from learn.models.embedder import Embedder
 from learn.training import augment, checkpoint, validation
+from learn.training.dataset import TrainingData
+from learn.training.metrics_log import NAME as METRICS
+from learn.training.metrics_log import MetricsLog, Scalars, check_finite
 from learn.training.objectives import Batch, EpochStart, Objective, TrainingEmbeddings
-from learn.training.recipe import OptimiserSettings, Stage
+from learn.training.optimisers import learning_rate, make_optimiser
+from learn.training.recipe import Stage
+from learn.training.state import TrainerState
 from store.errors import InputError
 
 Progress = Callable[[int, int, str], None]
-FLUSH_STEPS = 64  # losses leave the device this often: each time costs a wait
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Data:
-    """Clips, and their rows in every modality."""
-
-    clips: Clips
-    rows: Mapping[str, Stored]
-    blocks: Sequence[Int64[np.ndarray, "_"]] = ()  # neighbours on the disk, where rows are streamed
-
-    def to(self, device: torch.device) -> "Data":
-        rows = {m: rows.to(device) for m, rows in self.rows.items()}
-        return Data(clips=self.clips, rows=rows, blocks=self.blocks)
-
-    @cached_property
-    def counts(self) -> dict[str, Int64[np.ndarray, "V"]]:
-        """Rows of each clip."""
-        return {m: rows.counts.cpu().numpy() for m, rows in self.rows.items()}
-
-    @cached_property
-    def lengths(self) -> Int64[np.ndarray, "V"]:
-        """Rows of each clip in all modalities."""
-        return np.sum(list(self.counts.values()), axis=0)
-
-    def inputs(self, places: Int[Tensor, "B"]) -> dict[str, Padded]:
-        """The rows of these clips, padded."""
-        return {m: rows.padded(places) for m, rows in self.rows.items()}
-
-    def hold(self, places: Int64[np.ndarray, "_"], then: Int64[np.ndarray, "_"] | None) -> None:
-        """Have what is streamed of these clips in memory, and bring the next."""
-        for rows in self.rows.values():
-            if isinstance(rows, Streamed):
-                rows.hold(places, then)
-
-
-@runtime_checkable
-class Scalars(Protocol):
-    """Where numbers are drawn, such as TensorBoard's writer."""
-
-    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None: ...
-    def flush(self) -> None: ...
-
-
-@dataclass(slots=True)
-class TrainerState:
-    """Where the training stands, and what it remembers of the way. Written into checkpoints."""
-
-    stage: int = 0
-    round: int = 0
-    epoch: int = 0
-    step: int = 0  # of the epoch: batches done
-    steps: int = 0  # of the whole training
-    sums: dict[str, float] = field(default_factory=dict)  # of this epoch, by term, times clips
-    seen: int = 0  # clips of this epoch
-    rounds: list[list[dict[str, Any]]] = field(default_factory=list)  # epochs of every round
-    best: int = -1  # epoch of this round
-    metrics_bytes: int = 0
-    told: dict[str, float] = field(default_factory=dict)  # by `prepare`, for this epoch
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -100,12 +44,12 @@ class Trainer:
     """Everything that a training moves."""
 
     run_dir: Path
-    space: Embedder
+    embedder: Embedder
     stages: Sequence[Stage]
     objectives: Sequence[Objective]  # of each stage
     states: Mapping[str, nn.Module]
-    data: Data
-    val: Data | None  # with the training's class codes first
+    data: TrainingData
+    val: TrainingData | None  # with the training's class codes first
     seed: int
     device: torch.device
     checkpoint_seconds: float = 30.0
@@ -117,25 +61,23 @@ class Trainer:
     watches: Mapping[int, str] = field(default_factory=dict)  # by stage: loss, episodes or none
     model: nn.ModuleDict = field(init=False)
     labels: Int[Tensor, "V"] = field(init=False)
-    _pending: list[tuple[dict[str, Any], list[str], Tensor]] = field(init=False)
+    log: MetricsLog = field(init=False)
     _saved: float = field(init=False)
 
     def __post_init__(self) -> None:
         names = {f"objective{i}": objective for i, objective in enumerate(self.objectives)}
         states = {f"state_{name}": state for name, state in self.states.items()}
-        self.model = nn.ModuleDict({"space": self.space, **names, **states}).to(self.device)
+        self.model = nn.ModuleDict({"space": self.embedder, **names, **states}).to(self.device)
         self.labels = torch.from_numpy(self.data.clips.class_ids).long().to(self.device)
-        self._pending = []
         self._saved = time.monotonic()
 
     # ── the loop ─────────────────────────────────────────────────────────────────────────────────
 
     def run(self) -> None:
-        """Train from where the place says to the end, and leave the best weights in."""
+        """Train from where the state says to the end, and leave the best weights in."""
         resumed = self._resume()
-        metrics = self.run_dir / "metrics.jsonl"
-        with metrics.open("ab") as file:
-            file.truncate(self.state.metrics_bytes)
+        self.log = MetricsLog(path=self.run_dir / METRICS, state=self.state, scalars=self.scalars)
+        self.log.begin()
         while self.state.stage < len(self.stages):
             while self.state.round < self.stages[self.state.stage].rounds:
                 self._round(resumed)
@@ -147,22 +89,20 @@ class Trainer:
         state, stage = self.state, self.stages[self.state.stage]
         settings, objective = stage.optimiser, self.objectives[state.stage]
         if not resumed:
-            state.rounds.append([])
-            state.epoch, state.step, state.best, self.best = 0, 0, -1, {}
-            self.optimiser = None
+            state.begin_round()
+            self.best, self.optimiser = {}, None
         history = state.rounds[-1]
         while state.epoch < settings.epochs:
             if state.step == 0:
                 self._freeze(stage, objective)
-                moment = EpochStart(
+                start = EpochStart(
                     round=state.round, epoch=state.epoch, seed=self._seed(), survey=self._survey
                 )
                 with torch.no_grad():
-                    state.told = objective.prepare(moment)
-                state.sums, state.seen = {}, 0
+                    state.begin_epoch(objective.prepare(start))
             if self.optimiser is None:
                 self.optimiser = make_optimiser(settings, self._learning(stage, objective))
-                self._tell_of_round(stage, objective)
+                self._log_round(stage, objective)
             self._epoch(stage, objective)
             history.append(self._judge(stage, objective))
             state.epoch, state.step = state.epoch + 1, 0
@@ -186,28 +126,25 @@ class Trainer:
         self._freeze(stage, objective)
         optimiser = self.optimiser
         assert optimiser is not None
-        for step, places, inputs in self._ahead(windows, state.step):
+        for step, indices, inputs in self._ahead(windows, state.step):
             rate = learning_rate(settings, state.epoch + step / steps)
             for group in optimiser.param_groups:
                 group["lr"] = rate
-            batch = self.batch(self.data, places, inputs, self.labels, stage, training=True)
+            batch = self.batch(self.data, indices, inputs, self.labels, stage, training=True)
             terms = objective.terms(batch)
-            losses = torch.stack(list(terms.values()))
             optimiser.zero_grad()
-            torch.autograd.backward(losses.sum())
+            torch.autograd.backward(torch.stack(list(terms.values())).sum())
             optimiser.step()
             objective.after_step(batch)
             state.step, state.steps = step + 1, state.steps + 1
             where = {
                 "event": "step", "stage": stage.name, "round": state.round, "epoch": state.epoch,
-                "step": state.steps, "clips": len(places), "learning_rate": rate,
+                "step": state.steps, "clips": len(indices), "learning_rate": rate,
             }  # fmt: skip
-            self._pending.append((where, list(terms), losses.detach()))
-            if len(self._pending) >= FLUSH_STEPS or step + 1 == steps:
-                self._flush()
-            if time.monotonic() - self._saved >= self.checkpoint_seconds:
-                self._flush()
-                self._save()
+            self.log.add_step(where, terms)
+            if step + 1 == steps:
+                self.log.flush()
+            self._save_if_due()
 
     def _ahead(
         self, windows: Sequence[batching.Window], first: int
@@ -224,8 +161,8 @@ class Trainer:
                 self.data.hold(window.places, windows[i + 1].places if windows[i + 1 :] else None)
                 for batch in window.batches:
                     if step >= first:
-                        places = batch.to(self.device)
-                        yield step, places, self.data.inputs(places)
+                        indices = batch.to(self.device)
+                        yield step, indices, self.data.inputs(indices)
                     step += 1
 
         if self.device.type != "cpu" or torch.get_num_threads() > 1:
@@ -240,8 +177,8 @@ class Trainer:
 
     def batch(
         self,
-        data: Data,
-        places: Int[Tensor, "B"],
+        data: TrainingData,
+        indices: Int[Tensor, "B"],
         inputs: dict[str, Padded],
         labels: Int[Tensor, "V"],
         stage: Stage,
@@ -257,29 +194,29 @@ class Trainer:
             seen = inputs
             if differ and (training or views.copies > 1):
                 seen = {
-                    m: augment.copy(x, self.space.of(m), views, generator)
+                    m: augment.copy(x, self.embedder.of(m), views, generator)
                     for m, x in inputs.items()
                 }
-            copies.append(self.space(seen))
-        whole = [{n: x for n, x in one.items() if n in self.space.outputs} for one in copies]
+            copies.append(self.embedder(seen))
+        whole = [{n: x for n, x in one.items() if n in self.embedder.outputs} for one in copies]
         return Batch(
             embeddings=whole[0],
-            hidden={n: x for n, x in copies[0].items() if n in self.space.hidden},
-            targets=self._targets(data, places),
-            labels=labels[places],
-            clips=places if data is self.data else torch.full_like(places, -1),
+            hidden={n: x for n, x in copies[0].items() if n in self.embedder.hidden},
+            targets=self._targets(data, indices),
+            labels=labels[indices],
+            clips=indices if data is self.data else torch.full_like(indices, -1),
             inputs=inputs,
             present={m: x.mask.any(1) for m, x in inputs.items()},
             copies=tuple(whole),
             seed=seed,
         )
 
-    def _targets(self, data: Data, places: Int[Tensor, "B"]) -> Tensor | None:
+    def _targets(self, data: TrainingData, indices: Int[Tensor, "B"]) -> Tensor | None:
         """Every label of these clips, of the classes that training knows."""
         if data.clips.targets is None:
             return None
         known = data.clips.targets[:, : len(self.data.clips.classes)]
-        return torch.from_numpy(known[places.cpu().numpy()]).float().to(self.device)
+        return torch.from_numpy(known[indices.cpu().numpy()]).float().to(self.device)
 
     # ── what learns ──────────────────────────────────────────────────────────────────────────────
 
@@ -292,8 +229,8 @@ class Trainer:
 
     def _parts(self, stage: Stage, objective: Objective) -> dict[str, nn.Module]:
         names = stage.train or ("space", "objective")
-        whole: dict[str, nn.Module] = {"space": self.space, "objective": objective}
-        return {name: whole.get(name) or self.space.part(name) for name in names}
+        whole: dict[str, nn.Module] = {"space": self.embedder, "objective": objective}
+        return {name: whole.get(name) or self.embedder.part(name) for name in names}
 
     def _freeze(self, stage: Stage, objective: Objective) -> None:
         """Parts that learn are in training mode and want gradients; all others are not and do
@@ -304,22 +241,22 @@ class Trainer:
             part.train()
             part.requires_grad_(True)
 
-    def _tell_of_round(self, stage: Stage, objective: Objective) -> None:
+    def _log_round(self, stage: Stage, objective: Objective) -> None:
         """Which parameters learn, and which of them the objective does not reach."""
         learning = self._learning(stage, objective)
         if not learning:
             raise InputError(f"stage {stage.name} trains no parameter; see its `train`")
         self.model.eval()  # neither dropout nor batch statistics move by looking
-        places = torch.arange(min(len(self.data.clips), stage.optimiser.batch_size))
-        places = places.to(self.device)
+        indices = torch.arange(min(len(self.data.clips), stage.optimiser.batch_size))
+        indices = indices.to(self.device)
         batch = self.batch(
-            self.data, places, self.data.inputs(places), self.labels, stage, training=True
+            self.data, indices, self.data.inputs(indices), self.labels, stage, training=True
         )
         gradients = torch.autograd.grad(
             objective(batch), list(learning.values()), allow_unused=True
         )
         idle = [name for name, g in zip(learning, gradients, strict=True) if g is None]
-        self._write(
+        self.log.write(
             {
                 "event": "round", "stage": stage.name, "round": self.state.round,
                 "objective": stage.objective.name, "watch": self._watch(),
@@ -331,9 +268,9 @@ class Trainer:
 
     def _survey(self) -> TrainingEmbeddings:
         rows = self.data.rows
-        means = {m: self.space.of(m).standardised(one.means()) for m, one in rows.items()}
+        means = {m: self.embedder.of(m).standardised(one.means()) for m, one in rows.items()}
         return TrainingEmbeddings(
-            embeddings=self.space.embed(rows), means=means, labels=self.labels
+            embeddings=self.embedder.embed(rows), means=means, labels=self.labels
         )
 
     def _watch(self) -> str:
@@ -342,13 +279,13 @@ class Trainer:
     def _judge(self, stage: Stage, objective: Objective) -> dict[str, Any]:
         """The epoch in numbers; keeps the weights if it was the best of its round."""
         state, watch = self.state, self._watch()
-        terms = {name: total / state.seen for name, total in state.sums.items()}
+        terms = state.means()
         val_loss = val_accuracy = None
         if self.val is not None and watch == "loss":
             val_loss = self._val_loss(self.val, stage, objective)
         elif self.val is not None and watch == "episodes":
             val_accuracy = validation.accuracy(
-                self.space.embed(self.val.rows),
+                self.embedder.embed(self.val.rows),
                 self.val.clips,
                 seed=self.seed,
                 head=copy.deepcopy(objective).cpu().eval().head(),
@@ -364,7 +301,7 @@ class Trainer:
         elif all(validation.score(row) >= validation.score(earlier) for earlier in history):
             state.best = state.epoch
             self.best = {k: v.clone() for k, v in self.model.state_dict().items()}
-        self._write(row)
+        self.log.write(row)
         if self.progress:
             whole = sum(s.rounds * s.optimiser.epochs for s in self.stages)
             done = sum(map(len, state.rounds)) + 1
@@ -376,60 +313,30 @@ class Trainer:
         return row
 
     @torch.inference_mode()
-    def _val_loss(self, val: Data, stage: Stage, objective: Objective) -> float:
+    def _val_loss(self, val: TrainingData, stage: Stage, objective: Objective) -> float:
         self.model.eval()
         labels = torch.from_numpy(val.clips.class_ids).long().to(self.device)
         total = 0.0
         for some in batching.cut(torch.arange(len(val.clips)), stage.optimiser.batch_size):
-            places = some.to(self.device)
-            inputs = val.inputs(places)
-            batch = self.batch(val, places, inputs, labels, stage, training=False)
-            total += objective(batch).item() * len(places)
-        self._finite([total])
+            indices = some.to(self.device)
+            inputs = val.inputs(indices)
+            batch = self.batch(val, indices, inputs, labels, stage, training=False)
+            total += objective(batch).item() * len(indices)
+        check_finite([total])
         return total / len(val.clips)
 
     # ── metrics and checkpoints ──────────────────────────────────────────────────────────────────
 
     def _seed(self) -> int:
-        """Chance of this step, whatever happened before."""
-        p = self.state
-        numbers = np.random.SeedSequence([self.seed, p.stage, p.round, p.epoch, p.step])
-        return int(numbers.generate_state(1, np.uint64)[0] >> 1)
+        return self.state.step_seed(self.seed)
 
-    def _flush(self) -> None:
-        """Write the steps whose losses are still on the device."""
-        if not self._pending:
-            return
-        losses = torch.cat([one for *_, one in self._pending]).tolist()
-        self._finite(losses)
-        sums, at = self.state.sums, 0
-        for where, names, _ in self._pending:
-            terms = dict(zip(names, losses[at : at + len(names)], strict=True))
-            at += len(names)
-            for name, value in terms.items():
-                sums[name] = sums.get(name, 0.0) + value * where["clips"]
-            self.state.seen += where["clips"]
-            self._write({**where, "loss": math.fsum(terms.values()), "terms": terms})
-        self._pending.clear()
-
-    def _finite(self, losses: Sequence[float]) -> None:
-        if not all(map(math.isfinite, losses)):
-            raise InputError("the loss is not finite; lower optimiser.learning_rate")
-
-    def _write(self, row: Mapping[str, Any]) -> None:
-        line = (json.dumps(row) + "\n").encode()
-        with (self.run_dir / "metrics.jsonl").open("ab") as file:
-            file.write(line)
-        self.state.metrics_bytes += len(line)
-        if self.scalars:
-            flat = {**row, **{f"terms/{k}": v for k, v in row.get("terms", {}).items()}}
-            skip = ("step", "epoch", "round", "clips", "parameters")
-            for key, value in flat.items():
-                if isinstance(value, float) and key not in skip:
-                    tag = f"{row['stage']}/{row['event']}/{key}"
-                    self.scalars.add_scalar(tag, value, self.state.steps)
+    def _save_if_due(self) -> None:
+        if time.monotonic() - self._saved >= self.checkpoint_seconds:
+            self._save()
 
     def _save(self) -> None:
+        """Write a checkpoint that agrees with the metrics written so far."""
+        self.log.flush()
         assert self.optimiser is not None
         random = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
@@ -440,7 +347,7 @@ class Trainer:
             "best": self.best,
             "random": random,
         }
-        checkpoint.save(self.run_dir, tensors, asdict(self.state))
+        checkpoint.save(self.run_dir, tensors, self.state.to_dict())
         self._saved = time.monotonic()
 
     def _resume(self) -> bool:
@@ -460,27 +367,3 @@ class Trainer:
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["random"]["cuda"], self.device)
         return True
-
-
-def make_optimiser(
-    settings: OptimiserSettings, parameters: Mapping[str, nn.Parameter]
-) -> torch.optim.Optimizer:
-    """An optimiser of all of them."""
-    o, learning = settings, list(parameters.values())
-    if o.method == "sgd":
-        return torch.optim.SGD(
-            learning, lr=o.learning_rate, momentum=o.momentum, nesterov=o.momentum > 0,
-            weight_decay=o.weight_decay,
-        )  # fmt: skip
-    kind = torch.optim.Adam if o.method == "adam" else torch.optim.AdamW
-    return kind(learning, lr=o.learning_rate, weight_decay=o.weight_decay)
-
-
-def learning_rate(settings: OptimiserSettings, epoch: float) -> float:
-    """The rate at a time counted in epochs of the round."""
-    o = settings
-    rise = min(1.0, (epoch + 1e-3) / o.warmup_epochs) if epoch < o.warmup_epochs else 1.0
-    if o.schedule == "constant" or epoch < o.warmup_epochs:
-        return o.learning_rate * rise
-    share = (epoch - o.warmup_epochs) / max(1e-9, o.epochs - o.warmup_epochs)
-    return o.learning_rate * 0.5 * (1 + math.cos(math.pi * share))

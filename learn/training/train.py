@@ -22,7 +22,9 @@ from learn.models.embedder import Embedder
 from learn.training import checkpoint, runs
 from learn.training import recipe as recipes
 from learn.training.dataset import TrainingSetup, load_setup
-from learn.training.loop import Scalars, Trainer
+from learn.training.loop import Trainer
+from learn.training.metrics_log import NAME as METRICS
+from learn.training.metrics_log import Scalars
 from learn.training.recipe import Recipe
 from store.errors import ConfigError, InputError, MicroshotError
 
@@ -117,7 +119,7 @@ def train(
         if job.labels is not None:
             labels.write(run_dir / runs.LABELS, job.labels)
         trainer = Trainer(
-            run_dir=run_dir, space=space, stages=recipe_.stages, objectives=objectives,
+            run_dir=run_dir, embedder=space, stages=recipe_.stages, objectives=objectives,
             states=states, data=data, val=val, watches=job.watches, seed=recipe_.seed,
             device=place, checkpoint_seconds=checkpoint_seconds, progress=progress,
             scalars=scalars,
@@ -150,9 +152,9 @@ def _gone_unless_begun(run_dir: Path) -> Iterator[None]:
     try:
         yield
     except MicroshotError:
-        metrics = run_dir / "metrics.jsonl"
+        metrics = run_dir / METRICS
         if not metrics.is_file() or not metrics.stat().st_size:
-            for name in ("config.json", "provenance.json", runs.LABELS, "metrics.jsonl"):
+            for name in ("config.json", "provenance.json", runs.LABELS, METRICS):
                 (run_dir / name).unlink(missing_ok=True)
             with suppress(OSError):  # somebody else's files are in it
                 run_dir.rmdir()

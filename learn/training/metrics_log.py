@@ -1,0 +1,102 @@
+"""Metrics of a training: a JSON line for each step, epoch and round, and TensorBoard's curves."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from learn.training.state import TrainerState
+from store.errors import InputError
+
+NAME = "metrics.jsonl"
+FLUSH_STEPS = 64  # losses leave the device this often: each time costs a wait
+NO_CURVES = ("step", "epoch", "round", "clips", "parameters")  # keys that TensorBoard is spared
+
+
+@runtime_checkable
+class Scalars(Protocol):
+    """Where numbers are drawn, such as TensorBoard's writer."""
+
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None: ...
+    def flush(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Step:
+    """A step whose losses are still on the device."""
+
+    row: Mapping[str, Any]
+    terms: Sequence[str]
+    losses: Tensor  # of each term
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class MetricsLog:
+    """Writes metrics, and counts into the training's state what it has written."""
+
+    path: Path
+    state: TrainerState
+    scalars: Scalars | None = None
+    _pending: list[_Step] = field(default_factory=list, init=False)
+
+    def begin(self) -> None:
+        """Forget lines behind the checkpoint: their steps are done again."""
+        with self.path.open("ab") as file:
+            file.truncate(self.state.metrics_bytes)
+
+    def add_step(self, row: Mapping[str, Any], losses: Mapping[str, Tensor]) -> None:
+        """Remember a step's losses, without waiting for the device until many have come."""
+        stacked = torch.stack([loss.detach() for loss in losses.values()])
+        self._pending.append(_Step(row=row, terms=list(losses), losses=stacked))
+        if len(self._pending) >= FLUSH_STEPS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the steps whose losses are still on the device.
+
+        Raises:
+            InputError: one of them is not finite.
+        """
+        if not self._pending:
+            return
+        losses = torch.cat([step.losses for step in self._pending]).tolist()
+        check_finite(losses)
+        start = 0
+        for step in self._pending:
+            stop = start + len(step.terms)
+            terms = dict(zip(step.terms, losses[start:stop], strict=True))
+            start = stop
+            self.state.add(terms, step.row["clips"])
+            self.write({**step.row, "loss": math.fsum(terms.values()), "terms": terms})
+        self._pending.clear()
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Append one line, and draw its numbers."""
+        line = (json.dumps(row) + "\n").encode()
+        with self.path.open("ab") as file:
+            file.write(line)
+        self.state.metrics_bytes += len(line)
+        if self.scalars:
+            self._draw(self.scalars, row)
+
+    def _draw(self, scalars: Scalars, row: Mapping[str, Any]) -> None:
+        flat = {**row, **{f"terms/{name}": x for name, x in row.get("terms", {}).items()}}
+        for key, value in flat.items():
+            if isinstance(value, float) and key not in NO_CURVES:
+                tag = f"{row['stage']}/{row['event']}/{key}"
+                scalars.add_scalar(tag, value, self.state.steps)
+
+
+def check_finite(losses: Sequence[float]) -> None:
+    """Refuse to go on with a loss that is none.
+
+    Raises:
+        InputError: names the setting to lower.
+    """
+    if not all(map(math.isfinite, losses)):
+        raise InputError("the loss is not finite; lower optimiser.learning_rate")
