@@ -22,6 +22,7 @@ from typing import Any
 
 from store import plugins
 from store.errors import ConfigError, MissingFile, UnknownSetting, choices
+from store.settings import Settings, setting
 from store.sizes import parse_size
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -35,46 +36,51 @@ PER_MODALITY = ("visual", "audio")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DataSettings:
+class DataSettings(Settings):
+    """Which clips and features are trained on."""
+
     split: str = ""  # trained on; empty: train where there are splits, else all
     val_split: str = "val"  # stops the training early, where the manifest has it
     label: str = "label"
     visual: str = ""  # a feature's name; empty: the only one; none: leave it out
     audio: str = ""
-    missing: str = "drop"  # clips without a modality; keep: masked, for objectives that allow it
+    # clips without a modality; keep: masked, for objectives that allow it
+    missing: str = setting("drop", among=("drop", "keep"))
     labels: str = ""  # a file with a vector for each class name: `learn labels`
     memory: str = "8GiB"  # rows of a larger split are streamed, see learn/data/streaming.py
 
-    def __post_init__(self) -> None:
-        if self.missing not in ("drop", "keep"):
-            raise ConfigError(f"data.missing={self.missing!r} is neither drop nor keep")
+    def check(self) -> None:
         parse_size(self.memory)
+
+    @classmethod
+    def prefix(cls) -> str:
+        return "data."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OptimiserSettings:
-    method: str = "adamw"  # adamw, adam, sgd
-    epochs: int = 50
-    batch_size: int = 128
-    bucket: int = 0  # batches among whose clips those of like length meet; 0: any clips meet
-    ways: int = 0  # classes of a batch, as many clips of each; 0: any clips meet
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
-    momentum: float = 0.9  # of sgd, Nesterov's
-    schedule: str = "constant"  # or cosine: down to 0 at the end of the stage's round
-    warmup_epochs: float = 0.0
-    watch: str = "auto"  # on the validation split: loss, episodes or none; auto: loss if it has one
-    patience: int = 10  # epochs without a better validation; 0: never stop early
-    seed: int = 0
+class OptimiserSettings(Settings):
+    """How long, how fast and in which batches a stage learns."""
 
-    def __post_init__(self) -> None:
-        bounds = {
-            "epochs": 1, "batch_size": 2, "bucket": 0, "ways": 0, "patience": 0, "seed": 0,
-            "warmup_epochs": 0,
-        }  # fmt: skip
-        for key, least in bounds.items():
-            if getattr(self, key) < least:
-                raise ConfigError(f"optimiser.{key}={getattr(self, key)} is less than {least}")
+    method: str = setting("adamw", among=("adamw", "adam", "sgd"))
+    epochs: int = setting(50, at_least=1)
+    batch_size: int = setting(128, at_least=2)
+    # batches among whose clips those of like length meet; 0: any clips meet
+    bucket: int = setting(0, at_least=0)
+    # classes of a batch, as many clips of each; 0: any clips meet
+    ways: int = setting(0, at_least=0)
+    learning_rate: float = setting(1e-3, above=0)
+    weight_decay: float = setting(1e-4, at_least=0)
+    momentum: float = setting(0.9, at_least=0, below=1)  # of sgd, Nesterov's
+    # cosine: down to 0 at the end of the stage's round
+    schedule: str = setting("constant", among=("constant", "cosine"))
+    warmup_epochs: float = setting(0.0, at_least=0)
+    # on the validation split; auto: loss if it has one
+    watch: str = setting("auto", among=("auto", "loss", "episodes", "none"))
+    # epochs without a better validation; 0: never stop early
+    patience: int = setting(10, at_least=0)
+    seed: int = setting(0, at_least=0)
+
+    def check(self) -> None:
         if 2 * self.ways > self.batch_size:
             raise ConfigError(
                 f"optimiser.ways={self.ways} leaves less than two clips of a class in batches of "
@@ -82,37 +88,26 @@ class OptimiserSettings:
             )
         if self.ways and self.bucket:
             raise ConfigError("optimiser: ways and bucket both say who meets; set one of them")
-        if not 0 < self.learning_rate < float("inf") or not 0 <= self.weight_decay < float("inf"):
-            raise ConfigError("optimiser: learning_rate is above 0 and weight_decay 0 or more")
-        if not 0 <= self.momentum < 1:
-            raise ConfigError(f"optimiser.momentum={self.momentum} is not in [0, 1)")
-        known = {
-            "method": ("adamw", "adam", "sgd"),
-            "schedule": ("constant", "cosine"),
-            "watch": ("auto", "loss", "episodes", "none"),
-        }
-        for key, values in known.items():
-            if (value := getattr(self, key)) not in values:
-                there = choices(value, values)
-                raise ConfigError(f"optimiser.{key}={value!r} does not exist; there are {there}")
+
+    @classmethod
+    def prefix(cls) -> str:
+        return "optimiser."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ViewSettings:
+class ViewSettings(Settings):
     """How `learn/training/augment.py` makes the copies. As they are, they do not differ."""
 
-    copies: int = 1
-    subclip: float = 1.0  # share of a clip's rows in each copy, in one piece
-    feature_dropout: float = 0.0  # share of stored dimensions set to their mean
-    noise: float = 0.0  # in deviations of the stored dimensions
+    copies: int = setting(1, among=(1, 2))
+    # share of a clip's rows in each copy, in one piece
+    subclip: float = setting(1.0, above=0, at_most=1)
+    # share of stored dimensions set to their mean
+    feature_dropout: float = setting(0.0, at_least=0, below=1)
+    noise: float = setting(0.0, at_least=0)  # in deviations of the stored dimensions
 
-    def __post_init__(self) -> None:
-        if self.copies not in (1, 2):
-            raise ConfigError(f"views.copies={self.copies} is neither 1 nor 2")
-        if not 0 < self.subclip <= 1:
-            raise ConfigError(f"views.subclip={self.subclip} is not in (0, 1]")
-        if not 0 <= self.feature_dropout < 1 or not 0 <= self.noise < float("inf"):
-            raise ConfigError("views: feature_dropout is in [0, 1) and noise 0 or more")
+    @classmethod
+    def prefix(cls) -> str:
+        return "views."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

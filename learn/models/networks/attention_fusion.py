@@ -18,21 +18,22 @@ from torch import Tensor, nn
 from learn.data.clips import Padded
 from learn.models.networks._missing import MODALITIES
 from store.errors import ConfigError
+from store.settings import Settings, setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    dim_out: int = 128
-    hidden: int = 256
-    heads: int = 4
-    dropout: float = 0.1
-    modality_dropout: float = 0.3
+class Config(Settings):
+    dim_out: int = setting(128, at_least=1)
+    hidden: int = setting(256, at_least=1)
+    heads: int = setting(4, at_least=1)
+    dropout: float = setting(0.1, at_least=0, below=1)
+    modality_dropout: float = setting(0.3, at_least=0, below=1)
 
-    def __post_init__(self) -> None:
-        if min(self.dim_out, self.hidden, self.heads) < 1 or self.hidden % self.heads:
-            raise ConfigError("attention_fusion: hidden is a multiple of heads, all 1 or more")
-        if not 0 <= self.dropout < 1 or not 0 <= self.modality_dropout < 1:
-            raise ConfigError("attention_fusion: dropouts are in [0, 1)")
+    def check(self) -> None:
+        if self.hidden % self.heads:
+            raise ConfigError(
+                f"attention_fusion: hidden={self.hidden} is no multiple of heads={self.heads}"
+            )
 
 
 class AttentionFusion(nn.Module):

@@ -23,25 +23,23 @@ from learn.data.clips import Padded
 from learn.models.networks._missing import MODALITIES
 from learn.models.projections import mean_of_rows
 from store.errors import ConfigError
+from store.settings import Settings, setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    dim_out: int = 64
-    hidden: int = 512
-    width: int = 300
-    heads: int = 3
-    layers: int = 1
-    feedforward: int = 64
-    dropout: float = 0.2
-    momentum: float = 0.1  # of batch norms
+class Config(Settings):
+    dim_out: int = setting(64, at_least=1)
+    hidden: int = setting(512, at_least=1)
+    width: int = setting(300, at_least=1)
+    heads: int = setting(3, at_least=1)
+    layers: int = setting(1, at_least=1)
+    feedforward: int = setting(64, at_least=1)
+    dropout: float = setting(0.2, at_least=0, below=1)
+    momentum: float = setting(0.1, above=0, at_most=1)  # of batch norms
 
-    def __post_init__(self) -> None:
-        sizes = (self.dim_out, self.hidden, self.width, self.heads, self.layers, self.feedforward)
-        if min(sizes) < 1 or self.width % self.heads:
-            raise ConfigError("avca: all sizes are 1 or more, and width a multiple of heads")
-        if not 0 <= self.dropout < 1 or not 0 < self.momentum <= 1:
-            raise ConfigError("avca: dropout is in [0, 1), momentum in (0, 1]")
+    def check(self) -> None:
+        if self.width % self.heads:
+            raise ConfigError(f"avca: width={self.width} is no multiple of heads={self.heads}")
 
 
 class AVCA(nn.Module):

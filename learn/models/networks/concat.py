@@ -19,20 +19,15 @@ from learn.data.clips import Padded
 from learn.models.networks._missing import MODALITIES, Missing
 from learn.models.projections import mean_of_rows
 from store.errors import ConfigError
+from store.settings import Settings, setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    dim_out: int = 128
-    hidden: int = 512
-    dropout: float = 0.1
-    modality_dropout: float = 0.3
-
-    def __post_init__(self) -> None:
-        if min(self.dim_out, self.hidden) < 1:
-            raise ConfigError("concat: dim_out and hidden are 1 or more")
-        if not 0 <= self.dropout < 1 or not 0 <= self.modality_dropout < 1:
-            raise ConfigError("concat: dropout and modality_dropout are in [0, 1)")
+class Config(Settings):
+    dim_out: int = setting(128, at_least=1)
+    hidden: int = setting(512, at_least=1)
+    dropout: float = setting(0.1, at_least=0, below=1)
+    modality_dropout: float = setting(0.3, at_least=0, below=1)
 
 
 class Concat(nn.Module):

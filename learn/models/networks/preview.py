@@ -16,19 +16,14 @@ from torch import Tensor, nn
 from learn.data.clips import Padded
 from learn.models.projections import mean_of_rows
 from store.errors import ConfigError
+from store.settings import Settings, setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    dim_out: int = 128
-    hidden: int = 512
-    dropout: float = 0.1
-
-    def __post_init__(self) -> None:
-        if min(self.dim_out, self.hidden) < 1:
-            raise ConfigError("preview: dim_out and hidden are 1 or more")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"preview: dropout={self.dropout} is not in [0, 1)")
+class Config(Settings):
+    dim_out: int = setting(128, at_least=1)
+    hidden: int = setting(512, at_least=1)
+    dropout: float = setting(0.1, at_least=0, below=1)
 
 
 class Preview(nn.Module):

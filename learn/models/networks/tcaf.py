@@ -22,26 +22,26 @@ from torch import Tensor, nn
 from learn.data.clips import Padded
 from learn.models.networks._missing import MODALITIES
 from store.errors import ConfigError
+from store.settings import Settings, setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    dim_out: int = 64
-    width: int = 300
-    marks: int = 64
-    heads: int = 6
-    layers: int = 3
-    feedforward: int = 128
-    dropout: float = 0.1
+class Config(Settings):
+    dim_out: int = setting(64, at_least=1)
+    width: int = setting(300, at_least=1)
+    marks: int = setting(64, at_least=1)
+    heads: int = setting(6, at_least=1)
+    layers: int = setting(3, at_least=1)
+    feedforward: int = setting(128, at_least=1)
+    dropout: float = setting(0.1, at_least=0, below=1)
     within: bool = False  # rows also attend to those of their own modality
-    max_hz: float = 2.0  # of the time features
+    max_hz: float = setting(2.0, above=0)  # of the time features
 
-    def __post_init__(self) -> None:
-        sizes = (self.dim_out, self.width, self.marks, self.heads, self.layers, self.feedforward)
-        if min(sizes) < 1 or self.width % self.heads or self.marks % 2:
-            raise ConfigError("tcaf: sizes are 1 or more, width a multiple of heads, marks even")
-        if not 0 <= self.dropout < 1 or self.max_hz <= 0:
-            raise ConfigError("tcaf: dropout is in [0, 1), max_hz above 0")
+    def check(self) -> None:
+        if self.width % self.heads:
+            raise ConfigError(f"tcaf: width={self.width} is no multiple of heads={self.heads}")
+        if self.marks % 2:
+            raise ConfigError(f"tcaf: marks={self.marks} is not even")
 
 
 class TCaF(nn.Module):

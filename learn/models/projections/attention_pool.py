@@ -16,22 +16,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from store.errors import ConfigError
+from store.settings import Settings, setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    dim_out: int = 128
-    queries: int = 4
-    width: int = 128  # of keys, and of values
-    dropout: float = 0.1  # on the pooled values
-
-    def __post_init__(self) -> None:
-        for key in ("dim_out", "queries", "width"):
-            if (value := getattr(self, key)) < 1:
-                raise ConfigError(f"attention_pool: {key}={value} is less than 1")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"attention_pool: dropout={self.dropout} is not in [0, 1)")
+class Config(Settings):
+    dim_out: int = setting(128, at_least=1)
+    queries: int = setting(4, at_least=1)
+    width: int = setting(128, at_least=1)  # of keys, and of values
+    dropout: float = setting(0.1, at_least=0, below=1)  # on the pooled values
 
 
 class AttentionPool(nn.Module):

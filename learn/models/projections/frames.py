@@ -13,18 +13,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from store.errors import ConfigError
+from store.settings import Settings, setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    frames: int = 8
-    width: int = 64  # of a frame
-
-    def __post_init__(self) -> None:
-        for key in ("frames", "width"):
-            if (value := getattr(self, key)) < 1:
-                raise ConfigError(f"frames: {key}={value} is less than 1")
+class Config(Settings):
+    frames: int = setting(8, at_least=1)
+    width: int = setting(64, at_least=1)  # of a frame
 
 
 class Frames(nn.Module):

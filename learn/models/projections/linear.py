@@ -6,16 +6,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from learn.models.projections import mean_of_rows
-from store.errors import ConfigError
+from store.settings import Settings, setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    dim_out: int = 128
-
-    def __post_init__(self) -> None:
-        if self.dim_out < 1:
-            raise ConfigError(f"linear: dim_out={self.dim_out} is less than 1")
+class Config(Settings):
+    dim_out: int = setting(128, at_least=1)
 
 
 class Linear(nn.Module):

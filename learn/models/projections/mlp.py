@@ -6,24 +6,17 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from learn.models.projections import mean_of_rows
-from store.errors import ConfigError
+from store.settings import Settings, setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    dim_out: int = 128
-    hidden: int = 512
-    layers: int = 1  # hidden ones
-    dropout: float = 0.1
+class Config(Settings):
+    dim_out: int = setting(128, at_least=1)
+    hidden: int = setting(512, at_least=1)
+    layers: int = setting(1, at_least=1)  # hidden ones
+    dropout: float = setting(0.1, at_least=0, below=1)
     batch_norm: bool = False  # behind every hidden layer
     relu_out: bool = False  # no negative numbers come out
-
-    def __post_init__(self) -> None:
-        for key in ("dim_out", "hidden", "layers"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"mlp: {key}={getattr(self, key)} is less than 1")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"mlp: dropout={self.dropout} is not in [0, 1)")
 
 
 class MLP(nn.Module):

@@ -24,43 +24,30 @@ from torch import Tensor, nn
 
 from learn.models.attention import Pattern, attend, path
 from learn.models.projections import mean_of_rows
-from store.errors import ConfigError, choices
+from store.errors import ConfigError
+from store.settings import Settings, setting
 
 SHORTEST_SECONDS = 0.1  # periods of the sinusoids: from a few frames of ordinary video …
 LONGEST_SECONDS = 200.0  # … to several micro videos, so that no two rows share all phases
 
-SETTINGS = {
-    "norm": ("pre", "post"),
-    "pool": ("cls", "mean"),
-    "attention": ("full", "window", "dilated", "global_window"),
-}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    dim_out: int = 128
-    width: int = 256
-    layers: int = 2
-    heads: int = 4
-    ffn: int = 1024
-    dropout: float = 0.1
-    head_dropout: float = 0.1  # VTN has 0.5
-    norm: str = "pre"
-    pool: str = "cls"
-    attention: str = "full"
-    reach: int = 8  # rows on each side; full attention has no use for it
-    dilation: int = 1  # rows from one neighbour to the next: dilated and global_window only
+class Config(Settings):
+    dim_out: int = setting(128, at_least=1)
+    width: int = setting(256, at_least=1)
+    layers: int = setting(2, at_least=1)
+    heads: int = setting(4, at_least=1)
+    ffn: int = setting(1024, at_least=1)
+    dropout: float = setting(0.1, at_least=0, below=1)
+    head_dropout: float = setting(0.1, at_least=0, below=1)  # VTN has 0.5
+    norm: str = setting("pre", among=("pre", "post"))
+    pool: str = setting("cls", among=("cls", "mean"))
+    attention: str = setting("full", among=("full", "window", "dilated", "global_window"))
+    reach: int = setting(8, at_least=0)  # rows on each side; full attention has no use for it
+    # rows from one neighbour to the next: dilated and global_window only
+    dilation: int = setting(1, at_least=1)
 
-    def __post_init__(self) -> None:
-        for key in ("dim_out", "width", "layers", "heads", "ffn"):
-            if (value := getattr(self, key)) < 1:
-                raise ConfigError(f"transformer: {key}={value} is less than 1")
-        for key in ("dropout", "head_dropout"):
-            if not 0 <= (share := getattr(self, key)) < 1:
-                raise ConfigError(f"transformer: {key}={share} is not in [0, 1)")
-        for key, known in SETTINGS.items():
-            if (word := getattr(self, key)) not in known:
-                raise ConfigError(f"transformer: {key}={word!r} is none of {choices(word, known)}")
+    def check(self) -> None:
         if self.width % (2 * self.heads):
             raise ConfigError(
                 f"transformer: width={self.width} is no multiple of 2 * heads = {2 * self.heads}"
@@ -79,7 +66,6 @@ class Config:
             raise ConfigError(
                 "transformer: attention=dilated with dilation=1 is a window; give more"
             )
-        self.pattern()
 
     def pattern(self) -> Pattern:
         """Who sees whom; with `global_window` the first token is the hub."""

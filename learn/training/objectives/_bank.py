@@ -19,7 +19,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from learn.training.objectives import Batch, ObjectiveContext
-from store.errors import ConfigError
 
 
 class Bank(nn.Module):
@@ -60,20 +59,6 @@ def claim(scene: ObjectiveContext) -> Bank:
     """The training's one bank, of this stage or an earlier one."""
     _ = scene.dim  # vectors of one size
     return scene.state("bank", lambda: Bank(scene.outputs, scene.clips))
-
-
-def check(name: str, *, temperature: float, momentum: float, negatives: int) -> None:
-    """Bounds that all objectives with a bank share.
-
-    Raises:
-        ConfigError: a value outside.
-    """
-    if not 0 < temperature < float("inf"):
-        raise ConfigError(f"{name}: temperature={temperature} is not above 0 and finite")
-    if not 0 <= momentum < 1:
-        raise ConfigError(f"{name}: momentum={momentum} is not in [0, 1)")
-    if negatives < 1:
-        raise ConfigError(f"{name}: negatives={negatives} is less than 1")
 
 
 def similarities(

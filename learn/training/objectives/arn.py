@@ -29,24 +29,19 @@ from torch import Tensor, nn
 from learn.training.objectives import ObjectiveContext, Traits
 from learn.training.objectives._episodic import Episodic, cross_entropy
 from store.errors import ConfigError
+from store.settings import Settings, setting
 
 TRAITS = Traits(supervised=True)
 CELLS = 4  # on each side of what the network looks at last
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    frames: int = 8  # as projection.frames
-    sharpness: float = 100.0  # of the power normalisation
-    channels: int = 16  # of the relation network
-    shots: int = 5  # of a class for each query, while training; 0: all that the batch has
-
-    def __post_init__(self) -> None:
-        for key, least in (("frames", 1), ("channels", 1), ("shots", 0)):
-            if (value := getattr(self, key)) < least:
-                raise ConfigError(f"arn: {key}={value} is less than {least}")
-        if not 0 < self.sharpness < float("inf"):
-            raise ConfigError(f"arn: sharpness={self.sharpness} is not above 0 and finite")
+class Config(Settings):
+    frames: int = setting(8, at_least=1)  # as projection.frames
+    sharpness: float = setting(100.0, above=0)  # of the power normalisation
+    channels: int = setting(16, at_least=1)  # of the relation network
+    # of a class for each query, while training; 0: all that the batch has
+    shots: int = setting(5, at_least=0)
 
 
 class ARN(Episodic):

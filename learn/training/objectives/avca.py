@@ -26,24 +26,19 @@ from torch import Tensor, nn
 from learn.training.objectives import Batch, Objective, ObjectiveContext, Traits
 from learn.training.objectives._texts import block, mean_where, of_another_class, triplets
 from store.errors import ConfigError
+from store.settings import Settings, setting
 
 TRAITS = Traits(supervised=True)
 CLIPS = ("audio", "visual")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    dropout: float = 0.2
-    momentum: float = 0.1  # of batch norms
-    margin: float = 1.0
-    extra: float = 1.0  # weights
-    reg: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.dropout < 1 or not 0 < self.momentum <= 1:
-            raise ConfigError("avca: dropout is in [0, 1), momentum in (0, 1]")
-        if min(self.margin, self.extra, self.reg) < 0:
-            raise ConfigError("avca: margin, extra and reg are 0 or more")
+class Config(Settings):
+    dropout: float = setting(0.2, at_least=0, below=1)
+    momentum: float = setting(0.1, above=0, at_most=1)  # of batch norms
+    margin: float = setting(1.0, at_least=0)
+    extra: float = setting(1.0, at_least=0)  # weights
+    reg: float = setting(1.0, at_least=0)
 
 
 class AVCA(Objective):

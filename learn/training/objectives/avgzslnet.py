@@ -26,24 +26,19 @@ from learn.training.objectives._texts import (
     triplets,
 )
 from store.errors import ConfigError
+from store.settings import Settings, setting
 
 TRAITS = Traits(supervised=True)
 CLIPS = ("audio", "visual")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    hidden: int = 300
-    dropout: float = 0.2
-    margin: float = 1.0
-    rebuild: float = 1.0  # weight of the decoder's distances
-    decoded: float = 1.0  # weight of the triplets behind the decoder
-
-    def __post_init__(self) -> None:
-        if self.hidden < 1 or not 0 <= self.dropout < 1:
-            raise ConfigError("avgzslnet: hidden is 1 or more, dropout in [0, 1)")
-        if min(self.margin, self.rebuild, self.decoded) < 0:
-            raise ConfigError("avgzslnet: margin, rebuild and decoded are 0 or more")
+class Config(Settings):
+    hidden: int = setting(300, at_least=1)
+    dropout: float = setting(0.2, at_least=0, below=1)
+    margin: float = setting(1.0, at_least=0)
+    rebuild: float = setting(1.0, at_least=0)  # weight of the decoder's distances
+    decoded: float = setting(1.0, at_least=0)  # weight of the triplets behind the decoder
 
 
 class AVGZSLNet(Objective):

@@ -27,23 +27,18 @@ from torch import Tensor, nn
 from learn.training.objectives import Batch, Objective, ObjectiveContext, Traits
 from learn.training.objectives._pairs import same_class
 from store.errors import ConfigError
+from store.settings import Settings, setting
 
 TRAITS = Traits(supervised=True)
 TINY = 1e-10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    temperature: float = 0.5
-    contrast: float = 1.0
+class Config(Settings):
+    temperature: float = setting(0.5, above=0)
+    contrast: float = setting(1.0, at_least=0)
     compose_nce: bool = True
-    divergence: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.temperature < float("inf"):
-            raise ConfigError(f"ccl: temperature={self.temperature} is not above 0 and finite")
-        if min(self.contrast, self.divergence) < 0:
-            raise ConfigError("ccl: contrast and divergence are 0 or more")
+    divergence: float = setting(1.0, at_least=0)
 
 
 class CCL(Objective):

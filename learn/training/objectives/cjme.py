@@ -22,24 +22,19 @@ from learn.models.projections import mean_of_rows
 from learn.training.objectives import Batch, Objective, ObjectiveContext, Traits
 from learn.training.objectives._texts import block, mean_where, of_another_class, triplets
 from store.errors import ConfigError
+from store.settings import Settings, setting
 
 TRAITS = Traits(supervised=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    hidden: int = 300
-    dropout: float = 0.2
-    margin: float = 1.0
-    tie: float = 0.1  # nats
-    agree: float = 1.0  # weight of mse(a, v)
-    attend: float = 1.0  # weight of mse(alpha, alpha*)
-
-    def __post_init__(self) -> None:
-        if self.hidden < 1 or not 0 <= self.dropout < 1:
-            raise ConfigError("cjme: hidden is 1 or more, dropout in [0, 1)")
-        if min(self.margin, self.tie, self.agree, self.attend) < 0:
-            raise ConfigError("cjme: margin, tie, agree and attend are 0 or more")
+class Config(Settings):
+    hidden: int = setting(300, at_least=1)
+    dropout: float = setting(0.2, at_least=0, below=1)
+    margin: float = setting(1.0, at_least=0)
+    tie: float = setting(0.1, at_least=0)  # nats
+    agree: float = setting(1.0, at_least=0)  # weight of mse(a, v)
+    attend: float = setting(1.0, at_least=0)  # weight of mse(alpha, alpha*)
 
 
 class CJME(Objective):

@@ -23,9 +23,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from learn.training.objectives import Batch, EpochStart, Objective, ObjectiveContext, Traits
-from learn.training.objectives._bank import Bank, binary_nce, check, claim, similarities
+from learn.training.objectives._bank import Bank, binary_nce, claim, similarities
 from learn.training.objectives._pairs import others
 from store.errors import ConfigError
+from store.settings import Settings, setting
 
 TRAITS = Traits(supervised=False)
 AGREEMENTS = ("consensus", "union", "visual", "audio")
@@ -33,29 +34,19 @@ BLOCK = 1024  # clips compared with all others at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    agreement: str = "consensus"  # or union, visual, audio
-    positives: int = 32
-    every: int = 5  # epochs
-    instance: float = 1.0
-    partners: float = 1.0
-    negatives: int = 1024  # of the instance
-    within_negatives: int = 64  # of the partners
-    temperature: float = 0.07
-    momentum: float = 0.5
+class Config(Settings):
+    agreement: str = setting("consensus", among=AGREEMENTS)
+    positives: int = setting(32, at_least=1)
+    every: int = setting(5, at_least=1)  # epochs
+    instance: float = setting(1.0, at_least=0)
+    partners: float = setting(1.0, at_least=0)
+    negatives: int = setting(1024, at_least=1)  # of the instance
+    within_negatives: int = setting(64, at_least=1)  # of the partners
+    temperature: float = setting(0.07, above=0)
+    momentum: float = setting(0.5, at_least=0, below=1)
 
-    def __post_init__(self) -> None:
-        check(
-            "cma",
-            temperature=self.temperature,
-            momentum=self.momentum,
-            negatives=min(self.negatives, self.within_negatives),
-        )
-        if self.agreement not in AGREEMENTS:
-            raise ConfigError(f"cma: agreement={self.agreement!r} is none of {AGREEMENTS}")
-        if min(self.positives, self.every) < 1:
-            raise ConfigError("cma: positives and every are 1 or more")
-        if min(self.instance, self.partners) < 0 or not self.instance + self.partners:
+    def check(self) -> None:
+        if not self.instance + self.partners:
             raise ConfigError("cma: instance and partners are 0 or more, and not both 0")
 
 

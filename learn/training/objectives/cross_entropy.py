@@ -13,19 +13,14 @@ from torch import Tensor, nn
 
 from learn.training.objectives import Batch, Objective, ObjectiveContext, Traits
 from store.errors import ConfigError
+from store.settings import Settings, setting
 
 TRAITS = Traits(supervised=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    label_smoothing: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
-            raise ConfigError(
-                f"cross_entropy: label_smoothing={self.label_smoothing} is not in [0, 1)"
-            )
+class Config(Settings):
+    label_smoothing: float = setting(0.0, at_least=0, below=1)
 
 
 class CrossEntropy(Objective):

@@ -18,18 +18,15 @@ from torch import Tensor, nn
 
 from learn.training.objectives import Batch, Objective, ObjectiveContext, Traits
 from store.errors import ConfigError
+from store.settings import Settings, setting
 
 TRAITS = Traits(supervised=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    scale: float = 100.0  # exp(4.60517), as CLIP ends up with
-    text: float = 1.0  # weight of the texts' cost; clips' is 1
-
-    def __post_init__(self) -> None:
-        if self.scale <= 0 or self.text < 0:
-            raise ConfigError("cross_modal_probe: scale is above 0 and text 0 or more")
+class Config(Settings):
+    scale: float = setting(100.0, above=0)  # exp(4.60517), as CLIP ends up with
+    text: float = setting(1.0, at_least=0)  # weight of the texts' cost; clips' is 1
 
 
 class CrossModalProbe(Objective):

@@ -21,23 +21,21 @@ from torch import Tensor, nn
 
 from learn.training.objectives import Batch, Objective, ObjectiveContext, Traits
 from store.errors import ConfigError, choices
+from store.settings import Settings, setting
 
 TRAITS = Traits(supervised=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Settings):
     student: str = "audio"
     teacher: str = "visual"
-    lambda_kl: float = 1.0
-    teacher_weight: float = 1.0
+    lambda_kl: float = setting(1.0, at_least=0)
+    teacher_weight: float = setting(1.0, at_least=0)
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         if self.student == self.teacher:
             raise ConfigError("distillation: student and teacher are one output; name two")
-        for key in ("lambda_kl", "teacher_weight"):
-            if not 0 <= getattr(self, key) < float("inf"):
-                raise ConfigError(f"distillation: {key} is 0 or more")
 
 
 class Distillation(Objective):

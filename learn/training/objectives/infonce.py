@@ -16,25 +16,16 @@ from torch import Tensor
 
 from learn.training.objectives import Batch, Objective, ObjectiveContext, Traits
 from store.errors import ConfigError
+from store.settings import Settings, setting
 
 TRAITS = Traits(supervised=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    temperature: float = 0.07
-    symmetric: str = "mean"  # or sum
-    negatives: str = "all"  # or exclude_same_class
-
-    def __post_init__(self) -> None:
-        if not 0 < self.temperature < float("inf"):
-            raise ConfigError(f"infonce: temperature={self.temperature} is not above 0 and finite")
-        if self.symmetric not in ("mean", "sum"):
-            raise ConfigError(f"infonce: symmetric={self.symmetric!r} is neither mean nor sum")
-        if self.negatives not in ("all", "exclude_same_class"):
-            raise ConfigError(
-                f"infonce: negatives={self.negatives!r} is neither all nor exclude_same_class"
-            )
+class Config(Settings):
+    temperature: float = setting(0.07, above=0)
+    symmetric: str = setting("mean", among=("mean", "sum"))
+    negatives: str = setting("all", among=("all", "exclude_same_class"))
 
 
 class InfoNCE(Objective):

@@ -20,41 +20,30 @@ from learn.training.objectives import Batch, Objective, ObjectiveContext, Traits
 from learn.training.objectives._bank import (
     Bank,
     binary_nce,
-    check,
     claim,
     similarities,
     softmax_nce,
 )
 from learn.training.objectives._pairs import others
 from store.errors import ConfigError
+from store.settings import Settings, setting
 
 TRAITS = Traits(supervised=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    nce: str = "binary"  # or softmax
-    cross: float = 1.0
-    within: float = 0.0
-    negatives: int = 1024
-    temperature: float = 0.07
-    momentum: float = 0.5
-    anchors: str = "both"  # or visual, audio
+class Config(Settings):
+    nce: str = setting("binary", among=("binary", "softmax"))
+    cross: float = setting(1.0, at_least=0)
+    within: float = setting(0.0, at_least=0)
+    negatives: int = setting(1024, at_least=1)
+    temperature: float = setting(0.07, above=0)
+    momentum: float = setting(0.5, at_least=0, below=1)
+    anchors: str = setting("both", among=("both", "visual", "audio"))
 
-    def __post_init__(self) -> None:
-        name = "memory_bank"
-        check(
-            name,
-            temperature=self.temperature,
-            momentum=self.momentum,
-            negatives=self.negatives,
-        )
-        if self.nce not in ("binary", "softmax"):
-            raise ConfigError(f"{name}: nce={self.nce!r} is neither binary nor softmax")
-        if self.anchors not in ("both", "visual", "audio"):
-            raise ConfigError(f"{name}: anchors={self.anchors!r} is none of both, visual, audio")
-        if min(self.cross, self.within) < 0 or not 0 < self.cross + self.within < float("inf"):
-            raise ConfigError(f"{name}: cross and within are 0 or more, and not both 0")
+    def check(self) -> None:
+        if not self.cross + self.within:
+            raise ConfigError("memory_bank: cross and within are 0 or more, and not both 0")
 
 
 class MemoryBank(Objective):

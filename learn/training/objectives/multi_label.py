@@ -13,17 +13,14 @@ from torch import Tensor, nn
 
 from learn.training.objectives import Batch, Objective, ObjectiveContext, Traits
 from store.errors import ConfigError
+from store.settings import Settings, setting
 
 TRAITS = Traits(supervised=True, several_labels=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    balance: float = 0.5
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.balance <= 1:
-            raise ConfigError(f"multi_label: balance={self.balance} is not in [0, 1]")
+class Config(Settings):
+    balance: float = setting(0.5, at_least=0, at_most=1)
 
 
 class MultiLabel(Objective):

@@ -17,20 +17,15 @@ from torch import Tensor
 
 from learn.training.objectives import Batch, Objective, ObjectiveContext, Traits
 from store.errors import ConfigError
+from store.settings import Settings, setting
 
 TRAITS = Traits(supervised=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    temperature: float = 0.1
-    reduction: str = "mean"  # or sum
-
-    def __post_init__(self) -> None:
-        if not 0 < self.temperature < float("inf"):
-            raise ConfigError(f"nt_xent: temperature={self.temperature} is not above 0 and finite")
-        if self.reduction not in ("mean", "sum"):
-            raise ConfigError(f"nt_xent: reduction={self.reduction!r} is neither mean nor sum")
+class Config(Settings):
+    temperature: float = setting(0.1, above=0)
+    reduction: str = setting("mean", among=("mean", "sum"))
 
 
 class NTXent(Objective):

@@ -16,21 +16,16 @@ from torch import Tensor
 
 from learn.training.objectives import ObjectiveContext, Traits
 from learn.training.objectives._episodic import Episodic, cross_entropy
-from store.errors import ConfigError
+from store.settings import Settings, setting
 
 TRAITS = Traits(supervised=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    scale: float = 8.0
-    shots: int = 5  # of a class for each query, while training; 0: all that the batch has
-
-    def __post_init__(self) -> None:
-        if not 0 < self.scale < float("inf"):
-            raise ConfigError(f"protonet: scale={self.scale} is not above 0 and finite")
-        if self.shots < 0:
-            raise ConfigError(f"protonet: shots={self.shots} is less than 0")
+class Config(Settings):
+    scale: float = setting(8.0, above=0)
+    # of a class for each query, while training; 0: all that the batch has
+    shots: int = setting(5, at_least=0)
 
 
 class ProtoNet(Episodic):

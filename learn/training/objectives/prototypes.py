@@ -20,24 +20,16 @@ from torch import Tensor
 
 from learn.training.objectives import Batch, EpochStart, ObjectiveContext, Traits
 from learn.training.objectives._clusters import Clustered, two_modalities
-from store.errors import ConfigError
+from store.settings import Settings, setting
 
 TRAITS = Traits(supervised=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    clusters: int = 64
-    temperature: float = 0.1
-    every: int = 1  # epochs between clusterings
-
-    def __post_init__(self) -> None:
-        if self.clusters < 2 or self.every < 1:
-            raise ConfigError("prototypes: clusters is 2 or more, every 1 or more")
-        if not 0 < self.temperature < float("inf"):
-            raise ConfigError(
-                f"prototypes: temperature={self.temperature} is not above 0 and finite"
-            )
+class Config(Settings):
+    clusters: int = setting(64, at_least=2)
+    temperature: float = setting(0.1, above=0)
+    every: int = setting(1, at_least=1)  # epochs between clusterings
 
 
 class Prototypes(Clustered):

@@ -20,33 +20,22 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from learn.training.objectives import Batch, Objective, ObjectiveContext, Traits
-from learn.training.objectives._bank import Bank, check, claim, similarities, softmax_nce
+from learn.training.objectives._bank import Bank, claim, similarities, softmax_nce
 from learn.training.objectives._pairs import others
 from store.errors import ConfigError
+from store.settings import Settings, setting
 
 TRAITS = Traits(supervised=False)
 JOINTS = ("bank", "bank+uni", "live")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    student: str = "audio"  # or visual
-    joint: str = "bank+uni"  # or bank, live
-    negatives: int = 1024
-    temperature: float = 0.07
-    momentum: float = 0.5
-
-    def __post_init__(self) -> None:
-        check(
-            "sscl",
-            temperature=self.temperature,
-            momentum=self.momentum,
-            negatives=self.negatives,
-        )
-        if self.student not in ("visual", "audio"):
-            raise ConfigError(f"sscl: student={self.student!r} is neither visual nor audio")
-        if self.joint not in JOINTS:
-            raise ConfigError(f"sscl: joint={self.joint!r} is none of {', '.join(JOINTS)}")
+class Config(Settings):
+    student: str = setting("audio", among=("visual", "audio"))
+    joint: str = setting("bank+uni", among=JOINTS)
+    negatives: int = setting(1024, at_least=1)
+    temperature: float = setting(0.07, above=0)
+    momentum: float = setting(0.5, at_least=0, below=1)
 
 
 class SSCL(Objective):

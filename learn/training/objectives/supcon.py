@@ -15,18 +15,14 @@ from torch import Tensor
 
 from learn.training.objectives import Batch, Objective, ObjectiveContext, Traits
 from learn.training.objectives._pairs import same_class
-from store.errors import ConfigError
+from store.settings import Settings, setting
 
 TRAITS = Traits(supervised=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    temperature: float = 0.1
-
-    def __post_init__(self) -> None:
-        if not 0 < self.temperature < float("inf"):
-            raise ConfigError(f"supcon: temperature={self.temperature} is not above 0 and finite")
+class Config(Settings):
+    temperature: float = setting(0.1, above=0)
 
 
 class SupCon(Objective):

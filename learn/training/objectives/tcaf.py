@@ -19,21 +19,17 @@ from torch import Tensor
 
 from learn.training.objectives import Batch, Objective, ObjectiveContext, Traits
 from learn.training.objectives._texts import text_and_back
-from store.errors import ConfigError
+from store.settings import Settings, setting
 
 TRAITS = Traits(supervised=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    hidden: int = 512
-    dropout: float = 0.1
-    reg: float = 1.0  # weights
-    rec: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.hidden < 1 or not 0 <= self.dropout < 1 or min(self.reg, self.rec) < 0:
-            raise ConfigError("tcaf: hidden 1 or more, dropout in [0, 1), reg and rec 0 or more")
+class Config(Settings):
+    hidden: int = setting(512, at_least=1)
+    dropout: float = setting(0.1, at_least=0, below=1)
+    reg: float = setting(1.0, at_least=0)  # weights
+    rec: float = setting(1.0, at_least=0)
 
 
 class TCaF(Objective):

@@ -22,23 +22,17 @@ from torch import Tensor
 
 from learn.training.objectives import Batch, Objective, ObjectiveContext, Traits
 from learn.training.objectives._pairs import crossings, dice, same_class
-from store.errors import ConfigError
+from store.settings import Settings, setting
 
 TRAITS = Traits(supervised=True)
 MININGS = ("random", "semi_hard", "batch_hard")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    margin: float = 0.5
-    mining: str = "semi_hard"  # or random, batch_hard
+class Config(Settings):
+    margin: float = setting(0.5, above=0)
+    mining: str = setting("semi_hard", among=MININGS)
     normalise: bool = True  # compare directions only
-
-    def __post_init__(self) -> None:
-        if not 0 < self.margin < float("inf"):
-            raise ConfigError(f"triplet: margin={self.margin} is not above 0 and finite")
-        if self.mining not in MININGS:
-            raise ConfigError(f"triplet: mining={self.mining!r} is none of {', '.join(MININGS)}")
 
 
 class Triplet(Objective):

@@ -29,27 +29,23 @@ from torch import Tensor, nn
 from learn.training.objectives import ObjectiveContext, Traits
 from learn.training.objectives._episodic import NEVER, Episodic, cross_entropy
 from store.errors import ConfigError
+from store.settings import Settings, setting
 
 TRAITS = Traits(supervised=True)
 WAVES = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Settings):
     frames: int = 8  # as projection.frames
     pairs: bool = True
     triples: bool = True
-    width: int = 64  # of keys and of values
-    dropout: float = 0.1
-    shots: int = 5  # of a class for each query, while training; 0: all that the batch has
+    width: int = setting(64, at_least=1)  # of keys and of values
+    dropout: float = setting(0.1, at_least=0, below=1)
+    # of a class for each query, while training; 0: all that the batch has
+    shots: int = setting(5, at_least=0)
 
-    def __post_init__(self) -> None:
-        if self.shots < 0:
-            raise ConfigError(f"trx: shots={self.shots} is less than 0")
-        if self.width < 1:
-            raise ConfigError(f"trx: width={self.width} is less than 1")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"trx: dropout={self.dropout} is not in [0, 1)")
+    def check(self) -> None:
         if not self.sizes:
             raise ConfigError("trx: neither pairs nor triples")
         if self.frames < max(self.sizes):

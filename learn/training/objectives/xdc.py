@@ -16,18 +16,14 @@ from torch import Tensor, nn
 
 from learn.training.objectives import Batch, EpochStart, ObjectiveContext, Traits
 from learn.training.objectives._clusters import Clustered, two_modalities
-from store.errors import ConfigError
+from store.settings import Settings, setting
 
 TRAITS = Traits(supervised=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    clusters: int = 64
-
-    def __post_init__(self) -> None:
-        if self.clusters < 2:
-            raise ConfigError(f"xdc: clusters={self.clusters} is less than 2")
+class Config(Settings):
+    clusters: int = setting(64, at_least=2)
 
 
 class XDC(Clustered):
