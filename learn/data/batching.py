@@ -10,6 +10,7 @@ Shapes: V = clips, B = clips of a batch.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -25,21 +26,29 @@ class Window(NamedTuple):
     batches: tuple[Int64[Tensor, "B"], ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batching:
+    """Which clips may meet in a batch."""
+
+    batch_size: int
+    bucket: int = 0  # batches among whose clips those of like length meet; 0: any clips meet
+    ways: int = 0  # classes of a batch, as many clips of each; 0: any clips meet
+
+
 def epoch(
     clips: int,
+    batching: Batching,
     *,
     rng: np.random.Generator,
-    batch_size: int,
-    bucket: int = 0,
     lengths: Int[np.ndarray, "V"] | None = None,
     blocks: Sequence[Int64[np.ndarray, "_"]] = (),
     at_once: int = 1,
-    ways: int = 0,
     class_ids: Int[np.ndarray, "V"] | None = None,
 ) -> list[Window]:
     """Every clip once. `bucket` batches of each window are sorted by `lengths` at a time; windows
     are of `at_once` of the `blocks`, or there is one of everything. Batches are of `ways` of the
     classes that `class_ids` tell apart, if any are asked for."""
+    batch_size, bucket, ways = batching.batch_size, batching.bucket, batching.ways
     if not blocks:
         groups = [rng.permutation(clips)]
     else:

@@ -116,10 +116,12 @@ class Trainer:
         """The steps of this epoch that are not yet done."""
         state, settings = self.state, stage.optimiser
         rng = np.random.default_rng([self.seed, state.stage, state.round, state.epoch])
+        how = batching.Batching(
+            batch_size=settings.batch_size, bucket=settings.bucket, ways=settings.ways
+        )
         windows = batching.epoch(
-            len(self.data.clips), rng=rng, batch_size=settings.batch_size, bucket=settings.bucket,
-            lengths=self.data.lengths, blocks=self.data.blocks, at_once=AT_ONCE,
-            ways=settings.ways, class_ids=self.data.clips.class_ids,
+            len(self.data.clips), how, rng=rng, lengths=self.data.lengths, blocks=self.data.blocks,
+            at_once=AT_ONCE, class_ids=self.data.clips.class_ids,
         )  # fmt: skip
         state.told |= {"fill": batching.fill(self.data.counts, windows)}
         steps = sum(len(window.batches) for window in windows)

@@ -27,8 +27,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from learn.training.objectives import ObjectiveContext, Traits
-from learn.training.objectives._episodic import Episodic, cross_entropy
-from store.errors import ConfigError
+from learn.training.objectives._episodic import Episodic, check_frames_and_classes, cross_entropy
 from store.settings import Settings, setting
 
 TRAITS = Traits(supervised=True)
@@ -97,11 +96,5 @@ class ARN(Episodic):
 
 
 def build(config: Config, scene: ObjectiveContext) -> ARN:
-    if scene.dim % config.frames:
-        raise ConfigError(
-            f"arn: embeddings of {scene.dim} numbers are no {config.frames} frames; set "
-            f"projection.name=frames and projection.frames={config.frames}"
-        )
-    if len(scene.classes) < 2:
-        raise ConfigError(f"arn needs two classes, not {len(scene.classes)}")
+    check_frames_and_classes("arn", scene, config.frames)
     return ARN(config, scene)

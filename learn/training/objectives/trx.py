@@ -27,7 +27,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from learn.training.objectives import ObjectiveContext, Traits
-from learn.training.objectives._episodic import NEVER, Episodic, cross_entropy
+from learn.training.objectives._episodic import (
+    NEVER,
+    Episodic,
+    check_frames_and_classes,
+    cross_entropy,
+)
 from store.errors import ConfigError
 from store.settings import Settings, setting
 
@@ -135,11 +140,5 @@ def waves(frames: int, dim: int) -> Float[Tensor, "F W"]:
 
 
 def build(config: Config, scene: ObjectiveContext) -> TRX:
-    if scene.dim % config.frames:
-        raise ConfigError(
-            f"trx: embeddings of {scene.dim} numbers are no {config.frames} frames; set "
-            f"projection.name=frames and projection.frames={config.frames}"
-        )
-    if len(scene.classes) < 2:
-        raise ConfigError(f"trx needs two classes, not {len(scene.classes)}")
+    check_frames_and_classes("trx", scene, config.frames)
     return TRX(config, scene)

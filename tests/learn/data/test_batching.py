@@ -9,11 +9,13 @@ from learn.data import batching
 CLIPS = 103
 BLOCKS = [np.arange(start, min(start + 10, CLIPS)) for start in range(0, CLIPS, 10)]
 LENGTHS = np.random.default_rng(1).integers(1, 40, CLIPS)
+FIVE_WAYS = batching.Batching(batch_size=20, ways=5)
 
 
-def epoch(seed=0, **how):
+def epoch(seed=0, bucket=0, ways=0, **how):
     rng = np.random.default_rng(seed)
-    return batching.epoch(CLIPS, rng=rng, **{"batch_size": 16, "lengths": LENGTHS, **how})
+    sizes = batching.Batching(batch_size=16, bucket=bucket, ways=ways)
+    return batching.epoch(CLIPS, sizes, rng=rng, **{"lengths": LENGTHS, **how})
 
 
 @pytest.mark.parametrize("blocks", [(), BLOCKS], ids=["memory", "streamed"])
@@ -63,14 +65,14 @@ def test_fill_counts_what_is_real():
 def test_batches_of_ways_have_as_many_clips_of_each_class_and_all_classes_all_along():
     class_ids = np.repeat(np.arange(10), 12)
     rng = np.random.default_rng(0)
-    (window,) = batching.epoch(120, rng=rng, batch_size=20, ways=5, class_ids=class_ids)
+    (window,) = batching.epoch(120, FIVE_WAYS, rng=rng, class_ids=class_ids)
     assert sorted(torch.cat(window.batches).tolist()) == list(range(120))
     met = [np.unique(class_ids[batch.numpy()], return_counts=True) for batch in window.batches]
     assert len(met) == 6
     assert all(counts.tolist() == [4] * 5 for _, counts in met)
     for early, late in ((0, 1), (2, 3), (4, 5)):
         assert len({*met[early][0], *met[late][0]}) == 10
-    (other,) = batching.epoch(120, rng=rng, batch_size=20, ways=5, class_ids=class_ids)
+    (other,) = batching.epoch(120, FIVE_WAYS, rng=rng, class_ids=class_ids)
     assert any(not torch.equal(a, b) for a, b in zip(window.batches, other.batches, strict=True))
 
 
