@@ -22,8 +22,11 @@ NO_CURVES = ("step", "epoch", "round", "clips", "parameters")  # keys that Tenso
 class Scalars(Protocol):
     """Where numbers are drawn, such as TensorBoard's writer."""
 
-    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None: ...
-    def flush(self) -> None: ...
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
+        """Draw one number at a step."""
+
+    def flush(self) -> None:
+        """Write what is drawn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

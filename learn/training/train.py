@@ -44,6 +44,7 @@ class Training:
     seconds: float  # of this call
 
     def to_dict(self) -> dict[str, Any]:
+        """All fields, as `--json` and `done.json` have them."""
         return asdict(self)
 
 

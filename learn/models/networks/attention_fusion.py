@@ -23,6 +23,8 @@ from store.settings import Settings, setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the network."""
+
     dim_out: int = setting(128, at_least=1)
     hidden: int = setting(256, at_least=1)
     heads: int = setting(4, at_least=1)
@@ -30,6 +32,7 @@ class Config(Settings):
     modality_dropout: float = setting(0.3, at_least=0, below=1)
 
     def check(self) -> None:
+        """Refuse settings that do not go together."""
         if self.hidden % self.heads:
             raise ConfigError(
                 f"attention_fusion: hidden={self.hidden} is no multiple of heads={self.heads}"
@@ -37,6 +40,8 @@ class Config(Settings):
 
 
 class AttentionFusion(nn.Module):
+    """Tokens of both modalities that attend to one another."""
+
     def __init__(self, config: Config, dims: Mapping[str, int]) -> None:
         super().__init__()
         self.config = config
@@ -62,6 +67,7 @@ class AttentionFusion(nn.Module):
         )
 
     def forward(self, inputs: Mapping[str, Padded]) -> dict[str, Float[Tensor, "B _"]]:
+        """Embed the rows of clips."""
         rows, mask = {}, {}
         clips = len(next(iter(inputs.values())).rows)
         for m in MODALITIES:
@@ -106,6 +112,7 @@ class AttentionFusion(nn.Module):
 
 
 def build(config: Config, dims: Mapping[str, int]) -> AttentionFusion:
+    """The network with these settings."""
     if set(dims) != set(MODALITIES):
         there = ", ".join(dims)
         raise ConfigError(f"attention_fusion needs visual and audio features, not {there}")

@@ -28,6 +28,8 @@ from store.settings import Settings, setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the network."""
+
     dim_out: int = setting(64, at_least=1)
     hidden: int = setting(512, at_least=1)
     width: int = setting(300, at_least=1)
@@ -38,11 +40,14 @@ class Config(Settings):
     momentum: float = setting(0.1, above=0, at_most=1)  # of batch norms
 
     def check(self) -> None:
+        """Refuse settings that do not go together."""
         if self.width % self.heads:
             raise ConfigError(f"avca: width={self.width} is no multiple of heads={self.heads}")
 
 
 class AVCA(nn.Module):
+    """Two towers that attend to each other's modality."""
+
     def __init__(self, config: Config, dims: Mapping[str, int]) -> None:
         super().__init__()
         self.outputs = dict.fromkeys(MODALITIES, config.dim_out)
@@ -59,6 +64,7 @@ class AVCA(nn.Module):
         )
 
     def forward(self, inputs: Mapping[str, Padded]) -> dict[str, Float[Tensor, "B _"]]:
+        """Embed the rows of clips."""
         known = [m for m in MODALITIES if m in inputs]
         if not known:
             return {}
@@ -82,6 +88,7 @@ def _net(config: Config, size_in: int, size_out: int) -> nn.Sequential:
 
 
 def build(config: Config, dims: Mapping[str, int]) -> AVCA:
+    """The network with these settings."""
     if set(dims) != set(MODALITIES):
         raise ConfigError(f"avca needs visual and audio features, not {', '.join(dims)}")
     return AVCA(config, dims)

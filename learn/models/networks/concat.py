@@ -24,6 +24,8 @@ from store.settings import Settings, setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the network."""
+
     dim_out: int = setting(128, at_least=1)
     hidden: int = setting(512, at_least=1)
     dropout: float = setting(0.1, at_least=0, below=1)
@@ -31,6 +33,8 @@ class Config(Settings):
 
 
 class Concat(nn.Module):
+    """One perceptron over the concatenated modalities."""
+
     def __init__(self, config: Config, dims: Mapping[str, int]) -> None:
         super().__init__()
         self.outputs = dict.fromkeys((*MODALITIES, "av"), config.dim_out)
@@ -47,6 +51,7 @@ class Concat(nn.Module):
         )
 
     def forward(self, inputs: Mapping[str, Padded]) -> dict[str, Float[Tensor, "B _"]]:
+        """Embed the rows of clips."""
         vectors = {m: self.enter[m](mean_of_rows(*inputs[m][:2])) for m in inputs}
         some = {m: inputs[m].mask.any(1) for m in inputs}
         none = torch.zeros_like(next(iter(some.values())))
@@ -64,6 +69,7 @@ class Concat(nn.Module):
 
 
 def build(config: Config, dims: Mapping[str, int]) -> Concat:
+    """The network with these settings."""
     if set(dims) != set(MODALITIES):
         raise ConfigError(f"concat needs visual and audio features, not {', '.join(dims)}")
     return Concat(config, dims)

@@ -27,6 +27,8 @@ from store.settings import Settings, setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the network."""
+
     dim_out: int = setting(64, at_least=1)
     width: int = setting(300, at_least=1)
     marks: int = setting(64, at_least=1)
@@ -38,6 +40,7 @@ class Config(Settings):
     max_hz: float = setting(2.0, above=0)  # of the time features
 
     def check(self) -> None:
+        """Refuse settings that do not go together."""
         if self.width % self.heads:
             raise ConfigError(f"tcaf: width={self.width} is no multiple of heads={self.heads}")
         if self.marks % 2:
@@ -45,6 +48,8 @@ class Config(Settings):
 
 
 class TCaF(nn.Module):
+    """Attention over the rows of both modalities in one sequence."""
+
     rates: Tensor
 
     def __init__(self, config: Config, dims: Mapping[str, int]) -> None:
@@ -78,6 +83,7 @@ class TCaF(nn.Module):
         )
 
     def forward(self, inputs: Mapping[str, Padded]) -> dict[str, Float[Tensor, "B _"]]:
+        """Embed the rows of clips."""
         known = [m for m in MODALITIES if m in inputs]
         if not known:
             return {}
@@ -136,6 +142,7 @@ class _Layer(nn.Module):
 
 
 def build(config: Config, dims: Mapping[str, int]) -> TCaF:
+    """The network with these settings."""
     if set(dims) != set(MODALITIES):
         raise ConfigError(f"tcaf needs visual and audio features, not {', '.join(dims)}")
     return TCaF(config, dims)

@@ -21,6 +21,8 @@ from store.settings import Settings, setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the projection."""
+
     dim_out: int = setting(128, at_least=1)
     queries: int = setting(4, at_least=1)
     width: int = setting(128, at_least=1)  # of keys, and of values
@@ -28,6 +30,8 @@ class Config(Settings):
 
 
 class AttentionPool(nn.Module):
+    """Learnt queries that pool a clip's rows."""
+
     def __init__(self, config: Config, dim_in: int) -> None:
         super().__init__()
         self.dim_out = config.dim_out
@@ -44,6 +48,7 @@ class AttentionPool(nn.Module):
         mask: Bool[Tensor, "B T"],
         seconds: Float[Tensor, "B T"],
     ) -> Float[Tensor, "B E"]:
+        """Embed the rows of clips."""
         rows = rows.masked_fill(~mask[..., None], 0)
         pooled = self.weights(rows, mask) @ self.to_values(rows)
         return self.output(self.dropout(pooled.flatten(1)))
@@ -60,4 +65,5 @@ class AttentionPool(nn.Module):
 
 
 def build(config: Config, dim_in: int) -> AttentionPool:
+    """The projection with these settings."""
     return AttentionPool(config, dim_in)

@@ -18,11 +18,15 @@ from store.settings import Settings, setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the projection."""
+
     frames: int = setting(8, at_least=1)
     width: int = setting(64, at_least=1)  # of a frame
 
 
 class Frames(nn.Module):
+    """A clip's rows as a fixed number of small frames."""
+
     def __init__(self, config: Config, dim_in: int) -> None:
         super().__init__()
         self.frames = config.frames
@@ -35,6 +39,7 @@ class Frames(nn.Module):
         mask: Bool[Tensor, "B T"],
         seconds: Float[Tensor, "B T"],
     ) -> Float[Tensor, "B E"]:
+        """Embed the rows of clips."""
         at = middles(mask, self.frames)
         kept = rows.gather(1, at[..., None].expand(-1, -1, rows.shape[2]))
         kept = kept.masked_fill(~mask.any(1)[:, None, None], 0)
@@ -50,4 +55,5 @@ def middles(mask: Bool[Tensor, "B T"], frames: int) -> Int[Tensor, "B F"]:
 
 
 def build(config: Config, dim_in: int) -> Frames:
+    """The projection with these settings."""
     return Frames(config, dim_in)

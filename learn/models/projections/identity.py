@@ -9,10 +9,13 @@ from learn.models.projections import mean_of_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config: ...
+class Config:
+    """There is nothing to set."""
 
 
 class Identity(nn.Module):
+    """The mean of a clip's rows, unchanged."""
+
     def __init__(self, dim_in: int) -> None:
         super().__init__()
         self.dim_out = dim_in
@@ -23,8 +26,10 @@ class Identity(nn.Module):
         mask: Bool[Tensor, "B T"],
         seconds: Float[Tensor, "B T"],
     ) -> Float[Tensor, "B D"]:
+        """Embed the rows of clips."""
         return mean_of_rows(rows, mask)
 
 
 def build(config: Config, dim_in: int) -> Identity:
+    """The projection with these settings."""
     return Identity(dim_in)

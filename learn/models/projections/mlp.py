@@ -11,6 +11,8 @@ from store.settings import Settings, setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the projection."""
+
     dim_out: int = setting(128, at_least=1)
     hidden: int = setting(512, at_least=1)
     layers: int = setting(1, at_least=1)  # hidden ones
@@ -20,6 +22,8 @@ class Config(Settings):
 
 
 class MLP(nn.Module):
+    """A perceptron over the mean of a clip's rows."""
+
     def __init__(self, config: Config, dim_in: int) -> None:
         super().__init__()
         self.dim_out = config.dim_out
@@ -38,8 +42,10 @@ class MLP(nn.Module):
         mask: Bool[Tensor, "B T"],
         seconds: Float[Tensor, "B T"],
     ) -> Float[Tensor, "B E"]:
+        """Embed the rows of clips."""
         return self.layers(mean_of_rows(rows, mask))
 
 
 def build(config: Config, dim_in: int) -> MLP:
+    """The projection with these settings."""
     return MLP(config, dim_in)

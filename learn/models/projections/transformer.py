@@ -33,6 +33,8 @@ LONGEST_SECONDS = 200.0  # … to several micro videos, so that no two rows shar
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the projection."""
+
     dim_out: int = setting(128, at_least=1)
     width: int = setting(256, at_least=1)
     layers: int = setting(2, at_least=1)
@@ -48,6 +50,7 @@ class Config(Settings):
     dilation: int = setting(1, at_least=1)
 
     def check(self) -> None:
+        """Refuse settings that do not go together."""
         if self.width % (2 * self.heads):
             raise ConfigError(
                 f"transformer: width={self.width} is no multiple of 2 * heads = {2 * self.heads}"
@@ -76,6 +79,8 @@ class Config(Settings):
 
 
 class Transformer(nn.Module):
+    """A transformer over a clip's rows."""
+
     def __init__(self, config: Config, dim_in: int) -> None:
         super().__init__()
         self.dim_out = config.dim_out
@@ -102,6 +107,7 @@ class Transformer(nn.Module):
         mask: Bool[Tensor, "B T"],
         seconds: Float[Tensor, "B T"],
     ) -> Float[Tensor, "B E"]:
+        """Embed the rows of clips."""
         seconds = since_first_row(seconds, mask)
         if self.pattern.reach is not None:
             rows, mask, seconds = _by_time(rows, mask, seconds)
@@ -197,4 +203,5 @@ def _by_time(
 
 
 def build(config: Config, dim_in: int) -> Transformer:
+    """The projection with these settings."""
     return Transformer(config, dim_in)

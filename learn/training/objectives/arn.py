@@ -36,6 +36,8 @@ CELLS = 4  # on each side of what the network looks at last
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the objective."""
+
     frames: int = setting(8, at_least=1)  # as projection.frames
     sharpness: float = setting(100.0, above=0)  # of the power normalisation
     channels: int = setting(16, at_least=1)  # of the relation network
@@ -44,6 +46,8 @@ class Config(Settings):
 
 
 class ARN(Episodic):
+    """Relations between clips, seen through how their features go together."""
+
     def __init__(self, config: Config, scene: ObjectiveContext) -> None:
         super().__init__()
         self.config, self.shots = config, config.shots
@@ -67,6 +71,7 @@ class ARN(Episodic):
         support: Float[Tensor, "E N K D"],
         shown: Bool[Tensor, "E M N K"] | None = None,
     ) -> Float[Tensor, "E M N"]:
+        """Scores of the classes, from the shots shown to each query."""
         q, s = self._together(query), self._together(support)
         if shown is None:
             of_class = s.mean(2)[:, None].expand(-1, query.shape[1], -1, -1, -1)
@@ -80,9 +85,11 @@ class ARN(Episodic):
     def cost(
         self, scores: Float[Tensor, "M N"], answer: Int[Tensor, "M"], there: Bool[Tensor, "M N"]
     ) -> Float[Tensor, ""]:
+        """The loss of these scores."""
         return cross_entropy(scores, answer, there)
 
     def numbers(self, queries: int, ways: int, shots: int) -> int:
+        """Numbers that an episode makes at once."""
         return queries * ways * self.dim**2 * self.config.channels
 
     def _together(self, x: Float[Tensor, "*any D"]) -> Float[Tensor, "*any W W"]:
@@ -96,5 +103,6 @@ class ARN(Episodic):
 
 
 def build(config: Config, scene: ObjectiveContext) -> ARN:
+    """The objective with these settings."""
     check_frames_and_classes("arn", scene, config.frames)
     return ARN(config, scene)

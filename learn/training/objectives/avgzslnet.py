@@ -34,6 +34,8 @@ CLIPS = ("audio", "visual")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the objective."""
+
     hidden: int = setting(300, at_least=1)
     dropout: float = setting(0.2, at_least=0, below=1)
     margin: float = setting(1.0, at_least=0)
@@ -42,6 +44,8 @@ class Config(Settings):
 
 
 class AVGZSLNet(Objective):
+    """Triplets between texts and both modalities, and a decoder back to the text."""
+
     texts: Tensor
 
     def __init__(self, config: Config, scene: ObjectiveContext) -> None:
@@ -53,9 +57,11 @@ class AVGZSLNet(Objective):
         )
 
     def embed_texts(self, texts: Float[Tensor, "C W"]) -> Float[Tensor, "C E"]:
+        """Class texts in the space of the clips."""
         return self.text(texts)
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """The parts of a batch's loss, by name."""
         config, margin = self.config, self.config.margin
         other, there = of_another_class(batch)
         named = {m: batch.embeddings[m] for m in CLIPS}
@@ -78,6 +84,7 @@ class AVGZSLNet(Objective):
 
 
 def build(config: Config, scene: ObjectiveContext) -> AVGZSLNet:
+    """The objective with these settings."""
     if set(scene.outputs) != set(CLIPS):
         raise ConfigError("avgzslnet needs visual and audio embeddings, and no others")
     return AVGZSLNet(config, scene)

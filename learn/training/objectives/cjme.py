@@ -29,6 +29,8 @@ TRAITS = Traits(supervised=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the objective."""
+
     hidden: int = setting(300, at_least=1)
     dropout: float = setting(0.2, at_least=0, below=1)
     margin: float = setting(1.0, at_least=0)
@@ -38,6 +40,8 @@ class Config(Settings):
 
 
 class CJME(Objective):
+    """Both modalities near their class's text, the surer one counting more."""
+
     texts: Tensor
 
     def __init__(self, config: Config, scene: ObjectiveContext) -> None:
@@ -52,9 +56,11 @@ class CJME(Objective):
         self.attention = nn.Sequential(nn.BatchNorm1d(size), nn.Linear(size, 1))
 
     def embed_texts(self, texts: Float[Tensor, "C W"]) -> Float[Tensor, "C E"]:
+        """Class texts in the space of the clips."""
         return self.text(texts)
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """The parts of a batch's loss, by name."""
         config = self.config
         sound, sight = batch.embeddings["audio"], batch.embeddings["visual"]
         names = self.embed_texts(self.texts)
@@ -95,6 +101,7 @@ def _entropy(logits: Float[Tensor, "B C"]) -> Float[Tensor, "B"]:
 
 
 def build(config: Config, scene: ObjectiveContext) -> CJME:
+    """The objective with these settings."""
     if set(scene.outputs) != {"visual", "audio"}:
         raise ConfigError("cjme needs visual and audio embeddings, and no others")
     return CJME(config, scene)

@@ -28,17 +28,22 @@ TRAITS = Traits(supervised=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the objective."""
+
     student: str = "audio"
     teacher: str = "visual"
     lambda_kl: float = setting(1.0, at_least=0)
     teacher_weight: float = setting(1.0, at_least=0)
 
     def check(self) -> None:
+        """Refuse settings that do not go together."""
         if self.student == self.teacher:
             raise ConfigError("distillation: student and teacher are one output; name two")
 
 
 class Distillation(Objective):
+    """A student output that imitates a teacher output."""
+
     def __init__(self, config: Config, scene: ObjectiveContext) -> None:
         super().__init__()
         self.config = config
@@ -47,10 +52,12 @@ class Distillation(Objective):
     def classify(
         self, embeddings: Mapping[str, Float[Tensor, "B _"]]
     ) -> dict[str, Float[Tensor, "B C"]]:
+        """Scores of the training's classes, from each output."""
         both = (self.config.teacher, self.config.student)
         return {name: self.classifier(embeddings[name]) for name in both if name in embeddings}
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """The parts of a batch's loss, by name."""
         seen, guessed = (batch.embeddings[n] for n in (self.config.teacher, self.config.student))
         told = self.classifier(seen)
         found = {"l1": (guessed - seen.detach()).abs().mean()}
@@ -63,6 +70,7 @@ class Distillation(Objective):
 
 
 def build(config: Config, scene: ObjectiveContext) -> Distillation:
+    """The objective with these settings."""
     for name in (config.student, config.teacher):
         if name not in scene.outputs:
             there = choices(name, list(scene.outputs))

@@ -33,6 +33,8 @@ TRAITS = Traits(supervised=False)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the objective."""
+
     nce: str = setting("binary", among=("binary", "softmax"))
     cross: float = setting(1.0, at_least=0)
     within: float = setting(0.0, at_least=0)
@@ -42,11 +44,14 @@ class Config(Settings):
     anchors: str = setting("both", among=("both", "visual", "audio"))
 
     def check(self) -> None:
+        """Refuse settings that do not go together."""
         if not self.cross + self.within:
             raise ConfigError("memory_bank: cross and within are 0 or more, and not both 0")
 
 
 class MemoryBank(Objective):
+    """Contrast of each clip with remembered ones."""
+
     def __init__(self, config: Config, bank: Bank) -> None:
         super().__init__()
         self.config = config
@@ -57,6 +62,7 @@ class MemoryBank(Objective):
         return self._bank[0]
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """The parts of a batch's loss, by name."""
         negatives = self._negatives(batch)
         names = list(batch.embeddings)
         anchors = [name for name in names if self.config.anchors in ("both", name)]
@@ -73,6 +79,7 @@ class MemoryBank(Objective):
         return found
 
     def after_step(self, batch: Batch) -> None:
+        """Take the batch into what the objective remembers."""
         if self.bank.z.isnan():
             with torch.no_grad():
                 self.bank.z.copy_(self._z(batch, self._negatives(batch)))
@@ -102,6 +109,7 @@ class MemoryBank(Objective):
 
 
 def build(config: Config, scene: ObjectiveContext) -> MemoryBank:
+    """The objective with these settings."""
     if len(scene.outputs) != 2:
         raise ConfigError(
             f"memory_bank remembers two modalities, not {len(scene.outputs)}: "

@@ -23,12 +23,16 @@ TRAITS = Traits(supervised=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the objective."""
+
     scale: float = setting(8.0, above=0)
     # of a class for each query, while training; 0: all that the batch has
     shots: int = setting(5, at_least=0)
 
 
 class ProtoNet(Episodic):
+    """Distances of queries from the means of classes' shots."""
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config, self.shots = config, config.shots
@@ -39,6 +43,7 @@ class ProtoNet(Episodic):
         support: Float[Tensor, "E N K D"],
         shown: Bool[Tensor, "E M N K"] | None = None,
     ) -> Float[Tensor, "E M N"]:
+        """Scores of the classes, from the shots shown to each query."""
         q, s = F.normalize(query, dim=-1), F.normalize(support, dim=-1)
         if shown is None:
             mean = s.mean(2)[:, None]
@@ -50,9 +55,11 @@ class ProtoNet(Episodic):
     def cost(
         self, scores: Float[Tensor, "M N"], answer: Int[Tensor, "M"], there: Bool[Tensor, "M N"]
     ) -> Float[Tensor, ""]:
+        """The loss of these scores."""
         return cross_entropy(scores, answer, there)
 
 
 def build(config: Config, scene: ObjectiveContext) -> ProtoNet:
+    """The objective with these settings."""
     _ = scene.dim  # distances need one size
     return ProtoNet(config)

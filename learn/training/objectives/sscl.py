@@ -31,6 +31,8 @@ JOINTS = ("bank", "bank+uni", "live")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the objective."""
+
     student: str = setting("audio", among=("visual", "audio"))
     joint: str = setting("bank+uni", among=JOINTS)
     negatives: int = setting(1024, at_least=1)
@@ -39,6 +41,8 @@ class Config(Settings):
 
 
 class SSCL(Objective):
+    """A student modality that learns from the other one's memory."""
+
     def __init__(self, config: Config, bank: Bank) -> None:
         super().__init__()
         self.config = config
@@ -50,6 +54,7 @@ class SSCL(Objective):
         return self._bank[0]
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """The parts of a batch's loss, by name."""
         drawn = others(batch, self.config.negatives, len(self.bank.of(self.teacher)))
         remembered = self.bank.positives(batch, self.teacher)
         now = F.normalize(batch.embeddings[self.teacher], dim=-1)
@@ -60,6 +65,7 @@ class SSCL(Objective):
         return found
 
     def after_step(self, batch: Batch) -> None:
+        """Take the batch into what the objective remembers."""
         self.bank.move(batch, self.config.momentum)
 
     def _cost(
@@ -76,6 +82,7 @@ class SSCL(Objective):
 
 
 def build(config: Config, scene: ObjectiveContext) -> SSCL:
+    """The objective with these settings."""
     if set(scene.outputs) != {"visual", "audio"}:
         raise ConfigError(f"sscl needs visual and audio, not {', '.join(scene.outputs)}")
     return SSCL(config, claim(scene))

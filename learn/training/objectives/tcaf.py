@@ -26,6 +26,8 @@ TRAITS = Traits(supervised=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the objective."""
+
     hidden: int = setting(512, at_least=1)
     dropout: float = setting(0.1, at_least=0, below=1)
     reg: float = setting(1.0, at_least=0)  # weights
@@ -33,6 +35,8 @@ class Config(Settings):
 
 
 class TCaF(Objective):
+    """Clips that name their class among texts, and lead back to its text."""
+
     texts: Tensor
 
     def __init__(self, config: Config, scene: ObjectiveContext) -> None:
@@ -44,9 +48,11 @@ class TCaF(Objective):
         )
 
     def embed_texts(self, texts: Float[Tensor, "C W"]) -> Float[Tensor, "C E"]:
+        """Class texts in the space of the clips."""
         return self.text(texts)
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """The parts of a batch's loss, by name."""
         names = self.embed_texts(self.texts)
         text, words = names[batch.labels], self.texts[batch.labels]
         ce, reg, rec = [], [], [F.mse_loss(self.decoder(text), words)]
@@ -62,5 +68,6 @@ class TCaF(Objective):
 
 
 def build(config: Config, scene: ObjectiveContext) -> TCaF:
+    """The objective with these settings."""
     _ = scene.dim  # one text is near all of them
     return TCaF(config, scene)

@@ -30,17 +30,22 @@ MININGS = ("random", "semi_hard", "batch_hard")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the objective."""
+
     margin: float = setting(0.5, above=0)
     mining: str = setting("semi_hard", among=MININGS)
     normalise: bool = True  # compare directions only
 
 
 class Triplet(Objective):
+    """Triplets of clips with a margin."""
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """The parts of a batch's loss, by name."""
         same, chance = same_class(batch.labels), dice(batch)
         found = {}
         pairs = list(crossings(batch))
@@ -90,6 +95,7 @@ def _distances(left: Float[Tensor, "B E"], right: Float[Tensor, "B E"]) -> Float
 
 
 def build(config: Config, scene: ObjectiveContext) -> Triplet:
+    """The objective with these settings."""
     if scene.classes and len(scene.outputs) > 1:
         _ = scene.dim  # distances need one size
     return Triplet(config)

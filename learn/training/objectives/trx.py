@@ -42,6 +42,8 @@ WAVES = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the objective."""
+
     frames: int = 8  # as projection.frames
     pairs: bool = True
     triples: bool = True
@@ -51,6 +53,7 @@ class Config(Settings):
     shots: int = setting(5, at_least=0)
 
     def check(self) -> None:
+        """Refuse settings that do not go together."""
         if not self.sizes:
             raise ConfigError("trx: neither pairs nor triples")
         if self.frames < max(self.sizes):
@@ -82,6 +85,7 @@ class Tuples(nn.Module):
         support: Float[Tensor, "E N K F W"],
         shown: Bool[Tensor, "E M N K"] | None,
     ) -> Float[Tensor, "E M N"]:
+        """Embed the rows of clips."""
         episodes, ways, shots = support.shape[:3]
         queries, tuples = query.shape[1], len(self.places)
         q, s = (self.dropout(x[..., self.places, :].flatten(-2)) for x in (query, support))
@@ -98,6 +102,8 @@ class Tuples(nn.Module):
 
 
 class TRX(Episodic):
+    """Tuples of a query's frames, answered by tuples of a class's frames."""
+
     waves: Tensor
 
     def __init__(self, config: Config, scene: ObjectiveContext) -> None:
@@ -114,15 +120,18 @@ class TRX(Episodic):
         support: Float[Tensor, "E N K D"],
         shown: Bool[Tensor, "E M N K"] | None = None,
     ) -> Float[Tensor, "E M N"]:
+        """Scores of the classes, from the shots shown to each query."""
         q, s = self._frames(query), self._frames(support)
         return torch.stack([part(q, s, shown) for part in self.tuples]).mean(0)
 
     def cost(
         self, scores: Float[Tensor, "M N"], answer: Int[Tensor, "M"], there: Bool[Tensor, "M N"]
     ) -> Float[Tensor, ""]:
+        """The loss of these scores."""
         return cross_entropy(scores, answer, there)
 
     def numbers(self, queries: int, ways: int, shots: int) -> int:
+        """Numbers that an episode makes at once."""
         most = max(comb(self.config.frames, size) for size in self.config.sizes)
         return queries * ways * shots * most**2
 
@@ -140,5 +149,6 @@ def waves(frames: int, dim: int) -> Float[Tensor, "F W"]:
 
 
 def build(config: Config, scene: ObjectiveContext) -> TRX:
+    """The objective with these settings."""
     check_frames_and_classes("trx", scene, config.frames)
     return TRX(config, scene)

@@ -23,10 +23,14 @@ TRAITS = Traits(supervised=False)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
+    """Settings of the objective."""
+
     clusters: int = setting(64, at_least=2)
 
 
 class XDC(Clustered):
+    """Classifiers of the other modality's clusters."""
+
     def __init__(self, config: Config, scene: ObjectiveContext) -> None:
         super().__init__(scene, config.clusters)
         self.classifiers = nn.ModuleDict(
@@ -35,6 +39,7 @@ class XDC(Clustered):
 
     @torch.no_grad()
     def prepare(self, moment: EpochStart) -> dict[str, float]:
+        """Get ready for an epoch; numbers for its metrics."""
         if moment.epoch:
             return {}
         generator = torch.Generator().manual_seed(moment.seed)
@@ -47,6 +52,7 @@ class XDC(Clustered):
         return self.recluster(moment, stored=moment.round == 0)
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """The parts of a batch's loss, by name."""
         return {
             name: F.cross_entropy(
                 self.classifiers[name](batch.embeddings[name]), self.class_ids(batch, other)
@@ -57,5 +63,6 @@ class XDC(Clustered):
 
 
 def build(config: Config, scene: ObjectiveContext) -> XDC:
+    """The objective with these settings."""
     two_modalities("xdc", scene)
     return XDC(config, scene)
