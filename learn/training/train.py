@@ -147,7 +147,7 @@ def _device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"no device {name!r}; there are cpu and cuda")
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda, but torch finds no GPU; use --device cpu")
+        raise ConfigError("`device` cuda, but torch finds no GPU; use `device` cpu")
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
     return device
