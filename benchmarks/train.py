@@ -99,7 +99,7 @@ def trainer(recipe: Recipe, data: TrainingData, run_dir: Path) -> Trainer:
     space, objective = parts(recipe, data)
     run_dir.mkdir()
     return Trainer(
-        run_dir=run_dir, space=space, stages=recipe.stages, objectives=[objective], states={},
+        run_dir=run_dir, embedder=space, stages=recipe.stages, objectives=[objective], states={},
         data=data, val=None, watches={}, seed=0, device=torch.device("cpu"),
     )  # fmt: skip
 

@@ -103,17 +103,9 @@ class Settings:
 
 def _fault(value: Any, of: Field) -> str | None:
     """Why a field may not have this value."""
-    default: Any = of.default
     if isinstance(value, float) and not math.isfinite(value):
-<<<<<<< HEAD
         finite = isinstance(of.default, int | float) and math.isfinite(of.default)
         if finite or math.isnan(value):
             return "is not finite" if finite else "is not a number"
-=======
-        if math.isnan(value) and not math.isfinite(default):
-            return "is not a number"
-        if math.isfinite(default):
-            return "is not finite"
->>>>>>> w-store
     bounds: Bounds | None = of.metadata.get("bounds")
     return bounds.fault(value) if bounds else None

@@ -26,7 +26,7 @@ NAME = "checkpoint.safetensors"
 
 
 def save(run_dir: Path, tensors: Mapping[str, Mapping[str, Tensor]], facts: Any) -> None:
-    """Write a checkpoint; the one before is replaced whole."""
+    """Replace the checkpoint by these tensors, by group, and facts."""
     flat = {
         f"{group}.{key}": value.detach().cpu().contiguous()
         for group, of_group in tensors.items()
@@ -80,7 +80,7 @@ def pack_optimiser(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def unpack_optimiser(optimiser: torch.optim.Optimizer, packed: Mapping[str, Tensor]) -> None:
-    """Give an optimiser the moments that were packed."""
+    """Give an optimiser the moments that `pack_optimiser` gave."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in packed.items():
         number, _, key = name.partition(".")

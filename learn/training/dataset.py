@@ -1,4 +1,7 @@
-"""What is trained on what: a recipe's clips, and their rows, in memory or streamed."""
+"""What is trained on what: a recipe's clips, and their rows, in memory or streamed.
+
+Shapes: B = clips of a batch, V = clips.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,7 +40,7 @@ class TrainingData:
     blocks: Sequence[Int64[np.ndarray, "_"]] = ()  # neighbours on the disk, where rows are streamed
 
     def to(self, device: torch.device) -> "TrainingData":
-        """The same on a device."""
+        """The same clips, with rows that are in memory moved to the device."""
         rows = {m: rows.to(device) for m, rows in self.rows.items()}
         return TrainingData(clips=self.clips, rows=rows, blocks=self.blocks)
 

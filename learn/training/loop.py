@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from learn.data.streaming import AT_ONCE
 from learn.models.embedder import Embedder
 from learn.training import augment, checkpoint, validation
 from learn.training.dataset import TrainingData
+from learn.training.metrics_log import NAME as METRICS
 from learn.training.metrics_log import MetricsLog, Scalars, check_finite
 from learn.training.objectives import Batch, EpochStart, Objective, TrainingEmbeddings
 from learn.training.optimisers import learning_rate, make_optimiser
@@ -43,7 +44,7 @@ class Trainer:
     """Everything that a training moves."""
 
     run_dir: Path
-    space: Embedder
+    embedder: Embedder
     stages: Sequence[Stage]
     objectives: Sequence[Objective]  # of each stage
     states: Mapping[str, nn.Module]
@@ -66,17 +67,17 @@ class Trainer:
     def __post_init__(self) -> None:
         names = {f"objective{i}": objective for i, objective in enumerate(self.objectives)}
         states = {f"state_{name}": state for name, state in self.states.items()}
-        self.model = nn.ModuleDict({"space": self.space, **names, **states}).to(self.device)
+        self.model = nn.ModuleDict({"space": self.embedder, **names, **states}).to(self.device)
         self.labels = torch.from_numpy(self.data.clips.class_ids).long().to(self.device)
-        self.log = MetricsLog(self.run_dir / "metrics.jsonl", self.scalars)
         self._saved = time.monotonic()
 
     # ── the loop ─────────────────────────────────────────────────────────────────────────────────
 
     def run(self) -> None:
-        """Train from where the place says to the end, and leave the best weights in."""
+        """Train from where the state says to the end, and leave the best weights in."""
         resumed = self._resume()
-        self.log.cut_back(self.state)
+        self.log = MetricsLog(path=self.run_dir / METRICS, state=self.state, scalars=self.scalars)
+        self.log.begin()
         while self.state.stage < len(self.stages):
             while self.state.round < self.stages[self.state.stage].rounds:
                 self._round(resumed)
@@ -88,22 +89,20 @@ class Trainer:
         state, stage = self.state, self.stages[self.state.stage]
         settings, objective = stage.optimiser, self.objectives[state.stage]
         if not resumed:
-            state.rounds.append([])
-            state.epoch, state.step, state.best, self.best = 0, 0, -1, {}
-            self.optimiser = None
+            state.begin_round()
+            self.best, self.optimiser = {}, None
         history = state.rounds[-1]
         while state.epoch < settings.epochs:
             if state.step == 0:
                 self._freeze(stage, objective)
-                moment = EpochStart(
+                start = EpochStart(
                     round=state.round, epoch=state.epoch, seed=self._seed(), survey=self._survey
                 )
                 with torch.no_grad():
-                    state.told = objective.prepare(moment)
-                state.sums, state.seen = {}, 0
+                    state.begin_epoch(objective.prepare(start))
             if self.optimiser is None:
                 self.optimiser = make_optimiser(settings, self._learning(stage, objective))
-                self._tell_of_round(stage, objective)
+                self._log_round(stage, objective)
             self._epoch(stage, objective)
             history.append(self._judge(stage, objective))
             state.epoch, state.step = state.epoch + 1, 0
@@ -128,28 +127,25 @@ class Trainer:
         self._freeze(stage, objective)
         optimiser = self.optimiser
         assert optimiser is not None
-        for step, places, inputs in self._ahead(windows, state.step):
+        for step, indices, inputs in self._ahead(windows, state.step):
             rate = learning_rate(settings, state.epoch + step / steps)
             for group in optimiser.param_groups:
                 group["lr"] = rate
-            batch = self.batch(self.data, places, inputs, self.labels, stage, training=True)
+            batch = self.batch(self.data, indices, inputs, self.labels, stage, training=True)
             terms = objective.terms(batch)
-            losses = torch.stack(list(terms.values()))
             optimiser.zero_grad()
-            torch.autograd.backward(losses.sum())
+            torch.autograd.backward(torch.stack(list(terms.values())).sum())
             optimiser.step()
             objective.after_step(batch)
             state.step, state.steps = step + 1, state.steps + 1
             where = {
                 "event": "step", "stage": stage.name, "round": state.round, "epoch": state.epoch,
-                "step": state.steps, "clips": len(places), "learning_rate": rate,
+                "step": state.steps, "clips": len(indices), "learning_rate": rate,
             }  # fmt: skip
-            self.log.step(where, list(terms), losses)
-            if self.log.is_full or step + 1 == steps:
-                self._flush()
-            if time.monotonic() - self._saved >= self.checkpoint_seconds:
-                self._flush()
-                self._save()
+            self.log.add_step(where, terms)
+            if step + 1 == steps:
+                self.log.flush()
+            self._save_if_due()
 
     def _ahead(
         self, windows: Sequence[batching.Window], first: int
@@ -166,8 +162,8 @@ class Trainer:
                 self.data.hold(window.places, windows[i + 1].places if windows[i + 1 :] else None)
                 for batch in window.batches:
                     if step >= first:
-                        places = batch.to(self.device)
-                        yield step, places, self.data.inputs(places)
+                        indices = batch.to(self.device)
+                        yield step, indices, self.data.inputs(indices)
                     step += 1
 
         if self.device.type != "cpu" or torch.get_num_threads() > 1:
@@ -183,7 +179,7 @@ class Trainer:
     def batch(
         self,
         data: TrainingData,
-        places: Int[Tensor, "B"],
+        indices: Int[Tensor, "B"],
         inputs: dict[str, Padded],
         labels: Int[Tensor, "V"],
         stage: Stage,
@@ -199,29 +195,29 @@ class Trainer:
             seen = inputs
             if differ and (training or views.copies > 1):
                 seen = {
-                    m: augment.copy(x, self.space.of(m), views, generator)
+                    m: augment.copy(x, self.embedder.of(m), views, generator)
                     for m, x in inputs.items()
                 }
-            copies.append(self.space(seen))
-        whole = [{n: x for n, x in one.items() if n in self.space.outputs} for one in copies]
+            copies.append(self.embedder(seen))
+        whole = [{n: x for n, x in one.items() if n in self.embedder.outputs} for one in copies]
         return Batch(
             embeddings=whole[0],
-            hidden={n: x for n, x in copies[0].items() if n in self.space.hidden},
-            targets=self._targets(data, places),
-            labels=labels[places],
-            clips=places if data is self.data else torch.full_like(places, -1),
+            hidden={n: x for n, x in copies[0].items() if n in self.embedder.hidden},
+            targets=self._targets(data, indices),
+            labels=labels[indices],
+            clips=indices if data is self.data else torch.full_like(indices, -1),
             inputs=inputs,
             present={m: x.mask.any(1) for m, x in inputs.items()},
             copies=tuple(whole),
             seed=seed,
         )
 
-    def _targets(self, data: TrainingData, places: Int[Tensor, "B"]) -> Tensor | None:
+    def _targets(self, data: TrainingData, indices: Int[Tensor, "B"]) -> Tensor | None:
         """Every label of these clips, of the classes that training knows."""
         if data.clips.targets is None:
             return None
         known = data.clips.targets[:, : len(self.data.clips.classes)]
-        return torch.from_numpy(known[places.cpu().numpy()]).float().to(self.device)
+        return torch.from_numpy(known[indices.cpu().numpy()]).float().to(self.device)
 
     # ── what learns ──────────────────────────────────────────────────────────────────────────────
 
@@ -234,8 +230,8 @@ class Trainer:
 
     def _parts(self, stage: Stage, objective: Objective) -> dict[str, nn.Module]:
         names = stage.train or ("space", "objective")
-        whole: dict[str, nn.Module] = {"space": self.space, "objective": objective}
-        return {name: whole.get(name) or self.space.part(name) for name in names}
+        whole: dict[str, nn.Module] = {"space": self.embedder, "objective": objective}
+        return {name: whole.get(name) or self.embedder.part(name) for name in names}
 
     def _freeze(self, stage: Stage, objective: Objective) -> None:
         """Parts that learn are in training mode and want gradients; all others are not and do
@@ -246,16 +242,16 @@ class Trainer:
             part.train()
             part.requires_grad_(True)
 
-    def _tell_of_round(self, stage: Stage, objective: Objective) -> None:
+    def _log_round(self, stage: Stage, objective: Objective) -> None:
         """Which parameters learn, and which of them the objective does not reach."""
         learning = self._learning(stage, objective)
         if not learning:
             raise InputError(f"stage {stage.name} trains no parameter; see its `train`")
         self.model.eval()  # neither dropout nor batch statistics move by looking
-        places = torch.arange(min(len(self.data.clips), stage.optimiser.batch_size))
-        places = places.to(self.device)
+        indices = torch.arange(min(len(self.data.clips), stage.optimiser.batch_size))
+        indices = indices.to(self.device)
         batch = self.batch(
-            self.data, places, self.data.inputs(places), self.labels, stage, training=True
+            self.data, indices, self.data.inputs(indices), self.labels, stage, training=True
         )
         gradients = torch.autograd.grad(
             objective(batch), list(learning.values()), allow_unused=True
@@ -266,17 +262,16 @@ class Trainer:
                 "event": "round", "stage": stage.name, "round": self.state.round,
                 "objective": stage.objective.name, "watch": self._watch(),
                 "parameters": sum(p.numel() for p in learning.values()), "no_gradient": idle,
-            },
-            self.state,
+            }
         )  # fmt: skip
 
     # ── looking at all clips ─────────────────────────────────────────────────────────────────────
 
     def _survey(self) -> TrainingEmbeddings:
         rows = self.data.rows
-        means = {m: self.space.of(m).standardised(one.means()) for m, one in rows.items()}
+        means = {m: self.embedder.of(m).standardised(one.means()) for m, one in rows.items()}
         return TrainingEmbeddings(
-            embeddings=self.space.embed(rows), means=means, labels=self.labels
+            embeddings=self.embedder.embed(rows), means=means, labels=self.labels
         )
 
     def _watch(self) -> str:
@@ -285,13 +280,13 @@ class Trainer:
     def _judge(self, stage: Stage, objective: Objective) -> dict[str, Any]:
         """The epoch in numbers; keeps the weights if it was the best of its round."""
         state, watch = self.state, self._watch()
-        terms = {name: total / state.seen for name, total in state.sums.items()}
+        terms = state.means()
         val_loss = val_accuracy = None
         if self.val is not None and watch == "loss":
             val_loss = self._val_loss(self.val, stage, objective)
         elif self.val is not None and watch == "episodes":
             val_accuracy = validation.accuracy(
-                self.space.embed(self.val.rows),
+                self.embedder.embed(self.val.rows),
                 self.val.clips,
                 seed=self.seed,
                 head=copy.deepcopy(objective).cpu().eval().head(),
@@ -307,7 +302,7 @@ class Trainer:
         elif all(validation.score(row) >= validation.score(earlier) for earlier in history):
             state.best = state.epoch
             self.best = {k: v.clone() for k, v in self.model.state_dict().items()}
-        self.log.write(row, self.state)
+        self.log.write(row)
         if self.progress:
             whole = sum(s.rounds * s.optimiser.epochs for s in self.stages)
             done = sum(map(len, state.rounds)) + 1
@@ -324,26 +319,25 @@ class Trainer:
         labels = torch.from_numpy(val.clips.class_ids).long().to(self.device)
         total = 0.0
         for some in batching.cut(torch.arange(len(val.clips)), stage.optimiser.batch_size):
-            places = some.to(self.device)
-            inputs = val.inputs(places)
-            batch = self.batch(val, places, inputs, labels, stage, training=False)
-            total += objective(batch).item() * len(places)
+            indices = some.to(self.device)
+            inputs = val.inputs(indices)
+            batch = self.batch(val, indices, inputs, labels, stage, training=False)
+            total += objective(batch).item() * len(indices)
         check_finite([total])
         return total / len(val.clips)
 
     # ── metrics and checkpoints ──────────────────────────────────────────────────────────────────
 
     def _seed(self) -> int:
-        """Chance of this step, whatever happened before."""
-        p = self.state
-        numbers = np.random.SeedSequence([self.seed, p.stage, p.round, p.epoch, p.step])
-        return int(numbers.generate_state(1, np.uint64)[0] >> 1)
+        return self.state.step_seed(self.seed)
 
-    def _flush(self) -> None:
-        """Write the steps whose losses are still on the device."""
-        self.log.flush(self.state)
+    def _save_if_due(self) -> None:
+        if time.monotonic() - self._saved >= self.checkpoint_seconds:
+            self._save()
 
     def _save(self) -> None:
+        """Write a checkpoint that agrees with the metrics written so far."""
+        self.log.flush()
         assert self.optimiser is not None
         random = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
@@ -354,7 +348,7 @@ class Trainer:
             "best": self.best,
             "random": random,
         }
-        checkpoint.save(self.run_dir, tensors, asdict(self.state))
+        checkpoint.save(self.run_dir, tensors, self.state.to_dict())
         self._saved = time.monotonic()
 
     def _resume(self) -> bool:

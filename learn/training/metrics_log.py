@@ -1,8 +1,9 @@
-"""What a training writes down: a line of JSON for each round, step and epoch, and scalars."""
+"""Metrics of a training: a JSON line for each step, epoch and round, and TensorBoard's curves."""
 
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,8 +13,9 @@ from torch import Tensor
 from learn.training.state import TrainerState
 from store.errors import InputError
 
+NAME = "metrics.jsonl"
 FLUSH_STEPS = 64  # losses leave the device this often: each time costs a wait
-NOT_DRAWN = ("step", "epoch", "round", "clips", "parameters")
+NO_CURVES = ("step", "epoch", "round", "clips", "parameters")  # keys that TensorBoard is spared
 
 
 @runtime_checkable
@@ -21,73 +23,83 @@ class Scalars(Protocol):
     """Where numbers are drawn, such as TensorBoard's writer."""
 
     def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
-        """Draw one number."""
+        """Draw one number at a step."""
 
     def flush(self) -> None:
-        """Write what was drawn."""
+        """Write what is drawn."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Step:
+    """A step whose losses are still on the device."""
+
+    row: Mapping[str, Any]
+    terms: Sequence[str]
+    losses: Tensor  # of each term
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
 class MetricsLog:
-    """`metrics.jsonl` of a run; losses of the last steps wait on the device until `flush`."""
+    """Writes metrics, and counts into the training's state what it has written."""
 
-    def __init__(self, path: Path, scalars: Scalars | None) -> None:
-        self.path = path
-        self.scalars = scalars
-        self._pending: list[tuple[dict[str, Any], list[str], Tensor]] = []
+    path: Path
+    state: TrainerState
+    scalars: Scalars | None = None
+    _pending: list[_Step] = field(default_factory=list, init=False)
 
-    def cut_back(self, state: TrainerState) -> None:
-        """Forget the lines that were written after `state` was kept."""
+    def begin(self) -> None:
+        """Forget lines behind the checkpoint: their steps are done again."""
         with self.path.open("ab") as file:
-            file.truncate(state.metrics_bytes)
+            file.truncate(self.state.metrics_bytes)
 
-    def step(self, row: dict[str, Any], terms: Sequence[str], losses: Tensor) -> None:
-        """Remember a step and its losses, by the names of their terms."""
-        self._pending.append((row, list(terms), losses.detach()))
+    def add_step(self, row: Mapping[str, Any], losses: Mapping[str, Tensor]) -> None:
+        """Remember a step's losses, without waiting for the device until many have come."""
+        stacked = torch.stack([loss.detach() for loss in losses.values()])
+        self._pending.append(_Step(row=row, terms=list(losses), losses=stacked))
+        if len(self._pending) >= FLUSH_STEPS:
+            self.flush()
 
-    @property
-    def is_full(self) -> bool:
-        """Whether it is time to fetch the losses."""
-        return len(self._pending) >= FLUSH_STEPS
-
-    def flush(self, state: TrainerState) -> None:
-        """Write the steps that wait, and add them to the epoch's sums.
+    def flush(self) -> None:
+        """Write the steps whose losses are still on the device.
 
         Raises:
-            InputError: a loss that is not finite.
+            InputError: one of them is not finite.
         """
         if not self._pending:
             return
-        losses = torch.cat([tensor for *_, tensor in self._pending]).tolist()
+        losses = torch.cat([step.losses for step in self._pending]).tolist()
         check_finite(losses)
-        sums, at = state.sums, 0
-        for row, names, _ in self._pending:
-            terms = dict(zip(names, losses[at : at + len(names)], strict=True))
-            at += len(names)
-            for name, value in terms.items():
-                sums[name] = sums.get(name, 0.0) + value * row["clips"]
-            state.seen += row["clips"]
-            self.write({**row, "loss": math.fsum(terms.values()), "terms": terms}, state)
+        start = 0
+        for step in self._pending:
+            stop = start + len(step.terms)
+            terms = dict(zip(step.terms, losses[start:stop], strict=True))
+            start = stop
+            self.state.add(terms, step.row["clips"])
+            self.write({**step.row, "loss": math.fsum(terms.values()), "terms": terms})
         self._pending.clear()
 
-    def write(self, row: Mapping[str, Any], state: TrainerState) -> None:
-        """Write one line, and draw its numbers where somebody watches."""
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Append one line, and draw its numbers."""
         line = (json.dumps(row) + "\n").encode()
         with self.path.open("ab") as file:
             file.write(line)
-        state.metrics_bytes += len(line)
+        self.state.metrics_bytes += len(line)
         if self.scalars:
-            flat = {**row, **{f"terms/{k}": v for k, v in row.get("terms", {}).items()}}
-            for key, value in flat.items():
-                if isinstance(value, float) and key not in NOT_DRAWN:
-                    tag = f"{row['stage']}/{row['event']}/{key}"
-                    self.scalars.add_scalar(tag, value, state.steps)
+            self._draw(self.scalars, row)
+
+    def _draw(self, scalars: Scalars, row: Mapping[str, Any]) -> None:
+        flat = {**row, **{f"terms/{name}": x for name, x in row.get("terms", {}).items()}}
+        for key, value in flat.items():
+            if isinstance(value, float) and key not in NO_CURVES:
+                tag = f"{row['stage']}/{row['event']}/{key}"
+                scalars.add_scalar(tag, value, self.state.steps)
 
 
 def check_finite(losses: Sequence[float]) -> None:
-    """Refuse to train on.
+    """Refuse to go on with a loss that is none.
 
     Raises:
-        InputError: a loss that is not finite.
+        InputError: names the setting to lower.
     """
     if not all(map(math.isfinite, losses)):
         raise InputError("the loss is not finite; lower optimiser.learning_rate")

@@ -1,4 +1,4 @@
-"""Optimisers and the course of their learning rate."""
+"""Optimisers as recipes name them, and their learning rate over the epochs of a round."""
 
 import math
 from collections.abc import Mapping
@@ -29,5 +29,5 @@ def learning_rate(settings: OptimiserSettings, epoch: float) -> float:
     rise = min(1.0, (epoch + 1e-3) / o.warmup_epochs) if epoch < o.warmup_epochs else 1.0
     if o.schedule == "constant" or epoch < o.warmup_epochs:
         return o.learning_rate * rise
-    share = (epoch - o.warmup_epochs) / max(1e-9, o.epochs - o.warmup_epochs)
-    return o.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
+    progress = (epoch - o.warmup_epochs) / max(1e-9, o.epochs - o.warmup_epochs)
+    return o.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))

@@ -50,12 +50,12 @@ class DataSettings(Settings):
     memory: str = "8GiB"  # rows of a larger split are streamed, see learn/data/streaming.py
 
     def check(self) -> None:
-        """Refuse settings that do not go together."""
+        """Refuse a memory that is no size."""
         parse_size(self.memory)
 
     @classmethod
     def prefix(cls) -> str:
-        """What errors put before the name of a setting."""
+        """The section, as `--set` and errors name its settings."""
         return "data."
 
 
@@ -83,7 +83,7 @@ class OptimiserSettings(Settings):
     seed: int = setting(0, at_least=0)
 
     def check(self) -> None:
-        """Refuse settings that do not go together."""
+        """Refuse batches that settings make in two ways, or too small for their classes."""
         if 2 * self.ways > self.batch_size:
             raise ConfigError(
                 f"optimiser.ways={self.ways} leaves less than two clips of a class in batches of "
@@ -94,7 +94,7 @@ class OptimiserSettings(Settings):
 
     @classmethod
     def prefix(cls) -> str:
-        """What errors put before the name of a setting."""
+        """The section, as `--set` and errors name its settings."""
         return "optimiser."
 
 
@@ -111,7 +111,7 @@ class ViewSettings(Settings):
 
     @classmethod
     def prefix(cls) -> str:
-        """What errors put before the name of a setting."""
+        """The section, as `--set` and errors name its settings."""
         return "views."
 
 

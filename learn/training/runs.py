@@ -14,7 +14,8 @@ Shapes: V = clips, E = embedding size.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ from learn.data.class_embeddings import ClassEmbeddings
 from learn.data.rows import Rows
 from learn.models.embedder import Embedder
 from learn.training import recipe as recipes
+from learn.training.metrics_log import NAME as METRICS
 from learn.training.objectives import Objective, ObjectiveContext, Texts
 from store import plugins
 from store.errors import ConfigError, InputError, MicroshotError, MissingFile
@@ -37,9 +39,15 @@ from store.errors import ConfigError, InputError, MicroshotError, MissingFile
 if TYPE_CHECKING:
     from store import Feature
 
-FILES = ("config.json", "provenance.json", "metrics.jsonl", "weights.safetensors")
+CONFIG = "config.json"
+PROVENANCE = "provenance.json"
+WEIGHTS = "weights.safetensors"
+DONE = "done.json"
+FILES = (CONFIG, PROVENANCE, METRICS, WEIGHTS)
 BANK = "bank.safetensors"
 LABELS = "labels.csv"
+# What a resumed training's provenance shares with that of its beginning.
+SAME = ("store_id", "features", "dims", "clips_sha256", "val_clips", "labels_sha256")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -105,14 +113,71 @@ def refuse_existing(run_dir: Path) -> None:
         raise InputError(f"{run_dir} exists; name a new directory with -o")
 
 
+def begin(
+    run_dir: Path, config: Mapping[str, Any], provenance: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """Make the directory, or check that it is of this very training; its result if it is done.
+
+    Raises:
+        InputError: another recipe, store or clips.
+    """
+    if not (run_dir / PROVENANCE).is_file():
+        run_dir.mkdir(parents=True, exist_ok=True)
+        write_json(run_dir / CONFIG, config)
+        write_json(run_dir / PROVENANCE, provenance)
+        return None
+    now = json.loads(json.dumps({"config": config, "provenance": provenance}))
+    if _read(run_dir / CONFIG).get("sha256") != now["config"]["sha256"]:
+        raise _begun_with_another(run_dir, "recipe")
+    then = _read(run_dir / PROVENANCE)
+    for key in SAME:
+        if then.get(key) != now["provenance"][key]:
+            raise _begun_with_another(run_dir, key)
+    if not (run_dir / DONE).is_file():
+        return None
+    return {key: value for key, value in _read(run_dir / DONE).items() if key != "files"}
+
+
+def _begun_with_another(run_dir: Path, what: str) -> InputError:
+    return InputError(
+        f"{run_dir} was begun with another {what}; "
+        "go on with the same, or name a new directory with -o"
+    )
+
+
+@contextmanager
+def gone_unless_begun(run_dir: Path) -> Iterator[None]:
+    """A training that is refused before its first step leaves no directory behind."""
+    try:
+        yield
+    except MicroshotError:
+        metrics = run_dir / METRICS
+        if not metrics.is_file() or not metrics.stat().st_size:
+            for name in (CONFIG, PROVENANCE, LABELS, METRICS):
+                (run_dir / name).unlink(missing_ok=True)
+            with suppress(OSError):  # somebody else's files are in it
+                run_dir.rmdir()
+        raise
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def write_labels(run_dir: Path, known: ClassEmbeddings | None) -> None:
+    """The vectors of class names that the training was given, if any."""
+    if known is not None:
+        class_embeddings.write(run_dir / LABELS, known)
+
+
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON with sorted keys."""
+    """Write JSON that is the same bytes for the same content."""
     path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
 def write_weights(run_dir: Path, modules: Mapping[str, nn.Module]) -> None:
     """All parameters and buffers, each under its module's name; those of "" under their own."""
-    save_file(_flat(modules), run_dir / "weights.safetensors")
+    save_file(_flat(modules), run_dir / WEIGHTS)
 
 
 def write_bank(
@@ -138,9 +203,9 @@ def finish(run_dir: Path, facts: Mapping[str, Any]) -> None:
     known = (*FILES, BANK, LABELS)
     there = [name for name in known if name in FILES or (run_dir / name).is_file()]
     digests = {name: _sha256(run_dir / name) for name in there}
-    unfinished = run_dir / "done.json.unfinished"
+    unfinished = run_dir / f"{DONE}.unfinished"
     write_json(unfinished, {"files": digests, **facts})
-    unfinished.replace(run_dir / "done.json")
+    unfinished.replace(run_dir / DONE)
 
 
 def load_run(path: Path) -> Run:
@@ -150,42 +215,50 @@ def load_run(path: Path) -> Run:
         MissingFile: no run is there, or one that never finished.
         InputError: a file is not what the run wrote.
     """
-    if not (path / "config.json").is_file():
+    if not (path / CONFIG).is_file():
         raise MissingFile(f"no run {path}; make one with: learn train DIR --recipe NAME -o {path}")
-    if not (path / "done.json").is_file():
+    if not (path / DONE).is_file():
         raise MissingFile(
             f"{path} is unfinished (no done.json); go on with: learn train … -o {path} --resume"
         )
     try:
-        for name, digest in json.loads((path / "done.json").read_text())["files"].items():
-            if _sha256(path / name) != digest:
-                raise InputError(f"{path / name} was changed since the run finished; train again")
-        config = json.loads((path / "config.json").read_text())
-        provenance = json.loads((path / "provenance.json").read_text())
-        recipe = recipes.from_tables(config["recipe"], where=str(path))
-        weights = load_file(path / "weights.safetensors")
-        of = "objective."
-        own = {k: v for k, v in weights.items() if not k.startswith(of)}
-        its = {k.removeprefix(of): v for k, v in weights.items() if k.startswith(of)}
-        known = class_embeddings.read(path / LABELS) if (path / LABELS).is_file() else None
-        classes = tuple(provenance["classes"])
-        with torch.random.fork_rng(devices=[]):
-            space = Embedder(recipe.projection, recipe.network, provenance["dims"])
-            objective = build_objective(
-                recipe.stages[-1],
-                space,
-                dims=provenance["dims"],
-                classes=classes,
-                clips=len(provenance["clips"]),
-                known=known,
-                states={},
-            )
-        space.load_state_dict(own)
-        objective.load_state_dict(its)
+        _check_unchanged(path)
+        return _restored(path)
     except MicroshotError:
         raise
     except (OSError, KeyError, TypeError, ValueError, RuntimeError) as fault:
         raise InputError(f"{path} is not a run we can read ({fault}); train again") from None
+
+
+def _check_unchanged(path: Path) -> None:
+    for name, digest in _read(path / DONE)["files"].items():
+        if _sha256(path / name) != digest:
+            raise InputError(f"{path / name} was changed since the run finished; train again")
+
+
+def _restored(path: Path) -> Run:
+    """The run, its networks with the weights that the training left."""
+    provenance = _read(path / PROVENANCE)
+    recipe = recipes.from_tables(_read(path / CONFIG)["recipe"], where=str(path))
+    weights = load_file(path / WEIGHTS)
+    known = class_embeddings.read(path / LABELS) if (path / LABELS).is_file() else None
+    classes = tuple(provenance["classes"])
+    with torch.random.fork_rng(devices=[]):
+        space = Embedder(recipe.projection, recipe.network, provenance["dims"])
+        objective = build_objective(
+            recipe.stages[-1],
+            space,
+            dims=provenance["dims"],
+            classes=classes,
+            clips=len(provenance["clips"]),
+            known=known,
+            states={},
+        )
+    of = "objective."
+    space.load_state_dict({k: v for k, v in weights.items() if not k.startswith(of)})
+    objective.load_state_dict(
+        {k.removeprefix(of): v for k, v in weights.items() if k.startswith(of)}
+    )
     return Run(
         path=path,
         features=provenance["features"],

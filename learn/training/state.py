@@ -1,10 +1,12 @@
-"""Where a training stands: what a checkpoint holds beside tensors."""
+"""Where a training stands between two steps: the header of its checkpoints."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
 
-@dataclass(slots=True)
+
+@dataclass(slots=True, kw_only=True)
 class TrainerState:
     """Where the training stands, and what it remembers of the way. Written into checkpoints."""
 
@@ -19,3 +21,31 @@ class TrainerState:
     best: int = -1  # epoch of this round
     metrics_bytes: int = 0
     told: dict[str, float] = field(default_factory=dict)  # by `prepare`, for this epoch
+
+    def begin_round(self) -> None:
+        """Stand before the first epoch of a round, with no best epoch yet."""
+        self.rounds.append([])
+        self.epoch, self.step, self.best = 0, 0, -1
+
+    def begin_epoch(self, told: dict[str, float]) -> None:
+        """Stand before the first step of an epoch."""
+        self.told, self.sums, self.seen = told, {}, 0
+
+    def add(self, terms: dict[str, float], clips: int) -> None:
+        """Count a step's losses into the epoch's means."""
+        for name, value in terms.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value * clips
+        self.seen += clips
+
+    def means(self) -> dict[str, float]:
+        """Loss terms of the epoch so far, a clip."""
+        return {name: total / self.seen for name, total in self.sums.items()}
+
+    def step_seed(self, seed: int) -> int:
+        """The seed of this step's random numbers, whatever happened before."""
+        where = [seed, self.stage, self.round, self.epoch, self.step]
+        return int(np.random.SeedSequence(where).generate_state(1, np.uint64)[0] >> 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, as checkpoints hold them."""
+        return asdict(self)

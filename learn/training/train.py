@@ -6,8 +6,8 @@ trains.
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from importlib.metadata import version
@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from learn.data import class_embeddings
 from learn.models.embedder import Embedder
 from learn.training import checkpoint, runs
 from learn.training import recipe as recipes
@@ -25,17 +24,9 @@ from learn.training.dataset import TrainingSetup, load_setup
 from learn.training.loop import Trainer
 from learn.training.metrics_log import Scalars
 from learn.training.recipe import Recipe
-from store.errors import ConfigError, InputError, MicroshotError
+from store.errors import ConfigError, InputError
 
 Progress = Callable[[int, int, str], None]
-SAME = (
-    "store_id",
-    "features",
-    "dims",
-    "clips_sha256",
-    "val_clips",
-    "labels_sha256",
-)  # of a resumed training
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +44,7 @@ class Training:
     seconds: float  # of this call
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as JSON has it."""
+        """All fields, as `--json` and `done.json` have them."""
         return asdict(self)
 
 
@@ -89,12 +80,12 @@ def train(
     digest = sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
     config = {"recipe": plain, "from": str(recipe), "set": list(settings), "sha256": digest}
     job = load_setup(store_path, manifest, recipe_)
-    told = _provenance(job, recipe_, place)
-    if finished := _open_run(run_dir, config, told):
-        return finished
+    provenance = _provenance(job, recipe_, place)
+    if done := runs.begin(run_dir, config, provenance):
+        return Training(**done)
     cuda = [place] if place.type == "cuda" else []
     with (
-        _gone_unless_begun(run_dir),
+        runs.gone_unless_begun(run_dir),
         torch.random.fork_rng(devices=cuda),
         _scalars(tensorboard) as scalars,
     ):
@@ -116,10 +107,9 @@ def train(
             )
             for stage in recipe_.stages
         ]
-        if job.labels is not None:
-            class_embeddings.write(run_dir / runs.LABELS, job.labels)
+        runs.write_labels(run_dir, job.labels)
         trainer = Trainer(
-            run_dir=run_dir, space=space, stages=recipe_.stages, objectives=objectives,
+            run_dir=run_dir, embedder=space, stages=recipe_.stages, objectives=objectives,
             states=states, data=data, val=val, watches=job.watches, seed=recipe_.seed,
             device=place, checkpoint_seconds=checkpoint_seconds, progress=progress,
             scalars=scalars,
@@ -146,21 +136,6 @@ def train(
     return result
 
 
-@contextmanager
-def _gone_unless_begun(run_dir: Path) -> Iterator[None]:
-    """A training that is refused before its first step leaves no directory behind."""
-    try:
-        yield
-    except MicroshotError:
-        metrics = run_dir / "metrics.jsonl"
-        if not metrics.is_file() or not metrics.stat().st_size:
-            for name in ("config.json", "provenance.json", runs.LABELS, "metrics.jsonl"):
-                (run_dir / name).unlink(missing_ok=True)
-            with suppress(OSError):  # somebody else's files are in it
-                run_dir.rmdir()
-        raise
-
-
 def _device(name: str) -> torch.device:
     """Raises:
     ConfigError: no such device here; nothing runs elsewhere silently.
@@ -172,38 +147,10 @@ def _device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"no device {name!r}; there are cpu and cuda")
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda, but torch finds no GPU; use --device cpu")
+        raise ConfigError("`device` cuda, but torch finds no GPU; use `device` cpu")
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
     return device
-
-
-def _open_run(
-    run_dir: Path, config: Mapping[str, Any], provenance: Mapping[str, Any]
-) -> Training | None:
-    """Make the directory, or check that it is of this very training; its result if it is done.
-
-    Raises:
-        InputError: another recipe, store or clips.
-    """
-    if not (run_dir / "provenance.json").is_file():
-        run_dir.mkdir(parents=True, exist_ok=True)
-        runs.write_json(run_dir / "config.json", config)
-        runs.write_json(run_dir / "provenance.json", provenance)
-        return None
-    wanted = json.loads(json.dumps({"config": config, "provenance": provenance}))
-    for name, now in wanted.items():
-        then = json.loads((run_dir / f"{name}.json").read_text())
-        keys = ("sha256",) if name == "config" else SAME
-        if changed := [key for key in keys if then.get(key) != now[key]]:
-            raise InputError(
-                f"{run_dir} was begun with another {'recipe' if name == 'config' else changed[0]}; "
-                "go on with the same, or name a new directory with -o"
-            )
-    if not (run_dir / "done.json").is_file():
-        return None
-    done = json.loads((run_dir / "done.json").read_text())
-    return Training(**{key: value for key, value in done.items() if key != "files"})
 
 
 def _provenance(job: TrainingSetup, recipe: Recipe, device: torch.device) -> dict[str, Any]:

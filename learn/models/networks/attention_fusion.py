@@ -23,7 +23,7 @@ from store.settings import Settings, setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
-    """Settings of the network `attention_fusion`."""
+    """Settings of the network."""
 
     dim_out: int = setting(128, at_least=1)
     hidden: int = setting(256, at_least=1)
@@ -40,7 +40,7 @@ class Config(Settings):
 
 
 class AttentionFusion(nn.Module):
-    """All modalities through one layer of attention."""
+    """Tokens of both modalities that attend to one another."""
 
     def __init__(self, config: Config, dims: Mapping[str, int]) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class AttentionFusion(nn.Module):
         )
 
     def forward(self, inputs: Mapping[str, Padded]) -> dict[str, Float[Tensor, "B _"]]:
-        """Vectors of every output from the rows of all modalities."""
+        """Embed the rows of clips."""
         rows, mask = {}, {}
         clips = len(next(iter(inputs.values())).rows)
         for m in MODALITIES:
@@ -112,7 +112,7 @@ class AttentionFusion(nn.Module):
 
 
 def build(config: Config, dims: Mapping[str, int]) -> AttentionFusion:
-    """The network that these settings describe."""
+    """The network with these settings."""
     if set(dims) != set(MODALITIES):
         there = ", ".join(dims)
         raise ConfigError(f"attention_fusion needs visual and audio features, not {there}")

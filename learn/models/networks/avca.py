@@ -28,7 +28,7 @@ from store.settings import Settings, setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
-    """Settings of the network `avca`."""
+    """Settings of the network."""
 
     dim_out: int = setting(64, at_least=1)
     hidden: int = setting(512, at_least=1)
@@ -46,7 +46,7 @@ class Config(Settings):
 
 
 class AVCA(nn.Module):
-    """What is heard and what is seen look at each other before they are embedded."""
+    """Two towers that attend to each other's modality."""
 
     def __init__(self, config: Config, dims: Mapping[str, int]) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class AVCA(nn.Module):
         )
 
     def forward(self, inputs: Mapping[str, Padded]) -> dict[str, Float[Tensor, "B _"]]:
-        """Vectors of every output from the rows of all modalities."""
+        """Embed the rows of clips."""
         known = [m for m in MODALITIES if m in inputs]
         if not known:
             return {}
@@ -88,7 +88,7 @@ def _net(config: Config, size_in: int, size_out: int) -> nn.Sequential:
 
 
 def build(config: Config, dims: Mapping[str, int]) -> AVCA:
-    """The network that these settings describe."""
+    """The network with these settings."""
     if set(dims) != set(MODALITIES):
         raise ConfigError(f"avca needs visual and audio features, not {', '.join(dims)}")
     return AVCA(config, dims)

@@ -24,7 +24,7 @@ from store.settings import Settings, setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
-    """Settings of the network `concat`."""
+    """Settings of the network."""
 
     dim_out: int = setting(128, at_least=1)
     hidden: int = setting(512, at_least=1)
@@ -33,7 +33,7 @@ class Config(Settings):
 
 
 class Concat(nn.Module):
-    """All modalities joined, with a learned token where one is missing."""
+    """One perceptron over the concatenated modalities."""
 
     def __init__(self, config: Config, dims: Mapping[str, int]) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Concat(nn.Module):
         )
 
     def forward(self, inputs: Mapping[str, Padded]) -> dict[str, Float[Tensor, "B _"]]:
-        """Vectors of every output from the rows of all modalities."""
+        """Embed the rows of clips."""
         vectors = {m: self.enter[m](mean_of_rows(*inputs[m][:2])) for m in inputs}
         some = {m: inputs[m].mask.any(1) for m in inputs}
         none = torch.zeros_like(next(iter(some.values())))
@@ -69,7 +69,7 @@ class Concat(nn.Module):
 
 
 def build(config: Config, dims: Mapping[str, int]) -> Concat:
-    """The network that these settings describe."""
+    """The network with these settings."""
     if set(dims) != set(MODALITIES):
         raise ConfigError(f"concat needs visual and audio features, not {', '.join(dims)}")
     return Concat(config, dims)

@@ -21,7 +21,7 @@ from store.settings import Settings, setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
-    """Settings of the network `preview`."""
+    """Settings of the network."""
 
     dim_out: int = setting(128, at_least=1)
     hidden: int = setting(512, at_least=1)
@@ -29,7 +29,7 @@ class Config(Settings):
 
 
 class Preview(nn.Module):
-    """A teacher of all frames, and a student of the first frame and the sound."""
+    """A teacher of all frames, and a student of one frame and the sound."""
 
     def __init__(self, config: Config, dims: Mapping[str, int]) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Preview(nn.Module):
         self.student = _layers(config, dims["visual"] + dims["audio"])
 
     def forward(self, inputs: Mapping[str, Padded]) -> dict[str, Float[Tensor, "B _"]]:
-        """Vectors of every output from the rows of all modalities."""
+        """Embed the rows of clips."""
         if "visual" not in inputs:
             return {}
         frames, mask, _ = inputs["visual"]
@@ -61,7 +61,7 @@ def _layers(config: Config, dim_in: int) -> nn.Sequential:
 
 
 def build(config: Config, dims: Mapping[str, int]) -> Preview:
-    """The network that these settings describe."""
+    """The network with these settings."""
     if set(dims) != {"visual", "audio"}:
         raise ConfigError(f"preview needs visual and audio features, not {', '.join(dims)}")
     return Preview(config, dims)

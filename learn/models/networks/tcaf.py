@@ -27,7 +27,7 @@ from store.settings import Settings, setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
-    """Settings of the network `tcaf`."""
+    """Settings of the network."""
 
     dim_out: int = setting(64, at_least=1)
     width: int = setting(300, at_least=1)
@@ -41,15 +41,14 @@ class Config(Settings):
 
     def check(self) -> None:
         """Refuse settings that do not go together."""
-        if self.width % self.heads or self.marks % 2:
-            raise ConfigError(
-                f"tcaf: width={self.width} is a multiple of heads={self.heads}, and "
-                f"marks={self.marks} even"
-            )
+        if self.width % self.heads:
+            raise ConfigError(f"tcaf: width={self.width} is no multiple of heads={self.heads}")
+        if self.marks % 2:
+            raise ConfigError(f"tcaf: marks={self.marks} is not even")
 
 
 class TCaF(nn.Module):
-    """A class token gathers what rows of one modality see in those of the other."""
+    """Attention over the rows of both modalities in one sequence."""
 
     rates: Tensor
 
@@ -84,7 +83,7 @@ class TCaF(nn.Module):
         )
 
     def forward(self, inputs: Mapping[str, Padded]) -> dict[str, Float[Tensor, "B _"]]:
-        """Vectors of every output from the rows of all modalities."""
+        """Embed the rows of clips."""
         known = [m for m in MODALITIES if m in inputs]
         if not known:
             return {}
@@ -143,7 +142,7 @@ class _Layer(nn.Module):
 
 
 def build(config: Config, dims: Mapping[str, int]) -> TCaF:
-    """The network that these settings describe."""
+    """The network with these settings."""
     if set(dims) != set(MODALITIES):
         raise ConfigError(f"tcaf needs visual and audio features, not {', '.join(dims)}")
     return TCaF(config, dims)

@@ -21,7 +21,7 @@ from store.settings import Settings, setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
-    """Settings of the projection `attention_pool`."""
+    """Settings of the projection."""
 
     dim_out: int = setting(128, at_least=1)
     queries: int = setting(4, at_least=1)
@@ -30,7 +30,7 @@ class Config(Settings):
 
 
 class AttentionPool(nn.Module):
-    """Rows weighed by learned queries."""
+    """Learnt queries that pool a clip's rows."""
 
     def __init__(self, config: Config, dim_in: int) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class AttentionPool(nn.Module):
         mask: Bool[Tensor, "B T"],
         seconds: Float[Tensor, "B T"],
     ) -> Float[Tensor, "B E"]:
-        """One vector per clip from its rows."""
+        """Embed the rows of clips."""
         rows = rows.masked_fill(~mask[..., None], 0)
         pooled = self.weights(rows, mask) @ self.to_values(rows)
         return self.output(self.dropout(pooled.flatten(1)))
@@ -65,5 +65,5 @@ class AttentionPool(nn.Module):
 
 
 def build(config: Config, dim_in: int) -> AttentionPool:
-    """The projection that these settings describe."""
+    """The projection with these settings."""
     return AttentionPool(config, dim_in)

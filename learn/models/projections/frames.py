@@ -18,14 +18,14 @@ from store.settings import Settings, setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
-    """Settings of the projection `frames`."""
+    """Settings of the projection."""
 
     frames: int = setting(8, at_least=1)
     width: int = setting(64, at_least=1)  # of a frame
 
 
 class Frames(nn.Module):
-    """So many rows of a clip, kept in order."""
+    """A clip's rows as a fixed number of small frames."""
 
     def __init__(self, config: Config, dim_in: int) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Frames(nn.Module):
         mask: Bool[Tensor, "B T"],
         seconds: Float[Tensor, "B T"],
     ) -> Float[Tensor, "B E"]:
-        """One vector per clip from its rows."""
+        """Embed the rows of clips."""
         at = middles(mask, self.frames)
         kept = rows.gather(1, at[..., None].expand(-1, -1, rows.shape[2]))
         kept = kept.masked_fill(~mask.any(1)[:, None, None], 0)
@@ -55,5 +55,5 @@ def middles(mask: Bool[Tensor, "B T"], frames: int) -> Int[Tensor, "B F"]:
 
 
 def build(config: Config, dim_in: int) -> Frames:
-    """The projection that these settings describe."""
+    """The projection with these settings."""
     return Frames(config, dim_in)

@@ -6,16 +6,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from learn.models.projections import mean_of_rows
-from store.settings import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config(Settings):
-    """Settings of the projection `identity`."""
+class Config:
+    """There is nothing to set."""
 
 
 class Identity(nn.Module):
-    """The mean row as it is."""
+    """The mean of a clip's rows, unchanged."""
 
     def __init__(self, dim_in: int) -> None:
         super().__init__()
@@ -27,10 +26,10 @@ class Identity(nn.Module):
         mask: Bool[Tensor, "B T"],
         seconds: Float[Tensor, "B T"],
     ) -> Float[Tensor, "B D"]:
-        """One vector per clip from its rows."""
+        """Embed the rows of clips."""
         return mean_of_rows(rows, mask)
 
 
 def build(config: Config, dim_in: int) -> Identity:
-    """The projection that these settings describe."""
+    """The projection with these settings."""
     return Identity(dim_in)

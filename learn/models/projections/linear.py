@@ -11,13 +11,13 @@ from store.settings import Settings, setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
-    """Settings of the projection `linear`."""
+    """Settings of the projection."""
 
     dim_out: int = setting(128, at_least=1)
 
 
 class Linear(nn.Module):
-    """A matrix on the mean row."""
+    """One linear layer over the mean of a clip's rows."""
 
     def __init__(self, config: Config, dim_in: int) -> None:
         super().__init__()
@@ -30,10 +30,10 @@ class Linear(nn.Module):
         mask: Bool[Tensor, "B T"],
         seconds: Float[Tensor, "B T"],
     ) -> Float[Tensor, "B E"]:
-        """One vector per clip from its rows."""
+        """Embed the rows of clips."""
         return self.matrix(mean_of_rows(rows, mask))
 
 
 def build(config: Config, dim_in: int) -> Linear:
-    """The projection that these settings describe."""
+    """The projection with these settings."""
     return Linear(config, dim_in)

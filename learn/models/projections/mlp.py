@@ -11,7 +11,7 @@ from store.settings import Settings, setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
-    """Settings of the projection `mlp`."""
+    """Settings of the projection."""
 
     dim_out: int = setting(128, at_least=1)
     hidden: int = setting(512, at_least=1)
@@ -22,7 +22,7 @@ class Config(Settings):
 
 
 class MLP(nn.Module):
-    """Hidden layers on the mean row."""
+    """A perceptron over the mean of a clip's rows."""
 
     def __init__(self, config: Config, dim_in: int) -> None:
         super().__init__()
@@ -42,10 +42,10 @@ class MLP(nn.Module):
         mask: Bool[Tensor, "B T"],
         seconds: Float[Tensor, "B T"],
     ) -> Float[Tensor, "B E"]:
-        """One vector per clip from its rows."""
+        """Embed the rows of clips."""
         return self.layers(mean_of_rows(rows, mask))
 
 
 def build(config: Config, dim_in: int) -> MLP:
-    """The projection that these settings describe."""
+    """The projection with these settings."""
     return MLP(config, dim_in)

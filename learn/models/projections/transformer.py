@@ -30,16 +30,10 @@ from store.settings import Settings, setting
 SHORTEST_SECONDS = 0.1  # periods of the sinusoids: from a few frames of ordinary video …
 LONGEST_SECONDS = 200.0  # … to several micro videos, so that no two rows share all phases
 
-SETTINGS = {
-    "norm": ("pre", "post"),
-    "pool": ("cls", "mean"),
-    "attention": ("full", "window", "dilated", "global_window"),
-}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
-    """Settings of the projection `transformer`."""
+    """Settings of the projection."""
 
     dim_out: int = setting(128, at_least=1)
     width: int = setting(256, at_least=1)
@@ -48,9 +42,9 @@ class Config(Settings):
     ffn: int = setting(1024, at_least=1)
     dropout: float = setting(0.1, at_least=0, below=1)
     head_dropout: float = setting(0.1, at_least=0, below=1)  # VTN has 0.5
-    norm: str = setting("pre", among=SETTINGS["norm"])
-    pool: str = setting("cls", among=SETTINGS["pool"])
-    attention: str = setting("full", among=SETTINGS["attention"])
+    norm: str = setting("pre", among=("pre", "post"))
+    pool: str = setting("cls", among=("cls", "mean"))
+    attention: str = setting("full", among=("full", "window", "dilated", "global_window"))
     reach: int = setting(8, at_least=0)  # rows on each side; full attention has no use for it
     # rows from one neighbour to the next: dilated and global_window only
     dilation: int = setting(1, at_least=1)
@@ -76,23 +70,22 @@ class Config(Settings):
                 "transformer: attention=dilated with dilation=1 is a window; give more"
             )
 
-
-def pattern_of(config: Config) -> Pattern:
-    """Who sees whom; with `global_window` the first token is the global one."""
-    if config.attention == "full":
-        return Pattern()
-    hubs = int(config.attention == "global_window")
-    return Pattern(reach=config.reach, dilation=config.dilation, hubs=hubs)
+    def pattern(self) -> Pattern:
+        """Who sees whom; with `global_window` the first token is the hub."""
+        if self.attention == "full":
+            return Pattern()
+        hubs = int(self.attention == "global_window")
+        return Pattern(reach=self.reach, dilation=self.dilation, hubs=hubs)
 
 
 class Transformer(nn.Module):
-    """A transformer over the rows, read at its CLS token or by their mean."""
+    """A transformer over a clip's rows."""
 
     def __init__(self, config: Config, dim_in: int) -> None:
         super().__init__()
         self.dim_out = config.dim_out
         self.config = config
-        self.pattern = pattern_of(config)
+        self.pattern = config.pattern()
         width = config.width
         self.embed = nn.Linear(dim_in, width)
         has_cls = config.pool == "cls" or config.attention == "global_window"
@@ -114,7 +107,7 @@ class Transformer(nn.Module):
         mask: Bool[Tensor, "B T"],
         seconds: Float[Tensor, "B T"],
     ) -> Float[Tensor, "B E"]:
-        """One vector per clip from its rows."""
+        """Embed the rows of clips."""
         seconds = since_first_row(seconds, mask)
         if self.pattern.reach is not None:
             rows, mask, seconds = _by_time(rows, mask, seconds)
@@ -210,5 +203,5 @@ def _by_time(
 
 
 def build(config: Config, dim_in: int) -> Transformer:
-    """The projection that these settings describe."""
+    """The projection with these settings."""
     return Transformer(config, dim_in)

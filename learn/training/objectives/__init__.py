@@ -137,8 +137,7 @@ class EpochStart:
 class Texts(Protocol):
     """An objective that knows a way from class names into the space of clips."""
 
-    def embed_texts(self, texts: Float[Tensor, "C W"]) -> Float[Tensor, "C E"]:
-        """Class names in the space of the clips."""
+    def embed_texts(self, texts: Float[Tensor, "C W"]) -> Float[Tensor, "C E"]: ...
 
 
 class Objective(nn.Module, ABC):

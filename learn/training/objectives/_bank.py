@@ -35,7 +35,6 @@ class Bank(nn.Module):
         self.register_buffer("z", torch.tensor(torch.nan))
 
     def of(self, name: str) -> Float[Tensor, "V E"]:
-        """The report of one feature."""
         rows: Tensor = self.get_buffer(name)
         return rows
 

@@ -16,8 +16,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from learn.fewshot.heads import Context, Head, Predict
-from learn.training.objectives import Batch, Objective
+from learn.training.objectives import Batch, Objective, ObjectiveContext
 from learn.training.objectives._pairs import dice
+from store.errors import ConfigError
 
 NEVER = -1e30  # finite, so that what is masked makes no NaN on the way back
 
@@ -48,7 +49,6 @@ class Episodic(Objective):
         return queries * ways * shots
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """See `Objective.terms`; the parts are those of the module's equations."""
         classes, answer = torch.unique(batch.labels, return_inverse=True)
         shots, mask = _of_classes(answer, len(classes))
         itself = shots == torch.arange(len(batch), device=shots.device)[:, None, None]
@@ -99,6 +99,21 @@ class OwnHead:
             return torch.stack(found).mean(0)
 
         return predict
+
+
+def check_frames_and_classes(name: str, scene: ObjectiveContext, frames: int) -> None:
+    """Refuse embeddings that are not so many frames, and a single class.
+
+    Raises:
+        ConfigError: says which projection makes frames.
+    """
+    if scene.dim % frames:
+        raise ConfigError(
+            f"{name}: embeddings of {scene.dim} numbers are no {frames} frames; set "
+            f"projection.name=frames and projection.frames={frames}"
+        )
+    if len(scene.classes) < 2:
+        raise ConfigError(f"{name} needs two classes, not {len(scene.classes)}")
 
 
 def cross_entropy(

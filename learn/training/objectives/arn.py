@@ -27,8 +27,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from learn.training.objectives import ObjectiveContext, Traits
-from learn.training.objectives._episodic import Episodic, cross_entropy
-from store.errors import ConfigError
+from learn.training.objectives._episodic import Episodic, check_frames_and_classes, cross_entropy
 from store.settings import Settings, setting
 
 TRAITS = Traits(supervised=True)
@@ -37,7 +36,7 @@ CELLS = 4  # on each side of what the network looks at last
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
-    """Settings of the objective `arn`."""
+    """Settings of the objective."""
 
     frames: int = setting(8, at_least=1)  # as projection.frames
     sharpness: float = setting(100.0, above=0)  # of the power normalisation
@@ -47,7 +46,7 @@ class Config(Settings):
 
 
 class ARN(Episodic):
-    """Relations between second-order statistics of two clips."""
+    """Relations between clips, seen through how their features go together."""
 
     def __init__(self, config: Config, scene: ObjectiveContext) -> None:
         super().__init__()
@@ -72,7 +71,7 @@ class ARN(Episodic):
         support: Float[Tensor, "E N K D"],
         shown: Bool[Tensor, "E M N K"] | None = None,
     ) -> Float[Tensor, "E M N"]:
-        """See `Episodic.compare`."""
+        """Scores of the classes, from the shots shown to each query."""
         q, s = self._together(query), self._together(support)
         if shown is None:
             of_class = s.mean(2)[:, None].expand(-1, query.shape[1], -1, -1, -1)
@@ -86,11 +85,11 @@ class ARN(Episodic):
     def cost(
         self, scores: Float[Tensor, "M N"], answer: Int[Tensor, "M"], there: Bool[Tensor, "M N"]
     ) -> Float[Tensor, ""]:
-        """See `Episodic.cost`."""
+        """The loss of these scores."""
         return cross_entropy(scores, answer, there)
 
     def numbers(self, queries: int, ways: int, shots: int) -> int:
-        """See `Episodic.numbers`."""
+        """Numbers that an episode makes at once."""
         return queries * ways * self.dim**2 * self.config.channels
 
     def _together(self, x: Float[Tensor, "*any D"]) -> Float[Tensor, "*any W W"]:
@@ -104,12 +103,6 @@ class ARN(Episodic):
 
 
 def build(config: Config, scene: ObjectiveContext) -> ARN:
-    """The objective that these settings describe."""
-    if scene.dim % config.frames:
-        raise ConfigError(
-            f"arn: embeddings of {scene.dim} numbers are no {config.frames} frames; set "
-            f"projection.name=frames and projection.frames={config.frames}"
-        )
-    if len(scene.classes) < 2:
-        raise ConfigError(f"arn needs two classes, not {len(scene.classes)}")
+    """The objective with these settings."""
+    check_frames_and_classes("arn", scene, config.frames)
     return ARN(config, scene)

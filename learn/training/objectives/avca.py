@@ -34,7 +34,7 @@ CLIPS = ("audio", "visual")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
-    """Settings of the objective `avca`."""
+    """Settings of the objective."""
 
     dropout: float = setting(0.2, at_least=0, below=1)
     momentum: float = setting(0.1, above=0, at_most=1)  # of batch norms
@@ -44,7 +44,7 @@ class Config(Settings):
 
 
 class AVCA(Objective):
-    """Triplets, regression and reconstruction around class names."""
+    """Triplets between clips and class texts, before and behind a decoder."""
 
     texts: Tensor
 
@@ -64,11 +64,11 @@ class AVCA(Objective):
         self.back = nn.ModuleDict({m: made(scene.dim, scene.hidden[f"{m}.before"]) for m in shown})
 
     def embed_texts(self, texts: Float[Tensor, "C W"]) -> Float[Tensor, "C E"]:
-        """Class names in the space of the clips."""
+        """Class texts in the space of the clips."""
         return self.text(texts)
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """See `Objective.terms`; the parts are those of the module's equations."""
+        """The parts of a batch's loss, by name."""
         config, margin = self.config, self.config.margin
         other, there = of_another_class(batch)
         words = self.texts[batch.labels]
@@ -98,7 +98,7 @@ class AVCA(Objective):
 
 
 def build(config: Config, scene: ObjectiveContext) -> AVCA:
-    """The objective that these settings describe."""
+    """The objective with these settings."""
     if set(scene.outputs) != set(CLIPS):
         raise ConfigError("avca needs visual and audio embeddings, and no others")
     return AVCA(config, scene)

@@ -34,7 +34,7 @@ CLIPS = ("audio", "visual")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
-    """Settings of the objective `avgzslnet`."""
+    """Settings of the objective."""
 
     hidden: int = setting(300, at_least=1)
     dropout: float = setting(0.2, at_least=0, below=1)
@@ -44,7 +44,7 @@ class Config(Settings):
 
 
 class AVGZSLNet(Objective):
-    """Triplets around class names, behind encoders and decoders."""
+    """Triplets between texts and both modalities, and a decoder back to the text."""
 
     texts: Tensor
 
@@ -57,11 +57,11 @@ class AVGZSLNet(Objective):
         )
 
     def embed_texts(self, texts: Float[Tensor, "C W"]) -> Float[Tensor, "C E"]:
-        """Class names in the space of the clips."""
+        """Class texts in the space of the clips."""
         return self.text(texts)
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """See `Objective.terms`; the parts are those of the module's equations."""
+        """The parts of a batch's loss, by name."""
         config, margin = self.config, self.config.margin
         other, there = of_another_class(batch)
         named = {m: batch.embeddings[m] for m in CLIPS}
@@ -84,7 +84,7 @@ class AVGZSLNet(Objective):
 
 
 def build(config: Config, scene: ObjectiveContext) -> AVGZSLNet:
-    """The objective that these settings describe."""
+    """The objective with these settings."""
     if set(scene.outputs) != set(CLIPS):
         raise ConfigError("avgzslnet needs visual and audio embeddings, and no others")
     return AVGZSLNet(config, scene)

@@ -35,7 +35,7 @@ TINY = 1e-10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
-    """Settings of the objective `ccl`."""
+    """Settings of the objective."""
 
     temperature: float = setting(0.5, above=0)
     contrast: float = setting(1.0, at_least=0)
@@ -44,7 +44,7 @@ class Config(Settings):
 
 
 class CCL(Objective):
-    """Compositional contrastive learning of two modalities with their classes."""
+    """Visual embeddings that learn what sound adds to them."""
 
     def __init__(self, config: Config, scene: ObjectiveContext) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class CCL(Objective):
         return found
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """See `Objective.terms`; the parts are those of the module's equations."""
+        """The parts of a batch's loss, by name."""
         visual, audio = batch.embeddings["visual"], batch.embeddings["audio"]
         both = self.compose(visual, audio)
         seen, told = self.of_visual(visual), self.of_both(both)
@@ -116,7 +116,7 @@ def symmetric_nce(
 
 
 def build(config: Config, scene: ObjectiveContext) -> CCL:
-    """The objective that these settings describe."""
+    """The objective with these settings."""
     if set(scene.outputs) != {"visual", "audio"}:
         raise ConfigError(f"ccl needs visual and audio, not {', '.join(scene.outputs)}")
     if len(scene.classes) < 2:

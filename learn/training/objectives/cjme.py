@@ -29,7 +29,7 @@ TRAITS = Traits(supervised=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
-    """Settings of the objective `cjme`."""
+    """Settings of the objective."""
 
     hidden: int = setting(300, at_least=1)
     dropout: float = setting(0.2, at_least=0, below=1)
@@ -40,7 +40,7 @@ class Config(Settings):
 
 
 class CJME(Objective):
-    """Joint embeddings of both modalities and class names, weighed by attention."""
+    """Both modalities near their class's text, the surer one counting more."""
 
     texts: Tensor
 
@@ -56,11 +56,11 @@ class CJME(Objective):
         self.attention = nn.Sequential(nn.BatchNorm1d(size), nn.Linear(size, 1))
 
     def embed_texts(self, texts: Float[Tensor, "C W"]) -> Float[Tensor, "C E"]:
-        """Class names in the space of the clips."""
+        """Class texts in the space of the clips."""
         return self.text(texts)
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """See `Objective.terms`; the parts are those of the module's equations."""
+        """The parts of a batch's loss, by name."""
         config = self.config
         sound, sight = batch.embeddings["audio"], batch.embeddings["visual"]
         names = self.embed_texts(self.texts)
@@ -101,7 +101,7 @@ def _entropy(logits: Float[Tensor, "B C"]) -> Float[Tensor, "B"]:
 
 
 def build(config: Config, scene: ObjectiveContext) -> CJME:
-    """The objective that these settings describe."""
+    """The objective with these settings."""
     if set(scene.outputs) != {"visual", "audio"}:
         raise ConfigError("cjme needs visual and audio embeddings, and no others")
     return CJME(config, scene)

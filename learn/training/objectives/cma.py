@@ -35,9 +35,9 @@ BLOCK = 1024  # clips compared with all others at once
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
-    """Settings of the objective `cma`."""
+    """Settings of the objective."""
 
-    agreement: str = setting("consensus", among=AGREEMENTS)  # or union, visual, audio
+    agreement: str = setting("consensus", among=AGREEMENTS)
     positives: int = setting(32, at_least=1)
     every: int = setting(5, at_least=1)  # epochs
     instance: float = setting(1.0, at_least=0)
@@ -50,11 +50,11 @@ class Config(Settings):
     def check(self) -> None:
         """Refuse settings that do not go together."""
         if not self.instance + self.partners:
-            raise ConfigError("cma: instance and partners are both 0")
+            raise ConfigError("cma: instance and partners are 0 or more, and not both 0")
 
 
 class CMA(Objective):
-    """Instance discrimination with partners that both modalities agree on."""
+    """Instance discrimination, and partners that agree in both modalities."""
 
     partners: Tensor  # [V, P] clips of the training split; itself until they are mined
 
@@ -67,11 +67,10 @@ class CMA(Objective):
 
     @property
     def bank(self) -> Bank:
-        """The memory of all training clips."""
         return self._bank[0]
 
     def prepare(self, moment: EpochStart) -> dict[str, float]:
-        """See `Objective.prepare`."""
+        """Get ready for an epoch; numbers for its metrics."""
         if moment.epoch % self.config.every or len(self.partners) < 2:
             return {}
         visual, audio = self.bank.of("visual"), self.bank.of("audio")
@@ -84,7 +83,7 @@ class CMA(Objective):
         return {"partners_kept": float(kept), "partners_of_the_class": float(right)}
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """See `Objective.terms`; the parts are those of the module's equations."""
+        """The parts of a batch's loss, by name."""
         far = others(batch, self.config.negatives, len(self.partners))
         near = far[:, : self.config.within_negatives]
         z = self._z(batch, far)
@@ -108,7 +107,7 @@ class CMA(Objective):
         return found
 
     def after_step(self, batch: Batch) -> None:
-        """See `Objective.after_step`."""
+        """Take the batch into what the objective remembers."""
         if self.bank.z.isnan():
             with torch.no_grad():
                 far = others(batch, self.config.negatives, len(self.partners))
@@ -151,7 +150,7 @@ def _together(
 
 
 def build(config: Config, scene: ObjectiveContext) -> CMA:
-    """The objective that these settings describe."""
+    """The objective with these settings."""
     if set(scene.outputs) != {"visual", "audio"}:
         raise ConfigError(f"cma needs visual and audio, not {', '.join(scene.outputs)}")
     return CMA(config, scene)

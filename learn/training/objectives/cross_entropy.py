@@ -20,13 +20,13 @@ TRAITS = Traits(supervised=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
-    """Settings of the objective `cross_entropy`."""
+    """Settings of the objective."""
 
     label_smoothing: float = setting(0.0, at_least=0, below=1)
 
 
 class CrossEntropy(Objective):
-    """A linear classifier on every output."""
+    """One linear classifier of all modalities, and its cross-entropy."""
 
     def __init__(self, config: Config, scene: ObjectiveContext) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class CrossEntropy(Objective):
         self.classifier = nn.Linear(scene.dim, len(scene.classes))
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """See `Objective.terms`; the parts are those of the module's equations."""
+        """The parts of a batch's loss, by name."""
         smoothing, share = self.config.label_smoothing, 1 / len(batch.embeddings)
         return {
             name: share * F.cross_entropy(x, batch.labels, label_smoothing=smoothing)
@@ -44,12 +44,12 @@ class CrossEntropy(Objective):
     def classify(
         self, embeddings: Mapping[str, Float[Tensor, "B _"]]
     ) -> dict[str, Float[Tensor, "B C"]]:
-        """See `Objective.classify`."""
+        """Scores of the training's classes, from each output."""
         return {name: self.classifier(x) for name, x in embeddings.items()}
 
 
 def build(config: Config, scene: ObjectiveContext) -> CrossEntropy:
-    """The objective that these settings describe."""
+    """The objective with these settings."""
     if len(scene.classes) < 2:
         raise ConfigError(
             f"cross_entropy needs two classes to tell apart, not {len(scene.classes)}"

@@ -25,14 +25,14 @@ TRAITS = Traits(supervised=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
-    """Settings of the objective `cross_modal_probe`."""
+    """Settings of the objective."""
 
     scale: float = setting(100.0, above=0)  # exp(4.60517), as CLIP ends up with
     text: float = setting(1.0, at_least=0)  # weight of the texts' cost; clips' is 1
 
 
 class CrossModalProbe(Objective):
-    """One classifier for clips of all modalities and for class names."""
+    """One bias-free classifier of clips and class texts."""
 
     texts: Tensor | None
 
@@ -49,11 +49,11 @@ class CrossModalProbe(Objective):
         self.weight = nn.Parameter(weight)
 
     def embed_texts(self, texts: Float[Tensor, "C W"]) -> Float[Tensor, "C E"]:
-        """Class names in the space of the clips."""
+        """Class texts in the space of the clips."""
         return self.text(texts)
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """See `Objective.terms`; the parts are those of the module's equations."""
+        """The parts of a batch's loss, by name."""
         share = 1 / len(batch.embeddings)
         found = {
             name: share * F.cross_entropy(x, batch.labels)
@@ -68,7 +68,7 @@ class CrossModalProbe(Objective):
     def classify(
         self, embeddings: Mapping[str, Float[Tensor, "B _"]]
     ) -> dict[str, Float[Tensor, "B C"]]:
-        """See `Objective.classify`."""
+        """Scores of the training's classes, from each output."""
         return {name: self._scores(x) for name, x in embeddings.items()}
 
     def _scores(self, x: Float[Tensor, "B E"]) -> Float[Tensor, "B C"]:
@@ -76,7 +76,7 @@ class CrossModalProbe(Objective):
 
 
 def build(config: Config, scene: ObjectiveContext) -> CrossModalProbe:
-    """The objective that these settings describe."""
+    """The objective with these settings."""
     if len(scene.classes) < 2:
         raise ConfigError(f"cross_modal_probe needs two classes, not {len(scene.classes)}")
     return CrossModalProbe(config, scene)

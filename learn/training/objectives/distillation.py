@@ -28,7 +28,7 @@ TRAITS = Traits(supervised=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
-    """Settings of the objective `distillation`."""
+    """Settings of the objective."""
 
     student: str = "audio"
     teacher: str = "visual"
@@ -42,7 +42,7 @@ class Config(Settings):
 
 
 class Distillation(Objective):
-    """A student output that learns a teacher's answers."""
+    """A student output that imitates a teacher output."""
 
     def __init__(self, config: Config, scene: ObjectiveContext) -> None:
         super().__init__()
@@ -52,12 +52,12 @@ class Distillation(Objective):
     def classify(
         self, embeddings: Mapping[str, Float[Tensor, "B _"]]
     ) -> dict[str, Float[Tensor, "B C"]]:
-        """See `Objective.classify`."""
+        """Scores of the training's classes, from each output."""
         both = (self.config.teacher, self.config.student)
         return {name: self.classifier(embeddings[name]) for name in both if name in embeddings}
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """See `Objective.terms`; the parts are those of the module's equations."""
+        """The parts of a batch's loss, by name."""
         seen, guessed = (batch.embeddings[n] for n in (self.config.teacher, self.config.student))
         told = self.classifier(seen)
         found = {"l1": (guessed - seen.detach()).abs().mean()}
@@ -70,7 +70,7 @@ class Distillation(Objective):
 
 
 def build(config: Config, scene: ObjectiveContext) -> Distillation:
-    """The objective that these settings describe."""
+    """The objective with these settings."""
     for name in (config.student, config.teacher):
         if name not in scene.outputs:
             there = choices(name, list(scene.outputs))

@@ -23,22 +23,22 @@ TRAITS = Traits(supervised=False)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
-    """Settings of the objective `infonce`."""
+    """Settings of the objective."""
 
     temperature: float = setting(0.07, above=0)
-    symmetric: str = setting("mean", among=("mean", "sum"))  # or sum
-    negatives: str = setting("all", among=("all", "exclude_same_class"))  # or exclude_same_class
+    symmetric: str = setting("mean", among=("mean", "sum"))
+    negatives: str = setting("all", among=("all", "exclude_same_class"))
 
 
 class InfoNCE(Objective):
-    """Both modalities of a clip against those of other clips."""
+    """Contrast of two modalities within a batch."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """See `Objective.terms`; the parts are those of the module's equations."""
+        """The parts of a batch's loss, by name."""
         left, right = (F.normalize(x, dim=-1) for x in batch.embeddings.values())
         similarity_BB = left @ right.T / self.config.temperature
         if self.config.negatives == "exclude_same_class":
@@ -57,7 +57,7 @@ def _false_negatives(labels: Int[Tensor, "B"]) -> Bool[Tensor, "B B"]:
 
 
 def build(config: Config, scene: ObjectiveContext) -> InfoNCE:
-    """The objective that these settings describe."""
+    """The objective with these settings."""
     if len(scene.outputs) != 2:
         raise ConfigError(
             f"infonce pairs two modalities, not {len(scene.outputs)}: {', '.join(scene.outputs)}"

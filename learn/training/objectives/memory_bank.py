@@ -33,24 +33,24 @@ TRAITS = Traits(supervised=False)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
-    """Settings of the objective `memory_bank`."""
+    """Settings of the objective."""
 
-    nce: str = setting("binary", among=("binary", "softmax"))  # or softmax
+    nce: str = setting("binary", among=("binary", "softmax"))
     cross: float = setting(1.0, at_least=0)
     within: float = setting(0.0, at_least=0)
     negatives: int = setting(1024, at_least=1)
     temperature: float = setting(0.07, above=0)
     momentum: float = setting(0.5, at_least=0, below=1)
-    anchors: str = setting("both", among=("both", "visual", "audio"))  # or visual, audio
+    anchors: str = setting("both", among=("both", "visual", "audio"))
 
     def check(self) -> None:
         """Refuse settings that do not go together."""
         if not self.cross + self.within:
-            raise ConfigError("memory_bank: cross and within are both 0")
+            raise ConfigError("memory_bank: cross and within are 0 or more, and not both 0")
 
 
 class MemoryBank(Objective):
-    """Instances told apart across modalities, against a memory (AVID)."""
+    """Contrast of each clip with remembered ones."""
 
     def __init__(self, config: Config, bank: Bank) -> None:
         super().__init__()
@@ -59,11 +59,10 @@ class MemoryBank(Objective):
 
     @property
     def bank(self) -> Bank:
-        """The memory of all training clips."""
         return self._bank[0]
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """See `Objective.terms`; the parts are those of the module's equations."""
+        """The parts of a batch's loss, by name."""
         negatives = self._negatives(batch)
         names = list(batch.embeddings)
         anchors = [name for name in names if self.config.anchors in ("both", name)]
@@ -80,7 +79,7 @@ class MemoryBank(Objective):
         return found
 
     def after_step(self, batch: Batch) -> None:
-        """See `Objective.after_step`."""
+        """Take the batch into what the objective remembers."""
         if self.bank.z.isnan():
             with torch.no_grad():
                 self.bank.z.copy_(self._z(batch, self._negatives(batch)))
@@ -110,7 +109,7 @@ class MemoryBank(Objective):
 
 
 def build(config: Config, scene: ObjectiveContext) -> MemoryBank:
-    """The objective that these settings describe."""
+    """The objective with these settings."""
     if len(scene.outputs) != 2:
         raise ConfigError(
             f"memory_bank remembers two modalities, not {len(scene.outputs)}: "

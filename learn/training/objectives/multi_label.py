@@ -20,13 +20,13 @@ TRAITS = Traits(supervised=True, several_labels=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
-    """Settings of the objective `multi_label`."""
+    """Settings of the objective."""
 
     balance: float = setting(0.5, at_least=0, at_most=1)
 
 
 class MultiLabel(Objective):
-    """A yes or no for each label of a clip."""
+    """One linear classifier of all modalities, with several labels a clip."""
 
     def __init__(self, config: Config, scene: ObjectiveContext) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class MultiLabel(Objective):
         self.classifier = nn.Linear(scene.dim, len(scene.classes))
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """See `Objective.terms`; the parts are those of the module's equations."""
+        """The parts of a batch's loss, by name."""
         assert batch.targets is not None
         positive = batch.targets.sum(0)
         rarer = (len(batch) - positive) / positive.clamp_min(1)
@@ -48,12 +48,12 @@ class MultiLabel(Objective):
     def classify(
         self, embeddings: Mapping[str, Float[Tensor, "B _"]]
     ) -> dict[str, Float[Tensor, "B C"]]:
-        """See `Objective.classify`."""
+        """Scores of the training's classes, from each output."""
         return {name: self.classifier(x) for name, x in embeddings.items()}
 
 
 def build(config: Config, scene: ObjectiveContext) -> MultiLabel:
-    """The objective that these settings describe."""
+    """The objective with these settings."""
     if not scene.classes:
         raise ConfigError("multi_label needs labels; the column has none")
     return MultiLabel(config, scene)

@@ -24,21 +24,21 @@ TRAITS = Traits(supervised=False)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
-    """Settings of the objective `nt_xent`."""
+    """Settings of the objective."""
 
     temperature: float = setting(0.1, above=0)
-    reduction: str = setting("mean", among=("mean", "sum"))  # or sum
+    reduction: str = setting("mean", among=("mean", "sum"))
 
 
 class NTXent(Objective):
-    """Two copies of a clip against all other copies."""
+    """Contrast of two views of each clip among all views of a batch."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """See `Objective.terms`; the parts are those of the module's equations."""
+        """The parts of a batch's loss, by name."""
         if len(batch.copies) == 2:
             one, two = batch.copies
             pairs = {name: (one[name], two[name]) for name in one}
@@ -57,7 +57,7 @@ class NTXent(Objective):
 
 
 def build(config: Config, scene: ObjectiveContext) -> NTXent:
-    """The objective that these settings describe."""
+    """The objective with these settings."""
     if scene.views != 2 and len(scene.outputs) != 2:
         raise ConfigError(
             f"nt_xent needs views.copies=2, or two modalities as views, not {len(scene.outputs)}"

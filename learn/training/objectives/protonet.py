@@ -23,7 +23,7 @@ TRAITS = Traits(supervised=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
-    """Settings of the objective `protonet`."""
+    """Settings of the objective."""
 
     scale: float = setting(8.0, above=0)
     # of a class for each query, while training; 0: all that the batch has
@@ -31,7 +31,7 @@ class Config(Settings):
 
 
 class ProtoNet(Episodic):
-    """Queries of a batch answered by the means of its shots."""
+    """Distances of queries from the means of classes' shots."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class ProtoNet(Episodic):
         support: Float[Tensor, "E N K D"],
         shown: Bool[Tensor, "E M N K"] | None = None,
     ) -> Float[Tensor, "E M N"]:
-        """See `Episodic.compare`."""
+        """Scores of the classes, from the shots shown to each query."""
         q, s = F.normalize(query, dim=-1), F.normalize(support, dim=-1)
         if shown is None:
             mean = s.mean(2)[:, None]
@@ -55,11 +55,11 @@ class ProtoNet(Episodic):
     def cost(
         self, scores: Float[Tensor, "M N"], answer: Int[Tensor, "M"], there: Bool[Tensor, "M N"]
     ) -> Float[Tensor, ""]:
-        """See `Episodic.cost`."""
+        """The loss of these scores."""
         return cross_entropy(scores, answer, there)
 
 
 def build(config: Config, scene: ObjectiveContext) -> ProtoNet:
-    """The objective that these settings describe."""
+    """The objective with these settings."""
     _ = scene.dim  # distances need one size
     return ProtoNet(config)

@@ -27,7 +27,7 @@ TRAITS = Traits(supervised=False)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
-    """Settings of the objective `prototypes`."""
+    """Settings of the objective."""
 
     clusters: int = setting(64, at_least=2)
     temperature: float = setting(0.1, above=0)
@@ -35,20 +35,20 @@ class Config(Settings):
 
 
 class Prototypes(Clustered):
-    """Clips against the centroids that their partner belongs to."""
+    """Contrast of each clip with the other modality's centroids."""
 
     def __init__(self, config: Config, scene: ObjectiveContext) -> None:
         super().__init__(scene, config.clusters)
         self.config = config
 
     def prepare(self, moment: EpochStart) -> dict[str, float]:
-        """See `Objective.prepare`."""
+        """Get ready for an epoch; numbers for its metrics."""
         if moment.epoch % self.config.every:
             return {}
         return self.recluster(moment, stored=moment.epoch == moment.round == 0)
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """See `Objective.terms`; the parts are those of the module's equations."""
+        """The parts of a batch's loss, by name."""
         found = {}
         for name, other in (self.names, self.names[::-1]):
             similarity = F.normalize(batch.embeddings[name], dim=-1) @ self.centres(other).T
@@ -60,7 +60,7 @@ class Prototypes(Clustered):
 
 
 def build(config: Config, scene: ObjectiveContext) -> Prototypes:
-    """The objective that these settings describe."""
+    """The objective with these settings."""
     two_modalities("prototypes", scene)
     _ = scene.dim  # directions of one size
     return Prototypes(config, scene)

@@ -31,17 +31,17 @@ JOINTS = ("bank", "bank+uni", "live")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
-    """Settings of the objective `sscl`."""
+    """Settings of the objective."""
 
-    student: str = setting("audio", among=("visual", "audio"))  # or visual
-    joint: str = setting("bank+uni", among=JOINTS)  # or bank, live
+    student: str = setting("audio", among=("visual", "audio"))
+    joint: str = setting("bank+uni", among=JOINTS)
     negatives: int = setting(1024, at_least=1)
     temperature: float = setting(0.07, above=0)
     momentum: float = setting(0.5, at_least=0, below=1)
 
 
 class SSCL(Objective):
-    """A student against a joint memory of both modalities."""
+    """A student modality that learns from the other one's memory."""
 
     def __init__(self, config: Config, bank: Bank) -> None:
         super().__init__()
@@ -51,11 +51,10 @@ class SSCL(Objective):
 
     @property
     def bank(self) -> Bank:
-        """The memory of all training clips."""
         return self._bank[0]
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """See `Objective.terms`; the parts are those of the module's equations."""
+        """The parts of a batch's loss, by name."""
         drawn = others(batch, self.config.negatives, len(self.bank.of(self.teacher)))
         remembered = self.bank.positives(batch, self.teacher)
         now = F.normalize(batch.embeddings[self.teacher], dim=-1)
@@ -66,7 +65,7 @@ class SSCL(Objective):
         return found
 
     def after_step(self, batch: Batch) -> None:
-        """See `Objective.after_step`."""
+        """Take the batch into what the objective remembers."""
         self.bank.move(batch, self.config.momentum)
 
     def _cost(
@@ -83,7 +82,7 @@ class SSCL(Objective):
 
 
 def build(config: Config, scene: ObjectiveContext) -> SSCL:
-    """The objective that these settings describe."""
+    """The objective with these settings."""
     if set(scene.outputs) != {"visual", "audio"}:
         raise ConfigError(f"sscl needs visual and audio, not {', '.join(scene.outputs)}")
     return SSCL(config, claim(scene))

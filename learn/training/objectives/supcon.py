@@ -22,20 +22,20 @@ TRAITS = Traits(supervised=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
-    """Settings of the objective `supcon`."""
+    """Settings of the objective."""
 
     temperature: float = setting(0.1, above=0)
 
 
 class SupCon(Objective):
-    """Clips of a class against clips of others."""
+    """Contrast in which all views of a class are partners."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """See `Objective.terms`; the parts are those of the module's equations."""
+        """The parts of a batch's loss, by name."""
         copies = batch.copies if len(batch.copies) == 2 else (batch.embeddings,)
         views = [x for copy in copies for x in copy.values()]
         stacked = F.normalize(torch.cat(views), dim=-1)
@@ -49,5 +49,5 @@ class SupCon(Objective):
 
 
 def build(config: Config, scene: ObjectiveContext) -> SupCon:
-    """The objective that these settings describe."""
+    """The objective with these settings."""
     return SupCon(config)

@@ -26,7 +26,7 @@ TRAITS = Traits(supervised=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
-    """Settings of the objective `tcaf`."""
+    """Settings of the objective."""
 
     hidden: int = setting(512, at_least=1)
     dropout: float = setting(0.1, at_least=0, below=1)
@@ -35,7 +35,7 @@ class Config(Settings):
 
 
 class TCaF(Objective):
-    """Cross-entropy against class names, with regression and reconstruction."""
+    """Clips that name their class among texts, and lead back to its text."""
 
     texts: Tensor
 
@@ -48,11 +48,11 @@ class TCaF(Objective):
         )
 
     def embed_texts(self, texts: Float[Tensor, "C W"]) -> Float[Tensor, "C E"]:
-        """Class names in the space of the clips."""
+        """Class texts in the space of the clips."""
         return self.text(texts)
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """See `Objective.terms`; the parts are those of the module's equations."""
+        """The parts of a batch's loss, by name."""
         names = self.embed_texts(self.texts)
         text, words = names[batch.labels], self.texts[batch.labels]
         ce, reg, rec = [], [], [F.mse_loss(self.decoder(text), words)]
@@ -68,6 +68,6 @@ class TCaF(Objective):
 
 
 def build(config: Config, scene: ObjectiveContext) -> TCaF:
-    """The objective that these settings describe."""
+    """The objective with these settings."""
     _ = scene.dim  # one text is near all of them
     return TCaF(config, scene)

@@ -30,22 +30,22 @@ MININGS = ("random", "semi_hard", "batch_hard")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
-    """Settings of the objective `triplet`."""
+    """Settings of the objective."""
 
     margin: float = setting(0.5, above=0)
-    mining: str = setting("semi_hard", among=MININGS)  # or random, batch_hard
+    mining: str = setting("semi_hard", among=MININGS)
     normalise: bool = True  # compare directions only
 
 
 class Triplet(Objective):
-    """Anchors nearer to their class than to others, by a margin."""
+    """Triplets of clips with a margin."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """See `Objective.terms`; the parts are those of the module's equations."""
+        """The parts of a batch's loss, by name."""
         same, chance = same_class(batch.labels), dice(batch)
         found = {}
         pairs = list(crossings(batch))
@@ -95,7 +95,7 @@ def _distances(left: Float[Tensor, "B E"], right: Float[Tensor, "B E"]) -> Float
 
 
 def build(config: Config, scene: ObjectiveContext) -> Triplet:
-    """The objective that these settings describe."""
+    """The objective with these settings."""
     if scene.classes and len(scene.outputs) > 1:
         _ = scene.dim  # distances need one size
     return Triplet(config)

@@ -27,7 +27,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from learn.training.objectives import ObjectiveContext, Traits
-from learn.training.objectives._episodic import NEVER, Episodic, cross_entropy
+from learn.training.objectives._episodic import (
+    NEVER,
+    Episodic,
+    check_frames_and_classes,
+    cross_entropy,
+)
 from store.errors import ConfigError
 from store.settings import Settings, setting
 
@@ -37,7 +42,7 @@ WAVES = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
-    """Settings of the objective `trx`."""
+    """Settings of the objective."""
 
     frames: int = 8  # as projection.frames
     pairs: bool = True
@@ -80,7 +85,7 @@ class Tuples(nn.Module):
         support: Float[Tensor, "E N K F W"],
         shown: Bool[Tensor, "E M N K"] | None,
     ) -> Float[Tensor, "E M N"]:
-        """See the class."""
+        """Embed the rows of clips."""
         episodes, ways, shots = support.shape[:3]
         queries, tuples = query.shape[1], len(self.places)
         q, s = (self.dropout(x[..., self.places, :].flatten(-2)) for x in (query, support))
@@ -97,7 +102,7 @@ class Tuples(nn.Module):
 
 
 class TRX(Episodic):
-    """Tuples of a query's frames answered by those of the shots."""
+    """Tuples of a query's frames, answered by tuples of a class's frames."""
 
     waves: Tensor
 
@@ -115,18 +120,18 @@ class TRX(Episodic):
         support: Float[Tensor, "E N K D"],
         shown: Bool[Tensor, "E M N K"] | None = None,
     ) -> Float[Tensor, "E M N"]:
-        """See `Episodic.compare`."""
+        """Scores of the classes, from the shots shown to each query."""
         q, s = self._frames(query), self._frames(support)
         return torch.stack([part(q, s, shown) for part in self.tuples]).mean(0)
 
     def cost(
         self, scores: Float[Tensor, "M N"], answer: Int[Tensor, "M"], there: Bool[Tensor, "M N"]
     ) -> Float[Tensor, ""]:
-        """See `Episodic.cost`."""
+        """The loss of these scores."""
         return cross_entropy(scores, answer, there)
 
     def numbers(self, queries: int, ways: int, shots: int) -> int:
-        """See `Episodic.numbers`."""
+        """Numbers that an episode makes at once."""
         most = max(comb(self.config.frames, size) for size in self.config.sizes)
         return queries * ways * shots * most**2
 
@@ -144,12 +149,6 @@ def waves(frames: int, dim: int) -> Float[Tensor, "F W"]:
 
 
 def build(config: Config, scene: ObjectiveContext) -> TRX:
-    """The objective that these settings describe."""
-    if scene.dim % config.frames:
-        raise ConfigError(
-            f"trx: embeddings of {scene.dim} numbers are no {config.frames} frames; set "
-            f"projection.name=frames and projection.frames={config.frames}"
-        )
-    if len(scene.classes) < 2:
-        raise ConfigError(f"trx needs two classes, not {len(scene.classes)}")
+    """The objective with these settings."""
+    check_frames_and_classes("trx", scene, config.frames)
     return TRX(config, scene)

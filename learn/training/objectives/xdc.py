@@ -23,13 +23,13 @@ TRAITS = Traits(supervised=False)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
-    """Settings of the objective `xdc`."""
+    """Settings of the objective."""
 
     clusters: int = setting(64, at_least=2)
 
 
 class XDC(Clustered):
-    """Clusters of one modality as classes of the other."""
+    """Classifiers of the other modality's clusters."""
 
     def __init__(self, config: Config, scene: ObjectiveContext) -> None:
         super().__init__(scene, config.clusters)
@@ -39,7 +39,7 @@ class XDC(Clustered):
 
     @torch.no_grad()
     def prepare(self, moment: EpochStart) -> dict[str, float]:
-        """See `Objective.prepare`."""
+        """Get ready for an epoch; numbers for its metrics."""
         if moment.epoch:
             return {}
         generator = torch.Generator().manual_seed(moment.seed)
@@ -52,7 +52,7 @@ class XDC(Clustered):
         return self.recluster(moment, stored=moment.round == 0)
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """See `Objective.terms`; the parts are those of the module's equations."""
+        """The parts of a batch's loss, by name."""
         return {
             name: F.cross_entropy(
                 self.classifiers[name](batch.embeddings[name]), self.class_ids(batch, other)
@@ -63,6 +63,6 @@ class XDC(Clustered):
 
 
 def build(config: Config, scene: ObjectiveContext) -> XDC:
-    """The objective that these settings describe."""
+    """The objective with these settings."""
     two_modalities("xdc", scene)
     return XDC(config, scene)

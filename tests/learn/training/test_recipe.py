@@ -57,7 +57,7 @@ def test_a_file_serves_as_well_as_a_name(tmp_path):
         ("optimiser.epochs=0", ConfigError, "less than 1"),
         ("optimiser.ways=100", ConfigError, "less than two clips of a class"),
         ("optimiser.learning_rate=0", ConfigError, "above 0"),
-        ("optimiser.learning_rate=nan", ConfigError, "above 0"),
+        ("optimiser.learning_rate=nan", ConfigError, "is not finite"),
         ("epochs=3", ConfigError, "SECTION.KEY=VALUE"),
         ("optimiser.epochs", ConfigError, "SECTION.KEY=VALUE"),
     ],
