@@ -24,13 +24,21 @@ StoreOption = Annotated[
 Visual = Annotated[
     list[str],
     typer.Option(
-        metavar="SPEC", help="Frame encoder NAME:key=value,…; may repeat.", rich_help_panel=WHAT
+        "--visual",
+        "--visual-encoder",
+        metavar="SPEC",
+        help="Frame encoder NAME:key=value,…; may repeat.",
+        rich_help_panel=WHAT,
     ),
 ]
 Audio = Annotated[
     list[str],
     typer.Option(
-        metavar="SPEC", help="Sound encoder NAME:key=value,…; may repeat.", rich_help_panel=WHAT
+        "--audio",
+        "--audio-encoder",
+        metavar="SPEC",
+        help="Sound encoder NAME:key=value,…; may repeat.",
+        rich_help_panel=WHAT,
     ),
 ]
 Fps = Annotated[
@@ -303,8 +311,16 @@ def synth_command(
     clips: Annotated[int, typer.Option(help="Clips per class.")] = 20,
     seed: Annotated[int, typer.Option(help="Decides every byte.")] = 0,
     seconds: Annotated[float, typer.Option(help="Mean length of a clip.")] = 3.0,
-    visual: Annotated[float, typer.Option(help="How much pictures tell of the class, 0..1.")] = 1.0,
-    audio: Annotated[float, typer.Option(help="How much sound tells of the class, 0..1.")] = 1.0,
+    visual: Annotated[
+        float,
+        typer.Option(
+            "--visual", "--visual-signal", help="How much pictures tell of the class, 0..1."
+        ),
+    ] = 1.0,
+    audio: Annotated[
+        float,
+        typer.Option("--audio", "--audio-signal", help="How much sound tells of the class, 0..1."),
+    ] = 1.0,
     noise: Annotated[float, typer.Option(help="Noise in picture and sound, 0..1.")] = 0.1,
     silent: Annotated[float, typer.Option(help="Share of clips without sound.")] = 0.0,
     broken: Annotated[float, typer.Option(help="Share of clips that are broken files.")] = 0.0,

@@ -182,7 +182,9 @@ def run(command_line: typer.Typer) -> None:
 
 def with_options(message: str, options: Mapping[str, str]) -> str:
     """A library's message for the command line: a parameter in backticks becomes its option."""
-    return re.sub(r"`(\w+)`", lambda found: options.get(found[1], found[0]), message)
+    return re.sub(
+        r"`([\w-]+)`", lambda name: options.get(name[1].replace("-", "_"), name[0]), message
+    )
 
 
 def _options(command_line: typer.Typer, words: Sequence[str]) -> dict[str, str]:
@@ -194,9 +196,9 @@ def _options(command_line: typer.Typer, words: Sequence[str]) -> dict[str, str]:
             break
         command = inner
     return {
-        parameter.name: max(parameter.opts, key=len)
+        parameter.name: next(option for option in parameter.opts if option.startswith("--"))
         for parameter in command.params
-        if parameter.opts and parameter.opts[0].startswith("-")
+        if any(option.startswith("--") for option in parameter.opts)
     }
 
 

@@ -101,6 +101,8 @@ def episodes_command(
     support: Annotated[
         list[str],
         typer.Option(
+            "--support",
+            "--support-modes",
             metavar="v,a,av",
             help="Modes to learn from; every pair with --query is scored.",
             show_default="all there are",
@@ -110,6 +112,8 @@ def episodes_command(
     query: Annotated[
         list[str],
         typer.Option(
+            "--query",
+            "--query-modes",
             metavar="v,a,av",
             help="Modes to answer in.",
             show_default="as the support",
@@ -268,6 +272,8 @@ def evaluate_command(
     support: Annotated[
         list[str],
         typer.Option(
+            "--support",
+            "--support-modes",
             metavar="v|a|av",
             help="Modes to learn from, or of the gallery; may repeat.",
             show_default="all there are",
@@ -277,6 +283,8 @@ def evaluate_command(
     query: Annotated[
         list[str],
         typer.Option(
+            "--query",
+            "--query-modes",
             metavar="v|a|av",
             help="Modes to answer in; may repeat.",
             show_default="as the support",

@@ -23,12 +23,20 @@ from store.console import Json, StoreDir
 def predict_command(
     directory: StoreDir,
     support: Annotated[
-        Path, typer.Option(metavar="CSV", help="Labelled clips of the store: clip_id and labels.")
+        Path,
+        typer.Option(
+            "--support",
+            "--support-csv",
+            metavar="CSV",
+            help="Labelled clips of the store: clip_id and labels.",
+        ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="CSV", help="The answers.")],
     query: Annotated[
         Path | None,
         typer.Option(
+            "--query",
+            "--query-csv",
             metavar="CSV",
             help="The clips to label.",
             show_default="all outside the support",

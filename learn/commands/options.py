@@ -33,14 +33,16 @@ Group = Annotated[
 VisualFeature = Annotated[
     str | None,
     typer.Option(
-        metavar="FEATURE", help="Which visual feature, where there are several.",
+        "--visual", "--visual-feature", metavar="FEATURE",
+        help="Which visual feature, where there are several.",
         rich_help_panel=DATA,
     ),
 ]  # fmt: skip
 AudioFeature = Annotated[
     str | None,
     typer.Option(
-        metavar="FEATURE", help="Which audio feature, where there are several.",
+        "--audio", "--audio-feature", metavar="FEATURE",
+        help="Which audio feature, where there are several.",
         rich_help_panel=DATA,
     ),
 ]  # fmt: skip
