@@ -1,6 +1,7 @@
 """Every benchmark in one table: `make bench`, or `python -m benchmarks NAME…` for some.
 
-A benchmark is a module of this folder with `measure()`, which yields a row per figure:
+A benchmark is a module of this folder with `measure()`, which yields a row per figure (the others
+are tools of their own):
 
     what      what was measured
     value     the figure, in `unit`
@@ -19,8 +20,9 @@ from benchmarks._table import show
 
 
 def main(names: list[str]) -> None:
-    modules = iter_modules([str(Path(__file__).parent)])
-    known = [module.name for module in modules if not module.name.startswith("_")]
+    folder = Path(__file__).parent
+    modules = [module.name for module in iter_modules([str(folder)])]
+    known = [name for name in modules if "\ndef measure(" in (folder / f"{name}.py").read_text()]
     if unknown := sorted(set(names) - set(known)):
         sys.exit(f"no benchmark {unknown[0]!r}; there are {', '.join(known)}")
     chosen = (import_module(f"benchmarks.{name}") for name in names or known)

@@ -99,7 +99,7 @@ def encoder_lines(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         wrapped(f"{row['name']} ({row['modality']}): {row['summary']}")
         dims = ", ".join(f"{variant} {dim}".strip() for variant, dim in row["dims"].items())
-        wrapped(f"numbers a row: {dims}", indent="    ")
+        wrapped(f"dimension: {dims}", indent="    ")
         settings = ", ".join(f"{key}={value}" for key, value in row["settings"].items())
         wrapped(f"settings: {settings}", indent="    ")
         wrapped(f"precisions: {', '.join(row['precisions'])}", indent="    ")

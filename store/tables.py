@@ -17,7 +17,7 @@ def info_table(facts: Mapping[str, Any]) -> None:
         counts = ", ".join(f"{n} {kind}" for kind, n in one["status"].items())
         stamp = "  UNTRAINED" if one["notes"].get("untrained") else ""
         print(f"\n{one['name']}{stamp}")
-        print(f"    {one['modality']}, {one['dim']} numbers a row, {one['dtype']}")
+        print(f"    {one['modality']}, dimension {one['dim']}, {one['dtype']}")
         print(f"    {one['clips']} clips: {counts}")
         print(f"    {one['rows']} rows, {size(one['bytes'])} in {one['parts']} parts")
         writers = (f"{key} {'/'.join(seen)}" for key, seen in one["written_by"].items())
