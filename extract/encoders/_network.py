@@ -46,7 +46,6 @@ class SameConv2d(nn.Conv2d):
     """A convolution with TensorFlow's 'SAME' padding; kernels are square."""
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B _ _ _"]:
-        """Rows of a preprocessed batch."""
         kernel, stride = self.kernel_size[0], self.stride[0]
         (top, bottom), (left, right) = (same_padding(n, kernel, stride) for n in x.shape[2:])
         if top == bottom and left == right:  # spares a copy: all convolutions of stride 1
@@ -112,7 +111,6 @@ class Frozen:
         return there
 
     def __call__(self, x: Float[Tensor, "B ..."]) -> Float[Tensor, "B D"]:
-        """Rows of frames or sounds as they were decoded."""
         with torch.inference_mode(), _whole_fp32(self.device):
             return self._network(x.to(self.device, self.dtype)).float()
 

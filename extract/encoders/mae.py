@@ -57,7 +57,6 @@ class Attention(nn.Module):
         self.proj = nn.Linear(DIM, DIM)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """Rows of a preprocessed batch."""
         query, key, value = self.qkv(x).unflatten(2, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(query, key, value)
         return self.proj(mixed.transpose(1, 2).flatten(2))
@@ -72,7 +71,6 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(HIDDEN, DIM)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """Rows of a preprocessed batch."""
         return self.fc2(F.gelu(self.fc1(x)))
 
 
@@ -87,7 +85,6 @@ class Block(nn.Module):
         self.mlp = Mlp()
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """Rows of a preprocessed batch."""
         x = x + self.attn(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
@@ -100,7 +97,6 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, DIM, PATCH, PATCH)
 
     def forward(self, x: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B _ D"]:
-        """Rows of a preprocessed batch."""
         return self.proj(x).flatten(2).transpose(1, 2)
 
 
@@ -117,7 +113,6 @@ class ViT(nn.Module):
         self.pool = pool
 
     def forward(self, x: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B D"]:
-        """Rows of a preprocessed batch."""
         patches = self.patch_embed(x)
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), patches], 1) + self.pos_embed
         for block in self.blocks:
@@ -152,11 +147,9 @@ class MAE:
             return (x - mean[:, None, None]) / deviation[:, None, None]
 
     def forward(self, x: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B D"]:
-        """Rows of a preprocessed batch."""
         return self._network(x)
 
     def __call__(self, x: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B D"]:
-        """Rows of frames or sounds as they were decoded."""
         return self.forward(self.preprocess(x))
 
 

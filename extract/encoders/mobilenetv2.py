@@ -73,7 +73,6 @@ class Op(nn.Module):
         self.linear = linear
 
     def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B K _ _"]:
-        """Rows of a preprocessed batch."""
         x = self.get_submodule(self.layer_name)(x)
         return x if self.linear else x.clamp(0, 6)
 
@@ -102,7 +101,6 @@ class MobileNetV2(nn.Module):
             self.add_module(f"op{i:02d}", op)
 
     def forward(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
-        """Rows of a preprocessed batch."""
         starts = set(self.residual_ends.values())
         entered = x
         for i, op in enumerate(self.children()):

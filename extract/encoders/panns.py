@@ -112,7 +112,6 @@ class ConvBlock(nn.Module):
         self.pool = pool
 
     def forward(self, x: Float[Tensor, "R C t m"]) -> Float[Tensor, "R K _ _"]:
-        """Rows of a preprocessed batch."""
         x = F.relu(self.bn1(self.conv1(x)))
         x = F.relu(self.bn2(self.conv2(x))) if self.twice else x
         return F.avg_pool2d(x, self.pool) if self.pool > 1 else x
@@ -158,7 +157,6 @@ class CNN(nn.Module):
         self.fc1 = nn.Linear(variant.dim, variant.dim)
 
     def forward(self, x: Float[Tensor, "R 1 T M"]) -> Float[Tensor, "R D"]:
-        """Rows of a preprocessed batch."""
         for name in self.layers:
             x = self.get_submodule(name)(x)
         x = x.mean(3)
@@ -176,7 +174,6 @@ class LogMel(nn.Module):
         self.fft, self.hop = variant.fft, variant.hop
 
     def forward(self, sound: Float[Tensor, "R N"]) -> Float[Tensor, "R T M"]:
-        """Rows of a preprocessed batch."""
         sound = F.pad(sound[:, None], (self.fft // 2, self.fft // 2), mode="reflect")[:, 0]
         power = spectra(sound, window=self.fft, hop=self.hop, fft=self.fft) ** 2
         return 10 * torch.log10((power @ self.melW).clamp_min(FLOOR))
@@ -191,7 +188,6 @@ class FrontEnd(nn.Module):
         self.bn0 = nn.BatchNorm2d(BINS)
 
     def forward(self, sound: Float[Tensor, "R N"]) -> Float[Tensor, "R 1 T M"]:
-        """Rows of a preprocessed batch."""
         by_mel = self.logmel_extractor(sound).permute(0, 2, 1)[..., None]
         return self.bn0(by_mel).permute(0, 3, 2, 1)
 

@@ -88,7 +88,6 @@ class ConvNorm(nn.Module):
         self.bn = nn.BatchNorm2d(out, eps=1e-5)
 
     def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B K _ _"]:
-        """Rows of a preprocessed batch."""
         return self.bn(self.conv(x))
 
 
@@ -103,7 +102,6 @@ class SelectiveKernel(nn.Module):
         self.mix = nn.Conv2d(middle, 2 * out, 1, bias=False)
 
     def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B K _ _"]:
-        """Rows of a preprocessed batch."""
         first, second = F.relu(self.streams(x)).chunk(2, 1)
         everywhere = (first + second).mean((2, 3), keepdim=True)
         logits = self.mix(F.relu(self.squeeze(everywhere)))
@@ -123,7 +121,6 @@ class SmoothShortcut(ConvNorm):
         self.stride = stride
 
     def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B K _ _"]:
-        """Rows of a preprocessed batch."""
         # Repeating the border gives the average over what is there: (a + a) / 2 = a.
         x = F.pad(x, (0, 1, 0, 1), mode="replicate" if self.stride == 1 else "constant")
         return super().forward(F.avg_pool2d(x, 2, self.stride))
@@ -149,7 +146,6 @@ class Bottleneck(nn.Module):
         self.expand = ConvNorm(filters, 4 * filters, 1)
 
     def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B K _ _"]:
-        """Rows of a preprocessed batch."""
         inner = self.spatial(F.relu(self.reduce(x)))
         if isinstance(self.spatial, ConvNorm):
             inner = F.relu(inner)
@@ -169,7 +165,6 @@ class HeadLayer(nn.Module):
         self.bn = nn.BatchNorm1d(out, eps=1e-5)
 
     def forward(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B _"]:
-        """Rows of a preprocessed batch."""
         return self.bn(self.dense(x))
 
 
@@ -201,7 +196,6 @@ class ResNet(nn.Module):
         self.dim = sizes[-1]
 
     def forward(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
-        """Rows of a preprocessed batch."""
         for layer in self.stem:
             x = F.relu(layer(x))
         x = same_max_pool(x)
@@ -248,11 +242,9 @@ class SimCLRv2:
             return separable(x, matrix, matrix).clamp(0, 1)
 
     def forward(self, x: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B D"]:
-        """Rows of a preprocessed batch."""
         return self._network(x)
 
     def __call__(self, x: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B D"]:
-        """Rows of frames or sounds as they were decoded."""
         return self.forward(self.preprocess(x))
 
 

@@ -92,7 +92,6 @@ class VGGish(nn.Module):
         self.embeddings = nn.Sequential(*rows[:-1])
 
     def forward(self, x: Float[Tensor, "Q 1 96 64"]) -> Float[Tensor, "Q D"]:
-        """Rows of a preprocessed batch."""
         x = self.features(x)
         return self.embeddings(x.permute(0, 2, 3, 1).flatten(1))  # TensorFlow's order: NHWC
 

@@ -74,7 +74,6 @@ class Block(nn.Module):
         self.pointwise = nn.Conv2d(channels, out, 1)
 
     def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B K _ _"]:
-        """Rows of a preprocessed batch."""
         return self.pointwise(self.depthwise(x).clamp(0, 6)).clamp(0, 6)
 
 
@@ -86,7 +85,6 @@ class Stem(nn.Module):
         self.conv = SameConv2d(1, 32, 3, 2)
 
     def forward(self, x: Float[Tensor, "B 1 h w"]) -> Float[Tensor, "B K _ _"]:
-        """Rows of a preprocessed batch."""
         return self.conv(x).clamp(0, 6)
 
 
@@ -101,7 +99,6 @@ class YAMNet(nn.Module):
             self.add_module(f"layer{i + 2}", Block(channels[i], out, stride))
 
     def forward(self, x: Float[Tensor, "R P 96 64"]) -> Float[Tensor, "R D"]:
-        """Rows of a preprocessed batch."""
         windows, patches = x.shape[:2]
         x = x.flatten(0, 1)[:, None]
         for layer in self.children():
