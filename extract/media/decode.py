@@ -42,7 +42,7 @@ class Decoder:
             self.media = None
 
     def __call__(self, request: Request) -> Clip:
-        """See the class."""
+        """Decode one clip."""
         media, self.media = self.media, None  # a decoder in an unknown state is never kept
         sha256 = bytes(32)
         try:

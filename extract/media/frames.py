@@ -243,7 +243,7 @@ class Scaler:
         self.note = ""
 
     def __call__(self, frame: Any) -> dict[int, UInt8[np.ndarray, "H W 3"]]:
-        """See the class."""
+        """The frame at every size, by its short side."""
         if not self.sizes:  # of the first frame, also for those after a change of size
             wide = (max(1, round(frame.width * self.aspect)), frame.height)
             self.sizes = {side: scaled(wide, side) for side in self.short_sides}

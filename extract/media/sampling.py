@@ -63,5 +63,5 @@ class Sampling:
         return self.sampler.most_frames(self.max_seconds)
 
     def __call__(self, footage: Footage) -> Int[np.ndarray, "T"]:
-        """See the class."""
+        """Indices of the frames that the policy picks, within the first seconds of a clip."""
         return self.sampler(footage.until(self.max_seconds))

@@ -60,7 +60,7 @@ class Tower(Standardiser):
         mask: Bool[Tensor, "B T"],
         seconds: Float[Tensor, "B T"],
     ) -> Float[Tensor, "B E"]:
-        """See the class."""
+        """Standardise the rows, then project them."""
         return self.projection(self.standardised(rows), mask, seconds)
 
 
@@ -93,7 +93,7 @@ class Embedder(nn.Module):
             self.hidden = dict(self.network.hidden)
 
     def forward(self, inputs: Mapping[str, Padded]) -> dict[str, Float[Tensor, "B _"]]:
-        """See the class."""
+        """The vectors of every output, from padded rows by modality."""
         if not self.joint:
             return {m: self._tower(m)(*inputs[m]) for m in self.modalities if m in inputs}
         known = {m: x for m, x in inputs.items() if m in self.modalities}
