@@ -99,7 +99,8 @@ def load_setup(
             f"split {split!r} has {len(clips)} clips with {' and '.join(features)} rows"
             f"{' and labels' if needs.supervised else ''}; training needs 2 at least"
         )
-    val, watches = None, {}
+    val: Clips | None = None
+    watches: dict[int, str] = {}
     val_split = recipe.data.val_split
     if split not in ("all", val_split) and val_split in splits(manifest):
         of_val = _usable(manifest, features, needs, val_split)
