@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from learn.data import class_embeddings
+from learn.data import class_embeddings, labels
 from learn.data.class_embeddings import ClassEmbeddings
 from store.errors import ConfigError, InputError, MissingFile
 
@@ -17,7 +17,7 @@ def table():
 def test_names_are_found_by_their_words_and_never_by_place(table):
     asked = ["dog", "apply_eye_makeup", "PlayingCello", "Apply Eye Makeup"]
     np.testing.assert_array_equal(table.of(asked), VECTORS[[2, 0, 1, 0]])
-    assert labels.words("HTMLPage2Go_für") == "html page 2 go für"
+    assert class_embeddings.words("HTMLPage2Go_für") == "html page 2 go für"
 
 
 def test_names_that_are_not_there_are_listed_with_what_was_meant(table):

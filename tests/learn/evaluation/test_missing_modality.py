@@ -72,7 +72,7 @@ def test_a_token_is_what_the_network_has_for_clips_without_it(paired, run):
 
 def test_what_is_lost_at_one_rate_is_lost_at_higher_ones(gaps):
     one, _ = gaps
-    clips = len(one.side.clips)
+    clips = len(one.scored.clips)
     few, many = one.lost(0.25), one.lost(0.5)
     assert (few.sum(), many.sum()) == (round(clips / 4), clips // 2)
     assert (few <= many).all()
@@ -115,7 +115,7 @@ def test_nothing_is_retrieved_from_the_same_source(filled):
 def test_rows_are_filled_before_a_network(gaps):
     one, _ = gaps
     lost = one.lost(0.5)
-    own = one.side.rows["audio"]
+    own = one.scored.rows["audio"]
     token, zero, mean, near = (
         one._rows(fill, "audio", lost)["audio"] for fill in ("token", "zero", "mean", "retrieved")
     )
