@@ -70,12 +70,13 @@ class Config(Settings):
                 "transformer: attention=dilated with dilation=1 is a window; give more"
             )
 
-    def pattern(self) -> Pattern:
-        """Who sees whom; with `global_window` the first token is the hub."""
-        if self.attention == "full":
-            return Pattern()
-        hubs = int(self.attention == "global_window")
-        return Pattern(reach=self.reach, dilation=self.dilation, hubs=hubs)
+
+def pattern_of(config: Config) -> Pattern:
+    """Who sees whom; with `global_window` the first token is the global one."""
+    if config.attention == "full":
+        return Pattern()
+    hubs = int(config.attention == "global_window")
+    return Pattern(reach=config.reach, dilation=config.dilation, hubs=hubs)
 
 
 class Transformer(nn.Module):
@@ -85,7 +86,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.dim_out = config.dim_out
         self.config = config
-        self.pattern = config.pattern()
+        self.pattern = pattern_of(config)
         width = config.width
         self.embed = nn.Linear(dim_in, width)
         has_cls = config.pool == "cls" or config.attention == "global_window"

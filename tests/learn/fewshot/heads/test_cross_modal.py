@@ -75,7 +75,7 @@ def run(paired, tmp_path_factory):
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((len(names), 8)).astype(np.float32)
     class_embeddings.write(
-        folder / "labels.csv", labels.ClassEmbeddings(names=tuple(names), vectors=vectors)
+        folder / "labels.csv", class_embeddings.ClassEmbeddings(names=tuple(names), vectors=vectors)
     )
     learn.train(
         paired, "cross_modal_probe", run_dir=folder / "run",
