@@ -1,8 +1,5 @@
 """`learn evaluate`: one protocol on stored features and on any runs, for several label columns."""
 
-import json
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,8 +9,8 @@ from learn.data.clips import choose_split
 from learn.evaluation.protocols import FAMILY, EvaluationProtocol, Finding, Material
 from learn.inference.selection import absolute, runs_of, select
 from learn.training.runs import refuse_existing
+from store import atomic, plugins, read_manifest
 from store import open as open_store
-from store import plugins, read_manifest
 from store.errors import ConfigError
 
 Progress = Callable[[int, int, str], None]
@@ -44,14 +41,8 @@ class Evaluation:
             InputError: the directory exists.
         """
         refuse_existing(run_dir)
-        run_dir.parent.mkdir(parents=True, exist_ok=True)
-        staged = Path(tempfile.mkdtemp(prefix=f".{run_dir.name}-", dir=run_dir.parent))
-        try:
-            (staged / "evaluation.json").write_text(json.dumps(self.to_dict(), indent=1) + "\n")
-            staged.chmod(0o755)
-            staged.rename(run_dir)
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
+        with atomic.directory(run_dir) as staged:
+            atomic.write_json(staged / "evaluation.json", self.to_dict())
 
 
 def run_protocol(

@@ -4,8 +4,6 @@ Shapes: E = episodes.
 """
 
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -21,6 +19,7 @@ from learn.evaluation.missing_modality import Missing
 from learn.fewshot import episode_files
 from learn.fewshot.tasks import Episodes
 from learn.training.runs import refuse_existing
+from store import atomic
 from store.errors import InputError, MissingFile
 
 CONFIG = "episodes_config.json"  # config.json is what tells a training's directory
@@ -129,25 +128,19 @@ class EpisodesResult:
             InputError: the directory exists.
         """
         refuse_existing(run_dir)
-        run_dir.parent.mkdir(parents=True, exist_ok=True)
-        staged = Path(tempfile.mkdtemp(prefix=f".{run_dir.name}-", dir=run_dir.parent))
-        try:
-            (staged / "result.json").write_text(json.dumps(self.to_dict(), indent=1) + "\n")
-            told = [result.answers.to_dict() for result in self.results]
-            (staged / "answers.json").write_text(json.dumps(told) + "\n")
+        with atomic.directory(run_dir, durable=True) as staged:
+            atomic.write_json(staged / "result.json", self.to_dict())
+            answers = [result.answers.to_dict() for result in self.results]
+            atomic.write_json(staged / "answers.json", answers, indent=None)
             if self.config is not None:
                 asked = {**self.config.to_dict(), "sha256": self.config.sha256}
-                (staged / CONFIG).write_text(json.dumps(asked, indent=1) + "\n")
+                atomic.write_json(staged / CONFIG, asked)
             longest = max(len(result.of_episodes) for result in self.results)
             accuracy = np.full((len(self.results), longest), np.nan)
             for row, result in zip(accuracy, self.results, strict=True):
                 row[: len(result.of_episodes)] = result.of_episodes
             np.save(staged / "accuracy.npy", accuracy)
             episode_files.save(staged / "episodes.safetensors", self.clips, self.draws)
-            staged.chmod(0o755)
-            staged.rename(run_dir)
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
