@@ -141,7 +141,8 @@ def test_racing_commits_have_one_winner_each(tmp_path):
     assert sorted(int(line) for line in lines if line != "lost") == list(range(12))
     report = verify(store.open(tmp_path / "fs"), deep=True)
     assert (report.problems, report.units) == ([], 12)
-    assert report.garbage_parts == lines.count("lost")
+    # Who comes when the record is there already writes no part at all.
+    assert report.garbage_parts <= lines.count("lost")
 
 
 def test_the_loser_is_told_and_changes_nothing(fs, feature, make_rows, monkeypatch):
