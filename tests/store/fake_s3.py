@@ -39,6 +39,13 @@ class Handler(BaseHTTPRequestHandler):
     do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = handle_request  # noqa: N815
 
     def forward(self, body):
+        """The answer of the server behind, which looks and writes in two steps: puts wait in line."""
+        if self.command == "PUT":
+            with self.server.puts:
+                return self.ask(body)
+        return self.ask(body)
+
+    def ask(self, body):
         headers = dict(self.headers)
         if self.server.deaf:
             headers = {k: v for k, v in headers.items() if k.lower() != "if-none-match"}
@@ -86,7 +93,7 @@ class Proxy(ThreadingHTTPServer):
     def __init__(self, behind):
         super().__init__(("127.0.0.1", 0), Handler)
         self.behind, self.plans, self.hit = behind, [], 0
-        self._lock = threading.Lock()
+        self._lock, self.puts = threading.Lock(), threading.Lock()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
