@@ -43,7 +43,7 @@ check: $(VENV)/.ready
 	$(MAKE) test
 
 lock:
-	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --extra dev --no-annotate \
+	uv pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 --extra dev --no-annotate \
 	    --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" -o requirements.lock pyproject.toml
 
 clean:

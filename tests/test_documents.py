@@ -37,3 +37,26 @@ def test_the_file_map_names_every_room():
         part = text.split(f"| **`{package}/`** |")[1].split("| **`")[0]
         rooms = {p.name for p in (ROOT / package).iterdir() if (p / "__init__.py").is_file()}
         assert rooms <= set(FOLDER_ROW.findall(part)) | {"commands"}, package
+
+
+PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def python_blocks(path: Path) -> list[tuple[int, str]]:
+    """The line before each block of Python, and its text."""
+    text = path.read_text()
+    return [(text[: m.start(1)].count("\n"), m[1]) for m in PYTHON.finditer(text)]
+
+
+def test_the_python_of_the_page_on_learn_runs(tmp_path, monkeypatch):
+    """From top to bottom, in one directory, as a reader would paste it."""
+    path = ROOT / "docs/learn.md"
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "__main__"}
+    for line, block in python_blocks(path):
+        exec(compile("\n" * line + block, str(path), "exec"), names)
+
+
+def test_blocks_of_python_are_seen_with_their_lines(tmp_path):
+    (tmp_path / "x.md").write_text("a\n\n```python\nx = 1\n```\n```sh\ny\n```\n```python\nx\n```\n")
+    assert python_blocks(tmp_path / "x.md") == [(3, "x = 1\n"), (9, "x\n")]

@@ -42,7 +42,7 @@ class Track:
     def of(cls, stream: Any) -> "Track":
         """The stream's track, before any packet is read."""
         timed = stream.container.format.name != "avi"
-        return cls(stream=stream, tick=stream.time_base, timed=timed)
+        return cls(stream=stream, tick=Fraction(stream.time_base), timed=timed)
 
     def refuse_encryption(self) -> None:
         """Nothing, unless the packets are encrypted: what decodes of such is noise.
@@ -300,5 +300,5 @@ def frame_seconds(track: Track, stamps: list[int]) -> Float[np.ndarray, "N"]:
     last = track.packets[-1].duration or 0
     if last <= 0 or (gaps and last > 10 * max(gaps)):
         rate = track.stream.average_rate
-        last = int(np.median(gaps)) if gaps else (1 / rate / track.tick if rate else 0)
+        last = int(np.median(gaps)) if gaps else (1 / Fraction(rate) / track.tick if rate else 0)
     return np.array([float(g * track.tick) for g in [*gaps, max(last, 1)]])
