@@ -1,15 +1,23 @@
 # `make demo` and `make test` are all a fresh machine needs; each makes .venv from the lock if need be.
+# CPU=1 leaves the CUDA libraries out: torch comes from TORCH_INDEX, faiss-cpu stands in for faiss-gpu.
 PYTHON ?= python3
+CPU ?=
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH ?= $(shell sed -n 's/^torch==\([^ ]*\).*/\1/p' requirements.lock)
+LOCK := requirements$(if $(CPU),-cpu).lock
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 
-.PHONY: demo test soak bench check lock clean
+.PHONY: demo test soak bench check lock newest resolve footprint clean
 
-$(VENV)/.ready: requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), "microshot needs Python 3.11 to 3.13; try: make PYTHON=python3.12 ..."'
+$(VENV)/.ready: $(LOCK) pyproject.toml
+	@$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 15), "microshot needs Python 3.11 to 3.14; try: make PYTHON=python3.12 ..."'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --require-hashes -r requirements.lock
+ifneq ($(CPU),)
+	$(BIN)/pip install --quiet --no-deps --index-url $(TORCH_INDEX) torch==$(TORCH) torchaudio
+endif
+	$(BIN)/pip install --quiet --no-deps --require-hashes -r $(LOCK)
 	$(BIN)/pip install --quiet --no-deps --editable .
 	@touch $@
 
@@ -42,9 +50,34 @@ check: $(VENV)/.ready
 	$(BIN)/mypy
 	$(MAKE) test
 
+# Both locks, for every Python and machine; the second lacks what only a GPU needs, and torch (see CPU=1).
+COMPILE := uv pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 --extra dev --no-annotate \
+    --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" pyproject.toml
 lock:
-	uv pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 --extra dev --no-annotate \
-	    --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" -o requirements.lock pyproject.toml
+	$(COMPILE) -o requirements.lock
+	$(COMPILE) -o requirements-cpu.lock --override requirements-cpu.in --no-emit-package torch --no-emit-package torchaudio
+
+# The suite with the newest of everything that pyproject.toml admits, in an environment that goes afterwards.
+newest:
+	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+	    $(PYTHON) -m venv $$folder && $$folder/bin/pip install --quiet --upgrade pip && \
+	    $$folder/bin/pip install --quiet --upgrade-strategy eager --editable '.[dev]' && \
+	    $$folder/bin/pip list && $$folder/bin/pip check && \
+	    OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $$folder/bin/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
+
+# Size, time, start-up and memory of an installation (PYTHON and CPU as above).
+footprint:
+	$(PYTHON) benchmarks/install.py $(if $(CPU),--cpu)
+
+# Whether there are wheels of everything for other Pythons and machines; nothing is installed.
+resolve:
+	@for python in 3.11 3.12 3.13 3.14; do \
+	    for machine in x86_64-manylinux_2_28 aarch64-manylinux_2_28 aarch64-apple-darwin x86_64-pc-windows-msvc; do \
+	        echo "== $$python $$machine" && MACOSX_DEPLOYMENT_TARGET=14.0 uv pip compile --quiet --python-version $$python \
+	            --python-platform $$machine --only-binary :all: --extra dev --no-annotate --no-header pyproject.toml | \
+	            grep -E '^(torch|torchaudio|av|zarr|numpy|faiss-[cg]pu|decord|typer)==' || exit 1; \
+	    done; \
+	done
 
 clean:
 	rm -rf $(VENV) $(DEMO)
