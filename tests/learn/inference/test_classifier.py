@@ -5,11 +5,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from learn.inference.classifier import BY, Support, fit
+from learn.inference.classifier import HEADS, Support, fit
 
 
-@pytest.mark.parametrize("by", BY)
-def test_confidence_is_better_than_uncalibrated(by):
+@pytest.mark.parametrize("head", HEADS)
+def test_confidence_is_better_than_uncalibrated(head):
     """Error of calibration on clips never seen, against softmax of the cosines as they are."""
     rng = torch.Generator().manual_seed(0)
     means = torch.randn(20, 32, generator=rng)
@@ -23,7 +23,9 @@ def test_confidence_is_better_than_uncalibrated(by):
     x, class_ids = draw(8)
     held, truth = draw(200)
     present = (torch.ones(len(x), dtype=torch.bool),)
-    classifier = fit(Support(vectors=(x,), present=present, class_ids=class_ids, classes=20), by=by)
+    classifier = fit(
+        Support(vectors=(x,), present=present, class_ids=class_ids, classes=20), head=head
+    )
     found = classifier.predict(held, 20)
     scores = classifier.index.search(held, len(classifier.index)).scores
     plain = scores[:, :20].double().softmax(-1)[:, 0]
@@ -34,9 +36,9 @@ def test_confidence_is_better_than_uncalibrated(by):
     assert classifier.calibration.enough
 
 
-@pytest.mark.parametrize("by", BY)
+@pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("grouped", [True, False])
-def test_calibration_leaves_a_clip_and_its_source_out(by, grouped):
+def test_calibration_leaves_a_clip_and_its_source_out(head, grouped):
     """Against a loop that makes the classifier anew without them, clip after clip."""
     rng = torch.Generator().manual_seed(2)
     class_ids = torch.arange(6).repeat_interleave(8)
@@ -50,7 +52,7 @@ def test_calibration_leaves_a_clip_and_its_source_out(by, grouped):
         "class_ids": class_ids,
     }
     fitted = fit(
-        Support(**support, classes=6, groups=groups if grouped else None), by=by
+        Support(**support, classes=6, groups=groups if grouped else None), head=head
     ).calibration
     right, sure = [], []
     for i in range(48):
@@ -58,7 +60,7 @@ def test_calibration_leaves_a_clip_and_its_source_out(by, grouped):
         by_class = [x[rest & (class_ids == c)] for c in range(6)]
         score = torch.stack(
             [
-                (F.normalize(y.sum(0), dim=-1) @ x[i]) if by == "prototypes" else (y @ x[i]).max()
+                (F.normalize(y.sum(0), dim=-1) @ x[i]) if head == "prototypes" else (y @ x[i]).max()
                 for y in by_class
             ]
         ).double()

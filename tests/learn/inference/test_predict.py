@@ -13,7 +13,7 @@ import pytest
 import learn
 import store
 from learn.data.rows import load_rows
-from learn.inference.classifier import BY
+from learn.inference.classifier import HEADS
 from store.errors import ConfigError, InputError, MissingFile, UnknownColumn
 from tests.learn.inference.tables import audio_of, read, unit, vectors, write
 
@@ -46,7 +46,7 @@ def test_equal_to_a_matrix_product(filled, asked, tmp_path):
         assert row["label"] == row["label_1"]
 
 
-@pytest.mark.parametrize("by", BY)
+@pytest.mark.parametrize("by", HEADS)
 def test_every_clip_outside_the_support_is_answered_by_what_it_has(filled, asked, tmp_path, by):
     support, truth = asked
     result = learn.predict(filled, support=support, output=tmp_path / "o.csv", by=by)
