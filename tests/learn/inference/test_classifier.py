@@ -26,12 +26,12 @@ def test_confidence_is_better_than_uncalibrated(head):
     classifier = fit(
         Support(vectors=(x,), present=present, class_ids=class_ids, classes=20), head=head
     )
-    found = classifier.predict(held, 20)
+    predictions = classifier.predict(held, 20)
     scores = classifier.index.search(held, len(classifier.index)).scores
     plain = scores[:, :20].double().softmax(-1)[:, 0]
-    right = (found.class_ids[:, 0] == truth).double()
-    assert 0.5 < right.mean() < 0.95
-    ours, theirs = (error(p, right) for p in (found.probabilities[:, 0], plain))
+    correct = (predictions.class_ids[:, 0] == truth).double()
+    assert 0.5 < correct.mean() < 0.95
+    ours, theirs = (error(p, correct) for p in (predictions.probabilities[:, 0], plain))
     assert ours < 0.1 < 0.3 < theirs
     assert classifier.calibration.enough
 
@@ -54,7 +54,7 @@ def test_calibration_leaves_a_clip_and_its_source_out(head, grouped):
     fitted = fit(
         Support(**support, classes=6, groups=groups if grouped else None), head=head
     ).calibration
-    right, sure = [], []
+    correct, sure = [], []
     for i in range(48):
         rest = (groups != groups[i]) if grouped else torch.arange(48) != i
         by_class = [x[rest & (class_ids == c)] for c in range(6)]
@@ -64,18 +64,18 @@ def test_calibration_leaves_a_clip_and_its_source_out(head, grouped):
                 for y in by_class
             ]
         ).double()
-        right.append(float(score.argmax() == class_ids[i]))
+        correct.append(float(score.argmax() == class_ids[i]))
         sure.append(float((score / fitted.temperature).softmax(-1).max()))
     assert fitted.apart == ("group" if grouped else "clip")
-    assert fitted.accuracy == pytest.approx(np.mean(right))
+    assert fitted.accuracy == pytest.approx(np.mean(correct))
     assert fitted.confidence == pytest.approx(np.mean(sure), abs=1e-5)
     assert fitted.accuracy < 0.8 if grouped else fitted.accuracy > 0.8
 
 
-def error(p, right):
+def error(p, correct):
     """Expected calibration error in ten bins."""
     bins = (p * 10).long().clamp_max(9)
-    parts = [(p[bins == b].mean() - right[bins == b].mean()).abs() * (bins == b).double().mean()
+    parts = [(p[bins == b].mean() - correct[bins == b].mean()).abs() * (bins == b).double().mean()
              for b in bins.unique()]  # fmt: skip
     return float(sum(parts))
 
