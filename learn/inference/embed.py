@@ -46,8 +46,8 @@ def embed(
     *,
     memory_bytes: int = MEMORY_BYTES,
 ) -> Iterator[EmbeddedBatch]:
-    """All of `ids` in batches whose rows take at most `memory_bytes`, unless one clip does by
-    itself."""
+    """The vectors of all `ids`, in batches whose rows take at most `memory_bytes` unless one clip's
+    alone take more."""
     sizes = np.zeros(len(ids), np.int64)
     for feature in features.values():
         row = feature.dim * feature.dtype.itemsize * _WIDENED
