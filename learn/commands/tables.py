@@ -60,7 +60,7 @@ def _question_lines(drawn: Mapping[str, Any]) -> None:
 
 def _left_out_lines(drawn: Mapping[str, Any]) -> None:
     """Print the clips and classes that were left out."""
-    if dropped := [f"{n} with {why}" for why, n in drawn["dropped"].items() if n]:
+    if dropped := [f"{n} with {reason}" for reason, n in drawn["dropped"].items() if n]:
         print(f"left out: {', '.join(dropped)}")
     for draw in drawn["draws"]:
         if idle := draw["classes_never_drawn"]:

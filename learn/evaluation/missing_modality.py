@@ -300,10 +300,10 @@ class _Curve:
         pairs, contexts, weights = [], [], []
         for mode in ("v", "a") if self.fusion == "late" else ("av",):
             pair, context = self._seen_in(mode, filled)
-            gone = torch.from_numpy(lost & (OF_MODE.get(mode) == ignored))
+            lacking = torch.from_numpy(lost & (OF_MODE.get(mode) == ignored))
             pairs.append(pair)
             contexts.append(context)
-            weights.append(1.0 - gone.float())
+            weights.append(1.0 - lacking.float())
         if self.fusion == "late":
             return by_late_fusion(self.head, pairs, contexts, weights)
         queries = sum(draw.query.size for draw in self.draws)

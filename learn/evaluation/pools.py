@@ -25,10 +25,10 @@ def of_val(everything: EvaluationSet, manifest: "Manifest", split: str) -> Evalu
     if split == VAL or VAL not in splits(manifest):
         return None
     split_of = dict(zip(manifest.clip_ids, manifest.column("split"), strict=True))
-    here = np.array([split_of[clip] == split for clip in everything.clips.ids])
-    taken = {everything.clips.classes[c] for c in everything.clips.class_ids[here]}
+    in_split = np.array([split_of[clip] == split for clip in everything.clips.ids])
+    taken_classes = {everything.clips.classes[c] for c in everything.clips.class_ids[in_split]}
     try:
-        return generalised(everything, manifest, VAL, without=frozenset(taken))
+        return generalised(everything, manifest, VAL, without=frozenset(taken_classes))
     except InputError:
         return None
 
@@ -51,22 +51,22 @@ def generalised(
     if not splits(manifest):
         raise InputError(f"generalised episodes need a split {TRAIN!r} with base classes")
     split_of = dict(zip(manifest.clip_ids, manifest.column("split"), strict=True))
-    where = np.array([split_of[clip] for clip in everything.clips.ids])
+    split_names = np.array([split_of[clip] for clip in everything.clips.ids])
     class_ids, names = everything.clips.class_ids, np.array(everything.clips.classes)
-    based = np.isin(np.arange(len(names)), class_ids[where == TRAIN])
+    based = np.isin(np.arange(len(names)), class_ids[split_names == TRAIN])
     new = ~based & ~np.isin(names, sorted(without))
-    asked = np.zeros(len(names), bool)
-    asked[class_ids[where == split]] = True
-    if split in (TRAIN, "all") or not based.any() or not (asked & new).any():
+    queried = np.zeros(len(names), bool)
+    queried[class_ids[split_names == split]] = True
+    if split in (TRAIN, "all") or not based.any() or not (queried & new).any():
         raise InputError(
             f"generalised episodes need a split {TRAIN!r} with base classes, and other classes in "
-            f"the split scored; {split!r} has {int((asked & new).sum())} others"
+            f"the split scored; {split!r} has {int((queried & new).sum())} others"
         )
     roles = np.zeros(len(class_ids), np.int32)
-    train, here = where == TRAIN, where == split
-    roles[train] = SHOT + BASE + QUERY * ~asked[class_ids[train]]
-    roles[here & based[class_ids]] = QUERY + BASE
-    roles[here & new[class_ids]] = SHOT + QUERY
+    in_train, in_split = split_names == TRAIN, split_names == split
+    roles[in_train] = SHOT + BASE + QUERY * ~queried[class_ids[in_train]]
+    roles[in_split & based[class_ids]] = QUERY + BASE
+    roles[in_split & new[class_ids]] = SHOT + QUERY
     chosen = replace(everything, clips=replace(everything.clips, roles=roles))
     return chosen.keep(roles > 0)
 

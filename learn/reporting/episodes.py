@@ -60,7 +60,7 @@ def _lead(question: Question) -> str:
 
 def _notes(question: Question) -> Iterator[str]:
     sampling = question.sampling
-    if dropped := [f"{n} {why}" for why, n in sampling["dropped"].items() if n]:
+    if dropped := [f"{n} {reason}" for reason, n in sampling["dropped"].items() if n]:
         yield f"Left out, so that every mode is asked about the same clips: {', '.join(dropped)}."
     for draw in sampling["draws"]:
         if idle := draw["classes_never_drawn"]:

@@ -77,8 +77,8 @@ class Stores:
             if feature.notes.get("untrained"):
                 continue
             weights = feature.notes.get("weights", "published weights")
-            _, said, data = str(feature.notes.get("licence", "")).partition("trained on ")
-            trained_on = data if said else "data it does not name"
+            _, separator, data = str(feature.notes.get("licence", "")).partition("trained on ")
+            trained_on = data if separator else "data it does not name"
             texts[feature.name] = f"{weights}, trained on {trained_on}"
         return texts
 
