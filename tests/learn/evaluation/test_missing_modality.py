@@ -73,32 +73,32 @@ def test_a_token_is_what_the_network_has_for_clips_without_it(paired, run):
 
 
 def test_what_is_lost_at_one_rate_is_lost_at_higher_ones(gaps):
-    point, _ = gaps
-    clips = len(point.scored.clips)
-    few, many = point.lost(0.25), point.lost(0.5)
+    with_base, _ = gaps
+    clips = len(with_base.scored.clips)
+    few, many = with_base.lost(0.25), with_base.lost(0.5)
     assert (few.sum(), many.sum()) == (round(clips / 4), clips // 2)
     assert (few <= many).all()
-    assert not filled_gaps.lost(0.0).any()
-    assert filled_gaps.lost(1.0).all()
+    assert not with_base.lost(0.0).any()
+    assert with_base.lost(1.0).all()
 
 
 def test_fills_by_hand(gaps):
-    for filled_gaps in gaps:
-        lost = filled_gaps.lost(0.5)
-        source = filled_gaps.source
-        zero = filled_gaps.queries("early", "zero", "audio", lost)["audio"]
-        mean = filled_gaps.queries("early", "mean", "audio", lost)["audio"]
-        near = filled_gaps.queries("early", "retrieved", "audio", lost)
-        assert near["visual"] is filled_gaps.whole["visual"]
+    for gap in gaps:
+        lost = gap.lost(0.5)
+        source = gap.source
+        zero = gap.queries("early", "zero", "audio", lost)["audio"]
+        mean = gap.queries("early", "mean", "audio", lost)["audio"]
+        near = gap.queries("early", "retrieved", "audio", lost)
+        assert near["visual"] is gap.whole["visual"]
         for i, gone in enumerate(lost):
             if not gone:
                 for filled in (zero, mean, near["audio"]):
-                    assert torch.equal(filled[i], filled_gaps.whole["audio"][i])
+                    assert torch.equal(filled[i], gap.whole["audio"][i])
                 continue
             assert not zero[i].any()
             torch.testing.assert_close(mean[i], source["audio"].mean(0))
-            like = torch.cosine_similarity(filled_gaps.whole["visual"][i], source["visual"], dim=1)
-            if filled_gaps.base is None:
+            like = torch.cosine_similarity(gap.whole["visual"][i], source["visual"], dim=1)
+            if gap.base is None:
                 like[i] = -2  # itself
             assert torch.equal(near["audio"][i], source["audio"][like.argmax()])
 
@@ -107,19 +107,19 @@ def test_nothing_is_retrieved_from_the_same_source(filled):
     fs = open_store(filled)
     features = {fs[name].modality: fs[name] for name in fs.features}
     scored = load_evaluation_set(fs.manifest(), features, split="test", label="label", group=None)
-    filled_gaps = Gaps.of(scored, None, None, 0)
-    near = filled_gaps.queries("early", "retrieved", "visual", filled_gaps.lost(1.0))["visual"]
+    gap = Gaps.of(scored, None, None, 0)
+    near = gap.queries("early", "retrieved", "visual", gap.lost(1.0))["visual"]
     for i, filled_with in enumerate(near):
-        (match,) = torch.nonzero((filled_gaps.whole["visual"] == filled_with).all(1)).T
+        (match,) = torch.nonzero((gap.whole["visual"] == filled_with).all(1)).T
         assert (scored.clips.groups[match] != scored.clips.groups[i]).all()
 
 
 def test_rows_are_filled_before_a_network(gaps):
-    filled_gaps, _ = gaps
-    lost = filled_gaps.lost(0.5)
-    own = filled_gaps.scored.rows["audio"]
+    with_base, _ = gaps
+    lost = with_base.lost(0.5)
+    own = with_base.scored.rows["audio"]
     token, zero, mean, near = (
-        filled_gaps._rows(fill, "audio", lost)["audio"]
+        with_base._rows(fill, "audio", lost)["audio"]
         for fill in ("token", "zero", "mean", "retrieved")
     )
     of_token, of_zero = token.offsets.diff(), zero.offsets.diff()
@@ -130,9 +130,9 @@ def test_rows_are_filled_before_a_network(gaps):
         assert torch.equal(filled.means()[kept], own.means()[kept])
     assert not zero.means()[~kept].any()
     torch.testing.assert_close(
-        mean.means()[~kept][0], filled_gaps.base.rows["audio"].means().mean(0), rtol=2e-3, atol=2e-3
+        mean.means()[~kept][0], with_base.base.rows["audio"].means().mean(0), rtol=2e-3, atol=2e-3
     )
-    expected = filled_gaps.queries("early", "retrieved", "audio", lost)["audio"]
+    expected = with_base.queries("early", "retrieved", "audio", lost)["audio"]
     torch.testing.assert_close(near.means(), expected)
 
 
