@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from threadpoolctl import threadpool_limits
 
 import learn
-from learn.inference.classifier import BY, Classifier, Support, fit
+from learn.inference.classifier import HEADS, Classifier, Support, fit
 from learn.inference.vector_index import Inverted
 from store import testing
 
@@ -61,10 +61,10 @@ def measure() -> Iterator[dict[str, Any]]:
             class_ids=class_ids,
             classes=CLASSES,
         )
-        for by in BY:
-            classifier = fit(support, by=by)
-            yield from against_plain(classifier, queries, f"answers by {by}")
-        approximate = fit(support, by="nearest", index=Inverted())
+        for head in HEADS:
+            classifier = fit(support, head=head)
+            yield from against_plain(classifier, queries, f"answers by {head}")
+        approximate = fit(support, head="nearest", index=Inverted())
         recall = approximate.index.recall(queries, approximate.neighbours)
         yield from against_plain(
             approximate, queries, f"answers by nearest, ivf, recall {recall:.3f}"

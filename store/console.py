@@ -188,18 +188,22 @@ def with_options(message: str, options: Mapping[str, str]) -> str:
 
 
 def _options(command_line: typer.Typer, words: Sequence[str]) -> dict[str, str]:
-    """How the parameters of the command that these words name are written, by their names."""
+    """How the parameters of the command that these words name are written, by their names.
+
+    Where the library takes several of what an option names once, its parameter is the plural.
+    """
     command: Any = typer.main.get_command(command_line)
     for word in words:
         inner = getattr(command, "commands", {}).get(word)
         if inner is None:
             break
         command = inner
-    return {
+    options = {
         parameter.name: next(option for option in parameter.opts if option.startswith("--"))
         for parameter in command.params
         if any(option.startswith("--") for option in parameter.opts)
     }
+    return {f"{name}s": option for name, option in options.items()} | options
 
 
 def _commands(command_line: typer.Typer) -> set[str | None]:

@@ -19,6 +19,7 @@ from learn.commands.options import (
     Projections,
     VisualFeature,
     app,
+    modes_option,
 )
 from store import console
 from store.console import Json, StoreDir
@@ -100,25 +101,16 @@ def episodes_command(
     projection: Projections = [],  # noqa: B006 (typer copies it)
     support: Annotated[
         list[str],
-        typer.Option(
-            "--support",
-            "--support-modes",
-            metavar="v,a,av",
-            help="Modes to learn from; every pair with --query is scored.",
-            show_default="all there are",
-            rich_help_panel=COMPARED,
+        modes_option(
+            "support",
+            "v,a,av",
+            "Modes to learn from; every pair with --query is scored.",
+            "all there are",
         ),
     ] = [],  # noqa: B006
     query: Annotated[
         list[str],
-        typer.Option(
-            "--query",
-            "--query-modes",
-            metavar="v,a,av",
-            help="Modes to answer in.",
-            show_default="as the support",
-            rich_help_panel=COMPARED,
-        ),
+        modes_option("query", "v,a,av", "Modes to answer in.", "as the support"),
     ] = [],  # noqa: B006
     drop: Annotated[
         list[str],
@@ -207,11 +199,11 @@ def episodes_command(
     missing = None
     if drop:
         missing = Drop(
-            modes=listed(drop), rates=shares(drop_rates), fills=listed(fill),
+            modes=listed(drop), rates=numbers(drop_rates), fills=listed(fill),
             fusions=listed(fusion), seed=seed,
         )  # fmt: skip
     with console.progress("episodes", quiet=as_json) as progress:
-        found = learn.run_episodes(
+        result = learn.run_episodes(
             directory, manifest=manifest, split=split, label=label, group=group, groups=groups,
             inflation=inflation, task=task, ways=ways, shots=tuple(shots), queries=queries,
             episodes=episodes, until_ci=until_ci, max_episodes=max_episodes, seed=seed,
@@ -222,9 +214,9 @@ def episodes_command(
             memory=parse_size(memory), progress=progress,
         )  # fmt: skip
     if output:
-        found.save(output)
-    result = found.to_dict()
-    console.give(result, as_json, lambda: episodes_table(result))
+        result.save(output)
+    shown = result.to_dict()
+    console.give(shown, as_json, lambda: episodes_table(shown))
     return console.DONE
 
 
@@ -271,25 +263,16 @@ def evaluate_command(
     projection: Projections = [],  # noqa: B006 (typer copies it)
     support: Annotated[
         list[str],
-        typer.Option(
-            "--support",
-            "--support-modes",
-            metavar="v|a|av",
-            help="Modes to learn from, or of the gallery; may repeat.",
-            show_default="all there are",
-            rich_help_panel=COMPARED,
+        modes_option(
+            "support",
+            "v|a|av",
+            "Modes to learn from, or of the gallery; may repeat.",
+            "all there are",
         ),
     ] = [],  # noqa: B006
     query: Annotated[
         list[str],
-        typer.Option(
-            "--query",
-            "--query-modes",
-            metavar="v|a|av",
-            help="Modes to answer in; may repeat.",
-            show_default="as the support",
-            rich_help_panel=COMPARED,
-        ),
+        modes_option("query", "v|a|av", "Modes to answer in; may repeat.", "as the support"),
     ] = [],  # noqa: B006
     seed: Annotated[int, typer.Option(help="Decides folds.", rich_help_panel=COMPARED)] = 0,
     per_class: Annotated[
@@ -310,16 +293,16 @@ def evaluate_command(
     if output:
         refuse_existing(output)
     with console.progress("findings", quiet=as_json) as progress:
-        found = learn.run_protocol(
+        result = learn.run_protocol(
             directory, protocol, manifest=manifest, split=split, train_split=train_split,
             val_split=val_split, labels=tuple(label), group=group, visual=visual, audio=audio,
             projections=tuple(projection), support=tuple(support), query=tuple(query), seed=seed,
             progress=progress,
         )  # fmt: skip
     if output:
-        found.save(output)
-    result = found.to_dict()
-    console.give(result, as_json, lambda: evaluation_table(result, per_class=per_class))
+        result.save(output)
+    shown = result.to_dict()
+    console.give(shown, as_json, lambda: evaluation_table(shown, per_class=per_class))
     return console.DONE
 
 
@@ -359,7 +342,7 @@ def listed(values: list[str]) -> tuple[str, ...]:
     return tuple(part.strip() for value in values for part in value.split(","))
 
 
-def shares(text: str) -> tuple[float, ...]:
+def numbers(text: str) -> tuple[float, ...]:
     """Numbers with commas between.
 
     Raises:

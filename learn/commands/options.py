@@ -1,7 +1,7 @@
 """The `learn` command line itself, and the options that several of its commands have."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -70,3 +70,11 @@ KeepIn = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]  # fmt: skip
+
+
+def modes_option(name: str, metavar: str, text: str, default: str) -> Any:
+    """The option `--NAME`, also `--NAME-modes`, of modes to compare."""
+    return typer.Option(
+        f"--{name}", f"--{name}-modes", metavar=metavar, help=text, show_default=default,
+        rich_help_panel=COMPARED,
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What the `learn` commands found, for people."""
+"""Tables of results of the `learn` commands, for people."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,16 +23,16 @@ def episodes_table(result: Mapping[str, Any]) -> None:
             _matrices(of_run)
         else:
             _accuracies(of_run, most, list(dict.fromkeys(row["shots"] for row in rows)))
-    _stamps(rows)
+    _caveats(rows)
     _parts_table(rows)
     if "inflation" in result:
-        _inflation_table(result["inflation"])
+        _leakage_table(result["inflation"])
     if "missing" in result:
         _missing_table(result["missing"])
 
 
 def _question_lines(drawn: Mapping[str, Any]) -> None:
-    """Say what the episodes were, and of which clips."""
+    """Print the task and settings of the episodes, and the clips they were drawn from."""
     apart = {
         "within": f"{drawn['group']} kept apart",
         "strict": f"{drawn['group']} kept apart across classes",
@@ -59,8 +59,8 @@ def _question_lines(drawn: Mapping[str, Any]) -> None:
 
 
 def _left_out_lines(drawn: Mapping[str, Any]) -> None:
-    """Say which clips and classes had no part."""
-    if dropped := [f"{n} with {why}" for why, n in drawn["dropped"].items() if n]:
+    """Print the clips and classes that were left out."""
+    if dropped := [f"{n} with {reason}" for reason, n in drawn["dropped"].items() if n]:
         print(f"left out: {', '.join(dropped)}")
     for draw in drawn["draws"]:
         if idle := draw["classes_never_drawn"]:
@@ -79,44 +79,44 @@ def _accuracies(rows: Sequence[Mapping[str, Any]], most: str, shots: Sequence[in
 
 
 def _matrices(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Support down, query across: one for each head and number of shots."""
+    """Print accuracies, support down and query across, for each head and number of shots."""
     for shots, head in dict.fromkeys((row["shots"], row["head"]) for row in rows):
-        some = [row for row in rows if (row["shots"], row["head"]) == (shots, head)]
-        queries = list(dict.fromkeys(row["query"] for row in some))
-        lines = {row["support"]: dict.fromkeys(queries, "") for row in some}
-        for row in some:
+        chosen = [row for row in rows if (row["shots"], row["head"]) == (shots, head)]
+        queries = list(dict.fromkeys(row["query"] for row in chosen))
+        lines = {row["support"]: dict.fromkeys(queries, "") for row in chosen}
+        for row in chosen:
             lines[row["support"]][row["query"]] = _percent(row)
         print(f"\n{shots}-shot, {head}: support down, query across")
         table([{"": mode} | line for mode, line in lines.items()], ["", *queries])
 
 
 def _percent(row: Mapping[str, Any]) -> str:
-    """An accuracy with its interval and what must be known of it."""
+    """An accuracy with its interval and the mark of its caveat."""
     mark = "*" if row["untrained"] else "!" if row["seen_in_training"] else ""
     margin = "" if row["ci95"] is None else f" ± {100 * row['ci95']:.1f}"
     return f"{100 * row['accuracy']:.1f}{margin}{mark}"
 
 
 def _parts_table(rows: Sequence[Mapping[str, Any]]) -> None:
-    """What a metric is made of, where it has parts."""
-    some = [row for row in rows if row["parts"]]
-    if not some:
+    """Print the parts of a metric, where it has any."""
+    with_parts = [row for row in rows if row["parts"]]
+    if not with_parts:
         return
-    print(f"\n{some[0]['metric'].replace('_', ' ')}, of")
-    names = [key for key, value in some[0]["parts"].items() if isinstance(value, float)]
+    print(f"\n{with_parts[0]['metric'].replace('_', ' ')}, of")
+    names = [key for key, value in with_parts[0]["parts"].items() if isinstance(value, float)]
     lines = [
         {"mode": _mode(row), "shots": row["shots"], "head": row["head"]}
         | {SHORT.get(n, n.replace("_", " ")): _shown(n, row["parts"][n]) for n in names}
-        for row in some
+        for row in with_parts
     ]
     table(lines, list(lines[0]))
-    for told in dict.fromkeys(row["parts"].get("beta_chosen_on", "") for row in some):
-        if told:
-            print(f"beta chosen on {told}")
+    for chosen_on in dict.fromkeys(row["parts"].get("beta_chosen_on", "") for row in with_parts):
+        if chosen_on:
+            print(f"beta chosen on {chosen_on}")
 
 
 def _missing_table(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Accuracy as queries lose a modality: rates across."""
+    """Print accuracy as queries lose a modality, rates across."""
     keys = ("dropped", "shots", "head", "projection")
     rates = list(dict.fromkeys(row["rate"] for row in rows))
     names = {rate: f"{100 * rate:g} %" for rate in rates}
@@ -125,9 +125,9 @@ def _missing_table(rows: Sequence[Mapping[str, Any]]) -> None:
         of = "" if projection == "none" else f", {projection}"
         print()
         wrapped(f"av, {shots}-shot, {head}{of}: queries without {dropped}, in % of the clips")
-        some = [row for row in rows if tuple(row[key] for key in keys) == kind]
+        chosen = [row for row in rows if tuple(row[key] for key in keys) == kind]
         lines: dict[tuple[str, str], dict[str, str]] = {}
-        for row in some:
+        for row in chosen:
             line = lines.setdefault((row["fusion"], row["fill"]), {})
             line[names[row["rate"]]] = f"{100 * row['accuracy']:.1f}"
         shown = [{"fusion": fusion, "fill": fill} | lines[fusion, fill] for fusion, fill in lines]
@@ -136,8 +136,8 @@ def _missing_table(rows: Sequence[Mapping[str, Any]]) -> None:
         print("mean and retrieved fills came from the clips scored: no train split is apart")
 
 
-def _inflation_table(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Points that each result would gain if groups could meet."""
+def _leakage_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the points that each result gains with groups not separated."""
     print("\nwith groups not separated: points more, on other episodes of the same classes")
     shots = list(dict.fromkeys(row["shots"] for row in rows))
     several = len({row["projection"] for row in rows}) > 1
@@ -152,42 +152,43 @@ def _inflation_table(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def comparison_table(result: Mapping[str, Any]) -> None:
-    """Differences in points with their intervals and verdicts, a row per pair."""
-    found = result["differences"]
-    keys = [k for k in found[0]["a"] if len({one[s][k] for one in found for s in "ab"}) > 1]
+    """Print differences in points with their intervals and verdicts, a row per pair."""
+    rows = result["differences"]
+    keys = [k for k in rows[0]["a"] if len({row[s][k] for row in rows for s in "ab"}) > 1]
     wrapped(
         f"{result['episodes']} episodes ({result['sha256'][:12]}); difference in points of "
         f"accuracy with its 95 % interval ({result['ci_method']}), p adjusted by Holm's method; "
         f"same: within ± {100 * result['margin']:g}"
     )
-    for shots in dict.fromkeys(one["shots"] for one in found):
+    for shots in dict.fromkeys(row["shots"] for row in rows):
         print(f"\n{shots}-shot")
-        for reference in dict.fromkeys(json.dumps(one["a"]) for one in found):
-            of_it = [
-                one for one in found if one["shots"] == shots and json.dumps(one["a"]) == reference
+        for reference in dict.fromkeys(json.dumps(row["a"]) for row in rows):
+            compared = [
+                row for row in rows if row["shots"] == shots and json.dumps(row["a"]) == reference
             ]
-            if not of_it:
+            if not compared:
                 continue
-            first = of_it[0]
+            first = compared[0]
             wrapped(f"against {_called(first['a'], keys)} ({100 * first['accuracy_a']:.1f} %)")
             table(
-                [_compared(one, keys) for one in of_it], ["result", "%", "points", "p", "verdict"]
+                [_compared(row, keys) for row in compared],
+                ["result", "%", "points", "p", "verdict"],
             )
     print()
     wrapped("It holds for episodes of these clips, and says nothing of other clips or classes.")
 
 
 def sweep_table(result: Mapping[str, Any]) -> None:
-    """A row per combination: what training said, and accuracy in percent by mode."""
+    """Print the validation loss and accuracy in percent by mode, a row per combination."""
     rows = []
     for number, cell in enumerate(result["cells"]):
         done = cell["training"] or {}
         row = {"#": f"{number + 1}{'*' if number == result['best'] else ''}"}
         row |= {key.rpartition(".")[2]: value for key, value in cell["settings"].items()}
         row["val loss"] = _number(done.get("val_loss"))
-        for one in cell["scores"]:
-            margin = f" ± {100 * one['ci95']:.1f}" if one["ci95"] is not None else ""
-            row[_mode(one)] = f"{100 * one['accuracy']:.1f}{margin}"
+        for score in cell["scores"]:
+            margin = f" ± {100 * score['ci95']:.1f}" if score["ci95"] is not None else ""
+            row[_mode(score)] = f"{100 * score['accuracy']:.1f}{margin}"
         rows.append(row)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     columns = [c for c in columns if any(row.get(c, "-") != "-" for row in rows)]
@@ -211,59 +212,60 @@ def _number(value: float | None) -> str:
 
 
 def prediction_lines(result: Mapping[str, Any]) -> None:
-    """Where the answers are, how many there are, and how far their confidence can be trusted."""
+    """Print the file of answers, their number, and how far their confidence can be trusted."""
     wrapped(
         f"{result['output']}: {result['clips']} clips by {result['mode']}, {result['by']}, "
         f"index {result['index']}, in {result['seconds']:.1f} s"
     )
-    for one in result["labels"]:
+    for counts in result["labels"]:
         print()
         wrapped(
-            f"{one['label']}: {one['answered']} answered, {one['abstained']} abstained, "
-            f"{one['no-rows']} without rows; {one['classes']} classes, {one['support']} support "
-            f"clips" + (f", {n} more without rows" if (n := one["support_without_rows"]) else "")
+            f"{counts['label']}: {counts['answered']} answered, {counts['abstained']} abstained, "
+            f"{counts['no-rows']} without rows; {counts['classes']} classes, "
+            f"{counts['support']} support clips"
+            + (f", {n} more without rows" if (n := counts["support_without_rows"]) else "")
         )
-        if lost := one["classes_without_rows"]:
+        if lost := counts["classes_without_rows"]:
             wrapped(f"never answered, having no rows: {', '.join(lost)}", indent="    ")
-        for fitted in one["calibration"]:
+        for fitted in counts["calibration"]:
             wrapped(f"confidence by {fitted['parts']}: {_trust(fitted)}", indent="    ")
-        for parts, recall in one.get("recall", {}).items():
+        for parts, recall in counts.get("recall", {}).items():
             print(f"    recall of the index by {parts}: {recall:.4f}")
 
 
 def _trust(fitted: Mapping[str, Any]) -> str:
     if not fitted["clips"]:
         return "not calibrated, as no class has two clips apart; take it as a rank"
-    told = (
+    text = (
         f"{fitted['clips']} clips left out in turn ({fitted['apart']}): "
         f"{100 * fitted['accuracy']:.1f} % right, {100 * fitted['confidence']:.1f} % sure"
     )
-    return told if fitted["enough"] else f"{told}; too few clips to call it calibrated"
+    return text if fitted["enough"] else f"{text}; too few clips to call it calibrated"
 
 
 def neighbours_table(result: Mapping[str, Any]) -> None:
-    """The nearest clips, best first."""
+    """Print the nearest clips, best first."""
     wrapped(
         f"{result['clip']}, {result['from']}→{result['to']}, the nearest of "
         f"{result['looked_at']} clips; projection: {result['projection']}"
     )
-    rows = [{**one, "similarity": f"{one['similarity']:.4f}"} for one in result["results"]]
+    rows = [{**row, "similarity": f"{row['similarity']:.4f}"} for row in result["results"]]
     table(rows, ["rank", "similarity", "clip_id"])
 
 
-def _compared(one: Mapping[str, Any], keys: Sequence[str]) -> dict[str, str]:
-    margin = "" if one["low"] is None else f" [{100 * one['low']:+.2f}, {100 * one['high']:+.2f}]"
+def _compared(row: Mapping[str, Any], keys: Sequence[str]) -> dict[str, str]:
+    margin = "" if row["low"] is None else f" [{100 * row['low']:+.2f}, {100 * row['high']:+.2f}]"
     return {
-        "result": _called(one["b"], keys),
-        "%": f"{100 * one['accuracy_b']:.1f}",
-        "points": f"{100 * one['difference']:+.2f}{margin}",
-        "p": "<.001" if one["p_adjusted"] < 0.001 else f"{one['p_adjusted']:.3f}".lstrip("0"),
-        "verdict": one["verdict"],
+        "result": _called(row["b"], keys),
+        "%": f"{100 * row['accuracy_b']:.1f}",
+        "points": f"{100 * row['difference']:+.2f}{margin}",
+        "p": "<.001" if row["p_adjusted"] < 0.001 else f"{row['p_adjusted']:.3f}".lstrip("0"),
+        "verdict": row["verdict"],
     }
 
 
 def _called(key: Mapping[str, str], differing: Sequence[str]) -> str:
-    """A result by what tells it from the others."""
+    """The name of a result: what tells it from the others."""
     parts = [key[k] for k in differing if k not in ("support", "query")]
     if {"support", "query"} & set(differing):
         parts.insert(0, _mode(key))
@@ -271,23 +273,23 @@ def _called(key: Mapping[str, str], differing: Sequence[str]) -> str:
 
 
 def _mode(row: Mapping[str, Any]) -> str:
-    one, other = row["support"], row["query"]
-    return str(one if one == other else f"{one}→{other}")
+    support, query = row["support"], row["query"]
+    return str(support if support == query else f"{support}→{query}")
 
 
 def evaluation_table(result: Mapping[str, Any], *, per_class: bool = False) -> None:
-    """The metrics of a protocol, shares in percent: a row per mode and projection."""
+    """Print the metrics of a protocol, shares in percent, a row per mode and projection."""
     data, rows = result["data"], result["results"]
     wrapped(f"{result['protocol']}, split {data['split']}, {rows[0]['clips']} clips")
     kinds = [(row["label"], row.get("level", ""), row["projection"]) for row in rows]
     for label, level, projection in dict.fromkeys(kinds):
-        some = [
+        chosen = [
             row for row, kind in zip(rows, kinds, strict=True) if kind == (label, level, projection)
         ]
         parts = {"label": label, "level": level, "projection": projection}
-        told = [f"{key} {value}" for key, value in parts.items() if value not in ("", "none")]
-        print("\n" + ", ".join(told))
-        names = list(dict.fromkeys(name for row in some for name in row["metrics"]))
+        facts = [f"{key} {value}" for key, value in parts.items() if value not in ("", "none")]
+        print("\n" + ", ".join(facts))
+        names = list(dict.fromkeys(name for row in chosen for name in row["metrics"]))
         lines = [
             {
                 "mode": _mode(row)
@@ -295,25 +297,25 @@ def evaluation_table(result: Mapping[str, Any], *, per_class: bool = False) -> N
             }
             | {"clips": row["clips"]}
             | {SHORT.get(n, n): _shown(n, row["metrics"].get(n)) for n in names}
-            for row in some
+            for row in chosen
         ]
         table(lines, ["mode", "clips", *(SHORT.get(name, name) for name in names)])
-        for fact in dict.fromkeys(_facts(row) for row in some):
+        for fact in dict.fromkeys(_facts(row) for row in chosen):
             wrapped(fact, "  ")
         if per_class:
-            for row in some:
+            for row in chosen:
                 _class_table(row)
-    _stamps(rows)
+    _caveats(rows)
 
 
 def _class_table(row: Mapping[str, Any]) -> None:
-    """Every class of a row, best first."""
+    """Print every class of a row, best first."""
     if not row["classes"]:
         return
     keys = [key for key in row["classes"][0] if key not in ("name", "clips")]
-    by = "average_precision" if "average_precision" in keys else "recall"
-    ranked = sorted(row["classes"], key=lambda one: -one[by])
-    lines = [{**one, **{SHORT.get(k, k): _shown(k, one[k]) for k in keys}} for one in ranked]
+    ranked_by = "average_precision" if "average_precision" in keys else "recall"
+    ranked = sorted(row["classes"], key=lambda c: -c[ranked_by])
+    lines = [{**c, **{SHORT.get(k, k): _shown(k, c[k]) for k in keys}} for c in ranked]
     print(f"\nmode {_mode(row)}")
     table(lines, ["name", "clips", *(SHORT.get(key, key) for key in keys)])
 
@@ -325,14 +327,14 @@ def _shown(name: str, value: float | None) -> str:
 
 
 def _facts(row: Mapping[str, Any]) -> str:
-    """What must be known beside a row's numbers."""
+    """The facts that must be known beside a row's numbers."""
     shown = (
         "label", "level", "projection", "support", "query", "clips", "metrics", "classes",
         "untrained", "seen_in_training",
     )  # fmt: skip
     facts = {key: value for key, value in row.items() if key not in shown and value not in ([], "")}
-    told = [f"{key.replace('_', ' ')}: {_listed(value)}" for key, value in facts.items()]
-    return f"{_mode(row)}  " + ", ".join(told) if told else ""
+    texts = [f"{key.replace('_', ' ')}: {_listed(value)}" for key, value in facts.items()]
+    return f"{_mode(row)}  " + ", ".join(texts) if texts else ""
 
 
 def _listed(value: Any) -> str:
@@ -342,7 +344,7 @@ def _listed(value: Any) -> str:
 
 
 def report_lines(result: Mapping[str, Any]) -> None:
-    """What page was written, and what its reader is warned of."""
+    """Print the page that was written, and the caveats of its numbers."""
     runs = ", ".join(f"{n} of learn {command}" for command, n in result["runs"].items() if n)
     wrapped(
         f"{result['output']}: {result['bytes'] / 1e6:.1f} MB, {result['figures']} figures, "
@@ -354,8 +356,8 @@ def report_lines(result: Mapping[str, Any]) -> None:
         wrapped(note, "  ")
 
 
-def _stamps(rows: Sequence[Mapping[str, Any]]) -> None:
-    """What the marks behind numbers mean."""
+def _caveats(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the meaning of the marks behind numbers."""
     if any(row["untrained"] for row in rows):
         print("* weights are UNTRAINED (random): this shows the plumbing, not an encoder's worth")
     if any(row["seen_in_training"] for row in rows):

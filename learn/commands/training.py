@@ -137,13 +137,13 @@ def sweep_command(
     from learn.commands.tables import sweep_table
 
     with console.progress("trainings", quiet=as_json) as progress:
-        found = learn.sweep(
+        result = learn.sweep(
             directory, recipe, grid=tuple(grid), settings=tuple(setting), directory=output,
             manifest=manifest, device=device, ways=ways, shots=shots, queries=queries,
             workers=workers, scheduler=scheduler, insecure_tcp=insecure_tcp, progress=progress,
         )  # fmt: skip
-    console.give(found.to_dict(), as_json, lambda: sweep_table(found.to_dict()))
-    return console.FINDINGS if found.failed else console.DONE
+    console.give(result.to_dict(), as_json, lambda: sweep_table(result.to_dict()))
+    return console.FINDINGS if result.failed else console.DONE
 
 
 @app.command("labels")

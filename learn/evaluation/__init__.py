@@ -1,1 +1,1 @@
-"""What a store and the runs trained on it are worth."""
+"""Evaluation of stored features and of the runs trained on them."""

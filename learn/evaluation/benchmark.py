@@ -14,9 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from learn.data.clips import Clips
-from learn.evaluation.confusion import NOTHING, tally
+from learn.evaluation.confusion import EMPTY, tally
 from learn.evaluation.evaluation_set import EvaluationSet
-from learn.evaluation.results import Inflation, Result
+from learn.evaluation.results import Leakage, Result
 from learn.fewshot import modes, statistics
 from learn.fewshot.heads import Context, ExtraShotsHead, Head
 from learn.fewshot.metrics import Measured, Predictor, measure
@@ -35,7 +35,7 @@ Vectors = Mapping[str, Float[Tensor, "V _"]]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Benchmark:
-    """All that is to be scored."""
+    """Everything to be scored: heads, projections, pairs of modes, clips and episodes."""
 
     heads: Mapping[str, Mapping[str, Head]]  # by projection, as the next two
     runs: Mapping[str, Run | None]
@@ -50,12 +50,13 @@ class Benchmark:
 
     @property
     def size(self) -> int:
-        """How many results there will be."""
+        """The number of results."""
         each = (len(self.cells[name]) * len(heads) for name, heads in self.heads.items())
         return sum(each) * len(self.draws)
 
     def results(self, ci: str) -> Iterator[Result]:
-        """Row by row; vectors are made once per projection, tables of products once per head."""
+        """The results one by one; vectors are made once per projection, tables of products once per
+        head."""
         tuning = self._tuning()
         for compared in self._compared(with_val=bool(tuning)):
             for spec, head in self.heads[compared.projection].items():
@@ -83,7 +84,7 @@ class Benchmark:
                     pair=pair if names is None else pair.with_names(names),
                     base=_pair(of_base, cell, run),
                     val=_pair(of_val, cell, run),
-                    stamps={
+                    caveats={
                         "untrained": self._untrained(cell),
                         "seen_in_training": len(run.trained_on & self.ids) if run else 0,
                         "trained": modes.mode_of(run.features) if run else NONE,
@@ -131,16 +132,16 @@ class Benchmark:
             metric=episodes.measure,
             parts=measured.parts,
             of_episodes=measured.of_episodes,
-            answers=NOTHING if predictions is None else tally(clips, episodes, predictions),
-            **compared.stamps,
+            tally=EMPTY if predictions is None else tally(clips, episodes, predictions),
+            **compared.caveats,
         )
 
     def _untrained(self, cell: tuple[str, str]) -> bool:
-        """Did random weights make a feature that these modes look at?"""
+        """Whether random weights made a feature that these modes look at."""
         return any(bool(self.features[m].notes.get("untrained")) for m in modalities_of([cell]))
 
     def _tuning(self) -> list[Episodes]:
-        """Episodes of the val split, one draw for each of ours; none where it has too few clips."""
+        """Episodes of the val split, one draw for each scored; none where it has too few clips."""
         if self.val is None:
             return []
         try:
@@ -168,7 +169,7 @@ class Compared:
     pair: modes.Pair
     base: modes.Pair | None  # of the clips of the train split
     val: modes.Pair | None
-    stamps: Mapping[str, Any]  # what must be known of the vectors to quote a number
+    caveats: Mapping[str, Any]  # what must be known of the vectors to quote a number
 
 
 def _pair(vectors: Vectors | None, cell: tuple[str, str], run: Run | None) -> modes.Pair | None:
@@ -178,66 +179,66 @@ def _pair(vectors: Vectors | None, cell: tuple[str, str], run: Run | None) -> mo
 def possible(
     runs: Mapping[str, Run | None], cells: Sequence[tuple[str, str]], scored: EvaluationSet
 ) -> dict[str, list[tuple[str, str]]]:
-    """The cells of each projection, found by one clip.
+    """The pairs of modes that each projection can compare, tried on one clip.
 
     Raises:
         InputError: a projection has none, or a cell has no projection.
     """
-    able, reasons = {}, dict[tuple[str, str], str]()
+    cells_of, reasons = {}, dict[tuple[str, str], str]()
     first = scored.keep(np.arange(len(scored.clips)) < 1)
     for projection, run in runs.items():
         vectors = vectors_of(first.rows, run)
         refusals = {c: modes.refusal(vectors, *c, common=run is not None) for c in cells}
-        able[projection] = [cell for cell in cells if not refusals[cell]]
+        cells_of[projection] = [cell for cell in cells if not refusals[cell]]
         reasons |= {cell: reason for cell, reason in refusals.items() if reason}
-        if not able[projection]:
+        if not cells_of[projection]:
             raise InputError(next(reason for reason in refusals.values() if reason))
     for cell in cells:
-        if not any(cell in possible_here for possible_here in able.values()):
+        if not any(cell in compared for compared in cells_of.values()):
             raise InputError(reasons[cell])
-    return able
+    return cells_of
 
 
-def makes_use(heads: Iterable[Head], what: str) -> bool:
+def makes_use(heads: Iterable[Head], extra: str) -> bool:
     """Whether one of the heads learns from this beside the shots."""
-    return any(isinstance(head, ExtraShotsHead) and what in head.extra_shots for head in heads)
+    return any(isinstance(head, ExtraShotsHead) and extra in head.extra_shots for head in heads)
 
 
 def check_group_separation(clips: Clips, draw: Episodes) -> None:
-    """Refuse to tell the worth of keeping groups apart where they are not.
+    """Refuse to measure leakage between groups that are not separated.
 
     Raises:
         ConfigError: no groups are known, or they are mixed.
     """
     if clips.groups is None:
         raise ConfigError(
-            "--inflation needs to know which clips are of one source: give the manifest a column "
-            "'group', or name one with --group"
+            "`inflation` needs to know which clips are of one source: give the manifest a column "
+            "'group', or name one with `group`"
         )
     if draw.facts.get("groups") == "mixed":
-        raise ConfigError("--inflation is against groups apart; leave out --groups mixed")
+        raise ConfigError("`inflation` is against groups apart; leave out `groups` mixed")
 
 
-def worth_of_separation(
-    benchmark: Benchmark, separated: Sequence[Result], ci: str
-) -> list[Inflation]:
-    """What each result would gain if groups could meet: other episodes of the same classes."""
-    gains = []
+def leakage(benchmark: Benchmark, separated: Sequence[Result], ci: str) -> list[Leakage]:
+    """The gain of each result with groups not separated, on other episodes of the same classes."""
+    leaks = []
     for episodes in benchmark.draws:
         scored = benchmark.scored
         drawn = np.isin(scored.clips.class_ids, np.unique(episodes.classes))
         if scored.clips.targets is None and not drawn.all():
             scored = scored.keep(drawn)
         again = draw_again(scored.clips, episodes, groups="mixed")
-        own = (row for row in separated if row.shots == episodes.sampling()["shots"])
-        mixed = replace(benchmark, scored=scored, draws=[again]).results(ci)
-        gains += [_gain(row, other) for row, other in zip(own, mixed, strict=True)]
-    return gains
+        separated_rows = (row for row in separated if row.shots == episodes.sampling()["shots"])
+        mixed_rows = replace(benchmark, scored=scored, draws=[again]).results(ci)
+        leaks += [
+            _leakage(own, mixed) for own, mixed in zip(separated_rows, mixed_rows, strict=True)
+        ]
+    return leaks
 
 
-def _gain(separated: Result, mixed: Result) -> Inflation:
+def _leakage(separated: Result, mixed: Result) -> Leakage:
     half_widths = separated.ci95, mixed.ci95
-    return Inflation(
+    return Leakage(
         head=separated.head,
         projection=separated.projection,
         support=separated.support,
@@ -251,7 +252,7 @@ def _gain(separated: Result, mixed: Result) -> Inflation:
 
 
 def context_of(pair: modes.Pair, base: modes.Pair | None, balanced: bool = True) -> Context:
-    """What heads may know of these clips beside the support."""
+    """The facts about these clips that heads may use beside the support."""
     return Context(
         balanced=balanced,
         modality_dims=pair.modality_dims,

@@ -39,9 +39,9 @@ KEYS = ("run", "support", "query", "projection", "head")  # what a result is kno
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Scored:
-    """One row of one run, with its single episodes."""
+    """One row of a result, with its accuracy in every episode."""
 
-    key: tuple[str, ...]  # by KEYS
+    key: tuple[str, ...]  # the values of KEYS
     shots: int
     of_episodes: Float[np.ndarray, "E"]
 
@@ -63,13 +63,13 @@ class Difference:
     verdict: str  # better, worse, same (within the margin), undecided
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as JSON has it."""
+        """The difference as JSON has it."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What one call of `compare` came to."""
+    """The differences between results, and how they were measured."""
 
     runs: tuple[str, ...]
     episodes: int
@@ -82,8 +82,8 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         """The object that `learn compare --json` prints."""
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "differences"}
-        told = [one.to_dict() for one in self.differences]
-        return {**plain, "adjusted": "holm", "differences": told}
+        differences = [difference.to_dict() for difference in self.differences]
+        return {**plain, "adjusted": "holm", "differences": differences}
 
 
 def compare(
@@ -103,7 +103,7 @@ def compare(
         InputError: the runs were not scored on the same episodes, or there is nothing to compare.
     """
     if against not in AGAINST:
-        raise ConfigError(f"--against {against!r} is none of {choices(against, AGAINST)}")
+        raise ConfigError(f"`against` {against!r} is none of {choices(against, AGAINST)}")
     if ci not in METHODS:
         raise ConfigError(f"no interval {ci!r}; there are {choices(ci, METHODS)}")
     if not 0 <= margin < 1:
@@ -111,10 +111,12 @@ def compare(
     loaded = [load_result(Path(run)) for run in dict.fromkeys(map(str, runs))]
     _same_episodes(loaded)
     rows = [row for run in loaded for row in _rows(run)]
-    found: list[Difference] = []
+    differences: list[Difference] = []
     for shots in dict.fromkeys(row.shots for row in rows):
-        found += _of_draw([row for row in rows if row.shots == shots], against, margin, ci, seed)
-    if not found:
+        differences += _of_draw(
+            [row for row in rows if row.shots == shots], against, margin, ci, seed
+        )
+    if not differences:
         raise InputError(
             "one result is nothing to compare; give a second RUN, or one with several heads, "
             "modes or projections"
@@ -126,7 +128,7 @@ def compare(
         against=against,
         margin=margin,
         ci_method=ci,
-        differences=tuple(found),
+        differences=tuple(differences),
     )
 
 
@@ -137,19 +139,19 @@ def _same_episodes(runs: Sequence[Saved]) -> None:
         if (digest := run.result["episodes"]["sha256"]) != wanted:
             raise InputError(
                 f"{run.path} was scored on other episodes ({digest[:12]}…) than {first.path} "
-                f"({wanted[:12]}…); score it again with --episodes-file "
-                f"{first.path / 'episodes.safetensors'}"
+                f"({wanted[:12]}…); score it again: learn episodes DIR --episodes-file "
+                f"{first.path / 'episodes.safetensors'} -o RUN"
             )
 
 
 def _rows(run: Saved) -> list[Scored]:
     """The rows of a run under their keys."""
-    found = []
+    scored = []
     for row, of_episodes in zip(run.result["results"], run.of_episodes, strict=True):
-        own = {"run": str(run.path), **{key: row[key] for key in KEYS[1:]}}
-        key = tuple(own[k] for k in KEYS)
-        found.append(Scored(key=key, shots=row["shots"], of_episodes=of_episodes))
-    return found
+        names = {"run": str(run.path), **{key: row[key] for key in KEYS[1:]}}
+        key = tuple(names[k] for k in KEYS)
+        scored.append(Scored(key=key, shots=row["shots"], of_episodes=of_episodes))
+    return scored
 
 
 def _of_draw(
@@ -158,7 +160,7 @@ def _of_draw(
     """The differences of one draw, their p values adjusted together."""
     pairs = list(combinations(range(len(rows)), 2))
     if against == "first":
-        pairs = [(0, other) for other in range(1, len(rows))]
+        pairs = [(0, i) for i in range(1, len(rows))]
     tested = [paired_t(rows[b].of_episodes - rows[a].of_episodes) for a, b in pairs]
     adjusted = holm(tested)
     if against == "best":
@@ -166,19 +168,19 @@ def _of_draw(
         kept = [i for i, pair in enumerate(pairs) if best in pair]
         pairs = [(best, sum(pairs[i]) - best) for i in kept]
         tested, adjusted = [tested[i] for i in kept], [adjusted[i] for i in kept]
-    found = []
+    differences = []
     for (a, b), p, p_adjusted in zip(pairs, tested, adjusted, strict=True):
-        one, two = rows[a], rows[b]
-        apart = two.of_episodes - one.of_episodes
-        difference = float(apart.mean())
-        low, high = interval(apart, ci, seed)
-        found.append(
+        first, second = rows[a], rows[b]
+        paired = second.of_episodes - first.of_episodes
+        difference = float(paired.mean())
+        low, high = interval(paired, ci, seed)
+        differences.append(
             Difference(
-                shots=one.shots,
-                a=dict(zip(KEYS, one.key, strict=True)),
-                b=dict(zip(KEYS, two.key, strict=True)),
-                accuracy_a=float(one.of_episodes.mean()),
-                accuracy_b=float(two.of_episodes.mean()),
+                shots=first.shots,
+                a=dict(zip(KEYS, first.key, strict=True)),
+                b=dict(zip(KEYS, second.key, strict=True)),
+                accuracy_a=float(first.of_episodes.mean()),
+                accuracy_b=float(second.of_episodes.mean()),
                 difference=difference,
                 low=low,
                 high=high,
@@ -187,13 +189,13 @@ def _of_draw(
                 verdict=_verdict(difference, low, high, p_adjusted, margin),
             )
         )
-    return found
+    return differences
 
 
 def _verdict(
     difference: float, low: float | None, high: float | None, p: float, margin: float
 ) -> str:
-    """A difference that is sure but within the margin is still called the same."""
+    """The verdict: a difference that is sure but within the margin is still called the same."""
     if low is not None and high is not None and -margin <= low and high <= margin:
         return "same"
     if p < 0.05:
@@ -214,14 +216,14 @@ def interval(
     means: list[float] = []
     while len(means) < RESAMPLES:  # a thousand numbers at a time for each of a few draws
         size = min(RESAMPLES - len(means), max(1, 2_000_000 // len(values)))
-        again = rng.integers(0, len(values), (size, len(values)), dtype=np.int32)
-        means += values[again].mean(1).tolist()
+        indices = rng.integers(0, len(values), (size, len(values)), dtype=np.int32)
+        means += values[indices].mean(1).tolist()
     low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
 
 
 def paired_t(differences: Float[np.ndarray, "E"]) -> float:
-    """Two-sided p that their mean is zero; 1 where one episode tells nothing."""
+    """The two-sided p value that their mean is zero; 1 where one episode tells nothing."""
     n = len(differences)
     if n < 2 or not differences.any():
         return 1.0

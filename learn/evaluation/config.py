@@ -1,4 +1,4 @@
-"""What a call of `learn episodes` was asked for: every setting, frozen and hashed."""
+"""The settings of one call of `learn episodes`, frozen and hashed."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ MOST = 100_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Until:
-    """What is narrow enough, and when to give up.
+    """The width of intervals to reach, and the number of episodes to give up at.
 
     Raises:
         ConfigError: a width that is no share, or fewer episodes than a block.
@@ -32,11 +32,11 @@ class Until:
 
     def __post_init__(self) -> None:
         if not 0 < self.width < 1:
-            raise ConfigError(f"--until-ci {self.width:g} is not above 0 and below 1, as 0.002")
+            raise ConfigError(f"`until_ci` {self.width:g} is not above 0 and below 1, as 0.002")
         if not 2 <= self.block <= self.most:
             raise ConfigError(
-                f"--until-ci adds blocks of {self.block} episodes, which is not from 2 to "
-                f"--max-episodes {self.most}"
+                f"`until_ci` adds blocks of {self.block} episodes, which is not from 2 to "
+                f"`max_episodes` {self.most}"
             )
 
 
@@ -73,7 +73,7 @@ class EpisodesConfig:
     support: tuple[str, ...] = ()  # modes v, a, av; see `modes.cells`
     query: tuple[str, ...] = ()
     episodes_file: str | None = None  # episodes drawn before: then nothing above draws any
-    drop: Drop | None = None  # what remains as queries lose a modality
+    drop: Drop | None = None  # also score queries that lack a modality
     query_store: str | None = None  # queries come from there, and shots do not
     query_manifest: str | None = None
     query_split: str | None = None
@@ -87,13 +87,13 @@ class EpisodesConfig:
 
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> "EpisodesConfig":
-        """From a call's arguments: paths become text, and lists become tuples."""
+        """The config of a call's arguments: paths become text, and lists become tuples."""
         given = {"store": arguments["store_path"], **arguments}
         return cls(**{field.name: _plain(given[field.name]) for field in fields(cls)})
 
     @property
     def until(self) -> Until | None:
-        """When there are enough episodes, where intervals decide that."""
+        """The stopping rule, where intervals decide the number of episodes."""
         if self.until_ci is None:
             return None
         block = BLOCK if self.episodes is None else self.episodes
@@ -106,7 +106,7 @@ class EpisodesConfig:
 
     @property
     def drawn(self) -> dict[str, int | str]:
-        """What every task is asked for, unless its own settings say otherwise."""
+        """The settings of every task, unless its own say otherwise."""
         default = BLOCK if self.until else EPISODES
         return {
             "ways": self.ways,

@@ -1,6 +1,6 @@
-"""What was answered in episodes: how each class fared, and which pairs of classes were confused.
+"""Recalls of the classes of episodes, and the pairs of classes that were confused.
 
-A pair is told beside how often it could have been confused at all, because a class meets few of the
+A pair stands beside how often it could have been confused at all, because a class meets few of the
 others in an episode.
 
 Shapes: E = episodes, M = queries, N = ways, C = classes, P = pairs of classes.
@@ -23,11 +23,11 @@ TABLE = 4_000_000  # pairs that are counted in a table; more are sorted
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfClass:
-    """One class that was asked about."""
+    """The number of queries of one class, and of correct predictions."""
 
     name: str
     asked: int  # queries, over all episodes
-    right: int
+    right: int  # so called in answers.json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confusion:
-    """Clips of `truth` that were called `answer`."""
+    """Clips of `truth` that were taken for `answer`."""
 
     truth: str
     answer: str
@@ -50,22 +50,22 @@ class Confusion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answers:
-    """Of one result."""
+class Tally:
+    """The counts of one result: by class, and of the pairs confused most."""
 
     classes: tuple[OfClass, ...]
     confusions: tuple[Confusion, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as JSON has it."""
+        """The tally as answers.json has it."""
         return {key: list(value) for key, value in asdict(self).items()}
 
 
-NOTHING = Answers(classes=(), confusions=())  # of queries with several right answers
+EMPTY = Tally(classes=(), confusions=())  # of queries with several right answers
 
 
-def tally(clips: Clips, draw: Episodes, predictions: Int[np.ndarray, "E M"]) -> Answers:
-    """How the classes fared, where `predictions` are positions among the ways of each episode."""
+def tally(clips: Clips, draw: Episodes, predictions: Int[np.ndarray, "E M"]) -> Tally:
+    """Count predictions, which are positions among the ways of each episode."""
     size = len(clips.classes)
     truth = draw.classes[:, draw.targets].ravel()
     answer = np.take_along_axis(draw.classes, np.maximum(predictions, 0), axis=1).ravel()
@@ -75,7 +75,7 @@ def tally(clips: Clips, draw: Episodes, predictions: Int[np.ndarray, "E M"]) -> 
         truth, answer, query = truth[mask], answer[mask], query[mask]
     wrong = np.flatnonzero(truth != answer)
     asked = np.bincount(truth, minlength=size)
-    right = asked - np.bincount(truth[wrong], minlength=size)
+    correct = asked - np.bincount(truth[wrong], minlength=size)
     pair = truth[wrong].astype(np.int64) * size + answer[wrong]
     pairs, times = _counted(pair, size**2)
     most = np.lexsort((pairs, -times))[:PAIRS]
@@ -95,9 +95,9 @@ def tally(clips: Clips, draw: Episodes, predictions: Int[np.ndarray, "E M"]) -> 
                 clips=_most_often(clips.ids, query[pair == key]),
             )
         )
-    return Answers(
+    return Tally(
         classes=tuple(
-            OfClass(name=clips.classes[c], asked=int(asked[c]), right=int(right[c]))
+            OfClass(name=clips.classes[c], asked=int(asked[c]), right=int(correct[c]))
             for c in np.flatnonzero(asked)
         ),
         confusions=tuple(confusions),
@@ -111,18 +111,18 @@ def _counted(
     if size > TABLE:
         return np.unique(keys, return_counts=True)
     counts = np.bincount(keys, minlength=size)
-    there = np.flatnonzero(counts)
-    return there, counts[there]
+    occurring = np.flatnonzero(counts)
+    return occurring, counts[occurring]
 
 
 def _queries(draw: Episodes, classes: int) -> Int[np.ndarray, "E C"]:
-    """How many queries each class has in each episode; -1 where the class is not in it."""
-    found = np.full((len(draw), classes + 1), -1, np.int32)  # the last is of no class
-    np.put_along_axis(found, draw.classes, (draw.asked >= 0).sum(2), axis=1)
-    return found[:, :-1]
+    """The number of queries of each class in each episode; -1 where the class is not in it."""
+    counts = np.full((len(draw), classes + 1), -1, np.int32)  # the last is of no class
+    np.put_along_axis(counts, draw.classes, (draw.asked >= 0).sum(2), axis=1)
+    return counts[:, :-1]
 
 
 def _most_often(ids: Sequence[str], queries: Int[np.ndarray, "_"]) -> tuple[Example, ...]:
-    places, times = np.unique(queries, return_counts=True)
-    most = np.lexsort((places, -times))[:EXAMPLES]
-    return tuple(Example(clip_id=ids[places[i]], times=int(times[i])) for i in most)
+    indices, times = np.unique(queries, return_counts=True)
+    most = np.lexsort((indices, -times))[:EXAMPLES]
+    return tuple(Example(clip_id=ids[indices[i]], times=int(times[i])) for i in most)

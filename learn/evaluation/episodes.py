@@ -15,9 +15,9 @@ from learn.evaluation import pools
 from learn.evaluation.benchmark import (
     Benchmark,
     check_group_separation,
+    leakage,
     makes_use,
     possible,
-    worth_of_separation,
 )
 from learn.evaluation.config import MOST, EpisodesConfig
 from learn.evaluation.evaluation_set import EvaluationSet, load_evaluation_set
@@ -102,7 +102,7 @@ def run_episodes(
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Question:
-    """What is compared, on which clips."""
+    """The heads, projections and modes to compare, and the clips to compare them on."""
 
     heads: Mapping[str, Mapping[str, Head]]  # by projection
     selection: Selection
@@ -145,12 +145,12 @@ def pose(config: EpisodesConfig) -> Question:
     """
     runs = runs_of(config.projections)
     heads = {name: {h: _head(h, run) for h in config.head_specs} for name, run in runs.items()}
-    every = [head for of_run in heads.values() for head in of_run.values()]
+    every_head = [head for of_run in heads.values() for head in of_run.values()]
     store = open_store(config.store)
     manifest = read_manifest(config.manifest) if config.manifest else store.manifest()
     selection = select(
         store, runs, visual=config.visual, audio=config.audio, support=config.support,
-        query=config.query, extra_shots=makes_use(every, "other"),
+        query=config.query, extra_shots=makes_use(every_head, "other"),
     )  # fmt: skip
     split = choose_split(manifest, config.split, "test")
     pool = traits_of(_task_of(config)).pool
@@ -172,18 +172,21 @@ def pose(config: EpisodesConfig) -> Question:
 
 def _crossed(config: EpisodesConfig, question: Question) -> Question:
     """The same question with queries from another collection of clips."""
-    there = open_store(config.query_store or config.store)
-    labels = read_manifest(config.query_manifest) if config.query_manifest else there.manifest()
-    split = choose_split(labels, config.query_split, "test")
-    features = question.selection.features
-    theirs = {m: same_feature(there, feature.name) for m, feature in features.items()}
-    asked = load_evaluation_set(labels, theirs, split=split, label=config.label, group=config.group)
+    store = open_store(config.query_store or config.store)
+    manifest = read_manifest(config.query_manifest) if config.query_manifest else store.manifest()
+    split = choose_split(manifest, config.query_split, "test")
+    shot_features = question.selection.features
+    features = {m: same_feature(store, feature.name) for m, feature in shot_features.items()}
+    queries = load_evaluation_set(
+        manifest, features, split=split, label=config.label, group=config.group
+    )
     if question.pool != "split":
         raise ConfigError(
-            f"--task {config.task} has no queries from elsewhere; leave --query-… out"
+            f"`task` {config.task} has no queries from elsewhere; leave `query_store`, "
+            "`query_manifest` and `query_split` out"
         )
     same = config.query_store in (None, config.store)
-    scored = pools.crossed(question.scored, asked, same_store=same)
+    scored = pools.crossed(question.scored, queries, same_store=same)
     return replace(question, scored=scored, query_split=split)
 
 
@@ -224,7 +227,7 @@ def draw(config: EpisodesConfig, question: Question) -> Drawing:
 def score(
     config: EpisodesConfig, question: Question, drawing: Drawing, progress: Progress | None
 ) -> EpisodesResult:
-    """Score everything that was asked for, row by row."""
+    """Score every head, projection, pair of modes and draw, row by row."""
     benchmark = drawing.benchmark
     points = _points(config, benchmark) if config.drop else None
     results: list[Result] = []
@@ -237,7 +240,7 @@ def score(
         clips=drawing.clips,
         draws=drawing.draws,
         results=results,
-        inflation=worth_of_separation(benchmark, results, config.ci) if config.inflation else None,
+        inflation=leakage(benchmark, results, config.ci) if config.inflation else None,
         missing=None if points is None else list(points),
         config=config,
     )
@@ -247,7 +250,7 @@ def _points(config: EpisodesConfig, benchmark: Benchmark) -> Iterator[Missing]:
     """The curves over missing modalities; what cannot be is refused before anything is scored."""
     measure = benchmark.draws[0].measure
     if measure != "accuracy":
-        raise ConfigError(f"--drop is about accuracy, and these episodes: {measure}")
+        raise ConfigError(f"`drop` is about accuracy, and these episodes: {measure}")
     assert config.drop is not None
     return curves(
         config.drop, heads=benchmark.heads, runs=benchmark.runs, scored=benchmark.scored,
@@ -256,7 +259,7 @@ def _points(config: EpisodesConfig, benchmark: Benchmark) -> Iterator[Missing]:
 
 
 def _sampling(config: EpisodesConfig, question: Question, drawing: Drawing) -> dict[str, Any]:
-    """What the episodes were drawn from and how, as the result's JSON has it."""
+    """The clips and settings that the episodes were drawn from, as the result's JSON has them."""
     clips, first = drawing.clips, drawing.draws[0]
     elsewhere = {}
     if question.query_split is not None:
@@ -285,7 +288,7 @@ def _sampling(config: EpisodesConfig, question: Question, drawing: Drawing) -> d
 
 
 def _task_of(config: EpisodesConfig) -> str:
-    """The name of the task: the file's, where episodes come from a file."""
+    """The name of the task; of episodes from a file, the file's."""
     if config.episodes_file:
         return episode_files.task_of(Path(config.episodes_file))
     return plugins.parse_spec(config.task).name
@@ -298,7 +301,7 @@ def _head(spec: str, run: Run | None) -> Head:
 
 
 def _base(question: Question) -> EvaluationSet | None:
-    """The clips of the split `train`, where it is none of those scored."""
+    """The clips of the split `train`, unless they are among those scored."""
     if question.split in ("all", "train") or "train" not in splits(question.manifest):
         return None
     base = load_evaluation_set(

@@ -18,7 +18,7 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Evaluation:
-    """What one call of `run_protocol` came to."""
+    """The findings of one call of `run_protocol`, with its settings and data."""
 
     protocol: str
     settings: Mapping[str, Any]
@@ -31,7 +31,7 @@ class Evaluation:
             "protocol": self.protocol,
             "settings": dict(self.settings),
             "data": dict(self.data),
-            "results": [one.to_dict() for one in self.findings],
+            "results": [finding.to_dict() for finding in self.findings],
         }
 
     def save(self, run_dir: Path) -> None:
@@ -87,8 +87,8 @@ def run_protocol(
         support=tuple(support), query=tuple(query), seed=seed,
     )  # fmt: skip
     findings = []
-    for one in built(material):
-        findings.append(one)
+    for finding in built(material):
+        findings.append(finding)
         if progress:
             progress(len(findings), len(findings), "")
     return Evaluation(

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EvaluationSet:
-    """Clips with rows in every modality in play."""
+    """Clips that have rows in every modality in play, and these rows."""
 
     clips: Clips
     rows: Mapping[str, Rows]
     dropped: Mapping[str, int]  # how many lack a label, or rows of a modality
 
     def keep(self, wanted: Bool[np.ndarray, "V"]) -> "EvaluationSet":
-        """Only these clips."""
+        """The set with only these clips."""
         rows = {modality: rows.keep(wanted) for modality, rows in self.rows.items()}
         return replace(self, clips=self.clips.keep(wanted), rows=rows)
 
@@ -47,6 +47,6 @@ def load_evaluation_set(
     usable = {modality: stored.valid for modality, stored in rows.items()}
     if label:
         usable["label"] = clips.labelled
-    dropped = {f"no {what}": int((~has).sum()) for what, has in usable.items()}
+    dropped = {f"no {name}": int((~has).sum()) for name, has in usable.items()}
     everything = EvaluationSet(clips=clips, rows=rows, dropped=dropped)
     return everything.keep(np.logical_and.reduce(list(usable.values())))

@@ -1,4 +1,4 @@
-"""Numbers that say how good answers are: of classification, of several labels a clip, of retrieval.
+"""Metrics of classification, of several labels a clip, and of retrieval.
 
 Classes without a clip among those scored have no recall, so means over classes leave them out.
 
@@ -21,7 +21,7 @@ NUMBERS_AT_ONCE = 8_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfClass:
-    """One class; what a protocol cannot say of it is None."""
+    """The metrics of one class; None where a protocol does not measure one."""
 
     name: str
     clips: int
@@ -32,7 +32,7 @@ class OfClass:
     threshold: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as JSON has it."""
+        """The class as JSON has it, without what was not measured."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
@@ -40,7 +40,8 @@ def classification(
     scores: Float[np.ndarray, "V C"], class_ids: Int[np.ndarray, "V"], classes: Sequence[str]
 ) -> tuple[dict[str, float], list[OfClass]]:
     """Top-1, top-5 (of more than 5 classes), macro-F1, balanced accuracy, and the share of the
-    largest class, which who always names it gets; and each class. The first of equals is named."""
+    largest class, which is the accuracy of always predicting it; and the metrics of each class. Of
+    equal scores the first class is predicted."""
     from sklearn.metrics import precision_recall_fscore_support
 
     ranked = np.argsort(-scores, axis=1, kind="stable")
@@ -48,16 +49,16 @@ def classification(
     precision, recall, f1, _ = precision_recall_fscore_support(
         class_ids, ranked[:, 0], labels=present, zero_division=0
     )
-    found = {"top1": float((ranked[:, 0] == class_ids).mean())}
+    values = {"top1": float((ranked[:, 0] == class_ids).mean())}
     if scores.shape[1] > TOP:
-        found[f"top{TOP}"] = float((ranked[:, :TOP] == class_ids[:, None]).any(1).mean())
-    found |= {
+        values[f"top{TOP}"] = float((ranked[:, :TOP] == class_ids[:, None]).any(1).mean())
+    values |= {
         "macro_f1": float(f1.mean()),
         "balanced_accuracy": float(recall.mean()),
         "largest_class": float(sizes.max() / len(class_ids)),
     }
     each = zip(present.tolist(), sizes, precision, recall, f1, strict=True)
-    return found, [
+    return values, [
         OfClass(name=classes[c], clips=int(n), precision=float(p), recall=float(r), f1=float(f))
         for c, n, p, r, f in each
     ]
@@ -69,32 +70,35 @@ def multilabel(
     thresholds: Float[np.ndarray, "C"],
     classes: Sequence[str],
 ) -> tuple[dict[str, float], list[OfClass]]:
-    """mAP and macro-F1 over classes with positives, micro-F1 over all answers; and each class."""
+    """mAP and macro-F1 over classes with positives, micro-F1 over all predictions; and the metrics
+    of each class."""
     from sklearn.metrics import average_precision_score
 
-    answers = scores >= thresholds
-    hits = (answers & truth).sum(0)
-    named, mask = answers.sum(0), truth.sum(0)
-    f1 = 2 * hits / np.maximum(named + mask, 1)
-    some = np.flatnonzero(mask).tolist()
-    precision = {c: float(average_precision_score(truth[:, c], scores[:, c])) for c in some}
-    found = {
+    predicted = scores >= thresholds
+    hits = (predicted & truth).sum(0)
+    predicted_clips, true_clips = predicted.sum(0), truth.sum(0)
+    f1 = 2 * hits / np.maximum(predicted_clips + true_clips, 1)
+    with_positives = np.flatnonzero(true_clips).tolist()
+    precision = {
+        c: float(average_precision_score(truth[:, c], scores[:, c])) for c in with_positives
+    }
+    values = {
         "map": float(np.mean(list(precision.values()))),
-        "macro_f1": float(f1[some].mean()),
-        "micro_f1": float(2 * hits.sum() / max(1, (named + mask).sum())),
+        "macro_f1": float(f1[with_positives].mean()),
+        "micro_f1": float(2 * hits.sum() / max(1, (predicted_clips + true_clips).sum())),
         "labels_a_clip": float(truth.sum(1).mean()),
     }
-    return found, [
+    return values, [
         OfClass(
             name=classes[c],
-            clips=int(mask[c]),
-            precision=float(hits[c] / max(1, named[c])),
-            recall=float(hits[c] / mask[c]),
+            clips=int(true_clips[c]),
+            precision=float(hits[c] / max(1, predicted_clips[c])),
+            recall=float(hits[c] / true_clips[c]),
             f1=float(f1[c]),
             average_precision=precision[c],
             threshold=float(thresholds[c]),
         )
-        for c in some
+        for c in with_positives
     ]
 
 
@@ -103,7 +107,7 @@ def best_thresholds(
 ) -> Float[np.ndarray, "C"]:
     """For each class the threshold with the best F1 on these clips, between two scores; `default`
     for a class without a positive."""
-    found = np.full(scores.shape[1], default)
+    thresholds = np.full(scores.shape[1], default)
     for c in np.flatnonzero(truth.any(0)):
         order = np.argsort(-scores[:, c], kind="stable")
         sorted_scores, hits = scores[order, c], truth[order, c].cumsum()
@@ -111,8 +115,8 @@ def best_thresholds(
         last_of_equals = np.append(sorted_scores[1:] < sorted_scores[:-1], True)
         best = int(np.argmax(np.where(last_of_equals, f1, -1)))
         below = sorted_scores[best + 1] if best + 1 < len(order) else sorted_scores[best]
-        found[c] = (sorted_scores[best] + below) / 2
-    return found
+        thresholds[c] = (sorted_scores[best] + below) / 2
+    return thresholds
 
 
 def retrieval(
@@ -137,17 +141,17 @@ def retrieval(
         score = q[part] @ g.T
         hit = relevant == wanted[part][:, None]
         if hidden is not None and hides is not None:
-            gone = hidden == hides[part][:, None]
-            score, hit = score.masked_fill(gone, -torch.inf), hit & ~gone
+            removed = hidden == hides[part][:, None]
+            score, hit = score.masked_fill(removed, -torch.inf), hit & ~removed
         order = score.sort(dim=1, descending=True, stable=True).indices
         hit = hit.gather(1, order)
         hit = hit[hit.any(1)]
-        place = torch.arange(1, len(g) + 1)
+        positions = torch.arange(1, len(g) + 1)
         first.append(hit.int().argmax(1) + 1)
-        precision.append((hit.cumsum(1) / place * hit).sum(1) / hit.sum(1))
+        precision.append((hit.cumsum(1) / positions * hit).sum(1) / hit.sum(1))
     rank, average = torch.cat(first), torch.cat(precision)
     if not len(rank):
         return {}, 0
-    found = {f"r{k}": float((rank <= k).double().mean()) for k in RECALL_AT}
-    found |= {"median_rank": float(np.median(rank.numpy())), "map": float(average.mean())}
-    return found, len(rank)
+    values = {f"r{k}": float((rank <= k).double().mean()) for k in RECALL_AT}
+    values |= {"median_rank": float(np.median(rank.numpy())), "map": float(average.mean())}
+    return values, len(rank)

@@ -50,7 +50,7 @@ OF_MODE = {"v": "visual", "a": "audio"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drop:
-    """Which modalities go missing, of how many clips, and what stands for them.
+    """The modalities that go missing, the shares of clips that lack them, and what is filled in.
 
     Raises:
         ConfigError: a word that is none of those above, or a rate that is no share.
@@ -70,14 +70,14 @@ class Drop:
         ):
             for word in words:
                 if word not in known:
-                    raise ConfigError(f"--drop: no {word!r}; there are {choices(word, known)}")
+                    raise ConfigError(f"`drop`: no {word!r}; there are {choices(word, known)}")
         if not self.rates or not all(0 <= rate <= 1 for rate in self.rates):
-            raise ConfigError(f"--drop-rates {list(self.rates)}: name shares from 0 to 1")
+            raise ConfigError(f"`drop` rates {list(self.rates)}: name shares from 0 to 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Missing:
-    """One point of a curve."""
+    """The accuracy at one rate of missing clips: a point of a curve."""
 
     head: str
     projection: str
@@ -123,30 +123,30 @@ class Gaps:
         return tuple(name for name in FUSIONS if (joint if name == "learned" else both))
 
     def lost(self, rate: float) -> Bool[np.ndarray, "V"]:
-        """Which clips lack the modality."""
+        """A mask of the clips that lack the modality."""
         order = np.random.default_rng(self.seed).permutation(len(self.scored.clips))
         return np.argsort(order) < round(rate * len(order))
 
     def queries(
         self, fusion: str, fill: str, modality: str, lost: Bool[np.ndarray, "V"]
     ) -> dict[str, Float[Tensor, "V _"]]:
-        """Vectors of every clip, where `lost` with something else in the place of a modality."""
+        """Vectors of every clip, with the modality filled in where it is `lost`."""
         if not lost.any() or fill == "ignored":
             return dict(self.whole)
         if fusion == "learned":
             return vectors_of(self._rows(fill, modality, lost), self.run)
-        own, where = self.whole[modality], torch.from_numpy(lost)
+        stored, where = self.whole[modality], torch.from_numpy(lost)
         if fill == "zero":
-            other = torch.zeros_like(own)
+            stand_in = torch.zeros_like(stored)
         elif fill == "mean":
-            other = self.source[modality].mean(0).expand_as(own)
+            stand_in = self.source[modality].mean(0).expand_as(stored)
         else:
             near = nearest(self.whole, self.source, modality, self.scored.clips, self.base)
-            other = self.source[modality][near]
-        return {**self.whole, modality: torch.where(where[:, None], other, own)}
+            stand_in = self.source[modality][near]
+        return {**self.whole, modality: torch.where(where[:, None], stand_in, stored)}
 
     def _rows(self, fill: str, modality: str, lost: Bool[np.ndarray, "V"]) -> dict[str, Rows]:
-        """The same before a network: rows of which it makes its vector."""
+        """Rows of every clip, with the modality filled in where it is `lost`: learned fusion."""
         own, source = self.scored.rows[modality], self.base or self.scored
         where = torch.from_numpy(lost)
         if fill == "retrieved":
@@ -176,19 +176,19 @@ def nearest(
     clips: Clips,
     base: EvaluationSet | None,
 ) -> Int64[Tensor, "V"]:
-    """For each clip the source clip most like it in the other modality, by cosine; among the clips
-    scored themselves only those of other sources."""
-    (other,) = set(OF_MODE.values()) - {missing}
-    q, g = (F.normalize(x[other].float(), dim=-1) for x in (vectors, source))
+    """The index of the source clip most like each clip in the other modality, by cosine; among the
+    clips scored themselves only those of other groups."""
+    (shared,) = set(OF_MODE.values()) - {missing}
+    q, g = (F.normalize(x[shared].float(), dim=-1) for x in (vectors, source))
     own = np.arange(len(clips)) if clips.groups is None else clips.groups
     groups = torch.from_numpy(np.asarray(own, np.int64))
-    found = []
-    for part in torch.split(torch.arange(len(q)), max(1, NUMBERS_AT_ONCE // len(g))):
-        like = q[part] @ g.T
+    chunks = []
+    for indices in torch.split(torch.arange(len(q)), max(1, NUMBERS_AT_ONCE // len(g))):
+        like = q[indices] @ g.T
         if base is None:
-            like = like.masked_fill(groups[part][:, None] == groups, -torch.inf)
-        found.append(like.argmax(1))
-    return torch.cat(found)
+            like = like.masked_fill(groups[indices][:, None] == groups, -torch.inf)
+        chunks.append(like.argmax(1))
+    return torch.cat(chunks)
 
 
 def _picked(own: Rows, stand_in: Rows, indices: Int64[Tensor, "V"]) -> Rows:
@@ -216,11 +216,11 @@ def curves(
         InputError: a fusion or fill that no projection allows.
     """
     if missing := sorted(set(OF_MODE.values()) - set(scored.rows)):
-        raise InputError(f"--drop needs visual and audio features in play; {missing[0]} is not")
+        raise InputError(f"`drop` needs visual and audio features in play; {missing[0]} is not")
     gaps = {name: Gaps.of(scored, base, run, drop.seed) for name, run in runs.items()}
     plans = {name: _plan(drop, of_run.fusions) for name, of_run in gaps.items()}
     if not any(plans.values()) and not drop.fusions and not drop.fills:
-        raise InputError("--drop needs a projection of both modalities, or stored vectors of both")
+        raise InputError("`drop` needs a projection of both modalities, or stored vectors of both")
     for kind, asked in (("fusion", drop.fusions), ("fill", drop.fills)):
         done = {pair[kind == "fill"] for plan in plans.values() for pair in plan}
         if never := [word for word in asked if word not in done]:
@@ -242,11 +242,11 @@ def curves(
     )  # fmt: skip
 
 
-def _plan(drop: Drop, able: Sequence[str]) -> list[tuple[str, str]]:
-    """Pairs of fusion and fill."""
+def _plan(drop: Drop, possible: Sequence[str]) -> list[tuple[str, str]]:
+    """The pairs of fusion and fill to score."""
     return [
         (fusion, fill)
-        for fusion in able
+        for fusion in possible
         for fill in drop.fills or FILLS
         if fusion in (drop.fusions or FUSIONS) and ONLY.get(fill, fusion) == fusion
     ]
@@ -254,7 +254,7 @@ def _plan(drop: Drop, able: Sequence[str]) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Curve:
-    """One head under one projection, as one modality goes missing."""
+    """The curve of one head under one projection as one modality goes missing."""
 
     spec: str
     head: Head
@@ -293,17 +293,17 @@ class _Curve:
         )
 
     def _score(self, lost: Bool[np.ndarray, "V"]) -> Score:
-        """What the head answers where the shots are whole and the queries are filled."""
+        """The scores of the head for whole shots and filled queries."""
         modality = OF_MODE[self.mode]
         filled = self.gaps.queries(self.fusion, self.fill, modality, lost)
         ignored = modality if self.fill == "ignored" else ""
         pairs, contexts, weights = [], [], []
         for mode in ("v", "a") if self.fusion == "late" else ("av",):
             pair, context = self._seen_in(mode, filled)
-            gone = torch.from_numpy(lost & (OF_MODE.get(mode) == ignored))
+            lacking = torch.from_numpy(lost & (OF_MODE.get(mode) == ignored))
             pairs.append(pair)
             contexts.append(context)
-            weights.append(1.0 - gone.float())
+            weights.append(1.0 - lacking.float())
         if self.fusion == "late":
             return by_late_fusion(self.head, pairs, contexts, weights)
         queries = sum(draw.query.size for draw in self.draws)
@@ -312,7 +312,7 @@ class _Curve:
     def _seen_in(
         self, mode: str, filled: Mapping[str, Float[Tensor, "V _"]]
     ) -> tuple[views.Pair, Context]:
-        """Whole shots and filled queries in one mode, and what a head may know of them."""
+        """Whole shots and filled queries in one mode, with the context of heads."""
         gaps, common = self.gaps, self.gaps.run is not None
         support, query, base = (
             views.pair(_of_fusion(vectors, self.fusion), mode, mode, common=common)
@@ -335,5 +335,5 @@ class _Curve:
 def _of_fusion(
     vectors: Mapping[str, Float[Tensor, "V _"]], fusion: str
 ) -> dict[str, Float[Tensor, "V _"]]:
-    """Without the vector of both where it is not asked for: views would take it for av."""
+    """The vectors that a fusion uses: without that of both, which views would take for av."""
     return {name: x for name, x in vectors.items() if fusion == "learned" or name != "av"}

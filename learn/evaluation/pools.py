@@ -1,4 +1,4 @@
-"""What episodes are drawn from: clips of one set, of two that meet, of base and of new classes.
+"""The clips that episodes are drawn from: of base and new classes, or of two collections.
 
 Shapes: V = clips.
 """
@@ -20,14 +20,15 @@ TRAIN, VAL = "train", "val"
 
 
 def of_val(everything: EvaluationSet, manifest: "Manifest", split: str) -> EvaluationSet | None:
-    """The same of the val split, without the new classes of `split`; None where it has none."""
+    """Generalised clips of the val split, without the new classes of `split`; None where there are
+    none."""
     if split == VAL or VAL not in splits(manifest):
         return None
-    of = dict(zip(manifest.clip_ids, manifest.column("split"), strict=True))
-    here = np.array([of[clip] == split for clip in everything.clips.ids])
-    taken = {everything.clips.classes[c] for c in everything.clips.class_ids[here]}
+    split_of = dict(zip(manifest.clip_ids, manifest.column("split"), strict=True))
+    in_split = np.array([split_of[clip] == split for clip in everything.clips.ids])
+    taken_classes = {everything.clips.classes[c] for c in everything.clips.class_ids[in_split]}
     try:
-        return generalised(everything, manifest, VAL, without=frozenset(taken))
+        return generalised(everything, manifest, VAL, without=frozenset(taken_classes))
     except InputError:
         return None
 
@@ -49,25 +50,25 @@ def generalised(
     """
     if not splits(manifest):
         raise InputError(f"generalised episodes need a split {TRAIN!r} with base classes")
-    of = dict(zip(manifest.clip_ids, manifest.column("split"), strict=True))
-    where = np.array([of[clip] for clip in everything.clips.ids])
+    split_of = dict(zip(manifest.clip_ids, manifest.column("split"), strict=True))
+    split_names = np.array([split_of[clip] for clip in everything.clips.ids])
     class_ids, names = everything.clips.class_ids, np.array(everything.clips.classes)
-    based = np.isin(np.arange(len(names)), class_ids[where == TRAIN])
+    based = np.isin(np.arange(len(names)), class_ids[split_names == TRAIN])
     new = ~based & ~np.isin(names, sorted(without))
-    asked = np.zeros(len(names), bool)
-    asked[class_ids[where == split]] = True
-    if split in (TRAIN, "all") or not based.any() or not (asked & new).any():
+    queried = np.zeros(len(names), bool)
+    queried[class_ids[split_names == split]] = True
+    if split in (TRAIN, "all") or not based.any() or not (queried & new).any():
         raise InputError(
             f"generalised episodes need a split {TRAIN!r} with base classes, and other classes in "
-            f"the split scored; {split!r} has {int((asked & new).sum())} others"
+            f"the split scored; {split!r} has {int((queried & new).sum())} others"
         )
     roles = np.zeros(len(class_ids), np.int32)
-    train, here = where == TRAIN, where == split
-    roles[train] = SHOT + BASE + QUERY * ~asked[class_ids[train]]
-    roles[here & based[class_ids]] = QUERY + BASE
-    roles[here & new[class_ids]] = SHOT + QUERY
-    side = replace(everything, clips=replace(everything.clips, roles=roles))
-    return side.keep(roles > 0)
+    in_train, in_split = split_names == TRAIN, split_names == split
+    roles[in_train] = SHOT + BASE + QUERY * ~queried[class_ids[in_train]]
+    roles[in_split & based[class_ids]] = QUERY + BASE
+    roles[in_split & new[class_ids]] = SHOT + QUERY
+    chosen = replace(everything, clips=replace(everything.clips, roles=roles))
+    return chosen.keep(roles > 0)
 
 
 def crossed(support: EvaluationSet, query: EvaluationSet, *, same_store: bool) -> EvaluationSet:
@@ -86,27 +87,27 @@ def crossed(support: EvaluationSet, query: EvaluationSet, *, same_store: bool) -
         raise InputError(
             f"{len(shared)} classes have one name in both sets of clips, of "
             f"{len(support.clips.classes)} to learn from and {len(query.clips.classes)} to ask "
-            "about; name classes alike, or bring labels with --manifest and --query-manifest"
+            "about; name classes alike, or bring labels with `manifest` and `query_manifest`"
         )
     parts = []
-    for name, role, side in (("query", QUERY, query), ("support", SHOT, support)):
-        places = np.flatnonzero(np.isin(side.clips.classes, shared))
-        kept = side.keep(np.isin(side.clips.class_ids, places))
+    for name, role, part in (("query", QUERY, query), ("support", SHOT, support)):
+        shared_ids = np.flatnonzero(np.isin(part.clips.classes, shared))
+        kept = part.keep(np.isin(part.clips.class_ids, shared_ids))
         parts.append((name, role, kept))
     groups, first = [], 0
-    for _, _, side in parts:
-        own = side.clips.groups
-        own = np.arange(len(side.clips), dtype=np.int32) if own is None else own
+    for _, _, part in parts:
+        own = part.clips.groups
+        own = np.arange(len(part.clips), dtype=np.int32) if own is None else own
         groups.append((own + first).astype(np.int32))
         first += int(own.max(initial=-1)) + 1
     clips = Clips(
-        ids=tuple(f"{name}/{clip}" for name, _, side in parts for clip in side.clips.ids),
-        class_ids=np.concatenate([side.clips.class_ids for _, _, side in parts]),
+        ids=tuple(f"{name}/{clip}" for name, _, part in parts for clip in part.clips.ids),
+        class_ids=np.concatenate([part.clips.class_ids for _, _, part in parts]),
         classes=tuple(shared),
         groups=np.concatenate(groups),
         split=support.clips.split,
-        roles=np.concatenate([np.full(len(s.clips), role, np.int32) for _, role, s in parts]),
+        roles=np.concatenate([np.full(len(part.clips), role, np.int32) for _, role, part in parts]),
     )
-    rows = {m: concatenated([side.rows[m] for _, _, side in parts]) for m in support.rows}
-    dropped = {what: n + query.dropped.get(what, 0) for what, n in support.dropped.items()}
+    rows = {m: concatenated([part.rows[m] for _, _, part in parts]) for m in support.rows}
+    dropped = {reason: n + query.dropped.get(reason, 0) for reason, n in support.dropped.items()}
     return EvaluationSet(clips=clips, rows=rows, dropped=dropped)

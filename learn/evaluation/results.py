@@ -1,4 +1,4 @@
-"""What `learn episodes` found: rows that feed tests, tables and pages alike.
+"""The results of `learn episodes`: rows that feed tests, tables and pages alike.
 
 Shapes: E = episodes.
 """
@@ -14,7 +14,7 @@ from jaxtyping import Float64
 
 from learn.data.clips import Clips
 from learn.evaluation.config import EpisodesConfig
-from learn.evaluation.confusion import Answers
+from learn.evaluation.confusion import Tally
 from learn.evaluation.missing_modality import Missing
 from learn.fewshot import episode_files
 from learn.fewshot.tasks import Episodes
@@ -27,7 +27,7 @@ CONFIG = "episodes_config.json"  # config.json is what tells a training's direct
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Result:
-    """One head on one view: a row of the table."""
+    """The result of one head in one pair of modes: a row of the table."""
 
     head: str
     projection: str
@@ -50,17 +50,17 @@ class Result:
     metric: str  # what `accuracy` is: accuracy, harmonic_mean, map
     parts: Mapping[str, Any]  # of the metric, where it has any
     of_episodes: Float64[np.ndarray, "E"]  # accuracy of each: rows of one call are paired
-    answers: Answers
+    tally: Tally
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the single episodes and answers."""
-        apart = ("of_episodes", "answers")
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
+        """The row as JSON has it, without its single episodes and its tally."""
+        left_out = ("of_episodes", "tally")
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inflation:
-    """What a result would gain if clips of one source could meet across support and query."""
+class Leakage:
+    """The accuracy that a result gains when support and query may share sources."""
 
     head: str
     projection: str
@@ -73,21 +73,21 @@ class Inflation:
     ci95: float | None  # half the width, of the difference of two draws
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as JSON has it."""
+        """The gain as JSON has it."""
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EpisodesResult:
-    """What one call of `run_episodes` came to."""
+    """The result of one call of `run_episodes`: rows, and the episodes they were scored on."""
 
     sampling: Mapping[str, Any]
     clips: Clips
     draws: Sequence[Episodes]
     results: Sequence[Result]
-    inflation: Sequence[Inflation] | None = None  # where it was asked for
+    inflation: Sequence[Leakage] | None = None  # where it was asked for
     missing: Sequence[Missing] | None = None  # likewise
-    config: EpisodesConfig | None = None  # what was asked for
+    config: EpisodesConfig | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The object that `learn episodes --json` prints."""
@@ -105,16 +105,16 @@ class EpisodesResult:
             "episodes": {**self.sampling, "draws": draws, "sha256": digest},
             "results": [result.to_dict() for result in self.results],
             **{
-                key: [one.to_dict() for one in rows]
+                key: [row.to_dict() for row in rows]
                 for key, rows in extra.items()
                 if rows is not None
             },
         }
 
     def _idle(self, draw: Episodes) -> list[str]:
-        """Classes in no episode: too few clips, or too few in groups kept apart."""
+        """The classes in no episode: too few clips, or too few in groups kept apart."""
         drawn = set(np.unique(draw.classes).tolist())
-        return [name for code, name in enumerate(self.clips.classes) if code not in drawn]
+        return [name for class_id, name in enumerate(self.clips.classes) if class_id not in drawn]
 
     def save(self, run_dir: Path) -> None:
         """Write a directory that holds all of it; it appears whole or not at all.
@@ -130,11 +130,11 @@ class EpisodesResult:
         refuse_existing(run_dir)
         with atomic.directory(run_dir, durable=True) as staged:
             atomic.write_json(staged / "result.json", self.to_dict())
-            answers = [result.answers.to_dict() for result in self.results]
-            atomic.write_json(staged / "answers.json", answers, indent=None)
+            tallies = [result.tally.to_dict() for result in self.results]
+            atomic.write_json(staged / "answers.json", tallies, indent=None)
             if self.config is not None:
-                asked = {**self.config.to_dict(), "sha256": self.config.sha256}
-                atomic.write_json(staged / CONFIG, asked)
+                config = {**self.config.to_dict(), "sha256": self.config.sha256}
+                atomic.write_json(staged / CONFIG, config)
             longest = max(len(result.of_episodes) for result in self.results)
             accuracy = np.full((len(self.results), longest), np.nan)
             for row, result in zip(accuracy, self.results, strict=True):
@@ -145,16 +145,16 @@ class EpisodesResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Saved:
-    """What `EpisodesResult.save` wrote, read back."""
+    """A directory of `EpisodesResult.save`, read back."""
 
     path: Path
     result: Mapping[str, Any]  # as `EpisodesResult.to_dict`
     of_episodes: tuple[Float64[np.ndarray, "_"], ...]  # accuracies, for each of its results
-    answers: tuple[Mapping[str, Any], ...]  # as `Answers`; none of an older result
+    tallies: tuple[Mapping[str, Any], ...]  # as `Tally`; none of an older result
 
 
 def load_result(run_dir: Path) -> Saved:
-    """A directory of `learn episodes -o`.
+    """Read a directory of `learn episodes -o`.
 
     Raises:
         MissingFile: there is none.
@@ -171,25 +171,27 @@ def load_result(run_dir: Path) -> Saved:
         result = json.loads((run_dir / "result.json").read_text())
         table = np.load(run_dir / "accuracy.npy", allow_pickle=False)
         rows, _ = result["results"], result["episodes"]["sha256"]
-        singles = tuple(one[: row["episodes"]] for one, row in zip(table, rows, strict=True))
+        of_episodes = tuple(
+            padded[: row["episodes"]] for padded, row in zip(table, rows, strict=True)
+        )
         means = [row["accuracy"] for row in rows]
-        sound = all(map(np.isclose, [one.mean() for one in singles], means)) and bool(rows)
-        answers: tuple[Mapping[str, Any], ...] = ()
+        sound = all(map(np.isclose, [x.mean() for x in of_episodes], means)) and bool(rows)
+        tallies: tuple[Mapping[str, Any], ...] = ()
         if (run_dir / "answers.json").is_file():
-            answers = tuple(json.loads((run_dir / "answers.json").read_text()))
-            shares = zip(map(_share, answers), means, strict=True)
-            # Where episodes differ in queries, or ask for more than right answers, a mean over
-            # episodes is no share of all.
-            other = result["episodes"].get("uneven") or "measure" in result["episodes"]
-            sound = sound and (other or all(np.isclose(one, mean) for one, mean in shares))
-    except (OSError, KeyError, TypeError, ValueError) as fault:
-        raise InputError(f"{run_dir} is not a result of learn episodes ({fault})") from None
+            tallies = tuple(json.loads((run_dir / "answers.json").read_text()))
+            accuracies = zip(map(_accuracy, tallies), means, strict=True)
+            # Where episodes differ in queries, or are measured otherwise, a mean over episodes is
+            # not the share of all queries.
+            differs = result["episodes"].get("uneven") or "measure" in result["episodes"]
+            sound = sound and (differs or all(np.isclose(a, mean) for a, mean in accuracies))
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{run_dir} is not a result of learn episodes ({error})") from None
     if not sound:
         raise InputError(f"{run_dir} was changed since it was written; score it again")
-    return Saved(path=run_dir, result=result, of_episodes=singles, answers=answers)
+    return Saved(path=run_dir, result=result, of_episodes=of_episodes, tallies=tallies)
 
 
-def _share(answers: Mapping[str, Any]) -> float:
-    """Right ones among all."""
-    right, asked = (sum(one[key] for one in answers["classes"]) for key in ("right", "asked"))
-    return float(right / asked)
+def _accuracy(tally: Mapping[str, Any]) -> float:
+    """The share of correct predictions among all queries."""
+    correct, asked = (sum(c[key] for c in tally["classes"]) for key in ("right", "asked"))
+    return float(correct / asked)

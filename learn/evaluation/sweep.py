@@ -46,21 +46,21 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sweep:
-    """What became of every cell, in the order of the grid."""
+    """The outcome of every cell, in the order of the grid."""
 
     facts: Mapping[str, Any]
     cells: Sequence[Mapping[str, Any]]
 
     @property
     def failed(self) -> int:
-        """How many trainings ended in an error."""
+        """The number of trainings that ended in an error."""
         return sum(cell["error"] is not None for cell in self.cells)
 
     @property
     def best(self) -> int | None:
         """The cell with the highest mean accuracy over modes."""
         scored = {
-            i: sum(one["accuracy"] for one in cell["scores"]) / len(cell["scores"])
+            i: sum(row["accuracy"] for row in cell["scores"]) / len(cell["scores"])
             for i, cell in enumerate(self.cells)
             if cell["scores"]
         }
@@ -91,7 +91,7 @@ def sweep(
     """Train every combination of `grid` ("section.key=a,b"), here or by dask workers, and compare.
 
     `workers` are processes on this machine, `scheduler` is the address of others'. A cell that
-    fails is told and the others go on. Paths must mean the same on all machines.
+    fails is reported and the others go on. Paths must mean the same on all machines.
 
     Raises:
         ConfigError, UnknownSetting: a combination that is none; nothing is trained then.
@@ -110,16 +110,16 @@ def sweep(
         "device": device,
         "recipe": absolute(recipe) if Path(recipe).is_file() else str(recipe),
     }
-    asks = [
+    calls = [
         {**common, "settings": (*settings, *cell.changes), "run": str(cell.run)} for cell in cells
     ]
     with _workers(workers, scheduler, insecure_tcp) as pool:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / FILE).is_file():  # says whose directory it is; finished ones keep theirs
             write_json(folder / FILE, facts)
-        outcomes = _outcomes(cells, asks, pool, progress)
+        outcomes = _outcomes(cells, calls, pool, progress)
     data = cells[0].recipe.data
-    trained = [cell.run for cell, told in zip(cells, outcomes, strict=True) if told["done"]]
+    trained = [cell.run for cell, outcome in zip(cells, outcomes, strict=True) if outcome["done"]]
     scores, reason = _scores(
         store_path, manifest, data.val_split, trained, label=data.label, ways=ways, shots=shots,
         queries=queries,
@@ -132,11 +132,11 @@ def sweep(
             {
                 "settings": dict(cell.settings),
                 "run": str(cell.run),
-                "error": told["error"],
-                "training": told["done"],
+                "error": outcome["error"],
+                "training": outcome["done"],
                 "scores": scores.get(cell.run, []),
             }
-            for cell, told in zip(cells, outcomes, strict=True)
+            for cell, outcome in zip(cells, outcomes, strict=True)
         ],
     )
     write_json(folder / FILE, result.to_dict())
@@ -144,53 +144,53 @@ def sweep(
 
 
 def _refuse(cells: Sequence[Cell], folder: Path, workers: int, scheduler: str | None) -> None:
-    """Refuse what cannot be before anything is trained.
+    """Refuse a sweep that cannot be, before anything is trained.
 
     Raises:
-        ConfigError: combinations that are one, or two kinds of workers.
-        InputError: the directory is another's.
+        ConfigError: two combinations that are the same, or two kinds of workers.
+        InputError: the directory holds something else.
     """
     if len({cell.run for cell in cells}) < len(cells):
-        raise ConfigError("--grid: two combinations are the same training")
+        raise ConfigError("`grid`: two combinations are the same training")
     if workers < 0 or (workers and scheduler):
-        raise ConfigError("--workers is 0 or more, and excludes --scheduler")
+        raise ConfigError("`workers` is 0 or more, and excludes `scheduler`")
     if folder.exists() and not (folder / FILE).is_file() and any(folder.iterdir()):
-        raise InputError(f"{folder} holds something else; name a new directory with -o")
+        raise InputError(f"{folder} holds something else; name a new directory")
 
 
 def _outcomes(
     cells: Sequence[Cell],
-    asks: Sequence[dict[str, Any]],
+    calls: Sequence[dict[str, Any]],
     pool: "_Pool | None",
     progress: Progress | None,
 ) -> list[dict[str, Any]]:
-    """What became of the training of every cell."""
+    """The outcome of every cell's training, in the order of the cells."""
     outcomes: list[dict[str, Any]] = [{} for _ in cells]
-    for done, (number, told) in enumerate(_trained(asks, pool), 1):
-        outcomes[number] = told
+    for done, (number, outcome) in enumerate(_trained(calls, pool), 1):
+        outcomes[number] = outcome
         if progress:
             short = ", ".join(cells[number].changes)
-            progress(done, len(cells), f"{short}: {_said(told)}")
+            progress(done, len(cells), f"{short}: {_in_short(outcome)}")
     return outcomes
 
 
 def parse_grid(grid: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Values by setting, of "section.key=a,b,c".
+    """The values of each setting, from texts "section.key=a,b,c".
 
     Raises:
-        ConfigError: not of that form, a setting twice, or a value twice.
+        ConfigError: another form, a setting twice, or a value twice.
     """
     axes: dict[str, tuple[str, ...]] = {}
     for axis in grid:
         key, has_values, text = axis.partition("=")
         values = tuple(value.strip() for value in text.split(","))
         if not has_values or "." not in key or not all(values):
-            raise ConfigError(f"--grid {axis!r} is not SECTION.KEY=A,B,…")
+            raise ConfigError(f"`grid` {axis!r} is not SECTION.KEY=A,B,…")
         if key in axes or len(set(values)) < len(values):
-            raise ConfigError(f"--grid {axis!r} says something twice")
+            raise ConfigError(f"`grid` {axis!r} says something twice")
         axes[key] = values
     if not axes:
-        raise ConfigError("no --grid; write --grid optimiser.learning_rate=1e-3,1e-4")
+        raise ConfigError("no `grid`; write `grid` optimiser.learning_rate=1e-3,1e-4")
     return axes
 
 
@@ -209,7 +209,7 @@ def _cell(
 
 @runtime_checkable
 class _Pool(Protocol):
-    """What a client of dask offers."""
+    """The methods of dask's client that are used."""
 
     loop: Any
 
@@ -221,40 +221,40 @@ def run_cell(
     *, store_path: str, manifest: str | None, device: str, recipe: str, settings: Sequence[str],
     run: str,
 ) -> dict[str, Any]:  # fmt: skip
-    """One training, new or gone on with; our errors are an answer. Runs in any process."""
+    """Train one cell, or go on with it, in any process; errors of ours become its outcome."""
     try:
         done = train(
             store_path, recipe, settings=settings, run_dir=run, manifest=manifest, device=device,
             resume=True,
         )  # fmt: skip
-    except MicroshotError as fault:
-        return {"done": None, "error": f"{type(fault).__name__}: {fault}"}
+    except MicroshotError as error:
+        return {"done": None, "error": f"{type(error).__name__}: {error}"}
     return {"done": done.to_dict(), "error": None}
 
 
 def _trained(
-    asks: Sequence[Mapping[str, Any]], pool: _Pool | None
+    calls: Sequence[Mapping[str, Any]], pool: _Pool | None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Every cell's answer, as they come."""
+    """The number and outcome of every cell, as trainings finish."""
     if pool is None:
-        for number, ask in enumerate(asks):
-            yield number, run_cell(**ask)
+        for number, call in enumerate(calls):
+            yield number, run_cell(**call)
         return
     from distributed import as_completed
 
-    for address, theirs in pool.run(code).items():
-        if theirs != code():
+    for address, worker_code in pool.run(code).items():
+        if worker_code != code():
             raise ClusterError(f"worker {address} has other code; install the same on both")
-    futures = {pool.submit(run_cell, **ask, pure=False): i for i, ask in enumerate(asks)}
+    futures = {pool.submit(run_cell, **call, pure=False): i for i, call in enumerate(calls)}
     for future in as_completed(futures, loop=pool.loop, raise_errors=False):
-        fault = future.exception() if future.status == "error" else None
-        told = {"done": None, "error": f"{type(fault).__name__}: {fault}"}
-        yield futures[future], told if fault else future.result()
+        error = future.exception() if future.status == "error" else None
+        failed = {"done": None, "error": f"{type(error).__name__}: {error}"}
+        yield futures[future], failed if error else future.result()
 
 
 @contextmanager
 def _workers(workers: int, scheduler: str | None, insecure_tcp: bool) -> Iterator[_Pool | None]:
-    """Dask's workers where any are asked for."""
+    """A dask client, where workers are asked for."""
     if not workers and scheduler is None:
         yield None
         return
@@ -272,26 +272,26 @@ def _scores(
     table = read_manifest(manifest) if manifest else open_store(store_path).manifest()
     if split not in splits(table):
         return {}, f"the manifest has no split {split!r} to tell them apart on"
-    found: dict[Path, list[dict[str, Any]]] = {}
+    scores: dict[Path, list[dict[str, Any]]] = {}
     for run in runs:
         outputs = set(load_run(run).space.outputs)
         modes = views.MODES.items()
-        offered = [mode for mode, of in modes if set(of) <= outputs or mode in outputs]
+        modes_of_run = [mode for mode, of in modes if set(of) <= outputs or mode in outputs]
         try:
             result = run_episodes(
                 store_path, manifest=manifest, split=split, label=label, ways=ways, shots=(shots,),
-                queries=queries, episodes=EPISODES, projections=(run,), support=offered,
+                queries=queries, episodes=EPISODES, projections=(run,), support=modes_of_run,
             )  # fmt: skip
-        except MicroshotError as fault:
-            return {}, str(fault)
+        except MicroshotError as error:
+            return {}, str(error)
         keep = ("support", "query", "accuracy", "ci95")
-        found[run] = [{k: one[k] for k in keep} for one in result.to_dict()["results"]]
-    return found, None
+        scores[run] = [{k: row[k] for k in keep} for row in result.to_dict()["results"]]
+    return scores, None
 
 
-def _said(told: Mapping[str, Any]) -> str:
-    if told["error"]:
-        return str(told["error"])
-    done = told["done"]
+def _in_short(outcome: Mapping[str, Any]) -> str:
+    if outcome["error"]:
+        return str(outcome["error"])
+    done = outcome["done"]
     of_val = {k: done[k] for k in ("val_loss", "val_accuracy") if done[k] is not None}
     return ", ".join(f"{k} {v:.4f}" for k, v in {"loss": done["loss"], **of_val}.items())

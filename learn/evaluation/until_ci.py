@@ -35,7 +35,8 @@ def draw_until(
     score: Callable[[Sequence[Episodes]], Iterable[Result]],
     ci: str,
 ) -> tuple[list[Episodes], bool]:
-    """Draws of enough blocks, and whether they are enough; `draw` knows seeds, `score` all rows."""
+    """Draws of as many blocks as the interval needs, and whether it is narrow enough then; `draw`
+    takes a seed, `score` gives a result for every row."""
     most = until.most // until.block
     blocks: list[Sequence[Episodes]] = []
     rows: list[list[np.ndarray]] = []
@@ -58,7 +59,7 @@ def draw_until(
 
 
 def joined(parts: Sequence[Episodes]) -> Episodes:
-    """One after the other; what they were asked for but for the seed is that of the first."""
+    """The episodes of all parts, one after the other; settings are those of the first."""
     return replace(
         parts[0],
         indices=np.concatenate([part.indices for part in parts]),

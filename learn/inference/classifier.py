@@ -27,7 +27,7 @@ from torch import Tensor
 from learn.inference.vector_index import Inverted, VectorIndex
 from store.errors import ConfigError, choices
 
-BY = ("prototypes", "nearest")
+HEADS = ("prototypes", "nearest")
 SHARING = 32  # classes that share the confidence; the rest of a thousand would get next to nothing
 ITEMS_A_CLASS = 4  # clips fetched for each of those classes, where clips are the items
 LEFT_OUT = 4000  # clips left out in turn, at most
@@ -38,9 +38,9 @@ NUMBERS_AT_ONCE = 20_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Support:
-    """Unit vectors per modality, zero where a clip lacks one, and what is known of the clips.
+    """Unit vectors of labelled clips per modality, zero where a clip lacks one.
 
-    Every clip must be there in one of the modalities; queries, in all of them.
+    Every clip must be present in one of the modalities; queries, in all of them.
     """
 
     vectors: tuple[Float[Tensor, "S _"], ...]
@@ -52,7 +52,7 @@ class Support:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """The record of the support clips when each was left out."""
+    """Accuracy and confidence on the support clips when each was left out."""
 
     clips: int  # left out in turn; 0: no class has two clips apart
     enough: bool  # whether so many say anything of clips to come
@@ -63,7 +63,7 @@ class Calibration:
 
 
 class Predictions(NamedTuple):
-    """Best class first; -1 with probability 0 where there are fewer classes than asked for."""
+    """Classes, best first; -1 with probability 0 where there are fewer than asked for."""
 
     class_ids: Int64[Tensor, "Q k"]
     probabilities: Float64[Tensor, "Q k"]
@@ -79,7 +79,7 @@ class _LeftOut(NamedTuple):
 
 
 class Classifier:
-    """`fit` gives one; `predict` and `calibration` are all there is to it."""
+    """Predicts the classes of clips, fitted by `fit`; `calibration` says how far to trust them."""
 
     def __init__(
         self,
@@ -123,15 +123,15 @@ class Classifier:
         return ((n - torch.searchsorted(self._familiarity, best)) / (n + 1)).double()
 
 
-def fit(support: Support, *, by: str = BY[0], index: Inverted | None = None) -> Classifier:
+def fit(support: Support, *, head: str = HEADS[0], index: Inverted | None = None) -> Classifier:
     """A classifier from the support alone.
 
     Raises:
-        ConfigError: `by` is neither prototypes nor nearest.
+        ConfigError: `head` is neither prototypes nor nearest.
     """
-    if by not in BY:
-        raise ConfigError(f"no classifier by {by!r}; there are {choices(by, BY)}")
-    if by == "prototypes":
+    if head not in HEADS:
+        raise ConfigError(f"no classifier by {head!r}; there are {choices(head, HEADS)}")
+    if head == "prototypes":
         sums, counts = _sums(support, support.class_ids, support.classes)
         items, present = _join(_unit(sums), tuple(count > 0 for count in counts))
         item_classes = torch.nonzero(present)[:, 0]
@@ -139,7 +139,7 @@ def fit(support: Support, *, by: str = BY[0], index: Inverted | None = None) -> 
     else:
         items, _ = _join(support.vectors, support.present)
         item_classes = support.class_ids
-    left_out, apart = _leave_out(support, by)
+    left_out, apart = _leave_out(support, head)
     return Classifier(
         VectorIndex(items, index),
         item_classes,
@@ -165,7 +165,7 @@ def _calibration(left_out: _LeftOut, apart: str) -> Calibration:
 def _best_of_each(
     class_ids: Int64[Tensor, "Q J"], scores: Float64[Tensor, "Q J"], most: int
 ) -> tuple[Int64[Tensor, "Q M"], Float64[Tensor, "Q M"]]:
-    """The first of each class, of items best first; no more than `most` classes."""
+    """The best item of each class, of items best first; no more than `most` classes."""
     ranked, order = class_ids.sort(dim=-1, stable=True)
     again = torch.zeros_like(class_ids, dtype=torch.bool)
     again[:, 1:] = ranked[:, 1:] == ranked[:, :-1]
@@ -183,7 +183,7 @@ def _unit(vectors: tuple[Float[Tensor, "I _"], ...]) -> tuple[Float[Tensor, "I _
 def _sums(
     support: Support, sets: Int64[Tensor, "S"], size: int
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Per modality: the sums of the vectors of each set, and how many clips it has."""
+    """The sum of the vectors of each set and the number of its clips, per modality."""
     sums, counts = [], []
     for x, present in zip(support.vectors, support.present, strict=True):
         sums.append(x.new_zeros(size, x.shape[1]).index_add_(0, sets, x))
@@ -194,21 +194,23 @@ def _sums(
 def _join(
     vectors: tuple[Float[Tensor, "I _"], ...], present: tuple[Bool[Tensor, "I"], ...]
 ) -> tuple[Float[Tensor, "I D"], Bool[Tensor, "I"]]:
-    """Joined, each modality weighted by one over how many the item has; and which have any."""
+    """Vectors joined, each modality weighted by one over how many the item has, and a mask of the
+    items that have any."""
     has = torch.stack(present).sum(0)
     weight = 1 / has.clamp_min(1)
     joined = torch.cat([x * mask[:, None] for x, mask in zip(vectors, present, strict=True)], -1)
     return joined * weight[:, None], has > 0
 
 
-def _leave_out(support: Support, by: str) -> tuple[_LeftOut, str]:
-    """Every support clip (4,000 of more) against the others, without its group if it has one."""
-    score = _prototypes_without if by == "prototypes" else _clips_without
-    alone = torch.arange(len(support.class_ids))
-    tries = [("clip", alone)]
+def _leave_out(support: Support, head: str) -> tuple[_LeftOut, str]:
+    """Scores of every support clip (4,000 of more) against the others, without its group if it has
+    one, and what was left out with it."""
+    score = _prototypes_without if head == "prototypes" else _clips_without
+    each_clip = torch.arange(len(support.class_ids))
+    attempts = [("clip", each_clip)]
     if support.groups is not None:
-        tries.insert(0, ("group", support.groups))
-    for apart, groups in tries:
+        attempts.insert(0, ("group", support.groups))
+    for apart, groups in attempts:
         mates = _class_and_group(support.class_ids, groups)
         left_out = score(support, mates)
         if len(left_out.own):
@@ -224,14 +226,14 @@ def _class_and_group(
 
 
 def _to_leave_out(support: Support, items: int) -> tuple[Int64[Tensor, "_"], ...]:
-    """Clips that are there in every modality, as the queries will be, in chunks."""
+    """Clips present in every modality, as the queries will be, in chunks."""
     whole = torch.nonzero(torch.stack(support.present).all(0))[:, 0]
     chosen = whole[:: max(1, -(-len(whole) // LEFT_OUT))]
     return torch.split(chosen, max(1, NUMBERS_AT_ONCE // max(1, items)))
 
 
 def _prototypes_without(support: Support, mates: Int64[Tensor, "S"]) -> _LeftOut:
-    """Against the prototypes, the clip's own made without its mates."""
+    """Scores against the prototypes, the clip's own made without its mates."""
     sums, counts = _sums(support, support.class_ids, support.classes)
     mate_sums, mate_counts = _sums(support, mates, int(mates.max()) + 1)
     items, known = _join(_unit(sums), tuple(count > 0 for count in counts))
@@ -249,7 +251,7 @@ def _prototypes_without(support: Support, mates: Int64[Tensor, "S"]) -> _LeftOut
 
 
 def _clips_without(support: Support, mates: Int64[Tensor, "S"]) -> _LeftOut:
-    """Against the nearest clip of each class, mates left out."""
+    """Scores against the nearest clip of each class, mates left out."""
     items, _ = _join(support.vectors, support.present)
     joined = torch.cat(support.vectors, -1)
     chunks = []

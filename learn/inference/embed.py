@@ -27,7 +27,7 @@ _WIDENED = 3  # a row is held in float16 and, while it is averaged or projected,
 
 
 class EmbeddedBatch(NamedTuple):
-    """Some clips: by modality a vector each, zero for a clip that has none, and which have one."""
+    """Clips with a vector per modality, zero where a clip has none, and masks of who has one."""
 
     ids: tuple[str, ...]
     vectors: Mapping[str, Float[Tensor, "B _"]]
@@ -46,8 +46,8 @@ def embed(
     *,
     memory_bytes: int = MEMORY_BYTES,
 ) -> Iterator[EmbeddedBatch]:
-    """All of `ids` in batches whose rows take at most `memory_bytes`, unless one clip does by
-    itself."""
+    """The vectors of all `ids`, in batches whose rows take at most `memory_bytes` unless one clip's
+    alone take more."""
     sizes = np.zeros(len(ids), np.int64)
     for feature in features.values():
         row = feature.dim * feature.dtype.itemsize * _WIDENED
@@ -75,11 +75,11 @@ def all_clips(features: Mapping[str, "Feature"]) -> list[str]:
     return list(dict.fromkeys(clip for feature in features.values() for clip in feature.clip_ids))
 
 
-def refuse_unknown(features: Mapping[str, "Feature"], ids: Sequence[str], of: str) -> None:
+def refuse_unknown(features: Mapping[str, "Feature"], ids: Sequence[str], source: str) -> None:
     """Refuse clips that are not in the store, extracted or failed.
 
     Raises:
-        InputError: names some of them, and what may have been meant.
+        InputError: names a few of them, and what may have been meant.
     """
     pending = np.logical_and.reduce(
         [feature.status_of(ids) == Status.PENDING for feature in features.values()]
@@ -89,7 +89,7 @@ def refuse_unknown(features: Mapping[str, "Feature"], ids: Sequence[str], of: st
     unknown = [ids[i] for i in np.flatnonzero(pending).tolist()]
     known = set(all_clips(features))
     raise InputError(
-        f"{len(unknown)} of {len(ids)} clips of {of} are not in the store: "
+        f"{len(unknown)} of {len(ids)} clips of {source} are not in the store: "
         + "; ".join(_with_guess(clip, known) for clip in unknown[:4])
         + ("; …" if len(unknown) > 4 else "")
         + ". Name clips by clip_id, or run: extract run MANIFEST --store DIR"

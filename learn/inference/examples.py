@@ -1,4 +1,4 @@
-"""The labelled clips that `learn predict` goes by: their labels, sources and vectors.
+"""The labelled clips that `learn predict` learns from: their labels, sources and vectors.
 
 Shapes: S = support clips.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Examples:
-    """Support clips: by part a vector each, which have one, and which are of one source."""
+    """Support clips: a vector per part, a mask of those that have one, and numbers of sources."""
 
     vectors: Mapping[str, Float[Tensor, "S _"]]
     present: Mapping[str, Bool[Tensor, "S"]]
@@ -45,7 +45,7 @@ def join(
 
 
 def read_labels(table: "Manifest", column: str) -> list[str]:
-    """A label a clip, "" where it has none.
+    """The label of each clip, "" where it has none.
 
     Raises:
         UnknownColumn: says which there are.

@@ -36,7 +36,7 @@ class Answer(NamedTuple):
     ranked: tuple[tuple[str, float], ...] = ()  # classes with their probabilities, best first
 
     def cells(self, top: int) -> list[str]:
-        """The texts under `header`."""
+        """The cells under the columns of `header`."""
         novelty = "" if math.isnan(self.novelty) else f"{self.novelty:.4f}"
         ranked = [cell for name, p in self.ranked for cell in (name, f"{p:.4f}")]
         return [self.label, self.status, novelty, *ranked, *[""] * (2 * top - len(ranked))]
@@ -54,7 +54,7 @@ def header(label: str, top: int) -> list[str]:
 class LabellerSettings:
     """Settings that are the same for every question."""
 
-    by: str
+    head: str
     inverted: Inverted | None  # an approximate index; None: exact
     centred: bool  # stored vectors have a mean that says nothing; a trained space has none
     top: int
@@ -124,10 +124,10 @@ class Labeller:
         batch_answers = [Answer(NO_ROWS)] * len(batch.ids)
         for parts, clips in _by_parts(batch, self._examples.parts):
             if not any(bool((self._usable & self._examples.present[p]).any()) for p in parts):
-                continue  # heard only, where nothing in the support is heard
+                continue  # sound alone, say, where no support clip has sound
             queries = [self._unit(part, batch.vectors[part][clips]) for part in parts]
-            answered = self._answer(parts, torch.cat(queries, dim=-1))
-            for i, answer in zip(clips.tolist(), answered, strict=True):
+            answers = self._answer(parts, torch.cat(queries, dim=-1))
+            for i, answer in zip(clips.tolist(), answers, strict=True):
                 batch_answers[i] = answer
         self._statuses.update(answer.status for answer in batch_answers)
         return batch_answers
@@ -178,8 +178,8 @@ class Labeller:
 
     def _fit(self, parts: tuple[str, ...]) -> Classifier:
         examples = self._examples
-        having = self._usable & torch.stack([examples.present[p] for p in parts]).any(0)
-        clips = torch.nonzero(having)[:, 0]
+        usable = self._usable & torch.stack([examples.present[p] for p in parts]).any(0)
+        clips = torch.nonzero(usable)[:, 0]
         present = tuple(examples.present[p][clips] for p in parts)
         class_id = {name: c for c, name in enumerate(self.classes)}
         support = Support(
@@ -194,10 +194,10 @@ class Labeller:
             classes=len(self.classes),
             groups=None if examples.groups is None else examples.groups[clips],
         )
-        return fit(support, by=self.settings.by, index=self.settings.inverted)
+        return fit(support, head=self.settings.head, index=self.settings.inverted)
 
     def _middle(self, part: str) -> Float[Tensor, "D"]:
-        """The mean of the classes' means: from the support alone, however uneven it is."""
+        """The mean of the classes' means, so that no class weighs more for having more clips."""
         x = self._examples.vectors[part]
         used = self._usable & self._examples.present[part]
         names = [self._names[i] for i in torch.nonzero(used)[:, 0].tolist()]
@@ -216,19 +216,20 @@ def judged_by(batch: EmbeddedBatch, parts: Sequence[str]) -> list[str]:
     letters = [{"visual": "v", "audio": "a"}.get(part, part) for part in parts]
     present = torch.stack([batch.present[part] for part in parts]).T.tolist()
     return [
-        "".join(sorted(x for x, is_ in zip(letters, has, strict=True) if is_)) for has in present
+        "".join(sorted(letter for letter, has in zip(letters, mask, strict=True) if has))
+        for mask in present
     ]
 
 
 def _by_parts(
     batch: EmbeddedBatch, parts: Sequence[str]
 ) -> Iterator[tuple[tuple[str, ...], Int64[Tensor, "Q"]]]:
-    """Clips that have the same parts, and which; clips without any are in none."""
+    """Sets of parts, and the indices of the clips that have exactly these; of none, no clips."""
     present = torch.stack([batch.present[part] for part in parts])
     for pattern in torch.unique(present, dim=1).T:
         if pattern.any():
-            having = tuple(p for p, is_ in zip(parts, pattern.tolist(), strict=True) if is_)
-            yield having, _matching(present, pattern)
+            parts_present = tuple(p for p, has in zip(parts, pattern.tolist(), strict=True) if has)
+            yield parts_present, _matching(present, pattern)
 
 
 def _matching(present: Bool[Tensor, "P B"], pattern: Bool[Tensor, "P"]) -> Int64[Tensor, "Q"]:

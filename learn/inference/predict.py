@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from learn.inference.classifier import BY
+from learn.inference.classifier import HEADS
 from learn.inference.embed import EmbeddedBatch, all_clips, embed, parts_of, refuse_unknown
 from learn.inference.examples import join, read_groups, read_labels
 from learn.inference.labeller import Labeller, LabellerSettings, LabelSummary, header, judged_by
@@ -37,7 +37,7 @@ class PredictSettings:
     output: Path
     labels: tuple[str, ...]
     group: str | None
-    by: str
+    head: str
     index: str
     top: int
     abstain_below: float
@@ -54,9 +54,9 @@ class PredictSettings:
             raise MissingFile(f"no directory {folder} to write {name} in; make it first")
 
     def labeller(self, *, centred: bool) -> LabellerSettings:
-        """The part of them that is about a single question."""
+        """The settings of the labeller of one question."""
         return LabellerSettings(
-            by=self.by,
+            head=self.head,
             inverted=parse_index(self.index),
             centred=centred,
             top=self.top,
@@ -66,7 +66,7 @@ class PredictSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictionSummary:
-    """An account of what was labelled, and how sure the answers are."""
+    """Counts of labelled clips, and how sure the answers are."""
 
     output: str
     clips: int
@@ -74,7 +74,7 @@ class PredictionSummary:
     mode: str
     projection: str
     features: Mapping[str, str]
-    by: str
+    head: str
     index: str
     seconds: float
     labels: tuple[LabelSummary, ...]
@@ -88,7 +88,7 @@ class PredictionSummary:
             "mode": self.mode,
             "projection": self.projection,
             "features": dict(self.features),
-            "by": self.by,
+            "by": self.head,
             "index": self.index,
             "seconds": self.seconds,
             "labels": [label.to_dict() for label in self.labels],
@@ -105,7 +105,7 @@ def predict(
     group: str | None = None,
     mode: str | None = None,
     projection: str | Path | None = None,
-    by: str = BY[0],
+    by: str = HEADS[0],
     index: str = "exact",
     top: int = 5,
     abstain_below: float = 0.0,
@@ -126,7 +126,7 @@ def predict(
     begun = time.monotonic()
     settings = PredictSettings(
         support=support, query=query, output=Path(output), labels=tuple(dict.fromkeys(labels)),
-        group=group, by=by, index=index, top=top, abstain_below=abstain_below,
+        group=group, head=by, index=index, top=top, abstain_below=abstain_below,
         memory_bytes=memory_bytes,
     )  # fmt: skip
     (run,) = runs_of([projection] if projection else []).values()
@@ -142,7 +142,7 @@ def predict(
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Prediction:
-    """Clips that are to be labelled, and who labels them."""
+    """The clips to label, and a labeller for each question."""
 
     settings: PredictSettings
     selection: Selection
@@ -177,7 +177,7 @@ class _Prediction:
             yield [clip, modes[i], *cells]
 
     def summary(self, seconds: float) -> PredictionSummary:
-        """The account of what was written."""
+        """The summary of what was written."""
         ((mode, _),) = self.selection.cells
         (projection,) = self.selection.runs
         return PredictionSummary(
@@ -187,7 +187,7 @@ class _Prediction:
             mode=mode,
             projection=projection,
             features={m: feature.name for m, feature in self.selection.features.items()},
-            by=self.settings.by,
+            head=self.settings.head,
             index=self.settings.index,
             seconds=round(seconds, 3),
             labels=tuple(labeller.summary() for labeller in self.labellers),
@@ -195,7 +195,7 @@ class _Prediction:
 
 
 def _prepare(settings: PredictSettings, store: "Store", selection: Selection) -> _Prediction:
-    """Read the support, fit what answers, and say what is wrong before anything is written."""
+    """Read the support and fit the labellers, refusing what is wrong before anything is written."""
     labeller = settings.labeller(centred=None in selection.runs.values())
     table = read_manifest(settings.support, ids_suffice=True)
     columns = {label: read_labels(table, label) for label in settings.labels}

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Neighbour:
-    """A clip that was found."""
+    """One of the nearest clips."""
 
     rank: int
     clip_id: str

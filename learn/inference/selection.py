@@ -1,4 +1,4 @@
-"""Which runs, features and pairs of modes a call is about: asked for, or all that there is.
+"""The runs, features and pairs of modes that a call is about: those asked for, or all there are.
 
 Shapes: V = clips, D = size of a vector.
 """
@@ -25,7 +25,7 @@ MODALITIES = ("visual", "audio")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Selection:
-    """What a call compares, for several projections and pairs of modes."""
+    """The projections, features and pairs of modes that a call compares."""
 
     runs: Mapping[str, Run | None]  # by projection; None for stored vectors
     features: Mapping[str, "Feature"]  # by modality: those that decide which clips are scored
@@ -99,7 +99,7 @@ def runs_of(projections: Sequence[str | Path]) -> dict[str, Run | None]:
 def features_of(
     store: "Store", runs: Mapping[str, Run | None], asked: Mapping[str, str | None]
 ) -> dict[str, "Feature"]:
-    """By modality: the feature asked for, the one a run was trained on, or the only one."""
+    """The feature of each modality: asked for, trained on by a run, or the only one."""
     chosen = {}
     for modality, name in asked.items():
         trained = (run.features.get(modality) for run in runs.values() if run)
@@ -114,7 +114,7 @@ def features_of(
 
 
 def same_feature(store: "Store", name: str) -> "Feature":
-    """The feature of that very name in another store.
+    """The feature of the same name in another store.
 
     Raises:
         InputError: there is none, so rows could not be compared.

@@ -27,7 +27,8 @@ INDICES = ("exact", "ivf")
 
 
 class Neighbours(NamedTuple):
-    """Best first; an approximate index that found fewer than k fills up with -inf and -1."""
+    """The nearest vectors of each query, best first; an approximate index that finds fewer than k
+    fills up with -inf and -1."""
 
     scores: Float32[Tensor, "Q k"]
     indices: Int64[Tensor, "Q k"]
@@ -35,14 +36,14 @@ class Neighbours(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inverted(Settings):
-    """`ivf`: k-means cells, of which the nearest few are searched."""
+    """Settings of the index `ivf`: k-means cells, of which the nearest few are searched."""
 
     cells: int = setting(0, at_least=0)  # 0: four times the root of the index's size
     probes: int = setting(16, at_least=1)
 
     @classmethod
     def prefix(cls) -> str:
-        """The beginning of errors."""
+        """The text that errors begin with."""
         return "ivf: "
 
 
@@ -141,7 +142,8 @@ class VectorIndex:
     def _rank(
         self, queries: np.ndarray, scores: np.ndarray, indices: np.ndarray, unsure: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """These vectors best first, the unsure ones by products that equal vectors have equal."""
+        """The vectors at `indices` best first, the unsure ones by products that are equal for equal
+        vectors."""
         exact = scores.astype(np.float64)
         row, column = np.nonzero(unsure & (indices >= 0))
         step = max(1, NUMBERS_AT_ONCE // queries.shape[1])
@@ -154,13 +156,13 @@ class VectorIndex:
 
 
 def _products(queries: np.ndarray, vectors: np.ndarray) -> Float64[np.ndarray, "n"]:
-    """Row by row, and no matrix product, whose columns may be summed in different orders."""
+    """Products row by row: a matrix product may sum its columns in different orders."""
     products: np.ndarray = (vectors.astype(np.float64) * queries).sum(-1)
     return products
 
 
 def by_matmul(vectors: Float[Tensor, "G D"], queries: Float[Tensor, "Q D"], k: int) -> Neighbours:
-    """The same in the obvious way: all products, sorted."""
+    """The reference of `VectorIndex.search`: all products, sorted."""
     k = min(k, len(vectors))
     chunks = []
     for chunk in torch.split(queries, 512):

@@ -8,7 +8,7 @@ from learn.reporting.inputs import Question, ReportInputs
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caveat:
-    """`serious` ones make numbers worthless or incomparable; others say how to read them."""
+    """A fact about numbers; `serious` ones make them worthless or incomparable."""
 
     kind: str
     title: str
@@ -17,7 +17,7 @@ class Caveat:
 
 
 def find_caveats(inputs: ReportInputs, pretraining: Mapping[str, str]) -> list[Caveat]:
-    """All caveats that apply; `pretraining` says of features what their networks learnt from."""
+    """All caveats that apply; `pretraining` holds what the networks of features learnt from."""
     return [
         *_untrained(inputs),
         *_seen_in_training(inputs),
@@ -88,12 +88,12 @@ def _transductive(inputs: ReportInputs) -> Iterator[Caveat]:
 
 
 def _centred(inputs: ReportInputs) -> Iterator[Caveat]:
-    heads: dict[str, dict[str, None]] = {}  # by what was taken off
+    by_mean: dict[str, dict[str, None]] = {}  # by what was taken off
     for row in inputs.rows:
         if row.centred_by != "none":
-            heads.setdefault(row.centred_by, {})[row.head] = None
-    if heads:
-        listed = "; ".join(f"{_listed(those)} by the {mean}" for mean, those in heads.items())
+            by_mean.setdefault(row.centred_by, {})[row.head] = None
+    if by_mean:
+        listed = "; ".join(f"{_listed(centred)} by the {mean}" for mean, centred in by_mean.items())
         yield Caveat(
             kind="centred",
             title="Whose mean was taken off",

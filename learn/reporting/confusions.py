@@ -97,7 +97,7 @@ def _recall_table(question: Question, names: RowNames) -> Table:
 
 
 def _pairs(row: Row) -> tuple[Pair, ...]:
-    confusions = row.confusion["confusions"] if row.confusion else ()
+    confusions = row.tally["confusions"] if row.tally else ()
     return tuple(
         Pair(
             truth=confusion["truth"],

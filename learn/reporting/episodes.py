@@ -25,7 +25,7 @@ SOURCES = {
 
 
 def episodes_section(question: Question, inputs: ReportInputs, key: str, title: str) -> Section:
-    """Everything that results on the same episodes tell, but for the map."""
+    """The section of results on the same episodes, without the map."""
     names = RowNames(question=question, inputs=inputs)
     figures = chain(
         [_accuracy_figure(question, names, key)],
@@ -60,7 +60,7 @@ def _lead(question: Question) -> str:
 
 def _notes(question: Question) -> Iterator[str]:
     sampling = question.sampling
-    if dropped := [f"{n} {why}" for why, n in sampling["dropped"].items() if n]:
+    if dropped := [f"{n} {reason}" for reason, n in sampling["dropped"].items() if n]:
         yield f"Left out, so that every mode is asked about the same clips: {', '.join(dropped)}."
     for draw in sampling["draws"]:
         if idle := draw["classes_never_drawn"]:
@@ -68,7 +68,7 @@ def _notes(question: Question) -> Iterator[str]:
                 f"{draw['shots']}-shot episodes leave out {len(idle)} classes of too few clips: "
                 f"{', '.join(idle)}."
             )
-    if any(row.confusion is None for row in question.rows):
+    if any(row.tally is None for row in question.rows):
         yield (
             "Some results were written before answers were kept: they have no classes and no "
             "confused pairs. Score them again to see these."

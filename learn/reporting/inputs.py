@@ -16,7 +16,7 @@ from learn.inference.selection import NONE, modalities_of
 from learn.training.runs import load_run
 from store.errors import InputError, MissingFile
 
-# What does not tell one question from another.
+# Keys that differ between results of one question.
 _NOT_OF_THE_QUESTION = {
     "store", "manifest", "features", "classes", "clips", "dropped", "draws", "sha256", "episodes",
     "seed", "until_ci_reached",
@@ -43,11 +43,11 @@ class Row:
     seen_in_training: int
     trained: str  # "" in older results, which do not say
     parts: Mapping[str, Any]
-    confusion: Mapping[str, Any] | None  # as in answers.json, where it was kept
+    tally: Mapping[str, Any] | None  # as in answers.json, where it was kept
 
     @property
     def mode(self) -> str:
-        """The mode of both sides, or "support→query"."""
+        """The mode of support and query, or "support→query"."""
         return self.support if self.support == self.query else f"{self.support}→{self.query}"
 
     @property
@@ -58,7 +58,7 @@ class Row:
     @property
     def recalls(self) -> dict[str, float]:
         """The share of right answers by class; empty where answers were not kept."""
-        classes = self.confusion["classes"] if self.confusion else ()
+        classes = self.tally["classes"] if self.tally else ()
         return {c["name"]: c["right"] / c["asked"] for c in classes}
 
 
@@ -120,7 +120,7 @@ class SavedTraining:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ReportInputs:
-    """All that a report is about, and what its directories and projections are called in it."""
+    """The results and trainings of a report, and the names of directories and projections."""
 
     questions: tuple[Question, ...]
     evaluations: tuple[SavedEvaluation, ...]
@@ -212,29 +212,29 @@ def _refuse_other_episodes(saved: Sequence[Saved]) -> None:
             if digest != draw["sha256"]:
                 raise InputError(
                     f"{result.path} and {path} have different {draw['shots']}-shot episodes of the "
-                    "same clips; score one of them again with --episodes-file "
-                    f"{path / 'episodes.safetensors'}, or report them apart"
+                    "same clips; report them apart, or score one again: learn episodes DIR "
+                    f"--episodes-file {path / 'episodes.safetensors'} -o RUN"
                 )
 
 
 def _rows(saved: Iterable[Saved]) -> tuple[Row, ...]:
-    """Without what a directory repeats of another, as when only curves were added to it."""
+    """The rows of results, without what one repeats of another, as when curves were added."""
     rows: dict[str, Row] = {}
     for result in saved:
         records = result.result["results"]
         features = result.result["episodes"]["features"]
-        confusions = result.answers or [None] * len(records)
-        for record, confusion in zip(records, confusions, strict=True):
+        tallies = result.tallies or [None] * len(records)
+        for record, tally in zip(records, tallies, strict=True):
             compared = {key: value for key, value in record.items() if key != "seconds"}
             modalities = modalities_of([(record["support"], record["query"])])
             scored = {modality: features[modality] for modality in modalities}
             key = json.dumps([compared, scored], sort_keys=True)
             if key not in rows:
-                rows[key] = _row(result.path, record, confusion)
+                rows[key] = _row(result.path, record, tally)
     return tuple(rows.values())
 
 
-def _row(run: Path, record: Mapping[str, Any], confusion: Mapping[str, Any] | None) -> Row:
+def _row(run: Path, record: Mapping[str, Any], tally: Mapping[str, Any] | None) -> Row:
     return Row(
         run=run,
         head=record["head"],
@@ -252,7 +252,7 @@ def _row(run: Path, record: Mapping[str, Any], confusion: Mapping[str, Any] | No
         seen_in_training=record["seen_in_training"],
         trained=record.get("trained", ""),
         parts=record.get("parts", {}),
-        confusion=confusion,
+        tally=tally,
     )
 
 
@@ -264,8 +264,8 @@ def _read_evaluation(run: Path) -> SavedEvaluation:
             _ = [row[key] for key in ("metrics", "classes", "untrained", "seen_in_training")]
         if not record["results"] or not isinstance(record["data"], dict):
             raise ValueError("it has no results")  # noqa: TRY301
-    except (OSError, KeyError, TypeError, ValueError) as fault:
-        raise InputError(f"{run} is not a result of learn evaluate ({fault})") from None
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{run} is not a result of learn evaluate ({error})") from None
     return SavedEvaluation(path=run, record=record)
 
 
@@ -281,8 +281,8 @@ def _read_training(run: Path) -> SavedTraining:
         events = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
         epochs = tuple(event for event in events if event["event"] == "epoch")
         _ = [(epoch["loss"], epoch["val_loss"], epoch["val_accuracy"]) for epoch in epochs]
-    except (OSError, KeyError, TypeError, ValueError) as fault:
-        raise InputError(f"{run} is not a training we can read ({fault})") from None
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{run} is not a training we can read ({error})") from None
     return SavedTraining(
         path=run, finished=finished, recipe=recipe, provenance=provenance, epochs=epochs
     )

@@ -1,4 +1,4 @@
-"""Names of results, modes, questions and pages: by what tells them from the others."""
+"""Names of results, modes, questions and pages: what tells each from the others."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +17,11 @@ class RowNames:
     inputs: ReportInputs
 
     def full(self, row: Row) -> str:
-        """A row by what tells it from others of its mode."""
+        """The name of a row: what tells it from others of its mode."""
         return " · ".join(filter(None, (row.head, self.without_head(row))))
 
     def without_head(self, row: Row) -> str:
-        """Its projection and directory, where rows differ in them."""
+        """The projection and directory of a row, where rows differ in them."""
         parts = []
         if len({peer.projection for peer in self.question.rows}) > 1:
             parts.append(self.inputs.projection_name(row.projection))

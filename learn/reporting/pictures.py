@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from store import Manifest
 
 MISSING = (
-    "Some clips have no picture: their media files were not found (--media DIR says where they "
-    "lie) or show nothing."
+    "Some clips have no picture: their media files were not found (learn report --media DIR says "
+    "where they lie) or show nothing."
 )
 
 
@@ -34,7 +34,7 @@ Thumbnails = Callable[[Sequence[Media]], Sequence[bytes | None]]  # JPEGs
 def clip_pictures(
     sections: Iterable[Section], stores: Stores, roots: Sequence[Path], thumbnails: Thumbnails
 ) -> dict[str, str]:
-    """By clip of the confused pairs: its picture as a data URL, if it can be had."""
+    """The picture of each clip of the confused pairs as a data URL, where there is one."""
     shown = dict.fromkeys(clip for section in sections for clip in section.shown_clips)
     if not shown:
         return {}

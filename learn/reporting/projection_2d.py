@@ -38,10 +38,10 @@ class Map:
 
 
 def check(method: str) -> None:
-    """Refuse the name of a method that there is not.
+    """Refuse an unknown method.
 
     Raises:
-        ConfigError: names those that there are.
+        ConfigError: names the methods there are.
     """
     if method not in METHODS:
         raise ConfigError(f"no map {method!r}; there are {choices(method, METHODS)}")

@@ -1,4 +1,4 @@
-"""`learn report`: what runs found, in one page that needs neither a network nor a script."""
+"""`learn report`: results of runs in one page that needs neither a network nor a script."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -116,11 +116,11 @@ def render(
 
 
 def _refuse(runs: Sequence[str | Path], output: Path, media: Sequence[str | Path]) -> None:
-    """Refuse what can be told to be wrong before anything is read."""
+    """Refuse wrong arguments before anything is read."""
     if not runs:
         raise InputError("no RUN; name a directory that learn episodes, evaluate or train wrote")
     if output.exists():
-        raise InputError(f"{output} exists; name a new file with -o, or remove it")
+        raise InputError(f"{output} exists; name another `output`, or remove it")
     if not output.parent.is_dir():
         raise MissingFile(f"no directory {output.parent} to write {output.name} in; make it first")
     for folder in map(Path, media):

@@ -1,4 +1,4 @@
-"""The stores that results came from: what may be read of them again, for maps and pictures."""
+"""The stores that results came from, read again for maps and pictures."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -71,14 +71,14 @@ class Stores:
                 )
 
     def pretraining(self) -> dict[str, str]:
-        """By feature: what its network was trained on, as far as the weights say."""
+        """The training data of each feature's network, as far as its weights say."""
         texts = {}
         for feature in self.features():
             if feature.notes.get("untrained"):
                 continue
             weights = feature.notes.get("weights", "published weights")
-            _, said, data = str(feature.notes.get("licence", "")).partition("trained on ")
-            trained_on = data if said else "data it does not name"
+            _, separator, data = str(feature.notes.get("licence", "")).partition("trained on ")
+            trained_on = data if separator else "data it does not name"
             texts[feature.name] = f"{weights}, trained on {trained_on}"
         return texts
 

@@ -196,10 +196,10 @@ def test_a_report_is_written_once_and_of_runs_only(call, filled, tmp_path):
     page = tmp_path / "page.html"
     code, out, err = call("learn", "report", tmp_path / "run", "-o", page, "--json")
     assert code == 0, err
-    told = json.loads(out)
-    assert told["output"] == str(page)
-    assert told["bytes"] == page.stat().st_size
-    assert told["runs"] == {"episodes": 1, "evaluate": 0, "train": 0}
+    summary = json.loads(out)
+    assert summary["output"] == str(page)
+    assert summary["bytes"] == page.stat().st_size
+    assert summary["runs"] == {"episodes": 1, "evaluate": 0, "train": 0}
     again = call("learn", "report", tmp_path / "run", "-o", page)
     assert "exists" in refused(again, "input")
     none = call("learn", "report", tmp_path / "no", "-o", tmp_path / "other.html")
@@ -239,18 +239,22 @@ def test_what_episodes_can_be_asked_beside_accuracy(call, filled):
     more = ("--drop", "v,a", "--drop-rates", "0,1", "--fill", "zero,ignored", "--inflation")
     code, out, err = call("learn", "episodes", filled, *words, *more, "--support", "v,av", "--json")
     assert code == 0, err
-    found = json.loads(out)
-    assert [row["support"] for row in found["results"]] == ["v", "av"]
-    assert len(found["inflation"]) == 2
-    points = {(p["dropped"], p["fusion"], p["fill"], p["rate"]) for p in found["missing"]}
+    result = json.loads(out)
+    assert [row["support"] for row in result["results"]] == ["v", "av"]
+    assert len(result["inflation"]) == 2
+    points = {(p["dropped"], p["fusion"], p["fill"], p["rate"]) for p in result["missing"]}
     ways = [("early", "zero"), ("late", "zero"), ("late", "ignored")]
     assert points == {(m, *way, rate) for m in "va" for way in ways for rate in (0.0, 1.0)}
     until = ("--until-ci", "0.05", "--max-episodes", "300", "--groups", "strict")
     code, out, err = call("learn", "episodes", filled, *words, *until, "--json")
     assert code == 0, err
-    told = json.loads(out)["episodes"]
-    assert (told["groups"], told["until_ci"], told["episodes"] % 30) == ("strict", 0.05, 0)
-    names = [one["name"] for one in json.loads(call("learn", "tasks", "--json")[1])["tasks"]]
+    settings = json.loads(out)["episodes"]
+    assert (settings["groups"], settings["until_ci"], settings["episodes"] % 30) == (
+        "strict",
+        0.05,
+        0,
+    )
+    names = [row["name"] for row in json.loads(call("learn", "tasks", "--json")[1])["tasks"]]
     assert names == plugins.names("learn.fewshot.tasks")
     imbalanced = call("learn", "episodes", filled, *words, "--task", "imbalanced:alpha=1", "--json")
     assert json.loads(imbalanced[1])["episodes"]["alpha"] == 1, imbalanced[2]

@@ -15,6 +15,7 @@ from store import console
         ("`nobody` knows this one", "`nobody`"),
         ("`directory` is an argument", "`directory`"),
         ("name `output` anew", "--output"),
+        ("one of `projections`, `groups` apart", "one of --projection, --groups apart"),
     ],
 )
 def test_parameters_become_options(message, shown):
@@ -28,12 +29,23 @@ def test_the_command_that_runs_decides():
     assert console._options(cli.learn_app, ["nonsense"]) == {}
 
 
-def test_an_error_of_the_library_names_the_option(capsys, monkeypatch):
-    words = ["learn", "episodes", "nowhere", "--until-ci", "0.1", "--episodes-file", "e"]
-    monkeypatch.setattr("sys.argv", words)
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            "episodes nowhere --until-ci 0.1 --episodes-file e",
+            "--until-ci draws episodes, and --episodes-file has them",
+        ),
+        ("episodes nowhere --drop v --drop-rates 2", "--drop rates [2.0]: name shares"),
+        ("compare nowhere --against frist", "--against 'frist' is none of"),
+        ("sweep nowhere --recipe infonce --grid x -o g", "--grid 'x' is not SECTION.KEY"),
+    ],
+)
+def test_an_error_of_the_library_names_the_option(words, says, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["learn", *words.split()])
     with pytest.raises(SystemExit) as end:
         cli.learn_main()
     assert end.value.code == console.FIXABLE
     error = capsys.readouterr().err
-    assert "--until-ci draws episodes, and --episodes-file has them" in error
+    assert says in error
     assert "`" not in error

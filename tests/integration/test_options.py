@@ -18,14 +18,14 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "options.json"
 
 def options() -> dict[str, dict[str, dict[str, Any]]]:
     """By command and parameter: what can be written, and what holds if nothing is."""
-    found = {}
+    options_of = {}
     for name, app in {
         "extract": cli.extract_app,
         "store": cli.store_app,
         "learn": cli.learn_app,
     }.items():
         for words, command in commands(typer.main.get_command(app), name):
-            found[words] = {
+            options_of[words] = {
                 p.name: {
                     "spelling": sorted(p.opts),
                     "default": p.default if not callable(p.default) else None,
@@ -36,7 +36,7 @@ def options() -> dict[str, dict[str, dict[str, Any]]]:
                 for p in command.params
                 if p.name != "help"
             }
-    return json.loads(json.dumps(found, default=str, sort_keys=True))
+    return json.loads(json.dumps(options_of, default=str, sort_keys=True))
 
 
 def commands(command, words):

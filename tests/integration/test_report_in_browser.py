@@ -21,12 +21,12 @@ def page_path(tmp_path_factory):
     store = folder / "store"
     testing.fill(store, clips=400, rows=3, dim=16, classes=10, disjoint=False)
     learn.train(store, "infonce", settings=("optimiser.epochs=3",), run_dir=folder / "run")
-    found = learn.run_episodes(
+    scored = learn.run_episodes(
         store, ways=5, queries=3, episodes=40, shots=(1, 2), projections=(folder / "run",),
         heads=("prototypes", "prototypes:metric=cl2n,centre=support"),
         support=("v", "a", "av"), query=("v", "a", "av"),
     )  # fmt: skip
-    found.save(folder / "a-directory-with-a-rather-long-name-that-has-no-place-to-break")
+    scored.save(folder / "a-directory-with-a-rather-long-name-that-has-no-place-to-break")
     runs = (folder / "a-directory-with-a-rather-long-name-that-has-no-place-to-break",)
     picture = lambda media: [b"\xff\xd8"] * len(media)  # noqa: E731
     learn.report((*runs, folder / "run"), folder / "r.html", thumbnails=picture)

@@ -1,8 +1,8 @@
 """Protocols of `learn evaluate`: stored features and trained runs in, findings out.
 
 Each plug-in offers `Config` and `build(config) -> EvaluationProtocol`. A protocol yields numbers
-and knows nothing of how they are shown; `Material` gives it clips, labels and vectors, and stamps
-what it found.
+and knows nothing of how they are shown; `Material` gives it clips, labels and vectors, and adds to
+its findings what must be known to quote them.
 
 Shapes: V = clips, D = size of a vector.
 """
@@ -31,7 +31,7 @@ FAMILY = "learn.evaluation.protocols"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One label column, projection and pair of modes."""
+    """The metrics of one label column, projection and pair of modes."""
 
     label: str
     projection: str
@@ -45,7 +45,7 @@ class Finding:
     seen_in_training: int  # clips scored here that the projection was trained on
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as JSON has it."""
+        """The finding as JSON has it."""
         return {
             "label": self.label,
             "projection": self.projection,
@@ -53,7 +53,7 @@ class Finding:
             "query": self.query,
             "clips": self.clips,
             "metrics": dict(self.metrics),
-            "classes": [one.to_dict() for one in self.classes],
+            "classes": [row.to_dict() for row in self.classes],
             **self.about,
             "untrained": self.untrained,
             "seen_in_training": self.seen_in_training,
@@ -62,7 +62,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Material:
-    """What a protocol may draw on. All its findings are about the same clips."""
+    """The clips, labels and vectors of a protocol. All its findings are about the same clips."""
 
     manifest: "Manifest"
     features: Mapping[str, "Feature"]
@@ -75,49 +75,49 @@ class Material:
     support: Sequence[str]  # modes asked for
     query: Sequence[str]
     seed: int
-    _sides: dict[tuple[str, str | None], EvaluationSet] = field(default_factory=dict)
+    _loaded: dict[tuple[str, str | None], EvaluationSet] = field(default_factory=dict)
 
     def has(self, split: str) -> bool:
-        """Is there such a split, apart from the one scored?"""
+        """Whether there is such a split, apart from the one scored."""
         return split != self.split and self.split != "all" and split in splits(self.manifest)
 
-    def side(self, split: str, label: str | None) -> EvaluationSet:
+    def evaluation_set(self, split: str, label: str | None) -> EvaluationSet:
         """The clips of a split with rows in every modality in play and, if one is named, a label.
 
         Raises:
             InputError: there is none.
         """
         key = (split, label)
-        if key not in self._sides:
-            side = load_evaluation_set(
+        if key not in self._loaded:
+            loaded = load_evaluation_set(
                 self.manifest, self.features, split=split, label=label, group=self.group
             )
-            if not len(side.clips):
-                lacking = ", ".join(f"{n} {why}" for why, n in side.dropped.items() if n)
+            if not len(loaded.clips):
+                lacking = ", ".join(f"{n} {reason}" for reason, n in loaded.dropped.items() if n)
                 raise InputError(
                     f"split {split!r} has no clip to score ({lacking or 'it is empty'}); name "
                     "another split or label"
                 )
-            self._sides[key] = side
-        return self._sides[key]
+            self._loaded[key] = loaded
+        return self._loaded[key]
 
     def modes(self) -> list[tuple[str, str]]:
         """The pairs of modes asked for, or each mode with itself."""
         return views.cells(self.support, self.query, list(self.features))
 
-    def vectors(self, side: EvaluationSet, projection: str) -> dict[str, Float[Tensor, "V _"]]:
+    def vectors(self, scored: EvaluationSet, projection: str) -> dict[str, Float[Tensor, "V _"]]:
         """One vector per clip and modality."""
-        return vectors_of(side.rows, self.runs[projection])
+        return vectors_of(scored.rows, self.runs[projection])
 
     def pair(
         self, vectors: Mapping[str, Float[Tensor, "V _"]], projection: str, cell: tuple[str, str]
     ) -> views.Pair:
-        """The two sides of a pair of modes."""
+        """The vectors of support and query under a pair of modes."""
         return views.pair(vectors, *cell, common=self.runs[projection] is not None)
 
     def finding(
         self,
-        side: EvaluationSet,
+        scored: EvaluationSet,
         projection: str,
         cell: tuple[str, str],
         metrics: Mapping[str, float],
@@ -127,7 +127,7 @@ class Material:
         clips: int | None = None,
         about: Mapping[str, Any] | None = None,
     ) -> Finding:
-        """Numbers with the stamps that belong to them."""
+        """Metrics with the facts that must be known to quote them."""
         run = self.runs[projection]
         notes = (self.features[m].notes for m in modalities_of([cell]) if m in self.features)
         return Finding(
@@ -135,24 +135,24 @@ class Material:
             projection=projection,
             support=cell[0],
             query=cell[1],
-            clips=len(side.clips) if clips is None else clips,
+            clips=len(scored.clips) if clips is None else clips,
             metrics=metrics,
             classes=tuple(classes),
             about=about or {},
             untrained=any(bool(of_feature.get("untrained")) for of_feature in notes),
-            seen_in_training=len(run.trained_on & set(side.clips.ids)) if run else 0,
+            seen_in_training=len(run.trained_on & set(scored.clips.ids)) if run else 0,
         )
 
 
 @runtime_checkable
 class EvaluationProtocol(Protocol):
-    """Findings about the clips of `material.split`; the same seed gives the same ones."""
+    """A protocol: findings about the clips of `material.split`, the same for the same seed."""
 
     def __call__(self, material: Material) -> Iterator[Finding]:
         """The findings about every label, projection and pair of modes."""
 
 
 def positions(names: Sequence[str], among: Sequence[str]) -> np.ndarray:
-    """Of each name its place among others, or -1."""
-    place = {name: i for i, name in enumerate(among)}
-    return np.array([place.get(name, -1) for name in names], np.int64)
+    """The index of each name among others, or -1."""
+    index = {name: i for i, name in enumerate(among)}
+    return np.array([index.get(name, -1) for name in names], np.int64)

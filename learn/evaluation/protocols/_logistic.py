@@ -10,25 +10,17 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from store.errors import ConfigError
-
 GRID = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)  # inverse regularisation tried on the val split
 ITERATIONS = 1000
 
 Predict = Callable[[Float[np.ndarray, "_ D"]], Float[np.ndarray, "_ C"]]
 
 
-def check(plugin: str, c: float) -> None:
-    """Refuse settings that do not go together."""
-    if not 0 <= c < float("inf"):
-        raise ConfigError(f"{plugin}: c={c} is not 0 (chosen on the val split) or more")
-
-
 def fit(
     x: Float[np.ndarray, "V D"], class_ids: Int[np.ndarray, "V"], classes: int, c: float
 ) -> tuple[Predict, bool]:
-    """Shares of all classes for any vectors, and whether the solver arrived; a class that has no
-    clip here gets nothing."""
+    """A function from vectors to probabilities of classes, 0 for a class without a clip here, and
+    whether the solver converged."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
@@ -36,15 +28,15 @@ def fit(
     scale = StandardScaler().fit(x)
     known = np.unique(class_ids)
     if len(known) == 1:
-        return lambda other: np.eye(classes)[np.full(len(other), known[0])], True
+        return lambda queries: np.eye(classes)[np.full(len(queries), known[0])], True
     model: Any = LogisticRegression(C=c, max_iter=ITERATIONS)
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
         model.fit(scale.transform(x), class_ids)
 
-    def predict(other: Float[np.ndarray, "_ D"]) -> Float[np.ndarray, "_ C"]:
-        shares = np.zeros((len(other), classes))
-        shares[:, known] = model.predict_proba(scale.transform(other))
-        return shares
+    def predict(queries: Float[np.ndarray, "_ D"]) -> Float[np.ndarray, "_ C"]:
+        probabilities = np.zeros((len(queries), classes))
+        probabilities[:, known] = model.predict_proba(scale.transform(queries))
+        return probabilities
 
-    return predict, not any(issubclass(one.category, ConvergenceWarning) for one in told)
+    return predict, not any(issubclass(warning.category, ConvergenceWarning) for warning in caught)

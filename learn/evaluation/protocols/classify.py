@@ -32,12 +32,12 @@ class Classify:
     def __call__(self, material: Material) -> Iterator[Finding]:
         """The findings about every label, projection and pair of modes."""
         for label in material.labels:
-            scored = material.side(material.split, label)
+            scored = material.evaluation_set(material.split, label)
             for projection, run in material.runs.items():
                 if run is None:
                     raise InputError(
-                        "stored features have no head of their own; name a run with --projection, "
-                        "or use --protocol linear"
+                        "stored features have no head of their own; name a run with "
+                        "`projections`, or use `protocol` linear"
                     )
                 known = positions(scored.clips.classes, run.classes)[scored.clips.class_ids]
                 if (known < 0).all():
@@ -47,24 +47,24 @@ class Classify:
                         f"{scored.clips.classes[0]!r}); score a split of its classes, or ask "
                         "learn episodes"
                     )
-                side, class_ids = scored.keep(known >= 0), known[known >= 0]
-                shares = class_shares(run, side.rows)
-                if "av" not in shares and set(MODALITIES) <= set(shares):
-                    shares["av"] = torch.stack([shares[m] for m in MODALITIES]).mean(0)
+                kept, class_ids = scored.keep(known >= 0), known[known >= 0]
+                by_output = class_shares(run, kept.rows)
+                if "av" not in by_output and set(MODALITIES) <= set(by_output):
+                    by_output["av"] = torch.stack([by_output[m] for m in MODALITIES]).mean(0)
                 modes = {name: mode for mode, of in MODES.items() for name in of if len(of) == 1}
-                by_mode = {modes.get(name, name): one for name, one in shares.items()}
+                by_mode = {modes.get(name, name): p for name, p in by_output.items()}
                 asked = list(dict.fromkeys((*material.support, *material.query)))
                 for mode in asked or [mode for mode in MODES if mode in by_mode]:
                     if mode not in by_mode:
                         raise InputError(
                             f"{projection} classifies {', '.join(sorted(by_mode))}, not {mode}"
                         )
-                    found, each = metrics.classification(
+                    values, each = metrics.classification(
                         by_mode[mode].double().numpy(), class_ids, run.classes
                     )
                     unknown = int((known < 0).sum())
                     yield material.finding(
-                        side, projection, (mode, mode), found, label=label, classes=each,
+                        kept, projection, (mode, mode), values, label=label, classes=each,
                         about={"clips_of_unknown_classes": unknown} if unknown else {},
                     )  # fmt: skip
 

@@ -23,8 +23,6 @@ from learn.evaluation.protocols import Finding, Material, _logistic, positions
 from store.errors import ConfigError, InputError
 from store.settings import Settings, setting
 
-Probes = Float[np.ndarray, "V C"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
@@ -34,7 +32,7 @@ class Config(Settings):
     c: float = setting(0.0, at_least=0)
     folds: int = setting(0, at_least=0)  # cross-validation within the scored split
     fold: str = ""  # the same, the folds being those of a column
-    fusion: str = setting("early", among=("early", "late"))  # or late
+    fusion: str = setting("early", among=("early", "late"))
 
     def check(self) -> None:
         """Refuse settings that do not go together."""
@@ -51,7 +49,7 @@ class Linear:
     def __call__(self, material: Material) -> Iterator[Finding]:
         """The findings about every label, projection and pair of modes."""
         for label in material.labels:
-            scored = material.side(material.split, label)
+            scored = material.evaluation_set(material.split, label)
             if self.config.folds or self.config.fold:
                 yield from self._across_folds(material, scored, label)
             else:
@@ -63,99 +61,99 @@ class Linear:
         if not material.has(material.train_split):
             raise InputError(
                 f"there is no split {material.train_split!r} beside {material.split!r} to fit a "
-                "probe on; name one with --train-split, or use --protocol linear:folds=5"
+                "probe on; name one with `train_split`, or use `protocol` linear:folds=5"
             )
-        train = material.side(material.train_split, label)
+        train = material.evaluation_set(material.train_split, label)
         names = train.clips.classes
         known = positions(scored.clips.classes, names)
         if (known < 0).all():
             raise InputError(
                 f"no class of split {material.split!r} is in {material.train_split!r}: the splits "
-                "are for few-shot questions; use --protocol linear:folds=5 to probe within one"
+                "are for few-shot questions; use `protocol` linear:folds=5 to probe within one"
             )
         class_ids = known[scored.clips.class_ids]
-        side = scored.keep(class_ids >= 0)
+        kept = scored.keep(class_ids >= 0)
         class_ids, unknown = class_ids[class_ids >= 0], int((class_ids < 0).sum())
         val = self._val(material, label, names)
         for projection in material.runs:
-            of_train, of_side = (material.vectors(one, projection) for one in (train, side))
+            of_train, of_kept = (material.vectors(clips, projection) for clips in (train, kept))
             of_val = material.vectors(val[0], projection) if val else None
             for cell in material.modes():
                 fit_on = _views(material, of_train, projection, cell, 0, self.config.fusion)
-                asked = _views(material, of_side, projection, cell, 1, self.config.fusion)
+                queries = _views(material, of_kept, projection, cell, 1, self.config.fusion)
                 tuned = (
                     _views(material, of_val, projection, cell, 1, self.config.fusion)
                     if of_val
                     else None
                 )
-                shares, c, arrived = _probe(
-                    fit_on, train.clips.class_ids, asked, len(names), self.config.c,
+                probabilities, c, converged = _probe(
+                    fit_on, train.clips.class_ids, queries, len(names), self.config.c,
                     (tuned, val[1]) if tuned and val else None,
                 )  # fmt: skip
-                found, each = metrics.classification(shares, class_ids, names)
-                about = {"fitted_on": material.train_split, "c": c, "converged": arrived}
+                values, each = metrics.classification(probabilities, class_ids, names)
+                about = {"fitted_on": material.train_split, "c": c, "converged": converged}
                 if unknown:
                     about["clips_of_unknown_classes"] = unknown
                 if cell[1] == "av":
                     about["fusion"] = self.config.fusion
                 yield material.finding(
-                    side, projection, cell, found, label=label, classes=each, about=about
+                    kept, projection, cell, values, label=label, classes=each, about=about
                 )
 
     def _val(
         self, material: Material, label: str, names: Sequence[str]
     ) -> tuple[EvaluationSet, Int[np.ndarray, "_"]] | None:
-        """Clips to choose the regularisation on, with their codes among the training's classes."""
+        """Clips to choose the regularisation on, with their class ids in the training."""
         if self.config.c or not material.has(material.val_split):
             return None
-        side = material.side(material.val_split, label)
-        class_ids = positions(side.clips.classes, names)[side.clips.class_ids]
-        kept = side.keep(class_ids >= 0)
+        val = material.evaluation_set(material.val_split, label)
+        class_ids = positions(val.clips.classes, names)[val.clips.class_ids]
+        kept = val.keep(class_ids >= 0)
         return (kept, class_ids[class_ids >= 0]) if len(kept.clips) else None
 
     def _across_folds(
-        self, material: Material, side: EvaluationSet, label: str
+        self, material: Material, scored: EvaluationSet, label: str
     ) -> Iterator[Finding]:
-        folds = self._folds(material, side)
-        class_ids, names = side.clips.class_ids, side.clips.classes
+        folds = self._folds(material, scored)
+        class_ids, names = scored.clips.class_ids, scored.clips.classes
         numbers = np.unique(folds)
         for projection in material.runs:
-            vectors = material.vectors(side, projection)
+            vectors = material.vectors(scored, projection)
             for cell in material.modes():
-                one, other = (
-                    _views(material, vectors, projection, cell, s, self.config.fusion)
-                    for s in (0, 1)
+                support, query = (
+                    _views(material, vectors, projection, cell, side, self.config.fusion)
+                    for side in (0, 1)
                 )
-                shares, arrived = np.zeros((len(class_ids), len(names))), True
+                probabilities, converged = np.zeros((len(class_ids), len(names))), True
                 for fold in numbers:
                     held = folds == fold
-                    shares[held], c, fine = _probe(
-                        [x[~held] for x in one], class_ids[~held], [x[held] for x in other],
+                    probabilities[held], c, fold_converged = _probe(
+                        [x[~held] for x in support], class_ids[~held], [x[held] for x in query],
                         len(names), self.config.c, None,
                     )  # fmt: skip
-                    arrived = arrived and fine
-                found, each = metrics.classification(shares, class_ids, names)
-                right = shares.argmax(1) == class_ids
-                of_folds = [float(right[folds == fold].mean()) for fold in numbers]
-                found["top1_std_of_folds"] = float(np.std(of_folds))
+                    converged = converged and fold_converged
+                values, each = metrics.classification(probabilities, class_ids, names)
+                correct = probabilities.argmax(1) == class_ids
+                of_folds = [float(correct[folds == fold].mean()) for fold in numbers]
+                values["top1_std_of_folds"] = float(np.std(of_folds))
                 about: dict[str, Any] = {
                     "fitted_on": f"{len(numbers)} folds of {material.split}",
                     "c": c,
-                    "converged": arrived,
+                    "converged": converged,
                 }
                 if cell[1] == "av":
                     about["fusion"] = self.config.fusion
                 yield material.finding(
-                    side, projection, cell, found, label=label, classes=each, about=about
+                    scored, projection, cell, values, label=label, classes=each, about=about
                 )
 
-    def _folds(self, material: Material, side: EvaluationSet) -> Int[np.ndarray, "V"]:
+    def _folds(self, material: Material, scored: EvaluationSet) -> Int[np.ndarray, "V"]:
         """The fold of each clip.
 
         Raises:
             InputError: a class in fewer groups than folds.
         """
-        clips = side.clips
+        clips = scored.clips
         if self.config.fold:
             cells = dict(
                 zip(
@@ -196,7 +194,7 @@ def _views(
     side: int,
     fusion: str,
 ) -> list[Float[np.ndarray, "V _"]]:
-    """What each probe sees of the clips on one side: one vector, or one per modality."""
+    """The vectors of each probe on one side of a pair of modes: all joined, or one per modality."""
     if fusion == "late" and cell == ("av", "av") and {"visual", "audio"} <= set(vectors):
         return [vectors[modality].double().numpy() for modality in ("visual", "audio")]
     pair = material.pair(vectors, projection, cell)
@@ -206,23 +204,23 @@ def _views(
 def _probe(
     fit_on: Sequence[Float[np.ndarray, "_ _"]],
     class_ids: Int[np.ndarray, "_"],
-    asked: Sequence[Float[np.ndarray, "_ _"]],
+    queries: Sequence[Float[np.ndarray, "_ _"]],
     classes: int,
     c: float,
     val: tuple[Sequence[Float[np.ndarray, "_ _"]], Int[np.ndarray, "_"]] | None,
 ) -> tuple[Float[np.ndarray, "_ _"], float, bool]:
-    """The mean share of each class over the probes, the regularisation, and did all arrive?"""
+    """The mean probabilities over the probes, the regularisation, and whether all converged."""
     best = c or 1.0
     if val and not c:
-        right = {}
-        for one in _logistic.GRID:
-            probes = [_logistic.fit(x, class_ids, classes, one)[0] for x in fit_on]
-            shares = sum(p(x) for p, x in zip(probes, val[0], strict=True))
-            right[one] = float((np.asarray(shares).argmax(1) == val[1]).mean())
-        best = max(right, key=right.__getitem__)
+        accuracy = {}
+        for candidate in _logistic.GRID:
+            probes = [_logistic.fit(x, class_ids, classes, candidate)[0] for x in fit_on]
+            total = sum(p(x) for p, x in zip(probes, val[0], strict=True))
+            accuracy[candidate] = float((np.asarray(total).argmax(1) == val[1]).mean())
+        best = max(accuracy, key=accuracy.__getitem__)
     fitted = [_logistic.fit(x, class_ids, classes, best) for x in fit_on]
-    shares = np.mean([p(x) for (p, _), x in zip(fitted, asked, strict=True)], axis=0)
-    return shares, best, all(fine for _, fine in fitted)
+    probabilities = np.mean([p(x) for (p, _), x in zip(fitted, queries, strict=True)], axis=0)
+    return probabilities, best, all(converged for _, converged in fitted)
 
 
 def build(config: Config) -> Linear:

@@ -41,40 +41,40 @@ class MultiLabel:
         if not material.has(material.train_split):
             raise InputError(
                 f"there is no split {material.train_split!r} beside {material.split!r} to fit "
-                "labels on; name one with --train-split"
+                "labels on; name one with `train_split`"
             )
         for label in material.labels:
             train, of_train, names = _labelled(material, material.train_split, label, None)
-            side, truth, _ = _labelled(material, material.split, label, names)
+            scored, truth, _ = _labelled(material, material.split, label, names)
             val = None
             if material.has(material.val_split):
                 val = _labelled(material, material.val_split, label, names)[:2]
             for projection in material.runs:
                 vectors = {
-                    name: material.vectors(one, projection)
-                    for name, one in (("train", train), ("side", side), *(_named(val)))
+                    name: material.vectors(clips, projection)
+                    for name, clips in (("train", train), ("scored", scored), *(_named(val)))
                 }
                 for cell in material.modes():
                     pairs = {n: material.pair(x, projection, cell) for n, x in vectors.items()}
                     fit_on = pairs["train"].support.double().numpy()
-                    asked = pairs["side"].query.double().numpy()
+                    queries = pairs["scored"].query.double().numpy()
                     tuned = pairs["val"].query.double().numpy() if val else None
                     c, thresholds = self.config.c or 1.0, np.full(len(names), HALF)
                     if tuned is not None and val is not None:
                         c = self.config.c or _best_c(fit_on, of_train, tuned, val[1])
-                    scores, arrived = _shares(fit_on, of_train, asked, c)
+                    scores, converged = _probabilities(fit_on, of_train, queries, c)
                     if tuned is not None and val is not None:
-                        of_val, _ = _shares(fit_on, of_train, tuned, c)
+                        of_val, _ = _probabilities(fit_on, of_train, tuned, c)
                         thresholds = metrics.best_thresholds(of_val, val[1], HALF)
-                    found, each = metrics.multilabel(scores, truth, thresholds, names)
+                    values, each = metrics.multilabel(scores, truth, thresholds, names)
                     unlearnt = [names[i] for i in np.flatnonzero(~of_train.any(0))]
                     yield material.finding(
-                        side, projection, cell, found, label=label, classes=each,
+                        scored, projection, cell, values, label=label, classes=each,
                         about={
                             "fitted_on": material.train_split,
                             "thresholds_from": material.val_split if val else "one half",
                             "c": c,
-                            "converged": arrived,
+                            "converged": converged,
                             "labels_without_clips_to_learn_from": unlearnt,
                         },
                     )  # fmt: skip
@@ -94,48 +94,49 @@ def _labelled(
     Raises:
         InputError: there is none.
     """
-    side = material.side(split, None)
+    everything = material.evaluation_set(split, None)
     of_clip = dict(zip(material.manifest.clip_ids, material.manifest.labels(label), strict=True))
-    cells = [of_clip[clip] for clip in side.clips.ids]
+    cells = [of_clip[clip] for clip in everything.clips.ids]
     names = sorted({name for cell in of_clip.values() for name in cell}) if names is None else names
-    place = {name: i for i, name in enumerate(names)}
+    column = {name: i for i, name in enumerate(names)}
     truth = np.zeros((len(cells), len(names)), bool)
     for row, cell in zip(truth, cells, strict=True):
-        row[[place[name] for name in cell]] = True
-    some = np.asarray(truth.any(axis=1))
-    if not some.any():
+        row[[column[name] for name in cell]] = True
+    labelled = np.asarray(truth.any(axis=1))
+    if not labelled.any():
         raise InputError(f"no clip of split {split!r} has a label in column {label!r}")
-    return side.keep(some), truth[some], names
+    return everything.keep(labelled), truth[labelled], names
 
 
-def _shares(
+def _probabilities(
     fit_on: Float[np.ndarray, "V D"],
     truth: Bool[np.ndarray, "V C"],
-    asked: Float[np.ndarray, "_ D"],
+    queries: Float[np.ndarray, "_ D"],
     c: float,
 ) -> tuple[Float[np.ndarray, "_ C"], bool]:
-    """How likely each label is for each clip asked about, and did every solver arrive?"""
-    shares, arrived = np.zeros((len(asked), truth.shape[1])), True
+    """The probability of each label for each query, and whether every solver converged."""
+    probabilities, converged = np.zeros((len(queries), truth.shape[1])), True
     for i in np.flatnonzero(truth.any(0)):
-        predict, fine = _logistic.fit(fit_on, truth[:, i].astype(np.int64), 2, c)
-        shares[:, i] = predict(asked)[:, 1]
-        arrived = arrived and fine
-    return shares, arrived
+        predict, label_converged = _logistic.fit(fit_on, truth[:, i].astype(np.int64), 2, c)
+        probabilities[:, i] = predict(queries)[:, 1]
+        converged = converged and label_converged
+    return probabilities, converged
 
 
 def _best_c(
     fit_on: Float[np.ndarray, "V D"],
     truth: Bool[np.ndarray, "V C"],
     tuned: Float[np.ndarray, "_ D"],
-    answers: Bool[np.ndarray, "_ C"],
+    tuned_truth: Bool[np.ndarray, "_ C"],
 ) -> float:
     """The regularisation with the highest mAP on the val split; the strongest of equals."""
     half, names = np.full(truth.shape[1], HALF), [""] * truth.shape[1]
-    score = {
-        c: metrics.multilabel(_shares(fit_on, truth, tuned, c)[0], answers, half, names)[0]["map"]
-        for c in _logistic.GRID
-    }
-    return max(score, key=score.__getitem__)
+    mean_precision = {}
+    for c in _logistic.GRID:
+        probabilities, _ = _probabilities(fit_on, truth, tuned, c)
+        values, _ = metrics.multilabel(probabilities, tuned_truth, half, names)
+        mean_precision[c] = values["map"]
+    return max(mean_precision, key=mean_precision.__getitem__)
 
 
 def build(config: Config) -> MultiLabel:

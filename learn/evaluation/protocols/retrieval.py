@@ -27,7 +27,7 @@ class Config(Settings):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retrieval:
-    """Clips found by clips, as instances and as classes."""
+    """Retrieval of clips by clips, as instances and as classes."""
 
     config: Config
 
@@ -39,9 +39,9 @@ class Retrieval:
                 single = [mode for mode, _ in cells if mode != "av"]
                 cells = [*cells, *((a, b) for a in single for b in single if a != b)]
             for number, label in enumerate(material.labels):
-                side = material.side(material.split, label)
-                vectors = material.vectors(side, projection)
-                clips = side.clips
+                scored = material.evaluation_set(material.split, label)
+                vectors = material.vectors(scored, projection)
+                clips = scored.clips
                 own = torch.arange(len(clips))
                 apart = self.config.groups == "apart" and clips.groups is not None
                 groups = torch.from_numpy(clips.groups).long() if apart else own
@@ -49,16 +49,16 @@ class Retrieval:
                 for cell in cells:
                     pair = material.pair(vectors, projection, cell)
                     if cell[0] != cell[1] and number == 0:
-                        found, asked = metrics.retrieval(pair.query, pair.support, own, own)
+                        values, queries = metrics.retrieval(pair.query, pair.support, own, own)
                         yield material.finding(
-                            side, projection, cell, found, label="", clips=asked,
+                            scored, projection, cell, values, label="", clips=queries,
                             about={"level": "instance", "gallery": len(clips)},
                         )  # fmt: skip
-                    found, asked = metrics.retrieval(
+                    values, queries = metrics.retrieval(
                         pair.query, pair.support, class_ids, class_ids, groups, groups
                     )
                     yield material.finding(
-                        side, projection, cell, found, label=label, clips=asked,
+                        scored, projection, cell, values, label=label, clips=queries,
                         about={
                             "level": "class",
                             "gallery": len(clips),

@@ -1,7 +1,7 @@
 """Zero-shot and generalised zero-shot: clips against the names of classes, some never trained on.
 
 Seen classes are those that the run was trained on, unseen ones are the others of the scored split.
-All numbers are means over classes of the share of their clips that is named right:
+All metrics are means over classes of the share of their clips that is named correctly:
 
     zsl             unseen classes, chosen among unseen classes alone
     seen, unseen    among all classes (S and U)
@@ -29,6 +29,7 @@ from learn.evaluation.evaluation_set import EvaluationSet
 from learn.evaluation.metrics import OfClass
 from learn.evaluation.protocols import Finding, Material, positions
 from learn.fewshot import modes
+from learn.fewshot.metrics import harmonic
 from store.errors import ConfigError, InputError
 from store.settings import Settings
 
@@ -66,23 +67,23 @@ class Scored:
     seen: Bool[np.ndarray, "C"]
 
     def recalls(self, beta: float, *, among: Bool[np.ndarray, "C"]) -> Float[np.ndarray, "C"]:
-        """Of each class, chosen among some; NaN for one without a clip."""
+        """The recall of each class, predicted `among` some; NaN for a class without a clip."""
         scores = np.where(among, self.scores - beta * self.seen, -np.inf)
-        right = scores.argmax(1) == self.truth
+        correct = scores.argmax(1) == self.truth
         clips = np.bincount(self.truth, minlength=len(self.names))
-        hits = np.bincount(self.truth[right], minlength=len(self.names))
+        hits = np.bincount(self.truth[correct], minlength=len(self.names))
         return np.where(clips > 0, hits / np.maximum(clips, 1), np.nan)
 
-    def sides(self, beta: float) -> tuple[float | None, float | None]:
-        """S and U; None where no clip is of such classes."""
+    def seen_and_unseen(self, beta: float) -> tuple[float | None, float | None]:
+        """The mean recalls S of seen and U of unseen classes; None where none has a clip."""
         recall = self.recalls(beta, among=np.ones_like(self.seen))
         return tuple(  # type: ignore[return-value]
-            None if np.isnan(of).all() else float(np.nanmean(of))
-            for of in (recall[self.seen], recall[~self.seen])
+            None if np.isnan(recalls).all() else float(np.nanmean(recalls))
+            for recalls in (recall[self.seen], recall[~self.seen])
         )
 
     def betas(self) -> Float[np.ndarray, "_"]:
-        """Values between those at which an answer turns from seen to unseen, and beyond."""
+        """Values between those at which a prediction turns from seen to unseen, and beyond."""
         seen = self.scores[:, self.seen].max(1)
         turns = np.unique(seen - self.scores[:, ~self.seen].max(1))
         between = (turns[1:] + turns[:-1]) / 2
@@ -100,20 +101,22 @@ class ZeroShot:
     def __call__(self, material: Material) -> Iterator[Finding]:
         """The findings about every label, projection and pair of modes."""
         for label in material.labels:
-            scored = material.side(material.split, label)
-            val = material.side(material.val_split, label) if self._tunes(material) else None
+            scored = material.evaluation_set(material.split, label)
+            val = None
+            if self._tunes(material):
+                val = material.evaluation_set(material.val_split, label)
             for projection, run in material.runs.items():
                 if run is None:
                     raise InputError(
                         "stored features know no names of classes; train with them (learn train "
-                        "--recipe cjme --labels FILE) and name the run with --projection"
+                        "--recipe cjme --labels FILE) and name the run with `projections`"
                     )
                 unseen = [name for name in scored.clips.classes if name not in run.classes]
                 if not unseen:
                     raise InputError(
                         f"{projection} was trained on every class of split {material.split!r} in "
                         f"column {label!r}: nothing is unseen; score another split, or use "
-                        "--protocol classify"
+                        "`protocol` classify"
                     )
                 for mode in self._modes(material, scored, projection):
                     yield self._finding(material, scored, val, label, projection, mode, unseen)
@@ -121,10 +124,10 @@ class ZeroShot:
     def _tunes(self, material: Material) -> bool:
         return self.config.number() is None and material.has(material.val_split)
 
-    def _modes(self, material: Material, side: EvaluationSet, projection: str) -> list[str]:
-        """Those asked for, or all that the run can give."""
+    def _modes(self, material: Material, scored: EvaluationSet, projection: str) -> list[str]:
+        """The modes asked for, or all that the run can give."""
         asked = list(dict.fromkeys((*material.support, *material.query)))
-        known = material.vectors(side.keep(np.arange(len(side.clips)) < 1), projection)
+        known = material.vectors(scored.keep(np.arange(len(scored.clips)) < 1), projection)
         return asked or [
             mode for mode in modes.MODES if not modes.refusal(known, mode, mode, common=True)
         ]
@@ -132,41 +135,47 @@ class ZeroShot:
     def _finding(
         self,
         material: Material,
-        side: EvaluationSet,
+        scored: EvaluationSet,
         val: EvaluationSet | None,
         label: str,
         projection: str,
         mode: str,
         unseen: list[str],
     ) -> Finding:
-        """Of one mode of one run."""
+        """The finding about one mode of one run."""
         run = material.runs[projection]
         assert run is not None
-        test = _scored(material, side, projection, mode, run.classes, unseen)
+        test = _score(material, scored, projection, mode, run.classes, unseen)
         beta, chosen_on = self.config.number(), "given"
         if beta is None:
             beta, chosen_on = 0.0, "nothing: no val split has seen and unseen classes"
-            others = set() if val is None else set(val.clips.classes)
-            new = others - set(run.classes)
+            val_classes = set() if val is None else set(val.clips.classes)
+            new = val_classes - set(run.classes)
             apart = sorted(new - set(unseen) or new)
-            if val is not None and apart and others & set(run.classes):
-                kept = val.keep(np.isin(val.clips.class_ids, _codes(val, [*run.classes, *apart])))
-                tuned = _scored(material, kept, projection, mode, run.classes, apart)
+            if val is not None and apart and val_classes & set(run.classes):
+                class_ids = _class_ids(val, [*run.classes, *apart])
+                kept = val.keep(np.isin(val.clips.class_ids, class_ids))
+                tuned = _score(material, kept, projection, mode, run.classes, apart)
                 beta, chosen_on = _best(tuned), material.val_split
                 if set(apart) & set(unseen):
                     chosen_on += ", whose unseen classes are among those scored"
-        s, u = test.sides(beta)
+        s, u = test.seen_and_unseen(beta)
         zsl = np.nanmean(test.recalls(0.0, among=~test.seen)[~test.seen])
-        found: dict[str, float] = {}
+        values: dict[str, float] = {}
         if s is not None and u is not None:
-            found = {"harmonic_mean": harmonic(s, u), "seen": s, "unseen": u, "ausuc": _area(test)}
+            values = {
+                "harmonic_mean": _harmonic(s, u),
+                "seen": s,
+                "unseen": u,
+                "ausuc": _area(test),
+            }
         elif u is not None:
-            found = {"unseen": u}
-        found |= {"zsl": float(zsl), "beta": beta}
+            values = {"unseen": u}
+        values |= {"zsl": float(zsl), "beta": beta}
         recall = test.recalls(beta, among=np.ones_like(test.seen))
         clips = np.bincount(test.truth, minlength=len(test.names))
         return material.finding(
-            side, projection, (mode, mode), found, label=label,
+            scored, projection, (mode, mode), values, label=label,
             classes=[
                 OfClass(name=test.names[c], clips=int(clips[c]), recall=float(recall[c]))
                 for c in np.flatnonzero(clips)
@@ -179,30 +188,33 @@ class ZeroShot:
         )  # fmt: skip
 
 
-def harmonic(s: float, u: float) -> float:
-    """0 where either is."""
-    return 2 * s * u / (s + u) if s + u else 0.0
-
-
 def _best(val: Scored) -> float:
-    """The beta with the best harmonic mean; the smallest change of equals."""
-    rated = []
-    for beta in val.betas():
-        s, u = val.sides(float(beta))
-        rated.append((harmonic(s or 0.0, u or 0.0), -abs(float(beta)), float(beta)))
+    """The beta with the best harmonic mean; of equals the one nearest to zero."""
+    # Another rule than that of episodes, `learn.fewshot.metrics.best_beta`, which rates a mean over
+    # episodes and tries quantiles: here every value that changes a prediction is tried, up to MOST.
+    rated: list[tuple[float, float, float]] = []
+    for beta in val.betas().tolist():
+        s, u = val.seen_and_unseen(beta)
+        rated.append((_harmonic(s or 0.0, u or 0.0), -abs(beta), beta))
     return max(rated)[2]
 
 
+def _harmonic(s: float, u: float) -> float:
+    """The harmonic mean of two numbers; 0 where either is."""
+    return float(harmonic(np.asarray(s), np.asarray(u)))
+
+
 def _area(test: Scored) -> float:
-    """Under U against S."""
-    points = sorted({test.sides(float(beta)) for beta in test.betas()}, key=lambda p: (p[0], -p[1]))  # type: ignore[operator]
+    """The area under U against S."""
+    corners = {test.seen_and_unseen(beta) for beta in test.betas().tolist()}
+    points = sorted(corners, key=lambda p: (p[0], -p[1]))  # type: ignore[operator]
     s, u = (np.array([0.0 if x is None else x for x in axis]) for axis in zip(*points, strict=True))
     return float(((s[1:] - s[:-1]) * (u[1:] + u[:-1]) / 2).sum())
 
 
-def _scored(
+def _score(
     material: Material,
-    side: EvaluationSet,
+    scored: EvaluationSet,
     projection: str,
     mode: str,
     seen: tuple[str, ...],
@@ -210,16 +222,16 @@ def _scored(
 ) -> Scored:
     run = material.runs[projection]
     assert run is not None
-    vectors = modes.common(material.vectors(side, projection), mode)
+    vectors = modes.common(material.vectors(scored, projection), mode)
     names = (*seen, *unseen)
     scores = (vectors @ run.class_embeddings(names).T).double().numpy()
-    truth = positions(side.clips.classes, names)[side.clips.class_ids]
+    truth = positions(scored.clips.classes, names)[scored.clips.class_ids]
     return Scored(scores=scores, truth=truth, names=names, seen=np.arange(len(names)) < len(seen))
 
 
-def _codes(side: EvaluationSet, names: list[str]) -> Int[np.ndarray, "_"]:
-    place = positions(names, side.clips.classes)
-    return place[place >= 0]
+def _class_ids(val: EvaluationSet, names: list[str]) -> Int[np.ndarray, "_"]:
+    class_ids = positions(names, val.clips.classes)
+    return class_ids[class_ids >= 0]
 
 
 def build(config: Config) -> ZeroShot:

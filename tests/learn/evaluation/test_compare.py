@@ -30,14 +30,14 @@ def runs(filled, tmp_path_factory):
 
 def test_p_and_interval_are_those_of_scipy():
     rng = np.random.default_rng(0)
-    one, two = rng.random(50), rng.random(50) + 0.1
-    told = ttest_rel(two, one)
-    assert paired_t(two - one) == pytest.approx(told.pvalue)
-    ends = told.confidence_interval(0.95)
-    assert interval(two - one, "t-ddof1") == pytest.approx((ends.low, ends.high))
-    low, high = interval(two - one, "bootstrap")
+    first, second = rng.random(50), rng.random(50) + 0.1
+    expected = ttest_rel(second, first)
+    assert paired_t(second - first) == pytest.approx(expected.pvalue)
+    ends = expected.confidence_interval(0.95)
+    assert interval(second - first, "t-ddof1") == pytest.approx((ends.low, ends.high))
+    low, high = interval(second - first, "bootstrap")
     assert (low, high) == pytest.approx((ends.low, ends.high), abs=0.02)
-    assert interval(two - one, "bootstrap") == (low, high)
+    assert interval(second - first, "bootstrap") == (low, high)
     assert paired_t(np.zeros(9)) == 1.0
     assert paired_t(np.full(9, 0.5)) == 0.0
 
@@ -49,7 +49,7 @@ def test_holm_is_bonferroni_for_the_smallest_and_never_falls():
 
 
 def test_differences_are_taken_episode_by_episode(runs):
-    found = learn.compare([runs / "one", runs / "two"])
+    comparison = learn.compare([runs / "one", runs / "two"])
     saved = [load_result(runs / name) for name in ("one", "two")]
     rows = [
         (str(run.path), row, singles)
@@ -57,26 +57,26 @@ def test_differences_are_taken_episode_by_episode(runs):
         for row, singles in zip(run.result["results"], run.of_episodes, strict=True)
         if row["shots"] == 3
     ]
-    of_shots = [one for one in found.differences if one.shots == 3]
+    of_shots = [difference for difference in comparison.differences if difference.shots == 3]
     assert len(of_shots) == len(rows) - 1
     reference = rows[0][2]
-    for one, (path, row, singles) in zip(of_shots, rows[1:], strict=True):
-        assert one.b["run"] == path
-        assert (one.b["head"], one.b["support"]) == (row["head"], row["support"])
-        assert one.difference == pytest.approx((singles - reference).mean())
-        assert one.accuracy_b == pytest.approx(row["accuracy"])
-        assert one.p <= one.p_adjusted
+    for difference, (path, row, singles) in zip(of_shots, rows[1:], strict=True):
+        assert difference.b["run"] == path
+        assert (difference.b["head"], difference.b["support"]) == (row["head"], row["support"])
+        assert difference.difference == pytest.approx((singles - reference).mean())
+        assert difference.accuracy_b == pytest.approx(row["accuracy"])
+        assert difference.p <= difference.p_adjusted
 
 
 def test_verdicts_follow_from_p_and_margin(runs):
     strict, lax = (learn.compare([runs / "one"], margin=m).differences for m in (0.0, 0.99))
-    assert {one.verdict for one in lax} == {"same"}
-    for one in strict:
-        sure = one.p_adjusted < 0.05
-        assert one.verdict in (("better", "worse") if sure else ("undecided", "same"))
-        assert (one.verdict == "better") == (sure and one.difference > 0)
-        assert one.low <= one.difference <= one.high
-    assert {"better", "worse"} & {one.verdict for one in strict}
+    assert {difference.verdict for difference in lax} == {"same"}
+    for difference in strict:
+        sure = difference.p_adjusted < 0.05
+        assert difference.verdict in (("better", "worse") if sure else ("undecided", "same"))
+        assert (difference.verdict == "better") == (sure and difference.difference > 0)
+        assert difference.low <= difference.difference <= difference.high
+    assert {"better", "worse"} & {difference.verdict for difference in strict}
 
 
 def test_the_best_as_reference_pays_for_having_been_picked(runs):
@@ -85,20 +85,25 @@ def test_the_best_as_reference_pays_for_having_been_picked(runs):
     rows = 3 * len(HEADS)
     assert len(every) == 2 * rows * (rows - 1) // 2
     assert len(best) == 2 * (rows - 1)
-    assert all(one.difference <= 0 for one in best)
+    assert all(difference.difference <= 0 for difference in best)
     by_names = {
-        (one.shots, *sorted((json.dumps(one.a), json.dumps(one.b)))): one.p_adjusted
-        for one in every
+        (
+            difference.shots,
+            *sorted((json.dumps(difference.a), json.dumps(difference.b))),
+        ): difference.p_adjusted
+        for difference in every
     }
-    for one in best:
-        names = sorted((json.dumps(one.a), json.dumps(one.b)))
-        assert by_names[(one.shots, *names)] == pytest.approx(one.p_adjusted)
+    for difference in best:
+        names = sorted((json.dumps(difference.a), json.dumps(difference.b)))
+        assert by_names[(difference.shots, *names)] == pytest.approx(difference.p_adjusted)
 
 
 def test_runs_on_other_episodes_are_refused(runs):
-    with pytest.raises(InputError, match=r"other episodes.*--episodes-file .*safetensors") as told:
+    with pytest.raises(
+        InputError, match=r"other episodes.*--episodes-file .*safetensors"
+    ) as caught:
         learn.compare([runs / "one", runs / "other"])
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_what_cannot_be_compared_is_one_line(runs, tmp_path):

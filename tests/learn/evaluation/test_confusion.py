@@ -45,24 +45,24 @@ def test_the_counts_are_those_of_a_loop():
     of = clips(9, 12)
     draw = drawn(of, 4, 2, 3, 40, rng)
     predictions = rng.integers(0, 4, draw.query.shape)
-    found = tally(of, draw, predictions)
-    asked, right, times, met, who = Counter(), Counter(), Counter(), Counter(), Counter()
+    counted = tally(of, draw, predictions)
+    asked, correct, times, met, who = Counter(), Counter(), Counter(), Counter(), Counter()
     for e in range(len(draw)):
         names = [of.classes[c] for c in draw.classes[e]]
         for m, clip in enumerate(draw.query[e]):
             truth, answer = of.classes[of.class_ids[clip]], names[predictions[e, m]]
             asked[truth] += 1
-            right[truth] += truth == answer
-            met.update((truth, other) for other in names)
+            correct[truth] += truth == answer
+            met.update((truth, name) for name in names)
             if truth != answer:
                 times[truth, answer] += 1
                 who[truth, answer, of.ids[clip]] += 1
-    assert {c.name: (c.asked, c.right) for c in found.classes} == {
-        name: (asked[name], right[name]) for name in asked
+    assert {c.name: (c.asked, c.right) for c in counted.classes} == {
+        name: (asked[name], correct[name]) for name in asked
     }
-    assert len(found.confusions) == PAIRS < len(times)
-    assert [c.times for c in found.confusions] == sorted(times.values(), reverse=True)[:PAIRS]
-    for c in found.confusions:
+    assert len(counted.confusions) == PAIRS < len(times)
+    assert [c.times for c in counted.confusions] == sorted(times.values(), reverse=True)[:PAIRS]
+    for c in counted.confusions:
         assert (c.times, c.of) == (times[c.truth, c.answer], met[c.truth, c.answer])
         of_pair = {clip: n for (t, a, clip), n in who.items() if (t, a) == (c.truth, c.answer)}
         assert [e.times for e in c.clips] == sorted(of_pair.values(), reverse=True)[:EXAMPLES]
@@ -82,33 +82,35 @@ def test_many_classes_are_counted_by_sorting_to_the_same_end(monkeypatch):
 def test_where_nothing_is_wrong_nothing_is_confused():
     of = clips(5, 6)
     draw = drawn(of, 5, 1, 2, 10, np.random.default_rng(0))
-    found = tally(of, draw, np.tile(draw.targets, (10, 1)))
-    assert found.confusions == ()
-    assert all(c.right == c.asked == 20 for c in found.classes)
+    counted = tally(of, draw, np.tile(draw.targets, (10, 1)))
+    assert counted.confusions == ()
+    assert all(c.right == c.asked == 20 for c in counted.classes)
 
 
 def test_a_saved_result_keeps_them(filled, tmp_path):
     result = learn.run_episodes(filled, **FEW, shots=(1, 2))
     result.save(tmp_path / "r")
     saved = load_result(tmp_path / "r")
-    assert list(saved.answers) == [
-        json.loads(json.dumps(row.answers.to_dict())) for row in result.results
+    assert list(saved.tallies) == [
+        json.loads(json.dumps(row.tally.to_dict())) for row in result.results
     ]
-    for row, told in zip(saved.result["results"], saved.answers, strict=True):
-        share = sum(c["right"] for c in told["classes"]) / sum(c["asked"] for c in told["classes"])
+    for row, counts in zip(saved.result["results"], saved.tallies, strict=True):
+        share = sum(c["right"] for c in counts["classes"]) / sum(
+            c["asked"] for c in counts["classes"]
+        )
         assert share == pytest.approx(row["accuracy"])
 
 
 def test_changed_answers_are_noticed(filled, tmp_path):
     learn.run_episodes(filled, **FEW).save(tmp_path / "r")
     path = tmp_path / "r" / "answers.json"
-    told = json.loads(path.read_text())
-    told[0]["classes"][0]["right"] -= 9
-    path.write_text(json.dumps(told))
+    tallies = json.loads(path.read_text())
+    tallies[0]["classes"][0]["right"] -= 9
+    path.write_text(json.dumps(tallies))
     with pytest.raises(InputError, match="changed"):
         load_result(tmp_path / "r")
     path.write_text("[{}]")
     with pytest.raises(InputError, match="not a result"):
         load_result(tmp_path / "r")
     path.unlink()  # older results have none
-    assert load_result(tmp_path / "r").answers == ()
+    assert load_result(tmp_path / "r").tallies == ()

@@ -29,7 +29,7 @@ from store.errors import (
 FEW = {"ways": 4, "queries": 5, "episodes": 60}
 
 
-def one(path, **asked):
+def first_row(path, **asked):
     return learn.run_episodes(path, **{**FEW, "support": ("v",), **asked}).results[0]
 
 
@@ -64,13 +64,13 @@ def test_the_answer_is_that_of_a_loop_over_episodes(filled):
     for episode in draw.indices:
         names = [[usable[i] for i in of_class] for of_class in episode]
         prototype = [np.mean([mean[c] for c in of_class[:3]], axis=0) for of_class in names]
-        right = []
+        correct = []
         for of_class in names:
             assert len({label[c] for c in of_class}) == 1
             for clip in of_class[3:]:
                 d = [((mean[clip] - p) ** 2).sum() for p in prototype]
-                right.append(names[int(np.argmin(d))] is of_class)
-        accuracy.append(np.mean(right))
+                correct.append(names[int(np.argmin(d))] is of_class)
+        accuracy.append(np.mean(correct))
     np.testing.assert_allclose(row.of_episodes, accuracy)
     assert row.accuracy == pytest.approx(np.mean(accuracy))
     assert row.ci95 == pytest.approx(ci95(np.array(accuracy), "t-ddof1"))
@@ -98,11 +98,11 @@ def test_groups_are_kept_apart_unless_switched_off(filled):
         clips = load_clips(fs.manifest(), split="test", label="label")
         rows = load_rows(choose_feature(fs, "visual", None), clips.ids)
         ids = [clip for clip, ok in zip(clips.ids, rows.valid, strict=True) if ok]
-        found = 0
+        together = 0
         for of_class in result.draws[0].indices.reshape(-1, 6):
             groups = [group[ids[i]] for i in of_class]
-            found += groups[0] in groups[1:]
-        return found
+            together += groups[0] in groups[1:]
+        return together
 
     on = learn.run_episodes(filled, **FEW, support=("v",))
     off = learn.run_episodes(filled, **FEW, support=("v",), group="none")
@@ -156,13 +156,16 @@ def test_shots_are_drawn_apart_from_one_another(filled):
 
 def test_cl2n_is_centred_by_the_training_split_of_each_modality(filled):
     """Shifted features: only the base mean brings them back, and it is that of `train` alone."""
-    row = one(filled, heads=("prototypes:metric=cl2n",))
+    row = first_row(filled, heads=("prototypes:metric=cl2n",))
     assert row.centred_by == "base"
     with pytest.raises(ConfigError, match="centre=support"):
-        one(filled, heads=("prototypes:metric=cl2n",), split="all")
+        first_row(filled, heads=("prototypes:metric=cl2n",), split="all")
     with pytest.raises(ConfigError, match="centre=support"):
-        one(filled, heads=("prototypes:metric=cl2n",), split="train")
-    assert one(filled, heads=("prototypes:metric=cl2n,centre=support",), split="all").accuracy > 0.5
+        first_row(filled, heads=("prototypes:metric=cl2n",), split="train")
+    assert (
+        first_row(filled, heads=("prototypes:metric=cl2n,centre=support",), split="all").accuracy
+        > 0.5
+    )
 
 
 def test_each_side_is_centred_by_the_base_split_in_its_own_mode():
@@ -264,5 +267,7 @@ def test_a_missing_modality_says_how_to_get_it(tmp_path):
 
 def test_progress_counts_rows(filled):
     seen = []
-    learn.run_episodes(filled, **FEW, shots=(1, 2), progress=lambda *told: seen.append(told[:2]))
+    learn.run_episodes(
+        filled, **FEW, shots=(1, 2), progress=lambda *update: seen.append(update[:2])
+    )
     assert seen == [(i, 6) for i in range(1, 7)]

@@ -13,28 +13,28 @@ def test_classification_agrees_with_scikit_learn():
     class_ids = rng.integers(0, 7, 200)
     class_ids[class_ids == 3] = 4  # nobody is of class 3
     scores = rng.random((200, 8)) + 0.7 * np.eye(8)[class_ids]
-    found, each = metrics.classification(scores, class_ids, [f"k{c}" for c in range(8)])
+    values, each = metrics.classification(scores, class_ids, [f"k{c}" for c in range(8)])
     named = scores.argmax(1)
-    some = np.unique(class_ids)
-    assert found["top1"] == pytest.approx((named == class_ids).mean())
-    assert found["top5"] == pytest.approx(
+    present = np.unique(class_ids)
+    assert values["top1"] == pytest.approx((named == class_ids).mean())
+    assert values["top5"] == pytest.approx(
         theirs.top_k_accuracy_score(class_ids, scores, k=5, labels=range(8))
     )
-    assert found["macro_f1"] == pytest.approx(
-        theirs.f1_score(class_ids, named, labels=some, average="macro")
+    assert values["macro_f1"] == pytest.approx(
+        theirs.f1_score(class_ids, named, labels=present, average="macro")
     )
-    assert found["balanced_accuracy"] == pytest.approx(
-        theirs.recall_score(class_ids, named, labels=some, average="macro")
+    assert values["balanced_accuracy"] == pytest.approx(
+        theirs.recall_score(class_ids, named, labels=present, average="macro")
     )
-    assert found["largest_class"] == pytest.approx(np.bincount(class_ids).max() / 200)
-    assert [one.name for one in each] == [f"k{c}" for c in some]
-    assert sum(one.clips for one in each) == 200
+    assert values["largest_class"] == pytest.approx(np.bincount(class_ids).max() / 200)
+    assert [row.name for row in each] == [f"k{c}" for c in present]
+    assert sum(row.clips for row in each) == 200
 
 
 def test_the_first_of_equal_scores_is_the_answer_and_few_classes_have_no_top5():
-    found, _ = metrics.classification(np.ones((4, 3)), np.array([0, 0, 1, 2]), "abc")
-    assert found["top1"] == 0.5
-    assert "top5" not in found
+    values, _ = metrics.classification(np.ones((4, 3)), np.array([0, 0, 1, 2]), "abc")
+    assert values["top1"] == 0.5
+    assert "top5" not in values
 
 
 def test_labels_agree_with_scikit_learn_over_classes_with_positives():
@@ -43,17 +43,17 @@ def test_labels_agree_with_scikit_learn_over_classes_with_positives():
     truth[:, 2] = False
     scores = rng.random((120, 6)) * 0.7 + 0.3 * truth
     thresholds = np.full(6, 0.5)
-    found, each = metrics.multilabel(scores, truth, thresholds, "abcdef")
-    some = [0, 1, 3, 4, 5]
+    values, each = metrics.multilabel(scores, truth, thresholds, "abcdef")
+    present = [0, 1, 3, 4, 5]
     named = scores >= 0.5
-    assert found["map"] == pytest.approx(
-        np.mean([theirs.average_precision_score(truth[:, c], scores[:, c]) for c in some])
+    assert values["map"] == pytest.approx(
+        np.mean([theirs.average_precision_score(truth[:, c], scores[:, c]) for c in present])
     )
-    assert found["macro_f1"] == pytest.approx(
-        theirs.f1_score(truth[:, some], named[:, some], average="macro")
+    assert values["macro_f1"] == pytest.approx(
+        theirs.f1_score(truth[:, present], named[:, present], average="macro")
     )
-    assert found["micro_f1"] == pytest.approx(theirs.f1_score(truth, named, average="micro"))
-    assert [one.name for one in each] == list("abdef")
+    assert values["micro_f1"] == pytest.approx(theirs.f1_score(truth, named, average="micro"))
+    assert [row.name for row in each] == list("abdef")
 
 
 def test_thresholds_are_the_best_of_all():
@@ -61,11 +61,11 @@ def test_thresholds_are_the_best_of_all():
     truth = rng.random((60, 4)) < 0.3
     truth[:, 3] = False
     scores = rng.random((60, 4)).round(1) + 0.2 * truth  # with equals
-    found = metrics.best_thresholds(scores, truth, 0.5)
-    assert found[3] == 0.5
+    thresholds = metrics.best_thresholds(scores, truth, 0.5)
+    assert thresholds[3] == 0.5
     for c in range(3):
         f1 = [theirs.f1_score(truth[:, c], scores[:, c] >= t) for t in np.unique(scores[:, c])]
-        assert theirs.f1_score(truth[:, c], scores[:, c] >= found[c]) == pytest.approx(max(f1))
+        assert theirs.f1_score(truth[:, c], scores[:, c] >= thresholds[c]) == pytest.approx(max(f1))
 
 
 def test_retrieval_is_that_of_a_loop(monkeypatch):
@@ -76,7 +76,7 @@ def test_retrieval_is_that_of_a_loop(monkeypatch):
     class_ids = torch.from_numpy(rng.integers(0, 6, 40))
     class_ids[11] = 99  # nobody else is of that class
     groups = torch.arange(40) // 2
-    found, asked = metrics.retrieval(query, gallery, class_ids, class_ids, groups, groups)
+    values, asked = metrics.retrieval(query, gallery, class_ids, class_ids, groups, groups)
     ranks, averages = [], []
     unit = [(x / x.norm(dim=1, keepdim=True)).numpy() for x in (query, gallery)]
     for i in range(40):
@@ -90,9 +90,9 @@ def test_retrieval_is_that_of_a_loop(monkeypatch):
             averages.append(np.mean(precision))
     assert asked == len(ranks) == 39
     for k in (1, 5, 10):
-        assert found[f"r{k}"] == pytest.approx(np.mean(np.array(ranks) <= k))
-    assert found["median_rank"] == np.median(ranks)
-    assert found["map"] == pytest.approx(np.mean(averages))
+        assert values[f"r{k}"] == pytest.approx(np.mean(np.array(ranks) <= k))
+    assert values["median_rank"] == np.median(ranks)
+    assert values["map"] == pytest.approx(np.mean(averages))
 
 
 def test_a_clip_of_its_own_is_found_first_and_equal_items_are_not_all_first():

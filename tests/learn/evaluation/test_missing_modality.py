@@ -37,66 +37,68 @@ def gaps(paired):
     return Gaps.of(scored, base, None, 5), Gaps.of(scored, None, None, 5)
 
 
-def curve(found, **wanted):
+def curve(result, **wanted):
     return [
-        one for one in found.missing if all(getattr(one, key) == v for key, v in wanted.items())
+        point
+        for point in result.missing
+        if all(getattr(point, key) == v for key, v in wanted.items())
     ]
 
 
 def test_curves_begin_whole_and_end_with_one_modality(paired, run):
     drop = Drop(modes=("v", "a"), rates=(0.0, 1.0))
-    found = learn.run_episodes(
+    result = learn.run_episodes(
         paired, **FEW, drop=drop, projections=("none", run), heads=("prototypes", "ridge")
     )
-    rows = {(r.projection, r.head, r.support, r.shots): r.accuracy for r in found.results}
-    for one in curve(found, rate=0.0, projection="none", fusion="early"):
-        assert one.accuracy == rows["none", one.head, "av", one.shots]
-    for one in curve(found, rate=0.0, fusion="learned"):
-        assert one.accuracy == rows[str(run), one.head, "av", one.shots]
-    ends = curve(found, rate=1.0, fill="ignored", projection="none")
+    rows = {(r.projection, r.head, r.support, r.shots): r.accuracy for r in result.results}
+    for point in curve(result, rate=0.0, projection="none", fusion="early"):
+        assert point.accuracy == rows["none", point.head, "av", point.shots]
+    for point in curve(result, rate=0.0, fusion="learned"):
+        assert point.accuracy == rows[str(run), point.head, "av", point.shots]
+    ends = curve(result, rate=1.0, fill="ignored", projection="none")
     assert len(ends) == 2 * 2 * 2
-    for one in ends:
-        left = "a" if one.dropped == "v" else "v"
-        assert one.accuracy == rows["none", one.head, left, one.shots]
-        assert one.dropped_clips == found.sampling["clips"]
+    for point in ends:
+        left = "a" if point.dropped == "v" else "v"
+        assert point.accuracy == rows["none", point.head, left, point.shots]
+        assert point.dropped_clips == result.sampling["clips"]
 
 
 def test_a_token_is_what_the_network_has_for_clips_without_it(paired, run):
     """`visual` of this network is made of what is seen and the token of what is not heard."""
     drop = Drop(modes=("a",), rates=(1.0,), fills=("token",))
-    found = learn.run_episodes(paired, **FEW, drop=drop, projections=(run,))
+    result = learn.run_episodes(paired, **FEW, drop=drop, projections=(run,))
     across = learn.run_episodes(paired, **FEW, projections=(run,), support=("av",), query=("v",))
-    assert [one.accuracy for one in found.missing] == [r.accuracy for r in across.results]
-    assert {one.fusion for one in found.missing} == {"learned"}
+    assert [point.accuracy for point in result.missing] == [r.accuracy for r in across.results]
+    assert {point.fusion for point in result.missing} == {"learned"}
 
 
 def test_what_is_lost_at_one_rate_is_lost_at_higher_ones(gaps):
-    one, _ = gaps
-    clips = len(one.scored.clips)
-    few, many = one.lost(0.25), one.lost(0.5)
+    with_base, _ = gaps
+    clips = len(with_base.scored.clips)
+    few, many = with_base.lost(0.25), with_base.lost(0.5)
     assert (few.sum(), many.sum()) == (round(clips / 4), clips // 2)
     assert (few <= many).all()
-    assert not one.lost(0.0).any()
-    assert one.lost(1.0).all()
+    assert not with_base.lost(0.0).any()
+    assert with_base.lost(1.0).all()
 
 
 def test_fills_by_hand(gaps):
-    for one in gaps:
-        lost = one.lost(0.5)
-        source = one.source
-        zero = one.queries("early", "zero", "audio", lost)["audio"]
-        mean = one.queries("early", "mean", "audio", lost)["audio"]
-        near = one.queries("early", "retrieved", "audio", lost)
-        assert near["visual"] is one.whole["visual"]
+    for gap in gaps:
+        lost = gap.lost(0.5)
+        source = gap.source
+        zero = gap.queries("early", "zero", "audio", lost)["audio"]
+        mean = gap.queries("early", "mean", "audio", lost)["audio"]
+        near = gap.queries("early", "retrieved", "audio", lost)
+        assert near["visual"] is gap.whole["visual"]
         for i, gone in enumerate(lost):
             if not gone:
                 for filled in (zero, mean, near["audio"]):
-                    assert torch.equal(filled[i], one.whole["audio"][i])
+                    assert torch.equal(filled[i], gap.whole["audio"][i])
                 continue
             assert not zero[i].any()
             torch.testing.assert_close(mean[i], source["audio"].mean(0))
-            like = torch.cosine_similarity(one.whole["visual"][i], source["visual"], dim=1)
-            if one.base is None:
+            like = torch.cosine_similarity(gap.whole["visual"][i], source["visual"], dim=1)
+            if gap.base is None:
                 like[i] = -2  # itself
             assert torch.equal(near["audio"][i], source["audio"][like.argmax()])
 
@@ -104,20 +106,21 @@ def test_fills_by_hand(gaps):
 def test_nothing_is_retrieved_from_the_same_source(filled):
     fs = open_store(filled)
     features = {fs[name].modality: fs[name] for name in fs.features}
-    side = load_evaluation_set(fs.manifest(), features, split="test", label="label", group=None)
-    one = Gaps.of(side, None, None, 0)
-    near = one.queries("early", "retrieved", "visual", one.lost(1.0))["visual"]
+    scored = load_evaluation_set(fs.manifest(), features, split="test", label="label", group=None)
+    gap = Gaps.of(scored, None, None, 0)
+    near = gap.queries("early", "retrieved", "visual", gap.lost(1.0))["visual"]
     for i, filled_with in enumerate(near):
-        (found,) = torch.nonzero((one.whole["visual"] == filled_with).all(1)).T
-        assert (side.clips.groups[found] != side.clips.groups[i]).all()
+        (match,) = torch.nonzero((gap.whole["visual"] == filled_with).all(1)).T
+        assert (scored.clips.groups[match] != scored.clips.groups[i]).all()
 
 
 def test_rows_are_filled_before_a_network(gaps):
-    one, _ = gaps
-    lost = one.lost(0.5)
-    own = one.scored.rows["audio"]
+    with_base, _ = gaps
+    lost = with_base.lost(0.5)
+    own = with_base.scored.rows["audio"]
     token, zero, mean, near = (
-        one._rows(fill, "audio", lost)["audio"] for fill in ("token", "zero", "mean", "retrieved")
+        with_base._rows(fill, "audio", lost)["audio"]
+        for fill in ("token", "zero", "mean", "retrieved")
     )
     of_token, of_zero = token.offsets.diff(), zero.offsets.diff()
     assert (of_token.numpy()[lost] == 0).all()
@@ -127,9 +130,9 @@ def test_rows_are_filled_before_a_network(gaps):
         assert torch.equal(filled.means()[kept], own.means()[kept])
     assert not zero.means()[~kept].any()
     torch.testing.assert_close(
-        mean.means()[~kept][0], one.base.rows["audio"].means().mean(0), rtol=2e-3, atol=2e-3
+        mean.means()[~kept][0], with_base.base.rows["audio"].means().mean(0), rtol=2e-3, atol=2e-3
     )
-    expected = one.queries("early", "retrieved", "audio", lost)["audio"]
+    expected = with_base.queries("early", "retrieved", "audio", lost)["audio"]
     torch.testing.assert_close(near.means(), expected)
 
 
@@ -143,30 +146,30 @@ def test_late_fusion_is_a_loop(make_clips, head):
     rng = torch.Generator().manual_seed(0)
     apart = torch.from_numpy(clips.class_ids / 3)[:, None].float()
     views = [torch.randn(36, d, generator=rng) + apart for d in (5, 3)]
-    shares = [torch.ones(36), (torch.rand(36, generator=rng) < 0.5).float()]
-    one = plugins.build("learn.fewshot.heads", head)
+    weights = [torch.ones(36), (torch.rand(36, generator=rng) < 0.5).float()]
+    classifier = plugins.build("learn.fewshot.heads", head)
     contexts = [Context(modality_dims=(x.shape[1],)) for x in views]
     pairs = [Pair(support=x, query=x, modality_dims=(x.shape[1],)) for x in views]
-    predictions = by_late_fusion(one, pairs, contexts, shares)(draw)
-    right = []
+    predictions = by_late_fusion(classifier, pairs, contexts, weights)(draw)
+    correct = []
     for support, query in zip(draw.support, draw.query, strict=True):
         total = np.zeros((12, 3))
-        for x, context, share in zip(views, contexts, shares, strict=True):
-            predict = one.fit(x[support.astype(np.int64)][None], context)
+        for x, context, share in zip(views, contexts, weights, strict=True):
+            predict = classifier.fit(x[support.astype(np.int64)][None], context)
             own = predict(x[support.reshape(-1).astype(np.int64)][None])[0].numpy()
-            said = predict(x[query.astype(np.int64)][None])[0].numpy()
-            total += share[query.astype(np.int64)].numpy()[:, None] * said / own.std(ddof=1)
-        right.append((total.argmax(1) == draw.targets).mean())
-    np.testing.assert_allclose(accuracies(draw, predictions), right)
+            scores = predict(x[query.astype(np.int64)][None])[0].numpy()
+            total += share[query.astype(np.int64)].numpy()[:, None] * scores / own.std(ddof=1)
+        correct.append((total.argmax(1) == draw.targets).mean())
+    np.testing.assert_allclose(accuracies(draw, predictions), correct)
 
 
 def test_the_json_and_the_table_have_every_point(paired, capsys):
     drop = Drop(modes=("a",), rates=(0.0, 0.5), fills=("zero", "retrieved"))
     result = learn.run_episodes(paired, **FEW, drop=drop).to_dict()
-    assert [(one["shots"], one["rate"]) for one in result["missing"]] == [
+    assert [(point["shots"], point["rate"]) for point in result["missing"]] == [
         (1, 0.0), (3, 0.0), (1, 0.5), (3, 0.5),
     ] * 4  # fmt: skip
-    assert {(one["fill"], one["filled_from"]) for one in result["missing"]} == {
+    assert {(point["fill"], point["filled_from"]) for point in result["missing"]} == {
         ("zero", ""), ("retrieved", "train"),
     }  # fmt: skip
     episodes_table(result)
@@ -190,7 +193,7 @@ def test_what_cannot_be_dropped_is_one_line(paired, asked, error, says):
     with pytest.raises(error, match=says):
         learn.run_episodes(
             paired, **FEW, drop=Drop(**{"modes": ("a",), **asked}),
-            progress=lambda *told: seen.append(told),
+            progress=lambda *update: seen.append(update),
         )  # fmt: skip
     assert not seen
 

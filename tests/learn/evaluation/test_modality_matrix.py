@@ -19,25 +19,25 @@ def run(paired, tmp_path_factory):
 
 
 def test_one_call_gives_nine_cells_on_the_same_clips_and_episodes(paired, run):
-    found = learn.run_episodes(paired, **ASKED, projections=(run,))
-    cells = [(row.support, row.query) for row in found.results]
+    result = learn.run_episodes(paired, **ASKED, projections=(run,))
+    cells = [(row.support, row.query) for row in result.results]
     assert cells == [(s, q) for s in MODES for q in MODES]
-    assert len({row.clips for row in found.results}) == 1
-    one = learn.run_episodes(
+    assert len({row.clips for row in result.results}) == 1
+    single = learn.run_episodes(
         paired, **ASKED | {"support": ("a",), "query": ("v",)}, projections=(run,)
     ).results[0]
-    (same,) = (row for row in found.results if (row.support, row.query) == ("a", "v"))
-    assert (same.accuracy, same.trained) == (one.accuracy, "av")
+    (same,) = (row for row in result.results if (row.support, row.query) == ("a", "v"))
+    assert (same.accuracy, same.trained) == (single.accuracy, "av")
 
 
 def test_each_projection_gives_the_cells_that_it_can(paired, run):
     seen = []
-    found = learn.run_episodes(
-        paired, **ASKED, projections=("none", run), progress=lambda *told: seen.append(told[:2])
+    result = learn.run_episodes(
+        paired, **ASKED, projections=("none", run), progress=lambda *update: seen.append(update[:2])
     )
-    stored = [(r.support, r.query) for r in found.results if r.projection == "none"]
+    stored = [(r.support, r.query) for r in result.results if r.projection == "none"]
     assert stored == [(mode, mode) for mode in MODES]
-    assert [r.trained for r in found.results] == ["none"] * 3 + ["av"] * 9
+    assert [r.trained for r in result.results] == ["none"] * 3 + ["av"] * 9
     assert seen == [(i, 12) for i in range(1, 13)]
 
 
@@ -45,9 +45,9 @@ def test_the_mode_of_training_is_told(paired, run, tmp_path):
     """Training x support x query: a projection of one modality fills its one cell."""
     settings = ("optimiser.epochs=1", "projection.hidden=8", "data.audio=none")
     learn.train(paired, "cross_entropy", settings=settings, run_dir=tmp_path / "v")
-    found = learn.run_episodes(paired, **ASKED, projections=(tmp_path / "v", run))
-    assert [r.trained for r in found.results] == ["v"] + ["av"] * 9
-    assert (found.results[0].support, found.results[0].query) == ("v", "v")
+    result = learn.run_episodes(paired, **ASKED, projections=(tmp_path / "v", run))
+    assert [r.trained for r in result.results] == ["v"] + ["av"] * 9
+    assert (result.results[0].support, result.results[0].query) == ("v", "v")
 
 
 def test_cells_that_no_projection_gives_are_refused(paired):

@@ -44,28 +44,28 @@ def both(filled, manifests):
 
 def test_every_clip_keeps_its_class_and_rows_and_has_one_role(filled, manifests):
     a, b = both(filled, manifests)
-    side = crossed(a, b, same_store=True)
-    assert side.clips.classes == tuple(manifests[1])
+    merged = crossed(a, b, same_store=True)
+    assert merged.clips.classes == tuple(manifests[1])
     of = {"support": a, "query": b}
-    for i, clip in enumerate(side.clips.ids):
+    for i, clip in enumerate(merged.clips.ids):
         name, _, own = clip.partition("/")
-        place = of[name].clips.ids.index(own)
+        index = of[name].clips.ids.index(own)
         assert (
-            of[name].clips.classes[of[name].clips.class_ids[place]]
-            == side.clips.classes[side.clips.class_ids[i]]
+            of[name].clips.classes[of[name].clips.class_ids[index]]
+            == merged.clips.classes[merged.clips.class_ids[i]]
         )
-        for m, rows in side.rows.items():
+        for m, rows in merged.rows.items():
             theirs = of[name].rows[m]
-            first, last = theirs.offsets[place : place + 2]
+            first, last = theirs.offsets[index : index + 2]
             assert (
                 rows.values[rows.offsets[i] : rows.offsets[i + 1]] == theirs.values[first:last]
             ).all()
-        assert side.clips.roles[i] == {"support": SHOT, "query": QUERY}[name]
-    asked = {clip for clip in side.clips.ids if clip.startswith("query/")}
-    assert not {clip.replace("query/", "support/") for clip in asked} & set(side.clips.ids)
+        assert merged.clips.roles[i] == {"support": SHOT, "query": QUERY}[name]
+    asked = {clip for clip in merged.clips.ids if clip.startswith("query/")}
+    assert not {clip.replace("query/", "support/") for clip in asked} & set(merged.clips.ids)
     assert len(asked) > 10
     twice = crossed(a, b, same_store=False)
-    assert len(twice.clips) > len(side.clips)
+    assert len(twice.clips) > len(merged.clips)
     assert len(set(twice.clips.groups)) == len(twice.clips.groups)  # no column: each its own
 
 
@@ -74,18 +74,18 @@ def test_from_the_stores_to_the_result(filled, manifests, tmp_path, capsys):
     asked = {"manifest": where / "a.csv", "query_manifest": where / "b.csv"}
     file = tmp_path / "e"
     for task in ("n_way_k_shot", "imbalanced", "any_way_any_shot:min_ways=3"):
-        found = learn.run_episodes(filled, **FEW, **asked, task=task, save_episodes=file)
-        ids = np.array(found.clips.ids)
-        draw = found.draws[0]
-        assert all(one.startswith("support/") for one in ids[draw.support[draw.support >= 0]])
-        assert all(one.startswith("query/") for one in ids[draw.query[draw.query >= 0]])
-        assert found.sampling["query_manifest"].endswith("b.csv")
-        assert found.clips.classes == tuple(shared)
-        assert all(row.accuracy > 0.6 for row in found.results)
-        episodes_table(found.to_dict())
+        result = learn.run_episodes(filled, **FEW, **asked, task=task, save_episodes=file)
+        ids = np.array(result.clips.ids)
+        draw = result.draws[0]
+        assert all(clip.startswith("support/") for clip in ids[draw.support[draw.support >= 0]])
+        assert all(clip.startswith("query/") for clip in ids[draw.query[draw.query >= 0]])
+        assert result.sampling["query_manifest"].endswith("b.csv")
+        assert result.clips.classes == tuple(shared)
+        assert all(row.accuracy > 0.6 for row in result.results)
+        episodes_table(result.to_dict())
         assert "b.csv" in capsys.readouterr().out
         again = learn.run_episodes(filled, **asked, episodes_file=file)
-        assert [r.accuracy for r in again.results] == [r.accuracy for r in found.results]
+        assert [r.accuracy for r in again.results] == [r.accuracy for r in result.results]
     with pytest.raises(InputError, match="another manifest or split"):
         learn.run_episodes(filled, manifest=where / "a.csv", episodes_file=file)
 
@@ -96,12 +96,12 @@ def test_clips_that_a_projection_was_trained_on_are_known_again(filled, manifest
     learn.train(
         filled, "infonce", settings=settings, manifest=where / "a.csv", run_dir=tmp_path / "run"
     )
-    found = learn.run_episodes(
+    result = learn.run_episodes(
         filled, **FEW, manifest=where / "a.csv", query_manifest=where / "b.csv",
         projections=(tmp_path / "run",),
     )  # fmt: skip
-    shots = sum(clip.startswith("support/") for clip in found.clips.ids)
-    assert {row.seen_in_training for row in found.results} == {shots}
+    shots = sum(clip.startswith("support/") for clip in result.clips.ids)
+    assert {row.seen_in_training for row in result.results} == {shots}
 
 
 def test_another_store_must_have_the_very_feature(filled, tmp_path):

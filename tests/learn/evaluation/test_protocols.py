@@ -30,25 +30,25 @@ def visual(path, split):
 
 def test_a_linear_probe_is_scikit_learns(filled):
     x, y, _ = visual(filled, "train")
-    other, answers, _ = visual(filled, "test")
+    test_x, test_y, _ = visual(filled, "test")
     scale = StandardScaler().fit(x)
     model = LogisticRegression(C=0.1, max_iter=1000).fit(scale.transform(x), y)
-    right = (model.predict(scale.transform(other)) == answers).mean()
-    found = first(filled, "linear:c=0.1")
-    assert found.metrics["top1"] == pytest.approx(right)
-    assert found.clips == len(other)
-    assert found.about["fitted_on"] == "train"
+    accuracy = (model.predict(scale.transform(test_x)) == test_y).mean()
+    finding = first(filled, "linear:c=0.1")
+    assert finding.metrics["top1"] == pytest.approx(accuracy)
+    assert finding.clips == len(test_x)
+    assert finding.about["fitted_on"] == "train"
 
 
 def test_regularisation_is_chosen_on_val_and_never_on_the_scored_split(filled):
     x, y, _ = visual(filled, "train")
     tuned, of_tuned, _ = visual(filled, "val")
     scale = StandardScaler().fit(x)
-    right = {}
+    accuracy = {}
     for c in (0.001, 0.01, 0.1, 1.0, 10.0, 100.0):
         model = LogisticRegression(C=c, max_iter=1000).fit(scale.transform(x), y)
-        right[c] = (model.predict(scale.transform(tuned)) == of_tuned).mean()
-    assert first(filled, "linear").about["c"] == max(right, key=right.get)
+        accuracy[c] = (model.predict(scale.transform(tuned)) == of_tuned).mean()
+    assert first(filled, "linear").about["c"] == max(accuracy, key=accuracy.get)
     assert first(filled, "linear", val_split="nowhere").about["c"] == 1.0
 
 
@@ -86,7 +86,7 @@ def test_a_probe_needs_classes_it_can_have_learnt(tmp_path):
     testing.fill(tmp_path / "s", clips=120, rows=1, dim=4, classes=12)
     with pytest.raises(InputError, match="linear:folds=5"):
         first(tmp_path / "s", "linear")
-    with pytest.raises(InputError, match="--train-split"):
+    with pytest.raises(InputError, match="`train_split`"):
         first(tmp_path / "s", "linear", split="all")
     with pytest.raises(InputError, match="lower folds"):
         first(tmp_path / "s", "linear:folds=99")
@@ -97,15 +97,15 @@ def test_a_probe_needs_classes_it_can_have_learnt(tmp_path):
 def test_late_fusion_is_the_mean_of_two_probes(filled):
     modes = {
         fusion: {
-            one.query: one.metrics["top1"]
-            for one in learn.run_protocol(filled, f"linear:fusion={fusion}").findings
+            finding.query: finding.metrics["top1"]
+            for finding in learn.run_protocol(filled, f"linear:fusion={fusion}").findings
         }
         for fusion in ("early", "late")
     }
     assert modes["early"]["v"] == modes["late"]["v"]
     assert modes["late"]["av"] >= max(modes["late"]["v"], modes["late"]["a"]) - 0.05
-    told = learn.run_protocol(filled, "linear:fusion=late", support=("av",)).findings[0]
-    assert told.about["fusion"] == "late"
+    finding = learn.run_protocol(filled, "linear:fusion=late", support=("av",)).findings[0]
+    assert finding.about["fusion"] == "late"
 
 
 @pytest.fixture(scope="module")
@@ -125,40 +125,47 @@ def test_a_runs_own_head_is_asked_about_unscaled_vectors(filled, trained):
         m: load_rows(choose_feature(fs, m, None), clips.ids) for m in ("visual", "audio")
     }  # fmt: skip
     usable = rows["visual"].valid & rows["audio"].valid
-    rows = {m: one.keep(usable) for m, one in rows.items()}
+    rows = {m: loaded.keep(usable) for m, loaded in rows.items()}
     with torch.inference_mode():
         x = run.space.embed(rows)
         weights = run.objective.classifier
-        shares = {m: weights(one).softmax(1) for m, one in x.items()}
-    answers = [run.classes.index(clips.classes[c]) for c in clips.class_ids[usable]]
-    found = learn.run_protocol(
+        probabilities = {m: weights(embedded).softmax(1) for m, embedded in x.items()}
+    targets = [run.classes.index(clips.classes[c]) for c in clips.class_ids[usable]]
+    findings = learn.run_protocol(
         filled, "classify", projections=(trained / "cross_entropy",)
     ).findings
-    by_mode = {one.query: one.metrics["top1"] for one in found}
-    both = (shares["visual"] + shares["audio"]) / 2
-    for mode, one in (("v", shares["visual"]), ("a", shares["audio"]), ("av", both)):
-        assert by_mode[mode] == pytest.approx((one.argmax(1).numpy() == answers).mean())
+    by_mode = {finding.query: finding.metrics["top1"] for finding in findings}
+    both = (probabilities["visual"] + probabilities["audio"]) / 2
+    for mode, p in (
+        ("v", probabilities["visual"]),
+        ("a", probabilities["audio"]),
+        ("av", both),
+    ):
+        assert by_mode[mode] == pytest.approx((p.argmax(1).numpy() == targets).mean())
     assert by_mode["av"] > 0.5
 
 
 def test_who_has_no_head_is_told_what_has(filled, trained):
     with pytest.raises(InputError, match=r"cross_entropy.*linear"):
         learn.run_protocol(filled, "classify", projections=(trained / "infonce",))
-    with pytest.raises(InputError, match="--projection"):
+    with pytest.raises(InputError, match="`projections`"):
         learn.run_protocol(filled, "classify")
 
 
 def test_retrieval_goes_both_ways_in_a_common_space(filled, trained):
-    found = learn.run_protocol(filled, "retrieval", projections=("none", trained / "infonce"))
-    told = {(one.projection, one.about["level"], one.support, one.query) for one in found.findings}
+    result = learn.run_protocol(filled, "retrieval", projections=("none", trained / "infonce"))
+    kinds = {
+        (finding.projection, finding.about["level"], finding.support, finding.query)
+        for finding in result.findings
+    }
     run = str(trained / "infonce")
-    assert {(run, "instance", "v", "a"), (run, "instance", "a", "v")} <= told
-    assert ("none", "class", "av", "av") in told
-    assert not any(name == "none" and one != other for name, _, one, other in told)
-    for one in found.findings:
-        if one.about["level"] == "class":
-            assert one.about["apart"] == "groups"
-            assert one.metrics["r1"] > 0.3
+    assert {(run, "instance", "v", "a"), (run, "instance", "a", "v")} <= kinds
+    assert ("none", "class", "av", "av") in kinds
+    assert not any(name == "none" and a != b for name, _, a, b in kinds)
+    for finding in result.findings:
+        if finding.about["level"] == "class":
+            assert finding.about["apart"] == "groups"
+            assert finding.metrics["r1"] > 0.3
 
 
 def test_labels_take_their_thresholds_from_val(tmp_path):
@@ -191,7 +198,7 @@ def test_labels_take_their_thresholds_from_val(tmp_path):
     half = first(fs.path, "multilabel", val_split="nowhere")
     assert half.about["thresholds_from"] == "one half"
     assert tuned.about["thresholds_from"] == "val"
-    by_name = {one.name: one for one in tuned.classes}
+    by_name = {row.name: row for row in tuned.classes}
     assert by_name["rare"].threshold < 0.45
     assert tuned.metrics["macro_f1"] > half.metrics["macro_f1"]
     assert tuned.clips == sum(bool(c.strip(";")) for c in cells[2::3])
@@ -207,8 +214,8 @@ def test_a_finding_says_what_the_projection_was_trained_on(filled, trained):
 
 
 def test_an_evaluation_is_kept_whole(filled, tmp_path):
-    found = learn.run_protocol(filled, "retrieval")
-    found.save(tmp_path / "kept")
-    assert [one.name for one in (tmp_path / "kept").iterdir()] == ["evaluation.json"]
+    result = learn.run_protocol(filled, "retrieval")
+    result.save(tmp_path / "kept")
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["evaluation.json"]
     with pytest.raises(InputError, match="exists"):
-        found.save(tmp_path / "kept")
+        result.save(tmp_path / "kept")

@@ -18,16 +18,16 @@ GRID = ("optimiser.learning_rate=1e-3,1e-2", "objective.temperature=0.07,0.5")
 @pytest.fixture(scope="module")
 def swept(paired, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep") / "s"
-    told = []
+    updates = []
     result = learn.sweep(
         paired, "infonce", grid=GRID, settings=QUICK, directory=folder,
-        progress=lambda *said: told.append(said),
+        progress=lambda *update: updates.append(update),
     )  # fmt: skip
-    return folder, result, told
+    return folder, result, updates
 
 
 def test_every_combination_is_trained_as_told(swept):
-    folder, result, told = swept
+    folder, result, updates = swept
     wanted = [
         {"optimiser.learning_rate": rate, "objective.temperature": t}
         for rate in ("1e-3", "1e-2")
@@ -42,7 +42,7 @@ def test_every_combination_is_trained_as_told(swept):
         assert stage["objective"]["temperature"] == warmth
         assert stage["optimiser"]["epochs"] == 2
         assert Path(cell["run"]).parent == folder
-    assert [done for done, *_ in told] == [1, 2, 3, 4]
+    assert [done for done, *_ in updates] == [1, 2, 3, 4]
     assert json.loads((folder / "sweep.json").read_text()) == result.to_dict()
 
 
@@ -54,7 +54,7 @@ def test_scores_are_those_of_the_validation_split(swept, paired):
             paired, split="val", ways=5, shots=(1,), queries=5, episodes=sweeps.EPISODES,
             projections=(cell["run"],), support=("v", "a", "av"),
         )  # fmt: skip
-        assert [one["accuracy"] for one in cell["scores"]] == [r.accuracy for r in alone.results]
+        assert [row["accuracy"] for row in cell["scores"]] == [r.accuracy for r in alone.results]
     means = [sum(s["accuracy"] for s in cell["scores"]) for cell in result.cells]
     assert means[result.best] == max(means)
 
@@ -81,14 +81,16 @@ def test_the_same_again_trains_nothing_and_more_keeps_the_old(swept, paired, mon
 
 def test_workers_give_the_same_weights(swept, paired, tmp_path):
     _, result, _ = swept
-    other = learn.sweep(
+    by_workers = learn.sweep(
         paired, "infonce", grid=GRID[:1], settings=(*QUICK, "objective.temperature=0.07"),
         directory=tmp_path / "s", workers=2,
     )  # fmt: skip
     alone = [cell for cell in result.cells if cell["settings"]["objective.temperature"] == "0.07"]
-    for ours, theirs in zip(other.cells, alone, strict=True):
-        one, two = (load_run(Path(cell["run"])).space.state_dict() for cell in (ours, theirs))
-        assert all(one[key].allclose(two[key], atol=1e-5) for key in two)
+    for ours, theirs in zip(by_workers.cells, alone, strict=True):
+        state, expected = (
+            load_run(Path(cell["run"])).space.state_dict() for cell in (ours, theirs)
+        )
+        assert all(state[key].allclose(expected[key], atol=1e-5) for key in expected)
         assert ours["training"]["loss"] == pytest.approx(theirs["training"]["loss"], rel=1e-4)
 
 
@@ -125,7 +127,7 @@ NAMES = [(i, i % 4) for i in range(40)]
 @pytest.mark.parametrize(
     ("grid", "error", "words"),
     [
-        ((), ConfigError, "no --grid"),
+        ((), ConfigError, "no `grid`"),
         (("optimiser.epochs",), ConfigError, "SECTION.KEY=A,B"),
         (("epochs=1,2",), ConfigError, "SECTION.KEY=A,B"),
         (("optimiser.epochs=1,,2",), ConfigError, "SECTION.KEY=A,B"),

@@ -15,39 +15,41 @@ ASKED = {
 
 
 def test_it_stops_when_every_interval_is_narrow_and_not_much_later(filled):
-    found = learn.run_episodes(filled, **ASKED, until_ci=0.02)
-    assert found.sampling["until_ci_reached"] is True
-    assert all(row.ci95 <= 0.02 for row in found.results)
-    blocks = found.sampling["blocks"]
-    assert found.sampling["episodes"] == 40 * blocks == len(found.draws[0])
+    result = learn.run_episodes(filled, **ASKED, until_ci=0.02)
+    assert result.sampling["until_ci_reached"] is True
+    assert all(row.ci95 <= 0.02 for row in result.results)
+    blocks = result.sampling["blocks"]
+    assert result.sampling["episodes"] == 40 * blocks == len(result.draws[0])
     # A row's spread hardly changes, so two blocks in three would leave one too wide.
     fewer = 40 * (2 * blocks // 3)
-    rows = (row.of_episodes[:fewer] for row in found.results)
-    assert max(1.96 * one.std(ddof=1) / np.sqrt(fewer) for one in rows) > 0.02
+    rows = (row.of_episodes[:fewer] for row in result.results)
+    assert max(1.96 * row.std(ddof=1) / np.sqrt(fewer) for row in rows) > 0.02
 
 
 def test_blocks_have_seeds_of_their_own_and_come_again(filled, tmp_path):
-    found = learn.run_episodes(filled, **ASKED, until_ci=0.022, save_episodes=tmp_path / "e")
+    result = learn.run_episodes(filled, **ASKED, until_ci=0.022, save_episodes=tmp_path / "e")
     again = learn.run_episodes(filled, **ASKED, until_ci=0.022)
-    assert [d.sha256 for d in again.draws] == [d.sha256 for d in found.draws]
-    assert found.sampling["seed"] == 0
-    blocks = found.sampling["blocks"]
+    assert [d.sha256 for d in again.draws] == [d.sha256 for d in result.draws]
+    assert result.sampling["seed"] == 0
+    blocks = result.sampling["blocks"]
     assert blocks > 2
     alone = [learn.run_episodes(filled, **ASKED, seed=seed_of(b, 0)) for b in range(blocks)]
-    assert len({one.draws[0].sha256 for one in alone}) == blocks
-    for i, row in enumerate(found.results):
-        by_hand = np.concatenate([one.results[i].of_episodes for one in alone])
+    assert len({single.draws[0].sha256 for single in alone}) == blocks
+    for i, row in enumerate(result.results):
+        by_hand = np.concatenate([single.results[i].of_episodes for single in alone])
         assert np.array_equal(row.of_episodes, by_hand)
     of_file = learn.run_episodes(filled, **ASKED, episodes_file=tmp_path / "e")
-    assert [r.accuracy for r in of_file.results] == [r.accuracy for r in found.results]
-    assert np.array_equal(joined([one.draws[0] for one in alone]).indices, found.draws[0].indices)
+    assert [r.accuracy for r in of_file.results] == [r.accuracy for r in result.results]
+    assert np.array_equal(
+        joined([single.draws[0] for single in alone]).indices, result.draws[0].indices
+    )
 
 
 def test_it_gives_up_at_the_most_and_says_so(filled, capsys):
-    found = learn.run_episodes(filled, **ASKED, until_ci=0.0001, max_episodes=99)
-    assert found.sampling["episodes"] == 80
-    assert found.sampling["until_ci_reached"] is False
-    episodes_table(found.to_dict())
+    result = learn.run_episodes(filled, **ASKED, until_ci=0.0001, max_episodes=99)
+    assert result.sampling["episodes"] == 80
+    assert result.sampling["until_ci_reached"] is False
+    episodes_table(result.to_dict())
     assert "stopped at 80 episodes" in capsys.readouterr().out
     plain = learn.run_episodes(filled, **ASKED)
     assert "until_ci_reached" not in plain.sampling
@@ -58,7 +60,7 @@ def test_it_gives_up_at_the_most_and_says_so(filled, capsys):
     [
         ({"until_ci": 0.0}, "not above 0"),
         ({"until_ci": 2.0}, "not above 0"),
-        ({"until_ci": 0.1, "max_episodes": 39}, "--max-episodes 39"),
+        ({"until_ci": 0.1, "max_episodes": 39}, "`max_episodes` 39"),
         ({"until_ci": 0.1, "episodes": 1}, "blocks of 1"),
         ({"until_ci": 0.1, "episodes_file": "e"}, "name one"),
     ],

@@ -10,7 +10,7 @@ import store
 from learn.data import class_embeddings
 from learn.data.class_embeddings import ClassEmbeddings
 from learn.evaluation.evaluation_set import load_evaluation_set
-from learn.evaluation.protocols.zero_shot import Config, Scored, _area, _best, harmonic
+from learn.evaluation.protocols.zero_shot import Config, Scored, _area, _best, _harmonic
 from learn.training.runs import load_run
 from store import testing
 from store.errors import ConfigError, InputError
@@ -58,49 +58,51 @@ def by_hand(made, split, beta, among=None):
     fs = store.open(made / "s")
     manifest = store.read_manifest(made / "m.csv")
     features = {fs[name].modality: fs[name] for name in fs.features}
-    side = load_evaluation_set(manifest, features, split=split, label="label", group=None)
+    scored = load_evaluation_set(manifest, features, split=split, label="label", group=None)
     run = load_run(made / "run")
-    x = run.embed(side.rows)["visual"].double().numpy()
-    names = sorted({*run.classes, *side.clips.classes})
+    x = run.embed(scored.rows)["visual"].double().numpy()
+    names = sorted({*run.classes, *scored.clips.classes})
     texts = run.class_embeddings(names).double().numpy()
     hits = {}
-    for one, code in zip(x, side.clips.class_ids, strict=True):
-        truth = side.clips.classes[code]
-        said = [
-            (one @ text - beta * (name in run.classes), name)
+    for vector, class_id in zip(x, scored.clips.class_ids, strict=True):
+        truth = scored.clips.classes[class_id]
+        scores = [
+            (vector @ text - beta * (name in run.classes), name)
             for name, text in zip(names, texts, strict=True)
             if among is None or name in among
         ]
-        hits.setdefault(truth, []).append(max(said)[1] == truth)
+        hits.setdefault(truth, []).append(max(scores)[1] == truth)
     return {name: np.mean(of) for name, of in hits.items()}, run.classes
 
 
 def test_the_numbers_are_means_over_classes(made):
-    (found,) = score(made, "zero_shot:beta=0.05", support=("v",))
+    (finding,) = score(made, "zero_shot:beta=0.05", support=("v",))
     recall, seen = by_hand(made, "test", 0.05)
     s = np.mean([r for name, r in recall.items() if name in seen])
     u = np.mean([r for name, r in recall.items() if name not in seen])
     assert len(seen) == 7
-    assert found.metrics["seen"] == pytest.approx(s)
-    assert found.metrics["unseen"] == pytest.approx(u)
-    assert found.metrics["harmonic_mean"] == pytest.approx(2 * s * u / (s + u))
+    assert finding.metrics["seen"] == pytest.approx(s)
+    assert finding.metrics["unseen"] == pytest.approx(u)
+    assert finding.metrics["harmonic_mean"] == pytest.approx(2 * s * u / (s + u))
     alone, _ = by_hand(made, "test", 0.0, among=UNSEEN)
-    assert found.metrics["zsl"] == pytest.approx(np.mean([alone[name] for name in UNSEEN]))
-    assert {one.name: one.recall for one in found.classes} == pytest.approx(recall)
-    assert found.about["unseen_classes"] == list(UNSEEN)
+    assert finding.metrics["zsl"] == pytest.approx(np.mean([alone[name] for name in UNSEEN]))
+    assert {row.name: row.recall for row in finding.classes} == pytest.approx(recall)
+    assert finding.about["unseen_classes"] == list(UNSEEN)
 
 
 def test_beta_is_chosen_on_val_alone(made):
-    (found,) = score(made, support=("v",))
-    assert found.about["beta_chosen_on"] == "val"
+    (finding,) = score(made, support=("v",))
+    assert finding.about["beta_chosen_on"] == "val"
 
     def of_val(beta):
         recall, seen = by_hand(made, "val", beta)
-        sides = [[r for n, r in recall.items() if (n in seen) == side] for side in (True, False)]
-        return harmonic(*map(np.mean, sides))
+        recalls = [
+            [r for n, r in recall.items() if (n in seen) == is_seen] for is_seen in (True, False)
+        ]
+        return _harmonic(*map(np.mean, recalls))
 
     best = max(of_val(beta) for beta in np.linspace(-0.25, 0.5, 11))
-    assert of_val(found.metrics["beta"]) >= best
+    assert of_val(finding.metrics["beta"]) >= best
     (none,) = score(made, support=("v",), val_split="nowhere")
     assert none.metrics["beta"] == 0
     assert "nothing" in none.about["beta_chosen_on"]
@@ -116,20 +118,20 @@ def test_zero_is_a_beta_and_not_none(made):
 def test_the_ends_of_beta_and_the_area_between():
     """Two seen and two unseen classes, a clip each; by hand every answer turns at a known beta."""
     scores = np.array([[3.0, 0, 1, 0], [0, 3, 0, 2.5], [2, 0, 1, 0], [0, 1, 0, 2]])
-    one = Scored(
+    scored = Scored(
         scores=scores,
         truth=np.arange(4),
         names=tuple("abcd"),
         seen=np.array([True] * 2 + [False] * 2),
     )
-    assert one.sides(-9.0) == (1.0, 0.0)
-    assert one.sides(9.0) == (0.0, 1.0)
-    assert one.sides(0.0) == (1.0, 0.5)
+    assert scored.seen_and_unseen(-9.0) == (1.0, 0.0)
+    assert scored.seen_and_unseen(9.0) == (0.0, 1.0)
+    assert scored.seen_and_unseen(0.0) == (1.0, 0.5)
     # Clip 1 turns at 0.5, clip 2 at 1, clip 0 at 2: corners (1, .5), (.5, .5), (.5, 1), (0, 1)
-    assert _area(one) == pytest.approx(0.5 * 0.5 + 0.5 * 1.0)
-    assert _best(one) == 0  # of equals that which changes least
+    assert _area(scored) == pytest.approx(0.5 * 0.5 + 0.5 * 1.0)
+    assert _best(scored) == 0  # of equals that which changes least
     shifted = replace(
-        one, scores=scores + np.array([0.6, 0.6, 0, 0])
+        scored, scores=scores + np.array([0.6, 0.6, 0, 0])
     )  # turns at -.4, 1.1, 1.6, 2.6
     assert _best(shifted) == 0
 

@@ -5,11 +5,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from learn.inference.classifier import BY, Support, fit
+from learn.inference.classifier import HEADS, Support, fit
 
 
-@pytest.mark.parametrize("by", BY)
-def test_confidence_is_better_than_uncalibrated(by):
+@pytest.mark.parametrize("head", HEADS)
+def test_confidence_is_better_than_uncalibrated(head):
     """Error of calibration on clips never seen, against softmax of the cosines as they are."""
     rng = torch.Generator().manual_seed(0)
     means = torch.randn(20, 32, generator=rng)
@@ -23,20 +23,22 @@ def test_confidence_is_better_than_uncalibrated(by):
     x, class_ids = draw(8)
     held, truth = draw(200)
     present = (torch.ones(len(x), dtype=torch.bool),)
-    classifier = fit(Support(vectors=(x,), present=present, class_ids=class_ids, classes=20), by=by)
-    found = classifier.predict(held, 20)
+    classifier = fit(
+        Support(vectors=(x,), present=present, class_ids=class_ids, classes=20), head=head
+    )
+    predictions = classifier.predict(held, 20)
     scores = classifier.index.search(held, len(classifier.index)).scores
     plain = scores[:, :20].double().softmax(-1)[:, 0]
-    right = (found.class_ids[:, 0] == truth).double()
-    assert 0.5 < right.mean() < 0.95
-    ours, theirs = (error(p, right) for p in (found.probabilities[:, 0], plain))
+    correct = (predictions.class_ids[:, 0] == truth).double()
+    assert 0.5 < correct.mean() < 0.95
+    ours, theirs = (error(p, correct) for p in (predictions.probabilities[:, 0], plain))
     assert ours < 0.1 < 0.3 < theirs
     assert classifier.calibration.enough
 
 
-@pytest.mark.parametrize("by", BY)
+@pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("grouped", [True, False])
-def test_calibration_leaves_a_clip_and_its_source_out(by, grouped):
+def test_calibration_leaves_a_clip_and_its_source_out(head, grouped):
     """Against a loop that makes the classifier anew without them, clip after clip."""
     rng = torch.Generator().manual_seed(2)
     class_ids = torch.arange(6).repeat_interleave(8)
@@ -50,30 +52,30 @@ def test_calibration_leaves_a_clip_and_its_source_out(by, grouped):
         "class_ids": class_ids,
     }
     fitted = fit(
-        Support(**support, classes=6, groups=groups if grouped else None), by=by
+        Support(**support, classes=6, groups=groups if grouped else None), head=head
     ).calibration
-    right, sure = [], []
+    correct, sure = [], []
     for i in range(48):
         rest = (groups != groups[i]) if grouped else torch.arange(48) != i
         by_class = [x[rest & (class_ids == c)] for c in range(6)]
         score = torch.stack(
             [
-                (F.normalize(y.sum(0), dim=-1) @ x[i]) if by == "prototypes" else (y @ x[i]).max()
+                (F.normalize(y.sum(0), dim=-1) @ x[i]) if head == "prototypes" else (y @ x[i]).max()
                 for y in by_class
             ]
         ).double()
-        right.append(float(score.argmax() == class_ids[i]))
+        correct.append(float(score.argmax() == class_ids[i]))
         sure.append(float((score / fitted.temperature).softmax(-1).max()))
     assert fitted.apart == ("group" if grouped else "clip")
-    assert fitted.accuracy == pytest.approx(np.mean(right))
+    assert fitted.accuracy == pytest.approx(np.mean(correct))
     assert fitted.confidence == pytest.approx(np.mean(sure), abs=1e-5)
     assert fitted.accuracy < 0.8 if grouped else fitted.accuracy > 0.8
 
 
-def error(p, right):
+def error(p, correct):
     """Expected calibration error in ten bins."""
     bins = (p * 10).long().clamp_max(9)
-    parts = [(p[bins == b].mean() - right[bins == b].mean()).abs() * (bins == b).double().mean()
+    parts = [(p[bins == b].mean() - correct[bins == b].mean()).abs() * (bins == b).double().mean()
              for b in bins.unique()]  # fmt: skip
     return float(sum(parts))
 

@@ -19,7 +19,13 @@ from store.errors import InputError
 
 
 def settings(**changed):
-    given = {"by": "prototypes", "inverted": None, "centred": True, "top": 2, "abstain_below": 0.0}
+    given = {
+        "head": "prototypes",
+        "inverted": None,
+        "centred": True,
+        "top": 2,
+        "abstain_below": 0.0,
+    }
     return LabellerSettings(**{**given, **changed})
 
 

@@ -13,7 +13,7 @@ import pytest
 import learn
 import store
 from learn.data.rows import load_rows
-from learn.inference.classifier import BY
+from learn.inference.classifier import HEADS
 from store.errors import ConfigError, InputError, MissingFile, UnknownColumn
 from tests.learn.inference.tables import audio_of, read, unit, vectors, write
 
@@ -26,8 +26,8 @@ def test_equal_to_a_matrix_product(filled, asked, tmp_path):
                   if f.modality == "visual")  # fmt: skip
     names = [row["clip_id"] for row in read(support)]
     x = vectors(visual, names)
-    there = ~np.isnan(x[:, 0])
-    x, label = unit(x[there]), np.array([truth[n] for n in names])[there]
+    has_rows = ~np.isnan(x[:, 0])
+    x, label = unit(x[has_rows]), np.array([truth[n] for n in names])[has_rows]
     classes = sorted(set(label))
     middle = np.mean([x[label == c].mean(0) for c in classes], axis=0)
     prototypes = unit(np.stack([unit(x - middle)[label == c].mean(0) for c in classes]))
@@ -46,7 +46,7 @@ def test_equal_to_a_matrix_product(filled, asked, tmp_path):
         assert row["label"] == row["label_1"]
 
 
-@pytest.mark.parametrize("by", BY)
+@pytest.mark.parametrize("by", HEADS)
 def test_every_clip_outside_the_support_is_answered_by_what_it_has(filled, asked, tmp_path, by):
     support, truth = asked
     result = learn.predict(filled, support=support, output=tmp_path / "o.csv", by=by)
@@ -58,8 +58,8 @@ def test_every_clip_outside_the_support_is_answered_by_what_it_has(filled, asked
     assert all(modes.values())  # some are silent, and some failed
     assert {r["label_status"] for r in modes[""]} == {"no-rows"}
     for mode in ("av", "v"):
-        right = np.mean([r["label"] == truth[r["clip_id"]] for r in modes[mode]])
-        assert right > 0.6, mode
+        correct = np.mean([r["label"] == truth[r["clip_id"]] for r in modes[mode]])
+        assert correct > 0.6, mode
     summary = result.to_dict()["labels"][0]
     assert summary["no-rows"] == len(modes[""])
     assert summary["answered"] == len(rows) - len(modes[""])
@@ -89,10 +89,10 @@ def test_several_columns_and_a_class_more(filled, asked, tmp_path):
         filled, support=both, query=query, labels=("label", "digit"), output=tmp_path / "two"
     )
     learn.predict(filled, support=support, query=query, output=tmp_path / "one")
-    two, one = read(tmp_path / "two"), read(tmp_path / "one")
-    assert [r["clip_id"] for r in two] == sorted(truth, reverse=True)[:60]
-    assert [{k: r[k] for k in one[0]} for r in two] == one
-    assert {r["digit"] for r in two if r["mode"]} <= set("01234567")
+    double, single = read(tmp_path / "two"), read(tmp_path / "one")
+    assert [r["clip_id"] for r in double] == sorted(truth, reverse=True)[:60]
+    assert [{k: r[k] for k in single[0]} for r in double] == single
+    assert {r["digit"] for r in double if r["mode"]} <= set("01234567")
     fewer = write(tmp_path / "f.csv", ["clip_id", "label"], [r[:2] for r in rows if r[2] != "7"])
     result = learn.predict(filled, support=fewer, query=query, output=tmp_path / "few")
     assert result.labels[0].classes <= 8
@@ -168,9 +168,11 @@ def test_clips_that_lack_a_modality_in_a_trained_space(filled, asked, tmp_path):
     silent = [(b, v) for b, v in zip(both, sight, strict=True) if b["mode"] == "v"]
     assert len(silent) > 10
     assert all(b == v for b, v in silent)
-    found = learn.search(filled, next(iter(truth)), projection=run, source="v", target="a", top=480)
+    result = learn.search(
+        filled, next(iter(truth)), projection=run, source="v", target="a", top=480
+    )
     with_sound = int(load_rows(audio_of(filled), list(truth)).valid.sum())
-    assert len(found.neighbours) == found.looked_at == with_sound < 480
+    assert len(result.neighbours) == result.looked_at == with_sound < 480
 
 
 def test_the_commands(filled, asked, tmp_path):

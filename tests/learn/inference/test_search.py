@@ -17,11 +17,11 @@ def test_the_nearest_clips_of_a_loop(filled):
     clip = ids[next(i for i in range(len(ids)) if not np.isnan(x[i, 0]))]
     score = x @ x[ids.index(clip)]
     want = sorted((-s, c) for s, c in zip(score, ids, strict=True) if s == s and c != clip)[:7]
-    found = learn.search(filled, clip, source="v", top=7)
-    assert [n.clip_id for n in found.neighbours] == [c for _, c in want]
-    np.testing.assert_allclose([n.similarity for n in found.neighbours],
+    result = learn.search(filled, clip, source="v", top=7)
+    assert [n.clip_id for n in result.neighbours] == [c for _, c in want]
+    np.testing.assert_allclose([n.similarity for n in result.neighbours],
                                [-s for s, _ in want], atol=1e-5)  # fmt: skip
-    assert found.looked_at == int((~np.isnan(x[:, 0])).sum()) - 1
+    assert result.looked_at == int((~np.isnan(x[:, 0])).sum()) - 1
 
 
 def test_spaces_without_anything_in_common(filled):
@@ -40,7 +40,7 @@ def test_across_modalities_in_a_trained_space(paired, tmp_path):
     truth = dict(zip(table.clip_ids, table.column("label"), strict=True))
     hits = []
     for clip in table.clip_ids[480:500]:
-        found = learn.search(paired, clip, projection=run, source="a", target="v", top=5)
-        assert (found.source, found.target, found.looked_at) == ("a", "v", 600)
-        hits += [truth[n.clip_id] == truth[clip] for n in found.neighbours]
+        result = learn.search(paired, clip, projection=run, source="a", target="v", top=5)
+        assert (result.source, result.target, result.looked_at) == ("a", "v", 600)
+        hits += [truth[n.clip_id] == truth[clip] for n in result.neighbours]
     assert np.mean(hits) > 0.5  # chance: 0.1

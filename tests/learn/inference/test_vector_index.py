@@ -16,9 +16,9 @@ def unit(*shape, seed=0):
 @pytest.mark.parametrize("queries", [1, 30])  # FAISS multiplies few and many queries differently
 def test_equal_to_the_matrix_product(size, k, queries):
     vectors, asked = unit(size, 48), unit(queries, 48, seed=1)
-    found, true = VectorIndex(vectors).search(asked, k), by_matmul(vectors, asked, k)
-    assert torch.equal(found.indices, true.indices)
-    torch.testing.assert_close(found.scores, true.scores, atol=2e-6, rtol=0)
+    neighbours, true = VectorIndex(vectors).search(asked, k), by_matmul(vectors, asked, k)
+    assert torch.equal(neighbours.indices, true.indices)
+    torch.testing.assert_close(neighbours.scores, true.scores, atol=2e-6, rtol=0)
 
 
 @pytest.mark.parametrize("copies", [3, 40, 3000])  # within what is fetched beyond k, and beyond it
@@ -27,15 +27,15 @@ def test_the_first_of_equals_wins(copies, queries):
     """Copies score alike, so their order is that of their places, at the edge of k too."""
     base = unit(6, 33)
     vectors = base.repeat(copies, 1)
-    found = VectorIndex(vectors).search(unit(queries, 33, seed=2), 5)
+    neighbours = VectorIndex(vectors).search(unit(queries, 33, seed=2), 5)
     best = by_matmul(base, unit(queries, 33, seed=2), 6).indices
     expected = (torch.arange(copies) * 6 + best[..., None]).flatten(1)[:, :5]
-    assert torch.equal(found.indices, expected)
+    assert torch.equal(neighbours.indices, expected)
 
 
 def test_no_query_and_fewer_vectors_than_asked():
-    found = VectorIndex(unit(3, 8)).search(torch.empty(0, 8), 5)
-    assert found.scores.shape == found.indices.shape == (0, 3)
+    neighbours = VectorIndex(unit(3, 8)).search(torch.empty(0, 8), 5)
+    assert neighbours.scores.shape == neighbours.indices.shape == (0, 3)
 
 
 def test_an_approximate_index_measures_its_recall():

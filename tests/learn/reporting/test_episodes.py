@@ -9,26 +9,26 @@ from tests.learn.reporting.pages import HEADS, Page, result, shown
 
 def test_accuracies_are_those_of_the_results(page, runs):
     rows = [row for name in ("heads", "crossed") for row in result(runs[name])["results"]]
-    found = page[0].rows("Accuracy")
-    assert len(found) == len(rows) == 3 * 3 * 2 + 9 * 2
-    for cell, row in zip(found, rows, strict=True):
+    cells = page[0].rows("Accuracy")
+    assert len(cells) == len(rows) == 3 * 3 * 2 + 9 * 2
+    for cell, row in zip(cells, rows, strict=True):
         assert (cell["%"], cell["± 95 %"]) == (shown(row["accuracy"]), shown(row["ci95"]))
         assert cell["result"].startswith(row["head"])
         assert int(cell["shots"]) == row["shots"]
-    assert {cell["result"] for cell in found} == {
+    assert {cell["result"] for cell in cells} == {
         *(f"{head} · stored vectors" for head in HEADS), "prototypes · space",
     }  # fmt: skip
 
 
 def test_the_matrix_holds_every_pair_of_modes(page, runs):
     rows = result(runs["crossed"])["results"]
-    found = {
+    cells = {
         (c["result"], c["shots"], c["support"], c["query"]): c["%"]
         for c in page[0].rows("Support and query")
     }
     for row in rows:
         key = ("prototypes · space", str(row["shots"]), row["support"], row["query"])
-        assert found[key] == shown(row["accuracy"])
+        assert cells[key] == shown(row["accuracy"])
     drawings = re.findall(r"<svg(?:(?!</svg>).)*q0-matrix0-title.*?</svg>", page[0].html, re.DOTALL)
     written = re.findall(r">(\d+\.\d)</text>", drawings[0])
     assert written == [f"{100 * row['accuracy']:.1f}" for row in rows if row["shots"] == 1]
@@ -36,17 +36,17 @@ def test_the_matrix_holds_every_pair_of_modes(page, runs):
 
 def test_episodes_of_other_shapes_are_reported_without_chance(filled, tmp_path):
     for task in ("any_way_any_shot", "imbalanced"):
-        found = learn.run_episodes(
+        scored = learn.run_episodes(
             filled, task=task, queries=4, episodes=20, heads=("prototypes",), support=("v",)
         )
-        found.save(tmp_path / task)
+        scored.save(tmp_path / task)
     out = tmp_path / "r.html"
     learn.report((tmp_path / "any_way_any_shot", tmp_path / "imbalanced"), out, map_by="none")
-    uneven, even = Page(out.read_text()).html.split("</h2>")[2:4]
-    assert "task any_way_any_shot" in uneven
+    ragged, even = Page(out.read_text()).html.split("</h2>")[2:4]
+    assert "task any_way_any_shot" in ragged
     assert "task imbalanced" in even
     assert "chance is" in even
-    assert "chance is" not in uneven
+    assert "chance is" not in ragged
 
 
 def test_what_is_no_accuracy_is_not_called_so(tmp_path):
@@ -54,8 +54,8 @@ def test_what_is_no_accuracy_is_not_called_so(tmp_path):
 
     testing.fill(tmp_path / "s", clips=300, rows=2, dim=8, classes=12)
     few = {"episodes": 20, "queries": 3, "support": ("v",)}
-    found = learn.run_episodes(tmp_path / "s", task="generalised", ways=2, **few)
-    found.save(tmp_path / "both")
+    scored = learn.run_episodes(tmp_path / "s", task="generalised", ways=2, **few)
+    scored.save(tmp_path / "both")
     clips = store.open(tmp_path / "s").manifest().clip_ids
     lines = [f"{c},{c},a{i % 4};b{i % 3}" for i, c in enumerate(clips)]
     (tmp_path / "m.csv").write_text("\n".join(["path,clip_id,label", *lines]))

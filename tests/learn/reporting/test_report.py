@@ -80,8 +80,8 @@ def test_names_are_text_and_nothing_else(filled, tmp_path):
     )
     lines = [f'{p},{c},"{name[label]}",{s}' for p, c, label, s in rows]
     (tmp_path / "m.csv").write_text("\n".join(["path,clip_id,label,split", *lines]))
-    found = learn.run_episodes(filled, **FEW, support=("v",), manifest=tmp_path / "m.csv")
-    found.save(tmp_path / "<b>run")
+    scored = learn.run_episodes(filled, **FEW, support=("v",), manifest=tmp_path / "m.csv")
+    scored.save(tmp_path / "<b>run")
     learn.report((tmp_path / "<b>run",), tmp_path / "r.html", title="</title><script>1</script>")
     page = Page((tmp_path / "r.html").read_text())
     assert "<script" not in page.html

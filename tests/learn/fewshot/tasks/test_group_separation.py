@@ -163,7 +163,7 @@ def test_inflation_is_the_gain_of_mixed_groups_on_the_same_classes(leaky):
 
 
 def test_inflation_without_a_guard_is_refused(leaky):
-    with pytest.raises(ConfigError, match="--groups mixed"):
+    with pytest.raises(ConfigError, match="`groups` mixed"):
         learn.run_episodes(leaky, **ASKED, groups="mixed", inflation=True)
     with pytest.raises(ConfigError, match="column 'group'"):
         learn.run_episodes(leaky, **ASKED | {"group": "none"}, inflation=True)

@@ -137,10 +137,10 @@ def test_from_a_store_to_the_table(filled, task, tmp_path, capsys):
     assert found.sampling["task"] == task.partition(":")[0]
     assert len(found.draws) == (1 if "any" in task else 2)
     for row, draw in zip(found.results, found.draws, strict=True):
-        asked_of = sum(one.asked for one in row.answers.classes)
+        asked_of = sum(one.asked for one in row.tally.classes)
         assert asked_of == (draw.query >= 0).sum()
         weight = (draw.query >= 0).sum(1)
-        right = sum(one.right for one in row.answers.classes)
+        right = sum(one.right for one in row.tally.classes)
         assert right == pytest.approx((row.of_episodes * weight).sum())
     again = learn.run_episodes(filled, **asked, episodes_file=file)
     assert [r.accuracy for r in again.results] == [r.accuracy for r in found.results]
