@@ -69,7 +69,7 @@ def connected(url: str, insecure_tcp: bool = False) -> Iterator[Client]:
 
 @contextmanager
 def local(workers: int) -> Iterator[Client]:
-    """A client of that many new processes of this machine, gone afterwards; one thread each."""
+    """A client of `workers` new processes of this machine, gone afterwards; one thread each."""
     _quiet()
     with (
         LocalCluster(

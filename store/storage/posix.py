@@ -134,7 +134,7 @@ class OpenFile:
             os.close(self.descriptor)
 
     def read_into(self, views: Sequence[memoryview], offset: int) -> int:
-        """Fill the views with the bytes from `offset` on; how many there were."""
+        """Fill the views with the bytes from `offset` on; returns how many there were."""
         views, done = list(views), 0
         while views:
             if hasattr(os, "preadv"):

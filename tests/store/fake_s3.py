@@ -39,7 +39,7 @@ class Handler(BaseHTTPRequestHandler):
     do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = handle_request  # noqa: N815
 
     def forward(self, body):
-        """The answer of the server behind, which looks and writes in two steps: puts wait in line."""
+        """The real server's answer; puts wait in line, for it looks and writes in two steps."""
         if self.command == "PUT":
             with self.server.puts:
                 return self.ask(body)

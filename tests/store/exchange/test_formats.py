@@ -81,11 +81,11 @@ def test_a_full_disk_leaves_nothing(fs, tmp_path, monkeypatch):
 
 def test_progress_counts_every_clip(fs, tmp_path):
     seen = []
-    export(fs, "hdf5", tmp_path / "out.h5", progress=lambda *told: seen.append(told))
+    export(fs, "hdf5", tmp_path / "out.h5", progress=lambda *report: seen.append(report))
     assert seen[-1] == (120, 120)
     seen.clear()
     import_(
-        "hdf5", tmp_path / "out.h5", tmp_path / "back", progress=lambda *told: seen.append(told)
+        "hdf5", tmp_path / "out.h5", tmp_path / "back", progress=lambda *report: seen.append(report)
     )
     assert seen[-1] == (120, 120)
 
