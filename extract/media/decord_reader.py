@@ -53,7 +53,7 @@ class Unfit(Exception):  # noqa: N818 (no error: PyAV takes over)
 def not_for(
     media: Media, track: Track, plan: Plan, short_sides: tuple[int, ...], *, must: bool
 ) -> str:
-    """Why PyAV decodes this clip; nothing if decord may. `must`: also where it is slower."""
+    """The reason why not decord, or nothing. `must`: decord may also be slower than PyAV."""
     context = track.stream.codec_context
     size = (context.width, context.height)
     whole = len(plan.shown.stamps) == len(track.packets)
@@ -134,7 +134,7 @@ def _half_a_frame(track: Track, plan: Plan) -> float:
 def _read(
     media: Media, size: tuple[int, int], indices: list[int]
 ) -> tuple[UInt8[np.ndarray, "..."], np.ndarray]:
-    """What decord makes of it: pixels and times."""
+    """Pixels and times of these frames by decord."""
     child.risk("decord")  # some files make it loop for ever
     try:
         decord = _library()
@@ -149,8 +149,8 @@ def _read(
         seconds = reader.get_frame_timestamp(indices)[:, 0]
         return reader.get_batch(indices).asnumpy(), np.asarray(seconds, np.float64)
     except Exception as error:  # its errors have no common base
-        said = _PLACE.sub("", str(error).strip().partition("\n")[0])[:80]
-        raise Unfit(f"decord: {type(error).__name__} {said}".strip()) from None
+        message = _PLACE.sub("", str(error).strip().partition("\n")[0])[:80]
+        raise Unfit(f"decord: {type(error).__name__} {message}".strip()) from None
     finally:
         child.risk("")
 

@@ -50,7 +50,7 @@ class Pictures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is wanted of a video track."""
+    """The frames that are wanted of a video track."""
 
     wanted: list[tuple[int, float]]  # time stamp and second of each frame picked, in order
     shown: Timeline
@@ -76,7 +76,7 @@ def plan(
     start_seconds: float,
     end_seconds: float,
 ) -> Plan:
-    """Which frames of a piece the sampler wants.
+    """Ask the sampler which frames of a piece it wants.
 
     Raises:
         Failure: EMPTY, there are no frames in the piece; DECODE_ERROR, nor in the file.
@@ -121,7 +121,7 @@ def _thumbnail(frame: Any) -> UInt8[np.ndarray, "_ _"]:
 
 
 def _changes(thumbnails: Sequence[UInt8[np.ndarray, "_ _"] | None]) -> Float[np.ndarray, "N"]:
-    """How much each frame differs from the one before, from 0 to 1; frames that are lost change
+    """The difference of each frame from the one before, from 0 to 1; frames that are lost change
     nothing.
     """
     changes, before = np.zeros(len(thumbnails)), None
@@ -150,7 +150,7 @@ def decoded(
     take: Callable[[Any], Taken],
     damage: str,
 ) -> tuple[dict[int, Taken], str]:
-    """What `take` makes of every wanted frame that decodes, by time stamp and in order, and what
+    """`take` of every wanted frame that decodes, by time stamp and in order, and what
     is damaged; `damage` is what is known to be before.
 
     A packet without a picture of its own (VP8 has such) is stood for by the picture on screen then,
@@ -272,7 +272,7 @@ def pixel_aspect(track: Track) -> Fraction:
 
 
 def scaled(size: tuple[int, int], short_side: int) -> tuple[int, int]:
-    """Width and height with the short side at most so long, in the same proportion."""
+    """Width and height in the same proportion, with the short side at most `short_side`."""
     short = min(size)
     if short <= short_side:
         return size
@@ -289,9 +289,9 @@ def orientation(frame: Any) -> tuple[bool, int]:
         return False, 0
     a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].astype(np.float64)
     size = max(abs(v) for v in (a, b, c, d))
-    ways = [(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)]
-    for turns, (p, q, r, s) in enumerate(ways):
-        for mirrored, way in ((False, (p, q, r, s)), (True, (-p, -q, r, s))):
-            if np.allclose((a, b, c, d), np.multiply(size, way), atol=size / 100) and size:
+    rotations = [(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)]
+    for turns, (p, q, r, s) in enumerate(rotations):
+        for mirrored, rotation in ((False, (p, q, r, s)), (True, (-p, -q, r, s))):
+            if np.allclose((a, b, c, d), np.multiply(size, rotation), atol=size / 100) and size:
                 return mirrored, turns
     return False, 0

@@ -54,7 +54,7 @@ class Track:
             raise Failure(Status.DECODE_ERROR, f"the {self.stream.type} is encrypted")
 
     def stamp(self, packet: Any) -> int | None:
-        """When the packet is shown; when it is decoded, if nothing says more."""
+        """The time stamp at which a packet is shown, or if there is none, decoded."""
         return packet.pts if self.timed and packet.pts is not None else packet.dts
 
     def seconds(self, pts: int) -> float:
@@ -123,7 +123,7 @@ class Media:
 
     @property
     def seconds(self) -> float:
-        """How long the file says it is; 0 where it does not say."""
+        """The length that the file gives; 0 if it gives none."""
         return (self.container.duration or 0) / av.time_base
 
     def tracks(
@@ -243,7 +243,7 @@ class Media:
         return first <= second - SOUND_BEFORE_SECONDS
 
     def _cut_seconds(self, index: int) -> float:
-        """When the first frame is shown that an ISO file's index places beyond its end."""
+        """The second of the first frame that an ISO file's index places beyond its end."""
         if index not in self._cuts:
             stream, found = self.container.streams[index], float("inf")
             entries: Any = stream.index_entries if self._indexed else ()
@@ -295,7 +295,7 @@ def timeline(track: Track) -> Timeline:
 
 
 def frame_seconds(track: Track, stamps: list[int]) -> Float[np.ndarray, "N"]:
-    """How long each frame stays on screen; the last one as long as its packet says."""
+    """Seconds that each frame stays on screen; the last one as long as its packet says."""
     gaps = [b - a for a, b in pairwise(stamps)]
     last = track.packets[-1].duration or 0
     if last <= 0 or (gaps and last > 10 * max(gaps)):

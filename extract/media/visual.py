@@ -42,18 +42,18 @@ def frames_of(
 
 def _pictures(media: Media, track: Track, planned: Plan, request: Request) -> Pictures:
     """The frames from decord if it may and its answer can be trusted, and otherwise from PyAV."""
-    reason, sides = request.because, request.short_sides
+    reason, short_sides = request.because, request.short_sides
     if request.decoder != "pyav":
         must = request.decoder == "decord"
-        reason = decord_reader.not_for(media, track, planned, sides, must=must)
+        reason = decord_reader.not_for(media, track, planned, short_sides, must=must)
     if not reason:
         first, damage = decord_reader.first_frame(track, planned)
         planned = replace(planned, damage=damage)
         try:
-            return decord_reader.pictures(media, track, planned, sides[0], first)
+            return decord_reader.pictures(media, track, planned, short_sides[0], first)
         except decord_reader.Unfit as unfit:
             reason = str(unfit)
-    return pictures(track, planned, sides, reason)
+    return pictures(track, planned, short_sides, reason)
 
 
 def _stream(

@@ -101,7 +101,7 @@ class UnitEncoder:
         return self.encoder.window_starts_seconds(len(sound.samples))
 
     def _items(self, stream: Stream[Any]) -> Iterator[Tensor]:
-        """What the network takes, a batch of frames at a time: all frames of a long clip as floats
+        """The network's input, a batch of frames at a time: all frames of a long clip as floats
         would take a GB, and twice as long.
         """
         if isinstance(self.encoder, VisualEncoder):
@@ -147,7 +147,7 @@ class UnitEncoder:
 
 
 def provenance(*, device: str, batch_size: int) -> dict[str, Any]:
-    """What made a part and may change its last bits, though not its meaning."""
+    """Facts of the machine and libraries that may change the last bits of a part."""
     return {
         "device": device,
         "batch_size": batch_size,

@@ -47,7 +47,7 @@ Item = tuple[int, Any]  # an item and its index
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a child may take for an item, how long it lives, and what may wait for the caller."""
+    """Limits of a child for an item, of its life, and of the results that wait for the caller."""
 
     deadline_seconds: float
     memory_bytes: int = 4 << 30
@@ -101,22 +101,22 @@ class _Child:
     """One process."""
 
     def __init__(self, function: Callable[[Any], Any], limits: Limits, shared: bool) -> None:
-        self.connection, theirs = Pipe()
-        with socket.socket(fileno=os.dup(self.connection.fileno())) as ours:
+        self.connection, child_end = Pipe()
+        with socket.socket(fileno=os.dup(self.connection.fileno())) as parent_end:
             patience = struct.pack("ll", MESSAGE_SECONDS, 0)
-            ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
+            parent_end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
         cpu_seconds = CPU_SLACK * limits.deadline_seconds
         words = [str(limits.memory_bytes), str(cpu_seconds), str(shared)]
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _BOOT, str(theirs.fileno()), *words],
-            pass_fds=[theirs.fileno()],
+            [sys.executable, "-c", _BOOT, str(child_end.fileno()), *words],
+            pass_fds=[child_end.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             env={key: os.environ[key] for key in _ENVIRONMENT if key in os.environ}
             | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
             start_new_session=True,  # Ctrl-C in a terminal is the parent's to handle
         )
-        theirs.close()
+        child_end.close()
         self.connection.send(sys.path)
         self.connection.send(function)
         self.ready = False
@@ -299,9 +299,9 @@ class _Pool:
                     assert self.again is not None
                     slot.give(self.again(slot.working[1]), slot.left_seconds)
             case Risk() if slot.working is not None:
-                slot.risk = message.what
+                slot.risk = message.step
                 if self.again is not None and not slot.earlier:
-                    share = 0.5 if message.what else 1.0
+                    share = 0.5 if message.step else 1.0
                     slot.allowed_seconds = share * self.limits.deadline_seconds
             case Outcome() if slot.working is not None:
                 self._finish(slot, message, size)
@@ -330,14 +330,15 @@ class _Pool:
 
     def _failed(self, slot: _Slot, status: Status, detail: str) -> None:
         """Replace the child; its item gets a second try if it died, or if there is another way."""
-        spent = time.monotonic() - slot.since
+        elapsed = time.monotonic() - slot.since
         self._replace(slot)
         if slot.working is None:
             return
         detail = f"{slot.risk}: {detail}" if slot.risk else detail
         worth = slot.risk or status == Status.CRASH
         if worth and self.again is not None and not slot.earlier:
-            slot.earlier, slot.left_seconds = detail, max(self.limits.deadline_seconds - spent, 0.0)
+            slot.earlier = detail
+            slot.left_seconds = max(self.limits.deadline_seconds - elapsed, 0.0)
             return
         detail = f"{slot.earlier}; {detail}" if slot.earlier else detail
         self._finish(slot, Outcome(status=status, detail=detail), 0)

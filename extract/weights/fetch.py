@@ -37,7 +37,7 @@ class Fetched:
     next_step: str  # a command, or the SPEC that loads them
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as JSON has it."""
+        """The object that `extract weights fetch --json` prints."""
         return {
             "name": self.name,
             "files": {str(f): s for f, s in zip(self.files, self.sha256, strict=True)},

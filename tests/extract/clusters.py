@@ -20,7 +20,7 @@ scheduler, manifest, directory, size, fps = sys.argv[1:]
 result = run_on(
     scheduler, manifest, directory, visual=["mobilenetv2:untrained"],
     sampling=Sampling(fps=float(fps)), options=Options(clips_per_unit=int(size), workers=1),
-    watch=Watch(progress=lambda *told: print(*told[:3], file=sys.stderr, flush=True)),
+    watch=Watch(progress=lambda *report: print(*report[:3], file=sys.stderr, flush=True)),
 )
 print(json.dumps(result.to_dict()))
 """

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import store
-from extract.datasets.synth import FAULTS, _jobs, render, split_of_classes
+from extract.datasets.synth import FAULTS, _clip_specs, render, split_of_classes
 from extract.media.clip import Request
 from extract.media.decode import decode
 from extract.media.sampling import Sampling
@@ -88,9 +88,9 @@ def test_labels_groups_and_splits_agree(clips):
 
 def spread(visual, audio):
     """How far looks and sounds stray from their class, 0 (not at all) to 1 (anywhere)."""
-    shares = {"visual": visual, "audio": audio, "noise": 0.0, "silent": 0.0, "broken": 0.0}
-    jobs = _jobs(Path("x"), 4, 250, 5, 0, 3.0, shares)
-    points = np.array([[*job.looks, *job.sounds] for job in jobs]).reshape(4, 250, -1)
+    fractions = {"visual": visual, "audio": audio, "noise": 0.0, "silent": 0.0, "broken": 0.0}
+    specs = _clip_specs(Path("x"), 4, 250, 5, 0, 3.0, fractions)
+    points = np.array([[*spec.looks, *spec.sounds] for spec in specs]).reshape(4, 250, -1)
     gathered = np.abs(np.exp(2j * np.pi * points).mean(axis=1))
     return 1 - gathered[..., :6].mean(), 1 - gathered[..., 6:].mean()
 

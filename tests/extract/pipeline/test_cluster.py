@@ -72,28 +72,28 @@ def two(tmp_path_factory):
 
 def test_a_cluster_stores_what_one_machine_stores(source, two, tmp_path):
     options = Options(clips_per_unit=4, device="cpu", workers=1)
-    told = []
+    reports = []
     there = run_on(
         two.url, source, tmp_path / "there", **SPECS, options=options,
         watch=Watch(
-            metrics=tmp_path / "metrics.jsonl", progress=lambda *words: told.append(words)
+            metrics=tmp_path / "metrics.jsonl", progress=lambda *words: reports.append(words)
         ),
     )  # fmt: skip
     here = run(source, tmp_path / "here", **SPECS, options=options)
     assert contents(tmp_path / "there") == contents(tmp_path / "here")
     assert [f.counts for f in there.features] == [f.counts for f in here.features]
     assert [f.new for f in there.features] == [12, 12]
-    assert there.spent.clips == 12
-    assert there.spent.decode_cpu_seconds > 0
+    assert there.timings.clips == 12
+    assert there.timings.decode_cpu_seconds > 0
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert sorted((line["unit"], line["modality"]) for line in enriched(lines, there)) == [
         (unit, modality) for unit in range(3) for modality in ("audio", "visual")
     ]
     assert all(line["worker"] for line in lines)
-    assert sum("unit 3/3" in words[2] for words in told) == 2
+    assert sum("unit 3/3" in words[2] for words in reports) == 2
     before = sorted((tmp_path / "there").rglob("*"))
     again = run_on(two.url, source, tmp_path / "there", **SPECS, options=options)
-    assert (again.spent.clips, [f.new for f in again.features]) == (0, [0, 0])
+    assert (again.timings.clips, [f.new for f in again.features]) == (0, [0, 0])
     assert sorted((tmp_path / "there").rglob("*")) == before
     kept = run_on(
         two.url, source, tmp_path / "there", **SPECS,
@@ -214,25 +214,27 @@ class Gone:
         return KilledWorker("unit", None, 0)
 
     def result(self):
-        spent = {"clips": 1, "decode_cpu_seconds": 0.5, "waiting": 0.0, "encoding": 0.1,
+        timings = {"clips": 1, "decode_cpu_seconds": 0.5, "waiting": 0.0, "encoding": 0.1,
                  "writing": 0.0, "decoder_bytes": 7}  # fmt: skip
-        return {"unit": self.number, "worker": "w", "spent": spent, "commits": [], "failures": {},
-                "goals": {}, "found_done": 0}  # fmt: skip
+        return {"unit": self.number, "worker": "w", "timings": timings, "commits": [],
+                "failures": {}, "outputs": {}, "already_done": 0}  # fmt: skip
 
 
 def test_a_unit_that_kills_its_workers_is_given_up(tmp_path):
     settings = Settings(visual=(), audio=(), sampling=Sampling(fps=1.0), options=Options())
-    several = [
-        cluster_worker.Job(number=k, settings=settings, features=(), versions=(), store="", root="",
-                 table={}, wanted=())
+    tasks = [
+        cluster_worker.UnitTask(
+            number=k, settings=settings, features=(), versions=(), store="", root="", table={},
+            wanted=(),
+        )
         for k in range(4)
     ]  # fmt: skip
-    client, ledger = Dying(), RunProgress(spent=Timings(workers=1), clips=4, units=4)
-    way = cluster._Way(client=client, jobs=iter(several), ledger=ledger)
-    way.work()
-    assert way.lost == [1]
+    client, progress = Dying(), RunProgress(timings=Timings(workers=1), clips=4, units=4)
+    cluster_run = cluster._ClusterRun(client=client, tasks=iter(tasks), progress=progress)
+    cluster_run.work()
+    assert cluster_run.lost == [1]
     assert sorted(client.sent) == [0, 1, 1, 1, 2, 3]
-    assert ledger.spent.clips == 3
+    assert progress.timings.clips == 3
 
 
 def test_over_tls(source, tmp_path):
