@@ -30,7 +30,7 @@ def check_url(url: str, insecure_tcp: bool) -> None:
     if parts.scheme == "tcp" and not _loopback(parts.hostname) and not insecure_tcp:
         raise ClusterError(
             f"anybody on the way may read and change what goes over {url}; use tls:// "
-            "(docs/cluster.md), or --insecure-tcp on a network of your own"
+            "(docs/cluster.md), or `insecure_tcp` on a network of your own"
         )
 
 

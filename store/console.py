@@ -187,19 +187,22 @@ def with_options(message: str, options: Mapping[str, str]) -> str:
     )
 
 
-def _options(command_line: typer.Typer, words: Sequence[str]) -> dict[str, str]:
-    """The option (`--until-ci`) of each parameter of the command that these words name."""
+def _options(command_line: typer.Typer, arguments: Sequence[str]) -> dict[str, str]:
+    """The option (`--until-ci`) of each parameter of the command that the arguments name."""
     command: Any = typer.main.get_command(command_line)
-    for word in words:
-        inner = getattr(command, "commands", {}).get(word)
+    for name in arguments:
+        inner = getattr(command, "commands", {}).get(name)
         if inner is None:
             break
         command = inner
-    return {
-        parameter.name: next(option for option in parameter.opts if option.startswith("--"))
-        for parameter in command.params
-        if any(option.startswith("--") for option in parameter.opts)
-    }
+    options: dict[str, str] = {}
+    for parameter in command.params:
+        option = next((name for name in parameter.opts if name.startswith("--")), None)
+        if option is not None:
+            options[parameter.name] = option
+            if parameter.multiple:  # a list, so the library's parameter has a plural's name
+                options.setdefault(f"{parameter.name}s", option)
+    return options
 
 
 def _commands(command_line: typer.Typer) -> set[str | None]:

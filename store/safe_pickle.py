@@ -312,7 +312,7 @@ def check_trust(path: Path, trust_pickle: bool) -> None:
     """
     if not trust_pickle:
         raise InputError(
-            f"{path} is a pickle; if you trust who made it, add --trust-pickle "
+            f"{path} is a pickle; if you trust who made it, add `trust_pickle` "
             "(only arrays and plain containers are read, nothing is run)"
         )
 

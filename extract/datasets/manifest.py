@@ -21,7 +21,7 @@ class _LocatedRows:
 
     rows: list[dict[str, str]] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
-    ambiguous: list[str] = field(default_factory=list)  # what may be which
+    ambiguous: list[str] = field(default_factory=list)  # each with the files it may be
     has_segments: bool = False  # some rows are segments of longer files
     used: set[str] = field(default_factory=set)
 
@@ -140,13 +140,13 @@ def _why_empty(
     layout: str, source: Path, media: Path, files: MediaFiles, located: _LocatedRows
 ) -> str:
     if not files:
-        return f"no media in {media}; name the folder with the clips: --media DIR"
+        return f"no media in {media}; name the folder with the clips by `media`"
     if located.ambiguous:
         return f"no clip of {source} has one file only: {located.ambiguous[0]}"
     if located.missing:
         return (
             f"none of the {len(located.missing)} clips of {source} is among the {len(files)} files "
-            f"in {media} (the first is {located.missing[0]!r}); name their folder: --media DIR"
+            f"in {media} (the first is {located.missing[0]!r}); name their folder by `media`"
         )
     return f"no media in {media} as the layout {layout!r} expects it"
 

@@ -186,7 +186,7 @@ def _matched(
 
 def _hint(source: Mapping[str, Any], prefix: str) -> str:
     if prefix and any(name.startswith(BASE) for name in source):
-        return "it keeps no moving average; convert without --ema"
+        return "it keeps no moving average; convert without `ema`"
     if any("OBJECT_GRAPH" in name for name in source):
         return "it is a TF2 object checkpoint; fetch the TF1 one (model.ckpt-STEP)"
     return "give a SimCLRv2 checkpoint of google-research/simclr"

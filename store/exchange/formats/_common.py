@@ -71,7 +71,7 @@ def labels(clips: Clips, column: str) -> list[str]:
         lost = clips.clip_ids[indices[cells.index("")]]
         raise InputError(
             f"clip {lost!r} has no {column} ({cells.count('')} of {len(cells)} have none); "
-            "name another column with --label"
+            "name another column with `label`"
         )
     return cells
 

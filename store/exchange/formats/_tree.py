@@ -55,7 +55,7 @@ class Tree:
         if len(set(modalities)) < len(modalities) or not set(modalities) <= set(folders):
             raise InputError(
                 f"features are {', '.join(modalities)}; the tree has one visual and one audio: "
-                "name them with --feature"
+                "name them with `features`"
             )
         written = 0
         for track in tracks:
