@@ -54,7 +54,7 @@ class Request:
     root: Path | None = None  # a link that leads out of it is not followed
     start_seconds: float = 0.0
     end_seconds: float = float("inf")
-    limit_seconds: float = float("inf")  # so much of the piece is decoded; what is cut off is told
+    limit_seconds: float = float("inf")  # the most that is decoded; the detail says what is cut off
     pick: Callable[[Footage], Int[np.ndarray, "T"]] | None = None
     short_sides: tuple[int, ...] = ()  # pixels; larger frames are scaled down to each of these
     sample_rates: tuple[int, ...] = ()  # Hz; the sound is given at each of these

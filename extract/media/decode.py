@@ -18,7 +18,7 @@ from extract.media.sound import Samples, samples, sound_of
 from extract.media.visual import frames_of
 from store import Status
 
-TOLERANCE_SECONDS = 0.5  # a clip may be so much longer than the limit before anybody is told
+TOLERANCE_SECONDS = 0.5  # how far beyond the limit a clip may end before its detail says so
 
 
 def decode(request: Request) -> Clip:

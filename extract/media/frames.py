@@ -60,12 +60,12 @@ class Plan:
     @property
     def share(self) -> float:
         """The wanted part of the frames of the piece."""
-        return len(self.stamps) / self.frames
+        return len(self.timestamps) / self.frames
 
     @property
-    def stamps(self) -> list[int]:
+    def timestamps(self) -> list[int]:
         """Each wanted frame once, in order."""
-        return sorted({stamp for stamp, _ in self.wanted})
+        return sorted({timestamp for timestamp, _ in self.wanted})
 
 
 def plan(
@@ -82,12 +82,12 @@ def plan(
         Failure: EMPTY, there are no frames in the piece; DECODE_ERROR, nor in the file.
     """
     shown = timeline(track)
-    stamps = shown.stamps
-    if not stamps:
+    timestamps = shown.timestamps
+    if not timestamps:
         status = Status.DECODE_ERROR if track.damage else Status.EMPTY
         raise Failure(status, track.damage or "the video stream holds no frame")
-    seconds = np.array([track.seconds(s) for s in stamps]) - origin - start_seconds
-    end = float(seconds[-1] + frame_seconds(track, stamps)[-1])
+    seconds = np.array([track.seconds(s) for s in timestamps]) - origin - start_seconds
+    end = float(seconds[-1] + frame_seconds(track, timestamps)[-1])
     length = end_seconds - start_seconds
     first = max(int(np.searchsorted(seconds, 0.0, side="right")) - 1, 0)
     last = int(np.searchsorted(seconds, length, side="left"))
@@ -97,18 +97,18 @@ def plan(
         )
     # The first frame of a piece is on screen since before it begins.
     inside = np.maximum(seconds[first:last], 0.0)
-    keys = [track.packets[shown.at[stamp]].is_keyframe for stamp in stamps[first:last]]
+    keys = [track.packets[shown.at[timestamp]].is_keyframe for timestamp in timestamps[first:last]]
     damage = track.damage
 
     def changes() -> Float[np.ndarray, "N"]:
         nonlocal damage
-        thumbnails, damage = decoded(track, shown, stamps[first:last], _thumbnail, damage)
-        return _changes([thumbnails.get(stamp) for stamp in stamps[first:last]])
+        thumbnails, damage = decoded(track, shown, timestamps[first:last], _thumbnail, damage)
+        return _changes([thumbnails.get(timestamp) for timestamp in timestamps[first:last]])
 
     footage = Footage(
         seconds=inside, duration=min(end, length), key=np.array(keys), changes=changes
     )
-    wanted = [(stamps[first + i], float(inside[i])) for i in pick(footage)]
+    wanted = [(timestamps[first + i], float(inside[i])) for i in pick(footage)]
     return Plan(wanted=wanted, shown=shown, frames=last - first, damage=damage)
 
 
@@ -139,7 +139,7 @@ def pictures(track: Track, plan: Plan, short_sides: tuple[int, ...], reason: str
         Failure: REFUSED, they take too much memory.
     """
     scale = Scaler(track, short_sides)
-    frames, damage = decoded(track, plan.shown, plan.stamps, scale, plan.damage)
+    frames, damage = decoded(track, plan.shown, plan.timestamps, scale, plan.damage)
     return Pictures(frames=frames, decoder=f"pyav ({reason})", note=scale.note, damage=damage)
 
 
@@ -157,25 +157,25 @@ def decoded(
     unless something is damaged.
     """
     taken: dict[int, Taken] = {}
-    for start, stop in stretches(track, shown, [shown.at[stamp] for stamp in wanted]):
-        due = [stamp for stamp in wanted if start <= shown.at[stamp] <= stop]
+    for start, stop in stretches(track, shown, [shown.at[timestamp] for timestamp in wanted]):
+        due = [timestamp for timestamp in wanted if start <= shown.at[timestamp] <= stop]
         held = None
         for event in _stretch(track, shown, start, stop, frozenset(due)):
             if isinstance(event, str):
                 damage = damage or event
                 continue
-            stamp, frame = event
-            while due and due[0] < stamp:
+            timestamp, frame = event
+            while due and due[0] < timestamp:
                 missed = due.pop(0)
                 if held is not None and not damage:
                     taken[missed] = take(held)
-            if due and due[0] == stamp:
+            if due and due[0] == timestamp:
                 taken[due.pop(0)] = take(frame)
             held = frame
             if not due:
                 break
         if held is not None and not damage:
-            taken |= {stamp: take(held) for stamp in due}
+            taken |= {timestamp: take(held) for timestamp in due}
     return taken, damage
 
 
@@ -205,7 +205,7 @@ def _stretch(
     Frames that are neither wanted nor referred to are not decoded (a quarter of the cost of H.264).
     """
     context = track.stream.codec_context
-    counted = iter(shown.stamps)
+    counted = iter(shown.timestamps)
     skips = shown.timed and context.name in SKIPS_FRAMES
     whole = True  # what a frame refers to came out undamaged
     try:
@@ -221,12 +221,12 @@ def _stretch(
                     return  # how many frames were lost is not known
                 continue
             for frame in decoded:
-                stamp = frame.pts if shown.timed else next(counted, None)
+                timestamp = frame.pts if shown.timed else next(counted, None)
                 if frame.is_corrupt:
                     yield "a frame is damaged"
                 whole = (whole or frame.key_frame) and not frame.is_corrupt
-                if whole and stamp in shown.at:
-                    yield stamp, frame
+                if whole and timestamp in shown.at:
+                    yield timestamp, frame
     finally:
         context.skip_frame = "DEFAULT"
         context.flush_buffers()

@@ -19,7 +19,7 @@ from store import Status
 JITTER_SECONDS = 0.05  # time stamps of coarse containers wander; only larger steps are gaps
 PREROLL_SECONDS = 1.0  # decoded before a piece, because codecs overlap their blocks
 MAX_SOUND_SECONDS = 2 * 3600.0  # of one clip; 1.4 GB at 48 kHz
-PADDING_SECONDS = 0.1  # of silence in front of late sound, before anybody is told
+PADDING_SECONDS = 0.1  # silence in front of late sound before the detail says so
 ANTIPHASE = 1e-3  # a mean with less than this share of the loudest channel's energy has cancelled
 
 

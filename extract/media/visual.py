@@ -60,21 +60,24 @@ def _stream(
     planned: Plan, decoded: Pictures, short_sides: tuple[int, ...], over: str
 ) -> Stream[Frames]:
     """The wanted frames that decoded, in order, and a detail that says if some did not."""
-    got = [(second, stamp) for stamp, second in planned.wanted if stamp in decoded.frames]
-    if not got:
+    kept = [
+        (second, timestamp) for timestamp, second in planned.wanted if timestamp in decoded.frames
+    ]
+    if not kept:
         reason = decoded.damage or "no frame came out of the decoder"
         return Stream(status=Status.DECODE_ERROR, detail=reason)
-    lost = len(planned.wanted) - len(got)
+    lost = len(planned.wanted) - len(kept)
     damage = decoded.damage or (
         f"{lost} of {len(planned.wanted)} frames do not decode" if lost else ""
     )
-    seconds = np.array([second for second, _ in got])
+    seconds = np.array([second for second, _ in kept])
     return Stream(
         status=Status.PARTIAL if damage else Status.OK,
         detail=detail(decoded.decoder, damage, decoded.note, over),
         data={
             side: Frames(
-                pixels=np.stack([decoded.frames[stamp][side] for _, stamp in got]), seconds=seconds
+                pixels=np.stack([decoded.frames[timestamp][side] for _, timestamp in kept]),
+                seconds=seconds,
             )
             for side in short_sides
         },

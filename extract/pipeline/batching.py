@@ -44,7 +44,7 @@ class HalvingNetwork:
                 if size == 1:
                     raise ConfigError(
                         f"not even one item fits the memory of {batch.device}; take a smaller "
-                        "network, --precision bf16 or another device"
+                        "network, `precision` bf16 or another device"
                     ) from error
                 self.limit = size // 2
             else:

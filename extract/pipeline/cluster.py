@@ -23,7 +23,7 @@ from extract.pipeline import cluster_worker
 from extract.pipeline.cluster_worker import Settings, UnitTask
 from extract.pipeline.options import Options, readable
 from extract.pipeline.outputs import wanted_rows
-from extract.pipeline.progress import RunProgress, Watch, into
+from extract.pipeline.progress import RunProgress, Watch, metrics_writer
 from extract.pipeline.result import FeatureReport, RunResult, Timings
 from store import Manifest
 from store.cluster import check_url, connected
@@ -139,14 +139,14 @@ class _ClusterRun:
             self.items[name] += counts["items"]
             self.slots[name] += counts["slots"]
         keep = ("feature", "clips", "rows", "status", "commit_seconds")
-        self.progress.tell(
+        self.progress.report_commits(
             [
                 {name: commit[name] for name in keep}
                 | {"unit": done["unit"], "worker": done["worker"]}
                 for commit in done["commits"]
             ]
         )
-        self.progress.clip()
+        self.progress.report_clip()
 
     def _watch(self, gone_since: float) -> float:
         """Raise once the scheduler has been gone for some time; since when it is."""
@@ -198,8 +198,8 @@ def run_on(
         manifest if isinstance(manifest, Manifest) else store.read_manifest(manifest)
     )
     if not visual and not audio:
-        raise InputError("no encoder; give --visual SPEC or --audio SPEC (see: extract encoders)")
-    on_commit = into(watch.metrics)
+        raise InputError("no encoder; give `visual` or `audio` a SPEC (see: extract encoders)")
+    on_commit = metrics_writer(watch.metrics)
     settings = Settings(
         visual=tuple(visual),
         audio=tuple(audio),
@@ -208,7 +208,7 @@ def run_on(
     )
     with connected(where.url, where.insecure_tcp) as client:
         timings = Timings(workers=0)
-        first = _shake_hands(client, settings, where.url, where.insecure_tcp)
+        first = _check_workers(client, settings, where.url, where.insecure_tcp)
         specs = [cluster_worker.spec_of(plain) for plain in first["specs"]]
         fs = store.create(store_dir)
         fs.add_manifest(manifest)
@@ -247,7 +247,7 @@ def run_on(
     )
 
 
-def _shake_hands(
+def _check_workers(
     client: Client, settings: Settings, url: str, insecure_tcp: bool
 ) -> Mapping[str, Any]:
     """Check that all workers run this code; returns one worker's answer to `prepared`."""

@@ -90,8 +90,8 @@ def work(task: UnitTask) -> dict[str, Any]:
     specs = _specs(task.settings)
     if tuple(spec.feature_id for spec in specs) != task.features:
         raise ClusterError(
-            f"worker {here()} makes other features than the first; give all workers the same "
-            "weights, kind of device and --precision"
+            f"worker {process_name()} makes other features than the first; give all workers "
+            "the same weights, kind of device and `precision`"
         )
     manifest = Manifest(table=task.table, root=Path(task.root))
     fs = store.open(task.store)
@@ -115,7 +115,7 @@ def work(task: UnitTask) -> dict[str, Any]:
     timings.seconds = time.perf_counter() - timings.begun
     return {
         "unit": task.number,
-        "worker": here(),
+        "worker": process_name(),
         "already_done": len(task.wanted) - len(unit),  # clips
         "timings": asdict(timings),
         "commits": [dict(commit) for commit in commits],
@@ -127,7 +127,7 @@ def work(task: UnitTask) -> dict[str, Any]:
     }
 
 
-def here() -> str:
+def process_name() -> str:
     """This process, as an error names it."""
     return f"{socket.gethostname()}:{os.getpid()}"
 
@@ -157,11 +157,11 @@ def _uncommitted(unit: list[Any], manifest: Manifest) -> list[Any]:
 
 
 def _check(wanted: tuple[tuple[str, str], ...]) -> None:
-    ours = dict(versions())
+    own = dict(versions())
     for name, theirs in wanted:
-        if ours.get(name) != theirs:
+        if own.get(name) != theirs:
             raise ClusterError(
-                f"worker {here()} has {name} {ours.get(name)}, this client {theirs}; "
+                f"worker {process_name()} has {name} {own.get(name)}, this client {theirs}; "
                 "install the same on both"
             )
 

@@ -68,7 +68,7 @@ def encoders_of(
         ConfigError: one that cannot be had, or of the other modality.
     """
     if not visual and not audio:
-        raise InputError("no encoder; give --visual SPEC or --audio SPEC (see: extract encoders)")
+        raise InputError("no encoder; give `visual` or `audio` a SPEC (see: extract encoders)")
     return [
         *(_loaded(spec, "visual", device, precision) for spec in visual),
         *(_loaded(spec, "audio", device, precision) for spec in audio),

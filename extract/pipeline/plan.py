@@ -277,8 +277,8 @@ def _worst(clip: Clip, wanted: Sequence[_Trial]) -> tuple[Status, str]:
 
 def _decoder(detail: str) -> str:
     """The decoder, and the reason if it was PyAV."""
-    who = detail.partition(";")[0]
-    return "decord" if who.startswith("decord") else who
+    decoder = detail.partition(";")[0]
+    return "decord" if decoder.startswith("decord") else decoder
 
 
 def _scaled(

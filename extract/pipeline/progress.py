@@ -55,11 +55,11 @@ class RunProgress:
         elif self.timings.clips >= ENOUGH_CLIPS and bad > self.max_failures * self.timings.clips:
             self.stopped = FAILING
 
-    def clip(self) -> None:
+    def report_clip(self) -> None:
         """Show the progress after a clip."""
         self.progress(self.timings.clips, self.clips, "", self._rate_and_failures())
 
-    def tell(self, commits: Sequence[Mapping[str, Any]]) -> None:
+    def report_commits(self, commits: Sequence[Mapping[str, Any]]) -> None:
         """Report what was committed since the last time."""
         for commit in commits:
             self.timings.committing += commit["commit_seconds"]
@@ -92,7 +92,7 @@ class RunProgress:
         }
 
 
-def into(path: Path | None) -> OnCommit | None:
+def metrics_writer(path: Path | None) -> OnCommit | None:
     """A function that appends a line of JSON to a file, which is tried now and not after hours.
 
     Raises:

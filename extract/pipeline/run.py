@@ -18,7 +18,7 @@ from extract.encoders import Encoder
 from extract.media.sampling import Sampling
 from extract.pipeline.options import Options, readable
 from extract.pipeline.outputs import decoded, encoders_of, outputs_of, specs_of, units_of
-from extract.pipeline.progress import RunProgress, Watch, into
+from extract.pipeline.progress import RunProgress, Watch, metrics_writer
 from extract.pipeline.result import FeatureReport, RunResult, Timings
 from extract.pipeline.stages import Pipeline
 from store import Manifest, Store
@@ -66,7 +66,7 @@ def run(
     encoders = encoders_of(visual, audio, options.device, options.precision)
     specs = specs_of(encoders, policy, options.decoder)
     watch = watch or Watch()
-    on_commit = into(watch.metrics)
+    on_commit = metrics_writer(watch.metrics)
 
     fs: Store = store.create(store_dir)
     fs.add_manifest(manifest)

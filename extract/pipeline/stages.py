@@ -45,7 +45,7 @@ class Pipeline:
         with _Writer() as writer:
             for number, position, outcome in self._in_turn(outcomes):
                 self._encode(number, position, outcome)
-                self.progress.tell(writer.done())
+                self.progress.report_commits(writer.done())
                 if position + 1 == len(self.units[number]):
                     self._begun.discard(number)
                     self._hand_over(number, writer)
@@ -54,7 +54,7 @@ class Pipeline:
                     break
             with self.progress.timings.on("writing"):
                 writer.finish()
-            self.progress.tell(writer.done())
+            self.progress.report_commits(writer.done())
 
     def _in_turn(self, outcomes: Iterator[Outcome]) -> Iterator[tuple[int, int, Outcome]]:
         """Outcomes with their unit and index in it: in order within a unit, so that its batches
@@ -96,7 +96,7 @@ class Pipeline:
         statuses = [clip.stream(modality).status for modality in sorted(modalities)]
         if bad := [status for status in statuses if status.failed]:
             self.progress.failures[bad[0].kind] += 1
-        self.progress.clip()
+        self.progress.report_clip()
 
     def _hand_over(self, number: int, writer: "_Writer") -> None:
         """Give what the unit's features have gathered to the writer."""

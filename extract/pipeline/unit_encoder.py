@@ -28,16 +28,16 @@ def feature_spec(encoder: Encoder, sampling: Sampling, decoder: str = "auto") ->
 
     `auto` takes another decoder only where its pixels are, within a tolerance, PyAV's.
     """
-    how: dict[str, Any] = {"max_seconds": sampling.max_seconds, "decoder": DECODER}
+    sampling_identity: dict[str, Any] = {"max_seconds": sampling.max_seconds, "decoder": DECODER}
     if isinstance(encoder, VisualEncoder):
-        how |= sampling.identity
-        how["decoder"] = DECODER if decoder == "auto" else decoder
-        how["short_side"] = encoder.short_side
+        sampling_identity |= sampling.identity
+        sampling_identity["decoder"] = DECODER if decoder == "auto" else decoder
+        sampling_identity["short_side"] = encoder.short_side
     return FeatureSpec(
         slug=encoder.slug,
         modality=encoder.modality,
         dim=encoder.dim,
-        identity={**encoder.identity, "sampling": how},
+        identity={**encoder.identity, "sampling": sampling_identity},
         notes=encoder.notes,
     )
 

@@ -22,7 +22,7 @@ from extract.processes.transport import SHARED, send
 from store.status import Status
 
 FILE_BYTES = 1 << 30  # also bounds the shared memory of one message
-# Of the item being worked on, so that `risk` can be said from deep inside.
+# The connection of the item being worked on, so that `risk` can be called from deep inside.
 _parent: ContextVar[Connection | None] = ContextVar("parent", default=None)
 
 

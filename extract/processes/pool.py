@@ -31,7 +31,7 @@ from store.status import Status
 
 START_SECONDS = 120.0
 FALSE_STARTS = 2
-TOGETHER = 16  # at most so many items in a row that belong together go to one child
+TOGETHER = 16  # the most items in a row with one key that go to one child
 POLL_SECONDS = 0.05
 MESSAGE_SECONDS = 10  # a message that has begun to come must have come by then
 CPU_SLACK = 2.0  # times the deadline: a library may run two threads
@@ -106,9 +106,9 @@ class _Child:
             patience = struct.pack("ll", MESSAGE_SECONDS, 0)
             parent_end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
         cpu_seconds = CPU_SLACK * limits.deadline_seconds
-        words = [str(limits.memory_bytes), str(cpu_seconds), str(shared)]
+        arguments = [str(limits.memory_bytes), str(cpu_seconds), str(shared)]
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _BOOT, str(child_end.fileno()), *words],
+            [sys.executable, "-c", _BOOT, str(child_end.fileno()), *arguments],
             pass_fds=[child_end.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -134,7 +134,7 @@ class _Slot:
     def __init__(self, child: _Child) -> None:
         self.queue: deque[Item] = deque()
         self.working: Item | None = None
-        self.earlier = ""  # what became of the first try; if said, the second is on
+        self.earlier = ""  # detail of the first try; not empty during the second
         self.left_seconds = 0.0  # for the second
         self.risk = ""  # what the child was about to do
         self.false_starts = 0  # children in a row that died before they were ready
@@ -324,9 +324,9 @@ class _Pool:
                 )
             self._replace(slot)
             return
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        late = how == "SIGXCPU"
-        self._failed(slot, Status.DEADLINE if late else Status.CRASH, f"the decoder died: {how}")
+        cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        late = cause == "SIGXCPU"
+        self._failed(slot, Status.DEADLINE if late else Status.CRASH, f"the decoder died: {cause}")
 
     def _failed(self, slot: _Slot, status: Status, detail: str) -> None:
         """Replace the child; its item gets a second try if it died, or if there is another way."""

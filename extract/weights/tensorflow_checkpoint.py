@@ -131,10 +131,10 @@ class Checkpoint(Mapping[str, Variable]):
                 f"{self._index}: {name!r} is in shard {variable.shard} of {len(shards)}; "
                 f"fetch it again"
             )
-        here, end = len(shards[variable.shard]), variable.offset_bytes + variable.size_bytes
-        if variable.offset_bytes < 0 or variable.size_bytes < 0 or end > here:
+        shard_bytes, end = len(shards[variable.shard]), variable.offset_bytes + variable.size_bytes
+        if variable.offset_bytes < 0 or variable.size_bytes < 0 or end > shard_bytes:
             raise WeightsError(
-                f"{self.files[1 + variable.shard]} has {here} bytes, but {name!r} lies at "
+                f"{self.files[1 + variable.shard]} has {shard_bytes} bytes, but {name!r} lies at "
                 f"{variable.offset_bytes}..{end}; fetch the file again"
             )
         if variable.dtype.startswith("type "):

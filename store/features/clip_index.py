@@ -101,7 +101,7 @@ class ClipIndex:
     def __init__(
         self, folder: Path, parts: Iterable[str], load: Callable[[str], PartTable]
     ) -> None:
-        self.parts = tuple(sorted(parts))  # `Found.part` counts these
+        self.parts = tuple(sorted(parts))  # `Locations.part` counts these
         self._digest = sha256("\n".join(self.parts).encode()).digest()
         self._path = folder / f"{self._digest.hex()[:32]}.idx"
         self._load = load

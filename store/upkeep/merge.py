@@ -72,7 +72,7 @@ def merge(target: str | Path, others: Sequence[str | Path]) -> Merged:
         StoreError: the disk or the bucket refused.
     """
     destination = storage_at(target)
-    sources = [storage_at(other) for other in others]
+    sources = [storage_at(path) for path in others]
     for source in sources:
         if _same(source, destination):
             raise InputError(f"{target} cannot be merged into itself; name other stores")
