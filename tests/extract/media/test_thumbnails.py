@@ -23,7 +23,7 @@ def test_the_middle_of_each_clip_or_nothing(tmp_path):
     (tmp_path / "inside").mkdir()
     (tmp_path / "inside" / "link.mp4").symlink_to(tmp_path / "clip.mp4")
     seen = []
-    found = thumbnails(
+    images = thumbnails(
         [
             Segment(tmp_path, "clip.mp4"),
             Segment(tmp_path, "broken.mp4"),
@@ -34,8 +34,8 @@ def test_the_middle_of_each_clip_or_nothing(tmp_path):
         ],
         lambda done, of: seen.append((done, of)),
     )
-    assert [one is None for one in found] == [False, True, False, True, True, True]
-    whole, piece = opened(found[0]), opened(found[2])
+    assert [image is None for image in images] == [False, True, False, True, True, True]
+    whole, piece = opened(images[0]), opened(images[2])
     assert whole.shape == (SIDE, SIDE * 4 // 3, 3)
     assert read_index(whole) in (9, 10)
     assert read_index(piece) in (2, 3)

@@ -327,8 +327,8 @@ def test_what_was_asked_is_in_the_identity(source, tmp_path):
     quick(source, tmp_path / "s", visual=[Frames()], audio=[Windows()])
     quick(source, tmp_path / "s", sampling=Sampling(frames=3, max_seconds=1.0))
     fs = store.open(tmp_path / "s")
-    found = {json.dumps(fs[n].spec.identity["sampling"], sort_keys=True) for n in fs.features}
-    assert found == {
+    identities = {json.dumps(fs[n].spec.identity["sampling"], sort_keys=True) for n in fs.features}
+    assert identities == {
         '{"decoder": "pyav", "fps": 4, "max_seconds": 30, "short_side": 32}',
         '{"decoder": "pyav", "frames": 3, "max_seconds": 1, "short_side": 32}',
         '{"decoder": "pyav", "max_seconds": 30}',
@@ -368,8 +368,8 @@ def test_who_decodes_is_in_the_identity_where_it_was_asked_for(source, tmp_path)
     for decoder in ("auto", "pyav", "decord"):
         quick(source, tmp_path / "s", decoder=decoder)
     fs = store.open(tmp_path / "s")
-    found = [fs[name].spec.identity["sampling"]["decoder"] for name in fs.features]
-    assert sorted(found) == ["decord", "pyav"]
+    decoders = [fs[name].spec.identity["sampling"]["decoder"] for name in fs.features]
+    assert sorted(decoders) == ["decord", "pyav"]
     status = {
         detail.partition(" ")[0]
         for name in fs.features

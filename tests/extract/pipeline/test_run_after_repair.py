@@ -29,6 +29,6 @@ def test_only_damaged_units_are_done_again(tmp_path):
     assert quick(manifest, fs.path).timings.clips == 2
     again = store.open(fs.path)["fake-frames"]
     assert again.has_unit(unit)
-    for found, expected in zip(again.read(CLIPS), before, strict=True):
-        np.testing.assert_array_equal(found, expected)
+    for values, expected in zip(again.read(CLIPS), before, strict=True):
+        np.testing.assert_array_equal(values, expected)
     assert verify(fs, deep=True).problems == []
