@@ -38,14 +38,14 @@ def report_command(
 ) -> int:
     """Show what runs found in one page that opens offline: figures, tables, confused clips."""
     import learn
-    from extract.media.thumbnails import Piece, thumbnails
+    from extract.media.thumbnails import Segment, thumbnails
     from learn.commands.tables import report_lines
 
     with console.progress("pictures", quiet=as_json) as progress:
         result = learn.report(
             tuple(runs), output, title=title, map_by=map_by, media=tuple(media),
             thumbnails=lambda clips: thumbnails(
-                [Piece(c.root, c.path, c.start_seconds, c.end_seconds) for c in clips], progress
+                [Segment(c.root, c.path, c.start_seconds, c.end_seconds) for c in clips], progress
             ),
         ).to_dict()  # fmt: skip
     console.give(result, as_json, lambda: report_lines(result))

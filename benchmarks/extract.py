@@ -60,7 +60,7 @@ from extract.pipeline.run import run
 from extract.media.sampling import Sampling
 done = run(sys.argv[1], sys.argv[2], visual=["mobilenetv2:untrained"],
            sampling=Sampling(frames=1), options=Options(device="cpu"))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, done.spent.decoder_bytes // 1024)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, done.timings.decoder_bytes // 1024)
 """
 
 
@@ -122,14 +122,14 @@ def speeds(
 
     with torch.inference_mode():
         result = run(manifest, place / "s", visual=[encoder], sampling=policy, options=options)
-    rate = clips / result.spent.seconds
+    rate = clips / result.timings.seconds
     slower = min(decode_rate, stage_clips)
     yield row(f"{what}: run", rate, "clips/s", rate / slower, "slower of both", 0.9)
     if options.device == "cpu":
         ideal = machine / (decode_cpu + stage_cpu)
         yield row(f"{what}: run", rate, "clips/s", rate / ideal, "cores ÷ all CPU", 0.9)
     else:
-        busy = clips / stage_clips / result.spent.seconds
+        busy = clips / stage_clips / result.timings.seconds
         yield row(f"{what}: GPU at work", busy, "of time", None, None, None)
     fill = result.features[0].batch_fill
     yield row(f"{what}: batches filled", fill, "of all", None, None, 0.95)

@@ -1,12 +1,15 @@
 """The `extract` command line: clips to features, manifests of datasets, published weights."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from store import console
 from store.console import InsecureTcp, Json, TrustPickle
+
+if TYPE_CHECKING:
+    from extract.pipeline.options import Options
 
 app = console.app("Turn micro videos into features, once.")
 weights_app = console.app("Published weights: list, fetch, convert.")
@@ -95,6 +98,31 @@ MaxFailures = Annotated[
 ]
 
 
+def _options(
+    device: str,
+    precision: str,
+    workers: int,
+    decoder: str,
+    follow_links: bool,
+    deadline_seconds: float,
+    retry: str,
+    max_failures: float,
+) -> "Options":
+    """The settings that `extract run` and `extract plan` have in common."""
+    from extract.pipeline.options import Options
+
+    return Options(
+        device=device,
+        precision=precision,
+        workers=workers,
+        decoder=decoder,
+        follow_links=follow_links,
+        deadline_seconds=deadline_seconds,
+        retry=tuple(filter(None, retry.split(","))),
+        max_failures=max_failures,
+    )
+
+
 @app.command("run")
 def run_command(
     manifest: Manifest,
@@ -131,21 +159,13 @@ def run_command(
     Example: extract run clips.csv --store my_store --visual mobilenetv2:weights=v2.pth --fps 2
     """
     from extract.pipeline import run
-    from extract.pipeline.options import Options
     from extract.pipeline.progress import Watch
     from extract.tables import run_table
 
-    options = Options(
-        device=device,
-        precision=precision,
-        workers=workers,
-        decoder=decoder,
-        follow_links=follow_links,
-        deadline_seconds=deadline_seconds,
-        retry=tuple(filter(None, retry.split(","))),
-        max_failures=max_failures,
+    options = _options(
+        device, precision, workers, decoder, follow_links, deadline_seconds, retry, max_failures
     )
-    how = run.sampling(fps=fps, frames=frames, sample=sample, max_seconds=max_seconds)
+    policy = run.sampling(fps=fps, frames=frames, sample=sample, max_seconds=max_seconds)
     with console.progress("clips", quiet=as_json) as progress, console.interruptible() as stop:
         watch = Watch(metrics=metrics, stop=stop, progress=progress)
         if scheduler is not None:
@@ -153,11 +173,11 @@ def run_command(
 
             result = run_on(
                 Scheduler(url=scheduler, insecure_tcp=insecure_tcp), manifest, store_dir,
-                visual=visual, audio=audio, sampling=how, options=options, watch=watch,
+                visual=visual, audio=audio, sampling=policy, options=options, watch=watch,
             )  # fmt: skip
         else:
             result = run.run(
-                manifest, store_dir, visual=visual, audio=audio, sampling=how, options=options,
+                manifest, store_dir, visual=visual, audio=audio, sampling=policy, options=options,
                 watch=watch,
             )  # fmt: skip
     console.give(result.to_dict(), as_json, lambda: run_table(result.to_dict()))
@@ -195,10 +215,12 @@ def plan_command(
     Example: extract plan clips.csv --store my_store --audio yamnet:weights=yamnet.pth --clips 64
     """
     from extract.pipeline import run
-    from extract.pipeline.options import Options
     from extract.pipeline.plan import Sample, plan
     from extract.tables import plan_table
 
+    options = _options(
+        device, precision, workers, decoder, follow_links, deadline_seconds, retry, max_failures
+    )
     with console.progress("clips", quiet=as_json) as progress:
         result = plan(
             manifest,
@@ -206,16 +228,7 @@ def plan_command(
             visual=tuple(visual),
             audio=tuple(audio),
             sampling=run.sampling(fps=fps, frames=frames, sample=sample, max_seconds=max_seconds),
-            options=Options(
-                device=device,
-                precision=precision,
-                workers=workers,
-                decoder=decoder,
-                follow_links=follow_links,
-                deadline_seconds=deadline_seconds,
-                retry=tuple(filter(None, retry.split(","))),
-                max_failures=max_failures,
-            ),
+            options=options,
             sample=Sample(clips=clips, seed=seed),
             progress=progress,
         )

@@ -1,4 +1,4 @@
-"""What the `extract` commands found, for people."""
+"""Results of the `extract` commands, printed for people."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,10 +8,10 @@ from store.sizes import size
 
 
 def run_table(result: Mapping[str, Any]) -> None:
-    """What became of the clips, and what bounded the run."""
-    for one in result["features"]:
-        counts = ", ".join(f"{n} {kind}" for kind, n in one["counts"].items())
-        print(f"{one['feature']}  {counts}; {one['new']} new")
+    """Print what became of the clips, and what bounded the run."""
+    for feature in result["features"]:
+        counts = ", ".join(f"{n} {kind}" for kind, n in feature["counts"].items())
+        print(f"{feature['feature']}  {counts}; {feature['new']} new")
     evidence = result["evidence"]
     print(
         f"{result['clips']} clips in {result['seconds']:.1f} s, {result['clips_per_second']:.2f}/s"
@@ -30,26 +30,26 @@ def run_table(result: Mapping[str, Any]) -> None:
 
 
 def manifest_lines(facts: Mapping[str, Any]) -> None:
-    """What a manifest of a dataset holds, and what it lacks."""
+    """Print what a manifest of a dataset holds, and what it lacks."""
     kinds = ", ".join(f"{count} of {name}" for name, count in facts["distinct"].items())
     print(facts["manifest"])
     wrapped(f"{facts['clips']} clips; different values: {kinds}")
-    for what, told in (("missing", "have no file"), ("ambiguous", "may be several files")):
-        if facts[what]:
-            wrapped(f"{facts[what]} clips {told}: {', '.join(facts[f'{what}_examples'])}, …")
+    for kind, problem in (("missing", "have no file"), ("ambiguous", "may be several files")):
+        if facts[kind]:
+            wrapped(f"{facts[kind]} clips {problem}: {', '.join(facts[f'{kind}_examples'])}, …")
     if facts["files_not_listed"]:
         print(f"{facts['files_not_listed']} files are in no list")
 
 
 def plan_table(result: Mapping[str, Any]) -> None:
-    """What a run would take."""
+    """Print what a run would take."""
     print(f"{result['pending']} of {result['clips']} clips are left to do")
     if not result["sampled"]:
         return
-    for one in result["features"]:
+    for feature in result["features"]:
         print(
-            f"{one['feature']}  {one['pending']} clips, about {one['rows']} rows "
-            f"({one['rows_per_clip']:g} a clip), {size(one['bytes'])}"
+            f"{feature['feature']}  {feature['pending']} clips, about {feature['rows']} rows "
+            f"({feature['rows_per_clip']:g} a clip), {size(feature['bytes'])}"
         )
     low, high = _duration(result["hours_low"]), _duration(result["hours_high"])
     print(
@@ -73,19 +73,19 @@ def plan_table(result: Mapping[str, Any]) -> None:
 
 
 def status_table(result: Mapping[str, Any]) -> None:
-    """What of a manifest is there."""
+    """Print which clips of a manifest are committed."""
     print(f"{result['clips']} clips")
-    for one in result["features"]:
-        done = "all" if not one["pending"] else f"{one['committed']}"
-        print(f"{one['feature']}  {done} committed, {one['pending']} pending")
-        if one["counts"]:
-            wrapped(_counts(one["counts"]), indent="    ")
+    for feature in result["features"]:
+        done = "all" if not feature["pending"] else f"{feature['committed']}"
+        print(f"{feature['feature']}  {done} committed, {feature['pending']} pending")
+        if feature["counts"]:
+            wrapped(_counts(feature["counts"]), indent="    ")
     for finding in result["findings"]:
         wrapped(f"finding: {finding}")
 
 
-def _counts(found: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {kind}" for kind, count in found.items())
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in counts.items())
 
 
 def _duration(hours: float) -> str:
@@ -110,9 +110,9 @@ def weights_table(rows: list[dict[str, Any]]) -> None:
     """Print the published weights."""
     for row in rows:
         mark = "*" if row["present"] else " "
-        much = size(row["size_bytes"]) if row["size_bytes"] else ""
+        download_size = size(row["size_bytes"]) if row["size_bytes"] else ""
         accuracy = (row["accuracy"] or "").partition(",")[0]
-        line = f"{mark} {row['name']:<37} {accuracy:<21} {row['licence'] or '':<10} {much}"
+        line = f"{mark} {row['name']:<37} {accuracy:<21} {row['licence'] or '':<10} {download_size}"
         print(line.rstrip())
     print("\n* is here; sources, attributions and how accuracy was measured: --json")
 

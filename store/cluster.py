@@ -30,7 +30,7 @@ def check_url(url: str, insecure_tcp: bool) -> None:
     if parts.scheme == "tcp" and not _loopback(parts.hostname) and not insecure_tcp:
         raise ClusterError(
             f"anybody on the way may read and change what goes over {url}; use tls:// "
-            "(docs/cluster.md), or --insecure-tcp on a network of your own"
+            "(docs/cluster.md), or `insecure_tcp` on a network of your own"
         )
 
 
@@ -69,7 +69,7 @@ def connected(url: str, insecure_tcp: bool = False) -> Iterator[Client]:
 
 @contextmanager
 def local(workers: int) -> Iterator[Client]:
-    """A client of that many new processes of this machine, gone afterwards; one thread each."""
+    """A client of `workers` new processes of this machine, gone afterwards; one thread each."""
     _quiet()
     with (
         LocalCluster(

@@ -1,4 +1,4 @@
-"""What the three command lines share: options, tables, progress, errors as lines, exit codes.
+"""Parts of all three command lines: options, tables, progress, errors as lines, exit codes.
 
 Exit codes: 0 done · 1 done, with findings · 2 you can fix it · 101 our bug · 130 Ctrl-C.
 Results go to stdout, one JSON object with `--json`; talk goes to stderr. Heavy libraries are
@@ -100,9 +100,9 @@ def progress(noun: str, *, quiet: bool) -> Iterator[Callable[..., None]]:
     """A bar on a terminal; otherwise the lines that `message` brings, one per commit."""
     if quiet or not sys.stderr.isatty():
 
-        def lines(done: int, total: int, message: str = "", told: str = "") -> None:
+        def lines(done: int, total: int, message: str = "", status: str = "") -> None:
             if message and not quiet:
-                print(f"{message}; {told}" if told else message, file=sys.stderr, flush=True)
+                print(f"{message}; {status}" if status else message, file=sys.stderr, flush=True)
 
         yield lines
         return
@@ -121,10 +121,10 @@ def progress(noun: str, *, quiet: bool) -> Iterator[Callable[..., None]]:
         TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[told]}"),
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(noun, total=None, told="")
+        task = bar.add_task(noun, total=None, status="")
 
-        def draw(done: int, total: int, message: str = "", told: str = "") -> None:
-            bar.update(task, completed=done, total=total, told=told)
+        def draw(done: int, total: int, message: str = "", status: str = "") -> None:
+            bar.update(task, completed=done, total=total, status=status)
             if message:
                 bar.console.print(message, highlight=False)
 
@@ -181,20 +181,20 @@ def run(command_line: typer.Typer) -> None:
 
 
 def with_options(message: str, options: Mapping[str, str]) -> str:
-    """A library's message for the command line: a parameter in backticks becomes its option."""
+    """The message with every parameter in backticks written as its option."""
     return re.sub(
         r"`([\w-]+)`", lambda name: options.get(name[1].replace("-", "_"), name[0]), message
     )
 
 
-def _options(command_line: typer.Typer, words: Sequence[str]) -> dict[str, str]:
-    """How the parameters of the command that these words name are written, by their names.
+def _options(command_line: typer.Typer, arguments: Sequence[str]) -> dict[str, str]:
+    """The option (`--until-ci`) of each parameter of the command that the arguments name.
 
     Where the library takes several of what an option names once, its parameter is the plural.
     """
     command: Any = typer.main.get_command(command_line)
-    for word in words:
-        inner = getattr(command, "commands", {}).get(word)
+    for name in arguments:
+        inner = getattr(command, "commands", {}).get(name)
         if inner is None:
             break
         command = inner

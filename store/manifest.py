@@ -191,11 +191,11 @@ def from_rows(
             else "a column without a name"
         )
         raise ManifestError(f"{name} has {fault}")
-    clip_ids, found = checked(rows)
-    found = sorted([*problems, *found])
-    if found:
-        shown = "; ".join(f"{rows_word(name)} {line}: {text}" for line, text in found[:8])
-        more = f"; and {len(found) - 8} more" if len(found) > 8 else ""
+    clip_ids, faults = checked(rows)
+    faults = sorted([*problems, *faults])
+    if faults:
+        shown = "; ".join(f"{rows_word(name)} {line}: {text}" for line, text in faults[:8])
+        more = f"; and {len(faults) - 8} more" if len(faults) > 8 else ""
         raise ManifestError(f"{name}: {shown}{more}")
     if not rows:
         raise ManifestError(f"{name} has no clips")
@@ -220,11 +220,11 @@ def union(manifests: Sequence[Manifest]) -> Manifest:
             position.setdefault(clip_id, len(position))
     table = {column: [""] * len(position) for column in columns}
     for manifest in manifests:
-        index_of = [position[clip_id] for clip_id in manifest.clip_ids]
+        indices = [position[clip_id] for clip_id in manifest.clip_ids]
         for column, cells in manifest.table.items():
             merged = table[column]
-            for place, cell in zip(index_of, cells, strict=True):
-                merged[place] = cell
+            for index, cell in zip(indices, cells, strict=True):
+                merged[index] = cell
     return Manifest(table={column: tuple(cells) for column, cells in table.items()})
 
 

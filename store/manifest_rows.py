@@ -119,10 +119,10 @@ def read_parquet(source: Path | BytesIO) -> Read:
     return list(columns), rows, problems
 
 
-def _as_cells(found: Any) -> dict[str, str]:
-    if not isinstance(found, dict):
+def _as_cells(record: Any) -> dict[str, str]:
+    if not isinstance(record, dict):
         raise TypeError("is not an object")
-    return {key.strip(): _as_text(value) for key, value in found.items()}
+    return {key.strip(): _as_text(value) for key, value in record.items()}
 
 
 def _as_text(value: Any) -> str:
@@ -176,7 +176,7 @@ def _faults(cells: Mapping[str, str]) -> Iterator[str]:
 
 
 def path_fault(path: str) -> str | None:
-    """Why a path may not be followed, or None: it must stay below the manifest's directory."""
+    """The reason not to follow a path, or None: it must stay below the manifest's directory."""
     if not path:
         return "no path"
     if _URL.match(path):

@@ -1,4 +1,4 @@
-"""What other people pickled, read without running any of it.
+"""Reads other people's pickles without running any of them.
 
 A pickle is a program. This reader knows a short list of names, all of them ours: placeholders for
 numpy arrays and torch tensors, and the containers. Nothing else can be named, so nothing else can
@@ -312,7 +312,7 @@ def check_trust(path: Path, trust_pickle: bool) -> None:
     """
     if not trust_pickle:
         raise InputError(
-            f"{path} is a pickle; if you trust who made it, add --trust-pickle "
+            f"{path} is a pickle; if you trust who made it, add `trust_pickle` "
             "(only arrays and plain containers are read, nothing is run)"
         )
 
@@ -327,10 +327,10 @@ def array(value: Any, *, name: str) -> np.ndarray:
 
     def arrays(value: Any) -> np.ndarray:
         nonlocal left
-        found = value.array if isinstance(value, (_Array, _Tensor)) else value
-        if isinstance(found, (list, tuple)) and not _PLAIN.issuperset(map(type, found)):
-            found = np.stack([arrays(item) for item in found])
-        made = np.asarray(found)
+        content = value.array if isinstance(value, (_Array, _Tensor)) else value
+        if isinstance(content, (list, tuple)) and not _PLAIN.issuperset(map(type, content)):
+            content = np.stack([arrays(item) for item in content])
+        made = np.asarray(content)
         left -= made.nbytes + 64
         if left < 0:
             raise _Fault(f"more than {MAX_PICKLE_BYTES} bytes")
@@ -351,15 +351,15 @@ def items(value: Any, *, name: str) -> list[Any]:
     Raises:
         InputError: it is none of these.
     """
-    found = value.array if isinstance(value, (_Array, _Tensor)) else value
-    if isinstance(found, np.ndarray) and found.ndim:
+    content = value.array if isinstance(value, (_Array, _Tensor)) else value
+    if isinstance(content, np.ndarray) and content.ndim:
         try:
-            return list(found)
+            return list(content)
         except ValueError as error:  # no such character
             raise InputError(f"{name} holds text that is none ({error})") from None
-    if not isinstance(found, (list, tuple)):
+    if not isinstance(content, (list, tuple)):
         raise InputError(f"{name} holds a {type(value).__name__} where a list belongs")
-    return list(found)
+    return list(content)
 
 
 def mapping(value: Any, keys: Sequence[str] = (), *, name: str) -> Mapping[Any, Any]:
@@ -368,10 +368,10 @@ def mapping(value: Any, keys: Sequence[str] = (), *, name: str) -> Mapping[Any, 
     Raises:
         InputError: it is none, or says which key is missing.
     """
-    found = value.array if isinstance(value, _Array) else value
-    if not isinstance(found, dict):
+    content = value.array if isinstance(value, _Array) else value
+    if not isinstance(content, dict):
         raise InputError(f"{name} holds a {type(value).__name__} where a dictionary belongs")
-    if missing := [key for key in keys if key not in found]:
-        has = ", ".join(sorted(map(repr, found))[:8])
+    if missing := [key for key in keys if key not in content]:
+        has = ", ".join(sorted(map(repr, content))[:8])
         raise InputError(f"{name} has no key {missing[0]!r}; it has {has[:200] or 'none'}")
-    return found
+    return content

@@ -27,7 +27,7 @@ class Bounds:
     at_most: int | float | None = None
 
     def fault(self, value: Any) -> str | None:
-        """Why `value` is out of bounds, as the end of a sentence; None where it is not."""
+        """The bound that `value` breaks, as the end of a sentence; None if it breaks none."""
         if self.among:
             known = tuple(map(str, self.among))
             return None if value in self.among else f"is none of {choices(str(value), known)}"
@@ -46,7 +46,7 @@ class Bounds:
         )
 
     def __str__(self) -> str:
-        """As people read it: `above 0`, `1 or more`, `in [0, 1)`, `one of mean, sum`."""
+        """The bounds for people: `above 0`, `1 or more`, `in [0, 1)`, `one of mean, sum`."""
         if self.among:
             return f"one of {', '.join(map(str, self.among))}"
         low = self.above if self.at_least is None else self.at_least
@@ -102,7 +102,7 @@ class Settings:
 
 
 def _fault(value: Any, of: Field) -> str | None:
-    """Why a field may not have this value."""
+    """The reason that a field may not have this value; None if it may."""
     if isinstance(value, float) and not math.isfinite(value):
         finite = isinstance(of.default, int | float) and math.isfinite(of.default)
         if finite or math.isnan(value):

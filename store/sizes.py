@@ -23,10 +23,10 @@ def parse_size(text: str) -> int:
     Raises:
         ConfigError: it is no such number, or less than a byte.
     """
-    found = _SIZE.fullmatch(text.strip())
-    if found is None:
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
         raise ConfigError(f"{text!r} is no size; write it like 512MiB, 2GB or 4096")
-    number, unit, binary = found.groups()
+    number, unit, binary = match.groups()
     power = _UNITS.index((unit or "").replace("K", "k"))
     count = int(float(number) * (1024 if binary else 1000) ** power)
     if count < 1:

@@ -82,7 +82,7 @@ class FeatureSpec:
 
     @property
     def digested(self) -> dict[str, Any]:
-        """All that the digest covers."""
+        """The data that the digest covers."""
         return {
             "slug": self.slug,
             "modality": self.modality,

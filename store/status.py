@@ -1,4 +1,4 @@
-"""What became of a clip: one byte per clip, and the name people read."""
+"""The outcome of a clip: one byte on disk, and the name people read."""
 
 from enum import IntEnum
 from typing import Any

@@ -157,9 +157,9 @@ def open(where: str | Path) -> Store:
     storage = storage_at(where)
     if not storage.exists("store.json"):
         path = storage.local_path
-        what = "is no store" if path is None or path.exists() else "does not exist"
+        problem = "is no store" if path is None or path.exists() else "does not exist"
         raise NotAStore(
-            f"{storage.name} {what}; make one with: extract run MANIFEST --store {storage.name}"
+            f"{storage.name} {problem}; make one with: extract run MANIFEST --store {storage.name}"
         )
     data = storage.get("store.json", limit_bytes=MAX_STORE_JSON_BYTES)
     return Store(storage, parse_store_json(data, where=storage.name))

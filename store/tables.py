@@ -1,4 +1,4 @@
-"""What the `store` commands found, for people."""
+"""Results of the `store` commands, printed for people."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,22 +13,22 @@ def info_table(facts: Mapping[str, Any]) -> None:
     print(facts["path"])
     print(f"store {facts['store_id']}")
     wrapped(f"{kept['clips']} clips in the manifests, columns {', '.join(kept['columns'])}")
-    for one in facts["features"]:
-        counts = ", ".join(f"{n} {kind}" for kind, n in one["status"].items())
-        stamp = "  UNTRAINED" if one["notes"].get("untrained") else ""
-        print(f"\n{one['name']}{stamp}")
-        print(f"    {one['modality']}, dimension {one['dim']}, {one['dtype']}")
-        print(f"    {one['clips']} clips: {counts}")
-        print(f"    {one['rows']} rows, {size(one['bytes'])} in {one['parts']} parts")
-        writers = (f"{key} {'/'.join(seen)}" for key, seen in one["written_by"].items())
+    for feature in facts["features"]:
+        counts = ", ".join(f"{n} {kind}" for kind, n in feature["status"].items())
+        mark = "  UNTRAINED" if feature["notes"].get("untrained") else ""
+        print(f"\n{feature['name']}{mark}")
+        print(f"    {feature['modality']}, dimension {feature['dim']}, {feature['dtype']}")
+        print(f"    {feature['clips']} clips: {counts}")
+        print(f"    {feature['rows']} rows, {size(feature['bytes'])} in {feature['parts']} parts")
+        writers = (f"{key} {'/'.join(seen)}" for key, seen in feature["written_by"].items())
         wrapped(f"written by {', '.join(writers)}", indent="    ")
 
 
 def verify_lines(report: Mapping[str, Any]) -> None:
     """Print the problems found and how much was checked."""
-    for one in report["problems"]:
-        where = "/".join(filter(None, (one["feature"], one["unit"], one["file"])))
-        print(f"{one['kind']}: {where}: {one['message']}")
+    for problem in report["problems"]:
+        where = "/".join(filter(None, (problem["feature"], problem["unit"], problem["file"])))
+        print(f"{problem['kind']}: {where}: {problem['message']}")
     garbage = report["garbage_parts"] + report["garbage_staging"]
     print(
         f"{len(report['problems'])} problems; {report['units']} units of {report['features']} "
@@ -49,22 +49,23 @@ def gc_lines(result: Mapping[str, Any]) -> None:
 
 def repair_lines(result: Mapping[str, Any]) -> None:
     """Print what was set aside."""
-    for one in result["units"]:
-        clips = "?" if one["clips"] is None else len(one["clips"])
+    for unit in result["units"]:
+        clips = "?" if unit["clips"] is None else len(unit["clips"])
         print(
-            f"{one['feature']}/{one['unit']}: {clips} clips are to be made again; {one['reason']}"
+            f"{unit['feature']}/{unit['unit']}: {clips} clips are to be made again; "
+            f"{unit['reason']}"
         )
     for path in result["files"]:
         print(f"set aside: {path}")
-    for one in result["left"]:
-        print(f"left alone: {one['kind']}: {one['message']}")
+    for problem in result["left"]:
+        print(f"left alone: {problem['kind']}: {problem['message']}")
     again = "; run `extract run` again to make them" if result["units"] else ""
     print(f"{len(result['units'])} units set aside{again}")
 
 
 def doctor_lines(result: Mapping[str, Any]) -> None:
-    """Print what a store's place can and cannot do."""
-    for one in result["checks"]:
-        print(f"{'ok' if one['ok'] else 'NO':<3} {one['name']}: {one['message']}")
+    """Print what a store's storage can and cannot do."""
+    for check in result["checks"]:
+        print(f"{'ok' if check['ok'] else 'NO':<3} {check['name']}: {check['message']}")
     verdict = "may" if result["many_writers"] else "must not"
     print(f"many writers {verdict} share {result['path']}")

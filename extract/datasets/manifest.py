@@ -16,13 +16,13 @@ EXAMPLES = 3
 
 
 @dataclass(slots=True)
-class _Found:
-    """Rows whose files are there, and names of those whose files are not."""
+class _LocatedRows:
+    """Rows of the manifest, and names of clips without a file of their own."""
 
     rows: list[dict[str, str]] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
-    ambiguous: list[str] = field(default_factory=list)  # what may be which
-    pieces: bool = False  # some rows are pieces of longer files
+    ambiguous: list[str] = field(default_factory=list)  # each with the files it may be
+    has_segments: bool = False  # some rows are segments of longer files
     used: set[str] = field(default_factory=set)
 
 
@@ -35,7 +35,7 @@ def write(
     trust_pickle: bool = False,
     keep_missing: bool = False,
 ) -> Mapping[str, Any]:
-    """What was written to `output`: clips, values per column, and clips without a file.
+    """Write the manifest of a dataset; returns counts of clips, values and missing files.
 
     Files are looked for in `media`, which is the source's own folder unless said otherwise. Clips
     whose files are not there are left out, or with `keep_missing` written with the name that their
@@ -66,48 +66,50 @@ def write(
     if output.exists():
         raise InputError(f"{output} exists; move it away or write another file")
     files = MediaFiles(media)
-    found = _located(read(source.resolve(), files), files, media.relative_to(home), keep_missing)
-    if not found.rows:
-        raise InputError(_nothing(spec.name, source, media, files, found))
-    _write(output, found)
-    kinds = {
-        key: len({row[key] for row in found.rows} - {""})
-        for key in found.rows[0]
+    located = _located(read(source.resolve(), files), files, media.relative_to(home), keep_missing)
+    if not located.rows:
+        raise InputError(_why_empty(spec.name, source, media, files, located))
+    _write(output, located)
+    distinct = {
+        key: len({row[key] for row in located.rows} - {""})
+        for key in located.rows[0]
         if key not in ("path", "clip_id", "start_seconds", "end_seconds")
     }
     return {
         "manifest": str(output),
-        "clips": len(found.rows),
-        "distinct": kinds,
-        "missing": len(found.missing),
-        "missing_examples": found.missing[:EXAMPLES],
-        "ambiguous": len(found.ambiguous),
-        "ambiguous_examples": found.ambiguous[:EXAMPLES],
-        "files_not_listed": len(files) - len(found.used),
+        "clips": len(located.rows),
+        "distinct": distinct,
+        "missing": len(located.missing),
+        "missing_examples": located.missing[:EXAMPLES],
+        "ambiguous": len(located.ambiguous),
+        "ambiguous_examples": located.ambiguous[:EXAMPLES],
+        "files_not_listed": len(files) - len(located.used),
     }
 
 
-def _located(rows: Iterable[Row], files: MediaFiles, prefix: Path, keep_missing: bool) -> _Found:
-    """The files of the rows."""
-    found = _Found()
+def _located(
+    rows: Iterable[Row], files: MediaFiles, prefix: Path, keep_missing: bool
+) -> _LocatedRows:
+    """The rows with their files looked up."""
+    located = _LocatedRows()
     seen = dict[str, str]()
     for row in rows:
         try:
-            path, piece = _file_of(row, files)
+            path, is_segment = _file_of(row, files)
         except Ambiguous as error:
-            found.ambiguous.append(str(error))
+            located.ambiguous.append(str(error))
             continue
         if path is None:
-            found.missing.append(row.names[0])
+            located.missing.append(row.names[0])
             if not keep_missing:
                 continue
             path = _safe(row.names[0])
         else:
-            found.used.add(path)
+            located.used.add(path)
         made = {"path": (prefix / path).as_posix(), **row.columns}
-        made["start_seconds"] = f"{row.start_seconds:g}" if piece else ""
-        made["end_seconds"] = f"{row.end_seconds:g}" if piece else ""
-        found.pieces = found.pieces or piece
+        made["start_seconds"] = f"{row.start_seconds:g}" if is_segment else ""
+        made["end_seconds"] = f"{row.end_seconds:g}" if is_segment else ""
+        located.has_segments = located.has_segments or is_segment
         clip = made.get("clip_id") or f"{made['path']}#{made['start_seconds']}"
         if clip in seen:
             raise InputError(
@@ -115,12 +117,12 @@ def _located(rows: Iterable[Row], files: MediaFiles, prefix: Path, keep_missing:
                 "name one list instead of a folder of several"
             )
         seen[clip] = made["path"]
-        found.rows.append(made)
-    return found
+        located.rows.append(made)
+    return located
 
 
 def _file_of(row: Row, files: MediaFiles) -> tuple[str | None, bool]:
-    """The row's file, and whether the row is a piece of it."""
+    """The row's file, and whether the row is a segment of it."""
     for name in row.names:
         if (path := files.find(name)) is not None:
             return path.as_posix(), False
@@ -134,29 +136,31 @@ def _safe(name: str) -> str:
     return "/".join(part for part in Path(name).parts if part not in ("/", "..", "."))
 
 
-def _nothing(layout: str, source: Path, media: Path, files: MediaFiles, found: _Found) -> str:
+def _why_empty(
+    layout: str, source: Path, media: Path, files: MediaFiles, located: _LocatedRows
+) -> str:
     if not files:
-        return f"no media in {media}; name the folder with the clips: --media DIR"
-    if found.ambiguous:
-        return f"no clip of {source} has one file only: {found.ambiguous[0]}"
-    if found.missing:
+        return f"no media in {media}; name the folder with the clips by `media`"
+    if located.ambiguous:
+        return f"no clip of {source} has one file only: {located.ambiguous[0]}"
+    if located.missing:
         return (
-            f"none of the {len(found.missing)} clips of {source} is among the {len(files)} files "
-            f"in {media} (the first is {found.missing[0]!r}); name their folder: --media DIR"
+            f"none of the {len(located.missing)} clips of {source} is among the {len(files)} files "
+            f"in {media} (the first is {located.missing[0]!r}); name their folder by `media`"
         )
     return f"no media in {media} as the layout {layout!r} expects it"
 
 
-def _write(output: Path, found: _Found) -> None:
-    """All or nothing."""
+def _write(output: Path, located: _LocatedRows) -> None:
+    """Write the CSV whole or not at all."""
     names = [
         name
-        for name in found.rows[0]
-        if found.pieces or name not in ("start_seconds", "end_seconds")
+        for name in located.rows[0]
+        if located.has_segments or name not in ("start_seconds", "end_seconds")
     ]
     unfinished = output.with_name(output.name + ".unfinished")
     with unfinished.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, fieldnames=names, extrasaction="ignore")
         table.writeheader()
-        table.writerows(found.rows)
+        table.writerows(located.rows)
     unfinished.replace(output)

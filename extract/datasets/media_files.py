@@ -45,22 +45,22 @@ class MediaFiles:
         """
         wanted = PurePosixPath(name)
         known = wanted.suffix.lower() in MEDIA_SUFFIXES | OTHER_SUFFIXES
-        found = self._by_stem.get(wanted.stem if known else wanted.name, [])
-        if len(found) < 2:
-            return found[0] if found else None
-        same = [path for path in found if path.name == wanted.name]
-        agreement = {path: _agreement(path, wanted) for path in same or found}
+        candidates = self._by_stem.get(wanted.stem if known else wanted.name, [])
+        if len(candidates) < 2:
+            return candidates[0] if candidates else None
+        same = [path for path in candidates if path.name == wanted.name]
+        agreement = {path: _agreement(path, wanted) for path in same or candidates}
         best = max(agreement.values())
-        first, *others = (path for path, much in agreement.items() if much == best)
+        first, *others = (path for path, count in agreement.items() if count == best)
         if others:
             raise Ambiguous(f"{name!r} may be {first} or {others[0]}")
         return first
 
 
 def _walk(folder: Path) -> Iterator[PurePosixPath]:
-    for place, folders, files in os.walk(folder):
+    for directory, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        inside = PurePosixPath(Path(place).relative_to(folder).as_posix())
+        inside = PurePosixPath(Path(directory).relative_to(folder).as_posix())
         for name in files:
             suffix = PurePosixPath(name).suffix.lower()
             if suffix in MEDIA_SUFFIXES and not name.startswith("."):
@@ -68,7 +68,7 @@ def _walk(folder: Path) -> Iterator[PurePosixPath]:
 
 
 def _agreement(path: PurePosixPath, wanted: PurePosixPath) -> int:
-    """How many folders, from the last on, are the same."""
+    """The number of folders, counted from the last, that are the same."""
     count = 0
     for left, right in zip(reversed(path.parts[:-1]), reversed(wanted.parts[:-1]), strict=False):
         if left != right:

@@ -1,4 +1,4 @@
-"""What the clips of `synth` show and sound like, from numbers on a circle of length 1.
+"""Renders pictures and sound of the clips of `synth` from numbers on a circle of length 1.
 
 Shapes: T = frames, H, W = pixels, S = sound samples.
 """
@@ -47,8 +47,8 @@ def pictures(
         frame = ground.copy()
         patch = frame[y : y + mask.shape[0], x : x + mask.shape[1]]
         patch += mask * (colour - patch)
-        down, right = rng.integers((height, width))
-        frame += grain[down : down + height, right : right + width]
+        top, left = rng.integers((height, width))
+        frame += grain[top : top + height, left : left + width]
         np.clip(frame, 0, 255, out=frame)
         picture[:] = frame
     return film
@@ -68,9 +68,9 @@ def _background(
 
 
 def _shape(radius: float, *, sharpness: float, lobes: int) -> Float32[np.ndarray, "H W 1"]:
-    """A flower or star with so many lobes, as coverage 0..1 with a soft edge."""
-    reach = int(np.ceil(1.45 * radius)) + 1
-    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1].astype(np.float32)
+    """A flower or star with `lobes` lobes, as coverage 0..1 with a soft edge."""
+    half_width = int(np.ceil(1.45 * radius)) + 1
+    y, x = np.mgrid[-half_width : half_width + 1, -half_width : half_width + 1].astype(np.float32)
     wave = np.cos(lobes * np.arctan2(y, x))
     edge = radius * (1 + 0.42 * (sharpness - 0.2) * wave - 0.25 * sharpness * np.abs(wave))
     return np.clip(edge - np.hypot(x, y) + 0.5, 0, 1)[..., None].astype(np.float32)

@@ -44,7 +44,7 @@ def _silent(done: int, total: int, message: str = "") -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Job:
+class _ClipSpec:
     """One clip to render: a row of the manifest and what decides its looks and sound."""
 
     path: str
@@ -72,7 +72,7 @@ COLUMNS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendering:
-    """What is rendered. Splits share no class: about 60 % of them train, 15 % val, 25 % test."""
+    """Settings of a rendered dataset. Splits share no class: about 60, 15 and 25 % of them."""
 
     classes: int = 20
     clips: int = 20  # of each class
@@ -91,12 +91,12 @@ class Rendering:
         return {"classes": self.classes, "clips": self.clips, "groups": self.groups}
 
     @property
-    def shares(self) -> dict[str, float]:
-        """The settings that are shares."""
-        return {name: getattr(self, name) for name in SHARES}
+    def fractions(self) -> dict[str, float]:
+        """The settings between 0 and 1."""
+        return {name: getattr(self, name) for name in FRACTIONS}
 
 
-SHARES = ("visual", "audio", "noise", "silent", "broken")
+FRACTIONS = ("visual", "audio", "noise", "silent", "broken")
 
 
 def render(
@@ -109,30 +109,36 @@ def render(
     Raises:
         InputError: a value out of bounds, or a directory that holds something.
     """
-    directory, what = Path(directory), Rendering(**settings)
-    _check(directory, what.counts, what.shares, what.seconds, what.seed)
+    directory, rendering = Path(directory), Rendering(**settings)
+    _check(directory, rendering.counts, rendering.fractions, rendering.seconds, rendering.seed)
     directory.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
-        jobs = _jobs(
-            staging, what.classes, what.clips, what.groups, what.seed, what.seconds, what.shares
+        specs = _clip_specs(
+            staging,
+            rendering.classes,
+            rendering.clips,
+            rendering.groups,
+            rendering.seed,
+            rendering.seconds,
+            rendering.fractions,
         )
-        for job in jobs:
-            (staging / job.path).parent.mkdir(parents=True, exist_ok=True)
+        for spec in specs:
+            (staging / spec.path).parent.mkdir(parents=True, exist_ok=True)
         outcomes = process_map(
             _render_clip,
-            jobs,
+            specs,
             workers=workers or os.cpu_count() or 1,
             limits=Limits(deadline_seconds=600.0),
         )
         with closing(outcomes):
-            for done, (job, outcome) in enumerate(zip(jobs, outcomes, strict=True), 1):
-                assert outcome.value, f"{job.path}: {outcome.detail}"
-                progress(done, len(jobs))
+            for done, (spec, outcome) in enumerate(zip(specs, outcomes, strict=True), 1):
+                assert outcome.value, f"{spec.path}: {outcome.detail}"
+                progress(done, len(specs))
         with (staging / "manifest.csv").open("w", newline="") as file:
             rows = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
             rows.writeheader()
-            rows.writerows(asdict(job) for job in jobs)
+            rows.writerows(asdict(spec) for spec in specs)
         staging.chmod(0o755)
         staging.rename(directory)  # also over an empty one
     except BaseException:
@@ -144,7 +150,7 @@ def render(
 def _check(
     directory: Path,
     counts: dict[str, int],
-    shares: dict[str, float],
+    fractions: dict[str, float],
     seconds: float,
     seed: int,
 ) -> None:
@@ -153,42 +159,42 @@ def _check(
     for name, count in counts.items():
         if not 1 <= count <= 10_000:
             raise InputError(f"{name}={count} must be between 1 and 10000")
-    for name, share in shares.items():
-        if not 0 <= share <= 1:
-            raise InputError(f"{name}={share:g} must be between 0 and 1")
+    for name, fraction in fractions.items():
+        if not 0 <= fraction <= 1:
+            raise InputError(f"{name}={fraction:g} must be between 0 and 1")
     if not 0.3 <= seconds <= 60:
         raise InputError(f"seconds={seconds:g} must be between 0.3 and 60")
     if seed < 0:
         raise InputError(f"seed={seed} must not be negative")
 
 
-def _jobs(
+def _clip_specs(
     directory: Path,
     classes: int,
     clips: int,
     groups: int,
     seed: int,
     seconds: float,
-    shares: dict[str, float],
-) -> list[_Job]:
+    fractions: dict[str, float],
+) -> list[_ClipSpec]:
     """Everything about every clip, drawn before any is rendered."""
     rng = np.random.default_rng([seed, 1])
     homes = _coordinates(classes, len(LOOKS + SOUNDS), rng)
     splits = split_of_classes(classes, rng)
     total = classes * clips
     mute, faulty = (
-        set(rng.permutation(total)[: round(shares[name] * total)].tolist())
+        set(rng.permutation(total)[: round(fractions[name] * total)].tolist())
         for name in ("silent", "broken")
     )
-    jobs = []
+    specs = []
     for number, (label, clip) in enumerate(product(range(classes), range(clips))):
         own = np.random.default_rng([seed, 2, label, clip])
-        knobs = np.repeat([shares["visual"], shares["audio"]], [len(LOOKS), len(SOUNDS)])
+        knobs = np.repeat([fractions["visual"], fractions["audio"]], [len(LOOKS), len(SOUNDS)])
         point = (homes[label] + (1 - knobs) * own.uniform(-0.5, 0.5, len(knobs))) % 1.0
         width, height = SIZES[own.integers(len(SIZES))]
         name, group = f"class_{label:03}", clip % groups
-        jobs.append(
-            _Job(
+        specs.append(
+            _ClipSpec(
                 path=f"videos/{name}/{name}_{clip:04}.mp4",
                 label=name,
                 group=f"{name}_g{group:02}",
@@ -201,13 +207,13 @@ def _jobs(
                 fault=FAULTS[number % len(FAULTS)] if number in faulty else "",
                 looks=tuple(point[: len(LOOKS)].tolist()),
                 sounds=tuple(point[len(LOOKS) :].tolist()),
-                noise=shares["noise"],
+                noise=fractions["noise"],
                 group_seed=(seed, 3, label, group),
                 clip_seed=(seed, 4, label, clip),
                 directory=str(directory),
             )
         )
-    return jobs
+    return specs
 
 
 def _coordinates(points: int, axes: int, rng: np.random.Generator) -> Float[np.ndarray, "_ K"]:
@@ -230,29 +236,29 @@ def split_of_classes(classes: int, rng: np.random.Generator) -> list[str]:
     return [names[i] for i in rng.permutation(classes)]
 
 
-def _render_clip(job: _Job) -> bool:
+def _render_clip(spec: _ClipSpec) -> bool:
     """Write one clip's file."""
-    path = Path(job.directory) / job.path
-    rng = np.random.default_rng(job.clip_seed)
-    group = np.random.default_rng(job.group_seed)
+    path = Path(spec.directory) / spec.path
+    rng = np.random.default_rng(spec.clip_seed)
+    group = np.random.default_rng(spec.group_seed)
     film = scene.pictures(
-        job.looks,
-        seconds=job.seconds,
-        fps=job.fps,
-        size=(job.width, job.height),
-        noise=job.noise,
+        spec.looks,
+        seconds=spec.seconds,
+        fps=spec.fps,
+        size=(spec.width, spec.height),
+        noise=spec.noise,
         group=group,
         rng=rng,
     )
-    heard = scene.sound(
-        job.sounds, seconds=job.seconds, rate=RATE, noise=job.noise, group=group, rng=rng
+    waveform = scene.sound(
+        spec.sounds, seconds=spec.seconds, rate=RATE, noise=spec.noise, group=group, rng=rng
     )
-    _write(path, film, job.fps, heard if job.sound == "yes" else None)
-    if job.fault == "truncated":
+    _write(path, film, spec.fps, waveform if spec.sound == "yes" else None)
+    if spec.fault == "truncated":
         path.write_bytes(path.read_bytes()[: int(0.6 * path.stat().st_size)])
-    elif job.fault == "garbage":
+    elif spec.fault == "garbage":
         path.write_bytes(rng.bytes(path.stat().st_size))
-    elif job.fault == "zero-bytes":
+    elif spec.fault == "zero-bytes":
         path.write_bytes(b"")
     return True
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
-    """What a plug-in gives; for lists and choices."""
+    """Facts of an encoder plug-in, for listings and choices."""
 
     modality: str  # "visual" or "audio"
     dims: Mapping[str, int]  # embedding size by `variant=`; under "" where there is no such setting
@@ -31,7 +31,7 @@ class Description:
 
 @runtime_checkable
 class Encoder(Protocol):
-    """What the pipeline needs of every network. `encoder(x)` is `forward(preprocess(x))`."""
+    """The interface of every network to the pipeline. `encoder(x)` is `forward(preprocess(x))`."""
 
     name: str  # the plug-in's name
     slug: str  # name and variant, the readable half of the feature's id
@@ -66,4 +66,4 @@ class AudioEncoder(Encoder, Protocol):
     hop_seconds: float
 
     def window_starts_seconds(self, samples: int) -> Float[np.ndarray, "W"]:
-        """Where the windows of a sound begin."""
+        """The second at which each window of a sound begins."""

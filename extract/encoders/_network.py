@@ -1,4 +1,4 @@
-"""What frozen networks share: TensorFlow's padding, folding, and running at rest.
+"""Helpers of frozen networks: TensorFlow's padding, folding of batch norm, inference.
 
 Shapes: B = items of a batch, C = channels, H, W = height and width, D = embedding size.
 """
@@ -105,10 +105,10 @@ class Frozen:
         if self._copies is None:
             self._copies = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         with torch.cuda.stream(self._copies):
-            there = x.pin_memory().to(self.device, non_blocking=True)
+            moved = x.pin_memory().to(self.device, non_blocking=True)
         computing.wait_stream(self._copies)
-        there.record_stream(computing)
-        return there
+        moved.record_stream(computing)
+        return moved
 
     def __call__(self, x: Float[Tensor, "B ..."]) -> Float[Tensor, "B D"]:
         with torch.inference_mode(), _whole_fp32(self.device):
@@ -122,15 +122,15 @@ def present(device: str) -> torch.device:
         ConfigError: it has not.
     """
     try:
-        found = torch.device(device)
+        torch_device = torch.device(device)
     except RuntimeError:
         raise ConfigError(f"no device {device!r}; write cpu, cuda or cuda:N") from None
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+    if torch_device.type == "cuda" and (torch_device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
             f"no device {device!r}: this machine has {torch.cuda.device_count()} CUDA devices; "
             f"use device=cpu"
         )
-    return found
+    return torch_device
 
 
 @contextmanager

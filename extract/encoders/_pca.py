@@ -66,9 +66,9 @@ def read_pca(path: Path) -> Pca:
     )
 
 
-def _arrays(path: Path, found: Any) -> tuple[np.ndarray, np.ndarray]:
+def _arrays(path: Path, content: Any) -> tuple[np.ndarray, np.ndarray]:
     try:
-        vectors, means = (np.array(found[key], np.float32) for key in KEYS)
+        vectors, means = (np.array(content[key], np.float32) for key in KEYS)
     except (KeyError, ValueError, TypeError):
         raise WeightsError(f"pca {path} does not hold the arrays {' and '.join(KEYS)}") from None
     return vectors, means
@@ -93,10 +93,10 @@ def _read_pth(path: Path) -> tuple[np.ndarray, np.ndarray]:
         (_empty, "numpy.core.multiarray._reconstruct"),
         (_empty, "numpy._core.multiarray._reconstruct"),
     ]
-    found = unpickle(path, stand_ins)
-    if not isinstance(found, Mapping):
-        raise WeightsError(f"pca {path} holds no arrays but a {type(found).__name__}")
-    plain = {k: v.values if isinstance(v, _Numbers) else v for k, v in found.items()}
+    content = unpickle(path, stand_ins)
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"pca {path} holds no arrays but a {type(content).__name__}")
+    plain = {k: v.values if isinstance(v, _Numbers) else v for k, v in content.items()}
     return _arrays(path, plain)
 
 

@@ -16,7 +16,7 @@ from store.errors import ConfigError
 
 
 def window_starts(samples: int, window: int, hop: int) -> Int[np.ndarray, "W"]:
-    """Where windows start in a sound: every `hop`, as long as a window is full.
+    """Starts of the windows of a sound: every `hop`, as long as a window is full.
 
     One more, completed with silence, follows if it holds at least half a hop of sound that no
     earlier window holds. There is always a first window, however short the sound.
@@ -30,7 +30,7 @@ def window_starts(samples: int, window: int, hop: int) -> Int[np.ndarray, "W"]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Windows:
-    """How a sound is cut: windows of `length` every `hop`, or one window over all of it (length 0).
+    """Windows of `length` every `hop`, or one window over the whole sound (length 0).
 
     `shortest` is the least a window over the whole sound may have; silence fills up to it.
     """
@@ -48,7 +48,7 @@ class Windows:
             )
 
     def starts(self, samples: int) -> Int[np.ndarray, "W"]:
-        """Where the windows of a sound start, in samples."""
+        """The first sample of each window of a sound."""
         if not self.length:
             return np.zeros(1, np.int64)
         return window_starts(samples, self.length, self.hop)

@@ -39,7 +39,7 @@ MOBILE = (  # channels and stride of MobileNetV1's blocks
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """What the networks of the family differ in."""
+    """The settings in which the networks of the family differ."""
 
     channels: tuple[int, ...] = ()  # of the blocks of a plain CNN; none: MobileNetV1
     kernel: int = 3  # 3: two such convolutions a block; 5: one
@@ -217,7 +217,7 @@ class PANNsEncoder:
         self._network, self._windows = network, windows
 
     def window_starts_seconds(self, samples: int) -> Float[np.ndarray, "W"]:
-        """When the windows of a sound of so many samples start."""
+        """The second at which each window of a sound starts."""
         return self._windows.starts_seconds(samples)
 
     def preprocess(self, x: Float[Tensor, "B N"]) -> Float[Tensor, "R 1 T M"]:

@@ -257,7 +257,7 @@ def central_square(frames: UInt8[Tensor, "B H W 3"]) -> UInt8[Tensor, "B S S 3"]
 
 
 def resize_matrix(source: int, config: Config) -> Float[Tensor, "S source"]:
-    """The bicubic rule that was asked for."""
+    """The matrix of the bicubic resize that the settings ask for."""
     if config.antialias:
         return smooth_matrix(source, SIDE, kernel="bicubic")
     return tensorflow_bicubic_matrix(source, SIDE, half_pixel=config.resize == "tf2")
@@ -265,9 +265,9 @@ def resize_matrix(source: int, config: Config) -> Float[Tensor, "S source"]:
 
 def network_of(variant: str, output: str = "final_avg_pool") -> ResNet:
     """The network of a variant, its tensors not yet filled."""
-    found = re.fullmatch(r"r(\d+)_(\d)x_sk([01])", variant)
-    assert found, variant
-    depth, width, sk = map(int, found.groups())
+    match = re.fullmatch(r"r(\d+)_(\d)x_sk([01])", variant)
+    assert match, variant
+    depth, width, sk = map(int, match.groups())
     with torch.device("meta"):
         return ResNet(depth, width, sk=bool(sk), output=output)
 

@@ -124,7 +124,7 @@ class VGGishEncoder:
         self._mel = mel.to(network.device)
 
     def window_starts_seconds(self, samples: int) -> Float[np.ndarray, "W"]:
-        """When the windows of a sound of so many samples start."""
+        """The second at which each window of a sound starts."""
         return self._windows.starts_seconds(samples)
 
     def preprocess(self, x: Float[Tensor, "B N"]) -> Float[Tensor, "R P 96 64"]:

@@ -1,4 +1,4 @@
-"""What is asked of one clip, and what comes of it.
+"""The request for one clip, and the decoded clip with its streams.
 
 Shapes: T = frames wanted, H, W = pixels, S = sound samples.
 """
@@ -46,15 +46,15 @@ class Sound:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What to decode of one clip. `pick` gives the indices of the frames wanted, in order; without
-    it no frame is decoded.
+    """A request to decode one clip. `pick` gives the indices of the wanted frames, in order;
+    without it no frame is decoded.
     """
 
     path: Path
     root: Path | None = None  # a link that leads out of it is not followed
     start_seconds: float = 0.0
     end_seconds: float = float("inf")
-    limit_seconds: float = float("inf")  # so much of the piece is decoded; what is cut off is told
+    limit_seconds: float = float("inf")  # the most that is decoded; the detail says what is cut off
     pick: Callable[[Footage], Int[np.ndarray, "T"]] | None = None
     short_sides: tuple[int, ...] = ()  # pixels; larger frames are scaled down to each of these
     sample_rates: tuple[int, ...] = ()  # Hz; the sound is given at each of these
@@ -69,7 +69,7 @@ class Request:
 
     @property
     def stop_seconds(self) -> float:
-        """Where decoding ends."""
+        """The second at which decoding ends."""
         return min(self.end_seconds, self.start_seconds + self.limit_seconds)
 
 
@@ -78,7 +78,7 @@ Data = TypeVar("Data", bound=Frames | Sound)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stream(Generic[Data]):
-    """What came of one modality of a request."""
+    """The decoded frames or sound of a clip, or the reason why there are none."""
 
     status: Status
     detail: str = ""
@@ -87,20 +87,20 @@ class Stream(Generic[Data]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clip:
-    """What came of a request. Sight and sound fail apart: broken sound spares the frames."""
+    """A decoded clip. Frames and sound fail apart: broken sound spares the frames."""
 
     visual: Stream[Frames]
     audio: Stream[Sound]
     sha256: bytes = bytes(32)
 
     def stream(self, modality: str) -> Stream[Any]:
-        """What came of the modality, `visual` or `audio`."""
+        """The stream of a modality, `visual` or `audio`."""
         streams: dict[str, Stream[Any]] = {"visual": self.visual, "audio": self.audio}
         return streams[modality]
 
 
 def failed(status: Status, detail: str, sha256: bytes = bytes(32)) -> Clip:
-    """A clip of which there is nothing."""
+    """A clip with neither frames nor sound."""
     return Clip(
         visual=Stream(status=status, detail=detail),
         audio=Stream(status=status, detail=detail),

@@ -18,7 +18,7 @@ from extract.media.sound import Samples, samples, sound_of
 from extract.media.visual import frames_of
 from store import Status
 
-TOLERANCE_SECONDS = 0.5  # a clip may be so much longer than the limit before anybody is told
+TOLERANCE_SECONDS = 0.5  # how far beyond the limit a clip may end before its detail says so
 
 
 def decode(request: Request) -> Clip:
@@ -67,12 +67,12 @@ class Decoder:
 
 
 def safely(request: Request) -> Request:
-    """The same request, for a second try after a decode process hung or died."""
+    """The request for a second try, by PyAV, after a decode process hung or died."""
     return replace(request, decoder="pyav", because="second try")
 
 
 def _clip(media: Media, request: Request) -> Clip:
-    """What comes of a request to an open file."""
+    """The clip that a request makes of an open file."""
     video, audio = media.tracks(request.start_seconds, request.stop_seconds)
     # The sound's first sample has its part in where second 0 is, even if only frames are wanted.
     end = request.stop_seconds if request.sample_rates else 0.0
@@ -96,7 +96,7 @@ def _origin(video: Track | None, sounding: Samples | None) -> float:
 
 
 def _over_limit(media: Media, request: Request) -> str:
-    """What is cut off because the clip is longer than clips may be."""
+    """A note of what is cut off because the clip is longer than clips may be."""
     length = min(media.seconds, request.end_seconds) - request.start_seconds
     if length <= request.limit_seconds + TOLERANCE_SECONDS:
         return ""

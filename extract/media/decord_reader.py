@@ -38,7 +38,7 @@ CONTAINERS = ("mov", "matroska")
 CODECS = ("h264", "hevc", "mpeg4", "vp8", "vp9")
 FORMATS = ("yuv420p",)
 MAX_DIFFERENCE = 4.0  # of 255, mean over the first frame, to PyAV's
-# Where in its source, when, and of which file.
+# Time and source line of a message, and the name of the file: they differ from run to run.
 _PLACE = re.compile(r"\[[\d:]+\] \S+:\d+: |\[/.*?\]\s*")
 REPEAT_BYTES = 300  # a packet that only says "as before" is smaller
 # decord's default, 10240, burns seconds at the end of a damaged file; at 128 every second good one
@@ -53,14 +53,14 @@ class Unfit(Exception):  # noqa: N818 (no error: PyAV takes over)
 def not_for(
     media: Media, track: Track, plan: Plan, short_sides: tuple[int, ...], *, must: bool
 ) -> str:
-    """Why PyAV decodes this clip; nothing if decord may. `must`: also where it is slower."""
+    """The reason why not decord, or nothing. `must`: decord may also be slower than PyAV."""
     context = track.stream.codec_context
     size = (context.width, context.height)
-    whole = len(plan.shown.stamps) == len(track.packets)
+    whole = len(plan.shown.timestamps) == len(track.packets)
     shrunk = any(scaled(size, side) != size for side in short_sides)
     reasons = {
         "few of the frames": plan.share < DENSE and not must,
-        "few frames": len(plan.stamps) < MANY and not must,
+        "few frames": len(plan.timestamps) < MANY and not must,
         "frames are scaled": shrunk and not must,
         "no decord here": find_spec("decord") is None,
         "several sizes": len(short_sides) != 1,
@@ -70,8 +70,8 @@ def not_for(
         "pixels not square": pixel_aspect(track) != 1,
         "damage": bool(plan.damage),
         "frames not to be shown": not whole or not plan.shown.timed,
-        "a negative time": whole and track.seconds(plan.shown.stamps[0]) < 0,
-        "a piece": whole and plan.shown.stamps[0] != track.first_pts,
+        "a negative time": whole and track.seconds(plan.shown.timestamps[0]) < 0,
+        "a piece": whole and plan.shown.timestamps[0] != track.first_pts,
         "no key frame first": not track.packets[0].is_keyframe,
     }
     return next((reason for reason, holds in reasons.items() if holds), "")
@@ -79,7 +79,9 @@ def not_for(
 
 def first_frame(track: Track, plan: Plan) -> tuple[Any, str]:
     """PyAV's first wanted frame, None if it does not decode, and what is damaged by then."""
-    first, damage = decoded(track, plan.shown, plan.stamps[:1], lambda frame: frame, plan.damage)
+    first, damage = decoded(
+        track, plan.shown, plan.timestamps[:1], lambda frame: frame, plan.damage
+    )
     return next(iter(first.values()), None), damage
 
 
@@ -90,51 +92,56 @@ def pictures(media: Media, track: Track, plan: Plan, short_side: int, first: Any
         Unfit: it raised, or what it gave is not what is in the file.
         Failure: REFUSED, a frame is too large.
     """
-    stamps = plan.stamps
+    timestamps = plan.timestamps
     if first is None:
         raise Unfit("the first frame does not decode")
     if orientation(first) != (False, 0) or first.color_trc in HDR:
         raise Unfit("rotated or HDR")
     expected = Scaler(track, (short_side,))(first)[short_side]
     height, width, _ = expected.shape
-    if len(stamps) * expected.nbytes > MAX_CLIP_BYTES:
+    if len(timestamps) * expected.nbytes > MAX_CLIP_BYTES:
         raise Unfit("much memory")
-    at = {stamp: k for k, stamp in enumerate(plan.shown.stamps)}
-    got, seconds = _read(media, (width, height), [at[stamp] for stamp in stamps])
+    at = {timestamp: k for k, timestamp in enumerate(plan.shown.timestamps)}
+    pixels, seconds = _read(media, (width, height), [at[timestamp] for timestamp in timestamps])
     half = _half_a_frame(track, plan)
-    if np.any(np.abs(seconds - [track.seconds(s) for s in stamps]) > half):
+    if np.any(np.abs(seconds - [track.seconds(s) for s in timestamps]) > half):
         raise Unfit("decord: wrong times")
-    if got.shape != (len(stamps), height, width, 3):
-        raise Unfit(f"decord: shape {got.shape}")
-    if np.abs(got[0].astype(np.int16) - expected).mean() > MAX_DIFFERENCE:
+    if pixels.shape != (len(timestamps), height, width, 3):
+        raise Unfit(f"decord: shape {pixels.shape}")
+    if np.abs(pixels[0].astype(np.int16) - expected).mean() > MAX_DIFFERENCE:
         raise Unfit("decord: wrong pixels")
-    pairs = zip(pairwise(got), stamps[1:], strict=True)
-    if any(_repeated(track, plan, pair, stamp) for pair, stamp in pairs):
+    pairs = zip(pairwise(pixels), timestamps[1:], strict=True)
+    if any(_repeated(track, plan, pair, timestamp) for pair, timestamp in pairs):
         raise Unfit("decord: a frame twice")  # which may stand for one that did not decode
     return Pictures(
-        frames={stamp: {short_side: frame} for stamp, frame in zip(stamps, got, strict=True)},
+        frames={
+            timestamp: {short_side: frame}
+            for timestamp, frame in zip(timestamps, pixels, strict=True)
+        },
         decoder=f"decord ({plan.share:.0%} of the frames)",
         damage=plan.damage,
     )
 
 
-def _repeated(track: Track, plan: Plan, pair: tuple[np.ndarray, np.ndarray], stamp: int) -> bool:
+def _repeated(
+    track: Track, plan: Plan, pair: tuple[np.ndarray, np.ndarray], timestamp: int
+) -> bool:
     """Whether a frame repeats the one before although its packet says something new."""
-    if track.packets[plan.shown.at[stamp]].size < REPEAT_BYTES:
+    if track.packets[plan.shown.at[timestamp]].size < REPEAT_BYTES:
         return False
     before, now = pair
     return np.array_equal(before[::8, ::8], now[::8, ::8]) and np.array_equal(before, now)
 
 
 def _half_a_frame(track: Track, plan: Plan) -> float:
-    gaps = np.diff([track.seconds(s) for s in plan.shown.stamps])
+    gaps = np.diff([track.seconds(s) for s in plan.shown.timestamps])
     return float(gaps.min()) / 2 if len(gaps) else 0.5
 
 
 def _read(
     media: Media, size: tuple[int, int], indices: list[int]
 ) -> tuple[UInt8[np.ndarray, "..."], np.ndarray]:
-    """What decord makes of it: pixels and times."""
+    """Pixels and times of these frames by decord."""
     child.risk("decord")  # some files make it loop for ever
     try:
         decord = _library()
@@ -149,8 +156,8 @@ def _read(
         seconds = reader.get_frame_timestamp(indices)[:, 0]
         return reader.get_batch(indices).asnumpy(), np.asarray(seconds, np.float64)
     except Exception as error:  # its errors have no common base
-        said = _PLACE.sub("", str(error).strip().partition("\n")[0])[:80]
-        raise Unfit(f"decord: {type(error).__name__} {said}".strip()) from None
+        message = _PLACE.sub("", str(error).strip().partition("\n")[0])[:80]
+        raise Unfit(f"decord: {type(error).__name__} {message}".strip()) from None
     finally:
         child.risk("")
 

@@ -50,7 +50,7 @@ class Pictures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is wanted of a video track."""
+    """The frames that are wanted of a video track."""
 
     wanted: list[tuple[int, float]]  # time stamp and second of each frame picked, in order
     shown: Timeline
@@ -60,12 +60,12 @@ class Plan:
     @property
     def share(self) -> float:
         """The wanted part of the frames of the piece."""
-        return len(self.stamps) / self.frames
+        return len(self.timestamps) / self.frames
 
     @property
-    def stamps(self) -> list[int]:
+    def timestamps(self) -> list[int]:
         """Each wanted frame once, in order."""
-        return sorted({stamp for stamp, _ in self.wanted})
+        return sorted({timestamp for timestamp, _ in self.wanted})
 
 
 def plan(
@@ -76,18 +76,18 @@ def plan(
     start_seconds: float,
     end_seconds: float,
 ) -> Plan:
-    """Which frames of a piece the sampler wants.
+    """Ask the sampler which frames of a piece it wants.
 
     Raises:
         Failure: EMPTY, there are no frames in the piece; DECODE_ERROR, nor in the file.
     """
     shown = timeline(track)
-    stamps = shown.stamps
-    if not stamps:
+    timestamps = shown.timestamps
+    if not timestamps:
         status = Status.DECODE_ERROR if track.damage else Status.EMPTY
         raise Failure(status, track.damage or "the video stream holds no frame")
-    seconds = np.array([track.seconds(s) for s in stamps]) - origin - start_seconds
-    end = float(seconds[-1] + frame_seconds(track, stamps)[-1])
+    seconds = np.array([track.seconds(s) for s in timestamps]) - origin - start_seconds
+    end = float(seconds[-1] + frame_seconds(track, timestamps)[-1])
     length = end_seconds - start_seconds
     first = max(int(np.searchsorted(seconds, 0.0, side="right")) - 1, 0)
     last = int(np.searchsorted(seconds, length, side="left"))
@@ -97,18 +97,18 @@ def plan(
         )
     # The first frame of a piece is on screen since before it begins.
     inside = np.maximum(seconds[first:last], 0.0)
-    keys = [track.packets[shown.at[stamp]].is_keyframe for stamp in stamps[first:last]]
+    keys = [track.packets[shown.at[timestamp]].is_keyframe for timestamp in timestamps[first:last]]
     damage = track.damage
 
     def changes() -> Float[np.ndarray, "N"]:
         nonlocal damage
-        thumbnails, damage = decoded(track, shown, stamps[first:last], _thumbnail, damage)
-        return _changes([thumbnails.get(stamp) for stamp in stamps[first:last]])
+        thumbnails, damage = decoded(track, shown, timestamps[first:last], _thumbnail, damage)
+        return _changes([thumbnails.get(timestamp) for timestamp in timestamps[first:last]])
 
     footage = Footage(
         seconds=inside, duration=min(end, length), key=np.array(keys), changes=changes
     )
-    wanted = [(stamps[first + i], float(inside[i])) for i in pick(footage)]
+    wanted = [(timestamps[first + i], float(inside[i])) for i in pick(footage)]
     return Plan(wanted=wanted, shown=shown, frames=last - first, damage=damage)
 
 
@@ -121,7 +121,7 @@ def _thumbnail(frame: Any) -> UInt8[np.ndarray, "_ _"]:
 
 
 def _changes(thumbnails: Sequence[UInt8[np.ndarray, "_ _"] | None]) -> Float[np.ndarray, "N"]:
-    """How much each frame differs from the one before, from 0 to 1; frames that are lost change
+    """The difference of each frame from the one before, from 0 to 1; frames that are lost change
     nothing.
     """
     changes, before = np.zeros(len(thumbnails)), None
@@ -139,7 +139,7 @@ def pictures(track: Track, plan: Plan, short_sides: tuple[int, ...], reason: str
         Failure: REFUSED, they take too much memory.
     """
     scale = Scaler(track, short_sides)
-    frames, damage = decoded(track, plan.shown, plan.stamps, scale, plan.damage)
+    frames, damage = decoded(track, plan.shown, plan.timestamps, scale, plan.damage)
     return Pictures(frames=frames, decoder=f"pyav ({reason})", note=scale.note, damage=damage)
 
 
@@ -150,32 +150,32 @@ def decoded(
     take: Callable[[Any], Taken],
     damage: str,
 ) -> tuple[dict[int, Taken], str]:
-    """What `take` makes of every wanted frame that decodes, by time stamp and in order, and what
+    """`take` of every wanted frame that decodes, by time stamp and in order, and what
     is damaged; `damage` is what is known to be before.
 
     A packet without a picture of its own (VP8 has such) is stood for by the picture on screen then,
     unless something is damaged.
     """
     taken: dict[int, Taken] = {}
-    for start, stop in stretches(track, shown, [shown.at[stamp] for stamp in wanted]):
-        due = [stamp for stamp in wanted if start <= shown.at[stamp] <= stop]
+    for start, stop in stretches(track, shown, [shown.at[timestamp] for timestamp in wanted]):
+        due = [timestamp for timestamp in wanted if start <= shown.at[timestamp] <= stop]
         held = None
         for event in _stretch(track, shown, start, stop, frozenset(due)):
             if isinstance(event, str):
                 damage = damage or event
                 continue
-            stamp, frame = event
-            while due and due[0] < stamp:
+            timestamp, frame = event
+            while due and due[0] < timestamp:
                 missed = due.pop(0)
                 if held is not None and not damage:
                     taken[missed] = take(held)
-            if due and due[0] == stamp:
+            if due and due[0] == timestamp:
                 taken[due.pop(0)] = take(frame)
             held = frame
             if not due:
                 break
         if held is not None and not damage:
-            taken |= {stamp: take(held) for stamp in due}
+            taken |= {timestamp: take(held) for timestamp in due}
     return taken, damage
 
 
@@ -205,7 +205,7 @@ def _stretch(
     Frames that are neither wanted nor referred to are not decoded (a quarter of the cost of H.264).
     """
     context = track.stream.codec_context
-    counted = iter(shown.stamps)
+    counted = iter(shown.timestamps)
     skips = shown.timed and context.name in SKIPS_FRAMES
     whole = True  # what a frame refers to came out undamaged
     try:
@@ -221,12 +221,12 @@ def _stretch(
                     return  # how many frames were lost is not known
                 continue
             for frame in decoded:
-                stamp = frame.pts if shown.timed else next(counted, None)
+                timestamp = frame.pts if shown.timed else next(counted, None)
                 if frame.is_corrupt:
                     yield "a frame is damaged"
                 whole = (whole or frame.key_frame) and not frame.is_corrupt
-                if whole and stamp in shown.at:
-                    yield stamp, frame
+                if whole and timestamp in shown.at:
+                    yield timestamp, frame
     finally:
         context.skip_frame = "DEFAULT"
         context.flush_buffers()
@@ -272,7 +272,7 @@ def pixel_aspect(track: Track) -> Fraction:
 
 
 def scaled(size: tuple[int, int], short_side: int) -> tuple[int, int]:
-    """Width and height with the short side at most so long, in the same proportion."""
+    """Width and height in the same proportion, with the short side at most `short_side`."""
     short = min(size)
     if short <= short_side:
         return size
@@ -289,9 +289,9 @@ def orientation(frame: Any) -> tuple[bool, int]:
         return False, 0
     a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].astype(np.float64)
     size = max(abs(v) for v in (a, b, c, d))
-    ways = [(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)]
-    for turns, (p, q, r, s) in enumerate(ways):
-        for mirrored, way in ((False, (p, q, r, s)), (True, (-p, -q, r, s))):
-            if np.allclose((a, b, c, d), np.multiply(size, way), atol=size / 100) and size:
+    rotations = [(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)]
+    for turns, (p, q, r, s) in enumerate(rotations):
+        for mirrored, rotation in ((False, (p, q, r, s)), (True, (-p, -q, r, s))):
+            if np.allclose((a, b, c, d), np.multiply(size, rotation), atol=size / 100) and size:
                 return mirrored, turns
     return False, 0

@@ -53,8 +53,8 @@ class Track:
         if self.packets and self.packets[0].has_sidedata("encryption_info"):
             raise Failure(Status.DECODE_ERROR, f"the {self.stream.type} is encrypted")
 
-    def stamp(self, packet: Any) -> int | None:
-        """When the packet is shown; when it is decoded, if nothing says more."""
+    def timestamp(self, packet: Any) -> int | None:
+        """The time stamp at which a packet is shown, or if there is none, decoded."""
         return packet.pts if self.timed and packet.pts is not None else packet.dts
 
     def seconds(self, pts: int) -> float:
@@ -74,7 +74,7 @@ class _Reading:
 
     def keep(self, packet: Any) -> None:
         self.packets.append(packet)
-        pts = self.track.stamp(packet)
+        pts = self.track.timestamp(packet)
         if pts is not None and not packet.is_discard:
             self.first_pts = pts if self.first_pts is None else min(self.first_pts, pts)
         if packet.is_corrupt:
@@ -123,7 +123,7 @@ class Media:
 
     @property
     def seconds(self) -> float:
-        """How long the file says it is; 0 where it does not say."""
+        """The length that the file gives; 0 if it gives none."""
         return (self.container.duration or 0) / av.time_base
 
     def tracks(
@@ -186,8 +186,8 @@ class Media:
                 # The estimate only falls as packets come in, so nothing is given up too early; a
                 # second covers frames that are stored out of order.
                 origin = min(origin, reading.track.seconds(reading.first_pts))
-                stamp = packet.pts if packet.dts is None else packet.dts
-                if reading.track.seconds(stamp or 0) - origin > end_seconds + 1:
+                timestamp = packet.pts if packet.dts is None else packet.dts
+                if reading.track.seconds(timestamp or 0) - origin > end_seconds + 1:
                     reading.done = True
                     if all(r.done for r in readings.values()):
                         break
@@ -243,14 +243,14 @@ class Media:
         return first <= second - SOUND_BEFORE_SECONDS
 
     def _cut_seconds(self, index: int) -> float:
-        """When the first frame is shown that an ISO file's index places beyond its end."""
+        """The second of the first frame that an ISO file's index places beyond its end."""
         if index not in self._cuts:
-            stream, found = self.container.streams[index], float("inf")
+            stream, seconds = self.container.streams[index], float("inf")
             entries: Any = stream.index_entries if self._indexed else ()
             if len(entries) and entries[-1].pos + entries[-1].size > self.file.size:
                 beyond = [e for e in entries if e.pos + e.size > self.file.size]
-                found = min(e.timestamp for e in beyond) * float(stream.time_base or 0)
-            self._cuts[index] = found
+                seconds = min(e.timestamp for e in beyond) * float(stream.time_base or 0)
+            self._cuts[index] = seconds
         return self._cuts[index]
 
 
@@ -273,7 +273,7 @@ def _origin(tracks: Mapping[int, Track]) -> float:
 class Timeline:
     """The frames a player would show."""
 
-    stamps: list[int]  # time stamps in presentation order
+    timestamps: list[int]  # in presentation order
     at: Mapping[int, int]  # position of a frame's packet in decode order, by time stamp
     timed: bool  # false: there are no presentation times, so frames must be counted
 
@@ -291,12 +291,12 @@ def timeline(track: Track) -> Timeline:
     at.pop(None, None)
     if timed and rest and (first := track.packets[key].pts) is not None:
         at = {pts: i for pts, i in at.items() if pts >= first}
-    return Timeline(stamps=sorted(at), at=at, timed=timed)
+    return Timeline(timestamps=sorted(at), at=at, timed=timed)
 
 
-def frame_seconds(track: Track, stamps: list[int]) -> Float[np.ndarray, "N"]:
-    """How long each frame stays on screen; the last one as long as its packet says."""
-    gaps = [b - a for a, b in pairwise(stamps)]
+def frame_seconds(track: Track, timestamps: list[int]) -> Float[np.ndarray, "N"]:
+    """Seconds that each frame stays on screen; the last one as long as its packet says."""
+    gaps = [b - a for a, b in pairwise(timestamps)]
     last = track.packets[-1].duration or 0
     if last <= 0 or (gaps and last > 10 * max(gaps)):
         rate = track.stream.average_rate

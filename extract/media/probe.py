@@ -1,4 +1,4 @@
-"""What a media file is, before anything of it is decoded.
+"""Checks of a media file before anything of it is decoded.
 
 The file is hostile until proven otherwise. It must be a regular file of bounded size, in one of a
 few containers that cannot refer to other files (`CONTAINERS`), read through the file protocol
@@ -50,7 +50,7 @@ class File:
 
 
 def inside(path: Path, root: Path | None) -> None:
-    """Refuse what a link leads out of `root` to; manifests come with media that others packed.
+    """Refuse a link that leads out of `root`: manifests come with media that others packed.
 
     Raises:
         Failure: REFUSED.
@@ -70,20 +70,20 @@ def examined(path: Path, known: File | None = None) -> File:
     try:
         # Without O_NONBLOCK, opening a FIFO that nobody writes to would wait for ever.
         with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
+            info = os.fstat(file.fileno())
+            if not stat.S_ISREG(info.st_mode):
                 raise Failure(Status.REFUSED, "not a regular file")
-            if found.st_size > MAX_FILE_BYTES:
-                raise Failure(Status.REFUSED, f"{found.st_size} bytes; at most {MAX_FILE_BYTES}")
-            version = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+            if info.st_size > MAX_FILE_BYTES:
+                raise Failure(Status.REFUSED, f"{info.st_size} bytes; at most {MAX_FILE_BYTES}")
+            version = (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
             if known is not None and (known.path, known.version) == (path, version):
                 return known
             return File(
                 path=path,
                 sha256=hashlib.file_digest(file, "sha256").digest(),
-                size=found.st_size,
+                size=info.st_size,
                 version=version,
-                cut_short=_declared_bytes(file, found.st_size) > found.st_size,
+                cut_short=_declared_bytes(file, info.st_size) > info.st_size,
             )
     except (FileNotFoundError, NotADirectoryError):
         raise Failure(Status.MISSING, "no such file") from None
@@ -108,13 +108,13 @@ def opened(path: Path) -> InputContainer:
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise Failure(Status.UNREADABLE, say(error)) from None
     count, seconds = len(container.streams), (container.duration or 0) / av.time_base
-    for much, most, what in (
+    for value, most, text in (
         (count, MAX_STREAMS, f"{count} streams"),
         (seconds, MAX_SECONDS, f"the header says {seconds:.0f} s"),
     ):
-        if much > most:
+        if value > most:
             container.close()
-            raise Failure(Status.REFUSED, f"{what}; at most {most:g}")
+            raise Failure(Status.REFUSED, f"{text}; at most {most:g}")
     return container
 
 
@@ -135,10 +135,10 @@ def best_streams(container: InputContainer) -> tuple[Any | None, Any | None]:
             return default, context.width * context.height, 0, -stream.index
         return default, context.channels, context.sample_rate or 0, -stream.index
 
-    real = [s for s in container.streams if s.type in ("video", "audio") and s.codec_context]
-    shown = [s for s in real if s.type == "video" and not s.disposition & kind.attached_pic]
+    decodable = [s for s in container.streams if s.type in ("video", "audio") and s.codec_context]
+    shown = [s for s in decodable if s.type == "video" and not s.disposition & kind.attached_pic]
     video = max(shown, key=rank, default=None)
-    audio = max((s for s in real if s.type == "audio"), key=rank, default=None)
+    audio = max((s for s in decodable if s.type == "audio"), key=rank, default=None)
     if video is None and audio is None:
         raise Failure(Status.UNREADABLE, "no video and no audio stream")
     if video is not None:
@@ -158,7 +158,7 @@ def say(error: BaseException) -> str:
 
 
 def _declared_bytes(file: BinaryIO, size: int) -> int:
-    """How long the file would be if its outermost elements were whole; 0 if it does not say."""
+    """The length of the file if its outermost elements were whole; 0 if it does not say."""
     file.seek(0)
     head = file.read(64)
     file.seek(0)

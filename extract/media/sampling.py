@@ -17,7 +17,7 @@ MAX_ROWS = 65_535  # a clip's row count is stored as uint16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """`fps` looks a second, or `frames` looks a clip, or the policy of a SPEC (`sample`), within
+    """`fps` frames a second, or `frames` frames a clip, or the policy of a SPEC (`sample`), within
     the first `max_seconds`. T = frames wanted.
 
     Raises:
@@ -41,7 +41,7 @@ class Sampling:
         object.__setattr__(self, "sampler", plugins.build(FAMILY, spec))
         if (most := self.sampler.most_frames(self.max_seconds)) > MAX_ROWS:
             raise InputError(
-                f"{self._said()} wants up to {most} frames of max_seconds={self.max_seconds:g}; "
+                f"{self._spec()} wants up to {most} frames of max_seconds={self.max_seconds:g}; "
                 f"at most {MAX_ROWS} can be stored"
             )
 
@@ -50,16 +50,16 @@ class Sampling:
             return plugins.Spec("fps", {"rate": self.fps})
         return plugins.Spec("uniform", {"frames": self.frames})
 
-    def _said(self) -> str:
+    def _spec(self) -> str:
         return self.sample or (f"fps={self.fps:g}" if self.fps else f"frames={self.frames}")
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """All that decides which frames are taken, as JSON."""
+        """Everything that decides which frames are taken, as JSON."""
         return {**self.sampler.identity, "max_seconds": self.max_seconds}
 
     def most_frames(self) -> int:
-        """How many frames a clip may give."""
+        """The most frames that a clip may give."""
         return self.sampler.most_frames(self.max_seconds)
 
     def __call__(self, footage: Footage) -> Int[np.ndarray, "T"]:

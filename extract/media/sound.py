@@ -19,7 +19,7 @@ from store import Status
 JITTER_SECONDS = 0.05  # time stamps of coarse containers wander; only larger steps are gaps
 PREROLL_SECONDS = 1.0  # decoded before a piece, because codecs overlap their blocks
 MAX_SOUND_SECONDS = 2 * 3600.0  # of one clip; 1.4 GB at 48 kHz
-PADDING_SECONDS = 0.1  # of silence in front of late sound, before anybody is told
+PADDING_SECONDS = 0.1  # silence in front of late sound before the detail says so
 ANTIPHASE = 1e-3  # a mean with less than this share of the loudest channel's energy has cancelled
 
 
@@ -36,7 +36,7 @@ class Samples:
 
     @property
     def first_seconds(self) -> float | None:
-        """When the first sample of the file sounds."""
+        """The second at which the first sample of the file sounds."""
         return self.stretches[0][0] if self.stretches else None
 
     def piece(self, start: float, seconds: float) -> Float32[np.ndarray, "S"]:
@@ -110,7 +110,7 @@ def samples(track: Track, start_seconds: float, end_seconds: float) -> Samples:
 
 
 def _second(track: Track, frame: Any, before: Sequence[Stretch], rate: int) -> float:
-    """When the frame sounds; right after those before, if it does not say."""
+    """The second at which the frame sounds; if it does not say, the end of those before."""
     if frame.pts is not None:
         return track.seconds(frame.pts)
     last, signal = before[-1] if before else (0.0, np.zeros((1, 0), np.float32))
@@ -132,15 +132,15 @@ def _float32(frame: Any) -> Float32[np.ndarray, "C S"]:
 def _joined(
     stretches: Sequence[Stretch], rate: int, start: float, most: int
 ) -> Float32[np.ndarray, "C S"]:
-    """Stretches at their places from second `start` on, silence between them; at most so many
+    """Stretches joined from second `start` on, with silence between them; at most `most`
     samples, whatever time stamps say.
     """
     channels = max(len(s) for _, s in stretches)
     placed, cursor = [], None
     for second, signal in stretches:
-        place = round((second - start) * rate)
-        if cursor is None or abs(place - cursor) > JITTER_SECONDS * rate:
-            cursor = place
+        begin = round((second - start) * rate)
+        if cursor is None or abs(begin - cursor) > JITTER_SECONDS * rate:
+            cursor = begin
         if cursor < most:
             placed.append((cursor, signal[:, : most - cursor]))
         cursor += signal.shape[1]
@@ -166,7 +166,7 @@ def mono(signal: Float32[np.ndarray, "C S"]) -> Float32[np.ndarray, "S"]:
 
 
 def resample(signal: Float32[np.ndarray, "S"], rate: int, wanted: int) -> Float32[np.ndarray, "R"]:
-    """`signal` at another rate (libswresample), as long in seconds as it was."""
+    """The signal at another rate (libswresample), as long in seconds as it was."""
     if rate == wanted:
         return np.ascontiguousarray(signal)
     frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(signal[None]), "flt", "mono")

@@ -20,8 +20,8 @@ WORKERS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """A clip: a media file below `root`, or a piece of one."""
+class Segment:
+    """A clip: a media file below `root`, or a segment of one."""
 
     root: Path
     path: str
@@ -30,24 +30,24 @@ class Piece:
 
 
 def thumbnails(
-    pieces: Sequence[Piece], progress: Callable[[int, int], None] | None = None
+    segments: Sequence[Segment], progress: Callable[[int, int], None] | None = None
 ) -> list[bytes | None]:
     """A JPEG of the middle of each clip; None where no picture comes out of it."""
     middle = plugins.build("extract.media.samplers", "uniform:frames=1")
     requests = [
         Request(
-            path=piece.root / piece.path,
-            root=piece.root,
-            start_seconds=piece.start_seconds,
-            end_seconds=piece.end_seconds,
+            path=segment.root / segment.path,
+            root=segment.root,
+            start_seconds=segment.start_seconds,
+            end_seconds=segment.end_seconds,
             pick=middle,
             short_sides=(SIDE,),
         )
-        for piece in pieces
+        for segment in segments
     ]
-    found: list[bytes | None] = []
+    images: list[bytes | None] = []
     if not requests:
-        return found
+        return images
     decoding = process_map(
         Decoder(),
         requests,
@@ -59,10 +59,10 @@ def thumbnails(
         for outcome in decoding:
             clip = outcome.value
             frames = clip.visual.data.get(SIDE) if isinstance(clip, Clip) else None
-            found.append(None if frames is None else jpeg(frames.pixels[0]))
+            images.append(None if frames is None else jpeg(frames.pixels[0]))
             if progress:
-                progress(len(found), len(requests))
-    return found
+                progress(len(images), len(requests))
+    return images
 
 
 def jpeg(pixels: UInt8[np.ndarray, "H W 3"]) -> bytes:

@@ -42,39 +42,42 @@ def frames_of(
 
 def _pictures(media: Media, track: Track, planned: Plan, request: Request) -> Pictures:
     """The frames from decord if it may and its answer can be trusted, and otherwise from PyAV."""
-    reason, sides = request.because, request.short_sides
+    reason, short_sides = request.because, request.short_sides
     if request.decoder != "pyav":
         must = request.decoder == "decord"
-        reason = decord_reader.not_for(media, track, planned, sides, must=must)
+        reason = decord_reader.not_for(media, track, planned, short_sides, must=must)
     if not reason:
         first, damage = decord_reader.first_frame(track, planned)
         planned = replace(planned, damage=damage)
         try:
-            return decord_reader.pictures(media, track, planned, sides[0], first)
+            return decord_reader.pictures(media, track, planned, short_sides[0], first)
         except decord_reader.Unfit as unfit:
             reason = str(unfit)
-    return pictures(track, planned, sides, reason)
+    return pictures(track, planned, short_sides, reason)
 
 
 def _stream(
     planned: Plan, decoded: Pictures, short_sides: tuple[int, ...], over: str
 ) -> Stream[Frames]:
     """The wanted frames that decoded, in order, and a detail that says if some did not."""
-    got = [(second, stamp) for stamp, second in planned.wanted if stamp in decoded.frames]
-    if not got:
+    kept = [
+        (second, timestamp) for timestamp, second in planned.wanted if timestamp in decoded.frames
+    ]
+    if not kept:
         reason = decoded.damage or "no frame came out of the decoder"
         return Stream(status=Status.DECODE_ERROR, detail=reason)
-    lost = len(planned.wanted) - len(got)
+    lost = len(planned.wanted) - len(kept)
     damage = decoded.damage or (
         f"{lost} of {len(planned.wanted)} frames do not decode" if lost else ""
     )
-    seconds = np.array([second for second, _ in got])
+    seconds = np.array([second for second, _ in kept])
     return Stream(
         status=Status.PARTIAL if damage else Status.OK,
         detail=detail(decoded.decoder, damage, decoded.note, over),
         data={
             side: Frames(
-                pixels=np.stack([decoded.frames[stamp][side] for _, stamp in got]), seconds=seconds
+                pixels=np.stack([decoded.frames[timestamp][side] for _, timestamp in kept]),
+                seconds=seconds,
             )
             for side in short_sides
         },

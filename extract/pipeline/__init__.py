@@ -1,1 +1,1 @@
-"""From a manifest to committed parts: plan, decode, encode, write."""
+"""Turns a manifest into committed parts: plan, decode, encode, write."""

@@ -23,7 +23,7 @@ class _Group:
     owners: list[tuple[int, int, int]] = field(default_factory=list)  # clip, its item, how many
 
 
-class Fitting:
+class HalvingNetwork:
     """A network whose batches are cut into halves for good once one did not fit the memory."""
 
     def __init__(self, forward: Callable[[Tensor], Tensor]) -> None:
@@ -31,7 +31,7 @@ class Fitting:
         self._forward = forward
 
     def __call__(self, batch: Float[Tensor, "B ..."]) -> Float[Tensor, "B D"]:
-        """The rows of a batch, in pieces of one shape each.
+        """The rows of a batch, which the network takes whole or in halves.
 
         Raises:
             ConfigError: not even one item fits.
@@ -39,12 +39,12 @@ class Fitting:
         while True:
             size = min(self.limit or len(batch), len(batch))
             try:
-                rows = [self._forward(piece) for piece in torch.split(batch, size)]
+                rows = [self._forward(part) for part in torch.split(batch, size)]
             except torch.OutOfMemoryError as error:
                 if size == 1:
                     raise ConfigError(
                         f"not even one item fits the memory of {batch.device}; take a smaller "
-                        "network, --precision bf16 or another device"
+                        "network, `precision` bf16 or another device"
                     ) from error
                 self.limit = size // 2
             else:
@@ -70,7 +70,7 @@ class Packer:
         self._length = 0  # items of the last clip
         self._done: list[
             list[tuple[int, Tensor]]
-        ] = []  # per clip: its pieces and where they belong
+        ] = []  # per clip: its rows in parts, each with the number of its first row
 
     @property
     def fill(self) -> float:
@@ -113,7 +113,9 @@ class Packer:
     def finish(self) -> list[Float[Tensor, "_ D"]]:
         """The rows of every clip put since the last call, on the CPU and in order."""
         self.flush()
-        rows = [torch.cat([part for _, part in sorted(parts, key=_place)]) for parts in self._done]
+        rows = [
+            torch.cat([part for _, part in sorted(parts, key=_first_row)]) for parts in self._done
+        ]
         sizes = [len(clip) for clip in rows]
         self._done = []
         return list(torch.split(torch.cat(rows).cpu(), sizes)) if rows else []
@@ -134,5 +136,5 @@ class Packer:
         group.filled, group.owners = 0, []
 
 
-def _place(part: tuple[int, Tensor]) -> int:
+def _first_row(part: tuple[int, Tensor]) -> int:
     return part[0]

@@ -19,11 +19,11 @@ from distributed.scheduler import KilledWorker
 
 import store
 from extract.media.sampling import Sampling
-from extract.pipeline import cluster_worker as jobs
-from extract.pipeline.cluster_worker import Job, Settings
+from extract.pipeline import cluster_worker
+from extract.pipeline.cluster_worker import Settings, UnitTask
 from extract.pipeline.options import Options, readable
 from extract.pipeline.outputs import wanted_rows
-from extract.pipeline.progress import RunProgress, Watch, into
+from extract.pipeline.progress import RunProgress, Watch, metrics_writer
 from extract.pipeline.result import FeatureReport, RunResult, Timings
 from store import Manifest
 from store.cluster import check_url, connected
@@ -38,7 +38,7 @@ POLL_SECONDS = 0.2
 
 @runtime_checkable
 class _Promise(Protocol):
-    """What a future offers."""
+    """The part of a dask future that is used here."""
 
     key: str
     status: str
@@ -50,7 +50,7 @@ class _Promise(Protocol):
 
 @runtime_checkable
 class _Workers(Protocol):
-    """What a client of dask offers."""
+    """The part of a dask client that is used here."""
 
     status: str
 
@@ -59,26 +59,26 @@ class _Workers(Protocol):
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class _Way:
-    """The units under way."""
+class _ClusterRun:
+    """One run on a cluster: its tasks, those under way, and what came back."""
 
     client: _Workers
-    jobs: Iterator[Job]
-    ledger: RunProgress
+    tasks: Iterator[UnitTask]
+    progress: RunProgress
     new: Counter[str] = field(default_factory=Counter)  # clips by feature
     items: Counter[str] = field(default_factory=Counter)
     slots: Counter[str] = field(default_factory=Counter)
     lost: list[int] = field(default_factory=list)  # units whose workers died every time
-    _open: dict[str, Job] = field(default_factory=dict)  # by key of the future
+    _open: dict[str, UnitTask] = field(default_factory=dict)  # by key of the future
     _tries: Counter[int] = field(default_factory=Counter)
     _done: Queue[_Promise] = field(default_factory=Queue)
 
     def work(self) -> None:
-        """Until all units are done, or the ledger says that the run ends."""
+        """Work until all units are done or the run is to end."""
         gone_since = 0.0
         while True:
-            self.ledger.check()
-            if not self.ledger.stopped:
+            self.progress.check()
+            if not self.progress.stopped:
                 try:
                     self._submit()
                 except OSError:  # dask's own: it had to ask the scheduler
@@ -91,24 +91,24 @@ class _Way:
                 gone_since = self._watch(gone_since)
 
     def _submit(self) -> None:
-        """As many as the workers of this moment can use."""
+        """Submit as many units as the present workers can use."""
         threads = sum(self.client.nthreads().values())
         for _ in range(max(1, UNITS_PER_THREAD * threads) - len(self._open)):
-            job = next(self.jobs, None)
-            if job is None:
+            task = next(self.tasks, None)
+            if task is None:
                 return
-            self._send(job)
+            self._send(task)
 
-    def _send(self, job: Job) -> None:
-        self._tries[job.number] += 1
-        key = f"microshot-unit-{job.number}-{time.time_ns()}"
-        future = self.client.submit(jobs.work, job, key=key, pure=False)
-        self._open[key] = job
+    def _send(self, task: UnitTask) -> None:
+        self._tries[task.number] += 1
+        key = f"microshot-unit-{task.number}-{time.time_ns()}"
+        future = self.client.submit(cluster_worker.work, task, key=key, pure=False)
+        self._open[key] = task
         future.add_done_callback(self._done.put)
 
     def _take(self, future: _Promise) -> None:
-        job = self._open.pop(future.key, None)
-        if job is None:
+        task = self._open.pop(future.key, None)
+        if task is None:
             return
         if future.status == "finished":
             self._count(future.result())
@@ -116,37 +116,37 @@ class _Way:
         error = future.exception() if future.status == "error" else None
         if error is not None and not isinstance(error, KilledWorker):
             raise error
-        if future.status == "error" and self._tries[job.number] < TRIES:
-            self._send(job)
+        if future.status == "error" and self._tries[task.number] < TRIES:
+            self._send(task)
         elif future.status == "error":
-            self.lost.append(job.number)
+            self.lost.append(task.number)
         else:
             raise ClusterError(
-                f"the scheduler lost unit {job.number + 1}; what was committed stays, run the same "
-                "command to go on"
+                f"the scheduler lost unit {task.number + 1}; what was committed stays, run the "
+                "same command to go on"
             )
 
     def _count(self, done: Mapping[str, Any]) -> None:
-        spent, theirs = self.ledger.spent, done["spent"]
-        self.ledger.clips -= done["found_done"]
-        spent.clips += theirs["clips"]
+        timings, theirs = self.progress.timings, done["timings"]
+        self.progress.clips -= done["already_done"]
+        timings.clips += theirs["clips"]
         for name in ("decode_cpu_seconds", "waiting", "encoding", "writing"):
-            setattr(spent, name, getattr(spent, name) + theirs[name])
-        spent.decoder_bytes = max(spent.decoder_bytes, theirs["decoder_bytes"])
-        self.ledger.failures.update(done["failures"])
-        for name, counts in done["goals"].items():
+            setattr(timings, name, getattr(timings, name) + theirs[name])
+        timings.decoder_bytes = max(timings.decoder_bytes, theirs["decoder_bytes"])
+        self.progress.failures.update(done["failures"])
+        for name, counts in done["outputs"].items():
             self.new[name] += counts["new"]
             self.items[name] += counts["items"]
             self.slots[name] += counts["slots"]
         keep = ("feature", "clips", "rows", "status", "commit_seconds")
-        self.ledger.tell(
+        self.progress.report_commits(
             [
                 {name: commit[name] for name in keep}
                 | {"unit": done["unit"], "worker": done["worker"]}
                 for commit in done["commits"]
             ]
         )
-        self.ledger.clip()
+        self.progress.report_clip()
 
     def _watch(self, gone_since: float) -> float:
         """Raise once the scheduler has been gone for some time; since when it is."""
@@ -159,14 +159,14 @@ class _Way:
 
     def _gone(self) -> ClusterError:
         return ClusterError(
-            f"the scheduler is gone; {self.ledger.spent.clips} clips of this run were committed, "
-            "run the same command to go on"
+            f"the scheduler is gone; {self.progress.timings.clips} clips of this run were "
+            "committed, run the same command to go on"
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scheduler:
-    """Where workers are asked for."""
+    """The address of a dask scheduler."""
 
     url: str
     insecure_tcp: bool = False  # trust the network, where the line is neither TLS nor local
@@ -183,7 +183,7 @@ def run_on(
     options: Options | None = None,
     watch: Watch | None = None,
 ) -> RunResult:
-    """`extract.pipeline.run.run`, by the workers of a dask scheduler.
+    """Do what `extract.pipeline.run.run` does by the workers of a dask scheduler.
 
     Paths of media, weights and store must mean the same on all machines. `options.workers` is the
     number of cores of one worker, and `auto` is what it means there.
@@ -198,8 +198,8 @@ def run_on(
         manifest if isinstance(manifest, Manifest) else store.read_manifest(manifest)
     )
     if not visual and not audio:
-        raise InputError("no encoder; give --visual SPEC or --audio SPEC (see: extract encoders)")
-    heard = into(watch.metrics)
+        raise InputError("no encoder; give `visual` or `audio` a SPEC (see: extract encoders)")
+    on_commit = metrics_writer(watch.metrics)
     settings = Settings(
         visual=tuple(visual),
         audio=tuple(audio),
@@ -207,48 +207,50 @@ def run_on(
         options=options,
     )
     with connected(where.url, where.insecure_tcp) as client:
-        spent = Timings(workers=0)
-        first = _shake_hands(client, settings, where.url, where.insecure_tcp)
-        specs = [jobs.spec_of(plain) for plain in first["specs"]]
+        timings = Timings(workers=0)
+        first = _check_workers(client, settings, where.url, where.insecure_tcp)
+        specs = [cluster_worker.spec_of(plain) for plain in first["specs"]]
         fs = store.create(store_dir)
         fs.add_manifest(manifest)
         features = [fs.add_feature(spec) for spec in specs]
         size = first["clips_per_unit"]
         units = wanted_rows(manifest, features, options.again, size)
-        ledger = RunProgress(
-            spent=spent, clips=sum(map(len, units)), units=len(units), progress=watch.progress,
-            heard=heard, max_failures=options.max_failures, stop=watch.stop,
+        progress = RunProgress(
+            timings=timings, clips=sum(map(len, units)), units=len(units), progress=watch.progress,
+            on_commit=on_commit, max_failures=options.max_failures, stop=watch.stop,
         )  # fmt: skip
-        way = _Way(
+        run = _ClusterRun(
             client=client,
-            ledger=ledger,
-            jobs=_jobs(units, manifest, settings, [f.name for f in features], _absolute(store_dir)),
+            progress=progress,
+            tasks=_tasks(
+                units, manifest, settings, [f.name for f in features], _absolute(store_dir)
+            ),
         )
-        way.work()
-        spent.workers = len(client.nthreads())
-    spent.seconds = time.perf_counter() - spent.begun
-    if way.lost and not ledger.stopped:
-        ledger.stopped = f"{len(way.lost)} units killed {TRIES} workers each"
+        run.work()
+        timings.workers = len(client.nthreads())
+    timings.seconds = time.perf_counter() - timings.begun
+    if run.lost and not progress.stopped:
+        progress.stopped = f"{len(run.lost)} units killed {TRIES} workers each"
     return RunResult(
         features=[
             FeatureReport.of(
                 fs[feature.name],  # looked up anew: others wrote it
                 manifest.clip_ids,
-                new=way.new[feature.name],
-                fill=way.items[feature.name] / max(way.slots[feature.name], 1) or 1.0,
+                new=run.new[feature.name],
+                fill=run.items[feature.name] / max(run.slots[feature.name], 1) or 1.0,
             )
             for feature in features
         ],
-        spent=spent,
+        timings=timings,
         max_failures=options.max_failures,
-        stopped=ledger.stopped,
+        stopped=progress.stopped,
     )
 
 
-def _shake_hands(
+def _check_workers(
     client: Client, settings: Settings, url: str, insecure_tcp: bool
 ) -> Mapping[str, Any]:
-    """What the workers make of the settings, after a look at each of them."""
+    """Check that all workers run this code; returns one worker's answer to `prepared`."""
     try:
         client.wait_for_workers(1, timeout=WAIT_SECONDS)
     except TimeoutError:
@@ -259,33 +261,33 @@ def _shake_hands(
     addresses = list(client.scheduler_info(n_workers=-1)["workers"])
     for address in addresses:
         check_url(address, insecure_tcp)
-    mine = jobs.versions()
+    own = cluster_worker.versions()
     try:
-        found = client.run(jobs.versions)
+        versions = client.run(cluster_worker.versions)
     except Exception as error:  # whatever their interpreter says
         raise ClusterError(
             f"a worker cannot run this program ({type(error).__name__}: {error}); install the same "
             "microshot there"
         ) from None
-    for address, theirs in found.items():
-        for (name, ours), (_, other) in zip(mine, theirs, strict=True):
-            if ours != other:
+    for address, theirs in versions.items():
+        for (name, here), (_, there) in zip(own, theirs, strict=True):
+            if here != there:
                 raise ClusterError(
-                    f"worker {address} has {name} {other}, this client {ours}; install the same on "
+                    f"worker {address} has {name} {there}, this client {here}; install the same on "
                     "both"
                 )
-    future = client.submit(jobs.prepared, settings, pure=False)
+    future = client.submit(cluster_worker.prepared, settings, pure=False)
     result: Mapping[str, Any] = future.result()
     return result
 
 
-def _jobs(
+def _tasks(
     units: Sequence[Sequence[tuple[int, tuple[int, ...]]]],
     manifest: Manifest,
     settings: Settings,
     features: Sequence[str],
     where: str,
-) -> Iterator[Job]:
+) -> Iterator[UnitTask]:
     columns = [
         name
         for name in ("path", "clip_id", "start_seconds", "end_seconds")
@@ -294,11 +296,11 @@ def _jobs(
     assert manifest.root is not None
     for number, unit in enumerate(units):
         rows = [row for row, _ in unit]
-        yield Job(
+        yield UnitTask(
             number=number,
             settings=settings,
             features=tuple(features),
-            versions=jobs.versions(),
+            versions=cluster_worker.versions(),
             store=where,
             root=str(manifest.root.absolute()),
             table={name: tuple(manifest.table[name][row] for row in rows) for name in columns},

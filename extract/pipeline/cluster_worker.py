@@ -1,4 +1,4 @@
-"""What a worker of a cluster does: a unit, by the same pipeline as a run on one machine.
+"""The work of a cluster's worker: a unit, by the same pipeline as a run on one machine.
 
 Only small records travel: names of encoders and files there, counts and seconds back. Rows go from
 the worker into the store. Networks are loaded once a process and kept.
@@ -37,7 +37,7 @@ LIBRARIES = ("torch", "av", "zarr", "numpy", "distributed")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What all units of a run have in common."""
+    """Settings that all units of a run have in common."""
 
     visual: tuple[str, ...]
     audio: tuple[str, ...]
@@ -46,8 +46,8 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """A unit."""
+class UnitTask:
+    """One unit of a run, as it travels to a worker."""
 
     number: int
     settings: Settings
@@ -60,10 +60,10 @@ class Job:
 
 
 def versions() -> tuple[tuple[str, str], ...]:
-    """What must be the same everywhere: Python, libraries, and our own code to the letter."""
-    found = {"python": ".".join(platform.python_version_tuple()[:2])}
-    found |= {name: version(name).partition("+")[0] for name in LIBRARIES}
-    return (*found.items(), ("microshot code", _code()))
+    """Versions that must be equal everywhere: Python, libraries, and our code to the letter."""
+    versions = {"python": ".".join(platform.python_version_tuple()[:2])}
+    versions |= {name: version(name).partition("+")[0] for name in LIBRARIES}
+    return (*versions.items(), ("microshot code", _code()))
 
 
 def prepared(settings: Settings) -> dict[str, Any]:
@@ -77,55 +77,57 @@ def prepared(settings: Settings) -> dict[str, Any]:
     }
 
 
-def work(job: Job) -> dict[str, Any]:
+def work(task: UnitTask) -> dict[str, Any]:
     """Commit a unit, and say what it was.
 
     Raises:
         ClusterError: this worker's code or networks are others than the client's.
         MicroshotError: as a run.
     """
-    _check(job.versions)
-    options = _shared(job.settings.options.resolved())
-    encoders = _encoders(job.settings)
-    specs = _specs(job.settings)
-    if tuple(spec.feature_id for spec in specs) != job.features:
+    _check(task.versions)
+    options = _shared(task.settings.options.resolved())
+    encoders = _encoders(task.settings)
+    specs = _specs(task.settings)
+    if tuple(spec.feature_id for spec in specs) != task.features:
         raise ClusterError(
-            f"worker {here()} makes other features than the first; give all workers the same "
-            "weights, kind of device and --precision"
+            f"worker {process_name()} makes other features than the first; give all workers "
+            "the same weights, kind of device and `precision`"
         )
-    manifest = Manifest(table=job.table, root=Path(job.root))
-    fs = store.open(job.store)
-    goals = outputs_of(fs, encoders, specs, batch_size=options.batch_size, device=options.device)
-    unit = [(row, [goals[i] for i in mask]) for row, mask in enumerate(job.wanted)]
+    manifest = Manifest(table=task.table, root=Path(task.root))
+    fs = store.open(task.store)
+    outputs = outputs_of(fs, encoders, specs, batch_size=options.batch_size, device=options.device)
+    unit = [(row, [outputs[i] for i in mask]) for row, mask in enumerate(task.wanted)]
     if not options.again:
         unit = _uncommitted(unit, manifest)
     commits: list[Mapping[str, Any]] = []
-    spent = Timings(workers=options.workers)
-    ledger = RunProgress(spent=spent, clips=len(unit), units=1, heard=commits.append)
+    timings = Timings(workers=options.workers)
+    progress = RunProgress(timings=timings, clips=len(unit), units=1, on_commit=commits.append)
     if unit:
         pipeline = Pipeline(
-            manifest=manifest, units=[unit], ledger=ledger, retrying=bool(options.again)
+            manifest=manifest, units=[unit], progress=progress, retrying=bool(options.again)
         )
-        wanted = ((row, [goal.encoder for goal in some]) for row, some in unit)
-        outcomes = decoded(manifest, wanted, job.settings.sampling, options, ordered=False)
+        wanted = (
+            (row, [output.encoder for output in wanted_outputs]) for row, wanted_outputs in unit
+        )
+        outcomes = decoded(manifest, wanted, task.settings.sampling, options, ordered=False)
         with closing(outcomes), torch.inference_mode():
             pipeline.work(outcomes)
-    spent.seconds = time.perf_counter() - spent.begun
+    timings.seconds = time.perf_counter() - timings.begun
     return {
-        "unit": job.number,
-        "worker": here(),
-        "found_done": len(job.wanted) - len(unit),  # clips
-        "spent": asdict(spent),
+        "unit": task.number,
+        "worker": process_name(),
+        "already_done": len(task.wanted) - len(unit),  # clips
+        "timings": asdict(timings),
         "commits": [dict(commit) for commit in commits],
-        "failures": dict(ledger.failures),
-        "goals": {
-            goal.feature.name: {"new": goal.new, "items": goal.items, "slots": goal.slots}
-            for goal in goals
+        "failures": dict(progress.failures),
+        "outputs": {
+            output.feature.name: {"new": output.new, "items": output.items, "slots": output.slots}
+            for output in outputs
         },
     }
 
 
-def here() -> str:
+def process_name() -> str:
     """This process, as an error names it."""
     return f"{socket.gethostname()}:{os.getpid()}"
 
@@ -140,26 +142,26 @@ def _plain(spec: FeatureSpec) -> dict[str, Any]:
 
 
 def _uncommitted(unit: list[Any], manifest: Manifest) -> list[Any]:
-    """What nobody committed since the job was made: another client, or this one's earlier try."""
-    by_goal: dict[int, tuple[Any, list[str]]] = {}
+    """The unit without what was committed meanwhile, by another client or an earlier try."""
+    by_output: dict[int, tuple[Any, list[str]]] = {}
     for row, wanted in unit:
-        for goal in wanted:
-            by_goal.setdefault(id(goal), (goal, []))[1].append(manifest.clip_ids[row])
+        for output in wanted:
+            by_output.setdefault(id(output), (output, []))[1].append(manifest.clip_ids[row])
     done = {
         key
-        for key, (goal, clip_ids) in by_goal.items()
-        if goal.feature.has_unit(goal.feature.unit_name(clip_ids))
+        for key, (output, clip_ids) in by_output.items()
+        if output.feature.has_unit(output.feature.unit_name(clip_ids))
     }
-    left = [(row, [goal for goal in wanted if id(goal) not in done]) for row, wanted in unit]
+    left = [(row, [output for output in wanted if id(output) not in done]) for row, wanted in unit]
     return [(row, wanted) for row, wanted in left if wanted]
 
 
 def _check(wanted: tuple[tuple[str, str], ...]) -> None:
-    mine = dict(versions())
+    own = dict(versions())
     for name, theirs in wanted:
-        if mine.get(name) != theirs:
+        if own.get(name) != theirs:
             raise ClusterError(
-                f"worker {here()} has {name} {mine.get(name)}, this client {theirs}; "
+                f"worker {process_name()} has {name} {own.get(name)}, this client {theirs}; "
                 "install the same on both"
             )
 
@@ -184,7 +186,7 @@ def _loaded(settings: Settings) -> list[Encoder]:
 
 
 def _shared(options: Options) -> Options:
-    """One of the units that this worker does at once: its share of the decode processes.
+    """The options for one of the units done at once: its share of the decode processes.
 
     Dask's nanny gives its workers one thread for products of matrices; `workers` says how many
     cores they may have.
@@ -199,7 +201,7 @@ def _code() -> str:
     """Digest of the sources that decide what a worker does."""
     digest = hashlib.sha256()
     for package in ("extract", "store"):
-        place = Path(__file__).parents[2] / package
-        for path in sorted(place.rglob("*.py")):
-            digest.update(path.relative_to(place).as_posix().encode() + b"\0" + path.read_bytes())
+        folder = Path(__file__).parents[2] / package
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]

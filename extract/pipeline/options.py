@@ -1,4 +1,4 @@
-"""How a run goes about it: machine, decoder, deadlines, sizes. Nothing here is part of a feature's
+"""Options of a run: machine, decoder, deadlines, sizes. Nothing here is part of a feature's
 identity but the decoder.
 """
 
@@ -17,7 +17,7 @@ BATCH_SIZE = {"cpu": 16, "cuda": 128}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """`workers=0`, `clips_per_unit=0`, `batch_size=0` and `auto` are for `resolved` to fill in."""
+    """Options of a run; `resolved` fills in what is 0 or `auto`."""
 
     device: str = "auto"
     precision: str = "auto"
@@ -58,7 +58,7 @@ class Options:
         return frozenset(map(_failure, self.retry))
 
     def resolved(self) -> "Options":
-        """What that means on this machine.
+        """The options with what is 0 or `auto` filled in for this machine.
 
         Raises:
             ConfigError: a device that nothing here runs on.
@@ -79,7 +79,7 @@ class Options:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """The number of cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

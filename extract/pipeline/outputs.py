@@ -1,4 +1,4 @@
-"""What a run wants: features with their encoders, and the units where something is left to do."""
+"""The outputs of a run: features with their encoders, and the units that are left to do."""
 
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from extract.encoders import AudioEncoder, Encoder, VisualEncoder
 from extract.media.clip import Request
 from extract.media.decode import Decoder, safely
 from extract.media.sampling import Sampling
-from extract.pipeline.batching import Fitting
+from extract.pipeline.batching import HalvingNetwork
 from extract.pipeline.options import Options
 from extract.pipeline.unit_encoder import UnitEncoder, feature_spec, provenance
 from extract.processes.child import Outcome
@@ -30,14 +30,14 @@ class Output:
     new: int = 0  # clips committed by this run
     items: int = 0  # given to the network by finished units
     slots: int = 0  # and what it computed, padding included
-    network: Fitting = field(init=False)
+    network: HalvingNetwork = field(init=False)
     units: dict[int, UnitEncoder] = field(default_factory=dict)  # begun and not finished
 
     def __post_init__(self) -> None:
-        self.network = Fitting(self.encoder.forward)
+        self.network = HalvingNetwork(self.encoder.forward)
 
     def encoder_of(self, number: int) -> UnitEncoder:
-        """What gathers the rows of a unit."""
+        """The encoder of a unit, which gathers its rows."""
         if number not in self.units:
             self.units[number] = UnitEncoder(
                 self.encoder, batch_size=self.batch_size, forward=self.network
@@ -61,22 +61,22 @@ Unit = list[tuple[int, list[Output]]]  # rows of the manifest, each with the fea
 def encoders_of(
     visual: Sequence[str | Encoder], audio: Sequence[str | Encoder], device: str, precision: str
 ) -> list[Encoder]:
-    """All of them, loaded.
+    """The visual and audio encoders, loaded.
 
     Raises:
         InputError: none.
         ConfigError: one that cannot be had, or of the other modality.
     """
     if not visual and not audio:
-        raise InputError("no encoder; give --visual SPEC or --audio SPEC (see: extract encoders)")
+        raise InputError("no encoder; give `visual` or `audio` a SPEC (see: extract encoders)")
     return [
-        *(_loaded(one, "visual", device, precision) for one in visual),
-        *(_loaded(one, "audio", device, precision) for one in audio),
+        *(_loaded(spec, "visual", device, precision) for spec in visual),
+        *(_loaded(spec, "audio", device, precision) for spec in audio),
     ]
 
 
 def specs_of(encoders: Sequence[Encoder], policy: Sampling, decoder: str) -> list[FeatureSpec]:
-    """The features that they make.
+    """The identities of the features that the encoders make.
 
     Raises:
         InputError: two of them are the same.
@@ -95,7 +95,7 @@ def outputs_of(
     batch_size: int,
     device: str,
 ) -> list[Output]:
-    """The store's features, made where they are new."""
+    """An output for each encoder; its feature is made if the store has none."""
     return [
         Output(feature=fs.add_feature(spec), encoder=encoder, batch_size=batch_size, device=device)
         for spec, encoder in zip(specs, encoders, strict=True)
@@ -103,12 +103,12 @@ def outputs_of(
 
 
 def units_of(
-    manifest: Manifest, goals: Sequence[Output], again: frozenset[Status], clips_per_unit: int
+    manifest: Manifest, outputs: Sequence[Output], again: frozenset[Status], clips_per_unit: int
 ) -> list[Unit]:
-    """The stretches of the manifest in which something is left to do."""
-    features = [goal.feature for goal in goals]
+    """The units of the manifest in which something is left to do, with the outputs that lack it."""
+    features = [output.feature for output in outputs]
     return [
-        [(row, [goals[i] for i in mask]) for row, mask in unit]
+        [(row, [outputs[i] for i in mask]) for row, mask in unit]
         for unit in wanted_rows(manifest, features, again, clips_per_unit)
     ]
 
@@ -116,7 +116,7 @@ def units_of(
 def wanted_rows(
     manifest: Manifest, features: Sequence[Feature], again: frozenset[Status], clips_per_unit: int
 ) -> list[list[tuple[int, tuple[int, ...]]]]:
-    """The same: rows of the manifest, each with the places of the features that want it."""
+    """Units of rows of the manifest, each with the indices of the features that want it."""
     committed = [feature.committed() for feature in features]
     units = []
     for first in range(0, len(manifest), clips_per_unit):
@@ -154,9 +154,9 @@ def decoded(
 def _request(
     manifest: Manifest, row: int, encoders: Sequence[Encoder], policy: Sampling, options: Options
 ) -> Request:
-    """What to decode of one clip."""
+    """The request that one decode of a clip answers for all encoders."""
     assert manifest.root is not None
-    sides = {e.short_side for e in encoders if isinstance(e, VisualEncoder)}
+    short_sides = {e.short_side for e in encoders if isinstance(e, VisualEncoder)}
     rates = {e.sample_rate for e in encoders if isinstance(e, AudioEncoder)}
     return Request(
         path=manifest.root / manifest.paths[row],
@@ -164,20 +164,20 @@ def _request(
         start_seconds=float(manifest.start_seconds[row]),
         end_seconds=float(manifest.end_seconds[row]),
         limit_seconds=policy.max_seconds,
-        pick=policy if sides else None,
-        short_sides=tuple(sorted(sides)),
+        pick=policy if short_sides else None,
+        short_sides=tuple(sorted(short_sides)),
         sample_rates=tuple(sorted(rates)),
         decoder=options.decoder,
     )
 
 
 def _file_of(request: Request) -> Path:
-    """What pieces of one file have in common: one child decodes them from one open."""
+    """The file of a request: one child decodes all segments of a file from one open."""
     return request.path
 
 
 def _loaded(encoder: str | Encoder, modality: str, device: str, precision: str) -> Encoder:
-    """The encoder itself, which must be of this modality."""
+    """The encoder, loaded if it is a SPEC, which must be of this modality."""
     if isinstance(encoder, str):
         encoder = load_encoder(encoder, device=device, precision=precision)
     if encoder.modality != modality:

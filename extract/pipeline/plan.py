@@ -25,7 +25,7 @@ import store
 from extract.encoders import Encoder
 from extract.media.clip import Clip, failed
 from extract.media.sampling import Sampling
-from extract.pipeline.batching import Fitting
+from extract.pipeline.batching import HalvingNetwork
 from extract.pipeline.options import Options, cores, readable
 from extract.pipeline.outputs import decoded, encoders_of, specs_of
 from extract.pipeline.progress import Progress, silent
@@ -43,7 +43,7 @@ Z95 = 1.96
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeaturePlan:
-    """What one feature would get."""
+    """The forecast for one feature."""
 
     feature: str
     modality: str
@@ -57,7 +57,7 @@ class FeaturePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What `extract plan` answers."""
+    """The result of `extract plan`."""
 
     clips: int  # of the manifest
     pending: int  # that any feature wants
@@ -82,14 +82,16 @@ class Plan:
 
     @property
     def findings(self) -> list[str]:
-        """What somebody should look at before the run, one line each."""
-        found = []
+        """Problems to look at before the run, one line each."""
+        findings = []
         bad = sum(n for kind, n in self.statuses.items() if Status.from_kind(kind).failed)
         if self.sampled and bad > self.max_failures * self.sampled:
-            found.append(f"{bad} of {self.sampled} sampled clips failed: the run may stop early")
+            findings.append(f"{bad} of {self.sampled} sampled clips failed: the run may stop early")
         if self.free_bytes is not None and self.bytes > self.free_bytes:
-            found.append(f"the disk has {self.free_bytes} bytes left, the run needs {self.bytes}")
-        return found
+            findings.append(
+                f"the disk has {self.free_bytes} bytes left, the run needs {self.bytes}"
+            )
+        return findings
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for `--json`."""
@@ -104,7 +106,7 @@ class _Trial:
     spec: FeatureSpec
     pending: set[int]  # rows of the manifest
     unit: UnitEncoder
-    network: Fitting
+    network: HalvingNetwork
     clips: int = 0
     rows: int = 0
     seconds: float = 0.0
@@ -129,7 +131,7 @@ class Sample:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Tried:
-    """What became of the sample."""
+    """Costs and outcomes of the sampled clips."""
 
     costs: list[float] = field(default_factory=list)  # processor seconds of decoding, by clip
     statuses: Counter[str] = field(default_factory=Counter)
@@ -148,7 +150,7 @@ def plan(
     sample: Sample | None = None,
     progress: Progress = silent,
 ) -> Plan:
-    """What the run with the same arguments would take.
+    """Forecast the run with the same arguments from a sample of its clips.
 
     Raises:
         InputError: as `extract.pipeline.run.run`; a sample without clips.
@@ -208,7 +210,7 @@ def _trials(
             for row, clip_id in enumerate(manifest.clip_ids)
             if clip_id not in known or known[clip_id] in options.again
         }
-        network = Fitting(encoder.forward)
+        network = HalvingNetwork(encoder.forward)
         unit = UnitEncoder(encoder, batch_size=options.batch_size, forward=network)
         trials.append(_Trial(encoder, spec, left, unit, network))
     return trials
@@ -217,7 +219,7 @@ def _trials(
 def _gathered(
     outcomes: Iterator[Outcome], progress: Progress, total: int
 ) -> Iterator[list[Outcome]]:
-    """All of them at once, or a GiB at a time."""
+    """The outcomes in one list, or in lists of about a GiB."""
     held, size, done = list[Outcome](), 0, 0
     for done, outcome in enumerate(outcomes, start=1):
         held.append(outcome)
@@ -256,7 +258,7 @@ def _finish(trial: _Trial) -> None:
 
 @contextmanager
 def _clock(trial: _Trial) -> Iterator[None]:
-    """Adds what the network took."""
+    """Add the time spent here to the trial's."""
     begun, cpu = time.perf_counter(), time.process_time()
     yield
     if getattr(trial.encoder, "device", torch.device("cpu")).type == "cuda":
@@ -274,9 +276,9 @@ def _worst(clip: Clip, wanted: Sequence[_Trial]) -> tuple[Status, str]:
 
 
 def _decoder(detail: str) -> str:
-    """Who decoded, and why it was PyAV."""
-    told = detail.partition(";")[0]
-    return "decord" if told.startswith("decord") else told
+    """The decoder, and the reason if it was PyAV."""
+    decoder = detail.partition(";")[0]
+    return "decord" if decoder.startswith("decord") else decoder
 
 
 def _scaled(
@@ -287,15 +289,15 @@ def _scaled(
     options: Options,
     tried: _Tried,
 ) -> Plan:
-    """From the sample to the run."""
+    """Scale the sample's costs up to the run."""
     n, costs = len(tried.costs), tried.costs
     decode_cost = statistics.fmean(costs) if n else 0.0
     error = Z95 * statistics.stdev(costs) / math.sqrt(n) if n > 1 else 0.0
     features = [_feature(trial, options.clips_per_unit) for trial in trials]
     # A clip that one feature lacks costs that network only.
-    shares = [(t, len(t.pending) / max(len(pending) * t.clips, 1)) for t in trials]
-    network_cost = sum(share * trial.seconds for trial, share in shares)
-    network_cpu = sum(share * trial.cpu_seconds for trial, share in shares)
+    weights = [(t, len(t.pending) / max(len(pending) * t.clips, 1)) for t in trials]
+    network_cost = sum(weight * trial.seconds for trial, weight in weights)
+    network_cpu = sum(weight * trial.cpu_seconds for trial, weight in weights)
     rate, bottleneck = _rate(decode_cost, network_cost, network_cpu, options)
     slow, _ = _rate(decode_cost + error, network_cost, network_cpu, options)
     fast, _ = _rate(max(decode_cost - error, 0.0), network_cost, network_cpu, options)
@@ -367,5 +369,5 @@ def _feature(trial: _Trial, clips_per_unit: int) -> FeaturePlan:
 def _free_bytes(store_dir: Path | str) -> int | None:
     if "://" in str(store_dir):
         return None
-    place = Path(store_dir).absolute()
-    return shutil.disk_usage(next(p for p in (place, *place.parents) if p.exists())).free
+    directory = Path(store_dir).absolute()
+    return shutil.disk_usage(next(p for p in (directory, *directory.parents) if p.exists())).free

@@ -1,4 +1,4 @@
-"""What a run has done so far: told as it goes, written as metrics, and why it ends early."""
+"""The progress of a run: shown as it goes, written as metrics, and the reasons to end early."""
 
 import json
 import time
@@ -14,19 +14,19 @@ from store.errors import InputError
 
 ENOUGH_CLIPS = 500  # before a share of failures says anything
 
-# (done, total, message, told): called for every clip; `message` is one line for every commit,
-# `told` the rate and the failures so far.
+# (done, total, message, status): called for every clip; `message` is one line for every commit,
+# `status` the rate and the failures so far.
 Progress = Callable[..., None]
-Heard = Callable[[Mapping[str, Any]], None]
+OnCommit = Callable[[Mapping[str, Any]], None]
 
 
-def silent(done: int, total: int, message: str = "", told: str = "") -> None:
-    """Progress that nobody looks at."""
+def silent(done: int, total: int, message: str = "", status: str = "") -> None:
+    """Show no progress."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Watch:
-    """Who follows a run, and who may end it."""
+    """Ways to follow a run and to end it."""
 
     metrics: Path | None = None  # gets a line of JSON for every commit
     stop: Event = field(default_factory=Event)  # once set, units in hand are finished
@@ -35,65 +35,65 @@ class Watch:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class RunProgress:
-    """One run's. `stop`, once set, ends it."""
+    """The progress of one run. `stop`, once set, ends it."""
 
-    spent: Timings
+    timings: Timings
     clips: int  # to do
     units: int
     max_failures: float = 1.0
     stop: Event = field(default_factory=Event)
     progress: Progress = silent
-    heard: Heard | None = None  # is told every commit, with the state of the run
+    on_commit: OnCommit | None = None  # is told every commit, with the state of the run
     failures: Counter[str] = field(default_factory=Counter)  # clips of this run by kind
     stopped: str = ""  # why, if it is to end early
 
     def check(self) -> None:
-        """Whether to end now."""
+        """Set `stopped` if the run is to end now."""
         bad = sum(self.failures.values())
         if self.stop.is_set():
             self.stopped = INTERRUPTED
-        elif self.spent.clips >= ENOUGH_CLIPS and bad > self.max_failures * self.spent.clips:
+        elif self.timings.clips >= ENOUGH_CLIPS and bad > self.max_failures * self.timings.clips:
             self.stopped = FAILING
 
-    def clip(self) -> None:
-        """Somebody may want to see that it goes on."""
-        self.progress(self.spent.clips, self.clips, "", self._told())
+    def report_clip(self) -> None:
+        """Show the progress after a clip."""
+        self.progress(self.timings.clips, self.clips, "", self._rate_and_failures())
 
-    def tell(self, commits: Sequence[Mapping[str, Any]]) -> None:
+    def report_commits(self, commits: Sequence[Mapping[str, Any]]) -> None:
         """Report what was committed since the last time."""
-        for one in commits:
-            self.spent.committing += one["commit_seconds"]
-            told = ", ".join(f"{count} {kind}" for kind, count in one["status"].items())
+        for commit in commits:
+            self.timings.committing += commit["commit_seconds"]
+            counts = ", ".join(f"{count} {kind}" for kind, count in commit["status"].items())
             message = (
-                f"unit {one['unit'] + 1}/{self.units} {one['feature']}: {one['rows']} rows of "
-                f"{one['clips']} clips ({told})"
+                f"unit {commit['unit'] + 1}/{self.units} {commit['feature']}: "
+                f"{commit['rows']} rows of {commit['clips']} clips ({counts})"
             )
-            self.progress(self.spent.clips, self.clips, message, self._told())
-            if self.heard:
-                self.heard({"time": round(time.time(), 3), **one, **self._state()})
+            self.progress(self.timings.clips, self.clips, message, self._rate_and_failures())
+            if self.on_commit:
+                self.on_commit({"time": round(time.time(), 3), **commit, **self._state()})
 
-    def _told(self) -> str:
+    def _rate_and_failures(self) -> str:
         """The rate, and failures by kind."""
-        seconds = time.perf_counter() - self.spent.begun
+        seconds = time.perf_counter() - self.timings.begun
         failures = "".join(f", {count} {kind}" for kind, count in self.failures.most_common(3))
-        return f"{self.spent.clips / max(seconds, 1e-9):.1f}/s{failures}"
+        return f"{self.timings.clips / max(seconds, 1e-9):.1f}/s{failures}"
 
     def _state(self) -> dict[str, Any]:
-        spent = self.spent
+        timings = self.timings
         return {
-            "clips_done": spent.clips,
+            "clips_done": timings.clips,
             "clips_total": self.clips,
-            "seconds": round(time.perf_counter() - spent.begun, 3),
-            "waiting_for_decode_seconds": round(spent.waiting, 3),
-            "encoder_seconds": round(spent.encoding, 3),
-            "waiting_for_disk_seconds": round(spent.writing, 3),
-            "decode_cpu_seconds": round(spent.decode_cpu_seconds, 3),
+            "seconds": round(time.perf_counter() - timings.begun, 3),
+            "waiting_for_decode_seconds": round(timings.waiting, 3),
+            "encoder_seconds": round(timings.encoding, 3),
+            "waiting_for_disk_seconds": round(timings.writing, 3),
+            "decode_cpu_seconds": round(timings.decode_cpu_seconds, 3),
             "failures": dict(self.failures),
         }
 
 
-def into(path: Path | None) -> Heard | None:
-    """Appends a line of JSON to a file, which is opened now: before hours of work, not after.
+def metrics_writer(path: Path | None) -> OnCommit | None:
+    """A function that appends a line of JSON to a file, which is tried now and not after hours.
 
     Raises:
         InputError: it cannot be written.

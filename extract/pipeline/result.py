@@ -1,4 +1,4 @@
-"""What a run did and what bounded it, with the numbers."""
+"""The result of a run: what it did and what bounded it, with the numbers."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -13,8 +13,8 @@ INTERRUPTED, FAILING = "interrupted", "too many clips failed"
 
 @dataclass(slots=True, kw_only=True)
 class Timings:
-    """Where a run's time went. The main thread waits for clips, encodes, or waits for the writer,
-    one at a time; decoding and writing go on beside it all the while.
+    """The time of a run by stage. The main thread waits for clips, encodes, or waits for the
+    writer, one at a time; decoding and writing go on beside it all the while.
     """
 
     workers: int
@@ -29,13 +29,13 @@ class Timings:
     begun: float = field(default_factory=time.perf_counter)
 
     @contextmanager
-    def on(self, what: str) -> Iterator[None]:
-        """Measure the time that is spent here."""
+    def on(self, stage: str) -> Iterator[None]:
+        """Add the time spent here to that of a stage."""
         begun = time.perf_counter()
         try:
             yield
         finally:
-            setattr(self, what, getattr(self, what) + time.perf_counter() - begun)
+            setattr(self, stage, getattr(self, stage) + time.perf_counter() - begun)
 
     @property
     def bottleneck(self) -> str:
@@ -47,7 +47,7 @@ class Timings:
 
     @property
     def clips_per_second(self) -> float:
-        """How fast the run was."""
+        """Clips a second over the whole run."""
         return self.clips / self.seconds if self.seconds else 0.0
 
 
@@ -78,16 +78,16 @@ class FeatureReport:
 
     @property
     def failed(self) -> int:
-        """How many clips failed."""
+        """The number of clips that failed."""
         return sum(n for kind, n in self.counts.items() if Status.from_kind(kind).failed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
-    """What `extract run` answers."""
+    """The result of `extract run`."""
 
     features: Sequence[FeatureReport]
-    spent: Timings
+    timings: Timings
     max_failures: float = field(default=0.05)
     stopped: str = ""  # why it ended before all was done
 
@@ -103,40 +103,42 @@ class RunResult:
 
     @property
     def findings(self) -> list[str]:
-        """What somebody should look at, one line each."""
-        found = [f"stopped: {self.stopped}; run the same command to go on"] if self.stopped else []
+        """Problems to look at, one line each."""
+        findings = (
+            [f"stopped: {self.stopped}; run the same command to go on"] if self.stopped else []
+        )
         for report in self.features:
             total = sum(report.counts.values())
             if report.failed > self.max_failures * total:
                 share = report.failed / total
-                found.append(
+                findings.append(
                     f"{report.feature}: {report.failed} of {total} clips failed ({share:.1%}; "
                     f"at most {self.max_failures:.1%} were expected)"
                 )
-        return found
+        return findings
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for `--json`."""
-        spent = self.spent
+        timings = self.timings
         evidence = {
-            "decode_cpu_seconds": round(spent.decode_cpu_seconds, 3),
+            "decode_cpu_seconds": round(timings.decode_cpu_seconds, 3),
             "decode_cpu_seconds_per_clip": round(
-                spent.decode_cpu_seconds / spent.clips if spent.clips else 0.0, 4
+                timings.decode_cpu_seconds / timings.clips if timings.clips else 0.0, 4
             ),
-            "waiting_for_decode_seconds": round(spent.waiting, 3),
-            "encoder_seconds": round(spent.encoding, 3),
-            "waiting_for_disk_seconds": round(spent.writing, 3),
-            "commit_seconds": round(spent.committing, 3),
+            "waiting_for_decode_seconds": round(timings.waiting, 3),
+            "encoder_seconds": round(timings.encoding, 3),
+            "waiting_for_disk_seconds": round(timings.writing, 3),
+            "commit_seconds": round(timings.committing, 3),
             "batch_fill": {r.feature: round(r.batch_fill, 3) for r in self.features},
-            "decoder_bytes": spent.decoder_bytes,
-            "workers": spent.workers,
+            "decoder_bytes": timings.decoder_bytes,
+            "workers": timings.workers,
         }
         return {
             "features": [asdict(report) | {"failed": report.failed} for report in self.features],
-            "clips": spent.clips,
-            "seconds": round(spent.seconds, 3),
-            "clips_per_second": round(spent.clips_per_second, 2),
-            "bottleneck": spent.bottleneck,
+            "clips": timings.clips,
+            "seconds": round(timings.seconds, 3),
+            "clips_per_second": round(timings.clips_per_second, 2),
+            "bottleneck": timings.bottleneck,
             "evidence": evidence,
             "findings": self.findings,
             "stopped": self.stopped or None,

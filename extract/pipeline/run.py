@@ -18,7 +18,7 @@ from extract.encoders import Encoder
 from extract.media.sampling import Sampling
 from extract.pipeline.options import Options, readable
 from extract.pipeline.outputs import decoded, encoders_of, outputs_of, specs_of, units_of
-from extract.pipeline.progress import RunProgress, Watch, into
+from extract.pipeline.progress import RunProgress, Watch, metrics_writer
 from extract.pipeline.result import FeatureReport, RunResult, Timings
 from extract.pipeline.stages import Pipeline
 from store import Manifest, Store
@@ -31,7 +31,7 @@ def sampling(
     sample: str | None = None,
     max_seconds: float = 30.0,
 ) -> Sampling:
-    """How to look at clips; one frame a second unless said otherwise."""
+    """The sampling that these options mean; one frame a second if they say nothing."""
     fps = 1.0 if fps is None and frames is None and sample is None else fps
     return Sampling(fps=fps, frames=frames, sample=sample, max_seconds=max_seconds)
 
@@ -66,30 +66,36 @@ def run(
     encoders = encoders_of(visual, audio, options.device, options.precision)
     specs = specs_of(encoders, policy, options.decoder)
     watch = watch or Watch()
-    heard = into(watch.metrics)
+    on_commit = metrics_writer(watch.metrics)
 
     fs: Store = store.create(store_dir)
     fs.add_manifest(manifest)
-    goals = outputs_of(fs, encoders, specs, batch_size=options.batch_size, device=options.device)
-    units = units_of(manifest, goals, options.again, options.clips_per_unit)
-    spent = Timings(workers=options.workers)
-    ledger = RunProgress(
-        spent=spent, clips=sum(map(len, units)), units=len(units), progress=watch.progress,
-        heard=heard, max_failures=options.max_failures, stop=watch.stop,
+    outputs = outputs_of(fs, encoders, specs, batch_size=options.batch_size, device=options.device)
+    units = units_of(manifest, outputs, options.again, options.clips_per_unit)
+    timings = Timings(workers=options.workers)
+    progress = RunProgress(
+        timings=timings, clips=sum(map(len, units)), units=len(units), progress=watch.progress,
+        on_commit=on_commit, max_failures=options.max_failures, stop=watch.stop,
     )  # fmt: skip
-    pipeline = Pipeline(manifest=manifest, units=units, ledger=ledger, retrying=bool(options.again))
-    wanted = ((row, [goal.encoder for goal in some]) for unit in units for row, some in unit)
+    pipeline = Pipeline(
+        manifest=manifest, units=units, progress=progress, retrying=bool(options.again)
+    )
+    wanted = (
+        (row, [output.encoder for output in wanted_outputs])
+        for unit in units
+        for row, wanted_outputs in unit
+    )
     outcomes = decoded(manifest, wanted, policy, options, ordered=False)
     with closing(outcomes), torch.inference_mode():
         pipeline.work(outcomes)
-    spent.seconds = time.perf_counter() - spent.begun
+    timings.seconds = time.perf_counter() - timings.begun
     reports = [
-        FeatureReport.of(goal.feature, manifest.clip_ids, new=goal.new, fill=goal.fill)
-        for goal in goals
+        FeatureReport.of(output.feature, manifest.clip_ids, new=output.new, fill=output.fill)
+        for output in outputs
     ]
     return RunResult(
         features=reports,
-        spent=spent,
+        timings=timings,
         max_failures=options.max_failures,
-        stopped=ledger.stopped,
+        stopped=progress.stopped,
     )

@@ -1,4 +1,4 @@
-"""The three hands of a run: decode processes, the thread with the networks, the thread that writes.
+"""The three stages of a run: decode processes, a thread with the networks, one that writes.
 
     decode processes ──clips──► networks (the caller's thread) ──units──► writer (a thread)
 
@@ -30,96 +30,96 @@ UNITS_AHEAD = 2  # that wait for the writer
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Pipeline:
-    """Units under way. When the ledger says that the run ends, those are finished that the networks
-    have begun.
+    """Encodes and commits units. When the run is to end early, the units that the networks have
+    begun are finished.
     """
 
     manifest: Manifest
     units: Sequence[Unit]
-    ledger: RunProgress
+    progress: RunProgress
     retrying: bool
     _begun: set[int] = field(default_factory=set)  # units that the networks have seen a clip of
 
     def work(self, outcomes: Iterator[Outcome]) -> None:
         """Take clips as they are decoded, encode them, and commit a unit when its last is in."""
         with _Writer() as writer:
-            for number, place, outcome in self._in_turn(outcomes):
-                self._encode(number, place, outcome)
-                self.ledger.tell(writer.done())
-                if place + 1 == len(self.units[number]):
+            for number, position, outcome in self._in_turn(outcomes):
+                self._encode(number, position, outcome)
+                self.progress.report_commits(writer.done())
+                if position + 1 == len(self.units[number]):
                     self._begun.discard(number)
                     self._hand_over(number, writer)
-                self.ledger.check()
-                if self.ledger.stopped and not self._begun:
+                self.progress.check()
+                if self.progress.stopped and not self._begun:
                     break
-            with self.ledger.spent.on("writing"):
+            with self.progress.timings.on("writing"):
                 writer.finish()
-            self.ledger.tell(writer.done())
+            self.progress.report_commits(writer.done())
 
     def _in_turn(self, outcomes: Iterator[Outcome]) -> Iterator[tuple[int, int, Outcome]]:
-        """Outcomes with their unit and place in it: in order within a unit, so that its batches
+        """Outcomes with their unit and index in it: in order within a unit, so that its batches
         are the same every time; a clip that hangs holds up the rest of its own unit only.
         """
         firsts = [0, *accumulate(map(len, self.units))]
         waiting: dict[int, dict[int, Outcome]] = {}
         due: dict[int, int] = {}
         while True:
-            with self.ledger.spent.on("waiting"):
+            with self.progress.timings.on("waiting"):
                 outcome = next(outcomes, None)
             if outcome is None:
                 return
             number = bisect_right(firsts, outcome.index) - 1
-            if self.ledger.stopped and number not in self._begun:
+            if self.progress.stopped and number not in self._begun:
                 continue
             held = waiting.setdefault(number, {})
             held[outcome.index - firsts[number]] = outcome
-            place = due.get(number, 0)
-            while place in held:
-                yield number, place, held.pop(place)
-                place += 1
-            due[number] = place
-            if place == len(self.units[number]):
+            position = due.get(number, 0)
+            while position in held:
+                yield number, position, held.pop(position)
+                position += 1
+            due[number] = position
+            if position == len(self.units[number]):
                 del waiting[number], due[number]
 
-    def _encode(self, number: int, place: int, outcome: Outcome) -> None:
-        row, wanted = self.units[number][place]
-        spent = self.ledger.spent
+    def _encode(self, number: int, position: int, outcome: Outcome) -> None:
+        row, wanted = self.units[number][position]
+        timings = self.progress.timings
         self._begun.add(number)
-        spent.clips += 1
-        spent.decode_cpu_seconds += outcome.cpu_seconds
-        spent.decoder_bytes = max(spent.decoder_bytes, outcome.resident_bytes)
+        timings.clips += 1
+        timings.decode_cpu_seconds += outcome.cpu_seconds
+        timings.decoder_bytes = max(timings.decoder_bytes, outcome.resident_bytes)
         clip: Clip = outcome.value or failed(outcome.status, outcome.detail)
-        with spent.on("encoding"):
-            for goal in wanted:
-                goal.encoder_of(number).put(self.manifest.clip_ids[row], clip)
-        modalities = {goal.encoder.modality for goal in wanted}
-        found = [clip.stream(modality).status for modality in sorted(modalities)]
-        if bad := [status for status in found if status.failed]:
-            self.ledger.failures[bad[0].kind] += 1
-        self.ledger.clip()
+        with timings.on("encoding"):
+            for output in wanted:
+                output.encoder_of(number).put(self.manifest.clip_ids[row], clip)
+        modalities = {output.encoder.modality for output in wanted}
+        statuses = [clip.stream(modality).status for modality in sorted(modalities)]
+        if bad := [status for status in statuses if status.failed]:
+            self.progress.failures[bad[0].kind] += 1
+        self.progress.report_clip()
 
     def _hand_over(self, number: int, writer: "_Writer") -> None:
         """Give what the unit's features have gathered to the writer."""
         unit = self.units[number]
-        for goal in {id(goal): goal for _, wanted in unit for goal in wanted}.values():
-            encoder = goal.units.pop(number)
-            with self.ledger.spent.on("encoding"):
+        for output in {id(output): output for _, wanted in unit for output in wanted}.values():
+            encoder = output.units.pop(number)
+            with self.progress.timings.on("encoding"):
                 encoder.flush()
-            goal.items += encoder.packer.items
-            goal.slots += encoder.packer.slots
-            with self.ledger.spent.on("writing"):
-                writer.put(lambda g=goal, e=encoder: self._commit(number, g, e))
+            output.items += encoder.packer.items
+            output.slots += encoder.packer.slots
+            with self.progress.timings.on("writing"):
+                writer.put(lambda o=output, e=encoder: self._commit(number, o, e))
 
-    def _commit(self, number: int, goal: Output, unit: UnitEncoder) -> dict[str, Any]:
-        """In the writer: commit what a unit has gathered, and say what it was."""
+    def _commit(self, number: int, output: Output, unit: UnitEncoder) -> dict[str, Any]:
+        """Commit what a unit has gathered, in the writer's thread; returns its counts."""
         begun = time.perf_counter()
         rows = unit.rows()
-        retry = goal.feature.tries(rows.clip_ids) if self.retrying else 0
-        goal.feature.commit(rows, goal.notes(), retry=retry)
+        retry = output.feature.tries(rows.clip_ids) if self.retrying else 0
+        output.feature.commit(rows, output.notes(), retry=retry)
         kinds = [Status(int(code)).kind for code in rows.status]
-        goal.new += len(kinds)
+        output.new += len(kinds)
         return {
-            "feature": goal.feature.name,
+            "feature": output.feature.name,
             "unit": number,
             "clips": len(kinds),
             "rows": len(rows.values),
@@ -151,16 +151,16 @@ class _Writer:
             self._thread.join()
 
     def put(self, task: Callable[[], dict[str, Any]]) -> None:
-        """Wait for a place, and leave the task there."""
+        """Queue a task, once there is room for it."""
         self._check()
         self._tasks.put(task)
 
     def done(self) -> list[dict[str, Any]]:
-        """What tasks gave since the last call."""
-        found = []
+        """Results of the tasks that ended since the last call."""
+        results = []
         while not self._done.empty():
-            found.append(self._done.get())
-        return found
+            results.append(self._done.get())
+        return results
 
     def finish(self) -> None:
         """Wait until all is done."""

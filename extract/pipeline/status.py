@@ -12,7 +12,7 @@ from store.errors import InputError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureStatus:
-    """Where a feature stands with the clips of one manifest."""
+    """Committed, failed and pending clips of one manifest in a feature."""
 
     feature: str
     modality: str
@@ -25,21 +25,21 @@ class FeatureStatus:
     def of(cls, feature: Feature, manifest: Manifest) -> "FeatureStatus":
         """The report of one feature."""
         known = feature.committed()
-        found = Counter(known[clip_id] for clip_id in manifest.clip_ids if clip_id in known)
-        committed = sum(found.values())
+        counts = Counter(known[clip_id] for clip_id in manifest.clip_ids if clip_id in known)
+        committed = sum(counts.values())
         return cls(
             feature=feature.name,
             modality=feature.modality,
             committed=committed,
             pending=len(manifest) - committed,
-            counts={s.kind: found[s] for s in Status if found[s]},
-            failed={s.kind: found[s] for s in Status if s.failed and found[s]},
+            counts={s.kind: counts[s] for s in Status if counts[s]},
+            failed={s.kind: counts[s] for s in Status if s.failed and counts[s]},
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusReport:
-    """What `extract status` answers."""
+    """The result of `extract status`."""
 
     store: str
     clips: int
@@ -47,20 +47,20 @@ class StatusReport:
 
     @property
     def findings(self) -> list[str]:
-        """What is left to do, one line each."""
-        found = []
-        for one in self.features:
-            if one.pending:
-                found.append(
-                    f"{one.feature}: {one.pending} clips are pending; `extract run` goes on"
+        """Work that is left to do, one line each."""
+        findings = []
+        for status in self.features:
+            if status.pending:
+                findings.append(
+                    f"{status.feature}: {status.pending} clips are pending; `extract run` goes on"
                 )
-            if one.failed:
-                kinds = ",".join(one.failed)
-                found.append(
-                    f"{one.feature}: {sum(one.failed.values())} clips failed; "
+            if status.failed:
+                kinds = ",".join(status.failed)
+                findings.append(
+                    f"{status.feature}: {sum(status.failed.values())} clips failed; "
                     f"`extract run --retry {kinds}` tries them again"
                 )
-        return found
+        return findings
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for `--json`."""
@@ -68,7 +68,7 @@ class StatusReport:
 
 
 def status(manifest: Manifest | Path | str, store_dir: Path | str) -> StatusReport:
-    """Where every feature of the store stands with the clips of the manifest.
+    """Count the manifest's clips by status in every feature of the store.
 
     Raises:
         InputError: a manifest that cannot be used; a store without features.

@@ -28,16 +28,16 @@ def feature_spec(encoder: Encoder, sampling: Sampling, decoder: str = "auto") ->
 
     `auto` takes another decoder only where its pixels are, within a tolerance, PyAV's.
     """
-    how: dict[str, Any] = {"max_seconds": sampling.max_seconds, "decoder": DECODER}
+    sampling_identity: dict[str, Any] = {"max_seconds": sampling.max_seconds, "decoder": DECODER}
     if isinstance(encoder, VisualEncoder):
-        how |= sampling.identity
-        how["decoder"] = DECODER if decoder == "auto" else decoder
-        how["short_side"] = encoder.short_side
+        sampling_identity |= sampling.identity
+        sampling_identity["decoder"] = DECODER if decoder == "auto" else decoder
+        sampling_identity["short_side"] = encoder.short_side
     return FeatureSpec(
         slug=encoder.slug,
         modality=encoder.modality,
         dim=encoder.dim,
-        identity={**encoder.identity, "sampling": how},
+        identity={**encoder.identity, "sampling": sampling_identity},
         notes=encoder.notes,
     )
 
@@ -101,7 +101,7 @@ class UnitEncoder:
         return self.encoder.window_starts_seconds(len(sound.samples))
 
     def _items(self, stream: Stream[Any]) -> Iterator[Tensor]:
-        """What the network takes, a batch of frames at a time: all frames of a long clip as floats
+        """The network's input, a batch of frames at a time: all frames of a long clip as floats
         would take a GB, and twice as long.
         """
         if isinstance(self.encoder, VisualEncoder):
@@ -147,7 +147,7 @@ class UnitEncoder:
 
 
 def provenance(*, device: str, batch_size: int) -> dict[str, Any]:
-    """What made a part and may change its last bits, though not its meaning."""
+    """Facts of the machine and libraries that may change the last bits of a part."""
     return {
         "device": device,
         "batch_size": batch_size,

@@ -22,13 +22,13 @@ from extract.processes.transport import SHARED, send
 from store.status import Status
 
 FILE_BYTES = 1 << 30  # also bounds the shared memory of one message
-# Of the item being worked on, so that `risk` can be said from deep inside.
+# The connection of the item being worked on, so that `risk` can be called from deep inside.
 _parent: ContextVar[Connection | None] = ContextVar("parent", default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of one item: a value, or the reason why there is none."""
+    """The outcome of one item: a value, or the reason why there is none."""
 
     value: Any = None
     status: Status = Status.OK  # else DEADLINE, CRASH or OUT_OF_MEMORY
@@ -46,17 +46,17 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Risk:
-    """What follows may hang or crash, and there is another way to do it; nothing, if it is over."""
+    """A step that may hang or crash, where there is another way; empty once it is over."""
 
-    what: str
+    step: str
 
 
-def risk(what: str) -> None:
-    """Tell the parent, if there is one, that the item deserves a second try if this goes wrong;
-    and with nothing, that it went well.
+def risk(step: str) -> None:
+    """Tell the parent, if there is one, that the item deserves a second try should this step go
+    wrong; with an empty `step`, that it went well.
     """
     if (parent := _parent.get()) is not None:
-        send(parent, Risk(what))
+        send(parent, Risk(step))
 
 
 def serve(parent: Connection, memory_bytes: int, cpu_seconds: float, shared: bool = SHARED) -> None:
@@ -80,7 +80,7 @@ def serve(parent: Connection, memory_bytes: int, cpu_seconds: float, shared: boo
 
 
 def _limit_cpu(seconds: float) -> None:
-    """So much more processor time than used so far: the deadline, should the parent be stopped."""
+    """Limit the processor time from now on: the deadline, should the parent be stopped."""
     limit = int(time.process_time() + seconds) + 1
     _, most = resource.getrlimit(resource.RLIMIT_CPU)
     resource.setrlimit(resource.RLIMIT_CPU, (limit, most))
@@ -94,10 +94,10 @@ def _answer(parent: Connection, function: Callable[[Any], Any], item: Any, share
         outcome = Outcome(status=Status.OUT_OF_MEMORY, detail="over the memory limit of a child")
     except Exception as error:  # a bug of ours must not stop a run of a million clips
         outcome = Outcome(status=Status.CRASH, detail=f"{type(error).__name__}: {error}")
-    spent = time.process_time() - begun
+    cpu_seconds = time.process_time() - begun
     send(
         parent,
-        replace(outcome, cpu_seconds=spent, resident_bytes=_resident_bytes()),
+        replace(outcome, cpu_seconds=cpu_seconds, resident_bytes=_resident_bytes()),
         shared=shared,
     )
 

@@ -31,7 +31,7 @@ from store.status import Status
 
 START_SECONDS = 120.0
 FALSE_STARTS = 2
-TOGETHER = 16  # at most so many items in a row that belong together go to one child
+TOGETHER = 16  # the most items in a row with one key that go to one child
 POLL_SECONDS = 0.05
 MESSAGE_SECONDS = 10  # a message that has begun to come must have come by then
 CPU_SLACK = 2.0  # times the deadline: a library may run two threads
@@ -47,7 +47,7 @@ Item = tuple[int, Any]  # an item and its index
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a child may take for an item, how long it lives, and what may wait for the caller."""
+    """Limits of a child for an item, of its life, and of the results that wait for the caller."""
 
     deadline_seconds: float
     memory_bytes: int = 4 << 30
@@ -101,22 +101,22 @@ class _Child:
     """One process."""
 
     def __init__(self, function: Callable[[Any], Any], limits: Limits, shared: bool) -> None:
-        self.connection, theirs = Pipe()
-        with socket.socket(fileno=os.dup(self.connection.fileno())) as ours:
+        self.connection, child_end = Pipe()
+        with socket.socket(fileno=os.dup(self.connection.fileno())) as parent_end:
             patience = struct.pack("ll", MESSAGE_SECONDS, 0)
-            ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
+            parent_end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
         cpu_seconds = CPU_SLACK * limits.deadline_seconds
-        words = [str(limits.memory_bytes), str(cpu_seconds), str(shared)]
+        arguments = [str(limits.memory_bytes), str(cpu_seconds), str(shared)]
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _BOOT, str(theirs.fileno()), *words],
-            pass_fds=[theirs.fileno()],
+            [sys.executable, "-c", _BOOT, str(child_end.fileno()), *arguments],
+            pass_fds=[child_end.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             env={key: os.environ[key] for key in _ENVIRONMENT if key in os.environ}
             | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
             start_new_session=True,  # Ctrl-C in a terminal is the parent's to handle
         )
-        theirs.close()
+        child_end.close()
         self.connection.send(sys.path)
         self.connection.send(function)
         self.ready = False
@@ -134,7 +134,7 @@ class _Slot:
     def __init__(self, child: _Child) -> None:
         self.queue: deque[Item] = deque()
         self.working: Item | None = None
-        self.earlier = ""  # what became of the first try; if said, the second is on
+        self.earlier = ""  # detail of the first try; not empty during the second
         self.left_seconds = 0.0  # for the second
         self.risk = ""  # what the child was about to do
         self.false_starts = 0  # children in a row that died before they were ready
@@ -299,9 +299,9 @@ class _Pool:
                     assert self.again is not None
                     slot.give(self.again(slot.working[1]), slot.left_seconds)
             case Risk() if slot.working is not None:
-                slot.risk = message.what
+                slot.risk = message.step
                 if self.again is not None and not slot.earlier:
-                    share = 0.5 if message.what else 1.0
+                    share = 0.5 if message.step else 1.0
                     slot.allowed_seconds = share * self.limits.deadline_seconds
             case Outcome() if slot.working is not None:
                 self._finish(slot, message, size)
@@ -324,20 +324,21 @@ class _Pool:
                 )
             self._replace(slot)
             return
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        late = how == "SIGXCPU"
-        self._failed(slot, Status.DEADLINE if late else Status.CRASH, f"the decoder died: {how}")
+        cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        late = cause == "SIGXCPU"
+        self._failed(slot, Status.DEADLINE if late else Status.CRASH, f"the decoder died: {cause}")
 
     def _failed(self, slot: _Slot, status: Status, detail: str) -> None:
         """Replace the child; its item gets a second try if it died, or if there is another way."""
-        spent = time.monotonic() - slot.since
+        elapsed = time.monotonic() - slot.since
         self._replace(slot)
         if slot.working is None:
             return
         detail = f"{slot.risk}: {detail}" if slot.risk else detail
         worth = slot.risk or status == Status.CRASH
         if worth and self.again is not None and not slot.earlier:
-            slot.earlier, slot.left_seconds = detail, max(self.limits.deadline_seconds - spent, 0.0)
+            slot.earlier = detail
+            slot.left_seconds = max(self.limits.deadline_seconds - elapsed, 0.0)
             return
         detail = f"{slot.earlier}; {detail}" if slot.earlier else detail
         self._finish(slot, Outcome(status=status, detail=detail), 0)

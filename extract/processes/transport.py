@@ -42,21 +42,21 @@ def send(connection: Connection, message: Any, *, shared: bool = SHARED) -> None
         connection.send_bytes(b"\1")
         connection.send_bytes(data if not views else pickle.dumps(message, protocol=5))
         return
-    places, end = [], 0
+    extents, end = [], 0
     for view in views:
-        places.append((end, view.nbytes))
+        extents.append((end, view.nbytes))
         end += -(-view.nbytes // ALIGN) * ALIGN
     file = os.memfd_create("arrays", os.MFD_CLOEXEC)
     try:
         os.ftruncate(file, end)
         with mmap.mmap(file, end) as memory:
-            for (at, size), view in zip(places, views, strict=True):
+            for (at, size), view in zip(extents, views, strict=True):
                 memory[at : at + size] = view
         connection.send_bytes(b"\2")
         send_handle(connection, file, None)
     finally:
         os.close(file)
-    connection.send_bytes(pickle.dumps(places))
+    connection.send_bytes(pickle.dumps(extents))
     connection.send_bytes(data)
 
 
@@ -76,8 +76,8 @@ def receive(connection: Connection) -> tuple[Any, int]:
         memory = memoryview(mmap.mmap(file, size))
     finally:
         os.close(file)
-    places = _Reader(io.BytesIO(connection.recv_bytes())).load()
-    views = [memory[at : at + length] for at, length in places]
+    extents = _Reader(io.BytesIO(connection.recv_bytes())).load()
+    views = [memory[at : at + length] for at, length in extents]
     rest = io.BytesIO(connection.recv_bytes())
     return _Reader(rest, buffers=views).load(), size
 
@@ -86,8 +86,8 @@ class _Reader(pickle.Unpickler):
     """Builds values, calls nothing."""
 
     def find_class(self, module: str, name: str) -> Any:
-        found = getattr(sys.modules.get(module), name, None)
-        is_value = isinstance(found, type) and (is_dataclass(found) or issubclass(found, Enum))
-        if found is not None and (is_value or (module, name) in _NUMPY):
-            return found
+        value = getattr(sys.modules.get(module), name, None)
+        is_value = isinstance(value, type) and (is_dataclass(value) or issubclass(value, Enum))
+        if value is not None and (is_value or (module, name) in _NUMPY):
+            return value
         raise pickle.UnpicklingError(f"{module}.{name} is no value that may come from a child")

@@ -80,7 +80,7 @@ def _simclrv2(variant: str, category: str) -> Published:
     folder = f"{_SIMCLR}/{category}/{variant}"
     files = (f"{stem}.index", f"{stem}.data-00000-of-00001", f"{stem}.meta")
     top1 = _TOP1[variant][_COLUMNS.index(category)]
-    how = "linear evaluation" if category == "pretrained" else category.replace("_", " ")
+    protocol = "linear evaluation" if category == "pretrained" else category.replace("_", " ")
     return Published(
         name=f"simclrv2-{variant}-{category}",
         encoder=f"simclrv2:variant={variant}",
@@ -88,7 +88,7 @@ def _simclrv2(variant: str, category: str) -> Published:
         use="convert",
         licence="Apache-2.0",
         attribution="SimCLRv2, Chen et al. 2020, google-research/simclr; trained on ImageNet",
-        accuracy=f"ImageNet top-1 {top1} %, {how}",
+        accuracy=f"ImageNet top-1 {top1} %, {protocol}",
         source="https://github.com/google-research/simclr",
     )
 

@@ -97,10 +97,10 @@ def head_variables(depth: int, width: int, layer: int) -> list[Entry]:
     entries = [
         Entry(name=f"{scope}dense/kernel", key=f"{module}dense.weight", shape=(inputs, outputs))
     ]
-    for name, ours in NORM.items():
+    for name, ending in NORM.items():
         absent = last and name == "beta"  # the last norm has no offset
         original = "" if absent else f"{scope}batch_normalization/{name}"
-        entries.append(Entry(name=original, key=f"{module}bn.{ours}", shape=(outputs,)))
+        entries.append(Entry(name=original, key=f"{module}bn.{ending}", shape=(outputs,)))
     return entries
 
 
@@ -115,8 +115,8 @@ def _base(depth: int, width: int, sk: bool) -> Iterator[Entry]:
     def conv_norm(module: str, kernel: int, channels: int, out: int) -> Iterator[Entry]:
         yield from conv(f"{module}.conv", kernel, channels, out)
         scope = _numbered("batch_normalization", next(norms))
-        for name, ours in NORM.items():
-            yield Entry(name=f"{scope}/{name}", key=f"{module}.bn.{ours}", shape=(out,))
+        for name, ending in NORM.items():
+            yield Entry(name=f"{scope}/{name}", key=f"{module}.bn.{ending}", shape=(out,))
 
     first = 64 * width
     if sk:
@@ -129,18 +129,18 @@ def _base(depth: int, width: int, sk: bool) -> Iterator[Entry]:
     for group, blocks in enumerate(BLOCKS[depth]):
         filters = first * 2**group
         for block in range(blocks):
-            here = f"block_group{group + 1}.{block}"
+            module = f"block_group{group + 1}.{block}"
             if block == 0:
-                yield from conv_norm(f"{here}.shortcut", 1, channels, 4 * filters)
-            yield from conv_norm(f"{here}.reduce", 1, channels, filters)
+                yield from conv_norm(f"{module}.shortcut", 1, channels, 4 * filters)
+            yield from conv_norm(f"{module}.reduce", 1, channels, filters)
             if sk:
                 middle = max(filters // 16, 32)
-                yield from conv_norm(f"{here}.spatial.streams", 3, filters, 2 * filters)
-                yield from conv_norm(f"{here}.spatial.squeeze", 1, filters, middle)
-                yield from conv(f"{here}.spatial.mix", 1, middle, 2 * filters)
+                yield from conv_norm(f"{module}.spatial.streams", 3, filters, 2 * filters)
+                yield from conv_norm(f"{module}.spatial.squeeze", 1, filters, middle)
+                yield from conv(f"{module}.spatial.mix", 1, middle, 2 * filters)
             else:
-                yield from conv_norm(f"{here}.spatial", 3, filters, filters)
-            yield from conv_norm(f"{here}.expand", 1, filters, 4 * filters)
+                yield from conv_norm(f"{module}.spatial", 3, filters, filters)
+            yield from conv_norm(f"{module}.expand", 1, filters, 4 * filters)
             channels = 4 * filters
 
 
@@ -176,9 +176,9 @@ def _matched(
     _refuse(source, variant, "lacks", [prefix + n for n in named if n not in present])
     _refuse(source, variant, "has surplus", sorted(prefix + n for n in present - set(named)))
     odd = [
-        f"{prefix + name} {list(found.shape)} {found.dtype} instead of {list(shape)} float32"
+        f"{prefix + name} {list(tensor.shape)} {tensor.dtype} instead of {list(shape)} float32"
         for name, shape in named.items()
-        if (found := source[prefix + name]).shape != shape or found.dtype != "float32"
+        if (tensor := source[prefix + name]).shape != shape or tensor.dtype != "float32"
     ]
     _refuse(source, variant, "has of another shape or type:", odd)
     return wanted
@@ -186,17 +186,17 @@ def _matched(
 
 def _hint(source: Mapping[str, Any], prefix: str) -> str:
     if prefix and any(name.startswith(BASE) for name in source):
-        return "it keeps no moving average; convert without --ema"
+        return "it keeps no moving average; convert without `ema`"
     if any("OBJECT_GRAPH" in name for name in source):
         return "it is a TF2 object checkpoint; fetch the TF1 one (model.ckpt-STEP)"
     return "give a SimCLRv2 checkpoint of google-research/simclr"
 
 
-def _refuse(source: Checkpoint, variant: str, what: str, names: list[str]) -> None:
+def _refuse(source: Checkpoint, variant: str, fault: str, names: list[str]) -> None:
     if names:
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         raise WeightsError(
-            f"{source.prefix} is not {variant}: it {what} {', '.join(names[:_SHOWN])}{more}; "
+            f"{source.prefix} is not {variant}: it {fault} {', '.join(names[:_SHOWN])}{more}; "
             f"check variant= against the checkpoint's folder"
         )
 

@@ -119,16 +119,16 @@ def _copy(
 
 
 def _extent(response: HTTPResponse, url: str, size_bytes: int | None) -> tuple[int, int]:
-    """Where the bytes of an answer begin, and the length of the whole file."""
+    """The first byte that an answer brings, and the length of the whole file."""
     headers = response.headers
     if headers.get("Content-Encoding", "identity") != "identity":
         raise WeightsError(f"{url} answers with compressed bytes; {_MIRROR}")
     number = r"(\d{1,15})"
     if response.status == 206:
-        found = re.fullmatch(rf"bytes {number}-{number}/{number}", headers.get("Content-Range", ""))
-        if not found:
+        match = re.fullmatch(rf"bytes {number}-{number}/{number}", headers.get("Content-Range", ""))
+        if not match:
             raise WeightsError(f"{url} does not say which bytes it sends; {_MIRROR}")
-        start, _, total = map(int, found.groups())
+        start, _, total = map(int, match.groups())
     elif re.fullmatch(number, headers.get("Content-Length", "")):
         start, total = 0, int(headers["Content-Length"])
     else:
@@ -140,7 +140,7 @@ def _extent(response: HTTPResponse, url: str, size_bytes: int | None) -> tuple[i
 
 
 def _mark(response: HTTPResponse) -> str:
-    """What tells one version of the file from another; empty where nothing reliable does."""
+    """A mark that tells one version of the file from another; empty if the server gives none."""
     etag = response.headers.get("ETag", "")
     mark = "" if etag.startswith("W/") else etag  # a weak one says nothing of single bytes
     mark = mark or response.headers.get("Last-Modified", "")
@@ -219,10 +219,10 @@ def disk(path: Path) -> Iterator[None]:
 def read_json(path: Path) -> dict[str, Any]:
     """A small record; empty if it is not there or damaged."""
     try:
-        found = json.loads(path.read_text()) if path.is_file() else {}
+        record = json.loads(path.read_text()) if path.is_file() else {}
     except (OSError, ValueError):
-        found = {}
-    return found if isinstance(found, dict) else {}
+        record = {}
+    return record if isinstance(record, dict) else {}
 
 
 def write_json(path: Path, facts: dict[str, Any]) -> None:

@@ -37,7 +37,7 @@ class Fetched:
     next_step: str  # a command, or the SPEC that loads them
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as JSON has it."""
+        """The object that `extract weights fetch --json` prints."""
         return {
             "name": self.name,
             "files": {str(f): s for f, s in zip(self.files, self.sha256, strict=True)},
@@ -170,7 +170,7 @@ def _check(wanted: _Wanted, path: Path, *, advice: str) -> str:
     if wanted.pin not in (None, digest):
         raise WeightsError(
             f"{wanted.path.name} from {url} has sha256 {digest} instead of {wanted.pin}; {advice}, "
-            f"or correct --sha256"
+            f"or correct `sha256`"
         )
     recorded = read_json(wanted.record).get("sha256")
     if recorded not in (None, digest):
@@ -211,7 +211,7 @@ def _pins(published: Published, sha256: str | None) -> list[str | None]:
     if not whole or len(pins) != len(published.files):
         names = ", ".join(file.name for file in published.files)
         raise WeightsError(
-            f"--sha256 {sha256!r}: {published.name} needs {len(published.files)} of 64 "
+            f"`sha256` {sha256!r}: {published.name} needs {len(published.files)} of 64 "
             f"hexadecimal digits each, with commas, for {names}"
         )
     return list(pins)

@@ -132,12 +132,12 @@ def initialise(network: nn.Module, *, seed: int, gain: float) -> None:
 
 
 def identity(weights: Weights | None, seed: int) -> dict[str, Any]:
-    """What names the weights for ever, as JSON for an encoder's identity."""
+    """The weights as an encoder's identity names them: digest or seed."""
     return {"sha256": weights.sha256} if weights else {"untrained": True, "seed": seed}
 
 
 def notes(weights: Weights | None, licence: str) -> dict[str, Any]:
-    """What people want to know of the weights, for an encoder's notes."""
+    """File and licence of the weights, for an encoder's notes."""
     if weights is None:
         return {"untrained": True}
     return {"weights": weights.file, "licence": weights.metadata.get("licence", licence)}
@@ -152,7 +152,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def unpickle(path: Path, stand_ins: Sequence[tuple[Callable[..., Any], str]] = ()) -> Any:
-    """What a PyTorch file holds: tensors, containers and numbers, and no code run to make them.
+    """The content of a PyTorch file: tensors, containers and numbers, made without running code.
 
     `stand_ins` take the place of the names beside them, and so must be harmless.
 
@@ -173,17 +173,17 @@ def unpickle(path: Path, stand_ins: Sequence[tuple[Callable[..., Any], str]] = (
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
     """The state dict of a PyTorch file: its top level, or the `model` of a training script."""
-    found = unpickle(path)
-    if isinstance(found, Mapping) and isinstance(found.get("model"), Mapping):
-        found = found["model"]
-    if not isinstance(found, Mapping) or not found:
-        raise WeightsError(f"weights {path} hold no state dict but a {type(found).__name__}")
-    odd = [str(k) for k, v in found.items() if not isinstance(v, Tensor)]
+    state = unpickle(path)
+    if isinstance(state, Mapping) and isinstance(state.get("model"), Mapping):
+        state = state["model"]
+    if not isinstance(state, Mapping) or not state:
+        raise WeightsError(f"weights {path} hold no state dict but a {type(state).__name__}")
+    odd = [str(k) for k, v in state.items() if not isinstance(v, Tensor)]
     if odd:
         raise WeightsError(
             f"weights {path}: {_few(odd)} are no tensors; a state dict holds nothing else"
         )
-    return {str(key): value for key, value in found.items()}
+    return {str(key): value for key, value in state.items()}
 
 
 def _few(names: Iterable[str]) -> str:

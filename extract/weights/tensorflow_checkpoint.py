@@ -131,10 +131,10 @@ class Checkpoint(Mapping[str, Variable]):
                 f"{self._index}: {name!r} is in shard {variable.shard} of {len(shards)}; "
                 f"fetch it again"
             )
-        here, end = len(shards[variable.shard]), variable.offset_bytes + variable.size_bytes
-        if variable.offset_bytes < 0 or variable.size_bytes < 0 or end > here:
+        shard_bytes, end = len(shards[variable.shard]), variable.offset_bytes + variable.size_bytes
+        if variable.offset_bytes < 0 or variable.size_bytes < 0 or end > shard_bytes:
             raise WeightsError(
-                f"{self.files[1 + variable.shard]} has {here} bytes, but {name!r} lies at "
+                f"{self.files[1 + variable.shard]} has {shard_bytes} bytes, but {name!r} lies at "
                 f"{variable.offset_bytes}..{end}; fetch the file again"
             )
         if variable.dtype.startswith("type "):
@@ -154,13 +154,13 @@ def _stored(dtype: str) -> np.dtype:
 
 def _prefix(path: Path) -> Path:
     if path.is_dir():
-        found = sorted(path.glob("*.index"))
-        if len(found) != 1:
-            names = ", ".join(file.name for file in found[:3]) or "none"
+        indices = sorted(path.glob("*.index"))
+        if len(indices) != 1:
+            names = ", ".join(file.name for file in indices[:3]) or "none"
             raise MissingFile(
-                f"{path} holds {len(found)} checkpoints ({names}); give the prefix of one"
+                f"{path} holds {len(indices)} checkpoints ({names}); give the prefix of one"
             )
-        path = found[0]
+        path = indices[0]
     return path.with_name(re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", path.name))
 
 
@@ -235,7 +235,7 @@ def _not_a_message(field: int) -> dict[int, list[int | bytes]]:
 
 
 def _shard_count(header: bytes) -> int:
-    """From the BundleHeaderProto: 1 num_shards, 2 endianness, 3 version (2 min_consumer)."""
+    """The shards of a BundleHeaderProto: 1 num_shards, 2 endianness, 3 version (2 min_consumer)."""
     fields = _message(header)
     shards = _number(fields, 1)
     if not 1 <= shards <= MAX_SHARDS:
@@ -248,7 +248,7 @@ def _shard_count(header: bytes) -> int:
 
 
 def _variable(value: bytes) -> Variable:
-    """From a BundleEntryProto: 1 dtype, 2 shape, 3 shard, 4 offset, 5 size, 6 crc32c, 7 slices."""
+    """A BundleEntryProto: 1 dtype, 2 shape, 3 shard, 4 offset, 5 size, 6 crc32c, 7 slices."""
     fields = _message(value)
     dims = [_number(d, 1) for s in _messages(fields, 2) for d in _messages(s, 2)]
     if any(_number(s, 3) for s in _messages(fields, 2)) or len(dims) > MAX_RANK:

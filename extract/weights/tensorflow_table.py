@@ -21,7 +21,7 @@ _SNAPPY = 1
 
 
 class DamagedTable(Exception):  # noqa: N818 (says what is wrong; the reader adds the file's name)
-    """What is wrong with the bytes at hand."""
+    """The bytes are no sound table; the message says why."""
 
 
 def entries(data: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -158,7 +158,7 @@ def _chosen(store: Store, names: Sequence[str], made: Format, format_name: str) 
         raise InputError(f"{store.name} has no features; run: extract run MANIFEST --store DIR")
     if len(chosen) > 1 and "features" not in made.keeps:
         raise InputError(
-            f"{format_name} holds one feature, these are {len(chosen)}; name one with --feature: "
+            f"{format_name} holds one feature, these are {len(chosen)}; name one with `features`: "
             + ", ".join(feature.name for feature in chosen)
         )
     return chosen

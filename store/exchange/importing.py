@@ -1,4 +1,4 @@
-"""What becomes of tracks from other people's files: identities, units and manifest rows.
+"""Turns tracks from other people's files into identities, units and manifest rows.
 
 Shapes: V = clips, N = their rows, D = embedding size.
 """
@@ -81,15 +81,15 @@ def _unite(clips: Clips, known: dict[str, dict[str, str]]) -> None:
 
 
 def units(blocks: Iterator[Clips]) -> Iterator[Clips]:
-    """The same clips in units of a size that depends on nothing but the clips."""
+    """The clips of the blocks, in units whose sizes depend on nothing but the clips."""
     waiting: list[Clips] = []
     clips = rows = 0
     for block in blocks:
         begin = 0
-        for place, count in enumerate(np.diff(block.offsets).tolist()):
+        for index, count in enumerate(np.diff(block.offsets).tolist()):
             if clips == UNIT_CLIPS or (clips and rows + count > UNIT_ROWS):
-                yield _joined([*waiting, _slice(block, begin, place)])
-                waiting, begin, clips, rows = [], place, 0, 0
+                yield _joined([*waiting, _slice(block, begin, index)])
+                waiting, begin, clips, rows = [], index, 0, 0
             clips, rows = clips + 1, rows + count
         waiting.append(_slice(block, begin, len(block.clip_ids)))
     if clips:

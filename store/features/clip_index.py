@@ -63,8 +63,8 @@ class PartTable(NamedTuple):
     status: UInt8[np.ndarray, "n"]
 
 
-class Found(NamedTuple):
-    """The places of clips; part -1 and `Status.PENDING` for one that is nowhere."""
+class Locations(NamedTuple):
+    """Part, first row, rows and status by clip; -1 and `Status.PENDING` for one in no part."""
 
     part: Int64[np.ndarray, "V"]
     start: Int64[np.ndarray, "V"]
@@ -77,7 +77,7 @@ class _Damaged(Exception):  # noqa: N818
 
 
 class MemoryIndex:
-    """The same look-up as `ClipIndex`, in memory and without a file."""
+    """A look-up like `ClipIndex`, in memory and without a file."""
 
     def __init__(self, tables: Sequence[PartTable]) -> None:
         self._records = _sorted(np.concatenate([np.empty(0, _RECORD), *_runs(tables)]))
@@ -85,10 +85,10 @@ class MemoryIndex:
     def __len__(self) -> int:
         return len(self._records)
 
-    def lookup(self, keys: UInt64[np.ndarray, "V 2"]) -> Found:
+    def lookup(self, keys: UInt64[np.ndarray, "V 2"]) -> Locations:
         """Part, first row, rows and status of these clips."""
         begin = np.zeros(len(keys), dtype=np.int64)
-        return _found(self._records, keys, begin, np.full_like(begin, len(self)))
+        return _search(self._records, keys, begin, np.full_like(begin, len(self)))
 
 
 class ClipIndex:
@@ -101,7 +101,7 @@ class ClipIndex:
     def __init__(
         self, folder: Path, parts: Iterable[str], load: Callable[[str], PartTable]
     ) -> None:
-        self.parts = tuple(sorted(parts))  # `Found.part` counts these
+        self.parts = tuple(sorted(parts))  # `Locations.part` counts these
         self._digest = sha256("\n".join(self.parts).encode()).digest()
         self._path = folder / f"{self._digest.hex()[:32]}.idx"
         self._load = load
@@ -110,7 +110,7 @@ class ClipIndex:
     def __len__(self) -> int:
         return len(self._opened())
 
-    def lookup(self, keys: UInt64[np.ndarray, "V 2"]) -> Found:
+    def lookup(self, keys: UInt64[np.ndarray, "V 2"]) -> Locations:
         """Part, first row, rows and status of these clips.
 
         Raises:
@@ -183,14 +183,14 @@ class _IndexFile:
     def __len__(self) -> int:
         return len(self._records)
 
-    def lookup(self, keys: UInt64[np.ndarray, "V 2"], parts: int) -> Found:
+    def lookup(self, keys: UInt64[np.ndarray, "V 2"], parts: int) -> Locations:
         high = np.ascontiguousarray(keys[:, 0])
         # Halves of keys may be equal, so the first block with such a half counts, and the last.
         first = np.maximum(np.searchsorted(self._fences, high) - 1, 0)
         last = np.searchsorted(self._fences, high, side="right")
         self._verify(first, last)
         begin, end = first * _BLOCK, np.minimum(last * _BLOCK, len(self))
-        located = _found(self._records, keys, begin, end)
+        located = _search(self._records, keys, begin, end)
         if (located.part >= parts).any():
             raise _Damaged
         return located
@@ -210,16 +210,16 @@ class _IndexFile:
             self._verified[block] = True
 
 
-def _found(
+def _search(
     records: Records,
     keys: UInt64[np.ndarray, "V 2"],
     begin: Int64[np.ndarray, "V"],
     end: Int64[np.ndarray, "V"],
-) -> Found:
-    """Places of these keys in sorted records, if between `begin` and `end`; all keys at once."""
+) -> Locations:
+    """Binary search for all keys at once in sorted records, each between its `begin` and `end`."""
     missing = np.full(len(keys), -1, dtype=np.int64)
     pending = np.full(len(keys), Status.PENDING, np.uint8)
-    nowhere = Found(missing, missing * 0, missing * 0, pending)
+    nowhere = Locations(missing, missing * 0, missing * 0, pending)
     if not (len(records) and len(keys)):
         return nowhere
     high, low = np.ascontiguousarray(keys.T)
@@ -234,7 +234,7 @@ def _found(
         stop = np.where(open_ & ~before, middle, stop)
     record = records[np.minimum(at, len(records) - 1)]
     present = (at < end) & (record["high"] == high) & (record["low"] == low)
-    return Found(
+    return Locations(
         *(
             np.where(present, record[name].astype(default.dtype), default)
             for name, default in nowhere._asdict().items()

@@ -1,4 +1,4 @@
-"""What is committed of a feature: its parts, and which of them speaks for each clip.
+"""The committed units of a feature, and the part that speaks for each clip.
 
 A snapshot: records are read once, tables when somebody asks. Where there are many clips the look-up
 lies in a file under index/ (see `store.features.clip_index`), so that opening reads no tables at
@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from store.errors import DamagedStore
-from store.features.clip_index import ClipIndex, Found, MemoryIndex, PartTable
+from store.features.clip_index import ClipIndex, Locations, MemoryIndex, PartTable
 from store.names import clip_keys
 from store.parts.commit import CommitRecord, FeatureKeys, read_record
 from store.parts.part import Part
@@ -28,7 +28,7 @@ INDEX_PARTS = 1 << 11
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Clips:
-    """Every committed clip once, by part and by place in it."""
+    """Every committed clip once, ordered by part and by index in it."""
 
     ids: list[str]
     part: Int64[np.ndarray, "n"]
@@ -66,19 +66,19 @@ class Units:
             self._arrays[name] = self.part(number).values
         return self._arrays[name]
 
-    def lookup(self, clip_ids: Sequence[str]) -> Found:
-        """Places of these clips; see `Found`."""
-        found = self.index.lookup(clip_keys(clip_ids))
-        present = found.part >= 0
-        stop = found.start[present] + found.rows[present]
-        if (found.start < 0).any() or (stop > self._rows[found.part[present]]).any():
+    def lookup(self, clip_ids: Sequence[str]) -> Locations:
+        """Part, first row, rows and status of these clips."""
+        located = self.index.lookup(clip_keys(clip_ids))
+        present = located.part >= 0
+        stop = located.start[present] + located.rows[present]
+        if (located.start < 0).any() or (stop > self._rows[located.part[present]]).any():
             raise DamagedStore(
                 f"{self._keys.feature_id}: its look-up file points outside its parts; delete "
                 f"the directory index/ of the store"
             )
-        return found
+        return located
 
-    def speaking(self, number: int) -> Int64[np.ndarray, "_"]:
+    def current_clips(self, number: int) -> Int64[np.ndarray, "_"]:
         """Indices of the clips for which a part speaks: all, where no clip was tried twice."""
         if self._once:
             return np.arange(self.records[number].clips)
@@ -91,23 +91,23 @@ class Units:
 
     @cached_property
     def clips(self) -> Clips:
-        """All of them, names included: for stores of which this fits in memory."""
+        """All committed clips, names included: for stores of which this fits in memory."""
         tables = [self._table(number) for number in range(len(self.records))]
         sizes = [len(table.status) for table in tables]
         part = np.repeat(np.arange(len(tables)), sizes)
         keys = _joined([table.clip_key for table in tables], np.empty((0, 2), np.uint64))
-        mine = self.index.lookup(keys).part == part
+        is_current = self.index.lookup(keys).part == part
         ids: list[str] = []
-        for number, ours in enumerate(np.split(mine, np.cumsum(sizes)[:-1])):
+        for number, current in enumerate(np.split(is_current, np.cumsum(sizes)[:-1])):
             names = self.part(number).clip_ids if tables else []
-            ids += names if ours.all() else [names[i] for i in np.flatnonzero(ours).tolist()]
+            ids += names if current.all() else [names[i] for i in np.flatnonzero(current).tolist()]
         whole = np.empty(0, np.int64)
         return Clips(
             ids=ids,
-            part=part[mine].astype(np.int64),
-            start=_joined([table.row_start for table in tables], whole)[mine],
-            rows=_joined([table.row_count for table in tables], whole)[mine],
-            status=_joined([table.status for table in tables], np.empty(0, np.uint8))[mine],
+            part=part[is_current].astype(np.int64),
+            start=_joined([table.row_start for table in tables], whole)[is_current],
+            rows=_joined([table.row_count for table in tables], whole)[is_current],
+            status=_joined([table.status for table in tables], np.empty(0, np.uint8))[is_current],
         )
 
     def tries(self, clip_ids: Sequence[str]) -> int:

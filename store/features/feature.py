@@ -12,7 +12,7 @@ from jaxtyping import Float16, Int32, Int64, UInt8
 
 from store.errors import InputError, StoreError
 from store.features import streaming
-from store.features.clip_index import Found
+from store.features.clip_index import Locations
 from store.features.committed import Units
 from store.features.identity import read_spec
 from store.features.packed import Packed, offsets_of
@@ -57,7 +57,7 @@ class Feature:
 
     @property
     def clip_ids(self) -> list[str]:
-        """Committed clips, by unit name and then by place in the unit."""
+        """Committed clips, by unit name and then by index in the unit."""
         return self._units.clips.ids
 
     @property
@@ -119,16 +119,16 @@ class Feature:
             InputError: a clip that is not committed.
             DamagedStore: names the unit and file.
         """
-        units, found = self._find(clip_ids)
-        offsets = offsets_of(found.rows)
+        units, located = self._find(clip_ids)
+        offsets = offsets_of(located.rows)
         if not CAN_READ and not units.remote:
-            return self._read_by_zarr(units, found, offsets), offsets
+            return self._read_by_zarr(units, located, offsets), offsets
         spans = [
             Span(units.array(part), start, start + rows, to)
             for part, start, rows, to in zip(
-                found.part.tolist(),
-                found.start.tolist(),
-                found.rows.tolist(),
+                located.part.tolist(),
+                located.start.tolist(),
+                located.rows.tolist(),
                 offsets[:-1].tolist(),
                 strict=True,
             )
@@ -140,32 +140,32 @@ class Feature:
         return values, offsets
 
     def _read_by_zarr(
-        self, units: Units, found: Found, offsets: Int64[np.ndarray, "V_plus_1"]
+        self, units: Units, located: Locations, offsets: Int64[np.ndarray, "V_plus_1"]
     ) -> Float16[np.ndarray, "N D"]:
-        """The same rows, slowly: for systems without `pread`, and to compare with."""
+        """The rows by zarr: slower, for systems without `pread` and to compare with."""
         values = np.empty((offsets[-1], self.dim), dtype=self.dtype)
-        for part, members in _by_part(found):
+        for part, members in _by_part(located):
             whole = units.part(part)
             for i in members.tolist():
-                start = int(found.start[i])
-                rows = whole.rows_by_zarr(start, start + int(found.rows[i]))
+                start = int(located.start[i])
+                rows = whole.rows_by_zarr(start, start + int(located.rows[i]))
                 values[offsets[i] : offsets[i + 1]] = rows
         return values
 
     def read_times(self, clip_ids: Sequence[str]) -> Int32[np.ndarray, "N"]:
         """Times of those clips' rows in milliseconds from each clip's beginning, as in `read`."""
-        units, found = self._find(clip_ids)
-        offsets = offsets_of(found.rows)
+        units, located = self._find(clip_ids)
+        offsets = offsets_of(located.rows)
         times = np.empty(offsets[-1], dtype=np.int32)
-        for part, members in _by_part(found):
+        for part, members in _by_part(located):
             all_times = units.part(part).row_time_ms
             for i in members.tolist():
-                start = found.start[i]
-                times[offsets[i] : offsets[i + 1]] = all_times[start : start + found.rows[i]]
+                start = located.start[i]
+                times[offsets[i] : offsets[i + 1]] = all_times[start : start + located.rows[i]]
         return times
 
-    def locate(self, clip_ids: Sequence[str]) -> Found:
-        """Number among `parts()`, first row, rows and status of these clips; see `Found`."""
+    def locate(self, clip_ids: Sequence[str]) -> Locations:
+        """Number of the part among `parts()`, first row, rows and status of these clips."""
         return self._units.lookup(clip_ids)
 
     def packed(self, clip_ids: Sequence[str] | None = None, *, verify: bool = True) -> Packed:
@@ -230,18 +230,18 @@ class Feature:
         """
         units = self._units
         for number in range(len(units)):
-            mine = units.speaking(number)
-            if not mine.size:
+            current = units.current_clips(number)
+            if not current.size:
                 continue
             table = units.table(number)
-            start = table.row_start[mine].astype(np.int64)
-            rows = table.row_count[mine].astype(np.int64)
+            start = table.row_start[current].astype(np.int64)
+            rows = table.row_count[current].astype(np.int64)
             values = self._whole(units, number, verify)
             offsets = offsets_of(rows)
             clip_ids = units.part(number).clip_ids
-            if len(mine) < len(clip_ids):  # another part speaks for the others
+            if len(current) < len(clip_ids):  # another part speaks for the others
                 values = values[np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], rows)]
-                clip_ids = [clip_ids[i] for i in mine.tolist()]
+                clip_ids = [clip_ids[i] for i in current.tolist()]
             yield clip_ids, values, offsets
 
     def _whole(self, units: Units, number: int, verify: bool) -> Float16[np.ndarray, "N D"]:
@@ -278,24 +278,24 @@ class Feature:
         Raises:
             InputError: a clip that is not committed.
         """
-        units, found = self._find(clip_ids)
+        units, located = self._find(clip_ids)
         details = [""] * len(clip_ids)
-        for number in np.unique(found.part).tolist():
+        for number in np.unique(located.part).tolist():
             part = units.part(number)
             by_clip = dict(zip(part.clip_ids, part.details, strict=True))
-            for i in np.flatnonzero(found.part == number).tolist():
+            for i in np.flatnonzero(located.part == number).tolist():
                 details[i] = by_clip[clip_ids[i]]
         return details
 
-    def _find(self, clip_ids: Sequence[str]) -> tuple[Units, Found]:
+    def _find(self, clip_ids: Sequence[str]) -> tuple[Units, Locations]:
         units = self._units
-        found = units.lookup(clip_ids)
-        if (lost := np.flatnonzero(found.part < 0)).size:
+        located = units.lookup(clip_ids)
+        if (lost := np.flatnonzero(located.part < 0)).size:
             raise InputError(
                 f"{self.name} has no clip {clip_ids[lost[0]]!r} ({lost.size} of {len(clip_ids)} "
                 f"asked for are not committed, {len(units.index)} are)"
             )
-        return units, found
+        return units, located
 
     @property
     def _units(self) -> Units:
@@ -304,13 +304,13 @@ class Feature:
         return self._seen
 
 
-def _by_part(found: Found) -> Iterator[tuple[int, Int64[np.ndarray, "_"]]]:
-    """The clips with rows, grouped by part and in file order: (part, places in `found`)."""
-    order = np.lexsort((found.start, found.part))
-    order = order[found.rows[order] > 0]
-    for members in np.split(order, np.flatnonzero(np.diff(found.part[order])) + 1):
+def _by_part(located: Locations) -> Iterator[tuple[int, Int64[np.ndarray, "_"]]]:
+    """The clips with rows, grouped by part and in file order: (part, indices into `located`)."""
+    order = np.lexsort((located.start, located.part))
+    order = order[located.rows[order] > 0]
+    for members in np.split(order, np.flatnonzero(np.diff(located.part[order])) + 1):
         if members.size:
-            yield int(found.part[members[0]]), members
+            yield int(located.part[members[0]]), members
 
 
 def _read_block(

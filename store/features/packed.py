@@ -78,5 +78,5 @@ class Packed:
 
 
 def offsets_of(counts: Int[np.ndarray, "V"]) -> Int64[np.ndarray, "V_plus_1"]:
-    """The first row of each clip that has so many rows, and the end of the last."""
+    """The first row of each clip, from their numbers of rows, and the end of the last."""
     return np.concatenate(([0], np.cumsum(counts))).astype(np.int64)

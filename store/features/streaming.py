@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from store.errors import InputError
-from store.features.clip_index import Found
+from store.features.clip_index import Locations
 from store.features.packed import Packed, offsets_of
 
 MEMORY_BYTES = 256 << 20
@@ -36,7 +36,7 @@ class Readable(Protocol):
         """The path or URL that opens the feature's store."""
         ...
 
-    def locate(self, clip_ids: Sequence[str]) -> Found:
+    def locate(self, clip_ids: Sequence[str]) -> Locations:
         """Part, first row, rows and status of these clips."""
         ...
 
@@ -54,19 +54,19 @@ def batches(
     seed: int | None,
     verify: bool,
 ) -> Iterator[Packed]:
-    """Clips in batches, each once. See `Feature.batches`."""
+    """Clips in batches, each once: the work behind `Feature.batches`."""
     if clips is not None and clips < 1:
         raise InputError(f"clips={clips}: a batch has at least one clip")
     if memory_bytes < 1:
         raise InputError(f"memory_bytes={memory_bytes}: a block has at least one byte")
-    found = feature.locate(clip_ids)
-    order = np.lexsort((found.start, found.part))
+    located = feature.locate(clip_ids)
+    order = np.lexsort((located.start, located.part))
     rng = None if seed is None else np.random.default_rng(seed)
     if rng is not None:  # parts in random order, each still read in one stroke
-        cuts = np.flatnonzero(np.diff(found.part[order])) + 1
+        cuts = np.flatnonzero(np.diff(located.part[order])) + 1
         groups = np.split(order, cuts)
         order = np.concatenate([groups[i] for i in rng.permutation(len(groups))])
-    for members in cut(order, found.rows[order] * _row_bytes(feature), memory_bytes):
+    for members in cut(order, located.rows[order] * _row_bytes(feature), memory_bytes):
         block = feature.packed([clip_ids[i] for i in members.tolist()], verify=verify)
         if clips is None and rng is None:
             yield block
@@ -106,7 +106,7 @@ class Lazy:
 def lazy(
     feature: Readable, clip_ids: Sequence[str], read_block: ReadBlock, *, verify: bool
 ) -> Lazy:
-    """These clips as dask arrays; `read_block` is what workers call. See `Feature.dask`."""
+    """These clips as dask arrays, whose workers call `read_block`."""
     import dask.array as da
     from dask import delayed
 

@@ -126,7 +126,7 @@ class Part:
         return RowReader(max_open=4).rows(self.values, start, stop, verify=True)
 
     def rows_by_zarr(self, start: int, stop: int) -> Float16[np.ndarray, "K D"]:
-        """The same rows, slowly: for systems without `pread`, and to compare with."""
+        """Consecutive rows by zarr: slower, for systems without `pread` and to compare with."""
         try:
             return np.asarray(self._zarr_values[start:stop])
         except DamagedStore:
@@ -193,12 +193,12 @@ class Part:
         with self._reading(key):
             data = self._storage.get(f"{self.key}/{key}", limit_bytes=layout.MAX_METADATA_BYTES)
         try:
-            found = json.loads(data)
+            document = json.loads(data)
         except (ValueError, RecursionError) as error:
             raise self._damaged(key, "is not JSON") from error
-        if not isinstance(found, dict):
+        if not isinstance(document, dict):
             raise self._damaged(key, "is not a JSON object")
-        return found
+        return document
 
     @contextmanager
     def _reading(self, key: str) -> Iterator[None]:
@@ -211,5 +211,5 @@ class Part:
         except (ValueError, RuntimeError, MemoryError) as error:  # of codecs, on damaged bytes
             raise self._damaged(key, f"cannot be decoded ({error})") from error
 
-    def _damaged(self, key: str, what: str) -> DamagedStore:
-        return DamagedStore(f"{self._name}: {key} {what}; run: store verify DIR")
+    def _damaged(self, key: str, fault: str) -> DamagedStore:
+        return DamagedStore(f"{self._name}: {key} {fault}; run: store verify DIR")

@@ -79,7 +79,7 @@ class _Segment(NamedTuple):
             return self.offset, grid.chunk_bytes
         return self.offset + self.skip * grid.row_bytes, self.rows * grid.row_bytes
 
-    def place(self, target: memoryview) -> memoryview:
+    def destination(self, target: memoryview) -> memoryview:
         size = self.source.grid.row_bytes
         return target[self.to * size : (self.to + self.rows) * size]
 
@@ -96,23 +96,23 @@ class _Read:
     checks: list[tuple[int, list[memoryview], memoryview]]
     copies: list[tuple[memoryview, memoryview]]
 
-    def joins(self, other: "_Read") -> bool:
-        gap = other.offset - self.offset - self.size
+    def joins(self, following: "_Read") -> bool:
+        gap = following.offset - self.offset - self.size
         return (
-            self.file == other.file
-            and self.source is other.source
+            self.file == following.file
+            and self.source is following.source
             and 0 <= gap <= _GAP_BYTES
-            and self.size + gap + other.size <= _READ_BYTES
-            and len(self.views) + len(other.views) < _READ_VIEWS
+            and self.size + gap + following.size <= _READ_BYTES
+            and len(self.views) + len(following.views) < _READ_VIEWS
         )
 
-    def join(self, other: "_Read") -> None:
-        if gap := other.offset - self.offset - self.size:
+    def join(self, following: "_Read") -> None:
+        if gap := following.offset - self.offset - self.size:
             self.views.append(memoryview(bytearray(gap)))
-        self.views += other.views
-        self.size += gap + other.size
-        self.checks += other.checks
-        self.copies += other.copies
+        self.views += following.views
+        self.size += gap + following.size
+        self.checks += following.checks
+        self.copies += following.copies
 
 
 _Opened = Callable[[RowArray, int], Blob]
@@ -204,8 +204,8 @@ class RowReader:
         for window in _windows(stored, verify):
             for read in self._fetched(_joined(_reads(window, target, verify)), window, verify):
                 _check(read)
-                for whole, place in read.copies:
-                    place[:] = whole
+                for whole, destination in read.copies:
+                    destination[:] = whole
 
     def _fetched(
         self, reads: Iterable[_Read], window: Sequence[_Segment], verify: bool
@@ -266,7 +266,7 @@ def _check(read: _Read) -> None:
 
 
 def _windows(segments: Sequence[_Segment], verify: bool) -> Iterator[Sequence[_Segment]]:
-    """Segments in file order, in groups of so many bytes as may be announced at once."""
+    """Segments in file order, in groups of as many bytes as may be announced at once."""
     first, total = 0, 0
     for i, segment in enumerate(segments):
         size = segment.extent(whole=verify)[1]
@@ -278,7 +278,7 @@ def _windows(segments: Sequence[_Segment], verify: bool) -> Iterator[Sequence[_S
 
 
 def _reads(segments: Sequence[_Segment], target: memoryview, verify: bool) -> Iterator[_Read]:
-    """The reads that bring these stretches, in file order."""
+    """The reads that bring these segments, in file order."""
     if verify:
         for _, members in groupby(segments, key=lambda s: (id(s.source), s.chunk)):
             yield _whole_chunk(list(members), target)
@@ -290,7 +290,7 @@ def _reads(segments: Sequence[_Segment], target: memoryview, verify: bool) -> It
             file=segment.file,
             offset=offset,
             size=size,
-            views=[segment.place(target)],
+            views=[segment.destination(target)],
             checks=[],
             copies=[],
         )
@@ -304,14 +304,14 @@ def _whole_chunk(segments: Sequence[_Segment], target: memoryview) -> _Read:
     copies = []
     if len(segments) == 1 and first.rows == present:
         padding = memoryview(bytearray(grid.data_bytes - present * grid.row_bytes))
-        data = [first.place(target), *([padding] if len(padding) else [])]
+        data = [first.destination(target), *([padding] if len(padding) else [])]
     else:
         whole = memoryview(np.empty(grid.data_bytes, np.uint8))  # type: ignore[arg-type]
         data = [whole]
         for segment in segments:
             begin = segment.skip * grid.row_bytes
             copies.append(
-                (whole[begin : begin + segment.rows * grid.row_bytes], segment.place(target))
+                (whole[begin : begin + segment.rows * grid.row_bytes], segment.destination(target))
             )
     stored = [memoryview(bytearray(CRC_BYTES))] if grid.has_crc else []
     return _Read(
@@ -366,5 +366,5 @@ def _unreadable(source: RowArray, file: int, error: OSError) -> DamagedStore:
     return _damaged(source, file, f"cannot be read ({error.strerror or error})")
 
 
-def _damaged(source: RowArray, file: int, what: str) -> DamagedStore:
-    return DamagedStore(f"{source.name}/c/{file}/0 {what}; run: store verify DIR")
+def _damaged(source: RowArray, file: int, fault: str) -> DamagedStore:
+    return DamagedStore(f"{source.name}/c/{file}/0 {fault}; run: store verify DIR")

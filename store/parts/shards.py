@@ -1,4 +1,4 @@
-"""Where the rows of an uncompressed Zarr v3 array lie: its metadata and shard indexes, checked.
+"""Locates the rows of an uncompressed Zarr v3 array, by its metadata and shard indexes.
 
 A shard is a file of chunks with an index of 16 bytes per chunk; a file without an index is one
 chunk. The bytes of a chunk are its rows, complete even at the end of the array, and maybe a
@@ -19,7 +19,7 @@ from jaxtyping import Int64
 CRC_BYTES = 4
 _ENTRY_BYTES = 16
 _ABSENT = (1 << 64) - 1
-_MAX_SIDE = 1 << 48
+_MAX_LENGTH = 1 << 48
 _DTYPES = {f"{kind}{bits}" for kind in ("int", "uint", "float") for bits in (16, 32, 64)}
 _DTYPES |= {"int8", "uint8"}
 _KEYS = {
@@ -71,10 +71,10 @@ class Grid:
             chunk_rows, chunk_dim = shard["chunk_shape"]
             codecs = _codecs(shard["codecs"])
         location = "end" if shard is None else shard.get("index_location", "end")
-        sides = (dim, file_rows, chunk_rows)
+        lengths = (dim, file_rows, chunk_rows)
         if (
-            not all(type(side) is int and 0 < side < _MAX_SIDE for side in sides)
-            or not (type(rows) is int and 0 <= rows < _MAX_SIDE)
+            not all(type(length) is int and 0 < length < _MAX_LENGTH for length in lengths)
+            or not (type(rows) is int and 0 <= rows < _MAX_LENGTH)
             or not dim == file_dim == chunk_dim
             or file_rows % chunk_rows
             or location not in ("start", "end")
@@ -147,9 +147,9 @@ class Grid:
             raise ValueError("has a chunk outside the file")
         if (np.diff(ordered) < self.chunk_bytes).any():
             raise ValueError("has chunks that overlap")
-        found = np.full(self.file_chunks, -1, dtype=np.int64)
-        found[present] = offsets.astype(np.int64)
-        return found
+        by_chunk = np.full(self.file_chunks, -1, dtype=np.int64)
+        by_chunk[present] = offsets.astype(np.int64)
+        return by_chunk
 
 
 def _is_plain(metadata: Mapping[str, Any]) -> bool:

@@ -21,8 +21,8 @@ _COUNT = struct.Struct("<I")
 
 def shape(name: str, *, clips: int, rows: int) -> tuple[int, ...]:
     """The shape of a table of a part."""
-    sides = {"row": rows, "clip": clips, "half": 2, "byte": 32}
-    return tuple(sides[dimension] for dimension in layout.dimensions(name))
+    lengths = {"row": rows, "clip": clips, "half": 2, "byte": 32}
+    return tuple(lengths[dimension] for dimension in layout.dimensions(name))
 
 
 def dtype(name: str) -> np.dtype:
@@ -70,17 +70,17 @@ def _texts(data: bytes, clips: int) -> np.ndarray:
     (count,) = _COUNT.unpack_from(data)
     if count != clips:
         raise ValueError(f"it holds {count} texts where {clips} belong")
-    found, at = np.empty(clips, dtype=object), _COUNT.size
+    texts, at = np.empty(clips, dtype=object), _COUNT.size
     try:
         for i in range(clips):
             (length,) = _COUNT.unpack_from(data, at)
             at += _COUNT.size + length
-            found[i] = data[at - length : at].decode()
+            texts[i] = data[at - length : at].decode()
     except struct.error as error:
         raise ValueError("its texts end too early") from error
     if at != len(data):
         raise ValueError("its texts do not fill it")
-    return found
+    return texts
 
 
 def _announced_bytes(head: bytes) -> int:

@@ -1,1 +1,1 @@
-"""Where the bytes of a store lie: a directory or a bucket, behind one interface."""
+"""The storage of a store: a directory or a bucket, behind one interface."""

@@ -134,22 +134,22 @@ class OpenFile:
             os.close(self.descriptor)
 
     def read_into(self, views: Sequence[memoryview], offset: int) -> int:
-        """Fill the views with the bytes from `offset` on; how many there were."""
+        """Fill the views with the bytes from `offset` on; returns how many there were."""
         views, done = list(views), 0
         while views:
             if hasattr(os, "preadv"):
-                got = os.preadv(self.descriptor, views, offset + done)
+                count = os.preadv(self.descriptor, views, offset + done)
             else:
                 block = os.pread(self.descriptor, len(views[0]), offset + done)
-                got = len(block)
-                views[0][:got] = block
-            if not got:
+                count = len(block)
+                views[0][:count] = block
+            if not count:
                 break
-            done += got
-            while views and got >= len(views[0]):
-                got -= len(views.pop(0))
-            if got:
-                views[0] = views[0][got:]
+            done += count
+            while views and count >= len(views[0]):
+                count -= len(views.pop(0))
+            if count:
+                views[0] = views[0][count:]
         return done
 
 

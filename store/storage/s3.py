@@ -59,11 +59,11 @@ class S3Storage:
 
     @property
     def local_path(self) -> None:
-        """No directory: every read waits for an answer."""
+        """None: a bucket is no directory."""
         return None
 
     def get(self, key: str, *, limit_bytes: int) -> bytes:
-        """All bytes under a key, if they are not more than that."""
+        """All bytes under a key, at most `limit_bytes`."""
 
         def get() -> bytes:
             answer = self._obstore.get(self._store, key)
@@ -101,7 +101,7 @@ class S3Storage:
         return _Object(self, key, size)
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
-        """So many bytes from `start` on, or as many as there are."""
+        """`length` bytes from `start` on, or as many as there are."""
 
         def ranged() -> bytes:
             return bytes(self._obstore.get_range(self._store, key, start=start, length=length))
@@ -121,11 +121,11 @@ class S3Storage:
         return True
 
     def keys(self, prefix: str) -> list[str]:
-        """Every key that begins so, sorted."""
+        """Every key that begins with `prefix`, sorted."""
 
         def listed() -> list[str]:
             pages = self._obstore.list(self._store, prefix=prefix)
-            return sorted(found["path"] for page in pages for found in page)
+            return sorted(entry["path"] for page in pages for entry in page)
 
         return self._repeated(f"list {prefix}", listed)
 
@@ -133,8 +133,8 @@ class S3Storage:
         """Keys and prefixes directly below a prefix, sorted."""
 
         def listed() -> list[str]:
-            found = self._obstore.list_with_delimiter(self._store, prefix)
-            below = [*found["common_prefixes"], *(entry["path"] for entry in found["objects"])]
+            listing = self._obstore.list_with_delimiter(self._store, prefix)
+            below = [*listing["common_prefixes"], *(entry["path"] for entry in listing["objects"])]
             return sorted(key.rstrip("/").rpartition("/")[2] for key in below)
 
         return self._repeated(f"list {prefix}", listed)
@@ -196,7 +196,7 @@ class S3Storage:
     def _get(self, key: str) -> bytes:
         return bytes(self._obstore.get(self._store, key).bytes())
 
-    def _repeated(self, what: str, act: Callable[[], T], *, may_lack: bool = False) -> T:
+    def _repeated(self, action: str, act: Callable[[], T], *, may_lack: bool = False) -> T:
         """The result of `act`, tried again after refusals that may pass.
 
         Raises:
@@ -219,7 +219,7 @@ class S3Storage:
                     raise
                 if attempt == _ATTEMPTS - 1 or isinstance(error, lasting):
                     reason = " ".join(str(error).partition("Debug source")[0].split())[:300]
-                    raise StoreError(f"cannot {what} in {self.name}: {reason}") from error
+                    raise StoreError(f"cannot {action} in {self.name}: {reason}") from error
                 time.sleep(_FIRST_WAIT_SECONDS * 2**attempt)
         raise AssertionError
 

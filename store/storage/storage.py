@@ -1,4 +1,4 @@
-"""What a store asks of the place it lies in: a few verbs, on a file system or in a bucket.
+"""The interface between a store and its storage, and the storage on a file system.
 
 A key is text such as `commits/<feature>/<unit>.json`, relative to the store's root. Nothing is ever
 replaced: a key is put once, and a part comes to be as a whole.
@@ -24,7 +24,7 @@ class Blob(Protocol):
     size: int
 
     def read_into(self, views: Sequence[memoryview], offset: int) -> int:
-        """Fill the views with what is from `offset` on; how many bytes there were.
+        """Fill the views with the bytes from `offset` on; returns how many there were.
 
         Raises:
             OSError, StoreError: they cannot be read.
@@ -44,7 +44,7 @@ class Storage(Protocol):
         ...
 
     def get(self, key: str, *, limit_bytes: int) -> bytes:
-        """All bytes under a key, if they are not more than that."""
+        """All bytes under a key, at most `limit_bytes`."""
         ...
 
     def digests(self, key: str, *, deep: bool) -> tuple[int, str, str]:
@@ -52,7 +52,7 @@ class Storage(Protocol):
         ...
 
     def blob(self, key: str, size: int) -> Blob:
-        """The bytes under a key, which should be so many, for reading ranges of them."""
+        """The bytes under a key, which should be `size`, for reading ranges of them."""
         ...
 
     def exists(self, key: str) -> bool:
@@ -60,11 +60,11 @@ class Storage(Protocol):
         ...
 
     def keys(self, prefix: str) -> list[str]:
-        """Every key that begins so, sorted; `prefix` ends with a slash."""
+        """Every key that begins with `prefix`, sorted; it ends with a slash."""
         ...
 
     def names(self, prefix: str) -> list[str]:
-        """All that is directly below a prefix, be it a key or a prefix of keys, sorted."""
+        """Names directly below a prefix, of keys and of prefixes of keys, sorted."""
         ...
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
@@ -104,7 +104,7 @@ class PosixStorage:
         return self.root
 
     def get(self, key: str, *, limit_bytes: int) -> bytes:
-        """All bytes under a key, if they are not more than that."""
+        """All bytes under a key, at most `limit_bytes`."""
         return posix.read_small(self.root / key, limit_bytes=limit_bytes)
 
     def digests(self, key: str, *, deep: bool) -> tuple[int, str, str]:
@@ -126,7 +126,7 @@ class PosixStorage:
         return (self.root / key).is_file()
 
     def keys(self, prefix: str) -> list[str]:
-        """Every key that begins so, sorted."""
+        """Every key that begins with `prefix`, sorted."""
         return [f"{prefix}{key}" for key in posix.keys_under(self.root / prefix)]
 
     def names(self, prefix: str) -> list[str]:

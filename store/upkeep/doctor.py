@@ -1,4 +1,4 @@
-"""Is this storage fit for many writers? Asked of the storage itself, not of its documentation."""
+"""Tries whether a storage is fit for many writers, rather than believe its documentation."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ _SKEW_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One question and its answer."""
+    """One ability of the storage that was tried."""
 
     name: str
     ok: bool
@@ -43,7 +43,7 @@ class Diagnosis:
     free_bytes: int | None  # None for a bucket
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data."""
+        """The object that `store doctor --json` prints."""
         return asdict(self)
 
 
@@ -135,10 +135,10 @@ def _race_probe(storage: Storage, folder: str) -> str:
         for number in range(_RACES):
             key = f"{folder}race{number}"
 
-            def put(who: int, key: str = key) -> bool:
-                return storage.put_if_absent(key, b"%d" % who * 1000)
+            def put(racer: int, key: str = key) -> bool:
+                return storage.put_if_absent(key, b"%d" % racer * 1000)
 
-            winners = [who for who, won in enumerate(pool.map(put, range(_RACERS))) if won]
+            winners = [racer for racer, won in enumerate(pool.map(put, range(_RACERS))) if won]
             kept = storage.get(key, limit_bytes=1000)
             if len(winners) != 1 or kept != b"%d" % winners[0] * 1000:
                 return f"of {_RACERS} puts at once {len(winners)} won; use it with one writer only"

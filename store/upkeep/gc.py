@@ -33,7 +33,7 @@ _TRASH = re.compile(r"gc-(?P<part>u-[0-9a-f]{20}-[0-9a-f]{12})-(?P<feature>.+)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collected:
-    """All that was removed, or would be: paths inside the store."""
+    """Paths inside the store that were removed, or would be."""
 
     parts: list[str]
     staging: list[str]
@@ -43,7 +43,7 @@ class Collected:
     dry_run: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data."""
+        """The object that `store gc --json` prints."""
         return asdict(self)
 
 
@@ -196,7 +196,7 @@ def _size_bytes(path: Path) -> int:
 
 
 def _stamp_seconds(name: str) -> float:
-    """When a file in quarantine was put there; the end of time if its name does not say."""
+    """The time at which a file was quarantined; infinity if its name does not say."""
     try:
         stamp = datetime.strptime(name[23:].removesuffix(".json"), QUARANTINE_STAMP)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a store holds, as data for a report."""
+"""Collects what a store holds, as data for a report."""
 
 from collections import Counter
 from collections.abc import Mapping

@@ -57,7 +57,7 @@ class Merged:
     damaged: list[Damage] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data."""
+        """The object that `store merge --json` prints."""
         return asdict(self)
 
 
@@ -72,7 +72,7 @@ def merge(target: str | Path, others: Sequence[str | Path]) -> Merged:
         StoreError: the disk or the bucket refused.
     """
     destination = storage_at(target)
-    sources = [storage_at(other) for other in others]
+    sources = [storage_at(path) for path in others]
     for source in sources:
         if _same(source, destination):
             raise InputError(f"{target} cannot be merged into itself; name other stores")
@@ -161,9 +161,9 @@ def _merge_unit(
     if _record(target, feature, unit).nonce == record.nonce:
         return
     keys = FeatureKeys(storage=target, feature_id=feature)
-    ours = Feature(keys, read_spec(keys))
+    existing = Feature(keys, read_spec(keys))
     theirs = Part(FeatureKeys(storage=source, feature_id=feature), record)
-    merged.retried_clips += _retry(ours, theirs)
+    merged.retried_clips += _retry(existing, theirs)
 
 
 def _record(storage: Storage, feature: str, unit: str) -> CommitRecord:
@@ -211,35 +211,35 @@ def _checked_files(source: Storage, key: str, record: CommitRecord) -> Iterator[
         yield file.key, data
 
 
-def _retry(ours: Feature, part: Part) -> int:
-    """Write the clips of a part that have rows there and none here as a retry; how many.
+def _retry(target: Feature, part: Part) -> int:
+    """Write the clips with rows in the part and none in `target` as a retry; returns how many.
 
     Raises:
         DamagedStore: the part is not as it was written.
     """
     part.verify()
-    known = ours.committed()
+    known = target.committed()
     wanted = [
-        place
-        for place, clip_id in enumerate(part.clip_ids)
-        if part.row_count[place] and not (clip_id in known and known[clip_id].has_rows)
+        index
+        for index, clip_id in enumerate(part.clip_ids)
+        if part.row_count[index] and not (clip_id in known and known[clip_id].has_rows)
     ]
     if not wanted:
         return 0
     start, count = part.row_start[wanted], part.row_count[wanted]
     spans = list(zip(start.tolist(), (start + count).tolist(), strict=True))
     rows = UnitRows(
-        clip_ids=tuple(part.clip_ids[place] for place in wanted),
+        clip_ids=tuple(part.clip_ids[index] for index in wanted),
         values=np.concatenate([part.rows(*span) for span in spans]),
         row_time_ms=part.row_time_ms[np.concatenate([np.arange(*span) for span in spans])],
         row_count=count.astype(np.uint16),
         status=part.status[wanted],
         media_sha256=part.media_sha256[wanted],
-        detail=tuple(part.details[place] for place in wanted),
+        detail=tuple(part.details[index] for index in wanted),
     )
     writer = part.attributes().get("writer", {})
-    if not ours.commit(rows, writer, retry=ours.tries(rows.clip_ids)):
-        raise StoreError(f"{ours.name}: another writer tried the same clips again; merge again")
+    if not target.commit(rows, writer, retry=target.tries(rows.clip_ids)):
+        raise StoreError(f"{target.name}: another writer tried the same clips again; merge again")
     return len(wanted)
 
 

@@ -32,14 +32,14 @@ class PendingUnit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repaired:
-    """All that was set aside, and what is left for people to look at."""
+    """Units and files that were set aside, and problems left for people to look at."""
 
     units: list[PendingUnit]
     files: list[str]  # damaged or strange files moved to quarantine, as paths in the store
     left: list[Problem]
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data."""
+        """The object that `store repair --json` prints."""
         return asdict(self)
 
 

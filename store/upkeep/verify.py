@@ -1,4 +1,4 @@
-"""Does the disk still hold what was committed? Finds every changed, cut or lost file."""
+"""Finds every file that was changed, cut or lost since it was committed."""
 
 import json
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """All that was looked at, and the problems in it.
+    """The problems found, and counts of what was looked at.
 
     Garbage is no problem: parts no record names, and staging that a crash left behind.
     """
@@ -49,7 +49,7 @@ class Report:
     garbage_staging: int
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data."""
+        """The object that `store verify --json` prints."""
         return asdict(self)
 
 
@@ -102,7 +102,7 @@ def unit_problems(store: Store, feature: str, unit: str, deep: bool = False) -> 
 def _check_units(
     keys: FeatureKeys, dim: int, deep: bool
 ) -> Iterator[tuple[CommitRecord | None, list[Problem]]]:
-    """As `_check_unit`, of every unit; in a bucket many at once, for each waits for answers."""
+    """Check every unit; in a bucket many at once, for each waits for answers."""
     names = keys.storage.names(f"{keys.commits}/")
     check = partial(_check_unit, keys, dim=dim, deep=deep)
     if keys.storage.local_path is not None:

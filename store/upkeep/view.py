@@ -29,7 +29,7 @@ _MAX_CHUNK = 1 << 20  # of the tables of clips
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """A view: its place, and what is in it."""
+    """A view: its path, and what is in it."""
 
     path: Path
     feature: str
@@ -40,7 +40,7 @@ class View:
     made: bool  # False if a view of these very parts was there
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data."""
+        """The object that `store view --json` prints."""
         return {**asdict(self), "path": str(self.path)}
 
 

@@ -20,7 +20,7 @@ scheduler, manifest, directory, size, fps = sys.argv[1:]
 result = run_on(
     scheduler, manifest, directory, visual=["mobilenetv2:untrained"],
     sampling=Sampling(fps=float(fps)), options=Options(clips_per_unit=int(size), workers=1),
-    watch=Watch(progress=lambda *told: print(*told[:3], file=sys.stderr, flush=True)),
+    watch=Watch(progress=lambda *report: print(*report[:3], file=sys.stderr, flush=True)),
 )
 print(json.dumps(result.to_dict()))
 """
@@ -86,27 +86,27 @@ class Cluster:
 def descendants(pid):
     """Processes below one, with the words they were started with."""
     parents, words = {}, {}
-    for place in Path("/proc").glob("[0-9]*"):
+    for folder in Path("/proc").glob("[0-9]*"):
         try:
-            parents[int(place.name)] = int(
-                (place / "stat").read_text().rpartition(")")[2].split()[1]
+            parents[int(folder.name)] = int(
+                (folder / "stat").read_text().rpartition(")")[2].split()[1]
             )
-            words[int(place.name)] = (place / "cmdline").read_text().replace("\0", " ")
+            words[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
         except OSError:
             continue
-    found, left = {}, [pid]
+    commands, left = {}, [pid]
     while left:
         parent = left.pop()
-        below = [one for one, its in parents.items() if its == parent]
-        found |= {one: words.get(one, "") for one in below}
+        below = [child for child, its in parents.items() if its == parent]
+        commands |= {child: words.get(child, "") for child in below}
         left += below
-    return found
+    return commands
 
 
 def kill_tree(pid):
     """SIGKILL, to the last of them."""
-    for one in [pid, *descendants(pid)]:
+    for child in [pid, *descendants(pid)]:
         try:
-            os.kill(one, signal.SIGKILL)
+            os.kill(child, signal.SIGKILL)
         except ProcessLookupError:
             continue

@@ -14,10 +14,12 @@ def every(footage):
     return np.arange(len(footage.seconds))
 
 
-def look(path, pick=every, side=4096, rates=(16_000,), by=decode, **more):
+def look(path, pick=every, side=4096, rates=(16_000,), decode_with=decode, **more):
     """By PyAV, unless told otherwise; decord stays out of a process that may hold a GPU."""
     more = {"decoder": "pyav"} | more
-    return by(Request(path=path, pick=pick, short_sides=(side,), sample_rates=rates, **more))
+    return decode_with(
+        Request(path=path, pick=pick, short_sides=(side,), sample_rates=rates, **more)
+    )
 
 
 def indices(clip, side=4096):

@@ -140,8 +140,8 @@ def turn(path, a, b, c, d):
     """Write a display matrix into an mp4's first track: (x, y) is shown at (ax + cy, bx + dy)."""
     data = bytearray(path.read_bytes())
     at = data.index(b"tkhd") + 4 + 40
-    one = 1 << 16
-    matrix = np.array([a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30], ">i4")
+    unit = 1 << 16
+    matrix = np.array([a * unit, b * unit, 0, c * unit, d * unit, 0, 0, 0, 1 << 30], ">i4")
     data[at : at + 36] = matrix.tobytes()
     path.write_bytes(data)
     return path

@@ -19,7 +19,7 @@ def every_frame(path, side=64):
         chosen = [s for s in (video, next(iter(streams.audio), None)) if s is not None]
         if video:
             video.codec_context.thread_count = 1  # what is flagged corrupt depends on it
-        found, firsts, whole, begun = {}, [], False, False
+        frames, firsts, whole, begun = {}, [], False, False
         for packet in container.demux(chosen):
             of_video = packet.stream is video
             if of_video and packet.size and not packet.is_discard and packet.pts is not None:
@@ -37,11 +37,11 @@ def every_frame(path, side=64):
                     continue
                 whole = (whole or frame.key_frame) and not frame.is_corrupt
                 if whole:
-                    found.setdefault(frame.time, _small(frame, video, side))
-            if found and max(found) > min(found) + SECONDS + 1:
+                    frames.setdefault(frame.time, _small(frame, video, side))
+            if frames and max(frames) > min(frames) + SECONDS + 1:
                 break
-    seconds = sorted(found)
-    pixels = np.stack([found[s] for s in seconds]) if found else np.zeros((0, 1, 1, 3), np.uint8)
+    seconds = sorted(frames)
+    pixels = np.stack([frames[s] for s in seconds]) if frames else np.zeros((0, 1, 1, 3), np.uint8)
     return np.array(seconds), pixels, min(firsts, default=0.0)
 
 

@@ -92,8 +92,8 @@ def write(prefix: Path, tensors: dict, *, shards: int = 1, extra=(), **layout) -
     for i, name in enumerate(sorted(tensors, key=str.encode)):
         values = np.asarray(tensors[name])
         raw, shard = values.tobytes(), i % shards
-        place = (shard, len(data[shard]), len(raw), masked_crc(raw))
-        pairs.append((name.encode(), entry(CODES[values.dtype.name], values.shape, *place)))
+        location = (shard, len(data[shard]), len(raw), masked_crc(raw))
+        pairs.append((name.encode(), entry(CODES[values.dtype.name], values.shape, *location)))
         data[shard] += raw
     pairs = sorted([*pairs, *extra])
     Path(f"{prefix}.index").write_bytes(table(pairs, **layout))

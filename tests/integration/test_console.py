@@ -26,6 +26,7 @@ def test_parameters_become_options(message, shown):
 def test_the_command_that_runs_decides():
     assert "support" in console._options(cli.learn_app, ["predict", "x"])
     assert console._options(cli.extract_app, ["weights", "fetch", "x"])["sha256"] == "--sha256"
+    assert console._options(cli.store_app, ["export", "x"])["features"] == "--feature"
     assert console._options(cli.learn_app, ["nonsense"]) == {}
 
 

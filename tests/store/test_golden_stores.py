@@ -79,17 +79,17 @@ def test_plain_zarr_finds_every_clip(golden):
     path, facts = golden
     root = zarr.open_group(str(path / "data.zarr"), mode="r")
     for name, wanted in facts["features"].items():
-        found = {}
+        clips_read = {}
         for record in (path / "commits" / name).iterdir():
             part = root[f"{name}/parts/{json.loads(record.read_bytes())['part']}"]
             values, start, count = (part[key][...] for key in ("values", "row_start", "row_count"))
             media = part["media_sha256"][...]
             for i, clip in enumerate(part["clip_id"][...].tolist()):
                 rows = values[int(start[i]) : int(start[i]) + int(count[i])]
-                if len(rows) or clip not in found:
-                    found[clip] = (digest(rows, "<f2"), media[i].tobytes().hex())
+                if len(rows) or clip not in clips_read:
+                    clips_read[clip] = (digest(rows, "<f2"), media[i].tobytes().hex())
         clips = wanted["clips"]
-        assert found == {c: (clips[c]["values"], clips[c]["media_sha256"]) for c in clips}
+        assert clips_read == {c: (clips[c]["values"], clips[c]["media_sha256"]) for c in clips}
 
 
 def test_it_can_be_written_to(golden, tmp_path, make_rows):

@@ -185,10 +185,10 @@ def test_select_and_columns():
 
 
 def test_the_digest_is_of_the_content():
-    one = of(clip_id=["a", "b"], label=["x", "y"])
-    assert one.digest == Manifest(table=dict(reversed(one.table.items()))).digest
-    assert one.digest != of(clip_id=["a", "b"], label=["x", "z"]).digest
-    assert one.digest != of(clip_id=["b", "a"], label=["y", "x"]).digest
+    manifest = of(clip_id=["a", "b"], label=["x", "y"])
+    assert manifest.digest == Manifest(table=dict(reversed(manifest.table.items()))).digest
+    assert manifest.digest != of(clip_id=["a", "b"], label=["x", "z"]).digest
+    assert manifest.digest != of(clip_id=["b", "a"], label=["y", "x"]).digest
 
 
 CELL = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), max_size=6).map(

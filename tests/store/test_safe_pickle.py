@@ -33,9 +33,9 @@ ARRAYS = [
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("array", ARRAYS, ids=lambda a: f"{a.dtype.str}{list(a.shape)}")
 def test_arrays_come_back(array, protocol):
-    found = safe_pickle.array(load(pickle.dumps(array, protocol)), name="file")
-    np.testing.assert_array_equal(found, array)
-    assert found.dtype.newbyteorder("=") == array.dtype.newbyteorder("=")
+    loaded = safe_pickle.array(load(pickle.dumps(array, protocol)), name="file")
+    np.testing.assert_array_equal(loaded, array)
+    assert loaded.dtype.newbyteorder("=") == array.dtype.newbyteorder("=")
 
 
 @pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
@@ -66,15 +66,15 @@ def test_a_dictionary_in_an_array_without_axes():
     file.seek(0)
     np.lib.format.read_magic(file)
     np.lib.format.read_array_header_1_0(file)
-    found = safe_pickle.mapping(safe_pickle.load(file, name="file"), ["cat"], name="file")
-    np.testing.assert_array_equal(safe_pickle.array(found["cat"], name="file"), np.ones(3))
+    loaded = safe_pickle.mapping(safe_pickle.load(file, name="file"), ["cat"], name="file")
+    np.testing.assert_array_equal(safe_pickle.array(loaded["cat"], name="file"), np.ones(3))
 
 
 def test_ragged_object_arrays_are_lists():
     ragged = np.empty(2, dtype=object)
     ragged[:] = [np.ones((2, 3)), np.zeros((1, 3))]
-    found = safe_pickle.items(load(pickle.dumps(ragged)), name="file")
-    assert [safe_pickle.array(rows, name="file").shape for rows in found] == [(2, 3), (1, 3)]
+    loaded = safe_pickle.items(load(pickle.dumps(ragged)), name="file")
+    assert [safe_pickle.array(rows, name="file").shape for rows in loaded] == [(2, 3), (1, 3)]
 
 
 class Calls:
@@ -200,7 +200,7 @@ def test_a_name_repeated_does_not_swell(monkeypatch):
 def test_pickles_need_trust_and_have_bounds(tmp_path, monkeypatch):
     path = tmp_path / "a.pkl"
     path.write_bytes(pickle.dumps([1]))
-    with pytest.raises(InputError, match="--trust-pickle"):
+    with pytest.raises(InputError, match="`trust_pickle`"):
         safe_pickle.read(path, trust_pickle=False)
     assert safe_pickle.read(path, trust_pickle=True) == [1]
     with pytest.raises(InputError, match="no plain file"):

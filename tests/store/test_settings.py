@@ -54,8 +54,8 @@ def test_out_of_bounds_is_never_made(settings, fault):
 
 
 def test_what_is_within_bounds_is():
-    some = Some(share=0.0, weight=1e-30, count=1, word="sum", limit=float("inf"), free=-5.0)
-    assert (some.share, some.count, some.word) == (0.0, 1, "sum")
+    settings = Some(share=0.0, weight=1e-30, count=1, word="sum", limit=float("inf"), free=-5.0)
+    assert (settings.share, settings.count, settings.word) == (0.0, 1, "sum")
 
 
 def test_a_section_names_itself():

@@ -94,7 +94,7 @@ class StoreMachine(RuleBasedStateMachine):
     def kill(self, unit, failed, share):
         """Everything below the kill is undone by nobody: not even `finally` may touch the disk."""
         rows, name = self.rows(unit, failed), self.feature.unit_name(unit)
-        there, last = name in self.units, int(share * 135)
+        is_committed, last = name in self.units, int(share * 135)
         dead = False
 
         def act(number, kind, path):
@@ -110,7 +110,7 @@ class StoreMachine(RuleBasedStateMachine):
                 if not dead:
                     raise AssertionError("failed without being killed") from error
         self.feature = store.open(self.fs.path)["toy"]
-        if self.feature.has_unit(name) and not there:
+        if self.feature.has_unit(name) and not is_committed:
             self.remember(name, rows)
 
     @rule(unit=st.sampled_from(UNITS), failed=st.integers(0, 7))
@@ -133,16 +133,16 @@ class StoreMachine(RuleBasedStateMachine):
         from store.parts.commit import put_record
 
         rows, storage, record = self.zombies.pop(which % len(self.zombies))
-        places = self.fs.keys_of(self.feature.name)
-        there = (self.fs.path / places.parts / record.part).exists()
+        keys = self.fs.keys_of(self.feature.name)
+        is_present = (self.fs.path / keys.parts / record.part).exists()
         free = record.unit not in self.units
         try:
             won = put_record(storage, record)
         except StoreError:
             assert free
-            assert not there
+            assert not is_present
             return
-        assert won == (free and there)
+        assert won == (free and is_present)
         if won:
             self.remember(record.unit, rows)
 
@@ -204,19 +204,19 @@ class StoreMachine(RuleBasedStateMachine):
             return PartTable(part.clip_keys, part.row_start, part.row_count, part.status)
 
         index = ClipIndex(self.fs.path / "index" / feature.name, parts, load)
-        found = index.lookup(clip_keys(CLIPS))
+        located = index.lookup(clip_keys(CLIPS))
         for i, clip in enumerate(CLIPS):
             if clip not in wanted:
-                assert (found.part[i], found.status[i]) == (-1, Status.PENDING)
+                assert (located.part[i], located.status[i]) == (-1, Status.PENDING)
                 continue
             rows, at = wanted[clip], ids.index(clip)
             count = 0 if rows is None else len(rows)
-            assert (found.rows[i], root["row_count"][at]) == (count, count)
+            assert (located.rows[i], root["row_count"][at]) == (count, count)
             if count:
                 start = int(root["row_start"][at])
                 np.testing.assert_array_equal(root["values"][start : start + count], rows)
-                part = parts[index.parts[found.part[i]]]
-                first = int(found.start[i])
+                part = parts[index.parts[located.part[i]]]
+                first = int(located.start[i])
                 np.testing.assert_array_equal(part.rows(first, first + count), rows)
 
     def wanted(self):
@@ -248,8 +248,8 @@ class StoreMachine(RuleBasedStateMachine):
                 dict(zip(manifest.clip_ids, manifest.column("label"), strict=True)) == self.labels
             )
         assert verify(self.fs).problems == []
-        places = self.fs.keys_of(self.feature.name)
-        assert {path.stem for path in (self.fs.path / places.commits).iterdir()} == set(self.units)
+        keys = self.fs.keys_of(self.feature.name)
+        assert {path.stem for path in (self.fs.path / keys.commits).iterdir()} == set(self.units)
 
 
 @pytest.mark.parametrize(

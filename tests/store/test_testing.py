@@ -27,9 +27,9 @@ def test_it_is_a_sound_store(filled):
 
 
 def test_shares_of_silence_and_failure(filled):
-    found = features(filled)
+    by_modality = features(filled)
     ids = filled.manifest().clip_ids
-    visual, audio = (found[m].status_of(ids) for m in ("visual", "audio"))
+    visual, audio = (by_modality[m].status_of(ids) for m in ("visual", "audio"))
     assert 10 < (visual == Status.DECODE_ERROR).sum() < 40
     assert not (visual == Status.ABSENT).any()
     assert 45 < (audio == Status.ABSENT).sum() < 90
@@ -56,8 +56,8 @@ def test_a_group_is_two_clips_of_one_class(filled):
     labels: dict[str, list[str]] = {}
     for group, label in zip(manifest.column("group"), manifest.column("label"), strict=True):
         labels.setdefault(group, []).append(label)
-    assert {len(found) for found in labels.values()} == {2}
-    assert all(len(set(found)) == 1 for found in labels.values())
+    assert {len(names) for names in labels.values()} == {2}
+    assert all(len(set(names)) == 1 for names in labels.values())
 
 
 def test_rows_are_ragged_on_request(filled, tmp_path):

@@ -74,10 +74,10 @@ def test_order_of_keys_never_matters_and_every_value_does(identity, random):
 
 
 def test_notes_are_not_digested_and_all_else_is():
-    one = spec()
-    assert spec(notes={"licence": "MIT"}).feature_id == one.feature_id
+    original = spec()
+    assert spec(notes={"licence": "MIT"}).feature_id == original.feature_id
     changes = ({"slug": "toi"}, {"modality": "audio"}, {"dim": 5}, {"identity": {}})
-    assert one.feature_id not in {spec(**change).feature_id for change in changes}
+    assert original.feature_id not in {spec(**change).feature_id for change in changes}
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def cells_of(path: Path, *, comment: str = "") -> Iterator[list[str]]:
 
 
 def json_of(path: Path) -> Any:
-    """What a JSON file holds.
+    """The content of a JSON file.
 
     Raises:
         InputError: it is none.
@@ -76,16 +76,16 @@ def json_of(path: Path) -> Any:
         raise InputError(f"{path} is no JSON: {error}") from None
 
 
-def named(source: Path, pattern: str, what: str) -> list[Path]:
+def named(source: Path, pattern: str, hint: str) -> list[Path]:
     """The files below a folder (or the file itself) whose names match, sorted.
 
     Raises:
         MissingFile: none does.
     """
-    found = [source] if source.is_file() else sorted(source.rglob(pattern))
-    if not found:
-        raise MissingFile(f"no {pattern} in {source}: {what}")
-    return found
+    paths = [source] if source.is_file() else sorted(source.rglob(pattern))
+    if not paths:
+        raise MissingFile(f"no {pattern} in {source}: {hint}")
+    return paths
 
 
 def split_in(name: str) -> str:
@@ -102,7 +102,7 @@ def group_in(stem: str) -> str:
     return youtube["id"] if youtube else stem
 
 
-def number_in(path: Path, text: str, what: str) -> float:
+def number_in(path: Path, text: str, noun: str) -> float:
     """A number in a list.
 
     Raises:
@@ -111,7 +111,7 @@ def number_in(path: Path, text: str, what: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise InputError(f"{path}: {what} {text!r} is no number") from None
+        raise InputError(f"{path}: {noun} {text!r} is no number") from None
 
 
 def _rows(path: Path, lines: Sequence[str]) -> Iterator[list[str]]:

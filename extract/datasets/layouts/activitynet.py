@@ -63,15 +63,15 @@ def _segments(
     path: Path, video: str, facts: Mapping[str, Any]
 ) -> Iterator[tuple[str, float, float]]:
     """A list of labels with a segment each, or, as others wrote it, one label with all segments."""
-    found = facts.get("annotations") or []
-    for one in [found] if isinstance(found, dict) else found:
-        if not isinstance(one, dict) or not {"label", "segment"} <= set(one):
+    annotations = facts.get("annotations") or []
+    for annotation in [annotations] if isinstance(annotations, dict) else annotations:
+        if not isinstance(annotation, dict) or not {"label", "segment"} <= set(annotation):
             raise InputError(f"{path}: an annotation of {video!r} has no label and segment")
-        segments = one["segment"]
+        segments = annotation["segment"]
         flat = segments and not isinstance(segments[0], list | tuple)
         for segment in [segments] if flat else segments:
             if len(segment) != 2:
                 raise InputError(f"{path}: a segment of {video!r} is no start and end")
             start, end = (number_in(path, str(value), "a segment's second") for value in segment)
             if start < end:
-                yield str(one["label"]), max(start, 0.0), end
+                yield str(annotation["label"]), max(start, 0.0), end

@@ -47,18 +47,18 @@ def build(config: Config) -> Layout:
     """The layout that these settings describe."""
 
     def rows(source: Path, media: MediaFiles) -> Iterator[Row]:
-        found = {
+        lists = {
             path.stem.rpartition("__")[2]: path
             for path in named(source, "*stage_*.csv", "AVCA's lists of clips are expected there")
             if config.split in path.as_posix() or not _has_variants(source)
         }
         wanted = LISTS[config.stage]
-        if not set(found) & set(wanted):
+        if not set(lists) & set(wanted):
             raise MissingFile(f"{source} has none of {', '.join(wanted)} of {config.split}")
         for name, (split, seen) in wanted.items():
-            if name not in found:
+            if name not in lists:
                 continue
-            for row in table_of(found[name], ("filename", "label")):
+            for row in table_of(lists[name], ("filename", "label")):
                 path = PurePosixPath(row["filename"])
                 yield Row(
                     names=(f"{row['label']}/{path.name}",),

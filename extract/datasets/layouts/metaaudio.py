@@ -64,10 +64,10 @@ def _classes(source: Path, config: Config) -> Mapping[str, list[str]]:
     """The names of classes by split."""
     if source.suffix == ".npy":
         name = str(source)
-        found = safe_pickle.read_npy(source, trust_pickle=config.trust_pickle)
+        content = safe_pickle.read_npy(source, trust_pickle=config.trust_pickle)
         lists = [
-            [str(label) for label in safe_pickle.items(one, name=name)]
-            for one in safe_pickle.items(found, name=name)
+            [str(label) for label in safe_pickle.items(split, name=name)]
+            for split in safe_pickle.items(content, name=name)
         ]
         if len(lists) != len(ORDER):
             raise InputError(f"{source} holds {len(lists)} lists of classes, not train, val, test")
@@ -76,9 +76,11 @@ def _classes(source: Path, config: Config) -> Mapping[str, list[str]]:
     candidates = [document, *(document.values() if isinstance(document, dict) else [])]
     if config.key:
         candidates = [document.get(config.key)] if isinstance(document, dict) else []
-    for one in candidates:
-        if isinstance(one, dict) and set(ORDER) <= set(one) and all(map(_names, one.values())):
-            return {split: one[split] for split in ORDER}
+    for lists_by_split in candidates:
+        if not isinstance(lists_by_split, dict) or not set(ORDER) <= set(lists_by_split):
+            continue
+        if all(map(_names, lists_by_split.values())):
+            return {split: lists_by_split[split] for split in ORDER}
     raise InputError(f"{source} has no lists of class names train, val and test")
 
 

@@ -36,8 +36,8 @@ def build(config: Config) -> Layout:
         has_splits = any(split_in(path.stem) for path in lists)
         for path in lists:
             for number, line in lines_of(path):
-                name, found, label = line.rpartition(separator)
-                if not found or not name.strip() or not label.strip():
+                name, separated, label = line.rpartition(separator)
+                if not separated or not name.strip() or not label.strip():
                     raise InputError(
                         f"{path}, line {number}: no path and label separated by {separator!r}; "
                         "name another, as in path_label:separator=comma"

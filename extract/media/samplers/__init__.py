@@ -21,7 +21,7 @@ from store.settings import Settings
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Footage:
-    """What is known of a clip before its frames are decoded; times are seconds of the clip.
+    """Facts of a clip before its frames are decoded; times are seconds of the clip.
 
     `changes` decodes every frame, small: the mean difference to the frame before, from 0 (the same)
     to 1 (black to white); 0 for the first. Ask for it only where nothing cheaper will do.
@@ -39,7 +39,7 @@ class Footage:
             raise ValueError(f"duration is {self.duration} s; only a clip that lasts has frames")
 
     def until(self, second: float) -> "Footage":
-        """The same clip, if it ended there."""
+        """The clip cut off at that second."""
         if second >= self.duration:
             return self
         count = max(1, int(np.searchsorted(self.seconds, second)))
@@ -64,14 +64,14 @@ class Sampler(Protocol):
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """All that decides its answer, as JSON."""
+        """Everything that decides which frames it picks, as JSON."""
         ...
 
     def __call__(self, footage: Footage) -> Int[np.ndarray, "T"]:
         """Indices of the frames to look at."""
 
     def most_frames(self, seconds: float) -> int:
-        """How many frames it may want of a clip of that length."""
+        """The most frames that it may want of a clip of that length."""
         ...
 
 
@@ -92,7 +92,7 @@ class SamplerSettings(Settings):
 
 
 def thinned(chosen: Int[np.ndarray, "T"], most: int) -> Int[np.ndarray, "_"]:
-    """At most `most` of them, evenly spread: those in the middle of as many equal groups."""
+    """At most `most` of the indices: those in the middle of as many equal groups."""
     if len(chosen) <= most:
         return chosen
     return chosen[((np.arange(most) + 0.5) * (len(chosen) / most)).astype(np.int64)]

@@ -1,4 +1,4 @@
-"""So many looks a second, at the centres of equal bins: `(k + 0.5) / rate` seconds.
+"""A fixed number of frames a second, at the centres of equal bins: `(k + 0.5) / rate` seconds.
 
 A look never lands on the ambiguous edge of a frame, and stands for its whole bin. A clip too short
 for the first look is looked at in its middle.
@@ -15,7 +15,7 @@ from store.settings import setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(SamplerSettings):
-    """How densely to look."""
+    """Settings of the sampler `fps`."""
 
     rate: float = setting(1.0, above=0, at_most=1000)  # looks a second
 

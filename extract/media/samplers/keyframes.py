@@ -16,7 +16,7 @@ from store.settings import setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(SamplerSettings):
-    """How many key frames to take."""
+    """Settings of the sampler `keyframes`."""
 
     most: int = setting(32, at_least=1)  # frames a clip
 

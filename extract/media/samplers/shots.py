@@ -21,7 +21,7 @@ AROUND = 5  # frames on each side that say what is usual
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(SamplerSettings):
-    """What a cut is, and how many shots to look at."""
+    """Settings of the sampler `shots`: what a cut is, and the number of frames."""
 
     threshold: float = setting(0.06, above=0, below=1)  # of full scale
     contrast: float = setting(3.0, at_least=1)
@@ -63,7 +63,7 @@ class _Shots:
 def cuts(
     changes: Float[np.ndarray, "N"], threshold: float, contrast: float
 ) -> Bool[np.ndarray, "N"]:
-    """Which frames are the first of a shot, as far as the picture tells."""
+    """Mask of the frames that begin a shot, as far as the picture tells."""
     padded = np.pad(changes.astype(np.float64), AROUND)
     near = np.lib.stride_tricks.sliding_window_view(padded, 2 * AROUND + 1)
     usual = (near.sum(axis=1) - changes) / (2 * AROUND)

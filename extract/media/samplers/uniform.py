@@ -1,4 +1,4 @@
-"""So many looks a clip, at the centres of equal segments.
+"""A fixed number of frames a clip, at the centres of equal segments.
 
 Source: Wang et al., Temporal Segment Networks, 2016 (the rule for testing). A frame that stays on
 screen for several segments is taken for each of them, so every clip has the same number of rows.
@@ -15,7 +15,7 @@ from store.settings import setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(SamplerSettings):
-    """How often to look."""
+    """Settings of the sampler `uniform`."""
 
     frames: int = setting(8, at_least=1)
 

@@ -94,10 +94,10 @@ class Format(Protocol):
     keeps: frozenset[str]
 
     def write(self, tracks: Sequence[Track], target: Path, *, label: str) -> int:
-        """Write a new file or directory; how many clips of the tracks are in it.
+        """Write a new file or directory; returns how many clips of the tracks are in it.
 
         Raises:
-            InputError: a clip cannot be told in this format.
+            InputError: a clip cannot be written in this format.
         """
 
     def read(self, source: Path, *, trust_pickle: bool) -> Sequence[Track]:

@@ -24,7 +24,7 @@ def clip_blocks(
     where: str,
     hop_seconds: float,
 ) -> Iterator[Clips]:
-    """Clips in blocks, of arrays that give slices of themselves.
+    """Blocks of clips from arrays that are read slice by slice.
 
     Without offsets there is one name a row, and rows of one name are one clip.
 
@@ -73,9 +73,9 @@ def clip_blocks(
 
 
 def _texts(array: Callable[[slice], np.ndarray], where: str) -> Callable[[slice], list[str]]:
-    def cells(some: slice) -> list[str]:
+    def cells(span: slice) -> list[str]:
         try:
-            return [text(item, where) for item in array(some).tolist()]
+            return [text(item, where) for item in array(span).tolist()]
         except ValueError as error:  # no such character
             raise InputError(f"{where} holds text that is none ({error})") from None
 

@@ -1,26 +1,39 @@
-"""What several formats need: means, labels, text, and rows sorted to their clips.
+"""Helpers of several formats: means, labels, text, and rows sorted to their clips.
 
 Shapes: V = clips, N = rows, D = embedding size.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Float32, Int32, Int64, Shaped
 
-from store.errors import InputError, UnknownColumn, choices
+from store.errors import InputError, MicroshotError, UnknownColumn, choices
 from store.exchange.formats import MAX_DIM, Clips, Track
 from store.status import Status
 
 UNIT_CLIPS = 1024
+T = TypeVar("T")
 
 
-def reading(path: Path, error: Exception) -> InputError:
-    """A library's complaint about a file, in one line."""
-    lines = str(error).splitlines()
-    return InputError(f"{path} cannot be read ({(lines or [type(error).__name__])[0][:160]})")
+@contextmanager
+def opened(path: Path, open_file: Callable[[Path], AbstractContextManager[T]]) -> Iterator[T]:
+    """A file that a library opens and reads.
+
+    Raises:
+        InputError: the library's complaint in one line, whatever type it raised.
+    """
+    try:
+        with open_file(path) as file:
+            yield file
+    except MicroshotError:
+        raise
+    except Exception as error:  # zipfile, h5py and pyarrow raise many types on damaged bytes
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise InputError(f"{path} cannot be read ({lines[0][:160]})") from error
 
 
 def only(tracks: Sequence[Track]) -> Track:
@@ -30,7 +43,7 @@ def only(tracks: Sequence[Track]) -> Track:
 
 
 def with_rows(clips: Clips) -> Int64[np.ndarray, "_"]:
-    """The places of the clips that have rows."""
+    """Indices of the clips that have rows."""
     return np.flatnonzero(np.diff(clips.offsets) > 0)
 
 
@@ -58,13 +71,13 @@ def labels(clips: Clips, column: str) -> list[str]:
         lost = clips.clip_ids[indices[cells.index("")]]
         raise InputError(
             f"clip {lost!r} has no {column} ({cells.count('')} of {len(cells)} have none); "
-            "name another column with --label"
+            "name another column with `label`"
         )
     return cells
 
 
 def text(value: Any, where: str) -> str:
-    """A name that may be bytes, never its representation.
+    """A name as text, be it given as text, bytes or a number.
 
     Raises:
         InputError: neither text nor a number.
@@ -84,7 +97,7 @@ def text(value: Any, where: str) -> str:
 
 
 def matrix(rows: np.ndarray, where: str) -> Float[np.ndarray, "N D"]:
-    """Numbers as rows.
+    """The array, if it is rows of numbers; whole numbers become float64.
 
     Raises:
         InputError: another number of axes, or no numbers.
@@ -101,7 +114,7 @@ def spaced(counts: Int64[np.ndarray, "V"], step_seconds: float) -> Int32[np.ndar
 
 
 def ends(counts: Int64[np.ndarray, "V"]) -> Int64[np.ndarray, "_"]:
-    """Offsets of clips with so many rows."""
+    """Offsets of clips with these numbers of rows."""
     return np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
 
 
@@ -113,7 +126,7 @@ def gathered(
     *,
     step_seconds: float = 1.0,
 ) -> Clips:
-    """One name a row: rows of one name become one clip, at its first place.
+    """Clips of rows that have a name each: rows of one name become one clip, in order of first row.
 
     Raises:
         InputError: numbers of names and rows differ, or rows of a clip have unlike labels.
@@ -121,10 +134,10 @@ def gathered(
     if len(names) != len(values):
         raise InputError(f"{where} has {len(names)} names for {len(values)} rows")
     values = matrix(values, where)
-    place: dict[str, int] = {}
-    clip_of_row = np.array([place.setdefault(n, len(place)) for n in names], dtype=np.int64)
+    number_of: dict[str, int] = {}
+    clip_of_row = np.array([number_of.setdefault(n, len(number_of)) for n in names], dtype=np.int64)
     order = np.argsort(clip_of_row, kind="stable")
-    counts = np.bincount(clip_of_row, minlength=len(place)).astype(np.int64)
+    counts = np.bincount(clip_of_row, minlength=len(number_of)).astype(np.int64)
     offsets = ends(counts)
     table = {}
     for column, cells in columns.items():
@@ -136,16 +149,16 @@ def gathered(
                     f"{table[column][clip]!r} and {cell!r}"
                 )
     return Clips(
-        clip_ids=tuple(place),
+        clip_ids=tuple(number_of),
         values=values[order],
         offsets=offsets,
         row_time_ms=spaced(counts, step_seconds),
-        status=np.full(len(place), Status.OK, np.uint8),
+        status=np.full(len(number_of), Status.OK, np.uint8),
         columns=table,
     )
 
 
 def slices(total: int, size: int = UNIT_CLIPS) -> Iterator[slice]:
-    """`total` things in slices of `size`."""
+    """Slices of `size` that cover `total` items."""
     for start in range(0, total, size):
         yield slice(start, min(total, start + size))

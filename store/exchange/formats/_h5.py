@@ -1,28 +1,26 @@
 """HDF5 files opened with care: nothing outside of the file is followed, nothing swells."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import h5py
 
-from store.errors import InputError, MicroshotError
-from store.exchange.formats._common import reading
+from store.errors import InputError
+from store.exchange.formats import _common
 
 MAX_RATIO = 1100  # of announced to stored bytes: more than any filter of HDF5 gives for real data
 SMALL_BYTES = 64 << 20
 
 
-@contextmanager
-def opened(source: Path) -> Iterator[h5py.File]:
-    try:
-        with h5py.File(source, "r") as file:
-            yield file
-    except MicroshotError:
-        raise
-    except Exception as error:  # h5py raises many types on damaged bytes
-        raise reading(source, error) from error
+def opened(source: Path) -> AbstractContextManager[h5py.File]:
+    """A file, open for reading.
+
+    Raises:
+        InputError: it is no HDF5, or damaged.
+    """
+    return _common.opened(source, partial(h5py.File, mode="r"))
 
 
 def member(group: h5py.Group, name: str, source: Path) -> Any:

@@ -8,8 +8,7 @@ it was a row of pickles with the storages behind them.
 import io
 import struct
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import numpy as np
 
 from store import safe_pickle
 from store.errors import InputError
-from store.exchange.formats._common import reading
+from store.exchange.formats._common import opened
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_HEAD = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
@@ -44,7 +43,7 @@ def read_torch(path: Path, *, trust_pickle: bool) -> Any:
 
 
 def _read_zip(path: Path) -> Any:
-    with _opened(path) as archive:
+    with opened(path, zipfile.ZipFile) as archive:
         names = archive.namelist()
         heads = [name for name in names if name.endswith("/data.pkl")]
         if len(heads) != 1 or len(set(names)) != len(names):
@@ -60,23 +59,12 @@ def _read_zip(path: Path) -> Any:
 
         @cache
         def load() -> np.ndarray:
-            with _opened(path) as archive:
+            with opened(path, zipfile.ZipFile) as archive:
                 return _numbers(_member(archive, f"{top}data/{key}"), kind, numel, path)
 
         return load
 
     return safe_pickle.load(io.BytesIO(head), name=str(path), storage=storage)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            yield archive
-    except InputError:
-        raise
-    except Exception as error:  # zipfile raises many types on damaged bytes
-        raise reading(path, error) from error
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:

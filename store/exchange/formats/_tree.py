@@ -55,7 +55,7 @@ class Tree:
         if len(set(modalities)) < len(modalities) or not set(modalities) <= set(folders):
             raise InputError(
                 f"features are {', '.join(modalities)}; the tree has one visual and one audio: "
-                "name them with --feature"
+                "name them with `features`"
             )
         written = 0
         for track in tracks:
@@ -128,7 +128,7 @@ class Tree:
                     raise InputError(f"{path}: clip {clip_id!r} has other rows in another file")
                 seen[clip_id] = digest.digest()
             if fresh:
-                yield _some(clips, fresh, class_name, stages)
+                yield _subset(clips, fresh, class_name, stages)
 
 
 def _stage(path: Path, top: Path) -> str:
@@ -142,7 +142,9 @@ def _split(stage: str) -> str:
     return match[1] if match else "" if stage == NO_STAGE else stage
 
 
-def _some(clips: Clips, indices: list[int], class_name: str, stages: dict[str, list[str]]) -> Clips:
+def _subset(
+    clips: Clips, indices: list[int], class_name: str, stages: dict[str, list[str]]
+) -> Clips:
     counts = np.diff(clips.offsets)[indices]
     rows = np.concatenate([np.arange(clips.offsets[i], clips.offsets[i + 1]) for i in indices])
     clip_ids = tuple(clips.clip_ids[i] for i in indices)

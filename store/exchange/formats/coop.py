@@ -45,9 +45,9 @@ class Coop:
 
     def write(self, tracks: Sequence[Track], target: Path, *, label: str) -> int:
         """Write one `.pt`; see `Format`."""
-        blocks, names, paths, splits = [], [], [], []
+        vectors, names, paths, splits = [], [], [], []
         for clips in only(tracks).clips():
-            blocks.append(means(clips))
+            vectors.append(means(clips))
             names += labels(clips, label)
             paths += [clips.clip_ids[i] for i in with_rows(clips)]
             split = clips.columns.get("split", ("",) * len(clips.clip_ids))
@@ -57,7 +57,7 @@ class Coop:
         classes = sorted(set(names))
         number = {name: i for i, name in enumerate(classes)}
         content: dict[str, np.ndarray | Sequence[str]] = {
-            "features": np.concatenate(blocks),
+            "features": np.concatenate(vectors),
             "labels": np.array([number[name] for name in names], np.int64),
             "paths": paths,
             "classnames": classes,
@@ -70,13 +70,13 @@ class Coop:
         """One track, of all splits in the file; see `Format`."""
         saved = safe_pickle.mapping(read_torch(source, trust_pickle=trust_pickle), name=str(source))
         parts = {"": saved} if "features" in saved else saved
-        blocks = [_block(part, split, source) for split, part in parts.items()]
-        sizes = {clips.values.shape[1] for clips in blocks}
+        splits = [_clips_of(part, split, source) for split, part in parts.items()]
+        sizes = {clips.values.shape[1] for clips in splits}
         if len(sizes) != 1:
             raise InputError(f"{source} holds features of {len(sizes)} sizes: {sorted(sizes)[:4]}")
 
         def clips() -> Iterator[Clips]:
-            yield from blocks
+            yield from splits
 
         return [
             Track(
@@ -89,7 +89,7 @@ class Coop:
         ]
 
 
-def _block(part: Any, split: Any, source: Path) -> Clips:
+def _clips_of(part: Any, split: Any, source: Path) -> Clips:
     where = f"{source}[{text(split, str(source))!r}]" if split != "" else str(source)
     content = safe_pickle.mapping(part, ("features", "labels", "paths"), name=where)
     features = matrix(safe_pickle.array(content["features"], name=where), where)
@@ -114,7 +114,7 @@ def _block(part: Any, split: Any, source: Path) -> Clips:
 def _class_names(content: Mapping[Any, Any], where: str) -> dict[int, str]:
     """Names of the numbers, where the file says them."""
     if "lab2cname" in content:
-        said = safe_pickle.mapping(content["lab2cname"], name=where)
-        return {k: text(v, where) for k, v in said.items() if type(k) is int}
+        names = safe_pickle.mapping(content["lab2cname"], name=where)
+        return {k: text(v, where) for k, v in names.items() if type(k) is int}
     listed = safe_pickle.items(content.get("classnames", []), name=where)
     return {i: text(name, where) for i, name in enumerate(listed)}

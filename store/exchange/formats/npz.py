@@ -11,7 +11,6 @@ Shapes: V = clips, N = their rows, D = embedding size.
 import json
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import numpy as np
 from store.errors import InputError, choices
 from store.exchange.formats import Clips, Track
 from store.exchange.formats._arrays import clip_blocks
-from store.exchange.formats._common import only, reading
+from store.exchange.formats._common import only, opened
 from store.exchange.formats._names import quoted, unquoted
 from store.settings import Settings
 
@@ -94,7 +93,7 @@ class Npz:
     def read(self, source: Path, *, trust_pickle: bool) -> Sequence[Track]:
         """The one track of the archive; see `Format`."""
         config = self._config
-        with _opened(source) as archive:
+        with opened(source, zipfile.ZipFile) as archive:
             shapes = {name: _shape(archive, name, source) for name in _names(archive)}
             note = _note(_load(archive, _NOTE)) if shapes.get(_NOTE) == ((), "U") else {}
         (values_shape, _) = shapes.get(config.values, ((), ""))
@@ -115,7 +114,7 @@ class Npz:
         ]
 
     def _clips(self, source: Path) -> Iterator[Clips]:
-        with _opened(source) as archive:
+        with opened(source, zipfile.ZipFile) as archive:
             unclaimed = {name: _load(archive, name) for name in _names(archive) if name != _NOTE}
         arrays: dict[str, np.ndarray] = {}
         for role in (*_ROLES, "label", "group", "split"):
@@ -146,17 +145,6 @@ class Npz:
 
 def _slicing(array: np.ndarray) -> Callable[[slice], np.ndarray]:
     return lambda block: array[block]
-
-
-@contextmanager
-def _opened(source: Path) -> Iterator[zipfile.ZipFile]:
-    try:
-        with zipfile.ZipFile(source) as archive:
-            yield archive
-    except InputError:
-        raise
-    except Exception as error:  # zipfile and numpy raise many types on damaged bytes
-        raise reading(source, error) from error
 
 
 def _names(archive: zipfile.ZipFile) -> list[str]:

@@ -10,7 +10,6 @@ Source: easyfsl, `FeaturesDataset.from_dataframe`.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import numpy as np
 import pyarrow
 from pyarrow import parquet
 
-from store.errors import InputError, MicroshotError, choices
+from store.errors import InputError, choices
 from store.exchange.formats import Clips, Track
 from store.exchange.formats._common import (
     UNIT_CLIPS,
@@ -27,7 +26,7 @@ from store.exchange.formats._common import (
     matrix,
     means,
     only,
-    reading,
+    opened,
     text,
     with_rows,
 )
@@ -106,7 +105,7 @@ class Parquet:
 
     def read(self, source: Path, *, trust_pickle: bool) -> Sequence[Track]:
         """The one track of the table; see `Format`."""
-        with _opened(source) as file:
+        with opened(source, parquet.ParquetFile) as file:
             known = file.schema_arrow.names
             for name in ("embedding", "class_name"):
                 if name not in known:
@@ -129,7 +128,7 @@ class Parquet:
         ]
 
     def _clips(self, source: Path) -> Iterator[Clips]:
-        with _opened(source) as file:
+        with opened(source, parquet.ParquetFile) as file:
             names = [name for name in file.schema_arrow.names if _is_text(file, name)]
             if "clip_id" in file.schema_arrow.names:
                 yield from self._identified(file, [n for n in names if n not in _OWN], source)
@@ -161,7 +160,7 @@ class Parquet:
         rows = _embeddings(table.column("embedding").combine_chunks(), source)
         clips = gathered(ids, rows, cells, where)
         if "row_time_ms" in table.column_names:
-            order = np.argsort(_first_places(ids), kind="stable")
+            order = np.argsort(_clip_numbers(ids), kind="stable")
             times = table.column("row_time_ms").to_numpy()
             if times.dtype.kind != "i" or abs(times).max(initial=0) > np.iinfo(np.int32).max:
                 raise InputError(f"{where}: row_time_ms holds what is no int32")
@@ -173,20 +172,9 @@ class Parquet:
         yield clips
 
 
-def _first_places(ids: Sequence[str]) -> np.ndarray:
-    place: dict[str, int] = {}
-    return np.array([place.setdefault(name, len(place)) for name in ids], dtype=np.int64)
-
-
-@contextmanager
-def _opened(source: Path) -> Iterator[parquet.ParquetFile]:
-    try:
-        with parquet.ParquetFile(source) as file:
-            yield file
-    except MicroshotError:
-        raise
-    except Exception as error:  # pyarrow raises many types on damaged bytes
-        raise reading(source, error) from error
+def _clip_numbers(ids: Sequence[str]) -> np.ndarray:
+    number_of: dict[str, int] = {}
+    return np.array([number_of.setdefault(name, len(number_of)) for name in ids], dtype=np.int64)
 
 
 def _check_size(file: parquet.ParquetFile, source: Path) -> None:

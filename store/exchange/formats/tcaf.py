@@ -110,6 +110,6 @@ def _write(config: Config, path: Path, entries: Sequence[Entry]) -> None:
 
 
 def _fps(config: Config, row_time_ms: np.ndarray) -> float:
-    """The rate at which so many frames are a row."""
+    """Frames a second, from the time step of rows that stand for `frames_per_row` frames each."""
     step = float(np.median(np.diff(row_time_ms))) if len(row_time_ms) > 1 else 0.0
     return 1000 * config.frames_per_row / step if step > 0 else USUAL_FPS

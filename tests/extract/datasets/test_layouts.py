@@ -108,7 +108,7 @@ def test_pickled_lists_are_read_only_if_somebody_vouches(tmp_path):
     splits = np.empty(3, object)
     splits[:] = [["dog"], ["rain"], ["crow"]]
     np.save(tmp_path / "splits.npy", splits, allow_pickle=True)
-    with pytest.raises(InputError, match="--trust-pickle"):
+    with pytest.raises(InputError, match="`trust_pickle`"):
         manifest.write("metaaudio", tmp_path / "splits.npy", tmp_path / "m.csv")
     facts = manifest.write(
         "metaaudio", tmp_path / "splits.npy", tmp_path / "m.csv", trust_pickle=True
@@ -129,11 +129,13 @@ def test_settings_of_layouts(tmp_path):
 def test_other_shapes_of_activitynet(tmp_path):
     """One annotation with all segments, as some list them."""
     touch(tmp_path, "v_a.mp4")
-    one = {"subset": "train", "annotations": {"label": "x", "segment": [[0, 2.5], [5, 7]]}}
-    (tmp_path / "activity_net.json").write_text(json.dumps({"database": {"a": one}}))
+    annotated = {"subset": "train", "annotations": {"label": "x", "segment": [[0, 2.5], [5, 7]]}}
+    (tmp_path / "activity_net.json").write_text(json.dumps({"database": {"a": annotated}}))
     manifest.write("activitynet", tmp_path / "activity_net.json", tmp_path / "m.csv")
-    found = [(r["clip_id"], r["start_seconds"], r["end_seconds"]) for r in rows(tmp_path / "m.csv")]
-    assert found == [("a_0", "0", "2.5"), ("a_1", "5", "7")]
+    segments = [
+        (r["clip_id"], r["start_seconds"], r["end_seconds"]) for r in rows(tmp_path / "m.csv")
+    ]
+    assert segments == [("a_0", "0", "2.5"), ("a_1", "5", "7")]
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import store
-from extract.datasets.synth import FAULTS, _jobs, render, split_of_classes
+from extract.datasets.synth import FAULTS, _clip_specs, render, split_of_classes
 from extract.media.clip import Request
 from extract.media.decode import decode
 from extract.media.sampling import Sampling
@@ -36,24 +36,24 @@ def clips(tmp_path_factory):
 
 def decoded(manifest):
     table = store.read_manifest(manifest)
-    found = [look(table.root / path) for path in table.paths]
-    return table, found
+    decoded_clips = [look(table.root / path) for path in table.paths]
+    return table, decoded_clips
 
 
 def test_the_seed_decides_every_byte(tmp_path):
     render(tmp_path / "a", **SMALL)
     render(tmp_path / "b", **SMALL | {"workers": 1})
     render(tmp_path / "c", **SMALL, seed=1)
-    same, other = digests(tmp_path / "a"), digests(tmp_path / "c")
+    same, changed = digests(tmp_path / "a"), digests(tmp_path / "c")
     assert same == digests(tmp_path / "b")
     assert len(same) == 13
-    assert not set(same.values()) & set(other.values())
+    assert not set(same.values()) & set(changed.values())
 
 
 def test_clips_are_what_the_manifest_says(clips):
-    table, found = clips
+    table, decoded_clips = clips
     assert Counter(table.column("label")) == {f"class_{k:03}": 6 for k in range(6)}
-    for k, clip in enumerate(found):
+    for k, clip in enumerate(decoded_clips):
         assert (clip.visual.status, clip.audio.status) == (Status.OK, Status.OK)
         height, width = clip.visual.data[96].pixels.shape[1:3]
         sides = [int(table.column(name)[k]) for name in ("width", "height")]
@@ -88,9 +88,9 @@ def test_labels_groups_and_splits_agree(clips):
 
 def spread(visual, audio):
     """How far looks and sounds stray from their class, 0 (not at all) to 1 (anywhere)."""
-    shares = {"visual": visual, "audio": audio, "noise": 0.0, "silent": 0.0, "broken": 0.0}
-    jobs = _jobs(Path("x"), 4, 250, 5, 0, 3.0, shares)
-    points = np.array([[*job.looks, *job.sounds] for job in jobs]).reshape(4, 250, -1)
+    fractions = {"visual": visual, "audio": audio, "noise": 0.0, "silent": 0.0, "broken": 0.0}
+    specs = _clip_specs(Path("x"), 4, 250, 5, 0, 3.0, fractions)
+    points = np.array([[*spec.looks, *spec.sounds] for spec in specs]).reshape(4, 250, -1)
     gathered = np.abs(np.exp(2j * np.pi * points).mean(axis=1))
     return 1 - gathered[..., :6].mean(), 1 - gathered[..., 6:].mean()
 
@@ -129,10 +129,10 @@ def moving_colour(clip):
 
 
 def test_picture_and_sound_tell_the_class_and_only_if_asked_to(clips, tmp_path):
-    table, found = clips
+    table, decoded_clips = clips
     labels = np.array(table.column("label"))
-    assert nearest_accuracy([spectrum(c) for c in found], labels) > 0.75
-    assert nearest_accuracy([moving_colour(c) for c in found], labels) > 0.75
+    assert nearest_accuracy([spectrum(c) for c in decoded_clips], labels) > 0.75
+    assert nearest_accuracy([moving_colour(c) for c in decoded_clips], labels) > 0.75
     options = {"classes": 6, "clips": 6, "groups": 6, "seconds": 1.5, "workers": 2}
     _, hidden = decoded(render(tmp_path / "hidden", visual=0.0, audio=0.0, **options))
     assert nearest_accuracy([spectrum(c) for c in hidden], labels) < 0.5
@@ -140,22 +140,22 @@ def test_picture_and_sound_tell_the_class_and_only_if_asked_to(clips, tmp_path):
 
 
 def test_clips_of_a_group_look_alike_behind_the_class(tmp_path):
-    table, found = decoded(
+    table, decoded_clips = decoded(
         render(tmp_path / "g", classes=2, clips=6, groups=2, seconds=1.0, visual=0.0, workers=2)
     )
-    grounds = [np.median(c.visual.data[96].pixels, axis=(0, 1, 2)) for c in found]
+    grounds = [np.median(c.visual.data[96].pixels, axis=(0, 1, 2)) for c in decoded_clips]
     assert nearest_accuracy(grounds, np.array(table.column("group"))) == 1.0
 
 
 def test_silent_and_broken_clips(tmp_path):
-    table, found = decoded(
+    table, decoded_clips = decoded(
         render(tmp_path / "b", classes=4, clips=5, seconds=0.6, silent=0.25, broken=0.3, workers=2)
     )
     assert table.column("sound").count("no") == 5
     assert sum(map(bool, table.column("fault"))) == 6
     assert set(table.column("fault")) == {"", *FAULTS}
     for clip, sounds, fault in zip(
-        found, table.column("sound"), table.column("fault"), strict=True
+        decoded_clips, table.column("sound"), table.column("fault"), strict=True
     ):
         assert clip.visual.status.failed == bool(fault)
         if not fault:

@@ -27,13 +27,13 @@ def state():
     def norm(name):
         return {f"{name}.weight": 1 + normal(768, std=0.2), f"{name}.bias": normal(768, std=0.2)}
 
-    found = {"cls_token": normal(1, 1, 768), "pos_embed": normal(1, 197, 768, std=0.5)}
-    found |= layer("patch_embed.proj", 768, 3, 16, 16)
+    tensors = {"cls_token": normal(1, 1, 768), "pos_embed": normal(1, 197, 768, std=0.5)}
+    tensors |= layer("patch_embed.proj", 768, 3, 16, 16)
     for i in range(12):
-        found |= norm(f"blocks.{i}.norm1") | layer(f"blocks.{i}.attn.qkv", 2304, 768)
-        found |= layer(f"blocks.{i}.attn.proj", 768, 768) | norm(f"blocks.{i}.norm2")
-        found |= layer(f"blocks.{i}.mlp.fc1", 3072, 768) | layer(f"blocks.{i}.mlp.fc2", 768, 3072)
-    return found | norm("norm")
+        tensors |= norm(f"blocks.{i}.norm1") | layer(f"blocks.{i}.attn.qkv", 2304, 768)
+        tensors |= layer(f"blocks.{i}.attn.proj", 768, 768) | norm(f"blocks.{i}.norm2")
+        tensors |= layer(f"blocks.{i}.mlp.fc1", 3072, 768) | layer(f"blocks.{i}.mlp.fc2", 768, 3072)
+    return tensors | norm("norm")
 
 
 @pytest.fixture(scope="module")

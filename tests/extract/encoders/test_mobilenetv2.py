@@ -46,8 +46,8 @@ def test_trained_weights_give_the_stored_embeddings(trained, weights):
         pytest.skip("MICROSHOT_CORAL_IMAGES is not set: the stored embeddings' images are not here")
     stored = np.load(weights / "mobilenet_v2_int8_dequantised_ref.npz")
     rows = [trained(pixels(Path(folder) / name)[None]).numpy()[0] for name in stored["names"]]
-    found = cosines(np.stack(rows), stored["embedding_float"])
-    assert found.min() > 0.999, dict(zip(stored["names"], found, strict=True))
+    similarity = cosines(np.stack(rows), stored["embedding_float"])
+    assert similarity.min() > 0.999, dict(zip(stored["names"], similarity, strict=True))
     # The stored int8 network differs from its own float twin by as much as from us.
     assert cosines(np.stack(rows), stored["embedding_int8"]).mean() > 0.997
 

@@ -26,8 +26,8 @@ def test_windows_hold_all_sound_but_less_than_half_a_hop(samples, window, data):
     starts = window_starts(samples, window, hop)
     assert len(starts) >= 1
     assert starts.tolist() == [i * hop for i in range(len(starts))]
-    heard = starts[-1] + window
-    assert 2 * (samples - heard) < hop  # what is left out at the end
+    covered = starts[-1] + window
+    assert 2 * (samples - covered) < hop  # what is left out at the end
     if len(starts) > 1:
         unheard_before = samples - (starts[-2] + window)
         assert 2 * unheard_before >= hop  # the last window was worth it
@@ -52,10 +52,10 @@ def test_cutting_gives_the_sound_at_each_start_and_zeros_after(samples, length, 
     starts = windows.starts(samples)
     assert cut.shape == (2, len(starts), length or max(samples, 7))
     for window, start in zip(cut[1], starts, strict=True):
-        real = sound[1, start : start + len(window)]
-        assert torch.equal(window[: len(real)], real)
-        assert not window[len(real) :].any()
-    assert windows.starts_seconds(samples).tolist() == [s / 10 for s in starts]
+        samples = sound[1, start : start + len(window)]
+        assert torch.equal(window[: len(present)], present)
+        assert not window[len(present) :].any()
+    assert windows.starts_seconds(present).tolist() == [s / 10 for s in starts]
 
 
 @pytest.mark.parametrize("hop", [0, -1, 11])
@@ -67,11 +67,11 @@ def test_a_hop_that_leaves_gaps_or_stands_still_is_refused(hop):
 @pytest.mark.parametrize(("window", "hop", "fft"), [(400, 160, 512), (1024, 320, 1024), (5, 3, 8)])
 def test_spectra_are_those_of_the_definition(window, hop, fft):
     sound = np.random.default_rng(0).standard_normal(window + 3 * hop + hop // 2)
-    found = spectra(torch.from_numpy(sound).float()[None], window=window, hop=hop, fft=fft)[0]
+    magnitudes = spectra(torch.from_numpy(sound).float()[None], window=window, hop=hop, fft=fft)[0]
     hann = [0.5 - 0.5 * math.cos(2 * math.pi * n / window) for n in range(window)]
     turns = np.exp(-2j * np.pi * np.outer(np.arange(fft // 2 + 1), np.arange(window)) / fft)
     expected = [abs(turns @ (hann * sound[i * hop :][:window])) for i in range(4)]
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(magnitudes, expected, rtol=1e-4, atol=1e-4)
 
 
 def htk(hz):

@@ -30,12 +30,12 @@ def state():
             f"{name}.bias": 0.1 * torch.randn(shape[0], generator=generator),
         }
 
-    found = {}
+    tensors = {}
     for i, (channels, out) in CONVS.items():
-        found |= layer(f"features.{i}", out, channels, 3, 3)
+        tensors |= layer(f"features.{i}", out, channels, 3, 3)
     for i, (width, out) in DENSE.items():
-        found |= layer(f"embeddings.{i}", out, width)
-    return found
+        tensors |= layer(f"embeddings.{i}", out, width)
+    return tensors
 
 
 @pytest.fixture(scope="module")
@@ -143,9 +143,9 @@ def test_components_make_audioset_s_numbers(encoder, file, components, tmp_path,
     exact = (np.clip(parts, -2, 2) + 2) * 255 / 4
     away = np.abs(exact - np.rint(exact)) > 1e-3  # from where a last bit decides
     assert away.sum() > 50
-    found = pca(row)[0].numpy()
-    np.testing.assert_array_equal(found[away], exact.astype(np.uint8)[away])
-    assert (found[away] != np.rint(exact)[away]).any()
+    quantised = pca(row)[0].numpy()
+    np.testing.assert_array_equal(quantised[away], exact.astype(np.uint8)[away])
+    assert (quantised[away] != np.rint(exact)[away]).any()
     assert len(pca.sha256) == 64
 
 

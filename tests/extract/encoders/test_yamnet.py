@@ -47,8 +47,8 @@ def test_bf16_points_where_fp32_does_with_trained_weights(trained, weights):
     """The contract suite sees random weights only, which are kinder."""
     patches = torch.from_numpy(np.load(weights / "yamnet_reference.npz")["patches"])[:, None]
     coarse = extract.load_encoder(f"yamnet:weights={weights / FILE}", precision="bf16")
-    found = cosines(coarse.forward(patches).numpy(), trained.forward(patches).numpy())
-    assert 0.999 <= found.min() < 1 - 1e-5
+    similarity = cosines(coarse.forward(patches).numpy(), trained.forward(patches).numpy())
+    assert 0.999 <= similarity.min() < 1 - 1e-5
 
 
 def test_stored_patches_are_one_sound_cut_every_half_patch(weights):
@@ -82,8 +82,8 @@ def log_mel(sound):
     windowed = np.stack([sound[i : i + 400] for i in range(0, len(sound) - 399, 160)])
     spectrum = np.abs((windowed * (0.5 - 0.5 * np.cos(2 * np.pi * n / 400))) @ turns)
     width = (htk(7500) - htk(125)) / 65
-    place = [(htk(31.25 * f) - htk(125)) / width if f else -9 for f in range(257)]
-    bands = np.array([[max(0, 1 - abs(p - m)) for m in range(1, 65)] for p in place])
+    positions = [(htk(31.25 * f) - htk(125)) / width if f else -9 for f in range(257)]
+    bands = np.array([[max(0, 1 - abs(p - m)) for m in range(1, 65)] for p in positions])
     return np.log(spectrum @ bands + 0.001)
 
 

@@ -120,9 +120,9 @@ def errors(folder):
 
 
 def test_flash_and_click_agree_to_within_a_frame_and_a_hop(tmp_path):
-    found = list(errors(tmp_path))
-    assert len(found) == len(RATES) * len(DELAYS) * len(CONTAINERS)
-    for clip_id, count, apart in found:
+    measured = list(errors(tmp_path))
+    assert len(measured) == len(RATES) * len(DELAYS) * len(CONTAINERS)
+    for clip_id, count, apart in measured:
         assert len(apart) == count, clip_id
         # Better than asked: both times are exact, only the hop and the codecs' edges remain.
         assert np.abs(apart).max() <= HOP + 0.005, (clip_id, apart)

@@ -211,8 +211,8 @@ def planned(path) -> tuple[Media, object, Plan, int, object]:
     ],
 )
 def test_a_wrong_answer_is_not_believed(plain, monkeypatch, wrong, says):
-    right = decode(Request(path=plain, pick=every, short_sides=(SIDE,), decoder="pyav"))
-    frames = right.visual.data[SIDE]
+    by_pyav = decode(Request(path=plain, pick=every, short_sides=(SIDE,), decoder="pyav"))
+    frames = by_pyav.visual.data[SIDE]
     asked = planned(plain)
     monkeypatch.setattr(decord_reader, "_read", lambda *_: (frames.pixels, frames.seconds))
     assert len(decord_reader.pictures(*asked).frames) == 50
@@ -239,5 +239,5 @@ def test_it_stays_out_of_the_process_that_holds_the_gpu(plain):
         "(o,) = process_map(decode, [r], workers=1, limits=Limits(deadline_seconds=60.0))\n"
         "print(o.value.visual.detail[:6], [m for m in ('decord', 'torch') if m in sys.modules])"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "decord []"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "decord []"

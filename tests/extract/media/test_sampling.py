@@ -31,11 +31,11 @@ def moments(duration, **how):
 
 def centres_one_by_one(fps, duration):
     """The obvious twin: count up until the end."""
-    found, k = [], 0
+    moments, k = [], 0
     while (k + 0.5) / fps < duration:
-        found.append((k + 0.5) / fps)
+        moments.append((k + 0.5) / fps)
         k += 1
-    return found or [duration / 2]
+    return moments or [duration / 2]
 
 
 @settings(deadline=None)

@@ -67,7 +67,7 @@ def test_a_piece_is_the_same_however_it_is_reached(tmp_path, minute, name, monke
     path = remuxed(minute, tmp_path / name)
     pieces = [(40.0, 41.0), (39.9, 44.05), (57.0, 70.0), (3.2, 9.0), (0.0, 1.0), (40.0, 41.0)]
     decoder = Decoder()
-    sought = [look(path, start_seconds=a, end_seconds=b, by=decoder) for a, b in pieces]
+    sought = [look(path, start_seconds=a, end_seconds=b, decode_with=decoder) for a, b in pieces]
     monkeypatch.setattr(packets, "SEEKING", ("nothing",))
     for (a, b), piece in zip(pieces, sought, strict=True):
         front = look(path, start_seconds=a, end_seconds=b)
@@ -95,13 +95,13 @@ def test_a_piece_is_the_same_however_it_is_reached(tmp_path, minute, name, monke
 def test_a_seek_that_lands_too_late_is_not_believed(tmp_path, minute, monkeypatch, before, silent):
     if silent:
         minute = remuxed(minute, tmp_path / "silent.mp4", kinds=("video",))
-    right = look(minute, start_seconds=40.0, end_seconds=41.0)
+    expected = look(minute, start_seconds=40.0, end_seconds=41.0)
     monkeypatch.setattr(packets, "BEFORE_SECONDS", before)
     again = look(minute, start_seconds=40.0, end_seconds=41.0)
-    assert indices(again) == indices(right) == list(range(200, 205))
+    assert indices(again) == indices(expected) == list(range(200, 205))
     if not silent:
         np.testing.assert_array_equal(
-            again.audio.data[16_000].samples, right.audio.data[16_000].samples
+            again.audio.data[16_000].samples, expected.audio.data[16_000].samples
         )
 
 
@@ -114,7 +114,7 @@ def test_pieces_of_one_file_share_one_open_and_read_little(minute, monkeypatch):
     )
     decoder = Decoder()
     for second in map(float, range(20, 60, 2)):
-        clip = look(minute, start_seconds=second, end_seconds=second + 1.0, by=decoder)
+        clip = look(minute, start_seconds=second, end_seconds=second + 1.0, decode_with=decoder)
         assert indices(clip)[0] == round(5 * second) % 256
     assert len(opens) == 1
     with av.open(str(minute)) as container:
@@ -125,9 +125,9 @@ def test_pieces_of_one_file_share_one_open_and_read_little(minute, monkeypatch):
 def test_a_file_that_changed_is_opened_anew(tmp_path):
     path = media.write(tmp_path / "x.mp4", EVERY_40_MS)
     decoder = Decoder()
-    first = look(path, by=decoder)
+    first = look(path, decode_with=decoder)
     media.write(path, range(0, 400, 40))
-    second = look(path, by=decoder)
+    second = look(path, decode_with=decoder)
     assert first.sha256 != second.sha256
     assert len(indices(second)) == 10
 
@@ -135,12 +135,12 @@ def test_a_file_that_changed_is_opened_anew(tmp_path):
 def test_a_damaged_file_is_not_kept_open(tmp_path, plain):
     """Its decoders may be in any state."""
     decoder = Decoder()
-    look(plain, by=decoder)
+    look(plain, decode_with=decoder)
     assert decoder.media is not None
     cut = media.cut_bytes(
         media.write(tmp_path / "s.mkv", EVERY_40_MS, pictures=media.noisy(50)),
         tmp_path / "cut.mkv",
         0.7,
     )
-    assert look(cut, by=decoder).visual.status == Status.PARTIAL
+    assert look(cut, decode_with=decoder).visual.status == Status.PARTIAL
     assert decoder.media is None

@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 
-from extract.media.thumbnails import SIDE, Piece, jpeg, thumbnails
+from extract.media.thumbnails import SIDE, Segment, jpeg, thumbnails
 from tests.extract.media_files import read_index, tone, write
 
 
@@ -23,19 +23,19 @@ def test_the_middle_of_each_clip_or_nothing(tmp_path):
     (tmp_path / "inside").mkdir()
     (tmp_path / "inside" / "link.mp4").symlink_to(tmp_path / "clip.mp4")
     seen = []
-    found = thumbnails(
+    images = thumbnails(
         [
-            Piece(tmp_path, "clip.mp4"),
-            Piece(tmp_path, "broken.mp4"),
-            Piece(tmp_path, "clip.mp4", 0.0, 0.5),
-            Piece(tmp_path, "sound.wav"),
-            Piece(tmp_path / "inside", "link.mp4"),  # leads out of the folder
-            Piece(tmp_path, "none.mp4"),
+            Segment(tmp_path, "clip.mp4"),
+            Segment(tmp_path, "broken.mp4"),
+            Segment(tmp_path, "clip.mp4", 0.0, 0.5),
+            Segment(tmp_path, "sound.wav"),
+            Segment(tmp_path / "inside", "link.mp4"),  # leads out of the folder
+            Segment(tmp_path, "none.mp4"),
         ],
         lambda done, of: seen.append((done, of)),
     )
-    assert [one is None for one in found] == [False, True, False, True, True, True]
-    whole, piece = opened(found[0]), opened(found[2])
+    assert [image is None for image in images] == [False, True, False, True, True, True]
+    whole, piece = opened(images[0]), opened(images[2])
     assert whole.shape == (SIDE, SIDE * 4 // 3, 3)
     assert read_index(whole) in (9, 10)
     assert read_index(piece) in (2, 3)

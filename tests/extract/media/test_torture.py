@@ -126,12 +126,12 @@ def files():
 
 def test_frames_are_those_of_a_full_decode(tmp_path):
     paths = [*files(), *fixtures(tmp_path)]
-    found = list(rows(paths))
-    assert len(found) == 2 * len(paths)
-    assert [row["path"] for row in found if row["wrong"]] == []
+    measured = list(rows(paths))
+    assert len(measured) == 2 * len(paths)
+    assert [row["path"] for row in measured if row["wrong"]] == []
     # A frame that the full decode does not have would have been made up.
-    assert [row["path"] for row in found if row["known"] < row["frames"]] == []
-    by_pyav, by_decord = found[::2], found[1::2]
+    assert [row["path"] for row in measured if row["known"] < row["frames"]] == []
+    by_pyav, by_decord = measured[::2], measured[1::2]
     assert [row["path"] for row in by_pyav if row["difference"]] == []
     assert sum(row["frames"] for row in by_pyav) > 4000
     assert [row["visual"] for row in by_pyav] == [row["visual"] for row in by_decord]
@@ -153,11 +153,11 @@ def test_every_file_has_a_status_and_the_run_ends(tmp_path, monkeypatch, capsys)
     assert time.monotonic() - begun < 200
     assert children() <= before
     ids = store.read_manifest(FOLDER / "manifest.csv").clip_ids
-    fs, found = store.open(tmp_path / "s"), {}
+    fs, kinds = store.open(tmp_path / "s"), {}
     for report in json.loads(capsys.readouterr().out)["features"]:
         assert sum(report["counts"].values()) == len(ids) == 65
         codes = fs[report["feature"]].status_of(list(ids))
-        found[report["modality"]] = [Status(int(code)).kind for code in codes]
-    got = dict(zip(ids, zip(found["visual"], found["audio"], strict=True), strict=True))
+        kinds[report["modality"]] = [Status(int(code)).kind for code in codes]
+    got = dict(zip(ids, zip(kinds["visual"], kinds["audio"], strict=True), strict=True))
     odd = {k: v for k, v in got.items() if not set(v) <= {"ok", "absent"}}
     assert odd == EXPECTED

@@ -48,15 +48,15 @@ def clips(folder, count, seconds=0.6):
 def contents(directory):
     """The status and rows of every clip of every feature."""
     fs = store.open(directory)
-    found = {}
+    rows_of_clip = {}
     for name in fs.features:
         feature = fs[name]
         ids = sorted(feature.clip_ids)
         rows, offsets = feature.read(ids)
         status = feature.status_of(ids).tolist()
         for k, clip_id in enumerate(ids):
-            found[name, clip_id] = (status[k], rows[offsets[k] : offsets[k + 1]].tolist())
-    return found
+            rows_of_clip[name, clip_id] = (status[k], rows[offsets[k] : offsets[k + 1]].tolist())
+    return rows_of_clip
 
 
 @pytest.fixture(scope="module")
@@ -72,28 +72,28 @@ def two(tmp_path_factory):
 
 def test_a_cluster_stores_what_one_machine_stores(source, two, tmp_path):
     options = Options(clips_per_unit=4, device="cpu", workers=1)
-    told = []
-    there = run_on(
+    reports = []
+    by_cluster = run_on(
         two.url, source, tmp_path / "there", **SPECS, options=options,
         watch=Watch(
-            metrics=tmp_path / "metrics.jsonl", progress=lambda *words: told.append(words)
+            metrics=tmp_path / "metrics.jsonl", progress=lambda *words: reports.append(words)
         ),
     )  # fmt: skip
-    here = run(source, tmp_path / "here", **SPECS, options=options)
+    by_process = run(source, tmp_path / "here", **SPECS, options=options)
     assert contents(tmp_path / "there") == contents(tmp_path / "here")
-    assert [f.counts for f in there.features] == [f.counts for f in here.features]
-    assert [f.new for f in there.features] == [12, 12]
-    assert there.spent.clips == 12
-    assert there.spent.decode_cpu_seconds > 0
+    assert [f.counts for f in by_cluster.features] == [f.counts for f in by_process.features]
+    assert [f.new for f in by_cluster.features] == [12, 12]
+    assert by_cluster.timings.clips == 12
+    assert by_cluster.timings.decode_cpu_seconds > 0
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert sorted((line["unit"], line["modality"]) for line in enriched(lines, there)) == [
+    assert sorted((line["unit"], line["modality"]) for line in enriched(lines, by_cluster)) == [
         (unit, modality) for unit in range(3) for modality in ("audio", "visual")
     ]
     assert all(line["worker"] for line in lines)
-    assert sum("unit 3/3" in words[2] for words in told) == 2
+    assert sum("unit 3/3" in words[2] for words in reports) == 2
     before = sorted((tmp_path / "there").rglob("*"))
     again = run_on(two.url, source, tmp_path / "there", **SPECS, options=options)
-    assert (again.spent.clips, [f.new for f in again.features]) == (0, [0, 0])
+    assert (again.timings.clips, [f.new for f in again.features]) == (0, [0, 0])
     assert sorted((tmp_path / "there").rglob("*")) == before
     kept = run_on(
         two.url, source, tmp_path / "there", **SPECS,
@@ -143,7 +143,7 @@ def test_work_goes_only_over_lines_that_nobody_reads():
     for url in ("tcp://127.0.0.1:8786", "tcp://localhost:1", "tcp://[::1]:1", "tls://far:8786"):
         check_url(url, insecure_tcp=False)
     for url in ("tcp://10.0.0.1:8786", "tcp://0.0.0.0:8786", "tcp://example.com:8786"):
-        with pytest.raises(ClusterError, match="--insecure-tcp"):
+        with pytest.raises(ClusterError, match="`insecure_tcp`"):
             check_url(url, insecure_tcp=False)
         check_url(url, insecure_tcp=True)
     for url in ("127.0.0.1:8786", "http://127.0.0.1:1", "tcp://127.0.0.1", "inproc://1"):
@@ -169,17 +169,17 @@ def test_other_code_is_refused(monkeypatch):
     names = dict(mine)
     assert {"python", "torch", "zarr", "microshot code"} <= set(names)
     for name in names:
-        other = tuple((n, "0.0" if n == name else v) for n, v in mine)
+        changed = tuple((n, "0.0" if n == name else v) for n, v in mine)
         with pytest.raises(ClusterError, match=f"{name} .*this client 0.0"):
-            cluster_worker._check(other)
+            cluster_worker._check(changed)
 
 
 def test_another_code_of_a_worker_is_noticed_before_anything_is_done(
     source, two, tmp_path, monkeypatch
 ):
-    right = cluster_worker.version
+    version = cluster_worker.version
     monkeypatch.setattr(
-        cluster_worker, "version", lambda name: "1.0" if name == "numpy" else right(name)
+        cluster_worker, "version", lambda name: "1.0" if name == "numpy" else version(name)
     )
     with pytest.raises(ClusterError, match=r"numpy .*, this client 1\.0"):
         run_on(two.url, source, tmp_path / "s", **SPECS)
@@ -214,25 +214,27 @@ class Gone:
         return KilledWorker("unit", None, 0)
 
     def result(self):
-        spent = {"clips": 1, "decode_cpu_seconds": 0.5, "waiting": 0.0, "encoding": 0.1,
+        timings = {"clips": 1, "decode_cpu_seconds": 0.5, "waiting": 0.0, "encoding": 0.1,
                  "writing": 0.0, "decoder_bytes": 7}  # fmt: skip
-        return {"unit": self.number, "worker": "w", "spent": spent, "commits": [], "failures": {},
-                "goals": {}, "found_done": 0}  # fmt: skip
+        return {"unit": self.number, "worker": "w", "timings": timings, "commits": [],
+                "failures": {}, "outputs": {}, "already_done": 0}  # fmt: skip
 
 
 def test_a_unit_that_kills_its_workers_is_given_up(tmp_path):
     settings = Settings(visual=(), audio=(), sampling=Sampling(fps=1.0), options=Options())
-    several = [
-        cluster_worker.Job(number=k, settings=settings, features=(), versions=(), store="", root="",
-                 table={}, wanted=())
+    tasks = [
+        cluster_worker.UnitTask(
+            number=k, settings=settings, features=(), versions=(), store="", root="", table={},
+            wanted=(),
+        )
         for k in range(4)
     ]  # fmt: skip
-    client, ledger = Dying(), RunProgress(spent=Timings(workers=1), clips=4, units=4)
-    way = cluster._Way(client=client, jobs=iter(several), ledger=ledger)
-    way.work()
-    assert way.lost == [1]
+    client, progress = Dying(), RunProgress(timings=Timings(workers=1), clips=4, units=4)
+    cluster_run = cluster._ClusterRun(client=client, tasks=iter(tasks), progress=progress)
+    cluster_run.work()
+    assert cluster_run.lost == [1]
     assert sorted(client.sent) == [0, 1, 1, 1, 2, 3]
-    assert ledger.spent.clips == 3
+    assert progress.timings.clips == 3
 
 
 def test_over_tls(source, tmp_path):
@@ -278,8 +280,8 @@ def victim_of(kind, running, client, rng):
         return running.scheduler.pid
     below = [item for nanny in running.workers for item in descendants(nanny.pid).items()]
     word = {"worker": "spawn_main", "decode child": "extract.processes.child"}[kind]
-    found = [pid for pid, words in below if word in words]
-    return rng.choice(found) if found else None
+    pids = [pid for pid, words in below if word in words]
+    return rng.choice(pids) if pids else None
 
 
 @pytest.mark.soak
@@ -330,9 +332,9 @@ def test_killed_at_random(kind, tmp_path):
                         client = running.client(source, directory, size=SIZE, fps=8.0)
                         starts += 1
             client.communicate()
-        found = contents(directory)
-        assert found.keys() == wanted.keys()
-        assert {key: found[key] for key in found if found[key] != wanted[key]} == {}
+        values = contents(directory)
+        assert values.keys() == wanted.keys()
+        assert {key: values[key] for key in values if values[key] != wanted[key]} == {}
         feature = store.open(directory)["mobilenetv2"]
         assert len(feature.parts()) == CLIPS // SIZE
     print(

@@ -163,8 +163,8 @@ def survived(tmp_path, count, seed):
     (tmp_path / "m").mkdir()
     manifest, copies = field(tmp_path / "m", count, seed)
     before = children()
-    told = ("--deadline-seconds", "20", "--max-failures", "1")
-    code, answer, parent, child = extract(manifest, tmp_path / "s", *told)
+    options = ("--deadline-seconds", "20", "--max-failures", "1")
+    code, answer, parent, child = extract(manifest, tmp_path / "s", *options)
     assert code == 1
     assert children() <= before
     assert parent < PARENT_BYTES

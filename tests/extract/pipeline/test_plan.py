@@ -43,52 +43,52 @@ def planned(source, directory, *, clips=CLIPS, seed=0, **options):
 
 
 def test_a_plan_of_all_clips_is_what_the_run_does(source, tmp_path):
-    found = planned(source, tmp_path / "s")
+    forecast = planned(source, tmp_path / "s")
     assert not (tmp_path / "s").exists()
-    assert (found.clips, found.pending, found.sampled) == (CLIPS, CLIPS, CLIPS)
-    assert found.statuses == {"ok": 10, "unreadable": 2}
-    assert found.decoders == {"pyav (few frames)": 10} or sum(found.decoders.values()) == 10
-    assert found.clips_per_second > 0
-    assert found.hours_low <= found.hours <= found.hours_high
-    assert set(found.examples) == {"unreadable"}
-    assert found.bottleneck in {"decode", "encoder"}
+    assert (forecast.clips, forecast.pending, forecast.sampled) == (CLIPS, CLIPS, CLIPS)
+    assert forecast.statuses == {"ok": 10, "unreadable": 2}
+    assert forecast.decoders == {"pyav (few frames)": 10} or sum(forecast.decoders.values()) == 10
+    assert forecast.clips_per_second > 0
+    assert forecast.hours_low <= forecast.hours <= forecast.hours_high
+    assert set(forecast.examples) == {"unreadable"}
+    assert forecast.bottleneck in {"decode", "encoder"}
     quick(source, tmp_path / "s", audio=[Windows()], clips_per_unit=64, max_failures=1.0)
     fs = store.open(tmp_path / "s")
-    for one in found.features:
-        values, _ = fs[one.feature].read(fs[one.feature].clip_ids)
-        assert one.rows == len(values)
+    for feature in forecast.features:
+        values, _ = fs[feature.feature].read(fs[feature.feature].clip_ids)
+        assert feature.rows == len(values)
     on_disk = sum(p.stat().st_size for p in (tmp_path / "s" / "data.zarr").rglob("*"))
-    assert found.bytes == pytest.approx(on_disk, rel=0.1)
+    assert forecast.bytes == pytest.approx(on_disk, rel=0.1)
 
 
 def test_only_what_is_left_is_planned(source, tmp_path):
     quick(source, tmp_path / "s", max_failures=1.0)
     before = sorted(tmp_path.rglob("*"))
-    found = planned(source, tmp_path / "s")
+    forecast = planned(source, tmp_path / "s")
     assert sorted(tmp_path.rglob("*")) == before
-    assert [one.pending for one in found.features] == [0, CLIPS]
+    assert [feature.pending for feature in forecast.features] == [0, CLIPS]
     quick(source, tmp_path / "s", audio=[Windows()], max_failures=1.0)
     nothing = planned(source, tmp_path / "s")
     assert (nothing.pending, nothing.sampled, nothing.hours) == (0, 0, 0.0)
     assert nothing.bottleneck == "nothing to do"
     again = planned(source, tmp_path / "s", retry=("unreadable",))
-    assert [one.pending for one in again.features] == [2, 2]
+    assert [feature.pending for feature in again.features] == [2, 2]
 
 
 def test_a_sample_is_drawn_by_seed(source, tmp_path):
     drawn = [planned(source, tmp_path / "s", clips=4, seed=seed) for seed in (1, 1, 2, 3, 4)]
-    assert all(one.sampled == 4 for one in drawn)
+    assert all(sample.sampled == 4 for sample in drawn)
     assert drawn[0].statuses == drawn[1].statuses
-    assert len({json.dumps([one.statuses, one.examples]) for one in drawn}) > 1
+    assert len({json.dumps([sample.statuses, sample.examples]) for sample in drawn}) > 1
 
 
 def test_failures_in_the_sample_are_a_finding(source, tmp_path):
-    found = plan(
+    forecast = plan(
         source, tmp_path / "s", visual=[Frames()], options=Options(workers=1, device="cpu"),
     )  # fmt: skip
-    assert len(found.findings) == 1
-    assert "2 of 12" in found.findings[0]
-    json.dumps(found.to_dict())
+    assert len(forecast.findings) == 1
+    assert "2 of 12" in forecast.findings[0]
+    json.dumps(forecast.to_dict())
 
 
 def test_more_networks_cost_more(source, tmp_path, monkeypatch):
@@ -142,9 +142,9 @@ def test_status_counts_what_is_there(source, tmp_path):
     assert sight.counts == {"ok": 2, "unreadable": 1}
     assert sound.counts == {"ok": 1, "absent": 1, "unreadable": 1}
     assert sight.failed == sound.failed == {"unreadable": 1}
-    found = status(source, tmp_path / "s").findings
-    assert len(found) == 4
-    assert "--retry unreadable" in found[-1]
+    findings = status(source, tmp_path / "s").findings
+    assert len(findings) == 4
+    assert "--retry unreadable" in findings[-1]
     ok = source.with_name("ok.csv")
     ok.write_text("path\n00.mp4\n")
     assert status(ok, tmp_path / "s").findings == []

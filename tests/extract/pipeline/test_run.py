@@ -120,7 +120,7 @@ def test_running_again_does_nothing(source, done):
     before = sorted(directory.rglob("*"))
     again = quick(source, directory, audio=[Windows()], clips_per_unit=3)
     assert sorted(directory.rglob("*")) == before
-    assert (again.spent.clips, again.spent.bottleneck) == (0, "nothing to do")
+    assert (again.timings.clips, again.timings.bottleneck) == (0, "nothing to do")
     assert again.features[0].counts == {"ok": 14}
 
 
@@ -167,7 +167,7 @@ def test_killed_and_run_again_gives_the_same_values(source, done, tmp_path):
 
 
 def test_ctrl_c_leaves_whole_units(source, done, tmp_path):
-    def interrupt(done, total, message="", told=""):
+    def interrupt(done, total, message="", status=""):
         if done == 9 and not message:
             raise KeyboardInterrupt
 
@@ -197,7 +197,7 @@ def test_ctrl_c_leaves_no_child(troubles, tmp_path, monkeypatch):
     """One child hangs meanwhile; the traceback, kept here, keeps the run's frames alive."""
     monkeypatch.setattr(outputs, "Decoder", lambda: media.troubled)
 
-    def interrupt(done, total, message="", told=""):
+    def interrupt(done, total, message="", status=""):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt) as caught:
@@ -220,7 +220,7 @@ def test_a_clip_that_hangs_holds_up_its_own_unit_only(source, tmp_path, monkeypa
         shutil.copy(source.parent / "03.mp4", tmp_path / "m" / name)
     units = []
 
-    def watch(done, total, message="", told=""):
+    def watch(done, total, message="", status=""):
         units.extend([message.split()[1]] if message else [])
 
     manifest = write_manifest(tmp_path / "m", names)
@@ -238,7 +238,7 @@ def test_clips_that_fail_are_data(troubles, tmp_path, monkeypatch):
         tmp_path / "s",
         audio=[Windows()],
         deadline_seconds=1.5,
-        progress=lambda done, total, message="", told="": message and lines.append(message),
+        progress=lambda done, total, message="", status="": message and lines.append(message),
     )
     fs = store.open(tmp_path / "s")
     for name in fs.features:
@@ -265,9 +265,9 @@ def test_failures_are_tried_again_only_when_asked(troubles, tmp_path, source):
     quick(troubles, directory)
     shutil.copy(source.parent / "07.mp4", troubles.parent / "none.mp4")
     shutil.copy(source.parent / "07.mp4", troubles.parent / "zero.mp4")
-    assert quick(troubles, directory).spent.clips == 0
+    assert quick(troubles, directory).timings.clips == 0
     result = quick(troubles, directory, retry=("missing",))
-    assert result.spent.clips == 1
+    assert result.timings.clips == 1
     result = quick(
         troubles,
         directory,
@@ -276,10 +276,10 @@ def test_failures_are_tried_again_only_when_asked(troubles, tmp_path, source):
             "missing",
         ),
     )
-    assert result.spent.clips == 3
+    assert result.timings.clips == 3
     assert result.features[0].counts == {"ok": 7, "unreadable": 2}
     again = quick(troubles, directory, retry=("unreadable",))  # the two that stay broken
-    assert (again.spent.clips, again.features[0].counts) == (2, {"ok": 7, "unreadable": 2})
+    assert (again.timings.clips, again.features[0].counts) == (2, {"ok": 7, "unreadable": 2})
 
 
 def test_pieces_of_one_file_are_clips(source, tmp_path):
@@ -327,8 +327,8 @@ def test_what_was_asked_is_in_the_identity(source, tmp_path):
     quick(source, tmp_path / "s", visual=[Frames()], audio=[Windows()])
     quick(source, tmp_path / "s", sampling=Sampling(frames=3, max_seconds=1.0))
     fs = store.open(tmp_path / "s")
-    found = {json.dumps(fs[n].spec.identity["sampling"], sort_keys=True) for n in fs.features}
-    assert found == {
+    identities = {json.dumps(fs[n].spec.identity["sampling"], sort_keys=True) for n in fs.features}
+    assert identities == {
         '{"decoder": "pyav", "fps": 4, "max_seconds": 30, "short_side": 32}',
         '{"decoder": "pyav", "frames": 3, "max_seconds": 1, "short_side": 32}',
         '{"decoder": "pyav", "max_seconds": 30}',
@@ -368,15 +368,15 @@ def test_who_decodes_is_in_the_identity_where_it_was_asked_for(source, tmp_path)
     for decoder in ("auto", "pyav", "decord"):
         quick(source, tmp_path / "s", decoder=decoder)
     fs = store.open(tmp_path / "s")
-    found = [fs[name].spec.identity["sampling"]["decoder"] for name in fs.features]
-    assert sorted(found) == ["decord", "pyav"]
-    told = {
+    decoders = [fs[name].spec.identity["sampling"]["decoder"] for name in fs.features]
+    assert sorted(decoders) == ["decord", "pyav"]
+    status = {
         detail.partition(" ")[0]
         for name in fs.features
         for detail in fs[name].details(list(fs[name].clip_ids))
         if fs[name].spec.identity["sampling"]["decoder"] == "pyav"
     }
-    assert told == {"pyav"}
+    assert status == {"pyav"}
 
 
 def test_the_policy_is_in_the_identity(source, tmp_path):

@@ -26,9 +26,9 @@ def test_only_damaged_units_are_done_again(tmp_path):
     (pending,) = repair(fs).units
     assert (pending.unit, pending.clips) == (unit, tuple(CLIPS[2:4]))
 
-    assert quick(manifest, fs.path).spent.clips == 2
+    assert quick(manifest, fs.path).timings.clips == 2
     again = store.open(fs.path)["fake-frames"]
     assert again.has_unit(unit)
-    for found, expected in zip(again.read(CLIPS), before, strict=True):
-        np.testing.assert_array_equal(found, expected)
+    for values, expected in zip(again.read(CLIPS), before, strict=True):
+        np.testing.assert_array_equal(values, expected)
     assert verify(fs, deep=True).problems == []

@@ -17,7 +17,7 @@ import store
 from extract.encoders._network import Frozen
 from extract.media.sampling import Sampling
 from extract.pipeline import progress
-from extract.pipeline.batching import Fitting, Packer
+from extract.pipeline.batching import HalvingNetwork, Packer
 from store.errors import ConfigError, InputError, StoreError
 from tests.extract import media_files as media
 from tests.extract.fakes import Frames, Windows, quick
@@ -57,7 +57,7 @@ def narrow(most):
 
 def test_a_batch_that_does_not_fit_is_halved_for_good():
     forward, sizes = narrow(3)
-    network = Fitting(forward)
+    network = HalvingNetwork(forward)
     x = torch.arange(48.0).reshape(16, 3)
     assert torch.equal(network(x), x * 2)
     assert sizes == [16, 8, 4, 2, *[2] * 7]
@@ -73,7 +73,7 @@ def test_a_batch_that_does_not_fit_is_halved_for_good():
 
 def test_one_item_that_does_not_fit_is_said_so():
     with pytest.raises(ConfigError, match="not even one item fits the memory of cpu"):
-        Fitting(narrow(0)[0])(torch.zeros(4, 3))
+        HalvingNetwork(narrow(0)[0])(torch.zeros(4, 3))
 
 
 def test_a_run_goes_on_with_smaller_batches_and_says_so(source, tmp_path):
@@ -105,7 +105,7 @@ def test_copies_to_a_gpu_are_whole():
 def test_asked_to_stop_it_finishes_what_the_networks_have_begun(source, tmp_path):
     stop = Event()
 
-    def watch(done, total, message, told):
+    def watch(done, total, message, status):
         if done == 6:
             stop.set()
 
@@ -255,8 +255,8 @@ def test_progress_tells_the_rate_and_the_failures(tmp_path):
     media.write(tmp_path / "good.mp4", range(0, 200, 40))
     (tmp_path / "bad.mp4").write_bytes(b"garbage")
     (tmp_path / "m.csv").write_text("path\ngood.mp4\nbad.mp4\ngone.mp4\n")
-    told = []
-    quick(tmp_path / "m.csv", tmp_path / "s", progress=lambda *words: told.append(words))
-    assert told[-1][:2] == (3, 3)
-    assert "/s, " in told[-1][3]
-    assert "1 unreadable" in told[-1][3]
+    reports = []
+    quick(tmp_path / "m.csv", tmp_path / "s", progress=lambda *words: reports.append(words))
+    assert reports[-1][:2] == (3, 3)
+    assert "/s, " in reports[-1][3]
+    assert "1 unreadable" in reports[-1][3]

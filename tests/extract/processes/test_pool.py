@@ -380,8 +380,8 @@ def test_a_decode_process_imports_neither_torch_nor_zarr(tmp_path):
         f"decode(Request(path=Path({str(tmp_path / 'none.mp4')!r}))); "
         "print([m for m in ('torch', 'zarr', 'pyarrow', 'decord') if m in sys.modules])"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_children_die_with_their_parent():
@@ -399,6 +399,6 @@ def test_children_die_with_their_parent():
         time.sleep(0.3)
         parent.kill()
     limit = time.monotonic() + 10
-    while (found := state_and_parent(child)) and found[0] != "Z":
+    while (state := state_and_parent(child)) and state[0] != "Z":
         assert time.monotonic() < limit, "the child outlived its parent"
         time.sleep(0.05)

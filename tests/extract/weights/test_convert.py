@@ -143,15 +143,15 @@ def turn(shape):
 def test_spot_checks_of_the_numbering(architecture, number, key):
     """Counted by hand from the published graph."""
     suffix = f"_{number}" if number else ""
-    found = {e.name: e.key for e in convert.variables(*architecture)}
-    assert found[f"base_model/conv2d{suffix}/kernel"] == f"{key}.conv.weight"
+    key_of = {e.name: e.key for e in convert.variables(*architecture)}
+    assert key_of[f"base_model/conv2d{suffix}/kernel"] == f"{key}.conv.weight"
 
 
 def test_the_norms_fall_behind_the_convolutions_with_selective_kernels():
-    found = {e.name: e.key for e in convert.variables(50, 1, True)}
-    assert found["base_model/batch_normalization_7/gamma"] == "block_group1.0.expand.bn.weight"
-    assert found["base_model/batch_normalization_70/gamma"] == "block_group4.2.expand.bn.weight"
-    assert len(found) == 87 + 4 * 71
+    key_of = {e.name: e.key for e in convert.variables(50, 1, True)}
+    assert key_of["base_model/batch_normalization_7/gamma"] == "block_group1.0.expand.bn.weight"
+    assert key_of["base_model/batch_normalization_70/gamma"] == "block_group4.2.expand.bn.weight"
+    assert len(key_of) == 87 + 4 * 71
 
 
 @pytest.mark.parametrize("ema", [False, True])

@@ -119,15 +119,15 @@ def assert_nothing_under_its_name(folder):
 
 
 def test_a_file_is_fetched_once_and_recorded(server, tmp_path, folder):
-    told = []
-    fetched = fetch.fetch(NAME, tmp_path, progress=lambda *a: told.append(a))
+    reports = []
+    fetched = fetch.fetch(NAME, tmp_path, progress=lambda *a: reports.append(a))
     assert fetched.files == (folder / FILE,)
     assert fetched.sha256 == (DIGEST,)
     assert fetched.next_step == f"panns:variant=cnn14,weights={folder / FILE}"
     assert_whole(folder)
-    assert told[0][1] == told[-1][0] == len(BODY)
-    assert [done for done, _, _ in told] == sorted(done for done, _, _ in told)
-    assert DIGEST in told[-1][2]
+    assert reports[0][1] == reports[-1][0] == len(BODY)
+    assert [done for done, _, _ in reports] == sorted(done for done, _, _ in reports)
+    assert DIGEST in reports[-1][2]
     assert fetch.fetch(NAME, tmp_path) == fetched
     assert server.seen == [("/mirror/panns-cnn14/Cnn14_mAP%3D0.431.pth", None)]
 

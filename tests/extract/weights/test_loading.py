@@ -29,12 +29,12 @@ def trained():
 def test_safetensors_come_with_digest_and_metadata(tmp_path, trained):
     path = tmp_path / "net.safetensors"
     save_file(trained, path, {"licence": "MIT"})
-    found = loading.read(path)
-    assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert found.file == "net.safetensors"
-    assert loading.notes(found, "unknown") == {"weights": "net.safetensors", "licence": "MIT"}
-    assert loading.identity(found, 0) == {"sha256": found.sha256}
-    assert found.tensors.keys() == trained.keys()
+    weights = loading.read(path)
+    assert weights.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert weights.file == "net.safetensors"
+    assert loading.notes(weights, "unknown") == {"weights": "net.safetensors", "licence": "MIT"}
+    assert loading.identity(weights, 0) == {"sha256": weights.sha256}
+    assert weights.tensors.keys() == trained.keys()
 
 
 @pytest.mark.parametrize("wrap", [lambda d: d, lambda d: {"model": d}], ids=["bare", "model"])

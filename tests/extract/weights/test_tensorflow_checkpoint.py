@@ -29,11 +29,11 @@ def assert_reads(path, tensors):
     checkpoint = Checkpoint(path)
     assert sorted(checkpoint) == sorted(tensors)
     for name, values in tensors.items():
-        found = checkpoint.read(name)
+        read = checkpoint.read(name)
         assert (checkpoint[name].dtype, checkpoint[name].shape) == (values.dtype.name, values.shape)
-        assert found.dtype == values.dtype
-        assert found.shape == values.shape
-        assert found.tobytes() == np.asarray(values).tobytes()
+        assert read.dtype == values.dtype
+        assert read.shape == values.shape
+        assert read.tobytes() == np.asarray(values).tobytes()
 
 
 @pytest.mark.parametrize("per_block", [1, 3, 1000])
@@ -67,8 +67,8 @@ def test_any_checkpoint_reads_back(tmp_path, tensors, **layout):
 
 def test_bfloat16_is_widened_exactly(tmp_path):
     raw = np.array([0x3F80, 0xC000, 0x7F80, 0x0001], "<u2").tobytes()  # 1, -2, inf, the smallest
-    place = (14, (4,), 0, 0, 8, bundle.masked_crc(raw))
-    bundle.write(tmp_path / "b", {}, extra=[(b"x", bundle.entry(*place))])
+    fields = (14, (4,), 0, 0, 8, bundle.masked_crc(raw))
+    bundle.write(tmp_path / "b", {}, extra=[(b"x", bundle.entry(*fields))])
     (tmp_path / "b.data-00000-of-00001").write_bytes(raw)
     values = Checkpoint(tmp_path / "b").read("x")
     assert values.dtype == np.float32
@@ -173,9 +173,11 @@ def test_a_block_that_is_listed_twice_is_refused(tmp_path):
     out = content + b"\0" + bundle.masked_crc(content + b"\0")
     handle = bundle.number(0) + bundle.number(len(content))
     index = bundle.block([(b"%d" % i, handle) for i in range(9)], 1)
-    place = bundle.number(len(out)) + bundle.number(len(index))
+    index_handle = bundle.number(len(out)) + bundle.number(len(index))
     out += index + b"\0" + bundle.masked_crc(index + b"\0")
-    (tmp_path / "m.index").write_bytes(out + (handle + place).ljust(40, b"\0") + bundle.MAGIC)
+    (tmp_path / "m.index").write_bytes(
+        out + (handle + index_handle).ljust(40, b"\0") + bundle.MAGIC
+    )
     with pytest.raises(WeightsError, match="blocks are out of order"):
         Checkpoint(tmp_path / "m")
 
@@ -187,9 +189,11 @@ def test_an_entry_of_unbounded_prefix_is_refused(tmp_path):
     out = content + b"\0" + bundle.masked_crc(content + b"\0")
     handle = bundle.number(0) + bundle.number(len(content))
     index = bundle.block([(b"z", handle)], 1)
-    place = bundle.number(len(out)) + bundle.number(len(index))
+    index_handle = bundle.number(len(out)) + bundle.number(len(index))
     out += index + b"\0" + bundle.masked_crc(index + b"\0")
-    (tmp_path / "m.index").write_bytes(out + (handle + place).ljust(40, b"\0") + bundle.MAGIC)
+    (tmp_path / "m.index").write_bytes(
+        out + (handle + index_handle).ljust(40, b"\0") + bundle.MAGIC
+    )
     with pytest.raises(WeightsError, match="beyond its block"):
         Checkpoint(tmp_path / "m")
 

@@ -55,7 +55,7 @@ def test_written_and_read_again_is_the_same(table, tmp_path):
 def test_dictionaries_of_the_gzsl_papers(table, tmp_path):
     found = np.array(dict(zip(NAMES, VECTORS, strict=True)), dtype=object)
     np.save(tmp_path / "w.npy", found, allow_pickle=True)
-    with pytest.raises(InputError, match="--trust-pickle"):
+    with pytest.raises(InputError, match="`trust_pickle`"):
         class_embeddings.read(tmp_path / "w.npy")
     again = class_embeddings.read(tmp_path / "w.npy", trust_pickle=True)
     np.testing.assert_array_equal(again.of(NAMES), VECTORS)

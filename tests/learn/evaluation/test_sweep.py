@@ -151,7 +151,7 @@ def test_other_peoples_directories_and_lines_are_left_alone(paired, tmp_path):
     how = {"grid": ("optimiser.seed=0,1",), "settings": QUICK}
     with pytest.raises(InputError, match="something else"):
         learn.sweep(paired, "infonce", directory=tmp_path / "theirs", **how)
-    with pytest.raises(ClusterError, match="insecure-tcp"):
+    with pytest.raises(ClusterError, match="insecure_tcp"):
         learn.sweep(
             paired, "infonce", directory=tmp_path / "s", scheduler="tcp://10.0.0.1:8786", **how
         )

@@ -81,11 +81,11 @@ def test_a_full_disk_leaves_nothing(fs, tmp_path, monkeypatch):
 
 def test_progress_counts_every_clip(fs, tmp_path):
     seen = []
-    export(fs, "hdf5", tmp_path / "out.h5", progress=lambda *told: seen.append(told))
+    export(fs, "hdf5", tmp_path / "out.h5", progress=lambda *report: seen.append(report))
     assert seen[-1] == (120, 120)
     seen.clear()
     import_(
-        "hdf5", tmp_path / "out.h5", tmp_path / "back", progress=lambda *told: seen.append(told)
+        "hdf5", tmp_path / "out.h5", tmp_path / "back", progress=lambda *report: seen.append(report)
     )
     assert seen[-1] == (120, 120)
 
@@ -157,14 +157,14 @@ def test_units_depend_on_nothing_but_the_clips(monkeypatch):
     for cuts in ([50], [1] * 50, [7, 20, 23], [4, 0, 46]):
         bounds = np.cumsum([0, *cuts])
         parts = [block(counts[a:b], a) for a, b in pairwise(bounds)]
-        found = list(importing.units(iter(parts)))
-        assert [clips.clip_ids for clips in found] == [
+        units = list(importing.units(iter(parts)))
+        assert [clips.clip_ids for clips in units] == [
             clips.clip_ids for clips in importing.units(iter([whole]))
         ]
-        assert all(len(c.clip_ids) <= 4 for c in found)
-        assert all(len(c.values) <= 9 for c in found)
-        joined = np.concatenate([clips.values[:, 0] for clips in found])
-        assert sum(len(c.clip_ids) for c in found) == 50
+        assert all(len(c.clip_ids) <= 4 for c in units)
+        assert all(len(c.values) <= 9 for c in units)
+        joined = np.concatenate([clips.values[:, 0] for clips in units])
+        assert sum(len(c.clip_ids) for c in units) == 50
         first = np.concatenate([np.full(n, i) for i, n in enumerate(counts)])
         np.testing.assert_array_equal(joined, first)
         assert len(joined) == ends[-1]
@@ -466,7 +466,7 @@ def test_avca_as_published(inside, tmp_path):
 
 def test_tcaf_as_published(tmp_path):
     rows = published(tmp_path / "UCF", ".pkl", write_tcaf)
-    refused("tcaf", tmp_path / "UCF", tmp_path / "fs", "--trust-pickle", trust=False)
+    refused("tcaf", tmp_path / "UCF", tmp_path / "fs", "`trust_pickle`", trust=False)
     features, manifest = brought("tcaf", tmp_path / "UCF", tmp_path / "fs", trust=True)
     check_tree(features, manifest)
     wanted = rows["audio", "v_Typing_0"].astype(np.float16)
@@ -481,7 +481,7 @@ def test_trees_as_their_readers_read_them(fs, tmp_path):
     for name, suffix in (("avca", ".h5"), ("tcaf", ".pkl")):
         export(fs, f"{name}:set=cls_features", tmp_path / name)
         feature = fs["synthetic-visual"]
-        found = {}
+        row_of_clip = {}
         for path in (tmp_path / name).glob(f"features/cls_features/video/*/*{suffix}"):
             if name == "avca":
                 with h5py.File(path, "r") as file:
@@ -492,13 +492,15 @@ def test_trees_as_their_readers_read_them(fs, tmp_path):
                 # a row a second, and 16 frames a row; nothing is known of the rate of one row
                 assert content["fps"] == [16.0 if len(rows) > 1 else 25.0 for rows in data]
             for row, url in zip(data, urls, strict=True):
-                found[url] = row
+                row_of_clip[url] = row
                 assert path.stem == cells(fs.manifest(), "label")[url]
                 assert path.parent.name == cells(fs.manifest(), "split")[url]
-        assert set(found) == set(feature.clip_ids)
+        assert set(row_of_clip) == set(feature.clip_ids)
         clip = feature.clip_ids[5]
         rows = rows_of(feature, clip).astype(np.float32)
-        np.testing.assert_allclose(found[clip], rows if name == "tcaf" else rows.mean(0), rtol=1e-5)
+        np.testing.assert_allclose(
+            row_of_clip[clip], rows if name == "tcaf" else rows.mean(0), rtol=1e-5
+        )
 
 
 def test_word_embeddings_are_found_by_name(tmp_path):
@@ -507,7 +509,7 @@ def test_word_embeddings_are_found_by_name(tmp_path):
     folder.mkdir()
     words = {"Typing": np.arange(3.0), "Müsli": np.ones(3)}
     np.save(folder / "word_embeddings_ucf_normed.npy", words, allow_pickle=True)
-    refused("avca:text", tmp_path / "UCF", tmp_path / "no", "--trust-pickle", trust=False)
+    refused("avca:text", tmp_path / "UCF", tmp_path / "no", "`trust_pickle`", trust=False)
     features, manifest = brought("avca:text", tmp_path / "UCF", tmp_path / "fs", trust=True)
     assert [f.modality for f in features] == ["audio", "visual", "text"]
     np.testing.assert_array_equal(rows_of(features[2], "text/Typing"), [[0, 1, 2]])
@@ -518,21 +520,21 @@ def test_word_embeddings_are_found_by_name(tmp_path):
 def test_trees_that_contradict_themselves_are_refused(fs, tmp_path):
     top = tmp_path / "UCF"
     published(top, ".h5", write_avca)
-    other = top / "features/main_features/audio/stage_2_train/Typing.h5"
-    write_avca(other, ["v_Typing_0", "v_Typing_1"], [np.zeros((1, 5))] * 2)
+    class_file = top / "features/main_features/audio/stage_2_train/Typing.h5"
+    write_avca(class_file, ["v_Typing_0", "v_Typing_1"], [np.zeros((1, 5))] * 2)
     refused("avca", top, tmp_path / "fs", "other rows in another file")
-    write_avca(other, ["a", "b"], [np.zeros((1, 4))] * 2)
+    write_avca(class_file, ["a", "b"], [np.zeros((1, 4))] * 2)
     refused("avca", top, tmp_path / "fs", "rows of 4 and of 5")
-    other.unlink()
-    with h5py.File(other, "w") as file:
+    class_file.unlink()
+    with h5py.File(class_file, "w") as file:
         file["data"] = np.zeros((2, 5))
     refused("avca", top, tmp_path / "fs", "no 'video_urls'")
-    with h5py.File(other, "w") as file:
+    with h5py.File(class_file, "w") as file:
         file["data"], file["video_urls"] = np.zeros((2, 5)), np.array(["a"], object)
     refused("avca", top, tmp_path / "fs", "1 names for 2 rows")
     (top / "features" / "cls_features" / "audio").mkdir(parents=True)
     refused("avca", top, tmp_path / "fs", "2 sets.*set=NAME: cls_features, main_features")
-    refused("avca", other, tmp_path / "fs", "no directory")
+    refused("avca", class_file, tmp_path / "fs", "no directory")
     two = [f for f in fs.features if "visual" in f] * 2
     with pytest.raises(InputError, match="one visual and one audio"):
         export(fs, "avca", tmp_path / "out", features=two)
@@ -563,14 +565,14 @@ def test_tcaf_that_does_not_fit_is_refused(tmp_path):
 def test_coop_is_a_file_of_torch(fs, tmp_path):
     feature = fs["synthetic-audio"]
     facts = export(fs, "coop", tmp_path / "f.pt", features=(feature.name,))
-    found = torch.load(tmp_path / "f.pt", weights_only=True)
-    assert found["features"].shape == (facts.clips, 8)
-    assert (found["features"].dtype, found["labels"].dtype) == (torch.float32, torch.int64)
-    for row, label, path in zip(found["features"], found["labels"], found["paths"], strict=True):
+    saved = torch.load(tmp_path / "f.pt", weights_only=True)
+    assert saved["features"].shape == (facts.clips, 8)
+    assert (saved["features"].dtype, saved["labels"].dtype) == (torch.float32, torch.int64)
+    for row, label, path in zip(saved["features"], saved["labels"], saved["paths"], strict=True):
         mean = rows_of(feature, path).astype(np.float64).mean(0)
         np.testing.assert_allclose(row.numpy(), mean, rtol=1e-5, atol=1e-6)
-        assert found["classnames"][label] == cells(fs.manifest(), "label")[path]
-    found["features"] += 1  # an ordinary, writable tensor
+        assert saved["classnames"][label] == cells(fs.manifest(), "label")[path]
+    saved["features"] += 1  # an ordinary, writable tensor
 
 
 def coop(views=1, dtype=torch.float32):
@@ -588,7 +590,7 @@ def test_coop_as_torch_saves_it(dtype, legacy, tmp_path):
     path = tmp_path / "f.pt"
     torch.save(content, path, _use_new_zipfile_serialization=not legacy)
     if legacy:
-        refused("coop", path, tmp_path / "fs", "--trust-pickle", trust=False)
+        refused("coop", path, tmp_path / "fs", "`trust_pickle`", trust=False)
     (feature,), manifest = brought("coop", path, tmp_path / "fs", trust=legacy)
     np.testing.assert_array_equal(rows_of(feature, "/data/b.jpg"), [[2, 3], [8, 9]])
     np.testing.assert_array_equal(rows_of(feature, "z"), [[4, 5]])
@@ -653,10 +655,10 @@ def test_torch_files_hold_empty_and_whole_tensors(tmp_path):
         "text": ["é", ""],
     }
     write_torch(tmp_path / "f.pt", content)
-    found = torch.load(tmp_path / "f.pt", weights_only=True)
-    assert found.pop("text") == content.pop("text")
+    saved = torch.load(tmp_path / "f.pt", weights_only=True)
+    assert saved.pop("text") == content.pop("text")
     for name, array in content.items():
-        np.testing.assert_array_equal(found[name].numpy(), array)
+        np.testing.assert_array_equal(saved[name].numpy(), array)
 
 
 # ── SimpleShot ───────────────────────────────────────────────────────────────────────────────────
@@ -671,7 +673,7 @@ def test_simpleshot_as_pickled(tmp_path):
         fc[i % 2].append(np.full(2, i, np.float32))
     content = [np.full(3, 9, np.float32), np.full(2, 8, np.float32), vectors, fc]
     (tmp_path / "output.plk").write_bytes(pickle.dumps(content))
-    refused("simpleshot", tmp_path / "output.plk", tmp_path / "no", "--trust-pickle", trust=False)
+    refused("simpleshot", tmp_path / "output.plk", tmp_path / "no", "`trust_pickle`", trust=False)
     spec = "simpleshot:name=conv4"
     features, manifest = brought(spec, tmp_path / "output.plk", tmp_path / "fs", trust=True)
     assert [f.dim for f in features] == [3, 2]
@@ -711,9 +713,11 @@ def test_real_cnn14_embeddings_of_ucf101(tmp_path):
         group.rpartition("_")[0] == label
         for group, label in zip(manifest.column("group"), manifest.column("label"), strict=True)
     )
-    with np.load(source) as real:
+    with np.load(source) as archive:
         i = 1234
-        np.testing.assert_array_equal(rows_of(feature, str(real["clip"][i]))[0], real["audio"][i])
+        np.testing.assert_array_equal(
+            rows_of(feature, str(archive["clip"][i]))[0], archive["audio"][i]
+        )
     export(store.open(tmp_path / "fs"), "hdf5", tmp_path / "f.h5")
     facts = import_("hdf5", tmp_path / "f.h5", tmp_path / "again")
     assert facts.status == {"ok": 3543}

@@ -57,10 +57,10 @@ def dictionary(parts: Parts) -> dict[tuple[int, int], tuple[int, int, int, int]]
     """The rule, one clip at a time: rows beat none, then the smallest name."""
     best: dict = {}
     for number, name in enumerate(sorted(parts)):
-        found = parts[name]
-        for place, key in enumerate(map(tuple, found.clip_key.tolist())):
-            status = int(found.status[place])
-            start, rows = int(found.row_start[place]), int(found.row_count[place])
+        table = parts[name]
+        for index, key in enumerate(map(tuple, table.clip_key.tolist())):
+            status = int(table.status[index])
+            start, rows = int(table.row_start[index]), int(table.row_count[index])
             claim = (status > Status.PARTIAL, number, start, rows, status)
             best[key] = min(claim, best.get(key, claim), key=lambda claim: claim[:3])
     return {key: claim[1:] for key, claim in best.items()}
@@ -70,9 +70,9 @@ def check(index: ClipIndex, truth: dict, absent: list[tuple[int, int]] = ()) -> 
     keys = [*truth, *(key for key in absent if key not in truth)]
     order = np.random.default_rng(0).permutation(len(keys))
     asked = np.array(keys, dtype=np.uint64).reshape(-1, 2)[order]
-    found = index.lookup(asked)
+    located = index.lookup(asked)
     nowhere = (-1, 0, 0, int(Status.PENDING))
-    answers = list(zip(*(column.tolist() for column in found), strict=True))
+    answers = list(zip(*(column.tolist() for column in located), strict=True))
     assert answers == [truth.get(tuple(key), nowhere) for key in asked.tolist()]
     assert len(index) == len(truth)
 
@@ -139,13 +139,13 @@ def test_with_rows_beats_without_then_the_smallest_name(tmp_path):
         }
     )
     index = parts.index(tmp_path)
-    found = index.lookup(np.array(key, np.uint64))
-    assert index.parts[found.part[0]] == "u-c"
+    located = index.lookup(np.array(key, np.uint64))
+    assert index.parts[located.part[0]] == "u-c"
     del parts["u-c"], parts["u-d"]
     index = parts.index(tmp_path)
-    found = index.lookup(np.array(key, np.uint64))
-    assert index.parts[found.part[0]] == "u-a"
-    assert found.status[0] == Status.DEADLINE
+    located = index.lookup(np.array(key, np.uint64))
+    assert index.parts[located.part[0]] == "u-a"
+    assert located.status[0] == Status.DEADLINE
 
 
 def test_built_once_per_set_of_parts(tmp_path):
@@ -183,8 +183,8 @@ def test_any_damage_is_repaired_before_it_shows(tmp_path):
     path = only_file(tmp_path)
     sound = path.read_bytes()
     rng = np.random.default_rng(4)
-    places = [*rng.integers(0, len(sound), 60).tolist(), *range(len(sound) - 70, len(sound))]
-    for at in places:
+    offsets = [*rng.integers(0, len(sound), 60).tolist(), *range(len(sound) - 70, len(sound))]
+    for at in offsets:
         broken = bytearray(sound)
         broken[at] ^= 1 << at % 8
         path.write_bytes(broken)

@@ -102,16 +102,16 @@ def test_reading_is_what_zarr_reads(tmp_path_factory, make_rows, data, verify):
         fast, scanned = feature.read(asked, verify=verify)[0], list(feature.scan(verify))
         patch.setattr("store.features.feature.CAN_READ", False)
         np.testing.assert_array_equal(feature.read(asked)[0], fast)
-        for one, two in zip(scanned, feature.scan(verify), strict=True):
-            assert one[0] == two[0]
-            np.testing.assert_array_equal(one[1], two[1])
-            np.testing.assert_array_equal(one[2], two[2])
+        for first, second in zip(scanned, feature.scan(verify), strict=True):
+            assert first[0] == second[0]
+            np.testing.assert_array_equal(first[1], second[1])
+            np.testing.assert_array_equal(first[2], second[2])
         for part in feature.parts():
             for name in layout.ARRAYS[1:]:
                 plain = zarr.open_array(str(part.path / name), mode="r")[...]
-                found = part._read(name)
-                assert found.shape == plain.shape
-                assert found.tolist() == plain.tolist()
+                table = part._read(name)
+                assert table.shape == plain.shape
+                assert table.tolist() == plain.tolist()
 
 
 def test_a_chunk_of_zeros_is_written(feature, make_rows, fs):
@@ -283,14 +283,14 @@ def test_a_look_up_file_gives_what_memory_gives(fs, spec, make_rows, monkeypatch
     monkeypatch.setattr("store.features.committed.INDEX_PARTS", 2)
 
     def assert_same():
-        found = store.open(fs.path)["toy"]
-        assert found.clip_ids == wanted.clip_ids
-        packed = found.packed([*order, "never"])
+        reopened = store.open(fs.path)["toy"]
+        assert reopened.clip_ids == wanted.clip_ids
+        packed = reopened.packed([*order, "never"])
         np.testing.assert_array_equal(packed.values, truth.values)
         np.testing.assert_array_equal(packed.offsets, truth.offsets)
         np.testing.assert_array_equal(packed.time_ms, truth.time_ms)
-        assert found.status_of(["never"]).tolist() == [Status.PENDING]
-        assert [ids for ids, _, _ in found.scan()] == [ids for ids, _, _ in wanted.scan()]
+        assert reopened.status_of(["never"]).tolist() == [Status.PENDING]
+        assert [ids for ids, _, _ in reopened.scan()] == [ids for ids, _, _ in wanted.scan()]
 
     assert_same()
     (kept,) = folder.iterdir()

@@ -30,21 +30,21 @@ def rows_of(packed):
     return dict(zip(packed.clip_ids, pairs, strict=True))
 
 
-def assert_same(found, wanted):
-    assert sorted(found) == sorted(wanted)
+def assert_same(clips, wanted):
+    assert sorted(clips) == sorted(wanted)
     for clip, (values, times) in wanted.items():
-        np.testing.assert_array_equal(found[clip][0], values)
-        np.testing.assert_array_equal(found[clip][1], times)
+        np.testing.assert_array_equal(clips[clip][0], values)
+        np.testing.assert_array_equal(clips[clip][1], times)
 
 
 def test_packed_is_read_with_places_for_clips_without_rows(filled):
     failed = [c for c, s in filled.committed().items() if s is Status.DECODE_ERROR]
-    some = ["never", *filled.clip_ids[7:9], failed[0]]
-    packed = filled.packed(some)
-    values, offsets = filled.read(some[1:])
+    clip_ids = ["never", *filled.clip_ids[7:9], failed[0]]
+    packed = filled.packed(clip_ids)
+    values, offsets = filled.read(clip_ids[1:])
     np.testing.assert_array_equal(packed.values, values)
     np.testing.assert_array_equal(packed.offsets, [0, *offsets])
-    np.testing.assert_array_equal(packed.time_ms, filled.read_times(some[1:]))
+    np.testing.assert_array_equal(packed.time_ms, filled.read_times(clip_ids[1:]))
     assert packed.mask.tolist() == [False, *(np.diff(offsets) > 0)]
     assert not packed.mask[-1]
     assert filled.packed().clip_ids == tuple(filled.clip_ids)
@@ -81,15 +81,15 @@ def test_a_split_in_one_call(tmp_path):
 def test_batches_bring_each_clip_once_within_memory(filled, clips, memory, seed, data):
     every = [*filled.clip_ids, "never"]
     wanted = data.draw(st.lists(st.sampled_from(every), unique=True, min_size=1))
-    found, sizes = {}, []
+    rows_by_clip, sizes = {}, []
     for batch in filled.batches(wanted, clips=clips, memory_bytes=memory, seed=seed):
         assert clips is None or len(batch) <= clips
         bytes_held = batch.values.nbytes + batch.time_ms.nbytes
         assert bytes_held <= memory or np.count_nonzero(batch.mask) == 1
-        assert not set(batch.clip_ids) & set(found)
-        found |= rows_of(batch)
+        assert not set(batch.clip_ids) & set(rows_by_clip)
+        rows_by_clip |= rows_of(batch)
         sizes.append(len(batch))
-    assert_same(found, rows_of(filled.packed(wanted)))
+    assert_same(rows_by_clip, rows_of(filled.packed(wanted)))
     assert len(sizes) <= len(wanted)
 
 

@@ -240,7 +240,7 @@ def test_the_record_is_written_last_and_after_the_data_is_durable(
 ):
     """Every file and directory of the part is flushed before the record appears."""
     events, fsync, link = [], os.fsync, os.link
-    record = lambda kind, what: events.append((kind, str(what)))  # noqa: E731
+    record = lambda kind, file: events.append((kind, str(file)))  # noqa: E731
 
     def logged_fsync(descriptor):
         record("fsync", Path(f"/proc/self/fd/{descriptor}").readlink())

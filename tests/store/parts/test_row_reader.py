@@ -374,13 +374,13 @@ def test_a_file_that_shrinks_after_its_index_was_read(tmp_path):
         ([(28, 28), (27, 28)], "overlap"),
     ],
 )
-def test_an_index_that_cannot_be_true(tmp_path, entries, what):
+def test_an_index_that_cannot_be_true(tmp_path, entries, message):
     source = create(tmp_path, random_values(8, 3, "float16", 5), chunk_rows=4, shard_chunks=2)
     data = shard_of(source).read_bytes()[: 2 * 28]
     with_index(source, [(28, 28), (0, 28)], data)
     RowReader().rows(source, 0, 8, verify=True)
     with_index(source, entries, data)
-    with pytest.raises(DamagedStore, match=what):
+    with pytest.raises(DamagedStore, match=message):
         RowReader().rows(source, 0, 8)
 
 
@@ -454,20 +454,20 @@ def test_threads_share_a_reader(tmp_path):
 def test_other_systems(tmp_path, monkeypatch, system):
     values = random_values(50, 3, "float16", 0)
     source = create(tmp_path, values, chunk_rows=4, shard_chunks=3)
-    real, announced = os.preadv, []
+    preadv, announced = os.preadv, []
     if system == "no preadv":
         monkeypatch.delattr(os, "preadv")
         monkeypatch.setattr(row_reader, "_CAN_ANNOUNCE", False)
     elif system == "short reads":
         monkeypatch.setattr(
-            os, "preadv", lambda fd, views, at, *flags: real(fd, [views[0][:5]], at, *flags)
+            os, "preadv", lambda fd, views, at, *flags: preadv(fd, [views[0][:5]], at, *flags)
         )
     else:
 
         def cold(fd, views, at, flags=0):
             if flags:
                 raise BlockingIOError
-            return real(fd, views, at)
+            return preadv(fd, views, at)
 
         monkeypatch.setattr(os, "preadv", cold)
         monkeypatch.setattr(os, "posix_fadvise", lambda *args: announced.append(args))

@@ -51,9 +51,9 @@ def assert_equal(bucket, local):
     np.testing.assert_array_equal(ours.read_times(order), theirs.read_times(order))
     np.testing.assert_array_equal(ours.status, theirs.status)
     assert ours.details(order) == theirs.details(order)
-    for one, two in zip(ours.scan(), theirs.scan(), strict=True):
-        assert one[0] == two[0]
-        np.testing.assert_array_equal(one[1], two[1])
+    for part, expected in zip(ours.scan(), theirs.scan(), strict=True):
+        assert part[0] == expected[0]
+        np.testing.assert_array_equal(part[1], expected[1])
     lazy = ours.dask(order).values.compute(scheduler="sync")
     np.testing.assert_array_equal(lazy, theirs.packed(order).values)
 
@@ -149,7 +149,7 @@ def test_a_bucket_that_stops_answering_is_no_damage(both, proxy):
 def test_damage_in_a_bucket_is_found_and_set_aside(both, make_rows, change, key):
     bucket, local = both
     unit = local["toy"].unit_name(["a1", "ü1", "long1"])
-    (record,) = [one for one in bucket["toy"].records() if one.unit == unit]
+    (record,) = [r for r in bucket["toy"].records() if r.unit == unit]
     name = f"{bucket['toy']._keys.parts}/{record.part}/{key}"
     data = bytearray(bucket.storage.get(name, limit_bytes=1 << 30))
     bucket.storage.delete(name)
@@ -163,7 +163,9 @@ def test_damage_in_a_bucket_is_found_and_set_aside(both, make_rows, change, key)
         with pytest.raises(DamagedStore, match=unit):
             bucket["toy"].packed()
     done = repair(bucket)
-    assert [(one.unit, one.clips) for one in done.units] == [(unit, ("a1", "ü1", "long1"))]
+    assert [(pending.unit, pending.clips) for pending in done.units] == [
+        (unit, ("a1", "ü1", "long1"))
+    ]
     assert verify(bucket).problems == []
     assert verify(bucket).garbage_parts == 1
     fresh = store.open(bucket.name)["toy"]
@@ -194,7 +196,7 @@ def test_no_store_and_no_bucket_are_named(url):
 def test_the_commands_take_a_url(both, proxy):
     """In processes of their own: nothing but the address and the environment."""
     bucket, _ = both
-    found = {}
+    printed = {}
     for command in (["info"], ["verify", "--deep"], ["doctor"]):
         run = [
             sys.executable,
@@ -206,8 +208,8 @@ def test_the_commands_take_a_url(both, proxy):
         ]
         done = subprocess.run(run, capture_output=True, text=True, cwd=ROOT, check=False)
         assert done.returncode == 0, done.stderr
-        found[command[0]] = json.loads(done.stdout)
-    assert found["info"]["features"][0]["clips"] == 9
-    assert (found["verify"]["units"], found["verify"]["problems"]) == (3, [])
-    assert found["doctor"]["many_writers"]
-    assert "canary" not in json.dumps(found)
+        printed[command[0]] = json.loads(done.stdout)
+    assert printed["info"]["features"][0]["clips"] == 9
+    assert (printed["verify"]["units"], printed["verify"]["problems"]) == (3, [])
+    assert printed["doctor"]["many_writers"]
+    assert "canary" not in json.dumps(printed)

@@ -75,11 +75,11 @@ def test_a_part_appears_whole(storage):
 def test_pieces_and_digests_of_a_key(storage):
     data = bytes(range(200))
     storage.put_if_absent("a/b", data)
-    found = storage.blob("a/b", 200)
+    blob = storage.blob("a/b", 200)
     views = [memoryview(bytearray(7)), memoryview(bytearray(3))]
-    assert (found.size, found.read_into(views, 50)) == (200, 10)
+    assert (blob.size, blob.read_into(views, 50)) == (200, 10)
     assert b"".join(views) == data[50:60]
-    assert found.read_into([memoryview(bytearray(9))], 195) == 5
+    assert blob.read_into([memoryview(bytearray(9))], 195) == 5
     assert storage.digests("a/b", deep=True) == (
         200,
         posix.crc32c_hex(data),
@@ -117,8 +117,8 @@ def test_a_store_goes_into_a_bucket_and_comes_back(local, url, tmp_path):
     assert (merge(url, [local.path]).units, merge(url, [local.path]).present) == (0, 3)
     back = merge(tmp_path / "back", [url])
     assert (back.units, back.manifests, back.damaged) == (3, 1, [])
-    found, wanted = snapshot(store.open(tmp_path / "back")), snapshot(local)
-    assert {k: v for k, v in found.items() if k.name != "store.json"} == {
+    copied, wanted = snapshot(store.open(tmp_path / "back")), snapshot(local)
+    assert {k: v for k, v in copied.items() if k.name != "store.json"} == {
         k: v for k, v in wanted.items() if k.name != "store.json"
     }
     assert verify(store.open(tmp_path / "back"), deep=True).problems == []
@@ -262,14 +262,14 @@ def test_rows_from_a_bucket_win_over_their_absence(tmp_path, spec, make_rows, ur
 
 
 def test_the_doctor_finds_a_server_that_is_deaf_to_conditions(url, proxy):
-    found = doctor(url)
-    assert found.many_writers, found.checks
-    assert json.loads(json.dumps(found.to_dict()))["free_bytes"] is None
+    diagnosis = doctor(url)
+    assert diagnosis.many_writers, diagnosis.checks
+    assert json.loads(json.dumps(diagnosis.to_dict()))["free_bytes"] is None
     assert storage_at(url).keys("tmp/") == []
     proxy.deaf = True
-    found = doctor(url)
-    assert not found.many_writers
-    assert "was not refused" in found.checks[0].message
+    diagnosis = doctor(url)
+    assert not diagnosis.many_writers
+    assert "was not refused" in diagnosis.checks[0].message
 
 
 def test_what_cannot_be_meant_is_refused(url, local, monkeypatch):

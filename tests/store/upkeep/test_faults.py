@@ -89,8 +89,8 @@ def test_a_kill_before_any_change_leaves_a_sound_store(template, tmp_path, opera
     command = [sys.executable, "-m", "tests.store.faults", operation, start, out, str(points)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    kinds = {kind for kind, _ in found["events"]}
+    report = json.loads(done.stdout)
+    kinds = {kind for kind, _ in report["events"]}
     wanted = {
         "begin": {"mkdir", "open", "write", "fsync", "link", "remove"},
         "write": {"mkdir", "open", "write", "fsync", "link", "remove", "rename"},
@@ -100,10 +100,10 @@ def test_a_kill_before_any_change_leaves_a_sound_store(template, tmp_path, opera
         "view": {"mkdir", "open", "write", "fsync", "link", "rename"},
     }
     assert kinds >= wanted[operation]
-    assert points or len(found["killed"]) == len(found["events"])
-    for number in found["killed"]:
+    assert points or len(report["killed"]) == len(report["events"])
+    for number in report["killed"]:
         check_survivor(operation, out / str(number) / "fs")
-    print(f"{operation}: {len(found['killed'])} of {len(found['events'])} crash points, 0 bad")
+    print(f"{operation}: {len(report['killed'])} of {len(report['events'])} crash points, 0 bad")
 
 
 def codes(*names):
@@ -158,14 +158,14 @@ def refuse(fs, feature, rows, number, code, lasting):
             assert feature.commit(rows)
         except StoreError as error:
             failed, message = True, str(error)
-    there = feature.has_unit(feature.unit_name(rows.clip_ids))
+    is_committed = feature.has_unit(feature.unit_name(rows.clip_ids))
     if failed:
         assert os.strerror(code) in message
         assert len(message.splitlines()) == 1
-        assert there == ("is written, but may not outlive" in message)
+        assert is_committed == ("is written, but may not outlive" in message)
     else:
-        assert there
-    assert feature.commit(rows) != there
+        assert is_committed
+    assert feature.commit(rows) != is_committed
     np.testing.assert_array_equal(feature.read(list(rows.clip_ids))[0], rows.values)
     return failed
 

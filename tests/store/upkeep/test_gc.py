@@ -22,8 +22,8 @@ DAY = 24 * 3600
 def age(path, seconds):
     """Make everything at and below a path look older."""
     then = time.time() - seconds
-    for found in (path, *path.rglob("*")):
-        os.utime(found, (then, then))
+    for entry in (path, *path.rglob("*")):
+        os.utime(entry, (then, then))
 
 
 def lose(fs, feature, rows):
@@ -49,10 +49,10 @@ def untidy(fs, feature, make_rows):
 def test_old_garbage_goes_and_the_committed_stays(untidy):
     fs, part = untidy
     kept = {path for path in fs.path.rglob("*") if part not in (path, *path.parents)}
-    found = gc(fs)
-    assert found.parts == [part.relative_to(fs.path).as_posix()]
-    assert found.staging == ["tmp/put-1", "tmp/u-1"]
-    assert found.bytes > 1 << 19
+    collected = gc(fs)
+    assert collected.parts == [part.relative_to(fs.path).as_posix()]
+    assert collected.staging == ["tmp/put-1", "tmp/u-1"]
+    assert collected.bytes > 1 << 19
     kept -= set((fs.path / "tmp").iterdir()) | {fs.path / "tmp/put-1", fs.path / "tmp/u-1"}
     kept -= {fs.path / "tmp/u-1/values"}
     assert set(fs.path.rglob("*")) == kept
@@ -81,8 +81,8 @@ def test_young_garbage_stays(untidy):
     fs, part = untidy
     os.utime(part / "values" / "zarr.json")  # one young file keeps the whole part
     (fs.path / "tmp" / "u-1" / "values" / "fresh").touch()
-    found = gc(fs)
-    assert (found.parts, found.staging, found.too_young) == ([], ["tmp/put-1"], 2)
+    collected = gc(fs)
+    assert (collected.parts, collected.staging, collected.too_young) == ([], ["tmp/put-1"], 2)
     assert part.is_dir()
     assert gc(fs, older_than_seconds=0.0).parts
 
@@ -133,8 +133,8 @@ def test_a_writer_that_wakes_up_while_its_part_is_moved_keeps_it(
     shutil.copytree(fs.path, fs.path.with_name("other"))
     other = store.open(fs.path.with_name("other"))["toy"]
     other.commit(make_rows({"a": 2}))
-    places = store.open(fs.path.with_name("other")).keys_of(feature.name)
-    theirs = read_record(places, part.name[:22])
+    keys = store.open(fs.path.with_name("other")).keys_of(feature.name)
+    theirs = read_record(keys, part.name[:22])
 
     def wakes_up(path):
         if path == part.parent and not record.exists():
@@ -164,8 +164,8 @@ def test_an_interrupted_collector_gives_back_what_was_committed(fs, feature, mak
     lost = lose(fs, feature, make_rows({"b": 2}))
     for moved in (part, lost):
         moved.rename(fs.path / "tmp" / f"gc-{moved.name}-{feature.name}")
-    found = gc(fs)
-    assert found.restored == [part.relative_to(fs.path).as_posix()]
+    collected = gc(fs)
+    assert collected.restored == [part.relative_to(fs.path).as_posix()]
     assert list((fs.path / "tmp").iterdir()) == []
     assert (verify(fs, deep=True).problems, store.open(fs.path)["toy"].clip_ids) == ([], ["a"])
 

@@ -72,8 +72,8 @@ def test_rows_win_over_their_absence_in_one_unit(tmp_path, spec, make_rows):
     assert (done.units, done.present, done.retried_clips) == (0, 1, 2)
     feature = store.open(one.path)["toy"]
     wanted = two["toy"].read(["a", "c"])
-    for found, expected in zip(feature.read(["a", "c"]), wanted, strict=True):
-        np.testing.assert_array_equal(found, expected)
+    for values, expected in zip(feature.read(["a", "c"]), wanted, strict=True):
+        np.testing.assert_array_equal(values, expected)
     np.testing.assert_array_equal(feature.read(["b"])[0], ours.values)
     np.testing.assert_array_equal(feature.read_times(["a"]), two["toy"].read_times(["a"]))
     assert feature.details(["c"]) == ["how c went"]

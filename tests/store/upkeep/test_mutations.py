@@ -115,9 +115,9 @@ def test_verify_names_the_damaged_unit_and_no_other(copy, mutations):
 def test_repair_sets_aside_exactly_the_damaged_units(copy, make_rows):
     """Some units at once, in both features; the rest stays readable."""
     rng = np.random.default_rng(3)
-    for some in (slice(1), slice(1, 3), slice(4)):
+    for span in (slice(1), slice(1, 3), slice(4)):
         parts = [part.path for name in copy.features for part in copy[name].parts()]
-        before, chosen = set(files_of(copy)), parts[some]
+        before, chosen = set(files_of(copy)), parts[span]
         for part in chosen:
             files = [path for path in part.rglob("*") if path.is_file()]
             while not mutate(files[rng.integers(len(files))], rng):
@@ -165,18 +165,18 @@ def grown_number(data, rng):
         document = json.loads(data)
     except (ValueError, RecursionError):
         return data + b"\0"
-    places = []
+    entries = []
 
     def walk(node):
         for key, value in node.items() if isinstance(node, dict) else enumerate(node):
             if isinstance(value, (dict, list)):
                 walk(value)
             elif isinstance(value, int):
-                places.append((node, key))
+                entries.append((node, key))
 
     walk(document)
-    if places:
-        node, key = places[rng.integers(len(places))]
+    if entries:
+        node, key = entries[rng.integers(len(entries))]
         node[key] = [-1, 1 << 40, 1 << 63, 1e308, None, "7", True][rng.integers(7)]
     return json.dumps(document).encode()
 
@@ -216,12 +216,12 @@ def test_hostile_files_raise_only_our_errors(copy, mutations):
         began = time.perf_counter()
         outcomes = read_everything(copy.path)
         slowest = max(slowest, time.perf_counter() - began)
-        refused += any(isinstance(found, MicroshotError) for found in outcomes)
+        refused += any(isinstance(outcome, MicroshotError) for outcome in outcomes)
         if path == index:
             assert (outcomes[-1].rows.tolist(), outcomes[-1].part.min()) == ([3, 2, 0], 0)
         if isinstance(outcomes[0], list):
-            for found, wanted in zip(outcomes[0], truth, strict=True):
-                np.testing.assert_array_equal(found[0], wanted[0])
+            for outcome, wanted in zip(outcomes[0], truth, strict=True):
+                np.testing.assert_array_equal(outcome[0], wanted[0])
         path.write_bytes(kept)
     assert refused > mutations // 5  # what arrays say of themselves nobody here asks
     assert peak_bytes() - before < LIMIT_BYTES

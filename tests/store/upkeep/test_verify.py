@@ -92,11 +92,11 @@ def test_each_damaged_file_of_a_part_is_found(sound, copy, key, damage):
     if key in times:
         with pytest.raises(DamagedStore, match=unit):
             times[key](["a"])
-    for (ids, found, _), (own, wanted, _) in zip(
+    for (ids, values, _), (own, wanted, _) in zip(
         copy["toy"].scan(), sound["toy"].scan(), strict=True
     ):
         assert ids == own
-        np.testing.assert_array_equal(found, wanted)
+        np.testing.assert_array_equal(values, wanted)
 
 
 def test_only_sha256_tells_sound_rows_of_another_attempt(copy, make_rows):
@@ -200,8 +200,8 @@ def test_an_added_file_and_a_stray_record_are_found(copy):
     (part / "values" / "c" / "9" / "0").write_bytes(b"x")
     (copy.path / "commits" / copy["toy"].name / "UPPER.json").write_text("{}")
     (copy.path / "commits" / "No Feature").mkdir()
-    found = {(p.kind, p.unit) for p in verify(copy).problems}
-    assert found == {("unexpected", unit), ("record", "UPPER"), ("name", "")}
+    problems = {(p.kind, p.unit) for p in verify(copy).problems}
+    assert problems == {("unexpected", unit), ("record", "UPPER"), ("name", "")}
 
 
 def test_a_sound_store_has_nothing_to_report(sound):
@@ -264,9 +264,9 @@ def test_plain_zarr_reads_it_all(sound):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert sorted(found) == ["a", "b", "c"]
-    for clip, rows in found.items():
+    rows_of_clip = json.loads(done.stdout)
+    assert sorted(rows_of_clip) == ["a", "b", "c"]
+    for clip, rows in rows_of_clip.items():
         expected = sound["toy"].read([clip])[0]
         np.testing.assert_array_equal(np.array(rows, np.float16).reshape(-1, 4), expected)
 
@@ -449,9 +449,9 @@ def test_random_damage_gives_only_our_errors(copy):
                 data = bytearray(rng.bytes(rng.integers(1, 200)))
         path.write_bytes(data)
         try:
-            found = store.open(copy.path)["toy"]
-            np.testing.assert_array_equal(found.read(clips)[0], truth)
-            found.packed()
+            feature = store.open(copy.path)["toy"]
+            np.testing.assert_array_equal(feature.read(clips)[0], truth)
+            feature.packed()
         except MicroshotError:
             caught += 1
         path.write_bytes(kept)

@@ -70,8 +70,8 @@ def test_xarray_opens_it(viewed):
         for clip in ("a", "ü", "b"):
             at = ids.index(clip)
             start, count = (int(opened[name][at]) for name in ("row_start", "row_count"))
-            found = opened["values"][start : start + count].to_numpy()
-            np.testing.assert_array_equal(found, fs["toy"].read([clip])[0])
+            values = opened["values"][start : start + count].to_numpy()
+            np.testing.assert_array_equal(values, fs["toy"].read([clip])[0])
 
 
 def test_it_takes_no_room_and_changes_nothing(viewed):
@@ -127,12 +127,12 @@ def test_an_empty_feature_and_an_unknown_one(fs, feature):
 
 
 def test_a_sound_directory_gets_a_clean_bill(tmp_path):
-    found = doctor(tmp_path / "not" / "yet")
-    assert found.many_writers
-    assert found.path == str(tmp_path)
-    assert {check.name for check in found.checks if check.ok} >= {"conditional put", "race"}
-    assert 0 < found.write_seconds < 10
-    assert found.free_bytes > 0
+    diagnosis = doctor(tmp_path / "not" / "yet")
+    assert diagnosis.many_writers
+    assert diagnosis.path == str(tmp_path)
+    assert {check.name for check in diagnosis.checks if check.ok} >= {"conditional put", "race"}
+    assert 0 < diagnosis.write_seconds < 10
+    assert diagnosis.free_bytes > 0
     assert list(tmp_path.iterdir()) == []
 
 
@@ -150,9 +150,9 @@ def no_links(source, target):
 )
 def test_storage_that_does_not_refuse_a_second_put_is_found_out(tmp_path, monkeypatch, link, words):
     monkeypatch.setattr(os, "link", link)
-    found = doctor(tmp_path)
-    assert not found.many_writers
-    (check,) = [check for check in found.checks if check.name == "conditional put"]
+    diagnosis = doctor(tmp_path)
+    assert not diagnosis.many_writers
+    (check,) = [check for check in diagnosis.checks if check.name == "conditional put"]
     assert words in check.message
     assert list(tmp_path.iterdir()) == []
 
@@ -162,18 +162,18 @@ def test_a_race_with_two_winners_is_found_out(tmp_path, monkeypatch):
     import time
 
     def looks_first(source, target):
-        there = target.exists()
+        existed = target.exists()
         time.sleep(0.01)
-        if there:
+        if existed:
             raise FileExistsError
         os.replace(source, target)  # noqa: PTH105
 
     monkeypatch.setattr(os, "link", looks_first)
-    found = doctor(tmp_path)
-    verdicts = {check.name: check.ok for check in found.checks}
+    diagnosis = doctor(tmp_path)
+    verdicts = {check.name: check.ok for check in diagnosis.checks}
     assert verdicts["conditional put"]
     assert not verdicts["race"]
-    assert not found.many_writers
+    assert not diagnosis.many_writers
 
 
 def test_a_directory_that_cannot_be_written_is_an_error(tmp_path, monkeypatch):
