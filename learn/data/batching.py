@@ -22,7 +22,7 @@ from torch import Tensor
 class Window(NamedTuple):
     """Clips that are in memory together, and the batches made of them."""
 
-    places: Int64[np.ndarray, "_"]
+    indices: Int64[np.ndarray, "_"]
     batches: tuple[Int64[Tensor, "B"], ...]
 
 
@@ -35,17 +35,19 @@ class Batching:
     ways: int = 0  # classes of a batch, if `class_ids` tell them apart
     lengths: Int[np.ndarray, "V"] | None = None
     class_ids: Int[np.ndarray, "V"] | None = None
-    blocks: Sequence[Int64[np.ndarray, "_"]] = ()  # neighbours on the disk; none: all in memory
+    disk_blocks: Sequence[
+        Int64[np.ndarray, "_"]
+    ] = ()  # neighbours on the disk; none: all in memory
     at_once: int = 1  # blocks of a window
 
     def epoch(self, clips: int, rng: np.random.Generator) -> list[Window]:
         """Every clip once: windows of `at_once` blocks, or one of everything."""
-        if not self.blocks:
+        if not self.disk_blocks:
             groups = [rng.permutation(clips)]
         else:
-            turn = rng.permutation(len(self.blocks))
+            turn = rng.permutation(len(self.disk_blocks))
             joined = [
-                np.concatenate([self.blocks[i] for i in turn[first : first + self.at_once]])
+                np.concatenate([self.disk_blocks[i] for i in turn[first : first + self.at_once]])
                 for first in range(0, len(turn), self.at_once)
             ]
             if len(joined) > 1 and len(joined[-1]) < self.batch_size:  # no batch of a clip or two
@@ -69,12 +71,15 @@ class Batching:
     def _of_classes(
         self, order: Int64[np.ndarray, "_"], rng: np.random.Generator
     ) -> Iterator[Int64[Tensor, "B"]]:
-        """As many clips of each of `ways` classes, near enough; each spread over the epoch."""
+        """Batches of about as many clips of each of `ways` classes, every class spread over the
+        epoch."""
         assert self.class_ids is not None
         class_ids, portions = self.class_ids[order], []
         for class_id in np.unique(class_ids):
-            own = order[class_ids == class_id]
-            parts = np.array_split(own, math.ceil(len(own) / (self.batch_size // self.ways)))
+            members = order[class_ids == class_id]
+            parts = np.array_split(
+                members, math.ceil(len(members) / (self.batch_size // self.ways))
+            )
             portions += [
                 ((i + 0.5) / len(parts), rng.random(), part) for i, part in enumerate(parts)
             ]
@@ -94,11 +99,11 @@ def cut(order: Int[Tensor, "_"], size: int) -> list[Int[Tensor, "B"]]:
 
 def fill(counts: Mapping[str, Int[np.ndarray, "V"]], windows: Sequence[Window]) -> float:
     """The share of rows that are no padding, over an epoch and all modalities."""
-    mask = padded = 0
+    rows = padded = 0
     for window in windows:
         for batch in window.batches:
             for count in counts.values():
-                some = count[batch.numpy()]
-                mask += int(some.sum())
-                padded += len(some) * max(1, int(some.max()))
-    return mask / max(1, padded)
+                batch_counts = count[batch.numpy()]
+                rows += int(batch_counts.sum())
+                padded += len(batch_counts) * max(1, int(batch_counts.max()))
+    return rows / max(1, padded)
