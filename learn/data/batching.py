@@ -1,4 +1,4 @@
-"""Which clips meet in a batch, and in what order an epoch sees them.
+"""The batches of an epoch: the clips that meet in each, and their order.
 
 Where all rows are in memory, any clips meet. Where they are streamed, the clips of a window do:
 some blocks of neighbours on the disk, other ones together each epoch. Buckets put clips of like
@@ -28,7 +28,7 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Batching:
-    """Which clips may meet in a batch, for all epochs of a training."""
+    """The rules by which clips meet in a batch, for all epochs of a training."""
 
     batch_size: int
     bucket: int = 0  # batches of a window that are sorted by `lengths` at a time
@@ -71,8 +71,7 @@ class Batching:
     def _of_classes(
         self, order: Int64[np.ndarray, "_"], rng: np.random.Generator
     ) -> Iterator[Int64[Tensor, "B"]]:
-        """Batches of about as many clips of each of `ways` classes, every class spread over the
-        epoch."""
+        """Batches of about as many clips of each of `ways` classes, all spread over the epoch."""
         assert self.class_ids is not None
         class_ids, portions = self.class_ids[order], []
         for class_id in np.unique(class_ids):

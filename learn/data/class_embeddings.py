@@ -107,8 +107,7 @@ def words(name: str) -> str:
 
 
 def read(path: Path, *, trust_pickle: bool = False, wanted: Iterable[str] = ()) -> ClassEmbeddings:
-    """The class embeddings in a file; of a file of word vectors only the words of the names
-    `wanted`.
+    """The class embeddings in a file; of word vectors only those that the names `wanted` need.
 
     Raises:
         MissingFile: there is none.
@@ -179,8 +178,7 @@ def _table(path: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _word_vectors(path: Path, wanted: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """Words and vectors of the lines that some wanted name needs: such files have millions of
-    lines."""
+    """Words and vectors of the lines that wanted names need: such files have millions."""
     names = {words(name) for name in wanted}
     keys = names | {word for name in names for word in name.split()}
     keys |= {name.replace(" ", "_") for name in names}

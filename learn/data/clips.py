@@ -31,7 +31,7 @@ class Clips:
     ids: tuple[str, ...]
     class_ids: Int32[np.ndarray, "V"]  # positions in `classes`, or UNLABELLED
     classes: tuple[str, ...]
-    groups: Int32[np.ndarray, "V"] | None  # equal numbers: of one source
+    groups: Int32[np.ndarray, "V"] | None  # equal numbers: one source
     split: str
     targets: Bool[np.ndarray, "V C"] | None = None  # every label of a clip; then no class_ids
     roles: Int32[np.ndarray, "V"] | None = None  # sums of SHOT, QUERY, BASE; None: SHOT and QUERY
@@ -99,14 +99,14 @@ def splits(manifest: "Manifest") -> list[str]:
     return sorted(set(manifest.column("split")) - {""}) if "split" in manifest.columns else []
 
 
-def choose_split(manifest: "Manifest", asked: str | None, default: str) -> str:
+def choose_split(manifest: "Manifest", name: str | None, default: str) -> str:
     """The split asked for, or else `default` where the manifest has splits, or "all".
 
     Raises:
         InputError: no clip is in that split.
     """
     known = splits(manifest)
-    chosen = asked or (default if known else "all")
+    chosen = name or (default if known else "all")
     if chosen != "all" and chosen not in known:
         raise InputError(
             f"no clip is in split {chosen!r}; there are {choices(chosen, [*known, 'all'])}"
@@ -153,7 +153,8 @@ def load_clips(
     if several_labels := [i for i in rows if len(labels[i]) > 1]:
         raise InputError(
             f"{len(several_labels)} clips have several labels in column {label!r} (first "
-            f"{ids[several_labels[0]]!r}: {', '.join(labels[several_labels[0]])}); name a column with one each"
+            f"{ids[several_labels[0]]!r}: {', '.join(labels[several_labels[0]])}); name a column "
+            "with one each"
         )
     class_id = {(): UNLABELLED, **{(name,): c for c, name in enumerate(classes)}}
     return Clips(

@@ -131,14 +131,14 @@ def concatenated(parts: Sequence[Rows]) -> Rows:
     )
 
 
-def choose_feature(store: "Store", modality: str, asked: str | None) -> "Feature | None":
+def choose_feature(store: "Store", modality: str, name: str | None) -> "Feature | None":
     """The feature asked for, or the only one of that modality, or None where there is none.
 
     Raises:
         UnknownFeature: no such feature, one of another modality, or several and none named.
     """
-    if asked is not None:
-        feature = store[asked]
+    if name is not None:
+        feature = store[name]
         if feature.modality != modality:
             raise UnknownFeature(
                 f"{feature.name} is {feature.modality}, not {modality}; name another"

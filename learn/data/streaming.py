@@ -22,8 +22,8 @@ from store.features.streaming import cut
 if TYPE_CHECKING:
     from store import Feature
 
-BLOCKS = 16  # stretches of neighbours on the disk in the memory allowed
-AT_ONCE = BLOCKS // 2  # of a window: the other half of the memory is for the next one
+BLOCKS = 16  # blocks of neighbours on the disk that fill the memory allowed
+AT_ONCE = BLOCKS // 2  # blocks of a window: the other half of the memory is for the next one
 _READER = ThreadPoolExecutor(1, thread_name_prefix="rows")
 
 
@@ -75,8 +75,7 @@ class Streamed:
             self._coming = then, _READER.submit(self._window, then)
 
     def padded(self, indices: Int64[Tensor, "B"]) -> Padded:
-        """Rows, mask and times of these clips; those outside the window are read for this call
-        alone."""
+        """Rows, mask and times of these clips; those outside the window are read anew."""
         wanted = indices.cpu().numpy()
         window = self._held
         if window is None or (window.position_of[wanted] < 0).any():
@@ -108,7 +107,7 @@ class Streamed:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Window:
-    position_of: Int64[np.ndarray, "V"]  # of every clip in `rows`, or -1
+    position_of: Int64[np.ndarray, "V"]  # each clip's position in `rows`, or -1
     rows: Rows
 
 

@@ -26,13 +26,15 @@ from torch import Tensor
 
 from store.errors import ConfigError
 
-CHUNK = 32  # least queries in a chunk; 16 to 128 were measured: fewer copy more, more score in vain
+CHUNK = (
+    32  # queries in a chunk, at least; of 16 to 128: fewer copy more, more score pairs out of sight
+)
 SHORT = 128  # tokens: up to here one masked table was measured to be no slower than chunks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pattern:
-    """Which tokens see which: token i sees token j if |i - j| is 0, 1, … `one_sided_window` times
+    """The tokens that each token sees: i sees j if |i - j| is 0, 1, … `one_sided_window` times
     `dilation`.
 
     The first `global_tokens` tokens see everyone and are seen by everyone.
@@ -69,7 +71,7 @@ class Pattern:
 
 
 def path(pattern: Pattern, tokens: int) -> str:
-    """The way in which `attend` computes this pattern at this length: `full`, `banded` or `masked`."""
+    """The way `attend` computes this pattern at this length: `full`, `banded` or `masked`."""
     others = tokens - pattern.global_tokens
     if pattern.one_sided_window is None or (
         pattern.dilation == 1 and pattern.one_sided_window >= others - 1
@@ -161,8 +163,7 @@ def _band(
     mask: Bool[Tensor, "B T"],
     pattern: Pattern,
 ) -> Float[Tensor, "B H _ C"]:
-    """Attention of the tokens after the global ones, in chunks; each chunk looks at its windows and
-    at the global tokens."""
+    """Attention of the tokens after the global ones, in chunks that see their windows."""
     assert pattern.one_sided_window is not None
     global_tokens, tokens = pattern.global_tokens, q.shape[2] - pattern.global_tokens
     stride, neighbours, size = _chunking(pattern.one_sided_window, pattern.dilation, tokens)
@@ -196,8 +197,7 @@ def _band(
 
 
 def _chunking(one_sided_window: int, dilation: int, tokens: int) -> tuple[int, int, int]:
-    """Stride from neighbour to neighbour, neighbours on each side, queries in a chunk; all limited
-    by `tokens`."""
+    """Stride to the next neighbour, neighbours on each side, queries in a chunk."""
     stride = max(1, min(dilation, tokens))
     positions = -(-tokens // stride)
     return (
@@ -213,7 +213,7 @@ def _everyone(
     v: Float[Tensor, "B H T C"],
     mask: Bool[Tensor, "B T"],
 ) -> Float[Tensor, "B H Q C"]:
-    # A clip of padding only sees its zeros: of a query that sees nobody a kernel may make NaN.
+    # A clip of padding only sees its zeros: a kernel may make NaN of a query that sees nothing.
     seen = mask | ~mask.any(1, keepdim=True)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None, None])
 
@@ -224,8 +224,7 @@ def _masked_inputs(
     v: Float[Tensor, "B H T C"],
     mask: Bool[Tensor, "B T"],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Inputs with zeros for padding: a mask on the scores alone would leave 0 · inf in values and
-    gradients."""
+    """Inputs with zeros for padding: masked scores alone would leave 0 · inf in gradients."""
     padding = ~mask[:, None, :, None]
     return q.masked_fill(padding, 0), k.masked_fill(padding, 0), v.masked_fill(padding, 0)
 

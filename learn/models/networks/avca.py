@@ -71,7 +71,7 @@ class AVCA(nn.Module):
         phi = {m: self.enter[m](mean_of_rows(*inputs[m][:2])) for m in known}
         tokens = torch.stack([phi[m] + self.marks[MODALITIES.index(m)] for m in known], dim=1)
         present = torch.stack([inputs[m].mask.any(1) for m in known], dim=1)
-        # A clip without any rows attends to its token of nothing: all masked would be no number.
+        # A clip without any rows attends to its own tokens: masking all of them gives NaN.
         unseen = ~present & present.any(1, keepdim=True)
         mixed = self.cross(tokens, src_key_padding_mask=unseen)
         outputs = {m: self.leave[m](phi[m] + mixed[:, i]) for i, m in enumerate(known)}

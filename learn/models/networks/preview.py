@@ -39,8 +39,7 @@ class Preview(nn.Module):
         self.student = _layers(config, dims["visual"] + dims["audio"])
 
     def forward(self, inputs: Mapping[str, Padded]) -> dict[str, Float[Tensor, "B _"]]:
-        """The teacher's vector of all frames (`visual`), and the student's of a frame and the sound
-        (`av`)."""
+        """The teacher's vector (`visual`) of all frames, the student's (`av`) of one and sound."""
         if "visual" not in inputs:
             return {}
         frames, mask, _ = inputs["visual"]

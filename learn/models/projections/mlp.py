@@ -18,7 +18,7 @@ class Config(Settings):
     layers: int = setting(1, at_least=1)  # hidden ones
     dropout: float = setting(0.1, at_least=0, below=1)
     batch_norm: bool = False  # behind every hidden layer
-    relu_out: bool = False  # no negative numbers come out
+    relu_out: bool = False  # a last ReLU
 
 
 class MLP(nn.Module):

@@ -72,8 +72,7 @@ class Config(Settings):
 
 
 def pattern_of(config: Config) -> Pattern:
-    """The attention pattern of these settings; with `global_window` the first token is the global
-    one."""
+    """The attention pattern of these settings; in `global_window` the first token is global."""
     if config.attention == "full":
         return Pattern()
     global_tokens = int(config.attention == "global_window")
@@ -135,7 +134,7 @@ class Transformer(nn.Module):
         return mean_of_rows(tokens, mask)
 
     def attention_path(self, rows: int) -> str:
-        """The way attention is computed for clips padded to `rows`: `full`, `banded` or `masked`."""
+        """The way to compute attention over `rows` padded rows: `full`, `banded` or `masked`."""
         return path(self.pattern, rows + (self.cls is not None))
 
 
@@ -197,8 +196,7 @@ def sinusoids(seconds: Float[Tensor, "B T"], width: int) -> Float[Tensor, "B T {
 def _by_time(
     rows: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"], seconds: Float[Tensor, "B T"]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows, mask and seconds in the order of their times, padding last: a window must not span gaps
-    of padding."""
+    """Rows, mask and seconds by time, padding last: a window must not span gaps of padding."""
     order = seconds.masked_fill(~mask, math.inf).argsort(dim=1, stable=True)
     return (
         rows.gather(1, order[..., None].expand_as(rows)),
