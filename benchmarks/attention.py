@@ -27,9 +27,9 @@ from learn.models.attention import Pattern, attend, dense, path
 HEADS, CHANNELS = 4, 64
 PATTERNS = {
     "full": Pattern(),
-    "window": Pattern(reach=8),
-    "dilated": Pattern(reach=8, dilation=4),
-    "global_window": Pattern(reach=8, hubs=1),
+    "window": Pattern(one_sided_window=8),
+    "dilated": Pattern(one_sided_window=8, dilation=4),
+    "global_window": Pattern(one_sided_window=8, global_tokens=1),
 }
 GOAL, GOAL_TOKENS = 8.0, 4096  # windows against dense, in time and in memory, at this T
 LINEAR_GOALS = {"ms": 0.6, "MiB": 0.9}

@@ -61,7 +61,7 @@ def row(path: Path, folder: Path, name: str, memory: str, threads: int) -> dict[
     file.write_text(RECIPE.format(name=name, epochs=EPOCHS[name]))
     recipe = load(file, (f"data.memory={memory}",))
     data, whole = (load_job(path, None, r).data for r in (recipe, load(file)))
-    kind = "streamed" if data.blocks else "in memory"
+    kind = "streamed" if data.disk_blocks else "in memory"
     steps = recipe.stages[0].optimiser.epochs * len(cut(torch.arange(len(data.clips)), BATCH))
     ours, bare = [], []
     plain = bare_epoch(recipe, whole)

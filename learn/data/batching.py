@@ -1,4 +1,4 @@
-"""Which clips meet in a batch, and in what order an epoch sees them.
+"""The batches of an epoch: the clips that meet in each, and their order.
 
 Where all rows are in memory, any clips meet. Where they are streamed, the clips of a window do:
 some blocks of neighbours on the disk, other ones together each epoch. Buckets put clips of like
@@ -22,30 +22,32 @@ from torch import Tensor
 class Window(NamedTuple):
     """Clips that are in memory together, and the batches made of them."""
 
-    places: Int64[np.ndarray, "_"]
+    indices: Int64[np.ndarray, "_"]
     batches: tuple[Int64[Tensor, "B"], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Batching:
-    """Which clips may meet in a batch, for all epochs of a training."""
+    """The rules by which clips meet in a batch, for all epochs of a training."""
 
     batch_size: int
     bucket: int = 0  # batches of a window that are sorted by `lengths` at a time
     ways: int = 0  # classes of a batch, if `class_ids` tell them apart
     lengths: Int[np.ndarray, "V"] | None = None
     class_ids: Int[np.ndarray, "V"] | None = None
-    blocks: Sequence[Int64[np.ndarray, "_"]] = ()  # neighbours on the disk; none: all in memory
+    disk_blocks: Sequence[
+        Int64[np.ndarray, "_"]
+    ] = ()  # neighbours on the disk; none: all in memory
     at_once: int = 1  # blocks of a window
 
     def epoch(self, clips: int, rng: np.random.Generator) -> list[Window]:
         """Every clip once: windows of `at_once` blocks, or one of everything."""
-        if not self.blocks:
+        if not self.disk_blocks:
             groups = [rng.permutation(clips)]
         else:
-            turn = rng.permutation(len(self.blocks))
+            turn = rng.permutation(len(self.disk_blocks))
             joined = [
-                np.concatenate([self.blocks[i] for i in turn[first : first + self.at_once]])
+                np.concatenate([self.disk_blocks[i] for i in turn[first : first + self.at_once]])
                 for first in range(0, len(turn), self.at_once)
             ]
             if len(joined) > 1 and len(joined[-1]) < self.batch_size:  # no batch of a clip or two
@@ -69,12 +71,14 @@ class Batching:
     def _of_classes(
         self, order: Int64[np.ndarray, "_"], rng: np.random.Generator
     ) -> Iterator[Int64[Tensor, "B"]]:
-        """As many clips of each of `ways` classes, near enough; each spread over the epoch."""
+        """Batches of about as many clips of each of `ways` classes, all spread over the epoch."""
         assert self.class_ids is not None
         class_ids, portions = self.class_ids[order], []
         for class_id in np.unique(class_ids):
-            own = order[class_ids == class_id]
-            parts = np.array_split(own, math.ceil(len(own) / (self.batch_size // self.ways)))
+            members = order[class_ids == class_id]
+            parts = np.array_split(
+                members, math.ceil(len(members) / (self.batch_size // self.ways))
+            )
             portions += [
                 ((i + 0.5) / len(parts), rng.random(), part) for i, part in enumerate(parts)
             ]
@@ -94,11 +98,11 @@ def cut(order: Int[Tensor, "_"], size: int) -> list[Int[Tensor, "B"]]:
 
 def fill(counts: Mapping[str, Int[np.ndarray, "V"]], windows: Sequence[Window]) -> float:
     """The share of rows that are no padding, over an epoch and all modalities."""
-    mask = padded = 0
+    rows = padded = 0
     for window in windows:
         for batch in window.batches:
             for count in counts.values():
-                some = count[batch.numpy()]
-                mask += int(some.sum())
-                padded += len(some) * max(1, int(some.max()))
-    return mask / max(1, padded)
+                batch_counts = count[batch.numpy()]
+                rows += int(batch_counts.sum())
+                padded += len(batch_counts) * max(1, int(batch_counts.max()))
+    return rows / max(1, padded)

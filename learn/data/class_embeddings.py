@@ -60,24 +60,26 @@ class ClassEmbeddings:
         by_words: dict[str, list[int]] = {}
         for i, name in enumerate(self.names):
             by_words.setdefault(words(name), []).append(i)
-        found, missing = [], []
+        vectors, missing = [], []
         for name in names:
-            same = by_words.get(words(name), [])
-            several = [by_words.get(word, []) for word in words(name).split()]
+            matches = by_words.get(words(name), [])
+            word_matches = [by_words.get(word, []) for word in words(name).split()]
             if name in exact:
-                found.append(self.vectors[exact[name]])
-            elif len(same) == 1:
-                found.append(self.vectors[same[0]])
-            elif average_words and several and all(several):
-                found.append(np.mean([self.vectors[one[0]] for one in several], axis=0))
+                vectors.append(self.vectors[exact[name]])
+            elif len(matches) == 1:
+                vectors.append(self.vectors[matches[0]])
+            elif average_words and word_matches and all(word_matches):
+                vectors.append(
+                    np.mean([self.vectors[matches[0]] for matches in word_matches], axis=0)
+                )
             else:
                 missing.append(name)
         if missing:
             raise InputError(self._missing(missing, by_words))
-        return np.stack(found).astype(np.float32)
+        return np.stack(vectors).astype(np.float32)
 
     def has(self, name: str) -> bool:
-        """Whether `of` finds it."""
+        """True if `of` finds a vector for this name."""
         try:
             self.of([name])
         except InputError:
@@ -87,25 +89,25 @@ class ClassEmbeddings:
     @property
     def sha256(self) -> str:
         """Digest of names and vectors."""
-        told = json.dumps([self.names, self.vectors.shape]).encode()
-        return sha256(told + np.ascontiguousarray(self.vectors, "<f4").tobytes()).hexdigest()
+        header = json.dumps([self.names, self.vectors.shape]).encode()
+        return sha256(header + np.ascontiguousarray(self.vectors, "<f4").tobytes()).hexdigest()
 
     def _missing(self, missing: Sequence[str], known: Mapping[str, object]) -> str:
-        told = []
+        listed = []
         for name in missing[:LISTED]:
             close = get_close_matches(words(name), known, n=1)
-            told.append(f"{name!r}" + (f" (did you mean {close[0]!r}?)" if close else ""))
+            listed.append(f"{name!r}" + (f" (did you mean {close[0]!r}?)" if close else ""))
         more = ", …" if len(missing) > LISTED else ""
-        return f"{len(missing)} of the names have no vector: {', '.join(told)}{more}"
+        return f"{len(missing)} of the names have no vector: {', '.join(listed)}{more}"
 
 
 def words(name: str) -> str:
-    """The words of a name, small and apart."""
+    """The words of a name in lower case, separated by spaces."""
     return " ".join(re.findall(r"[^\W_]+", _SEAMS.sub(" ", name))).lower()
 
 
 def read(path: Path, *, trust_pickle: bool = False, wanted: Iterable[str] = ()) -> ClassEmbeddings:
-    """The labels in a file; of a file of word vectors only the words of the names `wanted`.
+    """The class embeddings in a file; of word vectors only those that the names `wanted` need.
 
     Raises:
         MissingFile: there is none.
@@ -115,12 +117,12 @@ def read(path: Path, *, trust_pickle: bool = False, wanted: Iterable[str] = ()) 
     if not path.is_file():
         raise MissingFile(f"{path} does not exist; make one with: learn labels DIR -o {path}")
     if path.suffix == ".npy":
-        found = safe_pickle.mapping(
+        vectors = safe_pickle.mapping(
             safe_pickle.read_npy(path, trust_pickle=trust_pickle), name=str(path)
         )
         pairs = [
             (str(name), safe_pickle.array(vector, name=str(path)).reshape(-1))
-            for name, vector in found.items()
+            for name, vector in vectors.items()
         ]
     elif path.suffix in (".txt", ".vec"):
         pairs = list(_word_vectors(path, wanted))
@@ -130,7 +132,7 @@ def read(path: Path, *, trust_pickle: bool = False, wanted: Iterable[str] = ()) 
 
 
 def write(path: Path, labels: ClassEmbeddings) -> None:
-    """A CSV with a row per name; all or nothing."""
+    """Write a CSV with a row per name, all or nothing."""
     unfinished = path.with_name(path.name + ".unfinished")
     with unfinished.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
@@ -162,7 +164,7 @@ def _labels(path: Path, pairs: Sequence[tuple[str, np.ndarray]]) -> ClassEmbeddi
 
 
 def _table(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """A header, then a name and its numbers a row; all numbers may be in one cell."""
+    """Names and vectors of a CSV: a header, then a row per name; all numbers may be in one cell."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.reader(file)
@@ -176,7 +178,7 @@ def _table(path: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _word_vectors(path: Path, wanted: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """Only lines of words that some name has: such files have millions."""
+    """Words and vectors of the lines that wanted names need: such files have millions."""
     names = {words(name) for name in wanted}
     keys = names | {word for name in names for word in name.split()}
     keys |= {name.replace(" ", "_") for name in names}

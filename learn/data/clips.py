@@ -31,9 +31,9 @@ class Clips:
     ids: tuple[str, ...]
     class_ids: Int32[np.ndarray, "V"]  # positions in `classes`, or UNLABELLED
     classes: tuple[str, ...]
-    groups: Int32[np.ndarray, "V"] | None  # equal codes: of one source
+    groups: Int32[np.ndarray, "V"] | None  # equal numbers: one source
     split: str
-    targets: Bool[np.ndarray, "V C"] | None = None  # every label of a clip; then no codes
+    targets: Bool[np.ndarray, "V C"] | None = None  # every label of a clip; then no class_ids
     roles: Int32[np.ndarray, "V"] | None = None  # sums of SHOT, QUERY, BASE; None: SHOT and QUERY
 
     def __post_init__(self) -> None:
@@ -57,12 +57,12 @@ class Clips:
     def sha256(self) -> str:
         """Digest of ids, labels and groups."""
         groups = None if self.groups is None else self.groups.tolist()
-        told = [self.ids, self.classes, self.class_ids.tolist(), groups]
+        content = [self.ids, self.classes, self.class_ids.tolist(), groups]
         if self.targets is not None:
-            told.append(self.targets.tolist())
+            content.append(self.targets.tolist())
         if self.roles is not None:
-            told.append(self.roles.tolist())
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+            content.append(self.roles.tolist())
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def keep(self, wanted: Bool[np.ndarray, "V"]) -> "Clips":
         """Only these clips, and only the classes they have."""
@@ -84,14 +84,14 @@ class Clips:
         )
 
     def has_role(self, role: int) -> Bool[np.ndarray, "V"]:
-        """Which clips have a role."""
+        """A mask of the clips that have this role."""
         return np.ones(len(self), bool) if self.roles is None else self.roles & role > 0
 
     @property
     def labelled(self) -> Bool[np.ndarray, "V"]:
-        """Which clips have a label at least."""
-        some = self.class_ids != UNLABELLED if self.targets is None else self.targets.any(1)
-        return np.asarray(some)
+        """A mask of the clips that have a label."""
+        labelled = self.class_ids != UNLABELLED if self.targets is None else self.targets.any(1)
+        return np.asarray(labelled)
 
 
 def splits(manifest: "Manifest") -> list[str]:
@@ -99,14 +99,14 @@ def splits(manifest: "Manifest") -> list[str]:
     return sorted(set(manifest.column("split")) - {""}) if "split" in manifest.columns else []
 
 
-def choose_split(manifest: "Manifest", asked: str | None, default: str) -> str:
-    """`asked`, or `default` where the manifest has splits, or "all".
+def choose_split(manifest: "Manifest", name: str | None, default: str) -> str:
+    """The split asked for, or else `default` where the manifest has splits, or "all".
 
     Raises:
         InputError: no clip is in that split.
     """
     known = splits(manifest)
-    chosen = asked or (default if known else "all")
+    chosen = name or (default if known else "all")
     if chosen != "all" and chosen not in known:
         raise InputError(
             f"no clip is in split {chosen!r}; there are {choices(chosen, [*known, 'all'])}"
@@ -139,9 +139,9 @@ def load_clips(
     classes = sorted({name for i in rows for name in labels[i]})
     if several:
         targets = np.zeros((len(rows), len(classes)), bool)
-        place = {name: c for c, name in enumerate(classes)}
+        column = {name: c for c, name in enumerate(classes)}
         for row, i in enumerate(rows):
-            targets[row, [place[name] for name in labels[i]]] = True
+            targets[row, [column[name] for name in labels[i]]] = True
         return Clips(
             ids=tuple(ids[i] for i in rows),
             class_ids=np.full(len(rows), UNLABELLED, np.int32),
@@ -150,15 +150,16 @@ def load_clips(
             split=split,
             targets=targets,
         )
-    if many := [i for i in rows if len(labels[i]) > 1]:
+    if several_labels := [i for i in rows if len(labels[i]) > 1]:
         raise InputError(
-            f"{len(many)} clips have several labels in column {label!r} (first "
-            f"{ids[many[0]]!r}: {', '.join(labels[many[0]])}); name a column with one each"
+            f"{len(several_labels)} clips have several labels in column {label!r} (first "
+            f"{ids[several_labels[0]]!r}: {', '.join(labels[several_labels[0]])}); name a column "
+            "with one each"
         )
-    code = {(): UNLABELLED, **{(name,): c for c, name in enumerate(classes)}}
+    class_id = {(): UNLABELLED, **{(name,): c for c, name in enumerate(classes)}}
     return Clips(
         ids=tuple(ids[i] for i in rows),
-        class_ids=np.array([code[labels[i]] for i in rows], np.int32),
+        class_ids=np.array([class_id[labels[i]] for i in rows], np.int32),
         classes=tuple(classes),
         groups=_groups(manifest, group, rows),
         split=split,

@@ -40,19 +40,19 @@ def make_labels(
     if not classes:
         raise InputError(f"column {label!r} names no class")
     if source is None:
-        made = encoded(classes, model)
+        embeddings = encoded(classes, model)
     else:
-        called = renaming(names) if names else {}
-        asked = [called.get(name, name) for name in classes]
-        found = read(source, trust_pickle=trust_pickle, wanted=asked)
-        vectors = found.of(asked, average_words=average_words)
-        made = ClassEmbeddings(names=tuple(classes), vectors=vectors)
-    write(output, made)
-    return {"labels": str(output), "names": len(classes), "numbers": made.vectors.shape[1]}
+        renamed = renaming(names) if names else {}
+        wanted = [renamed.get(name, name) for name in classes]
+        known = read(source, trust_pickle=trust_pickle, wanted=wanted)
+        vectors = known.of(wanted, average_words=average_words)
+        embeddings = ClassEmbeddings(names=tuple(classes), vectors=vectors)
+    write(output, embeddings)
+    return {"labels": str(output), "names": len(classes), "numbers": embeddings.vectors.shape[1]}
 
 
 def encoded(names: Sequence[str], model: str = "") -> ClassEmbeddings:
-    """What a sentence encoder makes of the words of each name, as unit vectors.
+    """Class embeddings by a sentence encoder: unit vectors of the words of each name.
 
     `model` is a directory or a name of sentence-transformers; by default all-MiniLM-L6-v2, which
     the extra `text` brings along.
@@ -84,7 +84,8 @@ def encoded(names: Sequence[str], model: str = "") -> ClassEmbeddings:
 
 
 def renaming(path: Path) -> dict[str, str]:
-    """Names of a dataset and what a dictionary calls them: a CSV with `original,manual` columns.
+    """The table from a dataset's class names to a dictionary's: a CSV with `original,manual`
+    columns.
 
     Raises:
         MissingFile, InputError: no such table.

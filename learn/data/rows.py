@@ -23,7 +23,7 @@ ROWS_AT_ONCE = 8192
 
 
 class Padded(NamedTuple):
-    """The rows of a batch of clips; those that are not real are padding."""
+    """The rows of a batch of clips; `mask` is false where there is padding."""
 
     rows: Float32[Tensor, "B T D"]
     mask: Bool[Tensor, "B T"]
@@ -57,28 +57,28 @@ class Rows:
 
     @property
     def device(self) -> torch.device:
-        """Where the rows lie."""
+        """The device that holds the rows."""
         return self.values.device
 
     @property
     def counts(self) -> Int64[Tensor, "V"]:
-        """How many rows each clip has."""
+        """The number of rows of each clip."""
         return self.offsets.diff()
 
     @property
     def valid(self) -> Bool[np.ndarray, "V"]:
-        """Which clips have rows."""
+        """A mask of the clips that have rows."""
         return self.counts.cpu().numpy() > 0
 
-    def padded(self, places: Int[Tensor, "B"]) -> Padded:
-        """Rows, which of them are real, and their times, of these clips; padding is zero."""
-        start, count = self.offsets[places], self.counts[places]
+    def padded(self, indices: Int[Tensor, "B"]) -> Padded:
+        """Rows, mask and times of these clips; padding is zero."""
+        start, count = self.offsets[indices], self.counts[indices]
         step = torch.arange(max(1, int(count.max())), device=self.values.device)
         mask = step < count[:, None]
         row = torch.where(mask, start[:, None] + step, 0)
         if not len(self.values):  # no clip has any: there is no row 0 to stand for padding
-            nothing = torch.zeros(*mask.shape, self.dim, device=self.values.device)
-            return Padded(nothing, mask, torch.zeros_like(nothing[..., 0]))
+            zeros = torch.zeros(*mask.shape, self.dim, device=self.values.device)
+            return Padded(zeros, mask, torch.zeros_like(zeros[..., 0]))
         rows = self.values.index_select(0, row.view(-1)).float().view(*row.shape, self.dim)
         if not bool(mask.all()):
             rows.mul_(mask[..., None])
@@ -97,14 +97,16 @@ class Rows:
         counts = self.counts
         means = torch.zeros(len(self), self.dim, device=self.values.device)
         for start in range(0, len(self), CLIPS_AT_ONCE):
-            some = counts[start : start + CLIPS_AT_ONCE]
-            rows = self.values[self.offsets[start] : self.offsets[start + len(some)]].float()
-            clip = torch.repeat_interleave(some)
-            means[start : start + len(some)].index_add_(0, clip, rows)
+            chunk_counts = counts[start : start + CLIPS_AT_ONCE]
+            rows = self.values[
+                self.offsets[start] : self.offsets[start + len(chunk_counts)]
+            ].float()
+            clip = torch.repeat_interleave(chunk_counts)
+            means[start : start + len(chunk_counts)].index_add_(0, clip, rows)
         return means / counts.clamp_min(1)[:, None]
 
-    def pieces(self) -> Iterator[Float16[Tensor, "_ D"]]:
-        """All rows, some at a time."""
+    def chunks(self) -> Iterator[Float16[Tensor, "_ D"]]:
+        """All rows, at most `ROWS_AT_ONCE` at a time."""
         return iter(torch.split(self.values, ROWS_AT_ONCE))
 
     def keep(self, wanted: Bool[np.ndarray, "V"]) -> "Rows":
@@ -129,14 +131,14 @@ def concatenated(parts: Sequence[Rows]) -> Rows:
     )
 
 
-def choose_feature(store: "Store", modality: str, asked: str | None) -> "Feature | None":
+def choose_feature(store: "Store", modality: str, name: str | None) -> "Feature | None":
     """The feature asked for, or the only one of that modality, or None where there is none.
 
     Raises:
         UnknownFeature: no such feature, one of another modality, or several and none named.
     """
-    if asked is not None:
-        feature = store[asked]
+    if name is not None:
+        feature = store[name]
         if feature.modality != modality:
             raise UnknownFeature(
                 f"{feature.name} is {feature.modality}, not {modality}; name another"

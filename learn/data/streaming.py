@@ -1,6 +1,6 @@
 """Rows of more clips than memory is meant for: a window of them at a time, the next one on its way.
 
-`Streamed` answers what `learn.data.clips.Rows` answers; which clips are in the window decides only
+`Streamed` answers what `learn.data.rows.Rows` answers; which clips are in the window decides only
 how fast. The order of an epoch (`learn/data/batching.py`) follows the windows.
 
 Shapes: V = clips, R = rows, D = stored size, B = clips of a batch, W = clips of a window.
@@ -22,14 +22,14 @@ from store.features.streaming import cut
 if TYPE_CHECKING:
     from store import Feature
 
-BLOCKS = 16  # stretches of neighbours on the disk in the memory allowed
-AT_ONCE = BLOCKS // 2  # of a window: the other half of the memory is for the next one
+BLOCKS = 16  # blocks of neighbours on the disk that fill the memory allowed
+AT_ONCE = BLOCKS // 2  # blocks of a window: the other half of the memory is for the next one
 _READER = ThreadPoolExecutor(1, thread_name_prefix="rows")
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Streamed:
-    """The rows of one modality, in the store but for those of a window."""
+    """The rows of one modality, read from the store a window of clips at a time."""
 
     feature: "Feature"
     ids: Sequence[str]
@@ -51,7 +51,7 @@ class Streamed:
 
     @property
     def valid(self) -> Bool[np.ndarray, "V"]:
-        """Which clips have rows."""
+        """A mask of the clips that have rows."""
         return self.counts.numpy() > 0
 
     def to(self, device: torch.device) -> "Streamed":
@@ -62,52 +62,52 @@ class Streamed:
         )  # fmt: skip
 
     def hold(
-        self, places: Int64[np.ndarray, "W"], then: Int64[np.ndarray, "_"] | None = None
+        self, indices: Int64[np.ndarray, "W"], then: Int64[np.ndarray, "_"] | None = None
     ) -> None:
         """Have these clips in memory, and begin to bring those that will be asked for next."""
         coming, self._held = self._coming, None
         self._coming = None
-        if coming is not None and np.array_equal(coming[0], places):
+        if coming is not None and np.array_equal(coming[0], indices):
             self._held = coming[1].result()
         else:
-            self._held = self._window(places)
+            self._held = self._window(indices)
         if then is not None:
             self._coming = then, _READER.submit(self._window, then)
 
-    def padded(self, places: Int64[Tensor, "B"]) -> Padded:
-        """As `Rows.padded`; clips outside the window are read for this call alone."""
-        wanted = places.cpu().numpy()
+    def padded(self, indices: Int64[Tensor, "B"]) -> Padded:
+        """Rows, mask and times of these clips; those outside the window are read anew."""
+        wanted = indices.cpu().numpy()
         window = self._held
-        if window is None or (window.place[wanted] < 0).any():
+        if window is None or (window.position_of[wanted] < 0).any():
             window = self._window(np.unique(wanted))
-        return window.rows.padded(torch.from_numpy(window.place[wanted]).to(self.device))
+        return window.rows.padded(torch.from_numpy(window.position_of[wanted]).to(self.device))
 
     def means(self) -> Float32[Tensor, "V D"]:
-        """As `Rows.means`."""
+        """The mean of each clip's rows; zero for a clip without any."""
         means = torch.zeros(len(self), self.dim, device=self.device)
-        for places in self._stretches():
-            means[torch.from_numpy(places).to(self.device)] = self._window(places).rows.means()
+        for indices in self._stretches():
+            means[torch.from_numpy(indices).to(self.device)] = self._window(indices).rows.means()
         return means
 
-    def pieces(self) -> Iterator[Tensor]:
+    def chunks(self) -> Iterator[Tensor]:
         """All rows, [R D] at a time."""
-        for places in self._stretches():
-            yield from self._window(places).rows.pieces()
+        for indices in self._stretches():
+            yield from self._window(indices).rows.chunks()
 
     def _stretches(self) -> Iterator[Int64[np.ndarray, "W"]]:
         order = disk_order(self.feature, self.ids)
         return cut(order, row_bytes(self.feature) * self.counts.numpy()[order], self.bytes_at_once)
 
-    def _window(self, places: Int64[np.ndarray, "W"]) -> "_Window":
-        rows = load_rows(self.feature, [self.ids[i] for i in places.tolist()])
-        place = np.full(len(self), -1, np.int64)
-        place[places] = np.arange(len(places))
-        return _Window(place=place, rows=rows.to(self.device))
+    def _window(self, indices: Int64[np.ndarray, "W"]) -> "_Window":
+        rows = load_rows(self.feature, [self.ids[i] for i in indices.tolist()])
+        position_of = np.full(len(self), -1, np.int64)
+        position_of[indices] = np.arange(len(indices))
+        return _Window(position_of=position_of, rows=rows.to(self.device))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Window:
-    place: Int64[np.ndarray, "V"]  # of every clip in `rows`, or -1
+    position_of: Int64[np.ndarray, "V"]  # each clip's position in `rows`, or -1
     rows: Rows
 
 
@@ -115,21 +115,21 @@ Stored = Rows | Streamed
 
 
 def row_bytes(feature: "Feature") -> int:
-    """Of a row and its time, as `Rows` holds them."""
+    """Bytes of a row and its time, as `Rows` holds them."""
     return feature.dim * feature.dtype.itemsize + 4
 
 
 def disk_order(feature: "Feature", ids: Sequence[str]) -> Int64[np.ndarray, "V"]:
-    """Places of the clips, in the order in which the store has them."""
-    found = feature.locate(ids)
-    return np.lexsort((found.start, found.part))
+    """Indices of the clips, in the order in which the store has them."""
+    location = feature.locate(ids)
+    return np.lexsort((location.start, location.part))
 
 
 def blocks_of(
     features: Mapping[str, "Feature"], counts: Mapping[str, Int64[np.ndarray, "V"]],
     ids: Sequence[str], memory: int,
 ) -> list[Int64[np.ndarray, "_"]]:  # fmt: skip
-    """All clips in stretches that are neighbours on the disk, each a share of the memory."""
+    """All clips in blocks of neighbours on the disk, each a share of the memory."""
     sizes = sum(row_bytes(features[m]) * counts[m] for m in features)
     heaviest = max(features, key=lambda m: int(counts[m].sum()) * row_bytes(features[m]))
     order = disk_order(features[heaviest], ids)

@@ -28,29 +28,31 @@ def save(path: Path, clips: Clips, draws: Sequence[Episodes]) -> None:
     for i, draw in enumerate(draws):
         arrays[f"{i}.indices"], arrays[f"{i}.classes"] = draw.indices, draw.classes
     groups = None if clips.groups is None else clips.groups.tolist()
-    told = {
+    metadata = {
         "format": FORMAT,
         "clips": json.dumps(clips.ids),
         "clips_sha256": clips.sha256,
         "labels": json.dumps(_labels(clips)),
         "groups": json.dumps(groups),
-        "draws": json.dumps([_told(draw) for draw in draws]),
+        "draws": json.dumps([_draw_facts(draw) for draw in draws]),
         "sha256": digest(draws),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".unfinished")
-    save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, unfinished, metadata=told)
+    save_file(
+        {k: np.ascontiguousarray(v) for k, v in arrays.items()}, unfinished, metadata=metadata
+    )
     unfinished.replace(path)
 
 
 def _labels(clips: Clips) -> list[str] | list[list[str]]:
-    """The label of every clip, or all it has."""
+    """The label of every clip, or the list of all its labels."""
     if clips.targets is None:
         return [clips.classes[c] for c in clips.class_ids]
     return [[clips.classes[c] for c in np.flatnonzero(row)] for row in clips.targets]
 
 
-def _told(draw: Episodes) -> dict[str, Any]:
+def _draw_facts(draw: Episodes) -> dict[str, Any]:
     facts = {"facts": dict(draw.facts)} if draw.facts else {}
     return {"shots": draw.shots, "seed": draw.seed, **facts}
 
@@ -64,29 +66,29 @@ def labelled(path: Path) -> tuple[list[str], list[str]]:
     """
     try:
         with safe_open(path, framework="numpy") as file:
-            told = file.metadata()
-            labels = json.loads(told["labels"])
-            return json.loads(told["clips"]), [
+            metadata = file.metadata()
+            labels = json.loads(metadata["labels"])
+            return json.loads(metadata["clips"]), [
                 x if isinstance(x, str) else ";".join(x) for x in labels
             ]
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as fault:
-        raise InputError(f"{path} is not an episodes file ({fault})") from None
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is not an episodes file ({error})") from None
 
 
 def task_of(path: Path) -> str:
-    """What the episodes of a file are.
+    """The name of the task that the file's episodes were drawn for.
 
     Raises:
         MissingFile, InputError: as `load`.
     """
     if not path.is_file():
-        raise MissingFile(f"no episodes file {path}; write one with --save-episodes")
+        raise MissingFile(f"no episodes file {path}; write one with `save_episodes`")
     try:
         with safe_open(path, framework="numpy") as file:
             (first, *_) = json.loads((file.metadata() or {})["draws"])
     except (SafetensorError, KeyError, TypeError, ValueError):
         raise InputError(
-            f"{path} is not an episodes file; write one with --save-episodes"
+            f"{path} is not an episodes file; write one with `save_episodes`"
         ) from None
     return str(first.get("facts", {}).get("task", CLASSIC))
 
@@ -99,32 +101,32 @@ def load(path: Path, clips: Clips) -> tuple[Clips, list[Episodes]]:
         InputError: not such a file, changed since it was written, or drawn from other clips.
     """
     if not path.is_file():
-        raise MissingFile(f"no episodes file {path}; write one with --save-episodes")
+        raise MissingFile(f"no episodes file {path}; write one with `save_episodes`")
     try:
         with safe_open(path, framework="numpy") as file:
-            told = file.metadata() or {}
-            if told.get("format") != FORMAT:
-                raise InputError(f"{path} is not an episodes file; write one with --save-episodes")
-            ids = json.loads(told["clips"])
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise InputError(f"{path} is not an episodes file; write one with `save_episodes`")
+            ids = json.loads(metadata["clips"])
             draws = [
                 Episodes(
                     indices=file.get_tensor(f"{i}.indices"),
                     classes=file.get_tensor(f"{i}.classes"),
-                    clips_sha256=told["clips_sha256"],
+                    clips_sha256=metadata["clips_sha256"],
                     **draw,
                 )
-                for i, draw in enumerate(json.loads(told["draws"]))
+                for i, draw in enumerate(json.loads(metadata["draws"]))
             ]
-    except (SafetensorError, KeyError, TypeError, ValueError) as fault:
-        what = str(fault).partition("\n")[0]
-        raise InputError(f"{path} is not an episodes file ({what}); draw them again") from None
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{path} is not an episodes file ({reason}); draw them again") from None
     beyond = any(draw.indices.max(initial=-1) >= len(ids) for draw in draws)
-    if not draws or beyond or digest(draws) != told.get("sha256"):
+    if not draws or beyond or digest(draws) != metadata.get("sha256"):
         raise InputError(f"{path} was changed since it was written: its digest differs; draw again")
-    return _same_clips(path, clips, ids, told), draws
+    return _same_clips(path, clips, ids, metadata), draws
 
 
-def _same_clips(path: Path, clips: Clips, ids: list[str], told: dict[str, str]) -> Clips:
+def _same_clips(path: Path, clips: Clips, ids: list[str], metadata: dict[str, str]) -> Clips:
     if missing := sorted(set(ids) - set(clips.ids)):
         raise InputError(
             f"{len(missing)} of the {len(ids)} clips of {path} are not among those scored here "
@@ -132,10 +134,11 @@ def _same_clips(path: Path, clips: Clips, ids: list[str], told: dict[str, str]) 
             "modality asked for; use the same or draw again"
         )
     kept = clips.keep(np.isin(clips.ids, ids))
-    if kept.sha256 != told["clips_sha256"]:
-        labels = _labels(kept) == json.loads(told["labels"])
-        what = "groups" if labels else "labels"
+    if kept.sha256 != metadata["clips_sha256"]:
+        labels = _labels(kept) == json.loads(metadata["labels"])
+        difference = "groups" if labels else "labels"
         raise InputError(
-            f"{path} was drawn with other {what} for the same clips; use the same or draw again"
+            f"{path} was drawn with other {difference} for the same clips; use the same or draw "
+            "again"
         )
     return kept

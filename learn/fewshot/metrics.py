@@ -1,4 +1,4 @@
-"""What an episode comes to: the number that its task is after.
+"""The number that sums up an episode: accuracy, harmonic mean or mean average precision.
 
     accuracy        the share of right answers
     harmonic_mean   of generalised episodes: 2 S U / (S + U), S and U the shares of right answers to
@@ -27,7 +27,7 @@ from learn.data.clips import Clips
 from learn.fewshot.heads import Context, Head
 from learn.fewshot.modes import Pair
 from learn.fewshot.scoring import MEMORY, NUMBERS_AT_ONCE, Score, accuracies, fitter, scorer
-from learn.fewshot.tasks import Block, Episodes
+from learn.fewshot.tasks import EpisodeBatch, Episodes
 from store.errors import ConfigError
 
 BETAS = 200
@@ -35,7 +35,7 @@ BETAS = 200
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Predictor:
-    """A head on some clips: what it answers to episodes of them, and the scores behind that."""
+    """A head on some clips: its predictions for episodes of them, and the scores behind these."""
 
     head: Head
     pair: Pair
@@ -45,18 +45,18 @@ class Predictor:
 
     @cached_property
     def predict(self) -> Score:
-        """Episodes in, answers as positions among the ways out."""
+        """A function from episodes to predictions, as positions among the ways."""
         return scorer(self.head, self.pair, self.context, queries=self.queries, memory=self.memory)
 
     @torch.inference_mode()
-    def scores(self, episodes: Episodes) -> Iterator[tuple[Block, slice, np.ndarray]]:
+    def scores(self, episodes: Episodes) -> Iterator[tuple[EpisodeBatch, slice, np.ndarray]]:
         """Scores of a few episodes at a time: [e, m, n]."""
         score = fitter(self.head, self.pair, self.context)
-        for block in episodes.blocks():
-            size = max(1, NUMBERS_AT_ONCE // (block.clips * self.pair.support.shape[1]))
-            for first in range(0, len(block), size):
+        for batch in episodes.batches():
+            size = max(1, NUMBERS_AT_ONCE // (batch.clips * self.pair.support.shape[1]))
+            for first in range(0, len(batch), size):
                 part = slice(first, first + size)
-                yield block, part, score(block, part).double().numpy()
+                yield batch, part, score(batch, part).double().numpy()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +75,7 @@ def measure(
     *,
     tuned: tuple[Episodes, Predictor] | None = None,
 ) -> Measured:
-    """The number that the episodes' task is after.
+    """The number of each episode that its task asks for.
 
     `tuned` are episodes of the val split under the same head, to choose beta on.
     """
@@ -91,14 +91,14 @@ def measure(
 
 
 class Margins(NamedTuple):
-    """The best of new and of base classes for each query, and by how much base is ahead."""
+    """The best new and the best base class for each query, and by how much base is ahead."""
 
     ahead: Float[np.ndarray, "E M"]
     new: Int[np.ndarray, "E M"]
     base: Int[np.ndarray, "E M"]
 
     def predictions(self, beta: float) -> Int[np.ndarray, "E M"]:
-        """The answers, with beta taken off the scores of base classes."""
+        """The predictions, with beta taken off the scores of base classes."""
         return np.where(self.ahead > beta, self.base, self.new)
 
 
@@ -106,8 +106,8 @@ def margins(episodes: Episodes, predictor: Predictor) -> Margins:
     """The margins of all queries; new classes are the first of each episode."""
     ways, shape = episodes.facts["ways"], episodes.query.shape
     all_margins = Margins(np.zeros(shape), *(np.full(shape, -1) for _ in range(2)))
-    for block, part, scores in predictor.scores(episodes):
-        rows, columns = block.places[part][:, None], block.columns[part]
+    for batch, part, scores in predictor.scores(episodes):
+        rows, columns = batch.indices[part][:, None], batch.columns[part]
         new, base = scores[..., :ways], scores[..., ways:]
         all_margins.ahead[rows, columns] = base.max(-1) - new.max(-1)
         all_margins.new[rows, columns] = new.argmax(-1)
@@ -148,14 +148,14 @@ def best_beta(episodes: Episodes, margins: Margins) -> float:
 def _generalised(
     episodes: Episodes, predictor: Predictor, tuned: tuple[Episodes, Predictor] | None
 ) -> Measured:
-    found = margins(episodes, predictor)
+    margins_of_queries = margins(episodes, predictor)
     beta, chosen_on = 0.0, "nothing: no val split has base and other new classes"
     if tuned:
         beta, chosen_on = best_beta(tuned[0], margins(*tuned)), "val"
-    predictions = found.predictions(beta)
+    predictions = margins_of_queries.predictions(beta)
     s, u = seen_and_unseen(episodes, predictions)
     new = episodes.targets < episodes.facts["ways"]
-    alone = (found.new == episodes.targets)[:, new].mean()
+    alone = (margins_of_queries.new == episodes.targets)[:, new].mean()
     seen, unseen = np.asarray(s.mean()), np.asarray(u.mean())
     return Measured(
         of_episodes=harmonic(s, u),
@@ -174,13 +174,13 @@ def _generalised(
 def average_precisions(
     clips: Clips, episodes: Episodes, predictor: Predictor
 ) -> Float[np.ndarray, "E"]:
-    """The mean over the labels of an episode; of equal scores the first query comes first."""
+    """The mean average precision of each episode; of equal scores the first query is first."""
     assert clips.targets is not None
     means = np.zeros(len(episodes))
-    for block, part, scores in predictor.scores(episodes):
-        classes, query = block.classes[part], block.query[part]
+    for batch, part, scores in predictor.scores(episodes):
+        classes, query = batch.classes[part], batch.query[part]
         truth = clips.targets[query[:, :, None], classes[:, None, :]]
-        means[block.places[part]] = ranked(scores, truth).mean(1)
+        means[batch.indices[part]] = ranked(scores, truth).mean(1)
     return means
 
 

@@ -26,20 +26,20 @@ _SINGLE = ("visual", "audio")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Pair:
-    """Both sides of the same clips, and how the vectors divide into modalities.
+    """The vectors of the same clips as support and as query, and how they divide into modalities.
 
-    `other` is the support seen in its other modality, where both share a space; `names` are the
-    vectors of the classes, by their codes.
+    `other_modality` is the support seen in its other modality, where both share a space; `names`
+    are the vectors of the classes, in the order of their ids.
     """
 
     support: Float[Tensor, "V D"]
     query: Float[Tensor, "V D"]
     modality_dims: tuple[int, ...]
-    other: Float[Tensor, "V D"] | None = None
+    other_modality: Float[Tensor, "V D"] | None = None
     names: Float[Tensor, "C D"] | None = None
 
     def with_names(self, names: Float[Tensor, "C E"]) -> "Pair":
-        """The same with vectors of the classes in the space of every block."""
+        """The same pair with vectors of class names, repeated for every modality of a vector."""
         return replace(self, names=names.repeat(1, len(self.modality_dims)))
 
 
@@ -71,7 +71,7 @@ def mode_of(modalities: Collection[str]) -> str:
 def pair(
     vectors: Mapping[str, Float[Tensor, "V _"]], support: str, query: str, *, common: bool
 ) -> Pair:
-    """The two sides, from one vector per clip and modality.
+    """The vectors of support and query, from one vector per clip and modality.
 
     `common`: the vectors are unit vectors in one common space.
 
@@ -80,19 +80,30 @@ def pair(
     """
     if why := refusal(vectors, support, query, common=common):
         raise InputError(why)
-    one, two = (_vectors(vectors, mode) for mode in (support, query))
-    other = _other(vectors, support) if common else None
+    support_parts, query_parts = (_vectors(vectors, mode) for mode in (support, query))
+    other_modality = _left_out(vectors, support) if common else None
     if support == query:
-        parts = [F.normalize(part, dim=-1) for part in one] if len(one) > 1 else one
+        parts = support_parts
+        if len(parts) > 1:
+            parts = [F.normalize(part, dim=-1) for part in parts]
         side = torch.cat(parts, dim=-1)
-        blocks = tuple(part.shape[1] for part in parts)
-        return Pair(support=side, query=side, modality_dims=blocks, other=other)
-    sides = [torch.stack(some).mean(0) for some in (one, two)]
-    return Pair(support=sides[0], query=sides[1], modality_dims=(sides[0].shape[1],), other=other)
+        modality_dims = tuple(part.shape[1] for part in parts)
+        return Pair(
+            support=side, query=side, modality_dims=modality_dims, other_modality=other_modality
+        )
+    support_mean, query_mean = (
+        torch.stack(parts).mean(0) for parts in (support_parts, query_parts)
+    )
+    return Pair(
+        support=support_mean,
+        query=query_mean,
+        modality_dims=(support_mean.shape[1],),
+        other_modality=other_modality,
+    )
 
 
 def common(vectors: Mapping[str, Float[Tensor, "V _"]], mode: str) -> Float[Tensor, "V _"]:
-    """One vector a clip in the common space: of av the mean of both, where none is made of both.
+    """One vector a clip in the common space; for av the network's one, or the mean of both.
 
     Raises:
         InputError: a modality is missing.
@@ -103,28 +114,30 @@ def common(vectors: Mapping[str, Float[Tensor, "V _"]], mode: str) -> Float[Tens
 
 
 def refusal(known: Collection[str], support: str, query: str, *, common: bool) -> str | None:
-    """Why these modes cannot be compared by vectors of these names; None where they can."""
+    """The reason why these modes cannot be compared by vectors of these names; None if they can."""
     for mode in (support, query):
         for modality in () if mode in known else MODES[mode]:
             if modality not in known:
-                where = "the projection gives none" if common else "the store has no such feature"
-                return f"mode {mode} needs {modality} vectors, but {where}"
+                reason = "the projection gives none" if common else "the store has no such feature"
+                return f"mode {mode} needs {modality} vectors, but {reason}"
     if support == query or common:
         return None
     return (
         f"support {support} against query {query} needs a common space; train a projection "
-        "of both modalities with `learn train` and give it with --projection"
+        "of both modalities with `learn train` and give it as `projection`"
     )
 
 
 def _vectors(vectors: Mapping[str, Float[Tensor, "V _"]], mode: str) -> list[Float[Tensor, "V _"]]:
-    """Of each modality of the mode; the one vector of both where a network makes it."""
+    """The vectors of each modality of the mode, or the one of both where a network makes it."""
     if mode in vectors:
         return [vectors[mode]]
     return [vectors[modality] for modality in MODES[mode]]
 
 
-def _other(vectors: Mapping[str, Float[Tensor, "V _"]], mode: str) -> Float[Tensor, "V _"] | None:
+def _left_out(
+    vectors: Mapping[str, Float[Tensor, "V _"]], mode: str
+) -> Float[Tensor, "V _"] | None:
     """The clips in the modality that the mode leaves out."""
     if len(MODES[mode]) > 1:
         return None

@@ -25,24 +25,24 @@ from learn.fewshot.heads import (
     RaggedHead,
 )
 from learn.fewshot.modes import Pair
-from learn.fewshot.tasks import Block, Episodes
+from learn.fewshot.tasks import EpisodeBatch, Episodes
 from store.errors import ConfigError
 
-MEMORY = 1 << 30  # bytes, where nobody says
+MEMORY = 1 << 30  # bytes, by default
 TABLE_WORTH = 16  # products of a table that cost as much as fetching and comparing one query
-PLACES = 2**31 - 1  # in a table, with 32 bits each
+MAX_ENTRIES = 2**31 - 1  # of a table, as its indices have 32 bits
 NUMBERS_AT_ONCE = 1_000_000  # more is no faster
-BYTES_A_NUMBER = 64  # of all that heads make on the way, at most
-CLIPS_AT_ONCE = 512  # embedded
+BYTES_A_NUMBER = 64  # memory of a head's intermediate results, at most
+CLIPS_AT_ONCE = 512  # embedded in one call
 
 Score = Callable[[Episodes], Int[np.ndarray, "E M"]]
-Few = Callable[[Block, slice], Float[Tensor, "E M N"]]
+BatchScores = Callable[[EpisodeBatch, slice], Float[Tensor, "E M N"]]
 
 
 def scorer(
     head: Head, pair: Pair, context: Context, *, queries: int, memory: int = MEMORY
 ) -> Score:
-    """What the head answers, as positions among the ways, for any episodes of these clips.
+    """A function that predicts the queries of episodes of these clips, as positions among the ways.
 
     `queries`, of all episodes to come, decides whether a table of products pays. `memory` in bytes,
     beside the vectors: half for a table, half for as many episodes at once as fit, one at least.
@@ -51,16 +51,16 @@ def scorer(
         ConfigError: the head lives of what these clips do not have.
     """
     if isinstance(head, ExtraShotsHead) and not _extra_shots(head, pair):
-        told = " and no ".join(EXTRA_SHOTS[what] for what in head.extra_shots)
+        missing = " and no ".join(EXTRA_SHOTS[source] for source in head.extra_shots)
         raise ConfigError(
-            f"this head learns from more than the shots, and there are no {told}: give "
-            "--projection RUN of both modalities and ask for one of them, or one trained with "
-            "--labels"
+            f"this head learns from more than the shots, and there are no {missing}: give as "
+            "`projection` a run of both modalities and ask for one of them, or a run trained with "
+            "vectors of class names"
         )
-    clips, sides = len(pair.support), 2 - _one_side(pair, context)
-    places = clips**2 * (sides**2 if isinstance(head, GramHead) else sides)
-    wanted = 4 * (places + sides * pair.support.numel())  # the table, and what it is made of
-    if places <= min(PLACES, TABLE_WORTH * sides**2 * queries) and wanted <= memory // 2:
+    clips, side_count = len(pair.support), 2 - _one_side(pair, context)
+    entries = clips**2 * (side_count**2 if isinstance(head, GramHead) else side_count)
+    wanted = 4 * (entries + side_count * pair.support.numel())  # the table and its vectors
+    if entries <= min(MAX_ENTRIES, TABLE_WORTH * side_count**2 * queries) and wanted <= memory // 2:
         if isinstance(head, ProductHead) and head.by_products:
             return by_products(head, pair, context, memory=memory)
         if isinstance(head, GramHead) and head.by_gram:
@@ -69,69 +69,69 @@ def scorer(
 
 
 def by_vectors(head: Head, pair: Pair, context: Context, *, memory: int = MEMORY) -> Score:
-    """The obvious way: gather, fit, predict."""
+    """The reference: gather the vectors of each episode, fit, predict."""
     numbers = pair.support.shape[1]
     return _in_parts(fitter(head, pair, context), lambda b: b.clips * numbers, memory)
 
 
-def fitter(head: Head, pair: Pair, context: Context) -> Few:
-    """Scores by vectors of a few episodes at a time."""
+def fitter(head: Head, pair: Pair, context: Context) -> BatchScores:
+    """A function that scores part of a batch of episodes from vectors."""
 
-    def few(block: Block, part: slice) -> Float[Tensor, "E M N"]:
-        places = _index(block.support[part]).long()
+    def scores(batch: EpisodeBatch, part: slice) -> Float[Tensor, "E M N"]:
+        support = _index(batch.support[part]).long()
         known = context
         if isinstance(head, ExtraShotsHead):
-            class_ids = _index(block.classes[part]).long()
+            class_ids = _index(batch.classes[part]).long()
             known = replace(
-                context, extra_shots=_gather(_extra_shots(head, pair), places, class_ids)
+                context, extra_shots=_gather(_extra_shots(head, pair), support, class_ids)
             )
-        if block.mask is not None:
+        if batch.mask is not None:
             if not isinstance(head, RaggedHead) or not head.ragged:
                 raise ConfigError(
                     f"{type(head).__module__.rpartition('.')[2]} needs equally many shots of each "
-                    "class of an episode, and these differ: set uneven=false in --task, or use a "
+                    "class of an episode, and these differ: set uneven=false in `task`, or use a "
                     "head such as prototypes"
                 )
-            known = replace(known, mask=torch.from_numpy(block.mask[part]))
-        return head.fit(pair.support[places], known)(pair.query[_index(block.query[part]).long()])
+            known = replace(known, mask=torch.from_numpy(batch.mask[part]))
+        return head.fit(pair.support[support], known)(pair.query[_index(batch.query[part]).long()])
 
-    return few
+    return scores
 
 
 def _extra_shots(head: ExtraShotsHead, pair: Pair) -> dict[str, Float[Tensor, "_ D"]]:
-    """What there is of what the head makes use of."""
-    there = {"other": pair.other, "names": pair.names}
-    return {what: x for what in head.extra_shots if (x := there[what]) is not None}
+    """The vectors of the extra shots that the head uses and the pair has, by source."""
+    available = {"other": pair.other_modality, "names": pair.names}
+    return {source: x for source in head.extra_shots if (x := available[source]) is not None}
 
 
 def _gather(
     extra: Mapping[str, Float[Tensor, "_ D"]],
-    places: Int[Tensor, "E N K"],
+    shots: Int[Tensor, "E N K"],
     class_ids: Int[Tensor, "E N"],
 ) -> dict[str, Float[Tensor, "E N _ D"]]:
-    """For each class of each episode: of names the one, of clips the shots."""
-    where = {"names": class_ids[..., None], "other": places}
-    return {what: x[where[what]] for what, x in extra.items()}
+    """The extra shots of each class of each episode: its name, its shots in the other modality."""
+    indices = {"names": class_ids[..., None], "other": shots}
+    return {source: x[indices[source]] for source, x in extra.items()}
 
 
 def by_products(head: ProductHead, pair: Pair, context: Context, *, memory: int = MEMORY) -> Score:
-    """Products of all clips once, then look-ups."""
+    """Predictions by look-ups in a table of the products of all clips."""
     left, right = _embedded(head, pair, context)
     among = _gram(left)
     across = among if right is left else right @ left.T
     square = right.square().sum(1)
-    uneven = fitter(head, pair, context)
+    ragged = fitter(head, pair, context)
 
-    def few(block: Block, part: slice) -> Float[Tensor, "E M N"]:
-        if block.mask is not None:
-            return uneven(block, part)
-        support = _index(block.support[part]).flatten(1)
-        query = _index(block.query[part])
-        predict = head.fit_products(_look_up(among, support, support), block.ways)
+    def scores(batch: EpisodeBatch, part: slice) -> Float[Tensor, "E M N"]:
+        if batch.mask is not None:
+            return ragged(batch, part)
+        support = _index(batch.support[part]).flatten(1)
+        query = _index(batch.query[part])
+        predict = head.fit_products(_look_up(among, support, support), batch.ways)
         return predict(_look_up(across, query, support), square[query])
 
     return _in_parts(
-        few,
+        scores,
         lambda b: (
             4 * b.query[0].size * b.support[0].size  # heads solve and sort on the way
             if b.mask is None
@@ -142,80 +142,82 @@ def by_products(head: ProductHead, pair: Pair, context: Context, *, memory: int 
 
 
 def by_gram(head: GramHead, pair: Pair, context: Context, *, memory: int = MEMORY) -> Score:
-    """As `by_products`, with the queries' products among themselves."""
+    """Predictions as in `by_products`, with the queries' products among themselves too."""
     left, right = _embedded(head, pair, context)
     joined = left if right is left else torch.cat([left, right])
     table, shift = _gram(joined), len(joined) - len(left)
-    uneven = fitter(head, pair, context)
+    ragged = fitter(head, pair, context)
 
-    def few(block: Block, part: slice) -> Float[Tensor, "E M N"]:
-        if block.mask is not None:
-            return uneven(block, part)
-        support, query = _index(block.support[part]), _index(block.query[part])
+    def scores(batch: EpisodeBatch, part: slice) -> Float[Tensor, "E M N"]:
+        if batch.mask is not None:
+            return ragged(batch, part)
+        support, query = _index(batch.support[part]), _index(batch.query[part])
         points = torch.cat([support.flatten(1), query + shift], dim=1)
         return head.from_gram(_look_up(table, points, points), *support.shape[1:])
 
-    return _in_parts(few, lambda b: 4 * b.clips**2, memory)
+    return _in_parts(scores, lambda b: 4 * b.clips**2, memory)
 
 
 def by_late_fusion(
     head: Head,
     pairs: Sequence[Pair],
     contexts: Sequence[Context],
-    shares: Sequence[Float[Tensor, "V"]],
+    weights: Sequence[Float[Tensor, "V"]],
 ) -> Score:
-    """The mean of what the head says of several views of the same clips, one fit for each.
+    """Predictions by the mean of a head's scores of several views of the same clips.
 
     Scores of a view are in units of the spread that its head gives the shots themselves; `shares`
     say how much each view counts for each query clip.
     """
 
-    def few(block: Block, part: slice) -> Float[Tensor, "E M N"]:
-        if block.mask is not None:
+    def scores(batch: EpisodeBatch, part: slice) -> Float[Tensor, "E M N"]:
+        if batch.mask is not None:
             raise ConfigError("late fusion needs equally many shots of each class of an episode")
-        support, query = (_index(of[part]).long() for of in (block.support, block.query))
-        total = torch.zeros(*query.shape, block.ways)
-        for pair, context, share in zip(pairs, contexts, shares, strict=True):
+        support, query = (_index(of[part]).long() for of in (batch.support, batch.query))
+        total = torch.zeros(*query.shape, batch.ways)
+        for pair, context, weight in zip(pairs, contexts, weights, strict=True):
             shots = pair.support[support]
             predict = head.fit(shots, context)
             spread = predict(shots.flatten(1, 2)).std(dim=(1, 2), keepdim=True)
-            total += share[query][..., None] * predict(pair.query[query]) / spread.clamp_min(1e-12)
+            total += weight[query][..., None] * predict(pair.query[query]) / spread.clamp_min(1e-12)
         return total
 
     numbers = max(pair.support.shape[1] for pair in pairs)
-    return _in_parts(few, lambda b: b.clips * numbers, MEMORY)
+    return _in_parts(scores, lambda b: b.clips * numbers, MEMORY)
 
 
-def _in_parts(scores: Few, numbers: Callable[[Block], int], memory: int) -> Score:
-    """The best of `scores`, of as many episodes at once as memory allows; -1 where no query is."""
+def _in_parts(scores: BatchScores, numbers: Callable[[EpisodeBatch], int], memory: int) -> Score:
+    """A function that predicts by the highest score, in bounded memory; -1 without a query."""
 
     at_once = min(NUMBERS_AT_ONCE, memory // 2 // BYTES_A_NUMBER)
 
     @torch.inference_mode()
     def score(episodes: Episodes) -> Int[np.ndarray, "E M"]:
         predictions = np.full(episodes.query.shape, -1)
-        for block in episodes.blocks():
-            size = max(1, at_once // numbers(block))
-            best = np.empty(block.query.shape, np.int64)  # kept parts would riddle the heap
-            for first in range(0, len(block), size):
+        for batch in episodes.batches():
+            size = max(1, at_once // numbers(batch))
+            best = np.empty(
+                batch.query.shape, np.int64
+            )  # one array: kept parts would fragment the heap
+            for first in range(0, len(batch), size):
                 part = slice(first, first + size)
-                best[part] = scores(block, part).max(-1).indices
+                best[part] = scores(batch, part).max(-1).indices
             if best.shape == predictions.shape:
-                return best  # a block of all has them in order
-            predictions[block.places[:, None], block.columns] = best
+                return best  # one batch holds all episodes, in order
+            predictions[batch.indices[:, None], batch.columns] = best
         return predictions
 
     return score
 
 
 def accuracies(episodes: Episodes, predictions: Int[np.ndarray, "E M"]) -> Float64[np.ndarray, "E"]:
-    """The share of right answers in each episode."""
-    right = (predictions == episodes.targets).sum(-1)
-    return np.asarray(right / (episodes.query >= 0).sum(-1))
+    """The share of correct predictions in each episode."""
+    correct = (predictions == episodes.targets).sum(-1)
+    return np.asarray(correct / (episodes.query >= 0).sum(-1))
 
 
 def _one_side(pair: Pair, context: Context) -> bool:
-    """Are support and query the same vectors under the same mean?"""
+    """True if support and query are the same vectors under the same mean."""
     left, right = context.support_mean, context.query_mean
     if pair.support is not pair.query or left is None or right is None:
         return pair.support is pair.query and left is right
@@ -225,16 +227,16 @@ def _one_side(pair: Pair, context: Context) -> bool:
 def _embedded(
     head: ProductHead | GramHead, pair: Pair, context: Context
 ) -> tuple[Float[Tensor, "V D"], Float[Tensor, "V D"]]:
-    """Both sides as the head sees them, once where they are one; some clips at a time."""
+    """Support and query vectors as the head sees them; only once where they are the same."""
     nothing = pair.support[:0]
     left = torch.empty_like(pair.support)
-    one = _one_side(pair, context)
-    right = left if one else torch.empty_like(pair.query)
+    shared = _one_side(pair, context)
+    right = left if shared else torch.empty_like(pair.query)
     for first in range(0, len(left), CLIPS_AT_ONCE):
         part = slice(first, first + CLIPS_AT_ONCE)
-        query = nothing if one else pair.query[part]
+        query = nothing if shared else pair.query[part]
         left[part], of_query = head.embed(pair.support[part], query, context)
-        if not one:
+        if not shared:
             right[part] = of_query
     return left, right
 
@@ -250,14 +252,14 @@ def _gram(x: Float[Tensor, "V D"]) -> Float[Tensor, "V V"]:
     return table
 
 
-def _index(places: np.ndarray) -> Int32[Tensor, "..."]:
-    """32 bits are enough for every place of a table, and half the traffic of 64."""
-    return torch.from_numpy(np.ascontiguousarray(places))
+def _index(indices: np.ndarray) -> Int32[Tensor, "..."]:
+    """Indices as a tensor: 32 bits are enough, and half the traffic of 64."""
+    return torch.from_numpy(np.ascontiguousarray(indices))
 
 
 def _look_up(
     table: Float[Tensor, "V W"], rows: Int32[Tensor, "E A"], columns: Int32[Tensor, "E B"]
 ) -> Float[Tensor, "E A B"]:
-    """Laid out column by column: there are few of them, and what follows runs along rows."""
-    place = (rows * table.shape[1])[:, None] + columns[:, :, None]
-    return table.view(-1).index_select(0, place.view(-1)).view(place.shape).mT
+    """The table's entries at these rows and columns, laid out column by column: there are few."""
+    entries = (rows * table.shape[1])[:, None] + columns[:, :, None]
+    return table.view(-1).index_select(0, entries.view(-1)).view(entries.shape).mT

@@ -15,8 +15,10 @@ METHODS = ("t-ddof1", "normal-ddof0")
 
 
 def check(method: str) -> None:
-    """Raises:
-    ConfigError: `method` is none of `METHODS`.
+    """Refuse an unknown method.
+
+    Raises:
+        ConfigError: `method` is none of `METHODS`.
     """
     if method not in METHODS:
         raise ConfigError(f"no interval {method!r}; there are {choices(method, METHODS)}")

@@ -40,8 +40,8 @@ class Standardiser(nn.Module):
         """Take mean and deviation from these rows, in double precision and two passes."""
         count = int(rows.counts.sum())
         nothing = torch.zeros(rows.dim, dtype=torch.float64, device=rows.device)
-        mean = sum((part.double().sum(0) for part in rows.pieces()), nothing) / count
-        square = sum(((part.double() - mean).square().sum(0) for part in rows.pieces()), nothing)
+        mean = sum((part.double().sum(0) for part in rows.chunks()), nothing) / count
+        square = sum(((part.double() - mean).square().sum(0) for part in rows.chunks()), nothing)
         deviation = (square / count).sqrt()
         self.mean.copy_(mean)
         self.deviation.copy_(torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation)))
@@ -65,9 +65,8 @@ class Tower(Standardiser):
 
 
 class Embedder(nn.Module):
-    """What a recipe trains beside its objective. `outputs` are the sizes of its vectors, `hidden`
-    those of what a network gives beside them.
-    """
+    """The map from stored rows to the common space, which a recipe trains beside its objective.
+    `outputs` are the sizes of its vectors, `hidden` those of a network's further vectors."""
 
     outputs: Mapping[str, int]
     hidden: Mapping[str, int]
@@ -102,7 +101,7 @@ class Embedder(nn.Module):
         )
 
     def of(self, modality: str) -> Standardiser:
-        """Mean and deviation of a modality's rows."""
+        """The standardiser of a modality's rows."""
         part = self.standard[modality] if self.joint else self._tower(modality)
         assert isinstance(part, Standardiser)
         return part

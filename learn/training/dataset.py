@@ -37,12 +37,12 @@ class TrainingData:
 
     clips: Clips
     rows: Mapping[str, Stored]
-    blocks: Sequence[Int64[np.ndarray, "_"]] = ()  # neighbours on the disk, where rows are streamed
+    disk_blocks: Sequence[Int64[np.ndarray, "_"]] = ()  # where rows are streamed
 
     def to(self, device: torch.device) -> "TrainingData":
         """The same clips, with rows that are in memory moved to the device."""
         rows = {m: rows.to(device) for m, rows in self.rows.items()}
-        return TrainingData(clips=self.clips, rows=rows, blocks=self.blocks)
+        return TrainingData(clips=self.clips, rows=rows, disk_blocks=self.disk_blocks)
 
     @cached_property
     def counts(self) -> dict[str, Int64[np.ndarray, "V"]]:
@@ -237,7 +237,7 @@ def _rows(
                 )
                 for m, feature in features.items()
             },
-            blocks=blocks_of(features, rows, clips.ids, memory),
+            disk_blocks=blocks_of(features, rows, clips.ids, memory),
         )
         for clips, rows in zip(of_splits, counts, strict=True)
     ]

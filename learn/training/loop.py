@@ -116,12 +116,12 @@ class Trainer:
         """The steps of this epoch that are not yet done."""
         state, settings = self.state, stage.optimiser
         rng = np.random.default_rng([self.seed, state.stage, state.round, state.epoch])
-        how = batching.Batching(
+        order = batching.Batching(
             batch_size=settings.batch_size, bucket=settings.bucket, ways=settings.ways,
             lengths=self.data.lengths, class_ids=self.data.clips.class_ids,
-            blocks=self.data.blocks, at_once=AT_ONCE,
+            disk_blocks=self.data.disk_blocks, at_once=AT_ONCE,
         )  # fmt: skip
-        windows = how.epoch(len(self.data.clips), rng)
+        windows = order.epoch(len(self.data.clips), rng)
         state.told |= {"fill": batching.fill(self.data.counts, windows)}
         steps = sum(len(window.batches) for window in windows)
         self._freeze(stage, objective)
@@ -138,11 +138,11 @@ class Trainer:
             optimiser.step()
             objective.after_step(batch)
             state.step, state.steps = step + 1, state.steps + 1
-            where = {
+            step_facts = {
                 "event": "step", "stage": stage.name, "round": state.round, "epoch": state.epoch,
                 "step": state.steps, "clips": len(indices), "learning_rate": rate,
             }  # fmt: skip
-            self.log.add_step(where, terms)
+            self.log.add_step(step_facts, terms)
             if step + 1 == steps:
                 self.log.flush()
             self._save_if_due()
@@ -159,7 +159,7 @@ class Trainer:
                 if step + len(window.batches) <= first:
                     step += len(window.batches)
                     continue
-                self.data.hold(window.places, windows[i + 1].places if windows[i + 1 :] else None)
+                self.data.hold(window.indices, windows[i + 1].indices if windows[i + 1 :] else None)
                 for batch in window.batches:
                     if step >= first:
                         indices = batch.to(self.device)

@@ -54,11 +54,11 @@ def clips(name):
     return make
 
 
-def has(pool, places, classes):
+def has(pool, indices, classes):
     """Is each clip of the class beside it?"""
     if pool.targets is not None:
-        return pool.targets[places, classes]
-    return pool.class_ids[places] == classes
+        return pool.targets[indices, classes]
+    return pool.class_ids[indices] == classes
 
 
 def test_it_is_a_task_that_keeps_the_format(task, clips):
@@ -78,34 +78,37 @@ def test_support_and_query_never_share_a_clip_or_a_group(task, clips):
         shot, asked = episodes.support[:, n, :, None], episodes.asked[:, n, None]
         same = pool.groups[shot] == pool.groups[asked]
         assert not (same & (shot >= 0) & (asked >= 0)).any()
-    assert all(len(np.unique(one[one >= 0])) == (one >= 0).sum() for one in episodes.indices)
+    assert all(
+        len(np.unique(shots_of_class[shots_of_class >= 0])) == (shots_of_class >= 0).sum()
+        for shots_of_class in episodes.indices
+    )
 
 
 def test_clips_are_of_the_class_they_stand_for(task, clips):
     pool = clips()
     episodes = task(pool, seed=0)
-    right = has(pool, episodes.indices, episodes.classes[..., None])
-    assert right[episodes.indices >= 0].all()
+    belongs = has(pool, episodes.indices, episodes.classes[..., None])
+    assert belongs[episodes.indices >= 0].all()
     for row in episodes.classes.tolist():
         named = [c for c in row if c >= 0]
         assert len(set(named)) == len(named) >= 2
-    answers = has(pool, episodes.query, episodes.classes[:, episodes.targets])
-    assert answers[episodes.query >= 0].all()
+    belongs = has(pool, episodes.query, episodes.classes[:, episodes.targets])
+    assert belongs[episodes.query >= 0].all()
 
 
 def test_blocks_hold_every_episode_once_and_nothing_else(task, clips):
     episodes = task(clips(), seed=0)
     shots, queries = np.zeros(len(episodes), int), np.full(episodes.query.shape, -1)
-    for block in episodes.blocks():
-        assert (block.support >= 0).all()
-        assert (block.query >= 0).all()
-        assert block.classes.min() >= 0
-        present = np.ones(block.support.shape, bool) if block.mask is None else block.mask
-        shots[block.places] += present.sum((1, 2))
-        queries[block.places[:, None], block.columns] = block.query
-        for place, one, mask in zip(block.places, block.support, present, strict=True):
-            whole = episodes.support[place]
-            assert set(one[mask].tolist()) == set(whole[whole >= 0].tolist())
+    for batch in episodes.batches():
+        assert (batch.support >= 0).all()
+        assert (batch.query >= 0).all()
+        assert batch.classes.min() >= 0
+        present = np.ones(batch.support.shape, bool) if batch.mask is None else batch.mask
+        shots[batch.indices] += present.sum((1, 2))
+        queries[batch.indices[:, None], batch.columns] = batch.query
+        for index, shots_of_class, mask in zip(batch.indices, batch.support, present, strict=True):
+            whole = episodes.support[index]
+            assert set(shots_of_class[mask].tolist()) == set(whole[whole >= 0].tolist())
     assert np.array_equal(shots, (episodes.support >= 0).sum((1, 2)))
     assert np.array_equal(queries, episodes.query)
 

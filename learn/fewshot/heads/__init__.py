@@ -35,7 +35,7 @@ EXTRA_SHOTS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What a head may know beside the support; none of it comes from query labels.
+    """Facts that a head may use besides the support; none of them comes from query labels.
 
     The two sides may be of different modalities, so each has a base mean of its own. `origin` is
     any point near the data: heads that do not change under translation subtract it to lose fewer
@@ -46,7 +46,7 @@ class Context:
     support_mean: Float[Tensor, "D"] | None = None  # of the base split, seen in the support's mode
     query_mean: Float[Tensor, "D"] | None = None  # of the base split, seen in the query's mode
     origin: Float[Tensor, "D"] | None = None
-    mask: Bool[Tensor, "E N K"] | None = None  # which shots there are, for an `RaggedHead`; all
+    mask: Bool[Tensor, "E N K"] | None = None  # of the shots, for a `RaggedHead`; None: no padding
     balanced: bool = True  # has every class as many queries as the others? known from the sampling
     # More shots of the classes, in the support's space, by what they are (`EXTRA_SHOTS`), for heads
     # that ask for them.
@@ -73,25 +73,25 @@ class Context:
 
 @runtime_checkable
 class Head(Protocol):
-    """Scores of N classes for each query clip: the highest is the answer, the first of equals."""
+    """A classifier that learns from the support and scores queries: the highest is predicted."""
 
     transductive: bool  # do the queries of an episode see each other?
     centred_by: str  # whose mean is subtracted: none, support, base or episode (queries too)
 
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
-        """See `Head.fit`."""
+        """Learn from the support; returns a function that scores each class for each query."""
 
 
 @runtime_checkable
 class ExtraShotsHead(Head, Protocol):
-    """A head that learns from more than the shots, as far as there is any."""
+    """A head that learns from extra shots too, as far as there are any."""
 
-    extra_shots: tuple[str, ...]  # of `EXTRA_SHOTS`: what it makes use of
+    extra_shots: tuple[str, ...]  # the keys of `EXTRA_SHOTS` that it uses
 
 
 @runtime_checkable
 class RaggedHead(Head, Protocol):
-    """A head that can do with more shots of one class than of another: `Context.mask`."""
+    """A head that can learn from more shots of one class than of another: `Context.mask`."""
 
     ragged: bool  # do these settings allow it?
 
@@ -105,11 +105,11 @@ class ProductHead(Head, Protocol):
     def embed(
         self, support: Float[Tensor, "V D"], query: Float[Tensor, "W D"], context: Context
     ) -> tuple[Float[Tensor, "V D"], Float[Tensor, "W D"]]:
-        """Both sides, each vector mapped by itself; by one map, if the means of both are one."""
+        """Support and query, each vector mapped by itself; by one map if their means are one."""
         ...
 
     def fit_products(self, products: Float[Tensor, "E S S"], ways: int) -> PredictFromProducts:
-        """From support · support to a function of (query · support, query · query)."""
+        """Learn from support · support; returns a function of (query · support, query · query)."""
         ...
 
 
@@ -126,7 +126,7 @@ class GramHead(Head, Protocol):
     def embed(
         self, support: Float[Tensor, "V D"], query: Float[Tensor, "W D"], context: Context
     ) -> tuple[Float[Tensor, "V D"], Float[Tensor, "W D"]]:
-        """Both sides, each vector mapped by itself; by one map, if the means of both are one."""
+        """Support and query, each vector mapped by itself; by one map if their means are one."""
         ...
 
     def from_gram(
@@ -154,8 +154,11 @@ def fit_by_products(
     return of_queries
 
 
-def normalise_blocks(x: Float[Tensor, "... D"], blocks: tuple[int, ...]) -> Float[Tensor, "... D"]:
-    """Each modality's block scaled to length 1; a block of zeros stays zero."""
+def normalise_blocks(
+    x: Float[Tensor, "... D"], modality_dims: tuple[int, ...]
+) -> Float[Tensor, "... D"]:
+    """Each modality's part of the vectors scaled to length 1; zeros stay zero."""
     return torch.cat(
-        [F.normalize(block, dim=-1) for block in torch.split(x, list(blocks), dim=-1)], dim=-1
+        [F.normalize(block, dim=-1) for block in torch.split(x, list(modality_dims), dim=-1)],
+        dim=-1,
     )

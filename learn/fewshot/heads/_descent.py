@@ -1,4 +1,4 @@
-"""Steps down a slope for the weights of many episodes at once, as torch.optim takes them.
+"""Gradient descent on the weights of many episodes at once, with the rules of torch.optim.
 
 Shapes: as in `learn.fewshot.heads`; P = points that an episode learns from.
 """
@@ -57,7 +57,7 @@ def sgd(lr: float, *, momentum: float = 0.0, decay: float = 0.0) -> Rule:
 
 
 def rule(method: str, lr: float, *, momentum: float, decay: float) -> Rule:
-    """The rule of that name."""
+    """The update rule of that name."""
     if method == "sgd":
         return sgd(lr, momentum=momentum, decay=decay)
     return adam(lr, decay=decay, decoupled=method == "adamw")
@@ -69,15 +69,15 @@ def descend(
     step: Rule,
     steps: int,
 ) -> Float[Tensor, "E N D"]:
-    """Where `steps` of them lead, from a copy of the weights."""
+    """The weights after that many steps, from a copy of these."""
     weights = weights.clone()
     for _ in range(steps):
         step(weights, gradient(weights))
     return weights
 
 
-def surprise(
-    logits: Float[Tensor, "E N P"], answer: Float[Tensor, "*E N P"], share: Float[Tensor, "P"]
+def cross_entropy_gradient(
+    logits: Float[Tensor, "E N P"], target: Float[Tensor, "*E N P"], share: Float[Tensor, "P"]
 ) -> Float[Tensor, "E N P"]:
-    """How the cross-entropy, of points that weigh `share`, grows with their logits."""
-    return logits.softmax(1).sub_(answer).mul_(share)
+    """The gradient of the cross-entropy by the logits, for points that weigh `share`."""
+    return logits.softmax(1).sub_(target).mul_(share)

@@ -1,4 +1,4 @@
-"""What transductive heads share: the points of an episode and what their inner products tell.
+"""Shared parts of transductive heads: the points of an episode and their inner products.
 
 Shapes: as in the package; T = S + M points, the shots class by class, then the queries. Class
 means are kept as weights of the points (E N T), so that no vector is needed, only products.
@@ -14,9 +14,9 @@ CENTRES = ("none", "base")
 CACHE_BYTES = 6 * 2**20  # vectors worked through at once on a CPU
 
 
-def unit(x: Float[Tensor, "... D"], blocks: tuple[int, ...]) -> Float[Tensor, "... D"]:
-    """Vectors of length 1 in which every modality weighs the same; a block of zeros stays zero."""
-    return normalise_blocks(x, blocks) / len(blocks) ** 0.5
+def unit(x: Float[Tensor, "... D"], modality_dims: tuple[int, ...]) -> Float[Tensor, "... D"]:
+    """Vectors of length 1 in which every modality weighs the same; a zero modality stays zero."""
+    return normalise_blocks(x, modality_dims) / len(modality_dims) ** 0.5
 
 
 def prepare(
@@ -27,7 +27,7 @@ def prepare(
     centre: str,
     normalise: bool,
 ) -> tuple[Float[Tensor, "*V D"], Float[Tensor, "*W D"]]:
-    """Both sides, less the mean that `centre` names, then scaled to length 1 if asked to.
+    """Support and query less the mean that `centre` names, then scaled to length 1 if asked to.
 
     Raises:
         ConfigError: centre=base where there is no base split.
@@ -41,7 +41,7 @@ def prepare(
 
 
 def at_once(support: Float[Tensor, "E N K D"], query: Float[Tensor, "E M D"]) -> int:
-    """How many episodes' vectors a CPU's cache holds; all of them on other devices."""
+    """The number of episodes whose vectors fit into a CPU's cache; all of them on other devices."""
     if support.device.type != "cpu":
         return max(1, len(support))
     of_one = (support[:1].numel() + query[:1].numel()) * support.element_size()
@@ -52,17 +52,17 @@ def fit_by_gram(head: GramHead, support: Float[Tensor, "E N K D"], context: Cont
     """`Head.fit` for a Gram head: embed, multiply, and let `from_gram` do the rest."""
     ways, shots, dim = support.shape[1:]
     nothing = support.new_zeros(0, dim)
-    head.embed(nothing, nothing, context)  # refuses now what it would refuse later
+    head.embed(nothing, nothing, context)  # if it refuses the context, it does so now
 
     def predict(query: Float[Tensor, "E M D"]) -> Float[Tensor, "E M N"]:
         points = ways * shots + query.shape[1]
         gram = support.new_empty(len(support), points, points)
-        few = at_once(support, query)
-        for first in range(0, len(support), few):
-            s, q = support[first : first + few].flatten(1, 2), query[first : first + few]
+        size = at_once(support, query)
+        for first in range(0, len(support), size):
+            s, q = support[first : first + size].flatten(1, 2), query[first : first + size]
             left, right = head.embed(s.reshape(-1, dim), q.reshape(-1, dim), context)
             x = torch.cat([left.view(s.shape), right.view(q.shape)], 1)
-            gram[first : first + few] = x @ x.mT
+            gram[first : first + size] = x @ x.mT
         return head.from_gram(gram, ways, shots)
 
     return predict
@@ -77,7 +77,7 @@ def shot_labels(gram: Float[Tensor, "E T T"], ways: int, shots: int) -> Float[Te
 
 
 def squared_distances(gram: Float[Tensor, "E T T"]) -> Float[Tensor, "E T T"]:
-    """Between all points, never below zero."""
+    """Squared distances between all points, never below zero."""
     square = gram.diagonal(dim1=1, dim2=2)
     return (square[:, None] + square[..., None] - 2 * gram).clamp_min_(0)
 
@@ -106,18 +106,18 @@ def inverse_root(square: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
 
 
 def centred_sides(gram: Float[Tensor, "E T T"], clips: int) -> Float[Tensor, "E T T"]:
-    """The products once each side has lost its own mean."""
+    """The products after support and query have each lost their own mean."""
     for _ in "rows", "columns":
-        sides = gram[:, :clips], gram[:, clips:]
-        gram = torch.cat([side - side.mean(1, keepdim=True) for side in sides], 1).mT
+        halves = gram[:, :clips], gram[:, clips:]
+        gram = torch.cat([half - half.mean(1, keepdim=True) for half in halves], 1).mT
     return gram
 
 
 def shifted(gram: Float[Tensor, "E T T"], clips: int) -> Float[Tensor, "E T T"]:
-    """The products once the queries are moved so that both sides have one mean."""
+    """The products after the queries are moved so that both sides have one mean."""
     is_query = torch.arange(gram.shape[-1], device=gram.device) >= clips
     share = torch.where(is_query, -1 / (gram.shape[-1] - clips), 1 / clips).to(gram.dtype)
-    move = gram @ share  # E T: of the shift with each point
+    move = gram @ share  # E T: products of the shift with each point
     moved = gram + is_query * move[..., None] + is_query[:, None] * move[:, None]
     return moved + (is_query & is_query[:, None]) * (move @ share)[:, None, None]
 

@@ -41,19 +41,19 @@ class BDCSPN:
         self.config = config
 
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
-        """See `Head.fit`."""
+        """Keep the support: rectifying the class means needs the queries too (Liu et al., 2020)."""
         return fit_by_gram(self, support, context)
 
     def embed(
         self, support: Float[Tensor, "V D"], query: Float[Tensor, "W D"], context: Context
     ) -> tuple[Float[Tensor, "V D"], Float[Tensor, "W D"]]:
-        """See `ProductHead.embed`."""
+        """Vectors of length 1 in each modality."""
         return prepare(support, query, context, centre="none", normalise=True)
 
     def from_gram(
         self, gram: Float[Tensor, "E T T"], ways: int, shots: int
     ) -> Float[Tensor, "E M N"]:
-        """See `GramHead.from_gram`."""
+        """Cosines of the queries with the rectified class means."""
         clips = ways * shots
         gram = shifted(gram, clips)
         shot = shot_labels(gram, ways, shots)
@@ -64,7 +64,7 @@ class BDCSPN:
         return cosines_to_means(exponent.softmax(-1), gram)[..., clips:].mT
 
     def _surest(self, cosine: Float[Tensor, "E N M"]) -> Bool[Tensor, "E N M"]:
-        """Which queries join which class: of those nearest to it, the `top` surest."""
+        """A mask of the queries that join each class: of those nearest to it, the `top` surest."""
         nearest = F.one_hot(cosine.argmax(1), cosine.shape[1]).mT.bool()
         if self.config.top == 0:
             return nearest

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from learn.fewshot.heads import Context, Predict
-from learn.fewshot.heads._descent import adam, descend, surprise
+from learn.fewshot.heads._descent import adam, cross_entropy_gradient, descend
 from learn.fewshot.heads._points import unit
 from store.settings import Settings, setting
 
@@ -40,7 +40,7 @@ class Config(Settings):
 
 
 class CrossModal:
-    """A linear probe on the shots and on what is known of their classes beside them."""
+    """A linear probe on the shots and on the extra shots of their classes."""
 
     transductive = False
     centred_by = "none"
@@ -51,27 +51,33 @@ class CrossModal:
 
     @torch.no_grad()
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
-        """See `Head.fit`."""
-        c, blocks = self.config, context.modality_dims
+        """Descend the cross-entropy of all sources from the start weights; mix both by `wise`."""
+        c, modality_dims = self.config, context.modality_dims
         known = {name: x for name, x in context.extra_shots.items() if name in self.extra_shots}
-        sources = [unit(x, blocks) for x in (support, *known.values())]
+        sources = [unit(x, modality_dims) for x in (support, *known.values())]
         ways = support.shape[1]
         points = torch.cat([x.flatten(1, 2) for x in sources], 1)
         eye = torch.eye(ways, dtype=points.dtype, device=points.device)
-        answer = torch.cat([eye.repeat_interleave(x.shape[2], dim=1) for x in sources], 1)
-        shares = [points.new_full((ways * x.shape[2],), 1 / (ways * x.shape[2])) for x in sources]
-        share = torch.cat(shares) / len(sources)
+        target = torch.cat([eye.repeat_interleave(x.shape[2], dim=1) for x in sources], 1)
+        per_source = [
+            points.new_full((ways * x.shape[2],), 1 / (ways * x.shape[2])) for x in sources
+        ]
+        share = torch.cat(per_source) / len(sources)
         start = context.extra_shots["names"] if "names" in known else torch.cat(sources, 2)
-        start = F.normalize(unit(start, blocks).mean(2), dim=-1)
+        start = F.normalize(unit(start, modality_dims).mean(2), dim=-1)
 
         def gradient(weights: Float[Tensor, "E N D"]) -> Float[Tensor, "E N D"]:
-            return c.scale * surprise(c.scale * weights @ points.mT, answer, share) @ points
+            return (
+                c.scale
+                * cross_entropy_gradient(c.scale * weights @ points.mT, target, share)
+                @ points
+            )
 
         step = adam(c.lr, decay=c.weight_decay, decoupled=True)
         weights = start.lerp(descend(start, gradient, step, c.steps), c.wise)
 
         def predict(query: Float[Tensor, "E M D"]) -> Float[Tensor, "E M N"]:
-            return c.scale * unit(query, blocks) @ weights.mT
+            return c.scale * unit(query, modality_dims) @ weights.mT
 
         return predict
 

@@ -1,4 +1,4 @@
-"""A linear or a cosine classifier of the shots, by so many steps down the cross-entropy.
+"""A linear or a cosine classifier of the shots, by gradient descent on the cross-entropy.
 
     linear   logits w . x + b, from zero
     cosine   logits scale * cos(w, x), from the class means
@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from learn.fewshot.heads import Context, Predict
-from learn.fewshot.heads._descent import METHODS, descend, rule, surprise
+from learn.fewshot.heads._descent import METHODS, cross_entropy_gradient, descend, rule
 from learn.fewshot.heads._points import CENTRES, at_once, prepare
 from store.settings import Settings, setting
 
@@ -29,8 +29,8 @@ from store.settings import Settings, setting
 class Config(Settings):
     """Settings of the head `finetune`."""
 
-    classifier: str = setting("linear", among=("linear", "cosine"))  # or cosine
-    method: str = setting("sgd", among=METHODS)  # or adam, adamw
+    classifier: str = setting("linear", among=("linear", "cosine"))
+    method: str = setting("sgd", among=METHODS)
     steps: int = setting(100, at_least=0)
     lr: float = setting(1.0, at_least=0)
     momentum: float = setting(0.9, at_least=0, below=1)  # of sgd
@@ -50,9 +50,9 @@ class Finetune:
         self.centred_by = config.centre
 
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
-        """See `Head.fit`."""
-        few = at_once(support, support.flatten(1, 2))
-        fitted = [self._weights(some, context) for some in torch.split(support, few)]
+        """Train the classifier on the shots, as many episodes at a time as the cache holds."""
+        size = at_once(support, support.flatten(1, 2))
+        fitted = [self._weights(part, context) for part in torch.split(support, size)]
         weights = torch.cat(fitted)
 
         def predict(query: Float[Tensor, "E M D"]) -> Float[Tensor, "E M N"]:
@@ -67,15 +67,15 @@ class Finetune:
         c = self.config
         ways, shots = support.shape[1:3]
         points = self._points(support.flatten(1, 2), context, query=False)
-        answer = torch.eye(ways, dtype=points.dtype, device=points.device)
-        answer = answer.repeat_interleave(shots, dim=1)
+        target = torch.eye(ways, dtype=points.dtype, device=points.device)
+        target = target.repeat_interleave(shots, dim=1)
         share = points.new_full((ways * shots,), 1 / (ways * shots))
         start = points.view(len(points), ways, shots, -1).mean(2)
         if c.classifier == "linear":
             start = torch.zeros_like(start)
 
         def gradient(weights: Float[Tensor, "E N D"]) -> Float[Tensor, "E N D"]:
-            g = surprise(self._logits(weights, points), answer, share)
+            g = cross_entropy_gradient(self._logits(weights, points), target, share)
             if c.classifier == "linear":
                 return g @ points
             length = weights.norm(dim=-1, keepdim=True).clamp_min(1e-12)
@@ -92,9 +92,9 @@ class Finetune:
         """The clips as the classifier sees them: for the linear one with a 1 for the intercept."""
         c = self.config
         nothing = x[:0]
-        sides = (nothing, x) if query else (x, nothing)
-        both = prepare(*sides, context, centre=c.centre, normalise=c.normalise)
-        x = both[1] if query else both[0]
+        pair = (nothing, x) if query else (x, nothing)
+        prepared = prepare(*pair, context, centre=c.centre, normalise=c.normalise)
+        x = prepared[1] if query else prepared[0]
         if c.classifier == "cosine":
             return F.normalize(x, dim=-1)
         return F.pad(x, (0, 1), value=1.0)

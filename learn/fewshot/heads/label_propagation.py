@@ -51,25 +51,25 @@ class LabelPropagation:
         self.centred_by = config.centre
 
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
-        """See `Head.fit`."""
+        """Keep the support: the graph needs the queries too."""
         return fit_by_gram(self, support, context)
 
     def embed(
         self, support: Float[Tensor, "V D"], query: Float[Tensor, "W D"], context: Context
     ) -> tuple[Float[Tensor, "V D"], Float[Tensor, "W D"]]:
-        """See `ProductHead.embed`."""
+        """Vectors less the mean that `centre` names, at length 1 if `normalise`."""
         c = self.config
         return prepare(support, query, context, centre=c.centre, normalise=c.normalise)
 
     def from_gram(
         self, gram: Float[Tensor, "E T T"], ways: int, shots: int
     ) -> Float[Tensor, "E M N"]:
-        """See `GramHead.from_gram`."""
+        """The rows of (I - alpha S)^-1 Y for the queries (Zhou et al., 2004)."""
         smooth = self._smoothing(squared_distances(gram))
         eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
         factor = torch.linalg.cholesky(eye - self.config.alpha * smooth)
-        answer = shot_labels(gram, ways, shots).mT.expand(len(gram), -1, -1)
-        return torch.cholesky_solve(answer, factor)[:, ways * shots :]
+        target = shot_labels(gram, ways, shots).mT.expand(len(gram), -1, -1)
+        return torch.cholesky_solve(target, factor)[:, ways * shots :]
 
     def _smoothing(self, distance: Float[Tensor, "E T T"]) -> Float[Tensor, "E T T"]:
         one_way = neighbours(distance, self.config.k)
@@ -78,9 +78,8 @@ class LabelPropagation:
         mean = (edge * distance).sum((1, 2)) / edge.sum((1, 2)).clamp_min(1)
         width = (2 * self.config.sigma**2 * mean).clamp_min(tiny)[:, None, None]
         weight = edge * (-distance / width).exp()
-        root = (
-            weight.sum(-1).clamp_min(tiny).rsqrt()
-        )  # a clip out of reach of all others keeps none
+        # A clip without neighbours has weight 0 throughout; `tiny` keeps its root finite.
+        root = weight.sum(-1).clamp_min(tiny).rsqrt()
         return root[..., None] * weight * root[:, None]
 
 

@@ -60,20 +60,20 @@ class Laplacian:
         self.centred_by = "episode" if config.rectify else config.centre
 
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
-        """See `Head.fit`."""
+        """Keep the support: smoothing needs the queries too."""
         return fit_by_gram(self, support, context)
 
     def embed(
         self, support: Float[Tensor, "V D"], query: Float[Tensor, "W D"], context: Context
     ) -> tuple[Float[Tensor, "V D"], Float[Tensor, "W D"]]:
-        """See `ProductHead.embed`."""
+        """Vectors less the mean that `centre` names, at length 1 if `normalise`."""
         c = self.config
         return prepare(support, query, context, centre=c.centre, normalise=c.normalise)
 
     def from_gram(
         self, gram: Float[Tensor, "E T T"], ways: int, shots: int
     ) -> Float[Tensor, "E M N"]:
-        """See `GramHead.from_gram`."""
+        """Class probabilities of the queries after the last bound update (Ziko et al., 2020)."""
         clips = ways * shots
         mean = shot_labels(gram, ways, shots) / shots
         if self.config.rectify:

@@ -23,7 +23,7 @@ from store.settings import Settings, setting
 
 STEPS = 60
 TOLERANCE = 1e-6  # of a logit
-WORTH = 0.3  # a step that leaves more than this share of the way wants its own curvature
+WORTH = 0.3  # a step that leaves more than this share of the way recomputes the curvature
 HALVINGS, HALVINGS_OF_START = 12, 24
 INTERCEPT = 100  # how wide the intercept's prior is, in squared lengths of shots
 
@@ -47,13 +47,13 @@ class Logistic:
         self.config = config
 
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
-        """See `Head.fit`."""
+        """Fit the regression from the shots' inner products."""
         return fit_by_products(self, support, context)
 
     def embed(
         self, support: Float[Tensor, "V D"], query: Float[Tensor, "W D"], context: Context
     ) -> tuple[Float[Tensor, "V D"], Float[Tensor, "W D"]]:
-        """See `ProductHead.embed`."""
+        """Vectors at length 1 if `normalise`, else less the origin."""
         if self.config.normalise:
             return F.normalize(support, dim=-1), F.normalize(query, dim=-1)
         if context.origin is None:  # a free intercept makes translation harmless
@@ -61,13 +61,13 @@ class Logistic:
         return support - context.origin, query - context.origin
 
     def fit_products(self, products: Float[Tensor, "E S S"], ways: int) -> PredictFromProducts:
-        """See `ProductHead.fit_products`."""
+        """Coefficients of the shots by Newton's method; returns the logits' function."""
         shots = products.shape[-1] // ways
         # One weight vector for two classes is penalised twice as hard as a pair of opposite halves.
         strength = self.config.C / 2 if ways == 2 else self.config.C
-        answer = torch.eye(ways, dtype=torch.float64, device=products.device)
-        answer_SN = answer.repeat_interleave(shots, dim=0)
-        a, b = _newton(strength * products.double(), answer_SN)
+        target = torch.eye(ways, dtype=torch.float64, device=products.device)
+        target_SN = target.repeat_interleave(shots, dim=0)
+        a, b = _newton(strength * products.double(), target_SN)
 
         def predict(
             query: Float[Tensor, "E M S"], square: Float[Tensor, "E M"]
@@ -78,7 +78,7 @@ class Logistic:
 
 
 class _Fit(NamedTuple):
-    """Where the fit stands, and what it costs there."""
+    """Coefficients, intercepts, logits and cost of one state of the fit."""
 
     a: Float[Tensor, "E S N"]  # coefficients of the shots
     b: Float[Tensor, "E 1 N"]
@@ -88,7 +88,7 @@ class _Fit(NamedTuple):
 
 
 def _newton(
-    kernel: Float[Tensor, "E S S"], answer: Float[Tensor, "S N"]
+    kernel: Float[Tensor, "E S S"], target: Float[Tensor, "S N"]
 ) -> tuple[Float[Tensor, "E S N"], Float[Tensor, "E 1 N"]]:
     """Coefficients and intercepts of least cost.
 
@@ -96,14 +96,14 @@ def _newton(
     moves along, so it slows the last steps a little and leaves the optimum alone. The curvature,
     which is what a step costs, is kept for as long as steps with the old one go far enough.
     """
-    a, f = _start(kernel, answer)
-    now = _at(answer, a, a.new_zeros(len(a), 1, answer.shape[1]), f)
+    a, f = _start(kernel, target)
+    now = _at(target, a, a.new_zeros(len(a), 1, target.shape[1]), f)
     spread = INTERCEPT * (1 + kernel.diagonal(dim1=1, dim2=2).mean(-1))[:, None, None]
     wide, solve, before = kernel + spread, None, inf
     for _ in range(STEPS):
         p = now.log_p.exp()
-        off = answer - p - now.a  # zero at the optimum
-        change = _moves(kernel, answer, p, off)
+        off = target - p - now.a  # zero at the optimum
+        change = _moves(kernel, target, p, off)
         if change < TOLERANCE:
             break
         if solve is None or change > WORTH * before:
@@ -112,19 +112,21 @@ def _newton(
         pull = p * (spread * now.a.sum(1, keepdim=True))
         move = solve(off - pull + p * pull.sum(-1, keepdim=True))
         a = now.a + move
-        now = _shorten(answer, now, a, now.b + spread * a.sum(1, keepdim=True), kernel @ a)
+        now = _shorten(target, now, a, now.b + spread * a.sum(1, keepdim=True), kernel @ a)
     return now.a, now.b
 
 
 def _start(
-    kernel: Float[Tensor, "E S S"], answer: Float[Tensor, "S N"]
+    kernel: Float[Tensor, "E S S"], target: Float[Tensor, "S N"]
 ) -> tuple[Float[Tensor, "E S N"], Float[Tensor, "E S N"]]:
-    """Coefficients and logits as they would be if all shots were alike: then one number a, with
-    a = 1 - p of the right class, says it all. Most of the way is behind us there."""
-    ways = answer.shape[1]
-    direction = (ways * answer - 1) / (ways - 1)
+    """Coefficients and logits as if all shots were alike, which is most of the way.
+
+    One number a, with a = 1 - p of the correct class, then describes the fit.
+    """
+    ways = target.shape[1]
+    direction = (ways * target - 1) / (ways - 1)
     f = kernel @ direction
-    margin = (f * direction).mean(1).sum(-1)  # of the right class's logit, for a = 1
+    margin = (f * direction).mean(1).sum(-1)  # of the correct class's logit, for a = 1
     low, high = torch.full_like(margin, -50.0), torch.full_like(margin, log(ways - 1))
     for _ in range(HALVINGS_OF_START):  # logit(a) + margin * a = log(ways - 1)
         middle = (low + high) / 2
@@ -135,25 +137,25 @@ def _start(
 
 
 def _at(
-    answer: Float[Tensor, "S N"],
+    target: Float[Tensor, "S N"],
     a: Float[Tensor, "E S N"],
     b: Float[Tensor, "E 1 N"],
     f: Float[Tensor, "E S N"],
 ) -> _Fit:
     log_p = (f + b).log_softmax(-1)
-    cost = (a * f).sum((1, 2)) / 2 - (answer * log_p).sum((1, 2))
+    cost = (a * f).sum((1, 2)) / 2 - (target * log_p).sum((1, 2))
     return _Fit(a, b, f, log_p, cost)
 
 
 def _moves(
     kernel: Float[Tensor, "E S S"],
-    answer: Float[Tensor, "S N"],
+    target: Float[Tensor, "S N"],
     p: Float[Tensor, "E S N"],
     off: Float[Tensor, "E S N"],
 ) -> float:
-    """How far the next step would move a logit at most, by weights or intercept."""
+    """The largest change that the next step would make to a logit, by weights or intercept."""
     by_weights = (kernel @ off).abs().amax()
-    by_intercept = (answer - p).sum(1).abs() / (p * (1 - p)).sum(1).clamp_min(1e-300)
+    by_intercept = (target - p).sum(1).abs() / (p * (1 - p)).sum(1).clamp_min(1e-300)
     return float(torch.maximum(by_weights, by_intercept.amax()))
 
 
@@ -175,23 +177,23 @@ def _curvature(
 
 
 def _shorten(
-    answer: Float[Tensor, "S N"],
+    target: Float[Tensor, "S N"],
     old: _Fit,
     a: Float[Tensor, "E S N"],
     b: Float[Tensor, "E 1 N"],
     f: Float[Tensor, "E S N"],
 ) -> _Fit:
     """The step from old to a, b and f, halved in each episode until the cost does not rise."""
-    new = _at(answer, a, b, f)
+    new = _at(target, a, b, f)
     most = old.cost + 1e-12 * old.cost.abs()
     share = torch.ones_like(a[:, :1, :1])
     for _ in range(HALVINGS):
-        rises = ~(new.cost <= most)  # so that NaN is no way down
+        rises = ~(new.cost <= most)  # true for NaN too
         if not bool(rises.any()):
             break
         share = torch.where(rises[:, None, None], share / 2, share)
         parts = ((o + share * (n - o)) for o, n in zip(old[:3], (a, b, f), strict=True))
-        new = _at(answer, *parts)
+        new = _at(target, *parts)
     return new
 
 

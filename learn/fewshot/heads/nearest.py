@@ -2,7 +2,7 @@
 
 A class's score is its number of votes; between equals the class of the nearer shot wins, and
 between equally near ones the class that comes first. `backend=faiss` finds the distances with an
-exact FAISS index for each episode: the same answers, for comparison and for galleries.
+exact FAISS index for each episode: the same answers, for comparison and for many shots.
 """
 
 from dataclasses import dataclass
@@ -40,8 +40,8 @@ class Nearest:
         self.ragged = config.k == 1
 
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
-        """See `Head.fit`."""
-        if context.mask is not None:  # a shot that is there twice is no nearer
+        """Keep the embedded shots, to be compared with queries by products or by FAISS."""
+        if context.mask is not None:  # padding by a copy of a shot changes no vote
             first = support[:, :, :1]
             support = torch.where(context.mask[..., None], support, first)
         if self.by_products:
@@ -51,7 +51,7 @@ class Nearest:
     def embed(
         self, support: Float[Tensor, "V D"], query: Float[Tensor, "W D"], context: Context
     ) -> tuple[Float[Tensor, "V D"], Float[Tensor, "W D"]]:
-        """See `ProductHead.embed`."""
+        """Vectors at length 1 for cosine, else less the origin."""
         if self.metric == "cosine":
             return F.normalize(support, dim=-1), F.normalize(query, dim=-1)
         if context.origin is None:
@@ -59,7 +59,7 @@ class Nearest:
         return support - context.origin, query - context.origin
 
     def fit_products(self, products: Float[Tensor, "E S S"], ways: int) -> PredictFromProducts:
-        """See `ProductHead.fit_products`."""
+        """Keep the shots' squared lengths; returns the vote over distances from products."""
         square_of_shot = products.diagonal(dim1=1, dim2=2)[:, None, :]
 
         def predict(
@@ -83,13 +83,13 @@ class Nearest:
         def predict(query: Float[Tensor, "E M D"]) -> Float[Tensor, "E M N"]:
             q = self.embed(nothing, query.reshape(-1, dim), context)[1].view(query.shape)
             distance = np.empty((*q.shape[:2], shots.shape[1]), np.float32)
-            for one, s, qs in zip(
+            for out, s, qs in zip(
                 distance, shots.float().cpu().numpy(), q.float().cpu().numpy(), strict=True
             ):
                 index = kind(dim)
                 index.add(np.ascontiguousarray(s))
-                found, place = index.search(np.ascontiguousarray(qs), len(s))
-                np.put_along_axis(one, place, found, axis=1)
+                distances, indices = index.search(np.ascontiguousarray(qs), len(s))
+                np.put_along_axis(out, indices, distances, axis=1)
             sign = -1.0 if self.metric == "cosine" else 1.0
             return self._vote(sign * torch.from_numpy(distance).to(query), ways)
 

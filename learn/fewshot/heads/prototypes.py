@@ -41,7 +41,7 @@ class Prototypes:
         self.by_products = self.centred_by != "support"  # else the map depends on the episode
 
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
-        """See `Head.fit`."""
+        """Average the mapped shots of each class; returns the comparison with these means."""
         of_support, of_query = self._centres(support, context)
         share = _shares(support, context)
         if self.centred_by == "support" or (self.centred_by, self.metric) == ("none", "euclidean"):
@@ -62,12 +62,12 @@ class Prototypes:
     def embed(
         self, support: Float[Tensor, "V D"], query: Float[Tensor, "W D"], context: Context
     ) -> tuple[Float[Tensor, "V D"], Float[Tensor, "W D"]]:
-        """See `ProductHead.embed`."""
+        """Centred vectors, for cl2n with each modality at length 1."""
         of_support, of_query = self._centres(support, context)
         return self._map(support - of_support, context), self._map(query - of_query, context)
 
     def fit_products(self, products: Float[Tensor, "E S S"], ways: int) -> PredictFromProducts:
-        """See `ProductHead.fit_products`."""
+        """Squared lengths of the class means from products; returns the comparison with them."""
         shots = products.shape[1] // ways
         share = torch.eye(ways, dtype=products.dtype, device=products.device)
         share = share.repeat_interleave(shots, dim=1) / shots  # N S: of a mean's shots
@@ -99,7 +99,7 @@ class Prototypes:
 
 
 def _shares(support: Float[Tensor, "E N K D"], context: Context) -> Float[Tensor, "E N K 1"]:
-    """1 for each shot that there is."""
+    """The weight of each shot: 1, and 0 for padding."""
     if context.mask is None:
         return support.new_ones(*support.shape[:3], 1)
     return context.mask.to(support)[..., None]

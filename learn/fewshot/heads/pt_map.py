@@ -61,13 +61,14 @@ class PTMAP:
         self.config = config
 
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
-        """See `Head.fit`."""
+        """Keep the support: means and plan need the queries too (Hu et al., 2021)."""
         return fit_by_gram(self, support, context)
 
     def embed(
         self, support: Float[Tensor, "V D"], query: Float[Tensor, "W D"], context: Context
     ) -> tuple[Float[Tensor, "V D"], Float[Tensor, "W D"]]:
-        """
+        """The power transform, each modality at length 1.
+
         Raises:
             ConfigError: classes may not have equally many queries.
         """
@@ -85,7 +86,8 @@ class PTMAP:
     def from_gram(
         self, gram: Float[Tensor, "E T T"], ways: int, shots: int
     ) -> Float[Tensor, "E M N"]:
-        """
+        """The transport plan of the queries after the last move of the class means.
+
         Raises:
             ConfigError: the number of queries is no multiple of the classes.
         """
@@ -98,16 +100,16 @@ class PTMAP:
             )
         products = self._centred(gram, clips)
         square = products.diagonal(dim1=1, dim2=2)[:, None, clips:]
-        answer = shot_labels(gram, ways, shots)[:, :clips].expand(len(gram), -1, -1)
-        mean = torch.cat([answer / shots, gram.new_zeros(len(gram), ways, queries)], -1)
+        target = shot_labels(gram, ways, shots)[:, :clips].expand(len(gram), -1, -1)
+        mean = torch.cat([target / shots, gram.new_zeros(len(gram), ways, queries)], -1)
         for _ in range(self.config.steps):
-            estimate = torch.cat([answer, self._plan(mean, products, square)], -1)
+            estimate = torch.cat([target, self._plan(mean, products, square)], -1)
             estimate = estimate / estimate.sum(-1, keepdim=True)
             mean = mean.lerp(estimate, self.config.alpha)
         return self._plan(mean, products, square).mT
 
     def _centred(self, gram: Float[Tensor, "E T T"], clips: int) -> Float[Tensor, "E T T"]:
-        """Both sides less their means, at length 1; 0 where nothing but rounding is left."""
+        """The products less both sides' means, at length 1; 0 where only rounding is left."""
         centred = centred_sides(gram, clips)
         left = centred.diagonal(dim1=1, dim2=2)
         rounding = 32 * torch.finfo(gram.dtype).eps * gram.diagonal(dim1=1, dim2=2)
@@ -126,7 +128,7 @@ class PTMAP:
 
 
 def _sinkhorn(plan: Float[Tensor, "E N M"]) -> Float[Tensor, "E N M"]:
-    """The plan scaled until each query gives 1 and each class takes M / N; settled ones rest."""
+    """The plan scaled until each query gives 1 and each class takes M / N."""
     ways, queries = plan.shape[1:]
     plan = plan / plan.sum((1, 2), keepdim=True)
     given = plan.sum(1, keepdim=True)

@@ -27,7 +27,7 @@ class Config(Settings):
 
 
 class Ridge:
-    """Ridge regression onto one-hot answers."""
+    """Ridge regression onto one-hot targets."""
 
     transductive = False
     centred_by = "none"  # the intercept's centring changes no answer
@@ -38,7 +38,7 @@ class Ridge:
         self.config = config
 
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
-        """See `Head.fit`."""
+        """Solve the regression from the shots' inner products, leaving out padding."""
         if context.mask is None:
             return fit_by_products(self, support, context)
         nothing, flat = support.new_zeros(0, support.shape[-1]), support.flatten(1, 2)
@@ -54,7 +54,7 @@ class Ridge:
     def embed(
         self, support: Float[Tensor, "V D"], query: Float[Tensor, "W D"], context: Context
     ) -> tuple[Float[Tensor, "V D"], Float[Tensor, "W D"]]:
-        """See `ProductHead.embed`."""
+        """Vectors at length 1 if `normalise`, else less the origin."""
         if self.config.normalise:
             return F.normalize(support, dim=-1), F.normalize(query, dim=-1)
         if context.origin is None:  # a free intercept makes translation harmless
@@ -62,7 +62,8 @@ class Ridge:
         return support - context.origin, query - context.origin
 
     def fit_products(self, products: Float[Tensor, "E S S"], ways: int) -> PredictFromProducts:
-        """
+        """Coefficients of the shots in dual form; returns the function that scores queries.
+
         Raises:
             ConfigError: alpha is so small beside the products that rounding hides it.
         """
@@ -71,21 +72,22 @@ class Ridge:
     def _solved(
         self, products: Float[Tensor, "E S S"], ways: int, mask: Bool[Tensor, "E S"] | None
     ) -> PredictFromProducts:
-        """A shot that is not there has weight 0 in every mean, so its coefficients are 0."""
+        """Coefficients and intercepts; padded shots weigh 0 in every mean, so their coefficients
+        are 0."""
         kernel = products.double()
         clips = kernel.shape[-1]
-        answer = torch.eye(ways, dtype=kernel.dtype, device=kernel.device)
-        answer_SN = answer.repeat_interleave(clips // ways, dim=0)
-        there_E1S = kernel.new_ones(1, 1, clips) if mask is None else mask[:, None].double()
-        weight_E1S = there_E1S / there_E1S.sum(-1, keepdim=True)
-        share_E1N = weight_E1S @ answer_SN
+        target = torch.eye(ways, dtype=kernel.dtype, device=kernel.device)
+        target_SN = target.repeat_interleave(clips // ways, dim=0)
+        present_E1S = kernel.new_ones(1, 1, clips) if mask is None else mask[:, None].double()
+        weight_E1S = present_E1S / present_E1S.sum(-1, keepdim=True)
+        share_E1N = weight_E1S @ target_SN
         mean_E1S = kernel.mean(1, keepdim=True) if mask is None else weight_E1S @ kernel
         centred = kernel - mean_E1S - mean_E1S.mT + (mean_E1S * weight_E1S).sum(-1, keepdim=True)
         if mask is not None:
-            centred = centred * there_E1S * there_E1S.mT
+            centred = centred * present_E1S * present_E1S.mT
         # Along 1 there is nothing to solve; some weight there keeps rounding from going negative.
         along_ones = centred.diagonal(dim1=1, dim2=2).mean(-1) / clips
-        centred = centred + along_ones[:, None, None] * there_E1S * there_E1S.mT
+        centred = centred + along_ones[:, None, None] * present_E1S * present_E1S.mT
         centred.diagonal(dim1=1, dim2=2).add_(self.config.alpha)
         factor, failed = torch.linalg.cholesky_ex(centred)
         if bool(failed.any()):
@@ -93,7 +95,7 @@ class Ridge:
                 f"ridge: alpha={self.config.alpha} is lost in rounding beside squared lengths up "
                 f"to {float(products.max()):.3g}; raise alpha or set normalise=true"
             )
-        wanted = ((answer_SN - share_E1N) * there_E1S.mT).expand(len(kernel), -1, -1)
+        wanted = ((target_SN - share_E1N) * present_E1S.mT).expand(len(kernel), -1, -1)
         a = torch.cholesky_solve(wanted, factor)  # its columns sum to zero
         b = share_E1N - mean_E1S @ a
 

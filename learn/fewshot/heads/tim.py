@@ -1,4 +1,4 @@
-"""TIM-GD: class weights that make the queries' answers informative (transductive).
+"""TIM-GD: class weights that make the predictions for the queries informative (transductive).
 
 Minimises lmd * cross-entropy of the shots - H(Y) + alpha * H(Y | X) of the queries over the
 weights, from the class means on, by Adam. A class's logit is minus half its squared distance times
@@ -40,7 +40,7 @@ class Config(Settings):
 
 
 class TIM:
-    """Weights that make answers to the queries sure and even."""
+    """Class weights that make predictions sure for each query and balanced over all."""
 
     transductive = True
 
@@ -49,16 +49,16 @@ class TIM:
         self.centred_by = config.centre
 
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
-        """See `Head.fit`."""
+        """Keep the support: the weights learn from the queries too (Boudiaf et al., 2020)."""
         c = self.config
 
         def predict(query: Float[Tensor, "E M D"]) -> Float[Tensor, "E M N"]:
             size = at_once(support, query)
             parts = []
             for first in range(0, len(query), size):
-                few = slice(first, first + size)
+                part = slice(first, first + size)
                 s, q = prepare(
-                    support[few], query[few], context, centre=c.centre, normalise=c.normalise
+                    support[part], query[part], context, centre=c.centre, normalise=c.normalise
                 )
                 parts.append(self._adapt(s, q))
             return torch.cat(parts)
@@ -72,11 +72,11 @@ class TIM:
         """Log probabilities after the last step."""
         points = torch.cat([support.flatten(1, 2), query], 1)
         ways, shots = support.shape[1:3]
-        answer = torch.eye(ways, dtype=points.dtype, device=points.device)
-        answer = answer.repeat_interleave(shots, dim=1)
+        target = torch.eye(ways, dtype=points.dtype, device=points.device)
+        target = target.repeat_interleave(shots, dim=1)
         weights = descend(
             support.mean(2),
-            lambda weights: self._gradient(weights, points, answer),
+            lambda weights: self._gradient(weights, points, target),
             adam(self.config.lr),
             self.config.steps,
         )
@@ -85,7 +85,7 @@ class TIM:
     def _logits(
         self, weights: Float[Tensor, "E N D"], points: Float[Tensor, "E T D"]
     ) -> Float[Tensor, "E N T"]:
-        """Up to what is the same for all classes of a point."""
+        """Logits up to what is the same for all classes of a point."""
         half = torch.linalg.vecdot(weights, weights)[..., None] / 2
         return (weights @ points.mT).sub_(half).mul_(self.config.temperature)
 
@@ -93,14 +93,14 @@ class TIM:
         self,
         weights: Float[Tensor, "E N D"],
         points: Float[Tensor, "E T D"],
-        answer: Float[Tensor, "N S"],
+        target: Float[Tensor, "N S"],
     ) -> Float[Tensor, "E N D"]:
         c = self.config
-        clips = answer.shape[1]
+        clips = target.shape[1]
         log_p = self._logits(weights, points).log_softmax(1)
         p = log_p.exp()
         g = torch.empty_like(p)
-        torch.sub(p[..., :clips], answer, out=g[..., :clips]).mul_(c.temperature * c.lmd / clips)
+        torch.sub(p[..., :clips], target, out=g[..., :clips]).mul_(c.temperature * c.lmd / clips)
         g[..., clips:] = c.temperature * _of_queries(p[..., clips:], log_p[..., clips:], c.alpha)
         return (g @ points).sub_(g.sum(-1, keepdim=True) * weights)
 
@@ -108,7 +108,7 @@ class TIM:
 def _of_queries(
     p: Float[Tensor, "E N M"], log_p: Float[Tensor, "E N M"], alpha: float
 ) -> Float[Tensor, "E N M"]:
-    """How -H(Y) + alpha H(Y|X) grows with the queries' logits."""
+    """The gradient of -H(Y) + alpha H(Y|X) by the queries' logits."""
     tiny = torch.finfo(p.dtype).tiny
     slope = p.mean(-1, keepdim=True).clamp_min_(tiny).log_() - alpha * log_p
     return slope.sub_((p * slope).sum(1, keepdim=True)).mul_(p).div_(p.shape[-1])

@@ -34,11 +34,11 @@ class Episodes:
     """
 
     indices: Int32[np.ndarray, "E N C"]  # positions in the clips whose digest is `clips_sha256`
-    classes: Int32[np.ndarray, "E N"]  # class codes of those clips
+    classes: Int32[np.ndarray, "E N"]  # class ids of those clips
     shots: int
     seed: int
     clips_sha256: str
-    facts: Mapping[str, Any] = field(default_factory=dict)  # what else the sampling was asked for
+    facts: Mapping[str, Any] = field(default_factory=dict)  # further settings of the sampling
 
     def __post_init__(self) -> None:
         kinds = {str(self.indices.dtype), str(self.classes.dtype)}
@@ -54,10 +54,10 @@ class Episodes:
         twice = (in_order[..., 1:] == in_order[..., :-1]) & (in_order[..., 1:] >= 0)
         if twice.any() or in_order[..., :1].min(initial=0) < -1:
             raise ValueError("a clip is drawn twice for one class, or its index is negative")
-        there, shot, asked = self.classes >= 0, self.support >= 0, self.asked >= 0
-        if not np.array_equal(there, shot.any(2)) or (asked.any(2) & ~there).any():
+        has_class, has_shot, has_query = self.classes >= 0, self.support >= 0, self.asked >= 0
+        if not np.array_equal(has_class, has_shot.any(2)) or (has_query.any(2) & ~has_class).any():
             raise ValueError("a class without a shot, or shots without a class")
-        if not asked.any((1, 2)).all():
+        if not has_query.any((1, 2)).all():
             raise ValueError("an episode without a query")
 
     def __len__(self) -> int:
@@ -90,29 +90,28 @@ class Episodes:
 
     @property
     def targets(self) -> Int[np.ndarray, "M"]:
-        """The right class of each query, as a position among the ways; the same in all episodes."""
+        """The correct class of each query, as a position among the ways; the same in all."""
         return np.repeat(np.arange(self.ways), self.queries)
 
     @property
     def measure(self) -> str:
-        """What an episode comes to; see `learn/fewshot/metrics.py`."""
+        """The name of the number that sums up an episode; see `learn/fewshot/metrics.py`."""
         return str(self.facts.get("measure", "accuracy"))
 
     @property
     def balanced(self) -> bool:
-        """Has every class of an episode as many queries as the others? With several labels a query,
-        nobody knows."""
+        """True if all classes of an episode have as many queries; false with several labels."""
         if self.measure == "map":
             return False
         counts = (self.asked >= 0).sum(2)
         most = counts.max(1, keepdims=True)
         return bool((counts == most)[self.classes >= 0].all())
 
-    def blocks(self) -> Iterator["Block"]:
-        """All episodes, those of one shape together: as many classes, queries and shots."""
+    def batches(self) -> Iterator["EpisodeBatch"]:
+        """All episodes in batches of one shape: as many classes, queries and shots."""
         if (self.indices >= 0).all():
-            yield Block(
-                places=np.arange(len(self)),
+            yield EpisodeBatch(
+                indices=np.arange(len(self)),
                 columns=np.broadcast_to(np.arange(self.query.shape[1]), self.query.shape),
                 classes=self.classes,
                 support=self.support,
@@ -127,22 +126,22 @@ class Episodes:
         even = ((shots == most[:, None]) | (self.classes < 0)).all(1)
         shapes = np.stack([ways, queries, most * even], axis=1)
         for shape in np.unique(shapes, axis=0):
-            places = np.flatnonzero((shapes == shape).all(1))
-            n, m, k = (int(one) for one in shape)
-            width = k or int(most[places].max())
-            columns = np.argsort(self.query[places] < 0, axis=1, kind="stable")[:, :m]
-            support = self.support[places, :n, :width]
-            yield Block(
-                places=places,
+            indices = np.flatnonzero((shapes == shape).all(1))
+            n, m, k = (int(size) for size in shape)
+            width = k or int(most[indices].max())
+            columns = np.argsort(self.query[indices] < 0, axis=1, kind="stable")[:, :m]
+            support = self.support[indices, :n, :width]
+            yield EpisodeBatch(
+                indices=indices,
                 columns=columns,
-                classes=self.classes[places, :n],
+                classes=self.classes[indices, :n],
                 support=np.maximum(support, 0),
-                query=np.take_along_axis(self.query[places], columns, axis=1),
+                query=np.take_along_axis(self.query[indices], columns, axis=1),
                 mask=None if k else support >= 0,
             )
 
     def sampling(self) -> dict[str, Any]:
-        """What was asked for, as JSON."""
+        """The settings of the sampling, as JSON."""
         return {
             "ways": self.ways,
             "shots": self.shots,
@@ -163,15 +162,15 @@ class Episodes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Block:
-    """Episodes of one shape: n classes, m queries, k shots of each class or those that are real."""
+class EpisodeBatch:
+    """Episodes of one shape: n classes, m queries, at most k shots of each class."""
 
-    places: Int[np.ndarray, "e"]  # among all episodes
-    columns: Int[np.ndarray, "e m"]  # of the queries among M
+    indices: Int[np.ndarray, "e"]  # positions among all episodes
+    columns: Int[np.ndarray, "e m"]  # positions of the queries among M
     classes: Int32[np.ndarray, "e n"]
     support: Int32[np.ndarray, "e n k"]
     query: Int32[np.ndarray, "e m"]
-    mask: Bool[np.ndarray, "e n k"] | None  # which shots there are; None: all
+    mask: Bool[np.ndarray, "e n k"] | None  # false for padding; None: no padding
 
     def __len__(self) -> int:
         return len(self.support)
@@ -183,12 +182,12 @@ class Block:
 
     @property
     def clips(self) -> int:
-        """Of one episode."""
+        """Clips of one episode."""
         return self.support[0].size + self.query.shape[1]
 
 
 def check(config: Any, **least: int) -> None:
-    """Refuse settings that are less than they may be, and words for `groups` that are none.
+    """Refuse settings below their least value, and an unknown value of `groups`.
 
     Raises:
         ConfigError: names the setting.
@@ -202,7 +201,7 @@ def check(config: Any, **least: int) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traits:
-    """What must be known of a task before clips are loaded for it."""
+    """Facts of a task that are needed before clips are loaded for it."""
 
     # What clips must be told apart by: their "split" alone, as base classes or new ones ("base"),
     # or by all labels they have ("targets").
@@ -221,16 +220,16 @@ def traits_of(task: str) -> Traits:
 
 @runtime_checkable
 class EpisodeTask(Protocol):
-    """The same clips and the same seed give the same episodes."""
+    """Draws episodes; the same clips and the same seed give the same ones."""
 
     def __call__(self, clips: Clips, *, seed: int) -> Episodes:
         """Draw episodes from these clips."""
 
 
 def draw_again(clips: Clips, draw: Episodes, **changed: Any) -> Episodes:
-    """Episodes as those were asked for, of these clips, but with some settings changed."""
+    """Episodes drawn from these clips with the settings of `draw`, some of them changed."""
     name = draw.facts.get("task", CLASSIC)
     known = {field.name for field in fields(plugins.module(FAMILY, name).Config)}
-    told = {key: value for key, value in draw.sampling().items() if key in known} | changed
-    again: Episodes = plugins.build(FAMILY, plugins.Spec(name, told))(clips, seed=draw.seed)
-    return again
+    settings = {key: value for key, value in draw.sampling().items() if key in known} | changed
+    redrawn: Episodes = plugins.build(FAMILY, plugins.Spec(name, settings))(clips, seed=draw.seed)
+    return redrawn

@@ -1,4 +1,4 @@
-"""Clips for episodes whose classes and counts are decided: shots and queries, groups apart.
+"""Draws clips for episodes whose classes and counts are decided: shots and queries, groups apart.
 
 An episode first draws its shots, uniformly within each class, and then its queries uniformly among
 the clips of groups that no shot has; where too few are left it does so again. Where that keeps
@@ -7,8 +7,8 @@ until every class has its shots on the one side and its queries on the other; bo
 each on its side. A group goes to the shots' side with the share that shots have in the episode, or,
 after `EVEN` deals without success, with one that is drawn for each deal.
 
-What a group is decides the guard: its code within each class, across all of them, or each clip's
-own. Clips may be shots or queries as their roles say.
+The setting `groups` decides what a group is: its number within each class, across all of them, or
+each clip by itself. Clips may be shots or queries as their roles say.
 
 Shapes: as in the package; V = clips, P = clips of the largest class, G = groups, e = episodes
 at a time.
@@ -42,7 +42,7 @@ class Wanted(NamedTuple):
 
 
 def even(classes: Int32[np.ndarray, "E N"], shots: int, queries: int) -> Wanted:
-    """As many of every class."""
+    """The same number of shots, and of queries, from every class."""
     counts = (np.full(classes.shape, n, np.int32) for n in (shots, queries))
     return Wanted(classes, *counts)
 
@@ -51,7 +51,7 @@ Ask = Callable[[np.random.Generator, int], Wanted]
 
 
 class EpisodeSampler:
-    """The clips and groups of each class, and what episodes take of them."""
+    """Draws clips of each class so that no group has both shots and queries."""
 
     def __init__(self, clips: Clips, groups: str) -> None:
         """
@@ -61,20 +61,20 @@ class EpisodeSampler:
         if groups == "strict" and clips.groups is None:
             raise NotEnoughClips(
                 "groups=strict needs to know which clips are of one source: give the manifest a "
-                "column 'group', or name one with --group"
+                "column 'group', or name one as `group`"
             )
         labelled = clips.class_ids != UNLABELLED
         self.clips = clips
-        self.shooters, self.askers = (
+        self.can_support, self.can_query = (
             clips.has_role(SHOT) & labelled,
             clips.has_role(QUERY) & labelled,
         )
-        place = np.arange(len(clips))
+        group = np.arange(len(clips))
         if groups != "mixed" and clips.groups is not None:
-            place = clips.groups.astype(np.int64)
+            group = clips.groups.astype(np.int64)
             if groups == "within":
-                place += clips.class_ids.astype(np.int64) * (int(place.max(initial=0)) + 1)
-        self.groups = np.unique(place, return_inverse=True)[1].reshape(-1)
+                group += clips.class_ids.astype(np.int64) * (int(group.max(initial=0)) + 1)
+        self.groups = np.unique(group, return_inverse=True)[1].reshape(-1)
         self.count = int(self.groups.max(initial=0)) + 1
         order = np.flatnonzero(labelled)
         order = order[np.argsort(clips.class_ids[order], kind="stable")]
@@ -87,8 +87,8 @@ class EpisodeSampler:
     def draw(
         self, rng: np.random.Generator, ask: Ask, *, episodes: int, shots: int, queries: int
     ) -> tuple[Wanted, Int32[np.ndarray, "E N C"]]:
-        """What was asked for in the end, and the clips: `shots` places, then `queries`, -1 where
-        fewer are wanted.
+        """The classes and counts drawn in the end, and the clips: `shots` columns, then `queries`,
+        -1 where fewer are wanted.
 
         Raises:
             NotEnoughClips: names the classes that lack clips.
@@ -102,7 +102,7 @@ class EpisodeSampler:
         return wanted, drawn
 
     def at_once(self, ways: int) -> int:
-        """How many episodes' numbers fit."""
+        """Number of episodes that are drawn at a time, so that memory stays bounded."""
         return max(1, NUMBERS_AT_ONCE // max(ways * self.table.shape[1], self.count))
 
     def complete(
@@ -129,62 +129,64 @@ class EpisodeSampler:
                 return
             for old, new in zip(wanted, ask(rng, len(left)), strict=True):
                 old[left] = new
-        worst = ", ".join(self.told(c) for c, _ in self.lacking.most_common(8))
+        worst = ", ".join(self.describe(c) for c, _ in self.lacking.most_common(8))
         raise NotEnoughClips(
             f"these episodes cannot be filled with groups of support and query apart; what lacks "
-            f"clips: {worst}. Lower ways, shots or queries, or use less strict --groups"
+            f"clips: {worst}. Lower ways, shots or queries, or use less strict `groups`"
         )
 
     def eligible(self, shots: int, queries: int) -> Int32[np.ndarray, "_"]:
-        """The classes that can give so many shots, and queries of other groups, each by itself."""
+        """Classes that have so many shots and, of other groups, so many queries."""
         classes = range(len(self.clips.classes))
         return np.array([c for c in classes if self.able(c, shots, queries)], np.int32)
 
     def able(self, c: int, shots: int, queries: int) -> bool:
-        """Can this class by itself give so many shots, and queries of other groups?"""
+        """True if this class by itself has so many shots, and so many queries of other groups."""
         members = self.table[c, self.mask[c]]
-        may, free = self.shooters[members], self.askers[members]
-        if may.all() and free.all():
+        can_support, can_query = self.can_support[members], self.can_query[members]
+        if can_support.all() and can_query.all():
             return enough(self.groups[members], shots, queries)
         return self.most_queries(c, shots) >= queries
 
     def most_queries(self, c: int, shots: int) -> int:
-        """How many queries are left where shots come from as few clips of others as can be; -1
-        where it has not so many shots."""
+        """The most queries left beside so many shots; -1 if there are not enough shots."""
         members = self.table[c, self.mask[c]]
-        groups, may = self.groups[members], self.shooters[members]
-        free = int(self.askers[members].sum())
+        groups, can_support = self.groups[members], self.can_support[members]
+        free = int(self.can_query[members].sum())
         # By group: what it gives in shots, what it costs in queries; a knapsack over shots.
         least = {0: 0}
-        for group in np.unique(groups[may]):
-            of = groups == group
-            gives, costs = int((of & may).sum()), int(self.askers[members[of]].sum())
-            for have, cost in list(least.items()):
-                got = min(shots, have + gives)
-                least[got] = min(least.get(got, free + 1), cost + costs)
+        for group in np.unique(groups[can_support]):
+            in_group = groups == group
+            shots_gained, queries_lost = (
+                int((in_group & can_support).sum()),
+                int(self.can_query[members[in_group]].sum()),
+            )
+            for shots_so_far, cost in list(least.items()):
+                reached = min(shots, shots_so_far + shots_gained)
+                least[reached] = min(least.get(reached, free + 1), cost + queries_lost)
         return free - least[shots] if shots in least else -1
 
     def refusal(
         self,
         eligible: Int[np.ndarray, "_"],
         ways: int,
-        what: str,
+        requirement: str,
         lower: str,
         *,
         among: Int[np.ndarray, "_"] | None = None,
     ) -> str:
-        """One line that names the classes that cannot give `what`."""
+        """One line that names the classes that lack what is required."""
         classes = list(range(len(self.mask))) if among is None else among.tolist()
-        poor = [c for c in classes if c not in set(eligible.tolist())]
-        listed = ", ".join(map(self.told, poor[:8])) + (", …" if len(poor) > 8 else "")
+        lacking = [c for c in classes if c not in set(eligible.tolist())]
+        listed = ", ".join(map(self.describe, lacking[:8])) + (", …" if len(lacking) > 8 else "")
         return (
-            f"these episodes need {ways} classes with {what} in groups kept apart; only "
+            f"these episodes need {ways} classes with {requirement} in groups kept apart; only "
             f"{len(eligible)} of {len(classes)} have that{f' ({listed})' if listed else ''}. Lower "
-            f"{lower}, or use --groups mixed"
+            f"{lower}, or use `groups` mixed"
         )
 
-    def told(self, c: int) -> str:
-        """A class and what it has."""
+    def describe(self, c: int) -> str:
+        """A class with its numbers of clips and groups."""
         members = self.table[c, self.mask[c]]
         groups = len(np.unique(self.groups[members]))
         return f"{self.clips.classes[c]}: {len(members)} in {groups} group{'s' * (groups != 1)}"
@@ -197,23 +199,25 @@ class EpisodeSampler:
         left: Int[np.ndarray, "_"],
         shots: int,
     ) -> Int[np.ndarray, "_"]:
-        """Draw once; the episodes that have too few queries are given back."""
+        """Draw the episodes `left` once; returns those that have too few queries."""
         if not len(left):
             return left
         classes, of_support, of_query = (part[left] for part in wanted)
         clips, mask = self.table[classes], self.mask[classes] & (classes >= 0)[..., None]
-        may = mask & self.shooters[clips]
-        support = _chosen(rng, clips, may, of_support, shots)
+        may_support = mask & self.can_support[clips]
+        support = _chosen(rng, clips, may_support, of_support, shots)
         taken = np.zeros((len(left), self.count + 1), bool)
         of_shots = np.where(support >= 0, self.groups[support], self.count).reshape(len(left), -1)
         np.put_along_axis(taken, of_shots, True, axis=1)
         rows = np.arange(len(left))[:, None, None]
-        free = mask & self.askers[clips] & ~taken[rows, self.groups[clips]]
-        short = (may.sum(2) < of_support) | (free.sum(2) < of_query)
+        may_query = mask & self.can_query[clips] & ~taken[rows, self.groups[clips]]
+        short = (may_support.sum(2) < of_support) | (may_query.sum(2) < of_query)
         done = ~short.any(1)
         drawn[left[done], :, :shots] = support[done]
         most = drawn.shape[2] - shots
-        drawn[left[done], :, shots:] = _chosen(rng, clips[done], free[done], of_query[done], most)
+        drawn[left[done], :, shots:] = _chosen(
+            rng, clips[done], may_query[done], of_query[done], most
+        )
         return left[~done]
 
     def _deal(
@@ -224,8 +228,7 @@ class EpisodeSampler:
         left: Int[np.ndarray, "_"],
         shots: int,
     ) -> Int[np.ndarray, "_"]:
-        """Deal until the episodes `left` have their clips; those that never got them are given
-        back."""
+        """Deal groups to the two sides, again and again; returns the episodes never filled."""
         again = np.ones((len(left), self.count), bool)
         side = np.zeros_like(again)
         for deal in range(DEALS if len(left) else 0):
@@ -236,17 +239,17 @@ class EpisodeSampler:
             side = np.where(again, rng.random(side.shape) < share[:, None], side)
             clips, mask = self.table[classes], self.mask[classes] & (classes >= 0)[..., None]
             theirs = side[np.arange(len(left))[:, None, None], self.groups[clips]]
-            may, free = (
-                mask & theirs & self.shooters[clips],
-                mask & ~theirs & self.askers[clips],
+            may_support, may_query = (
+                mask & theirs & self.can_support[clips],
+                mask & ~theirs & self.can_query[clips],
             )
-            short = (may.sum(2) < of_support) | (free.sum(2) < of_query)
+            short = (may_support.sum(2) < of_support) | (may_query.sum(2) < of_query)
             done = ~short.any(1)
-            for of, count, first, last in (
-                (may, of_support, 0, shots),
-                (free, of_query, shots, drawn.shape[2]),
+            for allowed, count, first, last in (
+                (may_support, of_support, 0, shots),
+                (may_query, of_query, shots, drawn.shape[2]),
             ):
-                chosen = _chosen(rng, clips[done], of[done], count[done], last - first)
+                chosen = _chosen(rng, clips[done], allowed[done], count[done], last - first)
                 drawn[left[done], :, first:last] = chosen
             if done.all():
                 return left[:0]
@@ -261,20 +264,20 @@ class EpisodeSampler:
 def _chosen(
     rng: np.random.Generator,
     clips: Int32[np.ndarray, "e N P"],
-    may: Bool[np.ndarray, "e N P"],
+    allowed: Bool[np.ndarray, "e N P"],
     counts: Int32[np.ndarray, "e N"],
     most: int,
 ) -> Int32[np.ndarray, "e N most"]:
-    """So many of the clips that may be, each equally likely, then -1."""
-    key = np.where(may, rng.random(may.shape), 2.0)
-    order = np.argsort(key, axis=2)[:, :, :most]  # only what may not be is ever equal
-    found = np.full((*counts.shape, most), -1, np.int32)
-    found[:, :, : order.shape[2]] = np.take_along_axis(clips, order, axis=2)
-    return np.where(np.arange(most) < counts[..., None], found, np.int32(-1))
+    """`counts` of the allowed clips, each equally likely, then -1."""
+    key = np.where(allowed, rng.random(allowed.shape), 2.0)
+    order = np.argsort(key, axis=2)[:, :, :most]  # only clips not allowed tie
+    chosen = np.full((*counts.shape, most), -1, np.int32)
+    chosen[:, :, : order.shape[2]] = np.take_along_axis(clips, order, axis=2)
+    return np.where(np.arange(most) < counts[..., None], chosen, np.int32(-1))
 
 
 def enough(groups: Int[np.ndarray, "_"], shots: int, queries: int) -> bool:
-    """Can whole groups be set aside for the support that hold K clips and leave Q?
+    """True if whole groups can be set aside for the support that hold K clips and leave Q.
 
     That is a subset sum in [K, n - Q]. Adding groups one by one until there are K clips ends at
     K - 1 + the largest at most; where even that fits there is nothing to search, else bit s of
@@ -293,10 +296,10 @@ def enough(groups: Int[np.ndarray, "_"], shots: int, queries: int) -> bool:
 
 
 def meet(groups: Int[np.ndarray, "E N C"], shots: int) -> Bool[np.ndarray, "E"]:
-    """In which episodes is a group on both sides?"""
+    """A mask of the episodes in which a group is on both sides."""
     support = groups[:, :, :shots].reshape(len(groups), -1)
     query = groups[:, :, shots:].reshape(len(groups), -1)
-    found = np.zeros(len(groups), bool)
+    met = np.zeros(len(groups), bool)
     for shot in support.T:
-        found |= (query == shot[:, None]).any(1)
-    return found
+        met |= (query == shot[:, None]).any(1)
+    return met

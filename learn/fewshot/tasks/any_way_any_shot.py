@@ -1,4 +1,4 @@
-"""As many ways and shots as it comes: episodes whose sizes are drawn, as in Meta-Dataset.
+"""Episodes whose numbers of ways and shots are drawn at random, as in Meta-Dataset.
 
 Each episode draws its number of ways, uniformly from `min_ways` to `max_ways` or to what the clips
 allow; then the clips of its support: of each class ceil(beta * min(100, its clips less the
@@ -54,7 +54,7 @@ class Config(Settings):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """`EpisodeTask` of these settings."""
+    """The episode task of these settings."""
 
     config: Config
 
@@ -74,33 +74,33 @@ class Task:
                 sampler.refusal(eligible, config.min_ways, "a shot and a query", "min_ways")
             )
         rng = np.random.default_rng([seed, config.min_ways, config.max_ways, config.max_queries])
-        apart = not (sampler.shooters & sampler.askers).any()  # no clip may be both
+        apart = not (sampler.can_support & sampler.can_query).any()  # no clip may be both
         of_class = clips.class_ids
-        shooters, askers = (
-            np.bincount(of_class[may], minlength=len(clips.classes))
-            for may in (sampler.shooters, sampler.askers)
+        support_sizes, query_sizes = (
+            np.bincount(of_class[allowed], minlength=len(clips.classes))
+            for allowed in (sampler.can_support, sampler.can_query)
         )
         most = min(config.max_ways, len(eligible))
         shots = min(
-            config.max_shots, config.max_support, int(shooters[eligible].max()) - (not apart)
+            config.max_shots, config.max_support, int(support_sizes[eligible].max()) - (not apart)
         )
 
         def ask(rng: np.random.Generator, episodes: int) -> _sampler.Wanted:
             return self._ask(
-                rng, episodes, eligible, shooters, most, shots, askers if apart else None
+                rng, episodes, eligible, support_sizes, most, shots, query_sizes if apart else None
             )
 
         wanted, drawn = sampler.draw(
             rng, ask, episodes=config.episodes, shots=shots, queries=config.max_queries
         )
-        told = {k: v for k, v in asdict(config).items() if k != "episodes"}
+        settings = {k: v for k, v in asdict(config).items() if k != "episodes"}
         return Episodes(
             indices=drawn,
             classes=wanted.classes,
             shots=shots,
             seed=seed,
             clips_sha256=clips.sha256,
-            facts={"task": "any_way_any_shot", **told},
+            facts={"task": "any_way_any_shot", **settings},
         )
 
     def _ask(
@@ -108,33 +108,39 @@ class Task:
         rng: np.random.Generator,
         episodes: int,
         eligible: Int32[np.ndarray, "_"],
-        sizes: Int[np.ndarray, "classes"],
+        support_sizes: Int[np.ndarray, "classes"],
         most: int,
         shots: int,
-        askers: Int[np.ndarray, "classes"] | None,
+        query_sizes: Int[np.ndarray, "classes"] | None,
     ) -> _sampler.Wanted:
         config = self.config
         ways = rng.integers(config.min_ways, most + 1, episodes)
         classes = rng.permuted(np.tile(eligible, (episodes, 1)), axis=1)[:, :most]
-        there = np.arange(most) < ways[:, None]
-        size = np.where(there, sizes[classes], np.iinfo(np.int32).max)
-        free = size // 2 if askers is None else np.where(there, askers[classes], size.max())
+        present = np.arange(most) < ways[:, None]
+        size = np.where(present, support_sizes[classes], np.iinfo(np.int32).max)
+        free = (
+            size // 2
+            if query_sizes is None
+            else np.where(present, query_sizes[classes], size.max())
+        )
         queries = np.minimum(config.max_queries, np.maximum(1, free.min(1)))
-        left = np.where(there, size - (askers is None) * queries[:, None], 0)  # for the support
+        left = np.where(
+            present, size - (query_sizes is None) * queries[:, None], 0
+        )  # for the support
         beta = 1 - rng.random((episodes, 1))
         total = np.ceil(beta * np.minimum(LARGE, left)).sum(1)
         total = np.minimum(config.max_support, total)
         share = np.exp(rng.uniform(np.log(0.5), np.log(2), classes.shape))
-        share = np.where(there, share * size, 0)
+        share = np.where(present, share * size, 0)
         share /= share.sum(1, keepdims=True)
         counts = np.floor(share * np.maximum(0, total - ways)[:, None]).astype(np.int64) + 1
         counts = np.minimum(np.minimum(counts, left), shots)
         if not config.uneven:
-            counts = np.where(there, counts, shots).min(1, keepdims=True)
+            counts = np.where(present, counts, shots).min(1, keepdims=True)
         return _sampler.Wanted(
-            np.where(there, classes, -1).astype(np.int32),
-            np.where(there, counts, 0).astype(np.int32),
-            np.where(there, queries[:, None], 0).astype(np.int32),
+            np.where(present, classes, -1).astype(np.int32),
+            np.where(present, counts, 0).astype(np.int32),
+            np.where(present, queries[:, None], 0).astype(np.int32),
         )
 
 

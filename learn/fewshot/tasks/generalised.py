@@ -39,7 +39,7 @@ class Config(Settings):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """`EpisodeTask` of these settings."""
+    """The episode task of these settings."""
 
     config: Config
 
@@ -56,22 +56,26 @@ class Task:
         based = np.zeros(len(clips.classes), bool)
         if clips.roles is not None:
             based[np.unique(clips.class_ids[clips.has_role(BASE)])] = True
-        many = config.base_shots or config.shots
+        base_shots = config.base_shots or config.shots
         of_new, of_base = (
-            np.array([c for c in sampler.eligible(k, config.queries) if based[c] == side], np.int32)
-            for k, side in ((config.shots, False), (many, True))
+            np.array(
+                [c for c in sampler.eligible(k, config.queries) if based[c] == is_base], np.int32
+            )
+            for k, is_base in ((config.shots, False), (base_shots, True))
         )
-        for eligible, ways, shots, side in (
+        for eligible, ways, shots, is_base in (
             (of_new, config.ways, config.shots, False),
-            (of_base, config.base_ways, many, True),
+            (of_base, config.base_ways, base_shots, True),
         ):
             if len(eligible) < ways:
-                what = f"{shots} clips to learn from and {config.queries} to ask about"
-                lower = "ways, shots or queries" if not side else "base_ways, base_shots or queries"
-                told = sampler.refusal(
-                    eligible, ways, what, lower, among=np.flatnonzero(based == side)
+                requirement = f"{shots} clips to learn from and {config.queries} to ask about"
+                lower = (
+                    "ways, shots or queries" if not is_base else "base_ways, base_shots or queries"
                 )
-                raise NotEnoughClips(f"{'base' if side else 'new'} classes: {told}")
+                reason = sampler.refusal(
+                    eligible, ways, requirement, lower, among=np.flatnonzero(based == is_base)
+                )
+                raise NotEnoughClips(f"{'base' if is_base else 'new'} classes: {reason}")
 
         def ask(rng: np.random.Generator, episodes: int) -> _sampler.Wanted:
             new, base = (
@@ -79,23 +83,25 @@ class Task:
                 for eligible, ways in ((of_new, config.ways), (of_base, config.base_ways))
             )
             classes = np.concatenate([new, base], axis=1)
-            shots = np.array([config.shots] * config.ways + [many] * config.base_ways, np.int32)
+            shots = np.array(
+                [config.shots] * config.ways + [base_shots] * config.base_ways, np.int32
+            )
             queries = np.full(classes.shape, config.queries, np.int32)
             return _sampler.Wanted(classes, np.tile(shots, (episodes, 1)), queries)
 
-        rng = np.random.default_rng([seed, config.ways, config.shots, config.queries, many])
-        most = max(config.shots, many)
+        rng = np.random.default_rng([seed, config.ways, config.shots, config.queries, base_shots])
+        most = max(config.shots, base_shots)
         wanted, drawn = sampler.draw(
             rng, ask, episodes=config.episodes, shots=most, queries=config.queries
         )
-        asked = {k: v for k, v in asdict(config).items() if k != "episodes"}
+        settings = {k: v for k, v in asdict(config).items() if k != "episodes"}
         return Episodes(
             indices=drawn,
             classes=wanted.classes,
             shots=most,
             seed=seed,
             clips_sha256=clips.sha256,
-            facts={"task": "generalised", "measure": MEASURE, **asked},
+            facts={"task": "generalised", "measure": MEASURE, **settings},
         )
 
 

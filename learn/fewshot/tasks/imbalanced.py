@@ -38,7 +38,7 @@ class Config(Settings):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """`EpisodeTask` of these settings."""
+    """The episode task of these settings."""
 
     config: Config
 
@@ -54,9 +54,9 @@ class Task:
         sampler = _sampler.EpisodeSampler(clips, config.groups)
         eligible = sampler.eligible(config.shots, config.queries)
         if len(eligible) < config.ways:
-            what = f"{config.shots + config.queries} clips"
+            requirement = f"{config.shots + config.queries} clips"
             raise NotEnoughClips(
-                sampler.refusal(eligible, config.ways, what, "ways, shots or queries")
+                sampler.refusal(eligible, config.ways, requirement, "ways, shots or queries")
             )
         capacity = np.array(
             [sampler.most_queries(c, config.shots) for c in range(len(sampler.mask))]
@@ -74,20 +74,20 @@ class Task:
         wanted, drawn = sampler.draw(
             rng, ask, episodes=config.episodes, shots=config.shots, queries=most
         )
-        told = {"queries": config.queries, "alpha": config.alpha, "groups": config.groups}
+        settings = {"queries": config.queries, "alpha": config.alpha, "groups": config.groups}
         return Episodes(
             indices=drawn,
             classes=wanted.classes,
             shots=config.shots,
             seed=seed,
             clips_sha256=clips.sha256,
-            facts={"task": "imbalanced", **told},
+            facts={"task": "imbalanced", **settings},
         )
 
     def _counts(
         self, rng: np.random.Generator, capacity: Int[np.ndarray, "e N"], total: int
     ) -> Int32[np.ndarray, "e N"]:
-        """Queries of each class, which sum to `total` and which it can give."""
+        """Numbers of queries of each class that sum to `total`, none above its capacity."""
         counts = np.zeros(capacity.shape, np.int64)
         left = np.arange(len(capacity))
         for _ in range(REDRAWS):
@@ -96,12 +96,12 @@ class Task:
             left = left[(counts[left] > capacity[left]).any(1)]
             if not len(left):
                 return counts.astype(np.int32)
-        for place in left:
-            one, most = counts[place], capacity[place]
-            while (over := np.maximum(one - most, 0)).any():
-                room = np.flatnonzero(one < most)
-                one -= over
-                np.add.at(one, room[np.arange(over.sum()) % len(room)], 1)
+        for e in left:
+            count, limit = counts[e], capacity[e]
+            while (over := np.maximum(count - limit, 0)).any():
+                room = np.flatnonzero(count < limit)
+                count -= over
+                np.add.at(count, room[np.arange(over.sum()) % len(room)], 1)
         return counts.astype(np.int32)
 
 

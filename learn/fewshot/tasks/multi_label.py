@@ -41,7 +41,7 @@ class Config(Settings):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """`EpisodeTask` of these settings."""
+    """The episode task of these settings."""
 
     config: Config
 
@@ -61,7 +61,7 @@ class Task:
         if clips.groups is not None and config.groups != "mixed":
             groups = clips.groups.astype(np.int64)
         members = [np.flatnonzero(column) for column in clips.targets.T]
-        able = [self._able(clips, one, groups) for one in members]
+        able = [self._able(clips, of_label, groups) for of_label in members]
         eligible = np.flatnonzero(able)
         if len(eligible) < config.ways:
             raise NotEnoughClips(self._refusal(clips, members, np.flatnonzero(~np.array(able))))
@@ -79,20 +79,20 @@ class Task:
             else:
                 worst = np.array([c for c, _ in lacking.most_common(8)])
                 raise NotEnoughClips(self._refusal(clips, members, worst))
-        told = {k: v for k, v in asdict(config).items() if k != "episodes"}
+        settings = {k: v for k, v in asdict(config).items() if k != "episodes"}
         return Episodes(
             indices=indices,
             classes=classes,
             shots=config.shots,
             seed=seed,
             clips_sha256=clips.sha256,
-            facts={"task": "multi_label", "measure": MEASURE, **told},
+            facts={"task": "multi_label", "measure": MEASURE, **settings},
         )
 
     def _able(
         self, clips: Clips, members: Int[np.ndarray, "_"], groups: Int[np.ndarray, "V"]
     ) -> bool:
-        """Has a label clips of each side in two groups at least?"""
+        """True if a label has enough shots and queries, in two groups at least."""
         shots, queries = (
             members[clips.has_role(SHOT)[members]],
             members[clips.has_role(QUERY)[members]],
@@ -109,7 +109,7 @@ class Task:
         groups: Int[np.ndarray, "V"],
         drawn: Int[np.ndarray, "N C"],
     ) -> int | None:
-        """Clips of one episode, in place; or the place of the label that lacked some."""
+        """Fill one episode in place; returns the position of a label that lacks clips, or None."""
         shots = self.config.shots
         used = np.zeros(len(groups), bool)
         for n, of_label in enumerate(members):
@@ -128,21 +128,21 @@ class Task:
         return None
 
     def _refusal(
-        self, clips: Clips, members: list[Int[np.ndarray, "_"]], poor: Int[np.ndarray, "_"]
+        self, clips: Clips, members: list[Int[np.ndarray, "_"]], lacking: Int[np.ndarray, "_"]
     ) -> str:
         config = self.config
-        listed = ", ".join(f"{clips.classes[c]}: {len(members[c])}" for c in poor[:8])
+        listed = ", ".join(f"{clips.classes[c]}: {len(members[c])}" for c in lacking[:8])
         return (
             f"{config.ways} labels with {config.shots} clips to learn from and {config.queries} "
             f"others to ask about are more than there are; what lacks clips: {listed}"
-            f"{', …' if len(poor) > 8 else ''}. Lower ways, shots or queries"
+            f"{', …' if len(lacking) > 8 else ''}. Lower ways, shots or queries"
         )
 
 
 def _free(
-    members: Int[np.ndarray, "_"], may: Bool[np.ndarray, "V"], gone: Bool[np.ndarray, "V"]
+    members: Int[np.ndarray, "_"], allowed: Bool[np.ndarray, "V"], taken: Bool[np.ndarray, "V"]
 ) -> Int[np.ndarray, "_"]:
-    return members[may[members] & ~gone[members]]
+    return members[allowed[members] & ~taken[members]]
 
 
 def build(config: Config) -> Task:

@@ -47,7 +47,7 @@ class Config(Settings):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """`EpisodeTask` of these settings."""
+    """The episode task of these settings."""
 
     config: Config
 
@@ -91,14 +91,14 @@ class Task:
         )
 
     def _by_roles(self, rng: np.random.Generator, clips: Clips, seed: int) -> Episodes:
-        """Where some clips may only be shots, or only queries."""
+        """Episodes of clips some of which may only be shots, or only queries."""
         config = self.config
         sampler = _sampler.EpisodeSampler(clips, config.groups)
         eligible = sampler.eligible(config.shots, config.queries)
         if len(eligible) < config.ways:
-            what = f"{config.shots} clips to learn from and {config.queries} to ask about"
+            requirement = f"{config.shots} clips to learn from and {config.queries} to ask about"
             raise NotEnoughClips(
-                sampler.refusal(eligible, config.ways, what, "ways, shots or queries")
+                sampler.refusal(eligible, config.ways, requirement, "ways, shots or queries")
             )
 
         def ask(rng: np.random.Generator, episodes: int) -> _sampler.Wanted:
@@ -125,7 +125,7 @@ class Task:
         classes: Int32[np.ndarray, "E N"],
         drawn: Int32[np.ndarray, "E N C"],
     ) -> None:
-        """Draw those episodes again, in place, in which a group is on both sides."""
+        """Draw the episodes again, in place, in which a group is on both sides."""
         config = self.config
 
         def ask(rng: np.random.Generator, episodes: int) -> _sampler.Wanted:
@@ -143,9 +143,9 @@ class Task:
         self, clips: Clips, members: list[Int[np.ndarray, "_"]], eligible: Int32[np.ndarray, "_"]
     ) -> str:
         config = self.config
-        poor = [c for c in range(len(members)) if c not in set(eligible.tolist())]
-        counts = [f"{clips.classes[c]}: {_count(clips, members[c])}" for c in poor[:8]]
-        listed = ", ".join(counts) + (", …" if len(poor) > 8 else "")
+        lacking = [c for c in range(len(members)) if c not in set(eligible.tolist())]
+        counts = [f"{clips.classes[c]}: {_count(clips, members[c])}" for c in lacking[:8]]
+        listed = ", ".join(counts) + (", …" if len(lacking) > 8 else "")
         alone = clips.groups is None or config.groups == "mixed"
         apart = "" if alone else " in groups kept apart"
         ways, shots, queries = config.ways, config.shots, config.queries
@@ -185,9 +185,9 @@ def _shuffle(
     rows = np.arange(len(pool))
     drawn = np.empty((len(pool), draws), np.int32)
     for j in range(start, start + draws):
-        place = rng.integers(j, sizes)
-        drawn[:, j - start] = pool[rows, place]
-        pool[rows, place] = pool[:, j]
+        pick = rng.integers(j, sizes)
+        drawn[:, j - start] = pool[rows, pick]
+        pool[rows, pick] = pool[:, j]
     return drawn
 
 
@@ -243,7 +243,7 @@ def _queries(
     support: Int32[np.ndarray, "R K"],
     queries: int,
 ) -> tuple[Int32[np.ndarray, "R Q"], Bool[np.ndarray, "R"]]:
-    """Clips of groups that the support lacks, and where there were enough of them.
+    """Clips of groups that the support lacks, and a mask of the rows that have enough of them.
 
     Goes on with a shuffle whose first K places are spent, passing over the support's groups.
     """
@@ -251,21 +251,21 @@ def _queries(
     taken = groups[support]
     drawn = _shuffle(rng, pool, sizes, queries, start=shots)
     apart = (groups[drawn][:, :, None] != taken[:, None]).all(2)
-    found = apart.sum(1)
-    busy = np.flatnonzero(found < queries)
+    count = apart.sum(1)
+    busy = np.flatnonzero(count < queries)
     first = np.argsort(~apart[busy], axis=1, kind="stable")
     drawn[busy] = np.take_along_axis(drawn[busy], first, axis=1)
     for j in range(shots + queries, clips):
-        busy = busy[(found[busy] < queries) & (j < sizes[busy])]
+        busy = busy[(count[busy] < queries) & (j < sizes[busy])]
         if not len(busy):
             break
-        place = rng.integers(j, sizes[busy])
-        clip = pool[busy, place]
-        pool[busy, place] = pool[busy, j]
+        pick = rng.integers(j, sizes[busy])
+        clip = pool[busy, pick]
+        pool[busy, pick] = pool[busy, j]
         fits = (groups[clip][:, None] != taken[busy]).all(1)
-        drawn[busy[fits], found[busy[fits]]] = clip[fits]
-        found[busy] += fits
-    return drawn, found == queries
+        drawn[busy[fits], count[busy[fits]]] = clip[fits]
+        count[busy] += fits
+    return drawn, count == queries
 
 
 class _FeasibleSets:
@@ -300,7 +300,7 @@ class _FeasibleSets:
     def _choices(
         clips: list[int], state: tuple[int, int], after: "Counter[tuple[int, int]]"
     ) -> list[int]:
-        """In how many ways this group gives 0, 1, … shots and the later ones the rest."""
+        """Numbers of ways in which this group gives 0, 1, … shots and the later ones the rest."""
         k, s = state
         return [
             comb(len(clips), j) * after[k - j, s + len(clips) * (j > 0)]
@@ -308,7 +308,7 @@ class _FeasibleSets:
         ]
 
     def draw(self, rng: random.Random) -> list[int]:
-        """One such set, each equally likely, in random order."""
+        """One feasible set, each equally likely, in random order."""
         state, drawn = (self.shots, 0), list[int]()
         for clips, after in zip(self.groups, self.ways[1:], strict=True):
             choices = self._choices(clips, state, after)

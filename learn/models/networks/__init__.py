@@ -17,10 +17,10 @@ from learn.data.rows import Padded
 
 @runtime_checkable
 class Network(Protocol):
-    """A trainable map (an `nn.Module`). Padding never changes the answer, whatever it holds."""
+    """A trainable map (an `nn.Module`) whose answer never depends on what padding holds."""
 
-    outputs: Mapping[str, int]  # sizes of the vectors it gives: of visual, audio, av (both in one)
-    hidden: Mapping[str, int]  # of those that only an objective looks at: names with a dot
+    outputs: Mapping[str, int]  # sizes of its vectors: visual, audio, av (both in one)
+    hidden: Mapping[str, int]  # sizes of the vectors for objectives only: names with a dot
 
     def __call__(self, inputs: Mapping[str, Padded]) -> dict[str, Float[Tensor, "B _"]]:
         """A vector per clip and output; of fewer outputs where `inputs` lacks a modality."""

@@ -1,4 +1,4 @@
-"""What a network puts in the place of a modality that is not there, and how it learns to.
+"""Learned tokens for missing modalities, and the modality dropout that trains them.
 
 Shapes: B = clips, H = size of a modality's vector inside a network.
 """
@@ -25,24 +25,30 @@ class Missing(nn.Module):
         )
 
     def forward(
-        self, vectors: Mapping[str, Float[Tensor, "B H"]], there: Mapping[str, Bool[Tensor, "B"]]
+        self, vectors: Mapping[str, Float[Tensor, "B H"]], present: Mapping[str, Bool[Tensor, "B"]]
     ) -> dict[str, Float[Tensor, "B H"]]:
-        """Both modalities of every clip: its vectors, or tokens."""
-        clips = len(next(iter(there.values())))
-        device = next(iter(there.values())).device
+        """Both modalities of every clip: its vectors, or tokens where they are missing."""
+        clips = len(next(iter(present.values())))
+        device = next(iter(present.values())).device
         if self.training and self.dropout:
-            there = self._thinned(there, clips, device)
-        found = {}
+            present = self._thinned(present, clips, device)
+        filled = {}
         for m in MODALITIES:
             token = self.tokens[m].expand(clips, -1)
-            found[m] = torch.where(there[m][:, None], vectors[m], token) if m in vectors else token
-        return found
+            filled[m] = (
+                torch.where(present[m][:, None], vectors[m], token) if m in vectors else token
+            )
+        return filled
 
     def _thinned(
-        self, there: Mapping[str, Bool[Tensor, "B"]], clips: int, device: torch.device
+        self, present: Mapping[str, Bool[Tensor, "B"]], clips: int, device: torch.device
     ) -> dict[str, Bool[Tensor, "B"]]:
-        drop = torch.rand(clips, device=device) < self.dropout
-        which = torch.rand(clips, device=device) < 0.5
-        sight, sound = there["visual"], there["audio"]
-        both = sight & sound & drop
-        return {"visual": sight & ~(both & which), "audio": sound & ~(both & ~which)}
+        """Drop one modality of some clips, if they have both."""
+        dropped = torch.rand(clips, device=device) < self.dropout
+        drop_visual = torch.rand(clips, device=device) < 0.5
+        visual, audio = present["visual"], present["audio"]
+        drop_one = visual & audio & dropped
+        return {
+            "visual": visual & ~(drop_one & drop_visual),
+            "audio": audio & ~(drop_one & ~drop_visual),
+        }

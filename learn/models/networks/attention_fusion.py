@@ -67,7 +67,7 @@ class AttentionFusion(nn.Module):
         )
 
     def forward(self, inputs: Mapping[str, Padded]) -> dict[str, Float[Tensor, "B _"]]:
-        """Embed the rows of clips."""
+        """One vector each from all rows (`av`) and from the rows of each modality given."""
         rows, mask = {}, {}
         clips = len(next(iter(inputs.values())).rows)
         for m in MODALITIES:
@@ -77,14 +77,14 @@ class AttentionFusion(nn.Module):
             else:
                 rows[m] = self.marks[m].expand(clips, 1, -1)
                 mask[m] = torch.zeros(clips, 1, dtype=torch.bool, device=rows[m].device)
-        off = {m: torch.zeros_like(one) for m, one in mask.items()}
-        found = {"av": self._pooled(rows, self._thinned(mask))}
+        none = {m: torch.zeros_like(rows_mask) for m, rows_mask in mask.items()}
+        outputs = {"av": self._pooled(rows, self._thinned(mask))}
         for m in inputs:
-            found[m] = self._pooled(rows, {**off, m: mask[m]})
-        return found
+            outputs[m] = self._pooled(rows, {**none, m: mask[m]})
+        return outputs
 
     def _thinned(self, mask: Mapping[str, Bool[Tensor, "B _"]]) -> dict[str, Bool[Tensor, "B _"]]:
-        """While training, some clips lose a modality, if they have both."""
+        """Drop one modality of some clips while training, if they have both."""
         if not self.training or not self.config.modality_dropout:
             return dict(mask)
         sight, sound = (mask[m] for m in MODALITIES)
@@ -102,18 +102,18 @@ class AttentionFusion(nn.Module):
             token = (self.tokens[m] + self.marks[m]).expand(len(absent), 1, -1)
             parts += [rows[m], token]
             masks += [mask[m], absent]
-        x, there = torch.cat(parts, dim=1), torch.cat(masks, dim=1)
+        x, mask_of_all = torch.cat(parts, dim=1), torch.cat(masks, dim=1)
         clips, length, heads = len(x), x.shape[1], self.config.heads
         keys = self.key(x).view(clips, length, heads, -1)
         values = self.value(x).view(clips, length, heads, -1)
         scores = torch.einsum("bthd,hd->bth", keys, self.queries) / keys.shape[-1] ** 0.5
-        weights = scores.masked_fill(~there[..., None], -torch.inf).softmax(1)
+        weights = scores.masked_fill(~mask_of_all[..., None], -torch.inf).softmax(1)
         return self.out(torch.einsum("bth,bthd->bhd", weights, values).flatten(1))
 
 
 def build(config: Config, dims: Mapping[str, int]) -> AttentionFusion:
     """The network with these settings."""
     if set(dims) != set(MODALITIES):
-        there = ", ".join(dims)
-        raise ConfigError(f"attention_fusion needs visual and audio features, not {there}")
+        given = ", ".join(dims)
+        raise ConfigError(f"attention_fusion needs visual and audio features, not {given}")
     return AttentionFusion(config, dims)

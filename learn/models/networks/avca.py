@@ -64,18 +64,18 @@ class AVCA(nn.Module):
         )
 
     def forward(self, inputs: Mapping[str, Padded]) -> dict[str, Float[Tensor, "B _"]]:
-        """Embed the rows of clips."""
+        """The vector of each modality after cross-attention, and before it as `MODALITY.before`."""
         known = [m for m in MODALITIES if m in inputs]
         if not known:
             return {}
         phi = {m: self.enter[m](mean_of_rows(*inputs[m][:2])) for m in known}
         tokens = torch.stack([phi[m] + self.marks[MODALITIES.index(m)] for m in known], dim=1)
-        there = torch.stack([inputs[m].mask.any(1) for m in known], dim=1)
-        # A clip without any rows attends to its token of nothing: all masked would be no number.
-        unseen = ~there & there.any(1, keepdim=True)
+        present = torch.stack([inputs[m].mask.any(1) for m in known], dim=1)
+        # A clip without any rows attends to its own tokens: masking all of them gives NaN.
+        unseen = ~present & present.any(1, keepdim=True)
         mixed = self.cross(tokens, src_key_padding_mask=unseen)
-        found = {m: self.leave[m](phi[m] + mixed[:, i]) for i, m in enumerate(known)}
-        return found | {f"{m}.before": phi[m] for m in known}
+        outputs = {m: self.leave[m](phi[m] + mixed[:, i]) for i, m in enumerate(known)}
+        return outputs | {f"{m}.before": phi[m] for m in known}
 
 
 def _net(config: Config, size_in: int, size_out: int) -> nn.Sequential:

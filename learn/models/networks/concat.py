@@ -51,21 +51,21 @@ class Concat(nn.Module):
         )
 
     def forward(self, inputs: Mapping[str, Padded]) -> dict[str, Float[Tensor, "B _"]]:
-        """Embed the rows of clips."""
+        """One vector each from both modalities (`av`) and from each modality given alone."""
         vectors = {m: self.enter[m](mean_of_rows(*inputs[m][:2])) for m in inputs}
-        some = {m: inputs[m].mask.any(1) for m in inputs}
-        none = torch.zeros_like(next(iter(some.values())))
-        there = {m: some.get(m, none) for m in MODALITIES}
-        found = {"av": self._fused(vectors, there)}
+        given = {m: inputs[m].mask.any(1) for m in inputs}
+        none = torch.zeros_like(next(iter(given.values())))
+        present = {m: given.get(m, none) for m in MODALITIES}
+        outputs = {"av": self._fused(vectors, present)}
         for m in inputs:
-            found[m] = self._fused(vectors, {**dict.fromkeys(MODALITIES, none), m: there[m]})
-        return found
+            outputs[m] = self._fused(vectors, {**dict.fromkeys(MODALITIES, none), m: present[m]})
+        return outputs
 
     def _fused(
-        self, vectors: Mapping[str, Float[Tensor, "B H"]], there: Mapping[str, Bool[Tensor, "B"]]
+        self, vectors: Mapping[str, Float[Tensor, "B H"]], present: Mapping[str, Bool[Tensor, "B"]]
     ) -> Float[Tensor, "B E"]:
-        both = self.missing(vectors, there)
-        return self.fuse(torch.cat([both[m] for m in MODALITIES], dim=1))
+        filled = self.missing(vectors, present)
+        return self.fuse(torch.cat([filled[m] for m in MODALITIES], dim=1))
 
 
 def build(config: Config, dims: Mapping[str, int]) -> Concat:

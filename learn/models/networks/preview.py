@@ -39,16 +39,16 @@ class Preview(nn.Module):
         self.student = _layers(config, dims["visual"] + dims["audio"])
 
     def forward(self, inputs: Mapping[str, Padded]) -> dict[str, Float[Tensor, "B _"]]:
-        """Embed the rows of clips."""
+        """The teacher's vector (`visual`) of all frames, the student's (`av`) of one and sound."""
         if "visual" not in inputs:
             return {}
         frames, mask, _ = inputs["visual"]
-        found = {"visual": self.teacher(mean_of_rows(frames, mask))}
+        outputs = {"visual": self.teacher(mean_of_rows(frames, mask))}
         if "audio" in inputs:
-            sound, heard, _ = inputs["audio"]
+            sound, audio_mask, _ = inputs["audio"]
             first = mean_of_rows(frames[:, :1], mask[:, :1])
-            found["av"] = self.student(torch.cat([first, mean_of_rows(sound, heard)], dim=1))
-        return found
+            outputs["av"] = self.student(torch.cat([first, mean_of_rows(sound, audio_mask)], dim=1))
+        return outputs
 
 
 def _layers(config: Config, dim_in: int) -> nn.Sequential:

@@ -83,7 +83,7 @@ class TCaF(nn.Module):
         )
 
     def forward(self, inputs: Mapping[str, Padded]) -> dict[str, Float[Tensor, "B _"]]:
-        """Embed the rows of clips."""
+        """One vector from the rows of both modalities: the class token's, after all layers."""
         known = [m for m in MODALITIES if m in inputs]
         if not known:
             return {}
@@ -103,18 +103,18 @@ class TCaF(nn.Module):
         return self.joined[modality](torch.cat([rows, marks], dim=-1))
 
     def _sees(self, mask: Mapping[str, Bool[Tensor, "B _"]]) -> Bool[Tensor, "B N N"]:
-        """Which token may look at which: padding at nothing but the class token."""
+        """The mask of which token may attend to which; padding attends to the class token only."""
         masks = list(mask.values())
         clips, device = len(masks[0]), masks[0].device
         token = torch.ones(clips, 1, dtype=torch.bool, device=device)
-        there = torch.cat([token, *masks], dim=1)
+        present = torch.cat([token, *masks], dim=1)
         of = torch.cat(
             [torch.full((m.shape[1],), i + 1, device=device) for i, m in enumerate(masks)]
         )
         of = F.pad(of, (1, 0))
         across = of[:, None] != of if not self.config.within else torch.ones_like(of[:, None] == of)
         across = across | (of == 0) | (of[:, None] == 0)
-        return across & there[:, None] & (there[:, :, None] | (of == 0))
+        return across & present[:, None] & (present[:, :, None] | (of == 0))
 
 
 class _Layer(nn.Module):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 @runtime_checkable
 class Projection(Protocol):
-    """A trainable map (an `nn.Module`). Padding never changes the answer, whatever it holds."""
+    """A trainable map (an `nn.Module`) whose answer never depends on what padding holds."""
 
     dim_out: int
 
@@ -28,7 +28,7 @@ class Projection(Protocol):
 
 
 def mean_of_rows(rows: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B D"]:
-    """The mean over real rows; zero for a clip without any."""
+    """The mean over a clip's rows, padding left out; zero for a clip without any."""
     if rows.is_cuda or not bool(mask.all()):  # asking costs a processor nothing, a GPU a wait
         rows = rows.masked_fill(~mask[..., None], 0)  # not a product: 0 * inf is no zero
     return rows.sum(1) / mask.sum(1, keepdim=True).clamp_min(1)

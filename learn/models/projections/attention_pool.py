@@ -48,7 +48,7 @@ class AttentionPool(nn.Module):
         mask: Bool[Tensor, "B T"],
         seconds: Float[Tensor, "B T"],
     ) -> Float[Tensor, "B E"]:
-        """Embed the rows of clips."""
+        """The rows that the queries pick, through one linear map."""
         rows = rows.masked_fill(~mask[..., None], 0)
         pooled = self.weights(rows, mask) @ self.to_values(rows)
         return self.output(self.dropout(pooled.flatten(1)))
@@ -56,12 +56,12 @@ class AttentionPool(nn.Module):
     def weights(
         self, rows: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]
     ) -> Float[Tensor, "B Q T"]:
-        """How much of each row each query takes: sums to 1 over real rows, 0 on padding."""
+        """The attention weights of each query over the rows: they sum to 1, and padding has 0."""
         scores = self.queries @ self.to_keys(rows).mT / self.queries.shape[1] ** 0.5
         wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
         lowest = torch.finfo(wide.dtype).min  # finite: no NaN even on the way
-        shares = wide.masked_fill(~mask[:, None], lowest).softmax(-1)
-        return shares.masked_fill(~mask[:, None], 0).to(scores.dtype)
+        weights = wide.masked_fill(~mask[:, None], lowest).softmax(-1)
+        return weights.masked_fill(~mask[:, None], 0).to(scores.dtype)
 
 
 def build(config: Config, dim_in: int) -> AttentionPool:

@@ -39,19 +39,19 @@ class Frames(nn.Module):
         mask: Bool[Tensor, "B T"],
         seconds: Float[Tensor, "B T"],
     ) -> Float[Tensor, "B E"]:
-        """Embed the rows of clips."""
-        at = middles(mask, self.frames)
-        kept = rows.gather(1, at[..., None].expand(-1, -1, rows.shape[2]))
+        """The middle rows of equal parts of each clip, mapped and concatenated."""
+        indices = middles(mask, self.frames)
+        kept = rows.gather(1, indices[..., None].expand(-1, -1, rows.shape[2]))
         kept = kept.masked_fill(~mask.any(1)[:, None, None], 0)
         return self.linear(kept).flatten(1)
 
 
 def middles(mask: Bool[Tensor, "B T"], frames: int) -> Int[Tensor, "B F"]:
-    """Places of the rows in the middle of equal parts; 0 where a clip has none."""
+    """Indices of the rows in the middle of equal parts; 0 where a clip has none."""
     part = torch.arange(frames, device=mask.device)
     rank = (2 * part + 1) * mask.sum(1, keepdim=True) // (2 * frames)
-    place = (~mask).to(torch.int8).argsort(dim=1, stable=True)  # real rows first, in their order
-    return place.gather(1, rank)
+    order = (~mask).to(torch.int8).argsort(dim=1, stable=True)  # real rows first, in their order
+    return order.gather(1, rank)
 
 
 def build(config: Config, dim_in: int) -> Frames:

@@ -26,7 +26,7 @@ class Identity(nn.Module):
         mask: Bool[Tensor, "B T"],
         seconds: Float[Tensor, "B T"],
     ) -> Float[Tensor, "B D"]:
-        """Embed the rows of clips."""
+        """The mean of each clip's rows."""
         return mean_of_rows(rows, mask)
 
 

@@ -30,7 +30,7 @@ class Linear(nn.Module):
         mask: Bool[Tensor, "B T"],
         seconds: Float[Tensor, "B T"],
     ) -> Float[Tensor, "B E"]:
-        """Embed the rows of clips."""
+        """The mean of each clip's rows, through one matrix."""
         return self.matrix(mean_of_rows(rows, mask))
 
 

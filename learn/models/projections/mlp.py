@@ -18,7 +18,7 @@ class Config(Settings):
     layers: int = setting(1, at_least=1)  # hidden ones
     dropout: float = setting(0.1, at_least=0, below=1)
     batch_norm: bool = False  # behind every hidden layer
-    relu_out: bool = False  # no negative numbers come out
+    relu_out: bool = False  # a last ReLU
 
 
 class MLP(nn.Module):
@@ -27,14 +27,14 @@ class MLP(nn.Module):
     def __init__(self, config: Config, dim_in: int) -> None:
         super().__init__()
         self.dim_out = config.dim_out
-        blocks: list[nn.Module] = []
+        layers: list[nn.Module] = []
         for size_in in (dim_in, *[config.hidden] * (config.layers - 1)):
-            blocks.append(nn.Linear(size_in, config.hidden))
+            layers.append(nn.Linear(size_in, config.hidden))
             if config.batch_norm:
-                blocks.append(nn.BatchNorm1d(config.hidden))
-            blocks += [nn.ReLU(), nn.Dropout(config.dropout)]
-        blocks.append(nn.Linear(config.hidden, config.dim_out))
-        self.layers = nn.Sequential(*blocks, *([nn.ReLU()] if config.relu_out else []))
+                layers.append(nn.BatchNorm1d(config.hidden))
+            layers += [nn.ReLU(), nn.Dropout(config.dropout)]
+        layers.append(nn.Linear(config.hidden, config.dim_out))
+        self.layers = nn.Sequential(*layers, *([nn.ReLU()] if config.relu_out else []))
 
     def forward(
         self,
@@ -42,7 +42,7 @@ class MLP(nn.Module):
         mask: Bool[Tensor, "B T"],
         seconds: Float[Tensor, "B T"],
     ) -> Float[Tensor, "B E"]:
-        """Embed the rows of clips."""
+        """The mean of each clip's rows, through the hidden layers."""
         return self.layers(mean_of_rows(rows, mask))
 
 

@@ -72,11 +72,13 @@ class Config(Settings):
 
 
 def pattern_of(config: Config) -> Pattern:
-    """Who sees whom; with `global_window` the first token is the global one."""
+    """The attention pattern of these settings; in `global_window` the first token is global."""
     if config.attention == "full":
         return Pattern()
-    hubs = int(config.attention == "global_window")
-    return Pattern(reach=config.reach, dilation=config.dilation, hubs=hubs)
+    global_tokens = int(config.attention == "global_window")
+    return Pattern(
+        one_sided_window=config.reach, dilation=config.dilation, global_tokens=global_tokens
+    )
 
 
 class Transformer(nn.Module):
@@ -108,9 +110,9 @@ class Transformer(nn.Module):
         mask: Bool[Tensor, "B T"],
         seconds: Float[Tensor, "B T"],
     ) -> Float[Tensor, "B E"]:
-        """Embed the rows of clips."""
+        """The pooled tokens of each clip, through the head."""
         seconds = since_first_row(seconds, mask)
-        if self.pattern.reach is not None:
+        if self.pattern.one_sided_window is not None:
             rows, mask, seconds = _by_time(rows, mask, seconds)
         rows = rows.masked_fill(~mask[..., None], 0)
         tokens = self.embed(rows) + sinusoids(seconds, self.config.width).to(rows.dtype)
@@ -132,7 +134,7 @@ class Transformer(nn.Module):
         return mean_of_rows(tokens, mask)
 
     def attention_path(self, rows: int) -> str:
-        """How attention is computed for clips padded to `rows`: `full`, `banded` or `masked`."""
+        """The way to compute attention over `rows` padded rows: `full`, `banded` or `masked`."""
         return path(self.pattern, rows + (self.cls is not None))
 
 
@@ -194,7 +196,7 @@ def sinusoids(seconds: Float[Tensor, "B T"], width: int) -> Float[Tensor, "B T {
 def _by_time(
     rows: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"], seconds: Float[Tensor, "B T"]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Real rows first, in the order of their times: a window must not span gaps of padding."""
+    """Rows, mask and seconds by time, padding last: a window must not span gaps of padding."""
     order = seconds.masked_fill(~mask, math.inf).argsort(dim=1, stable=True)
     return (
         rows.gather(1, order[..., None].expand_as(rows)),

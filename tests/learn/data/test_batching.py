@@ -20,19 +20,19 @@ def epoch(seed=0, **how):
 @pytest.mark.parametrize("bucket", [0, 3])
 @pytest.mark.parametrize("at_once", [1, 2, 3, 50])
 def test_every_clip_once_in_batches_of_its_window(blocks, bucket, at_once):
-    windows = epoch(blocks=blocks, bucket=bucket, at_once=at_once)
+    windows = epoch(disk_blocks=blocks, bucket=bucket, at_once=at_once)
     batches = [batch for window in windows for batch in window.batches]
     assert sorted(torch.cat(batches).tolist()) == list(range(CLIPS))
     assert all(2 <= len(batch) <= 16 for batch in batches)
     for window in windows:
-        assert sorted(torch.cat(window.batches).tolist()) == window.places.tolist()
+        assert sorted(torch.cat(window.batches).tolist()) == window.indices.tolist()
 
 
 def test_windows_are_some_blocks_and_other_ones_each_epoch():
     def sets(seed):
         return {
-            frozenset(i // 10 for i in window.places.tolist())
-            for window in epoch(seed, blocks=BLOCKS, at_once=3)
+            frozenset(i // 10 for i in window.indices.tolist())
+            for window in epoch(seed, disk_blocks=BLOCKS, at_once=3)
         }
 
     first, second = sets(0), sets(1)
@@ -78,9 +78,9 @@ def test_batches_of_ways_have_as_many_clips_of_each_class_and_all_classes_all_al
 @pytest.mark.parametrize("blocks", [(), BLOCKS], ids=["memory", "streamed"])
 def test_batches_of_ways_hold_every_clip_once_whatever_the_classes(blocks):
     class_ids = np.random.default_rng(2).integers(0, 7, CLIPS) ** 2 // 7
-    windows = epoch(blocks=blocks, at_once=3, ways=4, class_ids=class_ids)
+    windows = epoch(disk_blocks=blocks, at_once=3, ways=4, class_ids=class_ids)
     batches = [batch for window in windows for batch in window.batches]
     assert sorted(torch.cat(batches).tolist()) == list(range(CLIPS))
     assert all(len(np.unique(class_ids[batch.numpy()])) > 1 for batch in batches)
     for window in windows:
-        assert sorted(torch.cat(window.batches).tolist()) == window.places.tolist()
+        assert sorted(torch.cat(window.batches).tolist()) == window.indices.tolist()

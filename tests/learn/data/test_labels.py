@@ -26,10 +26,10 @@ def test_names_that_are_not_there_are_listed_with_what_was_meant(table):
 
 
 def test_a_name_with_two_candidates_is_not_guessed():
-    both = ClassEmbeddings(names=("a_b", "A B"), vectors=np.eye(2, dtype=np.float32))
-    np.testing.assert_array_equal(both.of(["a_b"]), [[1, 0]])
+    ambiguous = ClassEmbeddings(names=("a_b", "A B"), vectors=np.eye(2, dtype=np.float32))
+    np.testing.assert_array_equal(ambiguous.of(["a_b"]), [[1, 0]])
     with pytest.raises(InputError):
-        both.of(["a-b"])
+        ambiguous.of(["a-b"])
 
 
 def test_words_are_averaged_only_if_asked(table):
@@ -45,16 +45,16 @@ def test_written_and_read_again_is_the_same(table, tmp_path):
         names=('a, "b"', "naïve\tx"),
         vectors=np.array([[1e-30, 3.4e38], [np.pi, -0.1]], np.float32),
     )
-    for one in (table, odd):
-        class_embeddings.write(tmp_path / "l.csv", one)
+    for embeddings in (table, odd):
+        class_embeddings.write(tmp_path / "l.csv", embeddings)
         again = class_embeddings.read(tmp_path / "l.csv")
-        assert again.names == one.names
-        np.testing.assert_array_equal(again.vectors, one.vectors)
+        assert again.names == embeddings.names
+        np.testing.assert_array_equal(again.vectors, embeddings.vectors)
 
 
 def test_dictionaries_of_the_gzsl_papers(table, tmp_path):
-    found = np.array(dict(zip(NAMES, VECTORS, strict=True)), dtype=object)
-    np.save(tmp_path / "w.npy", found, allow_pickle=True)
+    embeddings = np.array(dict(zip(NAMES, VECTORS, strict=True)), dtype=object)
+    np.save(tmp_path / "w.npy", embeddings, allow_pickle=True)
     with pytest.raises(InputError, match="`trust_pickle`"):
         class_embeddings.read(tmp_path / "w.npy")
     again = class_embeddings.read(tmp_path / "w.npy", trust_pickle=True)
@@ -64,9 +64,9 @@ def test_dictionaries_of_the_gzsl_papers(table, tmp_path):
 def test_word_vectors_are_read_for_the_words_that_are_wanted(tmp_path):
     lines = ["4 2", "dog 1 2", "eye 3 4", "Playing 0 1", "zebra 9 9", "playing_cello 5 6"]
     (tmp_path / "w.vec").write_text("\n".join(lines) + "\n")
-    found = class_embeddings.read(tmp_path / "w.vec", wanted=["Dog", "PlayingCello"])
-    assert set(found.names) == {"dog", "playing", "playing_cello"}
-    np.testing.assert_array_equal(found.of(["PlayingCello", "Dog"]), [[5, 6], [1, 2]])
+    embeddings = class_embeddings.read(tmp_path / "w.vec", wanted=["Dog", "PlayingCello"])
+    assert set(embeddings.names) == {"dog", "playing", "playing_cello"}
+    np.testing.assert_array_equal(embeddings.of(["PlayingCello", "Dog"]), [[5, 6], [1, 2]])
 
 
 @pytest.mark.parametrize(
@@ -104,10 +104,13 @@ def test_other_files(tmp_path):
 def test_a_sentence_encoder_knows_what_names_mean():
     pytest.importorskip("sentence_transformers")
     names = ("PlayingCello", "playing_violin", "chainsaw")
-    found = labels.encoded(names)
-    near, far = found.vectors[0] @ found.vectors[1], found.vectors[0] @ found.vectors[2]
-    assert found.vectors.shape == (3, 384)
-    np.testing.assert_allclose(np.linalg.norm(found.vectors, axis=1), 1, atol=1e-5)
+    embeddings = labels.encoded(names)
+    near, far = (
+        embeddings.vectors[0] @ embeddings.vectors[1],
+        embeddings.vectors[0] @ embeddings.vectors[2],
+    )
+    assert embeddings.vectors.shape == (3, 384)
+    np.testing.assert_allclose(np.linalg.norm(embeddings.vectors, axis=1), 1, atol=1e-5)
     assert near > far + 0.2
     with pytest.raises(ConfigError, match="no sentence encoder"):
         labels.encoded(names, "no/such-model")

@@ -46,13 +46,13 @@ def test_padded_is_what_it_is_in_memory(both):
     rows, stream = both
     rng = np.random.default_rng(0)
     draw = [torch.from_numpy(rng.integers(0, len(rows), 20)) for _ in range(4)]
-    for places in draw:  # nothing held: read for this call
-        assert same(stream.padded(places), rows.padded(places))
+    for indices in draw:  # nothing held: read for this call
+        assert same(stream.padded(indices), rows.padded(indices))
     windows = [np.sort(rng.permutation(len(rows))[:80]) for _ in range(3)]
     for i, window in enumerate(windows):
         stream.hold(window, windows[i + 1] if i < 2 else None)
-        for places in (torch.from_numpy(rng.permutation(window)[:15]), draw[0]):
-            assert same(stream.padded(places), rows.padded(places))
+        for indices in (torch.from_numpy(rng.permutation(window)[:15]), draw[0]):
+            assert same(stream.padded(indices), rows.padded(indices))
 
 
 def test_a_window_is_read_once(both, monkeypatch):
@@ -99,15 +99,17 @@ def test_only_what_is_too_large_is_streamed(uneven):
     kinds = {}
     for memory in ("1MiB", "20kB"):
         data = replace(recipe.data, memory=memory)
-        job = load_setup(uneven, None, replace(recipe, data=data))
-        kinds[memory] = {type(rows) for rows in (*job.data.rows.values(), *job.val.rows.values())}
+        setup = load_setup(uneven, None, replace(recipe, data=data))
+        kinds[memory] = {
+            type(rows) for rows in (*setup.data.rows.values(), *setup.val.rows.values())
+        }
     assert kinds["1MiB"] != kinds["20kB"] == {Streamed}
 
 
 def test_a_streamed_training_learns_and_repeats(paired, tmp_path):
-    told = (*SMALL, "data.memory=20kB")
+    settings = (*SMALL, "data.memory=20kB")
     for name in ("a", "b"):
-        learn.train(paired, "infonce", settings=told, run_dir=tmp_path / name)
+        learn.train(paired, "infonce", settings=settings, run_dir=tmp_path / name)
     learn.train(paired, "infonce", settings=SMALL, run_dir=tmp_path / "memory")
     weights = {n: (tmp_path / n / "weights.safetensors").read_bytes() for n in ("a", "b", "memory")}
     assert weights["a"] == weights["b"] != weights["memory"]

@@ -31,9 +31,9 @@ def file(clips, tmp_path):
 def rewrite(path, change):
     """The file with its parts changed, and everything else as it was."""
     with safe_open(path, framework="numpy") as f:
-        told, arrays = f.metadata(), {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118
-    change(told, arrays)
-    save_file(arrays, path, metadata=told)
+        metadata, arrays = f.metadata(), {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118
+    change(metadata, arrays)
+    save_file(arrays, path, metadata=metadata)
 
 
 def test_what_was_saved_comes_back(clips, file):
@@ -56,7 +56,7 @@ def test_every_changed_index_is_noticed(clips, file):
     rng = np.random.default_rng(0)
     for _ in range(10):
 
-        def swap(told, arrays):
+        def swap(metadata, arrays):
             episode, n = rng.integers(30), rng.integers(3)
             row = arrays["1.indices"][episode, n]
             row[0], row[3] = row[3], row[0]
@@ -64,21 +64,21 @@ def test_every_changed_index_is_noticed(clips, file):
         rewrite(file[0], swap)
         with pytest.raises(InputError, match="changed since it was written"):
             episode_files.load(file[0], clips)
-        rewrite(file[0], lambda told, arrays: arrays.update({"1.indices": file[1][1].indices}))
+        rewrite(file[0], lambda metadata, arrays: arrays.update({"1.indices": file[1][1].indices}))
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda told, arrays: told.update(draws=json.dumps([{"shots": 2, "seed": 7}] * 2)),
-        lambda told, arrays: told.update(draws=json.dumps([{"shots": 1, "seed": 8}] * 2)),
-        lambda told, arrays: told.update(clips_sha256="0" * 64),
-        lambda told, arrays: arrays["0.classes"].__setitem__((0, 0), 9),
-        lambda told, arrays: told.update(format="other"),
-        lambda told, arrays: told.pop("labels") and told.pop("draws"),
-        lambda told, arrays: arrays["0.indices"].fill(3),
-        lambda told, arrays: arrays.update({"0.indices": np.zeros(3, np.float32)}),
-        lambda told, arrays: arrays.pop("1.classes"),
+        lambda metadata, arrays: metadata.update(draws=json.dumps([{"shots": 2, "seed": 7}] * 2)),
+        lambda metadata, arrays: metadata.update(draws=json.dumps([{"shots": 1, "seed": 8}] * 2)),
+        lambda metadata, arrays: metadata.update(clips_sha256="0" * 64),
+        lambda metadata, arrays: arrays["0.classes"].__setitem__((0, 0), 9),
+        lambda metadata, arrays: metadata.update(format="other"),
+        lambda metadata, arrays: metadata.pop("labels") and metadata.pop("draws"),
+        lambda metadata, arrays: arrays["0.indices"].fill(3),
+        lambda metadata, arrays: arrays.update({"0.indices": np.zeros(3, np.float32)}),
+        lambda metadata, arrays: arrays.pop("1.classes"),
     ],
 )
 def test_any_other_change_is_one_line_too(clips, file, change):
@@ -89,7 +89,7 @@ def test_any_other_change_is_one_line_too(clips, file, change):
 
 
 def test_no_file_and_no_episodes_file(clips, tmp_path):
-    with pytest.raises(MissingFile, match="--save-episodes"):
+    with pytest.raises(MissingFile, match="`save_episodes`"):
         episode_files.load(tmp_path / "e", clips)
     (tmp_path / "e").write_bytes(b"\x00" * 100)
     with pytest.raises(InputError, match="not an episodes file"):

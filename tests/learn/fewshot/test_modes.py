@@ -22,10 +22,10 @@ def test_modes_pair_up_as_asked():
 
 
 def test_one_modality_is_left_as_it_is():
-    one = pair(RAW, "v", "v", common=False)
-    assert torch.equal(one.support, RAW["visual"])
-    assert torch.equal(one.query, RAW["visual"])
-    assert one.modality_dims == (4,)
+    single = pair(RAW, "v", "v", common=False)
+    assert torch.equal(single.support, RAW["visual"])
+    assert torch.equal(single.query, RAW["visual"])
+    assert single.modality_dims == (4,)
 
 
 def test_both_modalities_weigh_the_same():

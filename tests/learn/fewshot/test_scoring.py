@@ -41,14 +41,14 @@ def episodes():
 def test_memory_changes_no_answer(head, pair, episodes):
     context = Context(modality_dims=(DIM,), origin=pair.support.mean(0))
     episodes = replace(episodes, indices=episodes.indices[:5], classes=episodes.classes[:5])
-    answers = [
+    predictions = [
         scoring.scorer(head, pair, context, queries=10**6, memory=memory)(episodes)
         for memory in (1, 200_000, 1 << 30)
     ]
-    for other in answers[:2]:
+    for other in predictions[:2]:
         # A query between two classes may fall to either by rounding alone.
-        assert (other != answers[2]).sum() <= 1
-    assert len(np.unique(answers[2])) == 4
+        assert (other != predictions[2]).sum() <= 1
+    assert len(np.unique(predictions[2])) == 4
 
 
 class Spy:
@@ -68,11 +68,11 @@ class Spy:
 @pytest.mark.parametrize(("memory", "at_once"), [(1, 1), (4 * 20 * DIM * 128, 4), (1 << 30, 60)])
 def test_as_many_episodes_go_together_as_memory_holds(pair, episodes, memory, at_once):
     spy = Spy()
-    found = scoring.scorer(spy, pair, Context(modality_dims=(DIM,)), queries=1, memory=memory)(
-        episodes
-    )
+    predictions = scoring.scorer(
+        spy, pair, Context(modality_dims=(DIM,)), queries=1, memory=memory
+    )(episodes)
     assert spy.seen == [at_once] * (60 // at_once)
-    assert (found == 0).all()
+    assert (predictions == 0).all()
 
 
 @pytest.mark.parametrize("name", ["ridge", "bdcspn"])
@@ -88,9 +88,9 @@ def test_a_table_is_made_where_it_fits_and_pays(monkeypatch, pair, episodes, nam
         scoring.scorer(HEADS[name], pair, Context(modality_dims=(DIM,)), **asked)(episodes)
         return bool(looked)
 
-    sides = 1 if both else 2
-    places = CLIPS**2 * (sides**2 if name == "bdcspn" else sides)
-    wanted = 2 * 4 * (places + sides * CLIPS * DIM)
+    side_count = 1 if both else 2
+    entries = CLIPS**2 * (side_count**2 if name == "bdcspn" else side_count)
+    wanted = 2 * 4 * (entries + side_count * CLIPS * DIM)
     assert looks_up(queries=10**6, memory=wanted)
     assert not looks_up(queries=10**6, memory=wanted - 2)
     assert not looks_up(queries=1, memory=wanted)

@@ -16,14 +16,17 @@ from store.errors import ConfigError
 
 PATTERNS = {
     "full": Pattern(),
-    "window": Pattern(reach=3),
-    "dilated": Pattern(reach=3, dilation=4),
-    "window and hub": Pattern(reach=3, hubs=1),
+    "window": Pattern(one_sided_window=3),
+    "dilated": Pattern(one_sided_window=3, dilation=4),
+    "window and global token": Pattern(one_sided_window=3, global_tokens=1),
 }
 WINDOWED = [name for name in PATTERNS if name != "full"]
 
 patterns = st.builds(
-    Pattern, reach=st.integers(0, 40), dilation=st.integers(1, 70), hubs=st.integers(0, 3)
+    Pattern,
+    one_sided_window=st.integers(0, 40),
+    dilation=st.integers(1, 70),
+    global_tokens=st.integers(0, 3),
 ) | st.just(Pattern())
 
 
@@ -42,7 +45,7 @@ def answer(way, qkv, mask, pattern, pull):
 
 
 def ways(pattern):
-    return [attend, masked, full if pattern.reach is None else banded]
+    return [attend, masked, full if pattern.one_sided_window is None else banded]
 
 
 @settings(max_examples=150, deadline=None)
@@ -52,11 +55,16 @@ def ways(pattern):
     share_real=st.sampled_from([0.0, 0.3, 0.9, 1.0]),
     seed=st.integers(0, 999),
 )
-@example(tokens=1, pattern=Pattern(reach=0, hubs=3), share_real=1.0, seed=0)
-@example(tokens=131, pattern=Pattern(reach=0), share_real=0.7, seed=0)
-@example(tokens=9, pattern=Pattern(reach=40), share_real=0.7, seed=0)
-@example(tokens=37, pattern=Pattern(reach=2, dilation=64), share_real=0.7, seed=0)
-@example(tokens=150, pattern=Pattern(reach=5, dilation=3, hubs=2), share_real=0.0, seed=0)
+@example(tokens=1, pattern=Pattern(one_sided_window=0, global_tokens=3), share_real=1.0, seed=0)
+@example(tokens=131, pattern=Pattern(one_sided_window=0), share_real=0.7, seed=0)
+@example(tokens=9, pattern=Pattern(one_sided_window=40), share_real=0.7, seed=0)
+@example(tokens=37, pattern=Pattern(one_sided_window=2, dilation=64), share_real=0.7, seed=0)
+@example(
+    tokens=150,
+    pattern=Pattern(one_sided_window=5, dilation=3, global_tokens=2),
+    share_real=0.0,
+    seed=0,
+)
 def test_every_fast_form_equals_the_dense_one_in_values_and_gradients(
     tokens, pattern, share_real, seed
 ):
@@ -128,16 +136,16 @@ def test_no_kernel_is_asked_for_a_query_that_sees_nobody(pattern, monkeypatch):
     assert all(asked)
 
 
-def test_reach_counts_neighbours_on_each_side():
+def test_a_one_sided_window_counts_neighbours_on_each_side():
     """Written out by hand, so that the reference itself is held to something."""
     seen = {
         name: Pattern(**settings).visible(7)[3].int().tolist()
         for name, settings in {
             "full": {},
-            "self": {"reach": 0},
-            "window": {"reach": 2},
-            "dilated": {"reach": 1, "dilation": 3},
-            "window and hub": {"reach": 1, "hubs": 1},
+            "self": {"one_sided_window": 0},
+            "window": {"one_sided_window": 2},
+            "dilated": {"one_sided_window": 1, "dilation": 3},
+            "window and global token": {"one_sided_window": 1, "global_tokens": 1},
         }.items()
     }
     assert seen == {
@@ -145,15 +153,15 @@ def test_reach_counts_neighbours_on_each_side():
         "self": [0, 0, 0, 1, 0, 0, 0],
         "window": [0, 1, 1, 1, 1, 1, 0],
         "dilated": [1, 0, 0, 1, 0, 0, 1],
-        "window and hub": [1, 0, 1, 1, 1, 0, 0],
+        "window and global token": [1, 0, 1, 1, 1, 0, 0],
     }
-    assert Pattern(reach=1, hubs=1).visible(7)[0].all()
+    assert Pattern(one_sided_window=1, global_tokens=1).visible(7)[0].all()
 
 
 def test_the_dense_answer_is_the_mean_of_what_is_seen_when_all_keys_are_alike():
     v = torch.arange(6.0).view(1, 1, 6, 1)
     mask = torch.tensor([[True, True, True, True, True, False]])
-    out = dense(torch.ones_like(v), torch.ones_like(v), v, mask, Pattern(reach=1))
+    out = dense(torch.ones_like(v), torch.ones_like(v), v, mask, Pattern(one_sided_window=1))
     torch.testing.assert_close(out.flatten(), torch.tensor([0.5, 1.0, 2.0, 3.0, 3.5, 0.0]))
 
 
@@ -208,15 +216,15 @@ def test_full_attention_keeps_no_table():
     ("pattern", "tokens", "way"),
     [
         (Pattern(), 4096, "full"),
-        (Pattern(reach=5), 6, "full"),
-        (Pattern(reach=5), 7, "masked"),
-        (Pattern(reach=5), 200, "banded"),
-        (Pattern(reach=5, dilation=2), 6, "masked"),
-        (Pattern(reach=5, dilation=2, hubs=1), 200, "banded"),
-        (Pattern(reach=0, dilation=1000), 128, "masked"),
-        (Pattern(reach=0, dilation=1000), 129, "banded"),
-        (Pattern(reach=64), 255, "masked"),
-        (Pattern(reach=64), 256, "banded"),
+        (Pattern(one_sided_window=5), 6, "full"),
+        (Pattern(one_sided_window=5), 7, "masked"),
+        (Pattern(one_sided_window=5), 200, "banded"),
+        (Pattern(one_sided_window=5, dilation=2), 6, "masked"),
+        (Pattern(one_sided_window=5, dilation=2, global_tokens=1), 200, "banded"),
+        (Pattern(one_sided_window=0, dilation=1000), 128, "masked"),
+        (Pattern(one_sided_window=0, dilation=1000), 129, "banded"),
+        (Pattern(one_sided_window=64), 255, "masked"),
+        (Pattern(one_sided_window=64), 256, "banded"),
     ],
 )
 def test_the_path_told_is_the_path_taken(pattern, tokens, way, monkeypatch):
@@ -232,7 +240,13 @@ def test_the_path_told_is_the_path_taken(pattern, tokens, way, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"reach": -1}, {"reach": 1, "dilation": 0}, {"dilation": 2}, {"hubs": -1}]
+    "settings",
+    [
+        {"one_sided_window": -1},
+        {"one_sided_window": 1, "dilation": 0},
+        {"dilation": 2},
+        {"global_tokens": -1},
+    ],
 )
 def test_a_pattern_refuses_what_makes_no_sense(settings):
     with pytest.raises(ConfigError, match=next(reversed(settings))):

@@ -28,15 +28,15 @@ def test_a_shift_between_the_sides_is_undone():
     support = centre + 0.02 * torch.randn(20, 4, 3, 32, generator=rng)
     query = (centre + 0.02 * torch.randn(20, 4, 6, 32, generator=rng)).flatten(1, 2)
     query = query + 1.5 * centre[:, 0]  # towards the first class
-    answer = torch.arange(4).repeat_interleave(6)
-    right = {}
+    target = torch.arange(4).repeat_interleave(6)
+    accuracy = {}
     for name in ("bdcspn", "prototypes:metric=cosine"):
         got = plugins.build("learn.fewshot.heads", name).fit(support, Context(modality_dims=(32,)))(
             query
         )
-        right[name] = (got.argmax(-1) == answer).float().mean()
-    assert right["bdcspn"] > 0.95
-    assert right["prototypes:metric=cosine"] < 0.6
+        accuracy[name] = (got.argmax(-1) == target).float().mean()
+    assert accuracy["bdcspn"] > 0.95
+    assert accuracy["prototypes:metric=cosine"] < 0.6
 
 
 @pytest.mark.parametrize("setting", ["top=-1", "epsilon=-1", "epsilon=inf"])

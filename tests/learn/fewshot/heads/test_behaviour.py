@@ -26,16 +26,16 @@ def toy(count: int, *, ways=5, shots=1, queries=8, spread: float, seed=0, dim=DI
     rng = torch.Generator().manual_seed(seed)
     centre = torch.randn(count, ways, 1, dim, generator=rng)
     clips = centre + spread * torch.randn(count, ways, shots + queries, dim, generator=rng)
-    answers = torch.arange(ways).repeat_interleave(queries)
-    return clips[:, :, :shots].contiguous(), clips[:, :, shots:].flatten(1, 2), answers
+    targets = torch.arange(ways).repeat_interleave(queries)
+    return clips[:, :, :shots].contiguous(), clips[:, :, shots:].flatten(1, 2), targets
 
 
 def scores(name: str, support, query):
     return HEADS[name].fit(support, context(support.shape[-1]))(query)
 
 
-def accuracy(name: str, support, query, answers) -> float:
-    return float((scores(name, support, query).argmax(-1) == answers).float().mean())
+def accuracy(name: str, support, query, targets) -> float:
+    return float((scores(name, support, query).argmax(-1) == targets).float().mean())
 
 
 @every_head
@@ -48,9 +48,9 @@ def test_classes_far_apart_are_told_apart(name, shots):
 @pytest.mark.parametrize("shots", [1, 5])
 def test_noise_gives_chance(name, shots):
     rng = torch.Generator().manual_seed(1)
-    support, query, answers = toy(100, shots=shots, spread=1.0)
+    support, query, targets = toy(100, shots=shots, spread=1.0)
     support, query = (torch.randn(side.shape, generator=rng) for side in (support, query))
-    assert accuracy(name, support, query, answers) == pytest.approx(0.2, abs=0.03)
+    assert accuracy(name, support, query, targets) == pytest.approx(0.2, abs=0.03)
 
 
 @pytest.mark.parametrize("name", TRANSDUCTIVE)
@@ -123,13 +123,13 @@ def odd_episodes():
     yield "more classes than dimensions", support[..., :2], query[..., :2]
 
 
-ODD = {what: (support, query) for what, support, query in odd_episodes()}
+ODD = {odd: (support, query) for odd, support, query in odd_episodes()}
 
 
 @every_head
-@pytest.mark.parametrize("what", ODD)
-def test_odd_clips_get_finite_scores(name, what):
-    assert scores(name, *ODD[what]).isfinite().all()
+@pytest.mark.parametrize("odd", ODD)
+def test_odd_clips_get_finite_scores(name, odd):
+    assert scores(name, *ODD[odd]).isfinite().all()
 
 
 @every_head

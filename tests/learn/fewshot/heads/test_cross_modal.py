@@ -24,10 +24,10 @@ def task(shots, *, ways=4, count=3, dim=12):
     """Support, query, the same clips in another modality, and names."""
     rng = torch.Generator().manual_seed(shots)
 
-    def some(*shape):
+    def vectors(*shape):
         return torch.randn(count, *shape, dim, generator=rng, dtype=torch.float64)
 
-    return some(ways, shots), some(13), some(ways, shots), some(ways)
+    return vectors(ways, shots), vectors(13), vectors(ways, shots), vectors(ways)
 
 
 @pytest.mark.parametrize("shots", [1, 5])
@@ -63,8 +63,8 @@ def test_the_other_modality_and_the_names_tell_what_the_shots_do_not():
         return float((scores.argmax(-1) == answer).double().mean())
 
     assert right({}) < 0.5
-    for what in beside:
-        assert right({what: beside[what]}) > 0.95
+    for source in beside:
+        assert right({source: beside[source]}) > 0.95
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def run(paired, tmp_path_factory):
 def test_every_answer_is_that_of_a_loop_over_the_saved_episodes(paired, run, tmp_path):
     file = tmp_path / "episodes.safetensors"
     heads = ("cross_modal", "cross_modal:sources=other", "cross_modal:sources=names")
-    found = learn.run_episodes(
+    results = learn.run_episodes(
         paired, **FEW, shots=(2,), heads=heads, projections=(run,), support=("v",),
         query=("v", "a"), save_episodes=file,
     )  # fmt: skip
@@ -99,27 +99,29 @@ def test_every_answer_is_that_of_a_loop_over_the_saved_episodes(paired, run, tmp
     fs, loaded = open_store(paired), load_run(run)
     rows = {m: load_rows(choose_feature(fs, m, None), ids) for m in ("visual", "audio")}
     x = {m: vectors.double() for m, vectors in loaded.embed(rows).items()}
-    text = loaded.class_embeddings(found.clips.classes).double()
-    for result in found.results:
+    text = loaded.class_embeddings(results.clips.classes).double()
+    for result in results.results:
         sources = result.head.partition("sources=")[2] or "all"
         seen = x["visual" if result.query == "v" else "audio"]
-        for places, class_ids, share in zip(indices, classes, result.of_episodes, strict=True):
-            shots = torch.from_numpy(places[:, :2]).long()
+        for indices_of_episode, class_ids, share in zip(
+            indices, classes, result.of_episodes, strict=True
+        ):
+            shots = torch.from_numpy(indices_of_episode[:, :2]).long()
             expected = literal(
                 x["visual"][shots],
-                seen[torch.from_numpy(places[:, 2:]).long()].flatten(0, 1),
+                seen[torch.from_numpy(indices_of_episode[:, 2:]).long()].flatten(0, 1),
                 (x["audio"][shots],) if sources != "names" else (),
                 names=text[torch.from_numpy(class_ids).long()] if sources != "other" else None,
             )
             right = torch.arange(4).repeat_interleave(5)
             accuracy = float((expected.argmax(-1) == right).double().mean())
             assert share == pytest.approx(accuracy), (result.head, result.query)
-    assert len({tuple(r.of_episodes) for r in found.results}) > 2
+    assert len({tuple(r.of_episodes) for r in results.results}) > 2
     alone = learn.run_episodes(
         paired, episodes_file=file, heads=heads, projections=(run,), support=("v",)
     )
-    for one, other in zip(alone.results, found.results[: len(heads)], strict=True):
-        assert np.array_equal(one.of_episodes, other.of_episodes), "sound is looked at unasked"
+    for first, other in zip(alone.results, results.results[: len(heads)], strict=True):
+        assert np.array_equal(first.of_episodes, other.of_episodes), "sound is looked at unasked"
 
 
 @pytest.mark.parametrize(
@@ -130,7 +132,7 @@ def test_every_answer_is_that_of_a_loop_over_the_saved_episodes(paired, run, tmp
     ],
 )
 def test_nothing_beside_the_shots_is_refused(paired, run, head, projected, support):
-    with pytest.raises(ConfigError, match="give --projection RUN"):
+    with pytest.raises(ConfigError, match="give as `projection` a run"):
         learn.run_episodes(
             paired, **FEW, heads=(head,), projections=(run,) if projected else (),
             support=(support,),
@@ -138,10 +140,10 @@ def test_nothing_beside_the_shots_is_refused(paired, run, head, projected, suppo
 
 
 def test_a_joint_view_meets_names_in_both_of_its_blocks(paired, run):
-    found = learn.run_episodes(
+    results = learn.run_episodes(
         paired, **FEW, heads=("cross_modal:sources=names",), projections=(run,), support=("av",)
     )
-    assert found.results[0].accuracy > 0.5
+    assert results.results[0].accuracy > 0.5
 
 
 @pytest.mark.parametrize("setting", ["sources=text", "scale=-1", "steps=-1", "wise=2", "lr=nan"])

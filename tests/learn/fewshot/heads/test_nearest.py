@@ -31,9 +31,9 @@ def task(dim=9, *, whole=False, seed=0, count=8):
 def test_equals_the_loop_over_votes(backend, metric, k):
     support, query = task()
     head = build(Config(k=k, metric=metric, backend=backend))
-    answers = head.fit(support, Context(modality_dims=(9,)))(query).argmax(-1)
+    predictions = head.fit(support, Context(modality_dims=(9,)))(query).argmax(-1)
     for i in range(len(support)):
-        assert torch.equal(answers[i], literal(support[i], query[i], k=k, metric=metric))
+        assert torch.equal(predictions[i], literal(support[i], query[i], k=k, metric=metric))
 
 
 @pytest.mark.parametrize("k", [1, 3, 7])
@@ -50,8 +50,8 @@ def test_ties_go_the_same_way_in_both_backends_and_in_the_loop(k):
 
 def test_scikit_learn_agrees_on_the_nearest_one():
     support, query = task(seed=1)
-    answers = build(Config()).fit(support, Context(modality_dims=(9,)))(query).argmax(-1)
-    for s, q, got in zip(support, query, answers, strict=True):
+    predictions = build(Config()).fit(support, Context(modality_dims=(9,)))(query).argmax(-1)
+    for s, q, got in zip(support, query, predictions, strict=True):
         judge = KNeighborsClassifier(1).fit(s.flatten(0, 1), np.repeat(np.arange(WAYS), SHOTS))
         np.testing.assert_array_equal(judge.predict(q), got)
 

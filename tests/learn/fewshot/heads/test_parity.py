@@ -69,22 +69,22 @@ def vectors(path, ids, mode):
 def hold(head, judge, path, file, modes):
     """Every answer of the head is the judge's, and so is every accuracy that the call gives."""
     ids, drawn = episodes(file)
-    found = learn.run_episodes(path, episodes_file=file, heads=(head,), support=modes)
-    told = {(r.support, r.shots): r.of_episodes for r in found.results}
-    assert len(told) == len(modes) * len(SHOTS)
+    results = learn.run_episodes(path, episodes_file=file, heads=(head,), support=modes)
+    accuracies = {(r.support, r.shots): r.of_episodes for r in results.results}
+    assert len(accuracies) == len(modes) * len(SHOTS)
     built = plugins.build("learn.fewshot.heads", head)
-    for (mode, shots), accuracy in told.items():
-        x, blocks = vectors(path, tuple(ids), mode)
-        for places, share in zip(drawn[shots][:JUDGED], accuracy[:JUDGED], strict=True):
-            ways = len(places)
-            support = x[torch.from_numpy(places[:, :shots]).long()]
-            query = x[torch.from_numpy(places[:, shots:]).long()].flatten(0, 1)
+    for (mode, shots), accuracy in accuracies.items():
+        x, modality_dims = vectors(path, tuple(ids), mode)
+        for indices, share in zip(drawn[shots][:JUDGED], accuracy[:JUDGED], strict=True):
+            ways = len(indices)
+            support = x[torch.from_numpy(indices[:, :shots]).long()]
+            query = x[torch.from_numpy(indices[:, shots:]).long()].flatten(0, 1)
             expected = np.asarray(judge(support, query))
-            predict = built.fit(support[None].float(), Context(modality_dims=blocks))
+            predict = built.fit(support[None].float(), Context(modality_dims=modality_dims))
             answers = predict(query[None].float())[0].argmax(-1).numpy()
             np.testing.assert_array_equal(answers, expected)
-            right = np.repeat(np.arange(ways), places.shape[1] - shots)
-            assert share == pytest.approx((expected == right).mean(), abs=1e-12)
+            targets = np.repeat(np.arange(ways), indices.shape[1] - shots)
+            assert share == pytest.approx((expected == targets).mean(), abs=1e-12)
 
 
 class Means:
@@ -145,7 +145,7 @@ def test_the_looped_twin_gives_the_same_answers(head, hard, file):
 def test_these_episodes_tell_heads_apart(hard, file):
     """Were they easy, or noise, agreement would say little."""
     heads = ("prototypes", "nearest", "logistic", "tim", "pt_map")
-    found = learn.run_episodes(hard, episodes_file=file, heads=heads, support=("v",))
-    of_five = [r for r in found.results if r.shots == 5]
+    results = learn.run_episodes(hard, episodes_file=file, heads=heads, support=("v",))
+    of_five = [r for r in results.results if r.shots == 5]
     assert all(0.3 < r.accuracy < 0.95 for r in of_five)
     assert len({tuple(r.of_episodes) for r in of_five}) >= 4

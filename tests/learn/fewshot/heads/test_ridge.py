@@ -50,8 +50,8 @@ def test_lengths_can_be_made_one_first():
 def test_the_origin_decides_no_answer():
     support, query = (side.double() for side in episodes(4, 3))
     head = plugins.build("learn.fewshot.heads", "ridge")
-    there = Context(modality_dims=(24,), origin=support.mean((0, 1, 2)))
-    got = head.fit(support, there)(query)
+    context = Context(modality_dims=(24,), origin=support.mean((0, 1, 2)))
+    got = head.fit(support, context)(query)
     torch.testing.assert_close(got, head.fit(support, Context(modality_dims=(24,)))(query))
 
 

@@ -63,12 +63,12 @@ def side(filled, manifest):
 def test_clips_have_the_roles_of_their_split_and_class(side, manifest):
     everything, table = side
     names = manifest[1]
-    found = pool(everything, table, "test")
+    result = pool(everything, table, "test")
     split = dict(zip(table.clip_ids, table.column("split"), strict=True))
     for clip, code, role in zip(
-        found.clips.ids, found.clips.class_ids, found.clips.roles, strict=True
+        result.clips.ids, result.clips.class_ids, result.clips.roles, strict=True
     ):
-        name = found.clips.classes[code]
+        name = result.clips.classes[code]
         expected = {
             ("train", True): SHOT + BASE + (QUERY if name == names[2] else 0),
             ("test", True): QUERY + BASE,
@@ -125,21 +125,21 @@ def test_margins_answer_as_scores_less_beta_do(side, beta):
     s, u = seen_and_unseen(drawn, predictions)
     for e, (support, query) in enumerate(zip(drawn.support, drawn.asked, strict=True)):
         means = torch.stack([x[k[k >= 0].astype(np.int64)].mean(0) for k in support])
-        right = np.zeros((5, 4), bool)
+        correct = np.zeros((5, 4), bool)
         for n, of_class in enumerate(query):
             for q, clip in enumerate(of_class):
                 scores = -(means - x[int(clip)]).square().sum(1).numpy()
                 scores[2:] -= beta
-                right[n, q] = scores.argmax() == n
-        assert u[e] == pytest.approx(right[:2].mean())
-        assert s[e] == pytest.approx(right[2:].mean())
-    found = measure(clips, drawn, predictor)
+                correct[n, q] = scores.argmax() == n
+        assert u[e] == pytest.approx(correct[:2].mean())
+        assert s[e] == pytest.approx(correct[2:].mean())
+    result = measure(clips, drawn, predictor)
     if beta == 0:
-        np.testing.assert_allclose(found.of_episodes, 2 * s * u / np.maximum(s + u, 1e-12))
-        assert found.parts["harmonic_mean_of_means"] == pytest.approx(
+        np.testing.assert_allclose(result.of_episodes, 2 * s * u / np.maximum(s + u, 1e-12))
+        assert result.parts["harmonic_mean_of_means"] == pytest.approx(
             2 * s.mean() * u.mean() / (s.mean() + u.mean())
         )
-        assert found.parts["beta"] == 0
+        assert result.parts["beta"] == 0
 
 
 def test_the_best_beta_is_the_best_and_zero_if_it_may(side):
@@ -147,33 +147,33 @@ def test_the_best_beta_is_the_best_and_zero_if_it_may(side):
     config = generalised.Config(ways=2, shots=1, queries=4, base_ways=3, base_shots=5, episodes=20)
     drawn = generalised.build(config)(clips, seed=1)
     rng = np.random.default_rng(0)
-    right = np.tile(drawn.targets, (20, 1))
-    ahead = rng.normal(size=right.shape) + 3 + (right >= 2)  # base is nearly always ahead
-    found = Margins(ahead, np.minimum(right, 1), np.maximum(right, 2))
-    beta = best_beta(drawn, found)
+    correct = np.tile(drawn.targets, (20, 1))
+    ahead = rng.normal(size=correct.shape) + 3 + (correct >= 2)  # base is nearly always ahead
+    result = Margins(ahead, np.minimum(correct, 1), np.maximum(correct, 2))
+    beta = best_beta(drawn, result)
 
     def worth(one):
-        return harmonic(*seen_and_unseen(drawn, found.predictions(one))).mean()
+        return harmonic(*seen_and_unseen(drawn, result.predictions(one))).mean()
 
     assert 2.5 < beta < 5
     assert worth(beta) >= max(map(worth, np.linspace(-5, 10, 61))) - 0.01
-    assert best_beta(drawn, found._replace(ahead=np.where(right >= 2, 1.0, -1.0))) == 0
+    assert best_beta(drawn, result._replace(ahead=np.where(correct >= 2, 1.0, -1.0))) == 0
 
 
 def test_from_a_store_to_the_table(filled, manifest, tmp_path, capsys):
     asked = {"manifest": manifest[0], **FEW}
     file = tmp_path / "e"
-    found = learn.run_episodes(filled, **asked, task=TASK, shots=(1, 3), save_episodes=file)
-    for row, shots in zip(found.results, (1, 3), strict=True):
+    result = learn.run_episodes(filled, **asked, task=TASK, shots=(1, 3), save_episodes=file)
+    for row, shots in zip(result.results, (1, 3), strict=True):
         assert (row.metric, row.shots, row.ways) == ("harmonic_mean", shots, 5)
         assert row.parts["beta_chosen_on"] == "val"
         assert row.accuracy == pytest.approx(row.of_episodes.mean())
         assert 0.3 < row.parts["unseen"] <= row.parts["unseen_alone"] <= 1
     again = learn.run_episodes(filled, **asked, episodes_file=file)
-    assert [r.accuracy for r in again.results] == [r.accuracy for r in found.results]
-    found.save(tmp_path / "run")
+    assert [r.accuracy for r in again.results] == [r.accuracy for r in result.results]
+    result.save(tmp_path / "run")
     assert load_result(tmp_path / "run").result["results"][0]["parts"]
-    episodes_table(found.to_dict())
+    episodes_table(result.to_dict())
     assert "beta chosen on val" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="harmonic_mean"):
         learn.run_episodes(filled, **asked, task=TASK, drop=Drop(modes=("a",)))
@@ -181,9 +181,9 @@ def test_from_a_store_to_the_table(filled, manifest, tmp_path, capsys):
 
 def test_beta_comes_from_val_and_nothing_of_test_has_a_say(filled, manifest, side, tmp_path):
     asked = {"manifest": manifest[0], **FEW}
-    found = learn.run_episodes(filled, **asked, task=TASK, shots=(2,))
+    result = learn.run_episodes(filled, **asked, task=TASK, shots=(2,))
     val = of_val(*side, "test")
-    drawn = draw_again(val.clips, found.draws[0])
+    drawn = draw_again(val.clips, result.draws[0])
     x = val.rows["visual"].means()
     head = plugins.build("learn.fewshot.heads", "prototypes")
     origin = pool(*side, "test").rows["visual"].means().mean(0)
@@ -191,7 +191,7 @@ def test_beta_comes_from_val_and_nothing_of_test_has_a_say(filled, manifest, sid
     predictor = Predictor(
         head=head, pair=Pair(support=x, query=x, modality_dims=(x.shape[1],)), context=context
     )
-    assert found.results[0].parts["beta"] == pytest.approx(
+    assert result.results[0].parts["beta"] == pytest.approx(
         best_beta(drawn, margins(drawn, predictor))
     )
     lines = (manifest[0]).read_text().replace(",val,", ",away,")

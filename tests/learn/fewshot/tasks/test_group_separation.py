@@ -33,10 +33,10 @@ def meetings(clips, draw):
 
 def test_hands_keeps_groups_apart_across_classes_and_the_others_do_not(make_clips):
     clips = make_clips([16] * 4, SHARED * 4)
-    found = {groups: meetings(clips, draw(clips, groups=groups)) for groups in _names()}
-    assert found["strict"] == (0, 0)
-    assert found["within"][0] == 0 < found["within"][1]
-    assert 0 < found["mixed"][0] < found["mixed"][1]
+    result = {groups: meetings(clips, draw(clips, groups=groups)) for groups in _names()}
+    assert result["strict"] == (0, 0)
+    assert result["within"][0] == 0 < result["within"][1]
+    assert 0 < result["mixed"][0] < result["mixed"][1]
 
 
 def _names():
@@ -45,12 +45,12 @@ def _names():
 
 def test_hands_shots_and_queries_are_of_their_class_and_all_have_their_turn(make_clips):
     clips = make_clips([16, 20, 16, 18], [*SHARED, *range(20), *SHARED, *range(6, 24)])
-    found = draw(clips, groups="strict", episodes=2000)
-    assert (clips.class_ids[found.indices] == found.classes[..., None]).all()
-    assert all(len(set(row)) == 3 for row in found.classes.tolist())
-    drawn = np.bincount(found.indices.ravel(), minlength=len(clips))
+    result = draw(clips, groups="strict", episodes=2000)
+    assert (clips.class_ids[result.indices] == result.classes[..., None]).all()
+    assert all(len(set(row)) == 3 for row in result.classes.tolist())
+    drawn = np.bincount(result.indices.ravel(), minlength=len(clips))
     assert drawn.min() > 0.5 * drawn.mean()
-    first = np.bincount(found.classes[:, 0], minlength=4)
+    first = np.bincount(result.classes[:, 0], minlength=4)
     assert abs(first - 500).max() < 100  # 5 deviations of a fair draw
 
 
@@ -64,11 +64,11 @@ def test_where_classes_share_no_group_hands_changes_nothing(make_clips):
 def test_where_hardly_any_deal_is_right_it_is_found(make_clips, monkeypatch):
     """Two groups for all classes: 1 of 2 deals has the only right side."""
     clips = make_clips([5, 5], [0, 0, 1, 1, 1] * 2)
-    found = draw(clips, ways=2, groups="strict")
-    assert (clips.groups[found.indices[..., :2]] == 0).all()
+    result = draw(clips, ways=2, groups="strict")
+    assert (clips.groups[result.indices[..., :2]] == 0).all()
     rare = make_clips([9] * 4, [0, *[1] * 8] * 4)  # shots of group 0 alone, a deal in 64
-    found = draw(rare, ways=4, shots=1, queries=8, groups="strict", episodes=50)
-    assert (rare.groups[found.indices[..., :1]] == 0).all()
+    result = draw(rare, ways=4, shots=1, queries=8, groups="strict", episodes=50)
+    assert (rare.groups[result.indices[..., :1]] == 0).all()
     monkeypatch.setattr(_sampler, "NUMBERS_AT_ONCE", 40)
     tied = make_clips([16] * 4, SHARED * 4)
     assert meetings(tied, draw(tied, groups="strict", episodes=9)) == (0, 0)
@@ -79,7 +79,7 @@ def test_classes_that_cannot_be_filled_are_named(make_clips):
     opposite = make_clips([3, 3, 9], [0, 1, 1, 0, 0, 1, *range(2, 11)])
     asked = {"ways": 2, "shots": 1, "queries": 2}
     assert meetings(opposite, draw(opposite, **asked, groups="strict")) == (0, 0)
-    with pytest.raises(NotEnoughClips, match=r"class[01]: 3 in 2 groups.*--groups"):
+    with pytest.raises(NotEnoughClips, match=r"class[01]: 3 in 2 groups.*`groups`"):
         draw(opposite, **asked | {"ways": 3}, groups="strict")
     alone = draw(opposite, **asked | {"ways": 3})
     assert meetings(opposite, alone)[0] == 0
@@ -144,14 +144,14 @@ ASKED = {
 
 
 def test_inflation_is_the_gain_of_mixed_groups_on_the_same_classes(leaky):
-    found = learn.run_episodes(leaky, **ASKED, inflation=True)
-    told = found.to_dict()
+    result = learn.run_episodes(leaky, **ASKED, inflation=True)
+    told = result.to_dict()
     assert [(one["head"], one["shots"]) for one in told["inflation"]] == [
         (row["head"], row["shots"]) for row in sorted(told["results"], key=lambda r: r["shots"])
     ]
     mixed = learn.run_episodes(leaky, **ASKED, groups="mixed")
-    for one in found.inflation:
-        (own,) = (r for r in found.results if (r.head, r.shots) == (one.head, one.shots))
+    for one in result.inflation:
+        (own,) = (r for r in result.results if (r.head, r.shots) == (one.head, one.shots))
         (other,) = (r for r in mixed.results if (r.head, r.shots) == (one.head, one.shots))
         assert (one.guarded, one.mixed) == (own.accuracy, other.accuracy)
         assert one.inflation == other.accuracy - own.accuracy > 0.03
@@ -159,7 +159,7 @@ def test_inflation_is_the_gain_of_mixed_groups_on_the_same_classes(leaky):
         assert one.ci95 == pytest.approx(np.sqrt(halves[0] ** 2 + halves[1] ** 2))
     assert "inflation" not in mixed.to_dict()
     assert mixed.sampling["groups"] == "mixed"
-    assert found.sampling["groups"] == "within"
+    assert result.sampling["groups"] == "within"
 
 
 def test_inflation_without_a_guard_is_refused(leaky):
@@ -181,11 +181,11 @@ def test_classes_that_the_guard_leaves_out_are_left_out_of_the_comparison(leaky,
     ]
     (tmp_path / "m.csv").write_text("\n".join(["path,label,source", *lines]) + "\n")
     asked = ASKED | {"manifest": tmp_path / "m.csv", "shots": (1,), "episodes": 100}
-    found = learn.run_episodes(leaky, **asked, inflation=True)
+    result = learn.run_episodes(leaky, **asked, inflation=True)
     (tmp_path / "without.csv").write_text(
         "\n".join(["path,label,source", *(line for line in lines if ",class0," not in line)]) + "\n"
     )
     without = learn.run_episodes(
         leaky, **asked | {"manifest": tmp_path / "without.csv"}, groups="mixed"
     )
-    assert [one.mixed for one in found.inflation] == [r.accuracy for r in without.results]
+    assert [one.mixed for one in result.inflation] == [r.accuracy for r in without.results]

@@ -41,12 +41,12 @@ def test_ways_and_shots_come_as_meta_dataset_has_them(clips):
     shots, queries = ((part >= 0).sum(2) for part in (drawn.support, drawn.asked))
     sizes = np.bincount(clips.class_ids)
     for row, k, q in zip(drawn.classes, shots, queries, strict=True):
-        there = row >= 0
-        smallest = sizes[row[there]].min()
-        assert set(q[there]) == {min(10, smallest // 2)}
-        assert k[there].min() >= 1
-        assert (k[there] + q[there] <= sizes[row[there]]).all()
-        assert not k[~there].any()
+        present = row >= 0
+        smallest = sizes[row[present]].min()
+        assert set(q[present]) == {min(10, smallest // 2)}
+        assert k[present].min() >= 1
+        assert (k[present] + q[present] <= sizes[row[present]]).all()
+        assert not k[~present].any()
     of_large = shots[drawn.classes == 0].mean()
     of_small = shots[drawn.classes == 1].mean()
     assert of_large > 3 * of_small  # in proportion to what a class has
@@ -57,7 +57,7 @@ def test_even_shots_are_those_of_the_poorest(clips):
     shots = (drawn.support >= 0).sum(2)
     assert all(len(set(k[row >= 0])) == 1 for row, k in zip(drawn.classes, shots, strict=True))
     assert len(set(shots.max(1))) > 3
-    assert all(block.mask is None for block in drawn.blocks())
+    assert all(batch.mask is None for batch in drawn.batches())
 
 
 @pytest.mark.parametrize("alpha", [0.3, 2.0, 50.0])
@@ -91,8 +91,8 @@ def test_a_loop_over_uneven_episodes_gives_the_same(clips):
     pair, context = Pair(support=x, query=x, modality_dims=(6,)), Context(modality_dims=(6,))
     for spec in ("prototypes", "prototypes:metric=cl2n,centre=support", "nearest", "ridge"):
         head = plugins.build("learn.fewshot.heads", spec)
-        found = accuracies(drawn, scorer(head, pair, context, queries=10**6)(drawn))
-        for place, (row, support, query) in enumerate(
+        results = accuracies(drawn, scorer(head, pair, context, queries=10**6)(drawn))
+        for e, (row, support, query) in enumerate(
             zip(drawn.classes, drawn.support, drawn.asked, strict=True)
         ):
             shots = [x[s[s >= 0].astype(np.int64)] for s in support[row >= 0]]
@@ -101,7 +101,7 @@ def test_a_loop_over_uneven_episodes_gives_the_same(clips):
             shots = [map_(s - centre) for s in shots]
             labels = np.repeat(np.arange(len(shots)), [len(s) for s in shots])
             line = Ridge(alpha=1.0).fit(torch.cat(shots).double(), np.eye(len(shots))[labels])
-            right = []
+            correct = []
             for n, of_class in enumerate(query[row >= 0]):
                 for one in map_(x[of_class[of_class >= 0].astype(np.int64)] - centre):
                     if spec == "nearest":
@@ -110,8 +110,8 @@ def test_a_loop_over_uneven_episodes_gives_the_same(clips):
                         far = list(-torch.from_numpy(line.predict(one[None].double())[0]))
                     else:
                         far = [(s.mean(0) - one).square().sum() for s in shots]
-                    right.append(int(torch.stack(far).argmin()) == n)
-            assert found[place] == pytest.approx(np.mean(right)), (spec, place)
+                    correct.append(int(torch.stack(far).argmin()) == n)
+            assert results[e] == pytest.approx(np.mean(correct)), (spec, e)
 
 
 def test_heads_that_need_even_shots_or_balance_say_so(filled):
@@ -133,25 +133,25 @@ def test_heads_that_need_even_shots_or_balance_say_so(filled):
 def test_from_a_store_to_the_table(filled, task, tmp_path, capsys):
     asked = {"split": "all", "support": ("v",), "episodes": 50, "shots": (1, 3), "queries": 5}
     file = tmp_path / "e"
-    found = learn.run_episodes(filled, **asked, task=task, save_episodes=file)
-    assert found.sampling["task"] == task.partition(":")[0]
-    assert len(found.draws) == (1 if "any" in task else 2)
-    for row, draw in zip(found.results, found.draws, strict=True):
+    results = learn.run_episodes(filled, **asked, task=task, save_episodes=file)
+    assert results.sampling["task"] == task.partition(":")[0]
+    assert len(results.draws) == (1 if "any" in task else 2)
+    for row, draw in zip(results.results, results.draws, strict=True):
         asked_of = sum(one.asked for one in row.tally.classes)
         assert asked_of == (draw.query >= 0).sum()
         weight = (draw.query >= 0).sum(1)
-        right = sum(one.right for one in row.tally.classes)
-        assert right == pytest.approx((row.of_episodes * weight).sum())
+        correct = sum(one.right for one in row.tally.classes)
+        assert correct == pytest.approx((row.of_episodes * weight).sum())
     again = learn.run_episodes(filled, **asked, episodes_file=file)
-    assert [r.accuracy for r in again.results] == [r.accuracy for r in found.results]
-    assert again.sampling == found.sampling
+    assert [r.accuracy for r in again.results] == [r.accuracy for r in results.results]
+    assert again.sampling == results.sampling
     if "imbalanced" in task:
         worth = learn.run_episodes(filled, **asked, task=task, inflation=True).inflation
         assert len(worth) == 2
-    found.save(tmp_path / "run")
+    results.save(tmp_path / "run")
     kept = load_result(tmp_path / "run")
-    assert [one.mean() for one in kept.of_episodes] == [r.accuracy for r in found.results]
-    episodes_table(found.to_dict())
+    assert [one.mean() for one in kept.of_episodes] == [r.accuracy for r in results.results]
+    episodes_table(results.to_dict())
     shown = capsys.readouterr().out
     assert task.partition(":")[0] in shown
     assert ("≤" in shown) == ("any" in task)

@@ -92,10 +92,10 @@ def test_it_finds_the_one_row_that_tells_where_a_mean_drowns_it():
     generator = torch.Generator().manual_seed(0)
     rows = 3 * torch.randn(256, 12, DIM, generator=generator)
     label = torch.arange(256) % 2
-    place = torch.randint(12, (256,), generator=generator)
+    row = torch.randint(12, (256,), generator=generator)
     rows[..., 0] = -4
-    rows[torch.arange(256), place, 0] = 4
-    rows[torch.arange(256), place, 1] = 2.0 * label - 1
+    rows[torch.arange(256), row, 0] = 4
+    rows[torch.arange(256), row, 1] = 2.0 * label - 1
     mask, seconds = torch.ones(256, 12, dtype=torch.bool), torch.zeros(256, 12)
     torch.manual_seed(0)
     net = build(Config(dim_out=2, queries=1, width=8, dropout=0.0), DIM)
