@@ -1,4 +1,4 @@
-"""Copies of clips that differ, for objectives that compare a clip with itself.
+"""Random copies of clips, for objectives that compare a clip with itself.
 
 Stored features cannot be cropped or recoloured any more. What is left, and what this does: another
 piece in time of the same clip, some stored dimensions set to their mean (the same in all rows of a
@@ -25,13 +25,13 @@ def copy(
     if settings.subclip < 1:
         count = mask.sum(1)
         kept = (count * settings.subclip).ceil().long()
-        at = torch.rand(size, generator=generator).to(device)
-        start = (at * (count - kept + 1)).long()
+        position = torch.rand(size, generator=generator).to(device)
+        first = (position * (count - kept + 1)).long()
         step = torch.arange(longest, device=device)
-        place = torch.minimum(start[:, None] + step, (count - 1).clamp_min(0)[:, None])
+        indices = torch.minimum(first[:, None] + step, (count - 1).clamp_min(0)[:, None])
         mask = step < kept[:, None]
-        rows = rows.gather(1, place[..., None].expand(-1, -1, dim)) * mask[..., None]
-        seconds = seconds.gather(1, place) * mask
+        rows = rows.gather(1, indices[..., None].expand(-1, -1, dim)) * mask[..., None]
+        seconds = seconds.gather(1, indices) * mask
     if settings.feature_dropout:
         gone = torch.rand(size, 1, dim, generator=generator) < settings.feature_dropout
         rows = torch.where(gone.to(device) & mask[..., None], standard.mean, rows)

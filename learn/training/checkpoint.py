@@ -40,7 +40,7 @@ def save(run_dir: Path, tensors: Mapping[str, Mapping[str, Tensor]], facts: Any)
 
 
 def load(run_dir: Path) -> tuple[dict[str, dict[str, Tensor]], Any] | None:
-    """Tensors by group, and the facts; None if the training had not got so far.
+    """Tensors by group, and the facts; None if no checkpoint was written yet.
 
     Raises:
         InputError: the file is damaged.
@@ -63,14 +63,14 @@ def load(run_dir: Path) -> tuple[dict[str, dict[str, Tensor]], Any] | None:
 
 
 def remove(run_dir: Path) -> None:
-    """A finished training needs none, nor what a kill left of one."""
+    """Delete the checkpoint of a finished training, and what a kill left of one."""
     strays = run_dir.glob(".tmp*")  # safetensors writes there first
     for path in (run_dir / NAME, run_dir / f".{NAME}.unfinished", *strays):
         path.unlink(missing_ok=True)
 
 
 def pack_optimiser(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The moments, by number of the parameter."""
+    """The optimiser's moments, by number of the parameter."""
     return {
         f"{number}.{key}": torch.as_tensor(value)
         for number, of_one in optimiser.state_dict()["state"].items()

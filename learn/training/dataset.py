@@ -1,4 +1,4 @@
-"""What is trained on what: a recipe's clips, and their rows, in memory or streamed.
+"""The clips that a recipe trains on, and their rows, in memory or streamed.
 
 Shapes: B = clips of a batch, V = clips.
 """
@@ -46,12 +46,12 @@ class TrainingData:
 
     @cached_property
     def counts(self) -> dict[str, Int64[np.ndarray, "V"]]:
-        """Rows of each clip."""
+        """Numbers of rows of each clip, by modality."""
         return {m: rows.counts.cpu().numpy() for m, rows in self.rows.items()}
 
     @cached_property
     def lengths(self) -> Int64[np.ndarray, "V"]:
-        """Rows of each clip in all modalities."""
+        """Numbers of rows of each clip over all modalities."""
         return np.sum(list(self.counts.values()), axis=0)
 
     def inputs(self, indices: Int[Tensor, "B"]) -> dict[str, Padded]:
@@ -59,7 +59,7 @@ class TrainingData:
         return {m: rows.padded(indices) for m, rows in self.rows.items()}
 
     def hold(self, indices: Int64[np.ndarray, "_"], then: Int64[np.ndarray, "_"] | None) -> None:
-        """Have what is streamed of these clips in memory, and bring the next."""
+        """Bring the streamed rows of these clips into memory, and begin with the next."""
         for rows in self.rows.values():
             if isinstance(rows, Streamed):
                 rows.hold(indices, then)
@@ -67,12 +67,12 @@ class TrainingData:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrainingSetup:
-    """What is trained on what."""
+    """The clips to train and validate on, and what tells the best epoch of each stage."""
 
     store_id: str
     features: Mapping[str, str]
     data: TrainingData
-    val: TrainingData | None  # under the training's class codes
+    val: TrainingData | None  # with the training's class ids
     watches: Mapping[int, str]  # by stage
     labels: ClassEmbeddings | None  # of every class that the manifest names
 
@@ -106,8 +106,8 @@ def load_setup(
         of_val = _usable(manifest, features, needs, val_split)
         val, watches = _validation(recipe, needs, of_val, clips.classes)
     names = _class_names(recipe, manifest, needs.label, clips.classes)
-    both = [clips] if val is None else [clips, val]
-    data, *val_data = _rows(features, both, parse_size(recipe.data.memory))
+    of_splits = [clips] if val is None else [clips, val]
+    data, *val_data = _rows(features, of_splits, parse_size(recipe.data.memory))
     return TrainingSetup(
         labels=names,
         store_id=store.store_id,
@@ -120,28 +120,28 @@ def load_setup(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Needs:
-    """What the objectives of all stages need of the clips."""
+    """The needs that the objectives of all stages have of the clips."""
 
     traits: Sequence[Traits]  # of each stage
-    label: str | None  # the column; None: nobody named one, and nothing needs it
+    label: str | None  # the column; None: no label is needed
     keep: bool  # clips that lack a modality
 
     @property
     def supervised(self) -> bool:
-        """Whether some stage needs a label of every clip."""
+        """True if some stage needs a label of every clip."""
         return any(traits.supervised for traits in self.traits)
 
     @property
     def several(self) -> bool:
-        """Whether clips may have several labels."""
+        """True if clips may have several labels."""
         return self.traits[0].several_labels
 
 
 def _features(store: "Store", recipe: Recipe) -> dict[str, "Feature"]:
     """The feature of each modality that is trained on."""
     chosen = {}
-    for modality, asked in (("visual", recipe.data.visual), ("audio", recipe.data.audio)):
-        feature = None if asked == "none" else choose_feature(store, modality, asked or None)
+    for modality, name in (("visual", recipe.data.visual), ("audio", recipe.data.audio)):
+        feature = None if name == "none" else choose_feature(store, modality, name or None)
         if feature is not None:
             chosen[modality] = feature
     return chosen
@@ -155,15 +155,15 @@ def _needs(recipe: Recipe, manifest: "Manifest") -> _Needs:
     """
     names = [stage.objective.name for stage in recipe.stages]
     traits = [plugins.module("learn.training.objectives", name).TRAITS for name in names]
-    if len({own.several_labels for own in traits}) > 1:
+    if len({trait.several_labels for trait in traits}) > 1:
         raise ConfigError("stages with one label a clip and stages with several do not mix")
     keep = recipe.data.missing == "keep"
-    for name, own in zip(names, traits, strict=True):
-        if keep and not own.missing_modality:
+    for name, trait in zip(names, traits, strict=True):
+        if keep and not trait.missing_modality:
             raise ConfigError(f"objective {name} needs every modality; set data.missing=drop")
     label: str | None = recipe.data.label
     named = label != DataSettings().label
-    if not (named or label in manifest.columns or any(own.supervised for own in traits)):
+    if not (named or label in manifest.columns or any(trait.supervised for trait in traits)):
         label = None
     return _Needs(traits=traits, label=label, keep=keep)
 
@@ -195,7 +195,7 @@ def _validation(
 def _class_names(
     recipe: Recipe, manifest: "Manifest", label: str | None, classes: tuple[str, ...]
 ) -> ClassEmbeddings | None:
-    """Vectors of the classes that the manifest names, where the recipe has a file of them.
+    """Vectors of the classes that the manifest names, if the recipe has a file of them.
 
     Raises:
         InputError: no label column, or a class of the training without a vector.
@@ -213,7 +213,7 @@ def _class_names(
 def _rows(
     features: Mapping[str, "Feature"], of_splits: list[Clips], memory: int
 ) -> list[TrainingData]:
-    """The rows of all splits in memory, or streamed where they take more than it."""
+    """The rows of all splits in memory, or streamed if they take more than `memory`."""
     counts = [{m: f.locate(clips.ids).rows for m, f in features.items()} for clips in of_splits]
     wanted = sum(
         int(rows.sum()) * row_bytes(features[m]) for split in counts for m, rows in split.items()
@@ -244,43 +244,43 @@ def _rows(
 
 
 def _comparable(val: Clips, classes: tuple[str, ...]) -> Clips:
-    """Validation clips under the training's class codes, new classes after those."""
-    place = {name: c for c, name in enumerate(classes)}
+    """Validation clips under the training's class ids, new classes after those."""
+    class_id_of = {name: c for c, name in enumerate(classes)}
     for name in val.classes:
-        place.setdefault(name, len(place))
-    new = np.array([place[name] for name in val.classes], np.int32)
+        class_id_of.setdefault(name, len(class_id_of))
+    new = np.array([class_id_of[name] for name in val.classes], np.int32)
     class_ids = val.class_ids
     class_ids = (
         np.where(class_ids == UNLABELLED, UNLABELLED, new[class_ids]) if len(new) else class_ids
     )
     targets = None
     if val.targets is not None:
-        targets = np.zeros((len(val), len(place)), bool)
+        targets = np.zeros((len(val), len(class_id_of)), bool)
         targets[:, new] = val.targets
     return Clips(
         ids=val.ids,
         class_ids=class_ids.astype(np.int32),
-        classes=tuple(place),
+        classes=tuple(class_id_of),
         groups=val.groups,
         split=val.split,
         targets=targets,
     )
 
 
-def _watch(asked: str, supervised: bool, val: Clips, classes: tuple[str, ...], seed: int) -> str:
-    """What tells the best epoch: a supervised objective knows no class but its own.
+def _watch(watch: str, supervised: bool, val: Clips, classes: tuple[str, ...], seed: int) -> str:
+    """The measure of the best epoch: a supervised objective knows no class but its own.
 
     Raises:
         InputError: asked for what these clips cannot give.
     """
     known = len(val) > 1 and (not supervised or bool((val.class_ids < len(classes)).all()))
     possible = {"loss": known, "episodes": validation.draw(val, seed) is not None, "none": True}
-    if asked == "auto":
+    if watch == "auto":
         return next(name for name, can in possible.items() if can)
-    if not possible[asked]:
-        reason = "has classes that training has not" if asked == "loss" else "has too few clips"
+    if not possible[watch]:
+        reason = "has classes that training has not" if watch == "loss" else "has too few clips"
         raise InputError(
-            f"optimiser.watch={asked}, but split {val.split!r} {reason}; use "
+            f"optimiser.watch={watch}, but split {val.split!r} {reason}; use "
             f"{' or '.join(name for name, can in possible.items() if can)}"
         )
-    return asked
+    return watch

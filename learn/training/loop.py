@@ -41,7 +41,7 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Trainer:
-    """Everything that a training moves."""
+    """Runs the stages of a recipe: model, data, optimiser, state and logs of one training."""
 
     run_dir: Path
     embedder: Embedder
@@ -49,7 +49,7 @@ class Trainer:
     objectives: Sequence[Objective]  # of each stage
     states: Mapping[str, nn.Module]
     data: TrainingData
-    val: TrainingData | None  # with the training's class codes first
+    val: TrainingData | None  # with the training's classes first
     seed: int
     device: torch.device
     checkpoint_seconds: float = 30.0
@@ -113,7 +113,7 @@ class Trainer:
             self.model.load_state_dict(self.best)
 
     def _epoch(self, stage: Stage, objective: Objective) -> None:
-        """The steps of this epoch that are not yet done."""
+        """Do the steps of this epoch that are not yet done."""
         state, settings = self.state, stage.optimiser
         rng = np.random.default_rng([self.seed, state.stage, state.round, state.epoch])
         order = batching.Batching(
@@ -150,8 +150,11 @@ class Trainer:
     def _ahead(
         self, windows: Sequence[batching.Window], first: int
     ) -> Iterator[tuple[int, Int[Tensor, "B"], dict[str, Padded]]]:
-        """Number, clips and rows of the epoch's batches from `first` on. Where torch computes on
-        one core, another one gathers the rows of a batch while the one before is learnt from."""
+        """Number, clips and rows of the epoch's batches from `first` on.
+
+        If torch computes on one core, another one gathers the rows of a batch while the one before
+        is learnt from.
+        """
 
         def prepared() -> Iterator[tuple[int, Int[Tensor, "B"], dict[str, Padded]]]:
             step = 0
@@ -186,7 +189,7 @@ class Trainer:
         *,
         training: bool,
     ) -> Batch:
-        """What the objective sees of these clips."""
+        """The batch of these clips, as the objective sees it."""
         seed, views = self._seed(), stage.views
         generator = torch.Generator().manual_seed(seed)
         differ = views.subclip < 1 or views.feature_dropout > 0 or views.noise > 0
@@ -199,16 +202,17 @@ class Trainer:
                     for m, x in inputs.items()
                 }
             copies.append(self.embedder(seen))
-        whole = [{n: x for n, x in one.items() if n in self.embedder.outputs} for one in copies]
+        known = self.embedder.outputs
+        outputs = [{n: x for n, x in vectors.items() if n in known} for vectors in copies]
         return Batch(
-            embeddings=whole[0],
+            embeddings=outputs[0],
             hidden={n: x for n, x in copies[0].items() if n in self.embedder.hidden},
             targets=self._targets(data, indices),
             labels=labels[indices],
             clips=indices if data is self.data else torch.full_like(indices, -1),
             inputs=inputs,
             present={m: x.mask.any(1) for m, x in inputs.items()},
-            copies=tuple(whole),
+            copies=tuple(outputs),
             seed=seed,
         )
 
@@ -222,7 +226,7 @@ class Trainer:
     # ── what learns ──────────────────────────────────────────────────────────────────────────────
 
     def _learning(self, stage: Stage, objective: Objective) -> dict[str, nn.Parameter]:
-        """Every parameter that this stage trains."""
+        """Every parameter that this stage trains, by name."""
         parts = self._parts(stage, objective)
         return {
             f"{name}.{key}": p for name, part in parts.items() for key, p in part.named_parameters()
@@ -234,8 +238,8 @@ class Trainer:
         return {name: whole.get(name) or self.embedder.part(name) for name in names}
 
     def _freeze(self, stage: Stage, objective: Objective) -> None:
-        """Parts that learn are in training mode and want gradients; all others are not and do
-        not, so that neither their dropout nor their batch statistics move."""
+        """Let the stage's parts learn, and keep all others in eval mode without gradients, so that
+        neither their dropout nor their batch statistics move."""
         self.model.eval()
         self.model.requires_grad_(False)
         for part in self._parts(stage, objective).values():
@@ -243,11 +247,11 @@ class Trainer:
             part.requires_grad_(True)
 
     def _log_round(self, stage: Stage, objective: Objective) -> None:
-        """Which parameters learn, and which of them the objective does not reach."""
+        """Log how many parameters learn, and which of them the objective does not reach."""
         learning = self._learning(stage, objective)
         if not learning:
             raise InputError(f"stage {stage.name} trains no parameter; see its `train`")
-        self.model.eval()  # neither dropout nor batch statistics move by looking
+        self.model.eval()  # so that dropout and batch statistics stay as they are
         indices = torch.arange(min(len(self.data.clips), stage.optimiser.batch_size))
         indices = indices.to(self.device)
         batch = self.batch(
@@ -269,7 +273,7 @@ class Trainer:
 
     def _survey(self) -> TrainingEmbeddings:
         rows = self.data.rows
-        means = {m: self.embedder.of(m).standardised(one.means()) for m, one in rows.items()}
+        means = {m: self.embedder.of(m).standardised(stored.means()) for m, stored in rows.items()}
         return TrainingEmbeddings(
             embeddings=self.embedder.embed(rows), means=means, labels=self.labels
         )
@@ -278,7 +282,7 @@ class Trainer:
         return self.watches[self.state.stage] if self.val is not None else "none"
 
     def _judge(self, stage: Stage, objective: Objective) -> dict[str, Any]:
-        """The epoch in numbers; keeps the weights if it was the best of its round."""
+        """Validate and log the epoch; keep the weights if it was the best of its round."""
         state, watch = self.state, self._watch()
         terms = state.means()
         val_loss = val_accuracy = None
@@ -318,8 +322,8 @@ class Trainer:
         self.model.eval()
         labels = torch.from_numpy(val.clips.class_ids).long().to(self.device)
         total = 0.0
-        for some in batching.cut(torch.arange(len(val.clips)), stage.optimiser.batch_size):
-            indices = some.to(self.device)
+        for part in batching.cut(torch.arange(len(val.clips)), stage.optimiser.batch_size):
+            indices = part.to(self.device)
             inputs = val.inputs(indices)
             batch = self.batch(val, indices, inputs, labels, stage, training=False)
             total += objective(batch).item() * len(indices)
@@ -353,10 +357,10 @@ class Trainer:
 
     def _resume(self) -> bool:
         """Go to where the checkpoint was taken, if there is one."""
-        found = checkpoint.load(self.run_dir)
-        if found is None:
+        saved = checkpoint.load(self.run_dir)
+        if saved is None:
             return False
-        tensors, facts = found
+        tensors, facts = saved
         self.state = TrainerState(**facts)
         self.model.load_state_dict({k: v.to(self.device) for k, v in tensors["model"].items()})
         self.best = {k: v.to(self.device) for k, v in tensors.get("best", {}).items()}

@@ -14,13 +14,13 @@ from learn.training.state import TrainerState
 from store.errors import InputError
 
 NAME = "metrics.jsonl"
-FLUSH_STEPS = 64  # losses leave the device this often: each time costs a wait
-NO_CURVES = ("step", "epoch", "round", "clips", "parameters")  # keys that TensorBoard is spared
+FLUSH_STEPS = 64  # steps between transfers of losses from the device: each costs a wait
+NO_CURVES = ("step", "epoch", "round", "clips", "parameters")  # keys that TensorBoard does not get
 
 
 @runtime_checkable
 class Scalars(Protocol):
-    """Where numbers are drawn, such as TensorBoard's writer."""
+    """A writer of scalars, such as TensorBoard's."""
 
     def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
         """Draw one number at a step."""
@@ -96,7 +96,7 @@ class MetricsLog:
 
 
 def check_finite(losses: Sequence[float]) -> None:
-    """Refuse to go on with a loss that is none.
+    """Refuse to go on with a loss that is no finite number.
 
     Raises:
         InputError: names the setting to lower.

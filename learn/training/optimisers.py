@@ -12,7 +12,7 @@ from learn.training.recipe import OptimiserSettings
 def make_optimiser(
     settings: OptimiserSettings, parameters: Mapping[str, nn.Parameter]
 ) -> torch.optim.Optimizer:
-    """An optimiser of all of them."""
+    """An optimiser of these parameters, by the stage's settings."""
     o, learning = settings, list(parameters.values())
     if o.method == "sgd":
         return torch.optim.SGD(

@@ -1,4 +1,4 @@
-"""What a run's own classifier says of clips, or in episodes, read back from its last objective.
+"""The classifier or the head of a run's last objective, read back from the run.
 
 Shapes: V = clips, C = classes of the training.
 """
@@ -22,24 +22,24 @@ NAME = "own"  # what a run's own head is called where heads are named
 
 @torch.inference_mode()
 def class_shares(run: Run, rows: Mapping[str, Rows]) -> dict[str, Float[Tensor, "V C"]]:
-    """Shares of the training's classes, from each output that the objective classifies.
+    """Class probabilities from each output that the run's last objective classifies.
 
     Raises:
         InputError: it classifies none.
     """
-    known = {m: one for m, one in rows.items() if m in run.features}
+    known = {m: stored for m, stored in rows.items() if m in run.features}
     scores = run.objective.classify(run.space.embed(known))
     if not scores:
         able = _that_override(Objective.classify.__name__)
         raise InputError(
             f"{run.path} has no head: its last objective {_name(run.objective)!r} does not "
-            f"classify; train with one of {', '.join(able)}, or use --protocol linear"
+            f"classify; train with one of {', '.join(able)}, or use `protocol` linear"
         )
     return {name: logits.softmax(-1) for name, logits in scores.items()}
 
 
 def of_episodes(run: Run | None) -> Head:
-    """The run's own way to answer episodes.
+    """The head of the run's last objective.
 
     Raises:
         InputError: there is no run, or its objective has none.
@@ -47,16 +47,16 @@ def of_episodes(run: Run | None) -> Head:
     head = None if run is None else run.objective.head()
     if head is None:
         able = ", ".join(_that_override(Objective.head.__name__))
-        what = "stored vectors have" if run is None else f"{run.path} has"
+        owner = "stored vectors have" if run is None else f"{run.path} has"
         raise InputError(
-            f"{what} no head {NAME!r}: it is that of a run whose objective learns to answer "
-            f"episodes ({able}); give such a --projection, or another --head"
+            f"{owner} no head {NAME!r}: it is that of a run whose objective learns to answer "
+            f"episodes ({able}); give such a `projection`, or another `head`"
         )
     return head
 
 
 def _that_override(method: str) -> list[str]:
-    """Objectives that say how."""
+    """Names of the objectives that define this method themselves."""
     return [
         name
         for name in plugins.names("learn.training.objectives")
@@ -69,11 +69,11 @@ def _name(objective: Objective) -> str:
 
 
 def _overrides(module: object, method: str) -> bool:
-    """Has an objective of this module, or one it builds on, a way of its own?"""
+    """True if an objective of this module, or one it builds on, defines this method."""
     return any(
-        isinstance(one, type)
-        and issubclass(one, Objective)
-        and not isabstract(one)
-        and getattr(one, method) is not getattr(Objective, method)
-        for one in vars(module).values()
+        isinstance(member, type)
+        and issubclass(member, Objective)
+        and not isabstract(member)
+        and getattr(member, method) is not getattr(Objective, method)
+        for member in vars(module).values()
     )

@@ -37,7 +37,7 @@ PER_MODALITY = ("visual", "audio")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSettings(Settings):
-    """Which clips and features are trained on."""
+    """The clips and features to train on."""
 
     split: str = ""  # trained on; empty: train where there are splits, else all
     val_split: str = "val"  # stops the training early, where the manifest has it
@@ -61,7 +61,7 @@ class DataSettings(Settings):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimiserSettings(Settings):
-    """How long, how fast and in which batches a stage learns."""
+    """The optimiser, batches and length of a stage."""
 
     method: str = setting("adamw", among=("adamw", "adam", "sgd"))
     epochs: int = setting(50, at_least=1)
@@ -100,7 +100,7 @@ class OptimiserSettings(Settings):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViewSettings(Settings):
-    """How `learn/training/augment.py` makes the copies. As they are, they do not differ."""
+    """The settings of random copies (`learn/training/augment.py`); by default none differ."""
 
     copies: int = setting(1, among=(1, 2))
     # share of a clip's rows in each copy, in one piece
@@ -154,19 +154,21 @@ class Recipe:
             }
             for stage in self.stages
         ]
-        how: dict[str, Any] = {"projection": {m: _flat(s) for m, s in self.projection.items()}}
+        embedding: dict[str, Any] = {
+            "projection": {m: _flat(s) for m, s in self.projection.items()}
+        }
         if self.network:
-            how = {"network": _flat(self.network)}
-        return {"data": asdict(self.data), **how, "stages": stages}
+            embedding = {"network": _flat(self.network)}
+        return {"data": asdict(self.data), **embedding, "stages": stages}
 
 
 def recipes() -> list[dict[str, str]]:
     """Name, first line of the header and path of every recipe that comes with the package."""
-    found = []
+    listed = []
     for path in sorted(FOLDER.glob("*.toml")):
         header = path.read_text().splitlines()[0].lstrip("# ")
-        found.append({"name": path.stem, "summary": header, "path": str(path)})
-    return found
+        listed.append({"name": path.stem, "summary": header, "path": str(path)})
+    return listed
 
 
 def load(recipe: str | Path, changes: Sequence[str] = ()) -> Recipe:
@@ -181,7 +183,7 @@ def load(recipe: str | Path, changes: Sequence[str] = ()) -> Recipe:
     """
     path = Path(recipe)
     if not path.is_file():
-        known = {one["name"]: one["path"] for one in recipes()}
+        known = {entry["name"]: entry["path"] for entry in recipes()}
         if str(recipe) not in known:
             raise MissingFile(f"no recipe {str(recipe)!r}; there are {choices(str(recipe), known)}")
         path = Path(known[str(recipe)])
@@ -190,30 +192,30 @@ def load(recipe: str | Path, changes: Sequence[str] = ()) -> Recipe:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
         raise ConfigError(f"{path} is not TOML: {fault}") from None
     for change in changes:
-        _apply(tables, change, where=str(path))
-    return from_tables(tables, where=str(path))
+        _apply(tables, change, source=str(path))
+    return from_tables(tables, source=str(path))
 
 
-def from_tables(tables: Mapping[str, Any], *, where: str) -> Recipe:
+def from_tables(tables: Mapping[str, Any], *, source: str) -> Recipe:
     """A recipe of its sections; what they leave out has its default."""
     known = ("data", "projection", "network", "objective", "optimiser", "views", "stages")
     for section, table in tables.items():
         if section not in known:
             raise UnknownSetting(
-                f"{where} has no section {section!r}; there are {choices(section, known)}"
+                f"{source} has no section {section!r}; there are {choices(section, known)}"
             )
         if section != "stages" and not isinstance(table, dict):
-            raise ConfigError(f"{where}: {section} is not a [section]")
+            raise ConfigError(f"{source}: {section} is not a [section]")
     stages = tables.get("stages", [{}])
     if not stages or not isinstance(stages, list) or not all(isinstance(s, dict) for s in stages):
-        raise ConfigError(f"{where}: stages are [[stages]] sections, one at least")
+        raise ConfigError(f"{source}: stages are [[stages]] sections, one at least")
     data = plugins.settle(DataSettings, "data", tables.get("data", {}))
     if "network" in tables and "projection" in tables:
-        raise ConfigError(f"{where}: it is either [network] or [projection]")
+        raise ConfigError(f"{source}: it is either [network] or [projection]")
     network = _plugin("network", tables["network"]) if "network" in tables else None
     built = tuple(_stage(number, table, tables) for number, table in enumerate(stages))
     if len(seeds := {stage.optimiser.seed for stage in built}) > 1:
-        raise ConfigError(f"{where}: stages have different seeds; name one in [optimiser]")
+        raise ConfigError(f"{source}: stages have different seeds; name one in [optimiser]")
     return Recipe(
         data=data,
         projection={} if network else _projections(tables.get("projection", {})),
@@ -225,10 +227,10 @@ def from_tables(tables: Mapping[str, Any], *, where: str) -> Recipe:
 
 def _stage(number: int, table: Mapping[str, Any], base: Mapping[str, Any]) -> Stage:
     known = ("name", "train", "rounds", "objective", "optimiser", "views")
-    where = f"stage {table.get('name', number)}"
+    section = f"stage {table.get('name', number)}"
     for key in table:
         if key not in known:
-            raise UnknownSetting(f"{where} has no setting {key!r}; it has {choices(key, known)}")
+            raise UnknownSetting(f"{section} has no setting {key!r}; it has {choices(key, known)}")
     train = table.get("train", [])
     train = train.split(",") if isinstance(train, str) else train
     objective = dict(table.get("objective", {}))
@@ -238,7 +240,7 @@ def _stage(number: int, table: Mapping[str, Any], base: Mapping[str, Any]) -> St
     try:
         rounds = int(table.get("rounds", 1))
     except ValueError:
-        raise ConfigError(f"{where}: rounds={table['rounds']!r} is not a number") from None
+        raise ConfigError(f"{section}: rounds={table['rounds']!r} is not a number") from None
     return Stage(
         name=str(table.get("name", "main" if number == 0 else f"stage{number}")),
         objective=_plugin("objective", objective),
@@ -249,24 +251,26 @@ def _stage(number: int, table: Mapping[str, Any], base: Mapping[str, Any]) -> St
     )
 
 
-def _apply(tables: dict[str, Any], change: str, *, where: str) -> None:
+def _apply(tables: dict[str, Any], change: str, *, source: str) -> None:
     """Make one change of `--set` in the tables of a recipe."""
     name, has_value, value = change.partition("=")
     path = [part.strip() for part in name.split(".")]
     if not has_value or len(path) < 2 or not all(path):
-        raise ConfigError(f"--set {change!r} is not SECTION.KEY=VALUE, such as optimiser.epochs=20")
+        raise ConfigError(
+            f"`setting` {change!r} is not SECTION.KEY=VALUE, such as optimiser.epochs=20"
+        )
     stages = tables.get("stages", [])
     if path[0] == "stages":
         names = [str(stage.get("name", number)) for number, stage in enumerate(stages)]
         if len(path) < 3 or path[1] not in names:
-            there = choices(path[1], names) if names else "none"
-            raise ConfigError(f"--set {change!r}: {where} has the stages {there}")
+            known = choices(path[1], names) if names else "none"
+            raise ConfigError(f"`setting` {change!r}: {source} has the stages {known}")
         _put(stages[names.index(path[1])], path[2:], value.strip(), change)
         return
     for stage in stages:  # what is said now holds for every stage
-        own = stage.get(path[0]) if path[0] in ("optimiser", "views", "objective") else None
-        if isinstance(own, dict) and not (path[0] == "objective" and "name" in own):
-            own.pop(path[1], None)
+        section = stage.get(path[0]) if path[0] in ("optimiser", "views", "objective") else None
+        if isinstance(section, dict) and not (path[0] == "objective" and "name" in section):
+            section.pop(path[1], None)
     _put(tables, path, value.strip(), change)
 
 
@@ -274,20 +278,22 @@ def _put(table: dict[str, Any], path: Sequence[str], value: str, change: str) ->
     for part in path[:-1]:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
-            raise ConfigError(f"--set {change!r}: {part} is not a [section]")
+            raise ConfigError(f"`setting` {change!r}: {part} is not a [section]")
     table[path[-1]] = value
 
 
 def _projections(table: Mapping[str, Any]) -> dict[str, plugins.Spec]:
     """A projection for each modality: the section's, with that modality's own changes."""
     base = {key: value for key, value in table.items() if key not in PER_MODALITY}
-    found = {}
+    projections = {}
     for modality in PER_MODALITY:
-        own = table.get(modality, {})
-        if not isinstance(own, dict):
+        section = table.get(modality, {})
+        if not isinstance(section, dict):
             raise ConfigError(f"projection: {modality} is not a [section]")
-        found[modality] = _plugin("projection", own if "name" in own else {**base, **own})
-    return found
+        projections[modality] = _plugin(
+            "projection", section if "name" in section else {**base, **section}
+        )
+    return projections
 
 
 def _plugin(section: str, table: Mapping[str, Any]) -> plugins.Spec:

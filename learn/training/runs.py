@@ -58,7 +58,7 @@ class Run:
     features: Mapping[str, str]  # modality -> the feature it was trained on
     space: Embedder
     trained_on: frozenset[str]  # ids of clips that gave gradients or chose the best epoch
-    classes: tuple[str, ...]  # that training knew, in the order of its codes
+    classes: tuple[str, ...]  # of the training, in the order of their ids
     objective: Objective  # of the last stage, as it ended
     labels: ClassEmbeddings | None  # vectors of class names, of those trained on and others
 
@@ -78,12 +78,12 @@ class Run:
     def embed(self, rows: Mapping[str, Rows]) -> dict[str, Float[Tensor, "V _"]]:
         """Unit vectors in the common space for every clip: visual, audio, and av of a network
         that makes one vector of both."""
-        known = {m: one for m, one in rows.items() if m in self.features}
+        known = {m: stored for m, stored in rows.items() if m in self.features}
         return {name: F.normalize(x, dim=-1) for name, x in self.space.embed(known).items()}
 
     @property
     def knows_names(self) -> bool:
-        """Is there a way from class names into its space?"""
+        """True if the run can map class names into its space."""
         return self.labels is not None and isinstance(self.objective, Texts)
 
     def class_embeddings(self, names: Sequence[str]) -> Float[Tensor, "C E"]:
@@ -104,13 +104,13 @@ class Run:
 
 
 def refuse_existing(run_dir: Path) -> None:
-    """Ask before long work, not after it.
+    """Refuse a directory that exists, before long work rather than after it.
 
     Raises:
         InputError: something is there already.
     """
     if run_dir.exists():
-        raise InputError(f"{run_dir} exists; name a new directory with -o")
+        raise InputError(f"{run_dir} exists; name a new directory")
 
 
 def begin(
@@ -138,10 +138,10 @@ def begin(
     return {key: value for key, value in _read(run_dir / DONE).items() if key != "files"}
 
 
-def _begun_with_another(run_dir: Path, what: str) -> InputError:
+def _begun_with_another(run_dir: Path, difference: str) -> InputError:
     return InputError(
-        f"{run_dir} was begun with another {what}; "
-        "go on with the same, or name a new directory with -o"
+        f"{run_dir} was begun with another {difference}; "
+        "go on with the same, or name a new directory"
     )
 
 
@@ -155,7 +155,7 @@ def gone_unless_begun(run_dir: Path) -> Iterator[None]:
         if not metrics.is_file() or not metrics.stat().st_size:
             for name in (CONFIG, PROVENANCE, LABELS, METRICS):
                 (run_dir / name).unlink(missing_ok=True)
-            with suppress(OSError):  # somebody else's files are in it
+            with suppress(OSError):  # other files are in it
                 run_dir.rmdir()
         raise
 
@@ -183,7 +183,7 @@ def write_weights(run_dir: Path, modules: Mapping[str, nn.Module]) -> None:
 def write_bank(
     run_dir: Path, states: Mapping[str, nn.Module], clips: Sequence[str], clips_sha256: str
 ) -> None:
-    """What outlives a stage, with the ids of the clips that its rows belong to."""
+    """Write the states that outlive a stage, with the ids of the clips of their rows."""
     if states:
         # One key: the order of several differs from write to write.
         about = json.dumps({"clips": list(clips), "clips_sha256": clips_sha256})
@@ -201,8 +201,8 @@ def _flat(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
 def finish(run_dir: Path, facts: Mapping[str, Any]) -> None:
     """Declare the run complete: from now on readers accept it."""
     known = (*FILES, BANK, LABELS)
-    there = [name for name in known if name in FILES or (run_dir / name).is_file()]
-    digests = {name: _sha256(run_dir / name) for name in there}
+    written = [name for name in known if name in FILES or (run_dir / name).is_file()]
+    digests = {name: _sha256(run_dir / name) for name in written}
     unfinished = run_dir / f"{DONE}.unfinished"
     write_json(unfinished, {"files": digests, **facts})
     unfinished.replace(run_dir / DONE)
@@ -239,15 +239,15 @@ def _check_unchanged(path: Path) -> None:
 def _restored(path: Path) -> Run:
     """The run, its networks with the weights that the training left."""
     provenance = _read(path / PROVENANCE)
-    recipe = recipes.from_tables(_read(path / CONFIG)["recipe"], where=str(path))
+    recipe = recipes.from_tables(_read(path / CONFIG)["recipe"], source=str(path))
     weights = load_file(path / WEIGHTS)
     known = class_embeddings.read(path / LABELS) if (path / LABELS).is_file() else None
     classes = tuple(provenance["classes"])
     with torch.random.fork_rng(devices=[]):
-        space = Embedder(recipe.projection, recipe.network, provenance["dims"])
+        embedder = Embedder(recipe.projection, recipe.network, provenance["dims"])
         objective = build_objective(
             recipe.stages[-1],
-            space,
+            embedder,
             dims=provenance["dims"],
             classes=classes,
             clips=len(provenance["clips"]),
@@ -255,14 +255,14 @@ def _restored(path: Path) -> Run:
             states={},
         )
     of = "objective."
-    space.load_state_dict({k: v for k, v in weights.items() if not k.startswith(of)})
+    embedder.load_state_dict({k: v for k, v in weights.items() if not k.startswith(of)})
     objective.load_state_dict(
         {k.removeprefix(of): v for k, v in weights.items() if k.startswith(of)}
     )
     return Run(
         path=path,
         features=provenance["features"],
-        space=space.eval(),
+        space=embedder.eval(),
         trained_on=frozenset(provenance["clips"]) | frozenset(provenance["val_clips"]),
         classes=classes,
         objective=objective.eval(),
@@ -272,7 +272,7 @@ def _restored(path: Path) -> Run:
 
 def build_objective(
     stage: recipes.Stage,
-    space: Embedder,
+    embedder: Embedder,
     *,
     dims: Mapping[str, int],
     classes: tuple[str, ...],
@@ -286,9 +286,9 @@ def build_objective(
         InputError: class names without a vector.
         ConfigError: from the objective.
     """
-    scene = ObjectiveContext(
-        outputs=space.outputs,
-        hidden=space.hidden,
+    context = ObjectiveContext(
+        outputs=embedder.outputs,
+        hidden=embedder.hidden,
         inputs=dims,
         classes=classes,
         clips=clips,
@@ -296,7 +296,7 @@ def build_objective(
         views=stage.views.copies,
         states=states,
     )
-    built: Objective = plugins.build("learn.training.objectives", stage.objective, scene)
+    built: Objective = plugins.build("learn.training.objectives", stage.objective, context)
     return built
 
 

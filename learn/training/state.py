@@ -1,4 +1,4 @@
-"""Where a training stands between two steps: the header of its checkpoints."""
+"""The position of a training between two steps: the header of its checkpoints."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclass(slots=True, kw_only=True)
 class TrainerState:
-    """Where the training stands, and what it remembers of the way. Written into checkpoints."""
+    """The training's position, and sums over the way to it. Written into checkpoints."""
 
     stage: int = 0
     round: int = 0
@@ -23,13 +23,13 @@ class TrainerState:
     told: dict[str, float] = field(default_factory=dict)  # by `prepare`, for this epoch
 
     def begin_round(self) -> None:
-        """Stand before the first epoch of a round, with no best epoch yet."""
+        """Go to the first epoch of a round, with no best epoch yet."""
         self.rounds.append([])
         self.epoch, self.step, self.best = 0, 0, -1
 
-    def begin_epoch(self, told: dict[str, float]) -> None:
-        """Stand before the first step of an epoch."""
-        self.told, self.sums, self.seen = told, {}, 0
+    def begin_epoch(self, prepared: dict[str, float]) -> None:
+        """Go to the first step of an epoch."""
+        self.told, self.sums, self.seen = prepared, {}, 0
 
     def add(self, terms: dict[str, float], clips: int) -> None:
         """Count a step's losses into the epoch's means."""
@@ -43,8 +43,8 @@ class TrainerState:
 
     def step_seed(self, seed: int) -> int:
         """The seed of this step's random numbers, whatever happened before."""
-        where = [seed, self.stage, self.round, self.epoch, self.step]
-        return int(np.random.SeedSequence(where).generate_state(1, np.uint64)[0] >> 1)
+        position = [seed, self.stage, self.round, self.epoch, self.step]
+        return int(np.random.SeedSequence(position).generate_state(1, np.uint64)[0] >> 1)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as checkpoints hold them."""

@@ -31,7 +31,7 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
-    """What a training came to."""
+    """The result of a training."""
 
     run: str
     clips: int
@@ -72,52 +72,52 @@ def train(
         InputError: the directory exists, or is of another training; no clips to train on.
     """
     begun = time.monotonic()
-    run_dir, place = Path(run_dir), _device(device)
+    run_dir, torch_device = Path(run_dir), _device(device)
     if not resume:
         runs.refuse_existing(run_dir)
     recipe_ = recipes.load(recipe, settings)
     plain = recipe_.to_dict()
     digest = sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
     config = {"recipe": plain, "from": str(recipe), "set": list(settings), "sha256": digest}
-    job = load_setup(store_path, manifest, recipe_)
-    provenance = _provenance(job, recipe_, place)
+    setup = load_setup(store_path, manifest, recipe_)
+    provenance = _provenance(setup, recipe_, torch_device)
     if done := runs.begin(run_dir, config, provenance):
         return Training(**done)
-    cuda = [place] if place.type == "cuda" else []
+    cuda = [torch_device] if torch_device.type == "cuda" else []
     with (
         runs.gone_unless_begun(run_dir),
         torch.random.fork_rng(devices=cuda),
         _scalars(tensorboard) as scalars,
     ):
         torch.manual_seed(recipe_.seed)
-        data, val = job.data.to(place), job.val.to(place) if job.val else None
-        space = Embedder(
+        data, val = setup.data.to(torch_device), setup.val.to(torch_device) if setup.val else None
+        embedder = Embedder(
             recipe_.projection, recipe_.network, {m: rows.dim for m, rows in data.rows.items()}
         )
         states: dict[str, nn.Module] = {}
         objectives = [
             runs.build_objective(
                 stage,
-                space,
+                embedder,
                 dims={m: rows.dim for m, rows in data.rows.items()},
                 classes=data.clips.classes,
                 clips=len(data.clips),
-                known=job.labels,
+                known=setup.labels,
                 states=states,
             )
             for stage in recipe_.stages
         ]
-        runs.write_labels(run_dir, job.labels)
+        runs.write_labels(run_dir, setup.labels)
         trainer = Trainer(
-            run_dir=run_dir, embedder=space, stages=recipe_.stages, objectives=objectives,
-            states=states, data=data, val=val, watches=job.watches, seed=recipe_.seed,
-            device=place, checkpoint_seconds=checkpoint_seconds, progress=progress,
+            run_dir=run_dir, embedder=embedder, stages=recipe_.stages, objectives=objectives,
+            states=states, data=data, val=val, watches=setup.watches, seed=recipe_.seed,
+            device=torch_device, checkpoint_seconds=checkpoint_seconds, progress=progress,
             scalars=scalars,
         )  # fmt: skip
         for modality, rows in data.rows.items():
-            space.of(modality).measure(rows)
+            embedder.of(modality).measure(rows)
         trainer.run()
-    runs.write_weights(run_dir, {"": space, "objective": objectives[-1]})
+    runs.write_weights(run_dir, {"": embedder, "objective": objectives[-1]})
     runs.write_bank(run_dir, states, data.clips.ids, data.clips.sha256)
     last, best = trainer.state.rounds[-1], trainer.state.best
     result = Training(
@@ -137,8 +137,10 @@ def train(
 
 
 def _device(name: str) -> torch.device:
-    """Raises:
-    ConfigError: no such device here; nothing runs elsewhere silently.
+    """The torch device of that name.
+
+    Raises:
+        ConfigError: no such device here; nothing runs elsewhere silently.
     """
     try:
         device = torch.device(name)
@@ -153,17 +155,17 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _provenance(job: TrainingSetup, recipe: Recipe, device: torch.device) -> dict[str, Any]:
-    data, val = job.data, job.val
+def _provenance(setup: TrainingSetup, recipe: Recipe, device: torch.device) -> dict[str, Any]:
+    data, val = setup.data, setup.val
     return {
-        "store_id": job.store_id,
-        "features": dict(job.features),
+        "store_id": setup.store_id,
+        "features": dict(setup.features),
         "dims": {m: rows.dim for m, rows in data.rows.items()},
         "split": data.clips.split,
         "clips": data.clips.ids,
         "clips_sha256": data.clips.sha256,
         "classes": data.clips.classes,
-        "labels_sha256": None if job.labels is None else job.labels.sha256,
+        "labels_sha256": None if setup.labels is None else setup.labels.sha256,
         "val_clips": val.clips.ids if val else (),
         "seed": recipe.seed,
         "code_sha256": code(),
@@ -183,7 +185,7 @@ def code() -> str:
 
 @contextmanager
 def _scalars(folder: str | Path | None) -> Iterator[Scalars | None]:
-    """TensorBoard's writer, where one is asked for.
+    """TensorBoard's writer, if one is asked for.
 
     Raises:
         InputError: it is not installed.

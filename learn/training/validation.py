@@ -1,4 +1,4 @@
-"""Which epoch was best: by validation loss, or by few-shot accuracy on the validation clips.
+"""The score that tells the best epoch: validation loss, or few-shot accuracy on validation clips.
 
 The loss needs classes that the objective knows. Accuracy of episodes does not: prototypes of
 validation clips answer for validation clips, in every single modality and across them; or the
@@ -28,15 +28,16 @@ WAYS, QUERIES = 5, 5
 
 
 def draw(clips: Clips, seed: int) -> Episodes | None:
-    """The episodes that judge, as many ways and queries as these clips allow; None: too few."""
+    """The episodes to validate on, with as many ways and queries as the clips allow; None if too
+    few."""
     _, sizes = np.unique(clips.class_ids[clips.class_ids != UNLABELLED], return_counts=True)
     for queries in range(QUERIES, 0, -1):
         ways = min(WAYS, int((sizes > queries).sum()))
         if ways < 2:
             continue
-        asked = {"ways": ways, "shots": 1, "queries": queries, "episodes": EPISODES}
+        settings = {"ways": ways, "shots": 1, "queries": queries, "episodes": EPISODES}
         try:
-            spec = plugins.Spec("n_way_k_shot", asked)
+            spec = plugins.Spec("n_way_k_shot", settings)
             drawn: Episodes = plugins.build("learn.fewshot.tasks", spec)(clips, seed=seed)
         except NotEnoughClips:
             continue
@@ -53,18 +54,18 @@ def accuracy(
     unit = {name: F.normalize(x, dim=-1).cpu() for name, x in vectors.items()}
     head = head or plugins.build("learn.fewshot.heads", "prototypes")
     modes = {"visual": "v", "audio": "a", "av": "av"}
-    found = []
+    means = []
     for support in unit:
         for query in unit:
             pair = views.pair(unit, modes[support], modes[query], common=True)
             context = Context(modality_dims=pair.modality_dims, origin=pair.support.mean(0))
             score = scorer(head, pair, context, queries=episodes.query.size)
-            found.append(float(accuracies(episodes, score(episodes)).mean()))
-    return sum(found) / len(found)
+            means.append(float(accuracies(episodes, score(episodes)).mean()))
+    return sum(means) / len(means)
 
 
 def score(epoch: Mapping[str, Any]) -> float:
-    """Of a validated epoch: higher is better."""
+    """The score of a validated epoch: higher is better."""
     if epoch["val_accuracy"] is not None:
         return float(epoch["val_accuracy"])
     return -float(epoch["val_loss"])

@@ -20,7 +20,7 @@ B, DIM = 8, 16
 MODALITIES = ("visual", "audio")
 
 
-def scene():
+def context():
     sizes = dict.fromkeys(MODALITIES, DIM)
     texts = torch.randn(B, 12, generator=torch.Generator().manual_seed(4))
     return ObjectiveContext(
@@ -31,7 +31,7 @@ def scene():
 @pytest.fixture(params=plugins.names("learn.training.objectives"))
 def objective(request):
     torch.manual_seed(0)
-    return plugins.build("learn.training.objectives", request.param, scene()).eval()
+    return plugins.build("learn.training.objectives", request.param, context()).eval()
 
 
 @pytest.fixture
@@ -124,10 +124,10 @@ def moved(objective, batch, *, seed=3):
     survey = TrainingEmbeddings(embeddings=embeddings, means=embeddings, labels=batch.labels)
     with torch.no_grad():
         for epoch in (0, 1):
-            told = objective.prepare(
+            metrics = objective.prepare(
                 EpochStart(round=0, epoch=epoch, seed=seed + epoch, survey=lambda: survey)
             )
-            assert all(isinstance(number, float) for number in told.values())
+            assert all(isinstance(number, float) for number in metrics.values())
             objective.after_step(batch)
     return objective
 
@@ -146,7 +146,7 @@ def test_state_moves_between_steps_and_only_there(objective, batch):
 def test_the_same_history_leaves_the_same_state(objective, batch, request):
     name = request.node.callspec.params["objective"]
     torch.manual_seed(0)
-    twin = plugins.build("learn.training.objectives", name, scene()).eval()
+    twin = plugins.build("learn.training.objectives", name, context()).eval()
     twin.load_state_dict(objective.state_dict())
     one, two = moved(objective, batch), moved(twin, batch)
     assert torch.equal(one(batch), two(batch))

@@ -1,4 +1,4 @@
-"""Objectives: what a batch of embeddings costs.
+"""Objectives: the losses of a batch of embeddings.
 
 Shapes: B = clips of a batch, V = clips of the training split, E = embedding size, D = stored size,
 C = classes, W = size of a class text.
@@ -31,7 +31,7 @@ S = TypeVar("S", bound=nn.Module)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traits:
-    """What a training must know of an objective before it builds one."""
+    """Facts of an objective that a training needs before it builds one."""
 
     supervised: bool  # must every clip have a label?
     missing_modality: bool = False  # can it do with clips that lack one (`Batch.present`)?
@@ -40,14 +40,14 @@ class Traits:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ObjectiveContext:
-    """What an objective may know before the first batch."""
+    """Facts that an objective may use before the first batch, and the states it may claim."""
 
     outputs: Mapping[str, int]  # sizes of the embeddings: visual, audio, av (both in one)
     inputs: Mapping[str, int]  # sizes of the stored rows: visual, audio
-    classes: tuple[str, ...]  # names, in the order of the codes
+    classes: tuple[str, ...]  # names, in the order of their ids
     clips: int  # of the training split
     texts: Float[Tensor, "C W"] | None = None  # vectors of the classes' names, where given
-    hidden: Mapping[str, int] = field(default_factory=dict)  # sizes of what networks give beside
+    hidden: Mapping[str, int] = field(default_factory=dict)  # sizes of a network's further vectors
     views: int = 1
     states: dict[str, nn.Module] = field(default_factory=dict)
 
@@ -59,27 +59,27 @@ class ObjectiveContext:
             ConfigError: they differ.
         """
         if len(sizes := set(self.outputs.values())) != 1:
-            told = ", ".join(f"{name} {size}" for name, size in self.outputs.items())
-            raise ConfigError(f"this objective needs embeddings of one size, not {told}")
+            listed = ", ".join(f"{name} {size}" for name, size in self.outputs.items())
+            raise ConfigError(f"this objective needs embeddings of one size, not {listed}")
         return sizes.pop()
 
     def known_texts(self, name: str) -> Float[Tensor, "C W"]:
-        """The vectors of the classes' names, for an objective that cannot do without.
+        """The vectors of the classes' names, for an objective that needs them.
 
         Raises:
             ConfigError: none were given, or they are of one class.
         """
         if self.texts is None:
             raise ConfigError(
-                f"objective {name} compares clips with class names; give their vectors with "
-                "--labels FILE (see `learn labels`)"
+                f"objective {name} compares clips with class names; give their vectors as "
+                "`labels` (see `learn labels`)"
             )
         if len(self.texts) < 2:
             raise ConfigError(f"objective {name} needs two classes, not {len(self.texts)}")
         return self.texts
 
     def state(self, name: str, make: Callable[[], S]) -> S:
-        """The state of that name, of an earlier stage or made now; buffers only."""
+        """The state of that name, from an earlier stage or made now; buffers only."""
         if name not in self.states:
             self.states[name] = make()
         return cast("S", self.states[name])
@@ -87,15 +87,17 @@ class ObjectiveContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Batch:
-    """Row i of everything belongs to one clip."""
+    """The clips of one step; row i of everything belongs to one clip."""
 
     embeddings: Mapping[str, Float[Tensor, "B _"]]  # as the network gave them: visual, audio, av
-    labels: Int[Tensor, "B"]  # class codes; -1: unknown
+    labels: Int[Tensor, "B"]  # class ids; -1: unknown
     clips: Int[Tensor, "B"]  # positions in the training split; -1: of another split
     inputs: Mapping[str, Padded] = field(default_factory=dict)  # the stored rows, unstandardised
-    present: Mapping[str, Bool[Tensor, "B"]] = field(default_factory=dict)  # {}: all are there
+    present: Mapping[str, Bool[Tensor, "B"]] = field(default_factory=dict)  # {}: all are present
     copies: tuple[Mapping[str, Float[Tensor, "B _"]], ...] = ()  # embeddings of each view
-    hidden: Mapping[str, Float[Tensor, "B _"]] = field(default_factory=dict)  # see Scene.hidden
+    hidden: Mapping[str, Float[Tensor, "B _"]] = field(
+        default_factory=dict
+    )  # a network's further vectors
     targets: Float[Tensor, "B C"] | None = None  # 1 for each of a clip's several labels
     seed: int = 0  # of this step
 
@@ -108,13 +110,13 @@ class Batch:
         return len(self.labels)
 
     def generator(self) -> torch.Generator:
-        """Chance that depends on the step alone; on the processor, whatever the device."""
+        """A random generator of this step alone; on the processor, whatever the device."""
         return torch.Generator().manual_seed(self.seed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrainingEmbeddings:
-    """All training clips as they stand, in eval mode."""
+    """Embeddings of all training clips, in eval mode."""
 
     embeddings: Mapping[str, Float[Tensor, "V _"]]
     means: Mapping[str, Float[Tensor, "V _"]]  # of each clip's stored rows, standardised
@@ -123,25 +125,24 @@ class TrainingEmbeddings:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EpochStart:
-    """Where the training stands, before an epoch."""
+    """The training's position before an epoch."""
 
     round: int
     epoch: int  # of the round
     seed: int
-    survey: Callable[
-        [], TrainingEmbeddings
-    ]  # costs a pass over all clips: call it only when needed
+    # It costs a pass over all clips: call it only when needed.
+    survey: Callable[[], TrainingEmbeddings]
 
 
 @runtime_checkable
 class Texts(Protocol):
-    """An objective that knows a way from class names into the space of clips."""
+    """An objective that can map class names into the space of clips."""
 
     def embed_texts(self, texts: Float[Tensor, "C W"]) -> Float[Tensor, "C E"]: ...
 
 
 class Objective(nn.Module, ABC):
-    """The mean cost of a batch; right pairings cost less than wrong ones."""
+    """The mean cost of a batch; correct pairings cost less than wrong ones."""
 
     @abstractmethod
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
@@ -154,15 +155,15 @@ class Objective(nn.Module, ABC):
     def classify(
         self, embeddings: Mapping[str, Float[Tensor, "B _"]]
     ) -> dict[str, Float[Tensor, "B C"]]:
-        """Scores of the training's classes from each output that has a classifier; or none."""
+        """Logits of the training's classes from each output that has a classifier."""
         return {}
 
     def head(self) -> Head | None:
-        """Its own way to answer episodes, of clips embedded by its run; or none."""
+        """A head for episodes of clips that its run embedded, or None."""
         return None
 
-    def prepare(self, moment: EpochStart) -> dict[str, float]:
-        """Change state before an epoch, and say in numbers what came of it."""
+    def prepare(self, start: EpochStart) -> dict[str, float]:
+        """Change state before an epoch; returns numbers for the epoch's metrics."""
         return {}
 
     @torch.no_grad()

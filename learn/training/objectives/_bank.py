@@ -22,7 +22,7 @@ from learn.training.objectives import Batch, ObjectiveContext
 
 
 class Bank(nn.Module):
-    """Begins with random directions, the same for every seed of the training."""
+    """Remembered vectors, at first random directions, the same for every seed of the training."""
 
     z: Tensor
 
@@ -35,6 +35,7 @@ class Bank(nn.Module):
         self.register_buffer("z", torch.tensor(torch.nan))
 
     def of(self, name: str) -> Float[Tensor, "V E"]:
+        """The remembered vectors of one output."""
         rows: Tensor = self.get_buffer(name)
         return rows
 
@@ -42,33 +43,33 @@ class Bank(nn.Module):
     def move(self, batch: Batch, momentum: float) -> None:
         """m <- norm(momentum m + (1 - momentum) z) for the clips of the batch."""
         known = batch.clips >= 0
-        places = batch.clips[known]
+        indices = batch.clips[known]
         for name, x in batch.embeddings.items():
             fresh = F.normalize(x.detach()[known], dim=-1)
-            rows = momentum * self.of(name)[places] + (1 - momentum) * fresh
-            self.of(name)[places] = F.normalize(rows, dim=-1)
+            rows = momentum * self.of(name)[indices] + (1 - momentum) * fresh
+            self.of(name)[indices] = F.normalize(rows, dim=-1)
 
     def positives(self, batch: Batch, name: str) -> Float[Tensor, "B E"]:
-        """What is remembered of the batch's clips; of another split's, what they are now."""
+        """The remembered vectors of the batch's clips; the present ones for another split's."""
         live = F.normalize(batch.embeddings[name].detach(), dim=-1)
         known = (batch.clips >= 0)[:, None]
         return torch.where(known, self.of(name)[batch.clips.clamp_min(0)], live)
 
 
-def claim(scene: ObjectiveContext) -> Bank:
+def claim(context: ObjectiveContext) -> Bank:
     """The training's one bank, of this stage or an earlier one."""
-    _ = scene.dim  # vectors of one size
-    return scene.state("bank", lambda: Bank(scene.outputs, scene.clips))
+    _ = context.dim  # vectors of one size
+    return context.state("bank", lambda: Bank(context.outputs, context.clips))
 
 
 def similarities(
-    anchor: Float[Tensor, "B E"], rows: Float[Tensor, "V E"], places: Int[Tensor, "B K"]
+    anchor: Float[Tensor, "B E"], rows: Float[Tensor, "V E"], indices: Int[Tensor, "B K"]
 ) -> Float[Tensor, "B K"]:
     """Cosines of each anchor with its own choice of the bank's rows."""
     unit = F.normalize(anchor, dim=-1)
-    if rows.shape[0] <= 4 * places.shape[1]:  # all products cost less than the rows of the choice
-        return (unit @ rows.T).gather(1, places)
-    return torch.einsum("be,bke->bk", unit, rows[places])
+    if rows.shape[0] <= 4 * indices.shape[1]:  # all products cost less than the rows of the choice
+        return (unit @ rows.T).gather(1, indices)
+    return torch.einsum("be,bke->bk", unit, rows[indices])
 
 
 def softmax_nce(

@@ -18,52 +18,58 @@ ITERATIONS = 25
 
 
 class Clustered(Objective):
-    """Keeps each clip's cluster, and each cluster's mean direction among the embeddings as they
-    were when it was made. Until then clips are dealt out in turn, and directions are random."""
+    """An objective that keeps each clip's cluster, and each cluster's mean direction.
 
-    def __init__(self, scene: ObjectiveContext, clusters: int) -> None:
+    Directions are those of the embeddings when the clusters were made. Until then clips are dealt
+    out in turn, and directions are random.
+    """
+
+    def __init__(self, context: ObjectiveContext, clusters: int) -> None:
         super().__init__()
-        self.count = min(clusters, scene.clips)
-        self.names = tuple(scene.outputs)
+        self.count = min(clusters, context.clips)
+        self.names = tuple(context.outputs)
         generator = torch.Generator().manual_seed(0)
-        for name, dim in scene.outputs.items():
+        for name, dim in context.outputs.items():
             centres = F.normalize(torch.randn(self.count, dim, generator=generator), dim=-1)
-            self.register_buffer(f"codes_{name}", torch.arange(scene.clips) % self.count)
+            self.register_buffer(f"codes_{name}", torch.arange(context.clips) % self.count)
             self.register_buffer(f"centres_{name}", centres)
 
     def centres(self, name: str) -> Float[Tensor, "G E"]:
+        """The directions of the clusters of one output."""
         return self.get_buffer(f"centres_{name}")
 
     def class_ids(self, batch: Batch, name: str) -> Int[Tensor, "B"]:
-        """Clusters of the batch's clips in one modality; of another split's, the nearest."""
+        """Clusters of the batch's clips in one modality; the nearest for clips of another split."""
         unit = F.normalize(batch.embeddings[name].detach(), dim=-1)
         nearest = (unit @ self.centres(name).T).argmax(1)
         known = self.get_buffer(f"codes_{name}")[batch.clips.clamp_min(0)]
         return torch.where(batch.clips >= 0, known, nearest)
 
-    def recluster(self, moment: EpochStart, *, stored: bool) -> dict[str, float]:
-        """Cluster what is `stored`, or the embeddings as they stand, and say what came of it."""
-        survey = moment.survey()
+    def recluster(self, start: EpochStart, *, stored: bool) -> dict[str, float]:
+        """Cluster the `stored` rows' means, or the embeddings; returns the cluster metrics."""
+        survey = start.survey()
         for number, name in enumerate(self.names):
             rows = survey.means[name] if stored else survey.embeddings[name]
-            class_ids = cluster(rows, self.count, seed=moment.seed + number)
+            class_ids = cluster(rows, self.count, seed=start.seed + number)
             self.get_buffer(f"codes_{name}").copy_(class_ids)
             centres = centroids(survey.embeddings[name], class_ids, self.centres(name))
             self.get_buffer(f"centres_{name}").copy_(centres)
-        one, two = (self.get_buffer(f"codes_{name}") for name in self.names)
-        return told(one, two, self.count)
+        visual, audio = (self.get_buffer(f"codes_{name}") for name in self.names)
+        return cluster_metrics(visual, audio, self.count)
 
 
-def two_modalities(objective: str, scene: ObjectiveContext) -> None:
-    """Raises:
-    ConfigError: these are not both modalities, each with a vector of its own.
+def two_modalities(objective: str, context: ObjectiveContext) -> None:
+    """Refuse outputs that are not visual and audio.
+
+    Raises:
+        ConfigError: these are not both modalities, each with a vector of its own.
     """
-    if set(scene.outputs) != {"visual", "audio"}:
-        raise ConfigError(f"{objective} needs visual and audio, not {', '.join(scene.outputs)}")
+    if set(context.outputs) != {"visual", "audio"}:
+        raise ConfigError(f"{objective} needs visual and audio, not {', '.join(context.outputs)}")
 
 
 def cluster(rows: Float[Tensor, "V E"], count: int, *, seed: int) -> Int[Tensor, "V"]:
-    """k-means of the rows' directions: each clip's cluster.
+    """The cluster of each clip, by k-means on the rows' directions.
 
     FAISS splits a large cluster where one is left empty; a last one may stay empty all the same.
     """
@@ -86,8 +92,10 @@ def centroids(
     return F.normalize(torch.where(empty[:, None], otherwise, sums), dim=-1)
 
 
-def told(visual: Int[Tensor, "V"], audio: Int[Tensor, "V"], count: int) -> dict[str, float]:
-    """How even the clusters are (1: all of one size), and how much both clusterings share."""
+def cluster_metrics(
+    visual: Int[Tensor, "V"], audio: Int[Tensor, "V"], count: int
+) -> dict[str, float]:
+    """Evenness of the cluster sizes (1: all equal), and mutual information of both clusterings."""
     even = {}
     for name, class_ids in (("visual", visual), ("audio", audio)):
         share = torch.bincount(class_ids, minlength=count).double() / len(class_ids)

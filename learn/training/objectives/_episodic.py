@@ -35,46 +35,50 @@ class Episodic(Objective):
         support: Float[Tensor, "E N K D"],
         shown: Bool[Tensor, "E M N K"] | None = None,
     ) -> Float[Tensor, "E M N"]:
-        """Scores of the classes, from the shots shown to each query; of a class without any they
-        are finite and mean nothing."""
+        """Scores of the classes, from the shots shown to each query.
+
+        For a class without any they are finite and mean nothing.
+        """
 
     @abstractmethod
     def cost(
-        self, scores: Float[Tensor, "M N"], answer: Int[Tensor, "M"], there: Bool[Tensor, "M N"]
+        self, scores: Float[Tensor, "M N"], target: Int[Tensor, "M"], present: Bool[Tensor, "M N"]
     ) -> Float[Tensor, ""]:
-        """Of these scores, among the classes that are there for each query."""
+        """The loss of these scores, among the classes that are present for each query."""
 
     def numbers(self, queries: int, ways: int, shots: int) -> int:
-        """How many an episode makes at once: decides how many episodes go together."""
+        """The count of numbers that one episode makes; it bounds how many go together."""
         return queries * ways * shots
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        classes, answer = torch.unique(batch.labels, return_inverse=True)
-        shots, mask = _of_classes(answer, len(classes))
+        """The cost of each pair of a query's and a support's output."""
+        classes, target = torch.unique(batch.labels, return_inverse=True)
+        shots, mask = _of_classes(target, len(classes))
         itself = shots == torch.arange(len(batch), device=shots.device)[:, None, None]
         chance = dice(batch)[:, shots]
         pairs = [(q, s) for q in batch.embeddings for s in batch.embeddings]
-        found = {}
+        terms = {}
         for query, support in pairs:
             shown = mask & ~itself if query == support else mask.expand(len(batch), -1, -1)
             if self.shots:
                 rank = chance.masked_fill(~shown, torch.inf).argsort(2).argsort(2)
                 shown = shown & (rank < self.shots)
-            there = shown.any(2)
-            asked = there.gather(1, answer[:, None])[:, 0]
+            present = shown.any(2)
+            counted = present.gather(1, target[:, None])[:, 0]
             scores = self.compare(
                 batch.embeddings[query][None], batch.embeddings[support][shots][None], shown[None]
             )[0]
-            cost = self.cost(scores[asked], answer[asked], there[asked])
-            found[f"{query}_{support}"] = cost / len(pairs)
-        return found
+            cost = self.cost(scores[counted], target[counted], present[counted])
+            terms[f"{query}_{support}"] = cost / len(pairs)
+        return terms
 
     def head(self) -> Head:
+        """A head that answers episodes by `compare`."""
         return OwnHead(self)
 
 
 class OwnHead:
-    """Each modality's block is compared by itself; the scores of both count alike."""
+    """A head by an objective's comparison, for each modality by itself; scores are averaged."""
 
     transductive = False
     centred_by = "none"
@@ -85,52 +89,52 @@ class OwnHead:
 
     @torch.no_grad()
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
-        blocks = list(context.modality_dims)
-        shots = torch.split(support, blocks, -1)
+        modality_dims = list(context.modality_dims)
+        shots = torch.split(support, modality_dims, -1)
 
         @torch.no_grad()
         def predict(query: Float[Tensor, "E M D"]) -> Float[Tensor, "E M N"]:
-            one = self.objective.numbers(query.shape[1], *support.shape[1:3])
-            few = max(1, self.AT_ONCE // one)
-            found = []
-            for q, s in zip(torch.split(query, blocks, -1), shots, strict=True):
-                parts = zip(torch.split(q, few), torch.split(s, few), strict=True)
-                found.append(torch.cat([self.objective.compare(*part) for part in parts]))
-            return torch.stack(found).mean(0)
+            numbers = self.objective.numbers(query.shape[1], *support.shape[1:3])
+            size = max(1, self.AT_ONCE // numbers)
+            scores = []
+            for q, s in zip(torch.split(query, modality_dims, -1), shots, strict=True):
+                parts = zip(torch.split(q, size), torch.split(s, size), strict=True)
+                scores.append(torch.cat([self.objective.compare(*part) for part in parts]))
+            return torch.stack(scores).mean(0)
 
         return predict
 
 
-def check_frames_and_classes(name: str, scene: ObjectiveContext, frames: int) -> None:
-    """Refuse embeddings that are not so many frames, and a single class.
+def check_frames_and_classes(name: str, context: ObjectiveContext, frames: int) -> None:
+    """Refuse embeddings that do not divide into `frames`, and a single class.
 
     Raises:
         ConfigError: says which projection makes frames.
     """
-    if scene.dim % frames:
+    if context.dim % frames:
         raise ConfigError(
-            f"{name}: embeddings of {scene.dim} numbers are no {frames} frames; set "
+            f"{name}: embeddings of {context.dim} numbers are no {frames} frames; set "
             f"projection.name=frames and projection.frames={frames}"
         )
-    if len(scene.classes) < 2:
-        raise ConfigError(f"{name} needs two classes, not {len(scene.classes)}")
+    if len(context.classes) < 2:
+        raise ConfigError(f"{name} needs two classes, not {len(context.classes)}")
 
 
 def cross_entropy(
-    scores: Float[Tensor, "M N"], answer: Int[Tensor, "M"], there: Bool[Tensor, "M N"]
+    scores: Float[Tensor, "M N"], target: Int[Tensor, "M"], present: Bool[Tensor, "M N"]
 ) -> Float[Tensor, ""]:
-    """The mean over queries; 0 where there are none."""
-    total = F.cross_entropy(scores.masked_fill(~there, NEVER), answer, reduction="sum")
+    """The mean cross-entropy over queries; 0 if there are none."""
+    total = F.cross_entropy(scores.masked_fill(~present, NEVER), target, reduction="sum")
     return total / max(1, len(scores))
 
 
 def _of_classes(
-    answer: Int[Tensor, "B"], classes: int
+    target: Int[Tensor, "B"], classes: int
 ) -> tuple[Int[Tensor, "N K"], Bool[Tensor, "N K"]]:
-    """Places of each class's clips, and which of them are no padding."""
-    sizes = answer.bincount(minlength=classes)
-    rank = torch.arange(int(sizes.max()), device=answer.device)
+    """Indices of each class's clips, and a mask that is false for padding."""
+    sizes = target.bincount(minlength=classes)
+    rank = torch.arange(int(sizes.max()), device=target.device)
     mask = rank < sizes[:, None]
-    places = answer.argsort(stable=True)
+    order = target.argsort(stable=True)
     first = sizes.cumsum(0) - sizes
-    return places[torch.where(mask, first[:, None] + rank, 0)], mask
+    return order[torch.where(mask, first[:, None] + rank, 0)], mask

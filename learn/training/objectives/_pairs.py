@@ -1,4 +1,4 @@
-"""Which vectors of a batch are compared with which, and chance that follows clips, not places.
+"""Pairs of vectors of a batch, and random numbers that follow clips, not their positions.
 
 Shapes: B = clips of a batch, E = embedding size, K = draws for each clip.
 """
@@ -14,21 +14,20 @@ from learn.training.objectives import Batch
 
 
 def crossings(batch: Batch) -> Iterator[tuple[str, Float[Tensor, "B E"], Float[Tensor, "B E"]]]:
-    """Every ordered pair of different outputs; the one output with itself, if there is but one."""
+    """Every ordered pair of different outputs; or the only output with itself."""
     names = list(batch.embeddings)
     for left, right in permutations(names, 2) if len(names) > 1 else [(names[0], names[0])]:
         yield f"{left}_{right}", batch.embeddings[left], batch.embeddings[right]
 
 
 def same_class(labels: Int[Tensor, "B"]) -> Bool[Tensor, "B B"]:
-    """Pairs of clips of one known class, and every clip with itself."""
+    """A mask of pairs of clips of one known class, and of every clip with itself."""
     same = (labels[:, None] == labels) & (labels >= 0)
     return same | torch.eye(len(labels), dtype=torch.bool, device=labels.device)
 
 
 def by_clip(batch: Batch, drawn: Tensor) -> Tensor:
-    """Rows of chance in the order of the batch's clips, so that a clip keeps its own wherever it
-    stands in the batch."""
+    """Random rows by clip, so that a clip keeps its own wherever it stands in the batch."""
     rank = batch.clips.argsort(stable=True).argsort(stable=True)
     return drawn.to(batch.clips.device)[rank]
 
@@ -40,12 +39,12 @@ def dice(batch: Batch) -> Float[Tensor, "B B"]:
 
 
 def others(batch: Batch, count: int, total: int) -> Int[Tensor, "B K"]:
-    """Clips of the training split drawn for each clip of the batch, uniformly, never itself."""
+    """Clips of the training split, drawn uniformly for each clip of the batch, never itself."""
     if total < 2:
         return torch.zeros(len(batch), 0, dtype=torch.long, device=batch.clips.device)
-    own = batch.clips[:, None]
+    itself = batch.clips[:, None]
     drawn = torch.rand(len(batch), count, generator=batch.generator(), dtype=torch.float64)
     drawn = by_clip(batch, drawn)
-    places = torch.where(own >= 0, total - 1, total)  # a clip of another split meets all
-    found = (drawn * places).long()
-    return found + ((own >= 0) & (found >= own))
+    choices = torch.where(itself >= 0, total - 1, total)  # all, for a clip of another split
+    indices = (drawn * choices).long()
+    return indices + ((itself >= 0) & (indices >= itself))

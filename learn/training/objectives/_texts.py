@@ -1,4 +1,4 @@
-"""What the objectives of audio-visual zero-shot learning share: towers of texts, triplets of rows.
+"""Layers and losses shared by the objectives of audio-visual zero-shot learning.
 
 Shapes: B = clips of a batch, C = classes, W = size of a class text, E = embedding size.
 """
@@ -24,17 +24,17 @@ def block(size_in: int, size_out: int, *, dropout: float, momentum: float = 0.1)
 def text_and_back(
     width: int, hidden: int, dim: int, *, dropout: float
 ) -> tuple[nn.Sequential, nn.Sequential]:
-    """From a class text into the space, and from the space to the text."""
+    """Two networks: from a class text into the space, and from the space to the text."""
     text = nn.Sequential(block(width, hidden, dropout=dropout), nn.Linear(hidden, dim))
     back = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, width))
     return text, back
 
 
 def of_another_class(batch: Batch) -> tuple[Int[Tensor, "B"], Bool[Tensor, "B"]]:
-    """For each clip one of another class, drawn from the step's seed; and whether there is one."""
-    other = ~same_class(batch.labels)
-    drawn = dice(batch).masked_fill(~other, -1.0)
-    return drawn.argmax(1), other.any(1)
+    """A clip of another class for each clip, drawn from the step's seed; and which have one."""
+    different = ~same_class(batch.labels)
+    drawn = dice(batch).masked_fill(~different, -1.0)
+    return drawn.argmax(1), different.any(1)
 
 
 def triplets(
@@ -48,11 +48,11 @@ def triplets(
     return (distances(anchor, positive) - distances(anchor, negative) + margin).relu()
 
 
-def mean_where(costs: Float[Tensor, "B"], there: Bool[Tensor, "B"]) -> Float[Tensor, ""]:
-    """The mean of those that are there; 0 of none."""
-    return torch.where(there, costs, 0.0).sum() / there.sum().clamp_min(1)
+def mean_where(costs: Float[Tensor, "B"], mask: Bool[Tensor, "B"]) -> Float[Tensor, ""]:
+    """The mean of the costs in the mask; 0 if there are none."""
+    return torch.where(mask, costs, 0.0).sum() / mask.sum().clamp_min(1)
 
 
 def distances(left: Float[Tensor, "B E"], right: Float[Tensor, "B E"]) -> Float[Tensor, "B"]:
-    """Euclidean, with a gradient where two points are one."""
+    """Euclidean distances, with a gradient where two points are one."""
     return (left - right).square().sum(1).clamp_min(1e-12).sqrt()

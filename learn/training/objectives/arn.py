@@ -48,10 +48,10 @@ class Config(Settings):
 class ARN(Episodic):
     """Relations between clips, seen through how their features go together."""
 
-    def __init__(self, config: Config, scene: ObjectiveContext) -> None:
+    def __init__(self, config: Config, context: ObjectiveContext) -> None:
         super().__init__()
         self.config, self.shots = config, config.shots
-        self.dim, wide = scene.dim // config.frames, config.channels
+        self.dim, wide = context.dim // config.frames, config.channels
         self.attention = nn.Sequential(
             nn.Linear(self.dim, self.dim), nn.ReLU(), nn.Linear(self.dim, 1), nn.Sigmoid()
         )
@@ -71,7 +71,7 @@ class ARN(Episodic):
         support: Float[Tensor, "E N K D"],
         shown: Bool[Tensor, "E M N K"] | None = None,
     ) -> Float[Tensor, "E M N"]:
-        """Scores of the classes, from the shots shown to each query."""
+        """Relation scores between each query's matrix and the mean matrix of each class's shots."""
         q, s = self._together(query), self._together(support)
         if shown is None:
             of_class = s.mean(2)[:, None].expand(-1, query.shape[1], -1, -1, -1)
@@ -83,13 +83,13 @@ class ARN(Episodic):
         return self.relation(pairs.flatten(0, 2)).view(pairs.shape[:3])
 
     def cost(
-        self, scores: Float[Tensor, "M N"], answer: Int[Tensor, "M"], there: Bool[Tensor, "M N"]
+        self, scores: Float[Tensor, "M N"], target: Int[Tensor, "M"], present: Bool[Tensor, "M N"]
     ) -> Float[Tensor, ""]:
-        """The loss of these scores."""
-        return cross_entropy(scores, answer, there)
+        """The cross-entropy of the relation scores."""
+        return cross_entropy(scores, target, present)
 
     def numbers(self, queries: int, ways: int, shots: int) -> int:
-        """Numbers that an episode makes at once."""
+        """The count of numbers in an episode's pairs of matrices, by the channels made of them."""
         return queries * ways * self.dim**2 * self.config.channels
 
     def _together(self, x: Float[Tensor, "*any D"]) -> Float[Tensor, "*any W W"]:
@@ -102,7 +102,7 @@ class ARN(Episodic):
         return 2 * (self.config.sharpness * together / trace).sigmoid() - 1
 
 
-def build(config: Config, scene: ObjectiveContext) -> ARN:
+def build(config: Config, context: ObjectiveContext) -> ARN:
     """The objective with these settings."""
-    check_frames_and_classes("arn", scene, config.frames)
-    return ARN(config, scene)
+    check_frames_and_classes("arn", context, config.frames)
+    return ARN(config, context)

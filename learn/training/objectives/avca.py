@@ -48,29 +48,31 @@ class AVCA(Objective):
 
     texts: Tensor
 
-    def __init__(self, config: Config, scene: ObjectiveContext) -> None:
+    def __init__(self, config: Config, context: ObjectiveContext) -> None:
         super().__init__()
         self.config = config
-        self.register_buffer("texts", scene.known_texts("avca"), persistent=False)
+        self.register_buffer("texts", context.known_texts("avca"), persistent=False)
         width = self.texts.shape[1]
 
-        def made(size_in: int, size_out: int) -> nn.Sequential:
+        def layer(size_in: int, size_out: int) -> nn.Sequential:
             return block(size_in, size_out, dropout=config.dropout, momentum=config.momentum)
 
-        self.text = made(width, scene.dim)
+        self.text = layer(width, context.dim)
         # As published it ends in a ReLU, and so cannot reach a text's negative numbers.
-        self.decoder = nn.Sequential(made(scene.dim, width), nn.Linear(width, width))
-        shown = [m for m in CLIPS if f"{m}.before" in scene.hidden]
-        self.back = nn.ModuleDict({m: made(scene.dim, scene.hidden[f"{m}.before"]) for m in shown})
+        self.decoder = nn.Sequential(layer(context.dim, width), nn.Linear(width, width))
+        shown = [m for m in CLIPS if f"{m}.before" in context.hidden]
+        self.back = nn.ModuleDict(
+            {m: layer(context.dim, context.hidden[f"{m}.before"]) for m in shown}
+        )
 
     def embed_texts(self, texts: Float[Tensor, "C W"]) -> Float[Tensor, "C E"]:
         """Class texts in the space of the clips."""
         return self.text(texts)
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """The parts of a batch's loss, by name."""
+        """The losses `rec`, `cross`, `text`, `extra` and `reg` (Mercea et al., CVPR 2022)."""
         config, margin = self.config, self.config.margin
-        other, there = of_another_class(batch)
+        negative, has_negative = of_another_class(batch)
         words = self.texts[batch.labels]
         text = self.embed_texts(self.texts)[batch.labels]
         behind = self.decoder(text)
@@ -80,25 +82,25 @@ class AVCA(Objective):
             x = batch.embeddings[m]
             decoded = self.decoder(x)
             rec.append(F.mse_loss(decoded, words))
-            cross.append(triplets(behind, decoded, decoded[other], margin=margin))
-            near.append(triplets(text, x, x[other], margin=margin))
-            near.append(triplets(x, text, text[other], margin=margin))
-            extra.append(triplets(x, text, x[other], margin=margin))
-            extra.append(triplets(text, x, text[other], margin=margin))
+            cross.append(triplets(behind, decoded, decoded[negative], margin=margin))
+            near.append(triplets(text, x, x[negative], margin=margin))
+            near.append(triplets(x, text, text[negative], margin=margin))
+            extra.append(triplets(x, text, x[negative], margin=margin))
+            extra.append(triplets(text, x, text[negative], margin=margin))
             reg.append(F.mse_loss(x, text))
             if m in self.back:
                 reg.append(F.mse_loss(self.back[m](x), batch.hidden[f"{m}.before"]))
         return {
             "rec": torch.stack(rec).sum(),
-            "cross": mean_where(torch.stack(cross).sum(0), there),
-            "text": mean_where(torch.stack(near).sum(0), there),
-            "extra": config.extra * mean_where(torch.stack(extra).sum(0), there),
+            "cross": mean_where(torch.stack(cross).sum(0), has_negative),
+            "text": mean_where(torch.stack(near).sum(0), has_negative),
+            "extra": config.extra * mean_where(torch.stack(extra).sum(0), has_negative),
             "reg": config.reg * torch.stack(reg).sum(),
         }
 
 
-def build(config: Config, scene: ObjectiveContext) -> AVCA:
+def build(config: Config, context: ObjectiveContext) -> AVCA:
     """The objective with these settings."""
-    if set(scene.outputs) != set(CLIPS):
+    if set(context.outputs) != set(CLIPS):
         raise ConfigError("avca needs visual and audio embeddings, and no others")
-    return AVCA(config, scene)
+    return AVCA(config, context)

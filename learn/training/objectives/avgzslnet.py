@@ -48,12 +48,12 @@ class AVGZSLNet(Objective):
 
     texts: Tensor
 
-    def __init__(self, config: Config, scene: ObjectiveContext) -> None:
+    def __init__(self, config: Config, context: ObjectiveContext) -> None:
         super().__init__()
         self.config = config
-        self.register_buffer("texts", scene.known_texts("avgzslnet"), persistent=False)
+        self.register_buffer("texts", context.known_texts("avgzslnet"), persistent=False)
         self.text, self.decoder = text_and_back(
-            self.texts.shape[1], config.hidden, scene.dim, dropout=config.dropout
+            self.texts.shape[1], config.hidden, context.dim, dropout=config.dropout
         )
 
     def embed_texts(self, texts: Float[Tensor, "C W"]) -> Float[Tensor, "C E"]:
@@ -61,30 +61,31 @@ class AVGZSLNet(Objective):
         return self.text(texts)
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """The parts of a batch's loss, by name."""
+        """Triplets in the common space, decoded texts' distances, triplets behind the decoder."""
         config, margin = self.config, self.config.margin
-        other, there = of_another_class(batch)
+        negative, has_negative = of_another_class(batch)
         named = {m: batch.embeddings[m] for m in CLIPS}
         named["text"] = self.embed_texts(self.texts)[batch.labels]
         decoded = {name: F.normalize(self.decoder(x), dim=1) for name, x in named.items()}
         wanted = F.normalize(self.texts[batch.labels], dim=1)
         text, again = named["text"], decoded["text"]
         triplet = [
-            triplets(text, named[m], named[m][other], margin=margin)
-            + triplets(named[m], text, text[other], margin=margin)
+            triplets(text, named[m], named[m][negative], margin=margin)
+            + triplets(named[m], text, text[negative], margin=margin)
             for m in CLIPS
         ]
-        behind = [triplets(again, decoded[m], decoded[m][other], margin=margin) for m in CLIPS]
+        behind = [triplets(again, decoded[m], decoded[m][negative], margin=margin) for m in CLIPS]
         far = [distances(x, wanted).mean() for x in decoded.values()]
         return {
-            "triplet": mean_where(sum(triplet, torch.zeros_like(triplet[0])), there),
+            "triplet": mean_where(sum(triplet, torch.zeros_like(triplet[0])), has_negative),
             "rebuild": config.rebuild * torch.stack(far).sum(),
-            "decoded": config.decoded * mean_where(sum(behind, torch.zeros_like(behind[0])), there),
+            "decoded": config.decoded
+            * mean_where(sum(behind, torch.zeros_like(behind[0])), has_negative),
         }
 
 
-def build(config: Config, scene: ObjectiveContext) -> AVGZSLNet:
+def build(config: Config, context: ObjectiveContext) -> AVGZSLNet:
     """The objective with these settings."""
-    if set(scene.outputs) != set(CLIPS):
+    if set(context.outputs) != set(CLIPS):
         raise ConfigError("avgzslnet needs visual and audio embeddings, and no others")
-    return AVGZSLNet(config, scene)
+    return AVGZSLNet(config, context)

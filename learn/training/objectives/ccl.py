@@ -46,39 +46,39 @@ class Config(Settings):
 class CCL(Objective):
     """Visual embeddings that learn what sound adds to them."""
 
-    def __init__(self, config: Config, scene: ObjectiveContext) -> None:
+    def __init__(self, config: Config, context: ObjectiveContext) -> None:
         super().__init__()
         self.config = config
-        self.residual = nn.Linear(2 * scene.dim, scene.dim)
-        self.of_visual = nn.Linear(scene.dim, len(scene.classes))
-        self.of_both = nn.Linear(scene.dim, len(scene.classes))
+        self.residual = nn.Linear(2 * context.dim, context.dim)
+        self.of_visual = nn.Linear(context.dim, len(context.classes))
+        self.of_both = nn.Linear(context.dim, len(context.classes))
 
     def compose(
         self, visual: Float[Tensor, "B E"], audio: Float[Tensor, "B E"]
     ) -> Float[Tensor, "B E"]:
-        """Sound, and what sight adds to it."""
+        """Sound plus what the residual layer makes of both: x_av."""
         unit = [F.normalize(x, dim=-1) for x in (audio, visual)]
         return audio + self.residual(torch.cat(unit, dim=1))
 
     def classify(
         self, embeddings: Mapping[str, Float[Tensor, "B _"]]
     ) -> dict[str, Float[Tensor, "B C"]]:
-        """Sound alone has no classifier."""
-        found = {}
+        """Logits from sight, and from the composition of both; sound alone has no classifier."""
+        scores = {}
         if "visual" in embeddings:
-            found["visual"] = self.of_visual(embeddings["visual"])
+            scores["visual"] = self.of_visual(embeddings["visual"])
         if {"visual", "audio"} <= set(embeddings):
-            found["av"] = self.of_both(self.compose(embeddings["visual"], embeddings["audio"]))
-        return found
+            scores["av"] = self.of_both(self.compose(embeddings["visual"], embeddings["audio"]))
+        return scores
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """The parts of a batch's loss, by name."""
+        """Cross-entropy of both classifiers, NCE of three pairs, the classifiers' divergence."""
         visual, audio = batch.embeddings["visual"], batch.embeddings["audio"]
         both = self.compose(visual, audio)
-        seen, told = self.of_visual(visual), self.of_both(both)
-        found = {
-            "class_visual": F.cross_entropy(seen, batch.labels),
-            "class_both": F.cross_entropy(told, batch.labels),
+        visual_logits, both_logits = self.of_visual(visual), self.of_both(both)
+        terms = {
+            "class_visual": F.cross_entropy(visual_logits, batch.labels),
+            "class_both": F.cross_entropy(both_logits, batch.labels),
         }
         if self.config.contrast:
             same, t, weight = (
@@ -86,15 +86,15 @@ class CCL(Objective):
                 self.config.temperature,
                 self.config.contrast,
             )
-            found["nce_visual_both"] = weight * symmetric_nce(visual, both, same, t)
-            found["nce_visual_audio"] = weight * symmetric_nce(visual, audio, same, t)
+            terms["nce_visual_both"] = weight * symmetric_nce(visual, both, same, t)
+            terms["nce_visual_audio"] = weight * symmetric_nce(visual, audio, same, t)
             if self.config.compose_nce:
-                found["nce_both_audio"] = weight * symmetric_nce(both, audio, same, t)
+                terms["nce_both_audio"] = weight * symmetric_nce(both, audio, same, t)
         if self.config.divergence:
-            p, q = seen.log_softmax(1), told.log_softmax(1)
+            p, q = visual_logits.log_softmax(1), both_logits.log_softmax(1)
             gap = ((p.exp() - q.exp()) * (p - q)).sum(1).mean()  # KL(p, q) + KL(q, p)
-            found["divergence"] = self.config.divergence * gap / 2
-        return found
+            terms["divergence"] = self.config.divergence * gap / 2
+        return terms
 
 
 def symmetric_nce(
@@ -107,18 +107,18 @@ def symmetric_nce(
     of which there are no others, because all are of its class, has no second part."""
     logits = F.normalize(left, dim=-1) @ F.normalize(right, dim=-1).T / temperature
     cost = logits.new_zeros(())
-    for one in (logits, logits.T):
-        share = one.softmax(1)
+    for direction in (logits, logits.T):
+        share = direction.softmax(1)
         near = -((share + TINY).log() * same).sum(1) / same.sum(1)
         far = -((1 - share + TINY).log() * ~same).sum(1) / (~same).sum(1).clamp_min(1)
         cost = cost + (near + far).mean()
     return cost
 
 
-def build(config: Config, scene: ObjectiveContext) -> CCL:
+def build(config: Config, context: ObjectiveContext) -> CCL:
     """The objective with these settings."""
-    if set(scene.outputs) != {"visual", "audio"}:
-        raise ConfigError(f"ccl needs visual and audio, not {', '.join(scene.outputs)}")
-    if len(scene.classes) < 2:
-        raise ConfigError(f"ccl needs two classes to tell apart, not {len(scene.classes)}")
-    return CCL(config, scene)
+    if set(context.outputs) != {"visual", "audio"}:
+        raise ConfigError(f"ccl needs visual and audio, not {', '.join(context.outputs)}")
+    if len(context.classes) < 2:
+        raise ConfigError(f"ccl needs two classes to tell apart, not {len(context.classes)}")
+    return CCL(config, context)

@@ -44,15 +44,16 @@ class CJME(Objective):
 
     texts: Tensor
 
-    def __init__(self, config: Config, scene: ObjectiveContext) -> None:
+    def __init__(self, config: Config, context: ObjectiveContext) -> None:
         super().__init__()
         self.config = config
-        self.register_buffer("texts", scene.known_texts("cjme"), persistent=False)
+        self.register_buffer("texts", context.known_texts("cjme"), persistent=False)
         width = self.texts.shape[1]
         self.text = nn.Sequential(
-            block(width, config.hidden, dropout=config.dropout), nn.Linear(config.hidden, scene.dim)
+            block(width, config.hidden, dropout=config.dropout),
+            nn.Linear(config.hidden, context.dim),
         )
-        size = scene.inputs["audio"] + scene.inputs["visual"]
+        size = context.inputs["audio"] + context.inputs["visual"]
         self.attention = nn.Sequential(nn.BatchNorm1d(size), nn.Linear(size, 1))
 
     def embed_texts(self, texts: Float[Tensor, "C W"]) -> Float[Tensor, "C E"]:
@@ -60,37 +61,37 @@ class CJME(Objective):
         return self.text(texts)
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """The parts of a batch's loss, by name."""
+        """Triplets with the class texts, the modalities' agreement, the attention's error."""
         config = self.config
-        sound, sight = batch.embeddings["audio"], batch.embeddings["visual"]
+        audio, visual = batch.embeddings["audio"], batch.embeddings["visual"]
         names = self.embed_texts(self.texts)
         text = names[batch.labels]
-        other, there = of_another_class(batch)
+        negative, has_negative = of_another_class(batch)
         share = self.share(batch)
-        costs = (1 - share) * triplets(text, sound, sound[other], margin=config.margin)
-        costs = costs + share * triplets(text, sight, sight[other], margin=config.margin)
-        wanted = _surer(sound, sight, names, config.tie)
+        costs = (1 - share) * triplets(text, audio, audio[negative], margin=config.margin)
+        costs = costs + share * triplets(text, visual, visual[negative], margin=config.margin)
+        wanted = _surer(audio, visual, names, config.tie)
         return {
-            "triplet": mean_where(costs, there),
-            "agree": config.agree * F.mse_loss(sound, sight),
+            "triplet": mean_where(costs, has_negative),
+            "agree": config.agree * F.mse_loss(audio, visual),
             "attend": config.attend * F.mse_loss(share, wanted),
         }
 
     def share(self, batch: Batch) -> Float[Tensor, "B"]:
-        """How much sight counts in each clip."""
+        """The weight of sight in each clip, by the attention."""
         means = [mean_of_rows(*batch.inputs[m][:2]) for m in ("audio", "visual")]
         return self.attention(torch.cat(means, dim=1))[:, 0].sigmoid()
 
 
 @torch.no_grad()
 def _surer(
-    sound: Float[Tensor, "B E"],
-    sight: Float[Tensor, "B E"],
+    audio: Float[Tensor, "B E"],
+    visual: Float[Tensor, "B E"],
     names: Float[Tensor, "C E"],
     tie: float,
 ) -> Float[Tensor, "B"]:
-    """0 where sound tells the class more surely, 1 where sight does, 1/2 where neither."""
-    doubts = [_entropy(x @ names.T) for x in (sound, sight)]
+    """The attention's target: 0 if sound is surer of the class, 1 if sight is, else 1/2."""
+    doubts = [_entropy(x @ names.T) for x in (audio, visual)]
     gap = doubts[0] - doubts[1]
     return torch.where(gap < -tie, 0.0, torch.where(gap > tie, 1.0, 0.5))
 
@@ -100,8 +101,8 @@ def _entropy(logits: Float[Tensor, "B C"]) -> Float[Tensor, "B"]:
     return -(logs.exp() * logs).sum(1)
 
 
-def build(config: Config, scene: ObjectiveContext) -> CJME:
+def build(config: Config, context: ObjectiveContext) -> CJME:
     """The objective with these settings."""
-    if set(scene.outputs) != {"visual", "audio"}:
+    if set(context.outputs) != {"visual", "audio"}:
         raise ConfigError("cjme needs visual and audio embeddings, and no others")
-    return CJME(config, scene)
+    return CJME(config, context)

@@ -42,8 +42,8 @@ class Config(Settings):
     every: int = setting(5, at_least=1)  # epochs
     instance: float = setting(1.0, at_least=0)
     partners: float = setting(1.0, at_least=0)
-    negatives: int = setting(1024, at_least=1)  # of the instance
-    within_negatives: int = setting(64, at_least=1)  # of the partners
+    negatives: int = setting(1024, at_least=1)  # of the instance terms
+    within_negatives: int = setting(64, at_least=1)  # of the partner terms
     temperature: float = setting(0.07, above=0)
     momentum: float = setting(0.5, at_least=0, below=1)
 
@@ -58,65 +58,66 @@ class CMA(Objective):
 
     partners: Tensor  # [V, P] clips of the training split; itself until they are mined
 
-    def __init__(self, config: Config, scene: ObjectiveContext) -> None:
+    def __init__(self, config: Config, context: ObjectiveContext) -> None:
         super().__init__()
         self.config = config
-        self._bank = [claim(scene)]  # the training's, not a part of this module
-        count = max(1, min(config.positives, scene.clips - 1))
-        self.register_buffer("partners", torch.arange(scene.clips)[:, None].repeat(1, count))
+        self._bank = [claim(context)]  # the training's, not a part of this module
+        count = max(1, min(config.positives, context.clips - 1))
+        self.register_buffer("partners", torch.arange(context.clips)[:, None].repeat(1, count))
 
     @property
     def bank(self) -> Bank:
+        """The training's memory bank."""
         return self._bank[0]
 
-    def prepare(self, moment: EpochStart) -> dict[str, float]:
-        """Get ready for an epoch; numbers for its metrics."""
-        if moment.epoch % self.config.every or len(self.partners) < 2:
+    def prepare(self, start: EpochStart) -> dict[str, float]:
+        """Mine partners every `every` epochs; returns how many stay and how many share a class."""
+        if start.epoch % self.config.every or len(self.partners) < 2:
             return {}
         visual, audio = self.bank.of("visual"), self.bank.of("audio")
-        found = mine(visual, audio, self.partners.shape[1], self.config.agreement)
-        kept = (found[:, :, None] == self.partners[:, None, :]).any(2).float().mean()
-        self.partners.copy_(found)
-        labels = moment.survey().labels
-        known = (labels[:, None] >= 0) & (labels[found] >= 0)
-        right = ((labels[:, None] == labels[found]) & known).sum() / known.sum().clamp_min(1)
-        return {"partners_kept": float(kept), "partners_of_the_class": float(right)}
+        partners = mine(visual, audio, self.partners.shape[1], self.config.agreement)
+        kept = (partners[:, :, None] == self.partners[:, None, :]).any(2).float().mean()
+        self.partners.copy_(partners)
+        labels = start.survey().labels
+        known = (labels[:, None] >= 0) & (labels[partners] >= 0)
+        correct = ((labels[:, None] == labels[partners]) & known).sum() / known.sum().clamp_min(1)
+        return {"partners_kept": float(kept), "partners_of_the_class": float(correct)}
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """The parts of a batch's loss, by name."""
+        """Instance discrimination across modalities, binary NCE against partners within each."""
         far = others(batch, self.config.negatives, len(self.partners))
         near = far[:, : self.config.within_negatives]
         z = self._z(batch, far)
         known = batch.clips >= 0
-        own = self.partners[batch.clips.clamp_min(0)]
-        found = {}
+        partners = self.partners[batch.clips.clamp_min(0)]
+        terms = {}
         for anchor, target in (("visual", "audio"), ("audio", "visual")):
             unit = F.normalize(batch.embeddings[anchor], dim=-1)
             if self.config.instance:
-                there = (unit * self.bank.positives(batch, target)).sum(1, keepdim=True)
-                away = similarities(batch.embeddings[anchor], self.bank.of(target), far)
-                cost = self._nce(there, away, z).mean()
-                found[f"instance_{anchor}"] = self.config.instance / 2 * cost
+                positive = (unit * self.bank.positives(batch, target)).sum(1, keepdim=True)
+                negative = similarities(batch.embeddings[anchor], self.bank.of(target), far)
+                cost = self._nce(positive, negative, z).mean()
+                terms[f"instance_{anchor}"] = self.config.instance / 2 * cost
             if self.config.partners:
-                there = similarities(batch.embeddings[anchor], self.bank.of(anchor), own)
+                positive = similarities(batch.embeddings[anchor], self.bank.of(anchor), partners)
                 itself = (unit * self.bank.positives(batch, anchor)).sum(1, keepdim=True)
-                there = torch.where(known[:, None], there, itself)
-                away = similarities(batch.embeddings[anchor], self.bank.of(anchor), near)
-                cost = self._nce(there, away, z).mean()
-                found[f"partners_{anchor}"] = self.config.partners / 2 * cost
-        return found
+                positive = torch.where(known[:, None], positive, itself)
+                negative = similarities(batch.embeddings[anchor], self.bank.of(anchor), near)
+                cost = self._nce(positive, negative, z).mean()
+                terms[f"partners_{anchor}"] = self.config.partners / 2 * cost
+        return terms
 
     def after_step(self, batch: Batch) -> None:
-        """Take the batch into what the objective remembers."""
+        """Fix the NCE constant at the first step, and move the bank's vectors of these clips."""
         if self.bank.z.isnan():
             with torch.no_grad():
                 far = others(batch, self.config.negatives, len(self.partners))
                 self.bank.z.copy_(self._z(batch, far))
         self.bank.move(batch, self.config.momentum)
 
-    def _nce(self, there: Tensor, away: Tensor, z: Tensor) -> Float[Tensor, "B"]:
+    def _nce(self, positive: Tensor, negative: Tensor, z: Tensor) -> Float[Tensor, "B"]:
         t = self.config.temperature
-        return binary_nce(there / t, away / t, z)
+        return binary_nce(positive / t, negative / t, z)
 
     def _z(self, batch: Batch, far: Int[Tensor, "B K"]) -> Float[Tensor, ""]:
         if not self.bank.z.isnan():
@@ -130,27 +131,27 @@ def mine(
     visual: Float[Tensor, "V E"], audio: Float[Tensor, "V E"], count: int, agreement: str
 ) -> Int[Tensor, "V P"]:
     """The clips that agree most with each clip, itself left out; rows are unit vectors."""
-    found = []
+    partners = []
     for rows in torch.split(torch.arange(len(visual), device=visual.device), BLOCK):
-        seen, heard = visual[rows] @ visual.T, audio[rows] @ audio.T
-        together = _together(seen, heard, agreement)
+        visual_similarity, audio_similarity = visual[rows] @ visual.T, audio[rows] @ audio.T
+        together = _together(visual_similarity, audio_similarity, agreement)
         together[torch.arange(len(rows), device=rows.device), rows] = -torch.inf
-        found.append(together.topk(count).indices)
-    return torch.cat(found)
+        partners.append(together.topk(count).indices)
+    return torch.cat(partners)
 
 
 def _together(
-    seen: Float[Tensor, "R V"], heard: Float[Tensor, "R V"], agreement: str
+    visual_similarity: Float[Tensor, "R V"], audio_similarity: Float[Tensor, "R V"], agreement: str
 ) -> Float[Tensor, "R V"]:
     if agreement == "consensus":
-        return torch.minimum(seen, heard)
+        return torch.minimum(visual_similarity, audio_similarity)
     if agreement == "union":
-        return torch.maximum(seen, heard)
-    return (seen if agreement == "visual" else heard).clone()
+        return torch.maximum(visual_similarity, audio_similarity)
+    return (visual_similarity if agreement == "visual" else audio_similarity).clone()
 
 
-def build(config: Config, scene: ObjectiveContext) -> CMA:
+def build(config: Config, context: ObjectiveContext) -> CMA:
     """The objective with these settings."""
-    if set(scene.outputs) != {"visual", "audio"}:
-        raise ConfigError(f"cma needs visual and audio, not {', '.join(scene.outputs)}")
-    return CMA(config, scene)
+    if set(context.outputs) != {"visual", "audio"}:
+        raise ConfigError(f"cma needs visual and audio, not {', '.join(context.outputs)}")
+    return CMA(config, context)

@@ -28,13 +28,13 @@ class Config(Settings):
 class CrossEntropy(Objective):
     """One linear classifier of all modalities, and its cross-entropy."""
 
-    def __init__(self, config: Config, scene: ObjectiveContext) -> None:
+    def __init__(self, config: Config, context: ObjectiveContext) -> None:
         super().__init__()
         self.config = config
-        self.classifier = nn.Linear(scene.dim, len(scene.classes))
+        self.classifier = nn.Linear(context.dim, len(context.classes))
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """The parts of a batch's loss, by name."""
+        """The classifier's cross-entropy on each output, as a share of their mean."""
         smoothing, share = self.config.label_smoothing, 1 / len(batch.embeddings)
         return {
             name: share * F.cross_entropy(x, batch.labels, label_smoothing=smoothing)
@@ -44,14 +44,14 @@ class CrossEntropy(Objective):
     def classify(
         self, embeddings: Mapping[str, Float[Tensor, "B _"]]
     ) -> dict[str, Float[Tensor, "B C"]]:
-        """Scores of the training's classes, from each output."""
+        """Logits of the training's classes, from each output."""
         return {name: self.classifier(x) for name, x in embeddings.items()}
 
 
-def build(config: Config, scene: ObjectiveContext) -> CrossEntropy:
+def build(config: Config, context: ObjectiveContext) -> CrossEntropy:
     """The objective with these settings."""
-    if len(scene.classes) < 2:
+    if len(context.classes) < 2:
         raise ConfigError(
-            f"cross_entropy needs two classes to tell apart, not {len(scene.classes)}"
+            f"cross_entropy needs two classes to tell apart, not {len(context.classes)}"
         )
-    return CrossEntropy(config, scene)
+    return CrossEntropy(config, context)

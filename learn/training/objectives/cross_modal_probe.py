@@ -36,16 +36,16 @@ class CrossModalProbe(Objective):
 
     texts: Tensor | None
 
-    def __init__(self, config: Config, scene: ObjectiveContext) -> None:
+    def __init__(self, config: Config, context: ObjectiveContext) -> None:
         super().__init__()
         self.config = config
-        self.register_buffer("texts", scene.texts, persistent=False)
+        self.register_buffer("texts", context.texts, persistent=False)
         self.text: nn.Module = nn.Identity()
-        weight = torch.randn(len(scene.classes), scene.dim) / scene.dim**0.5
-        if self.texts is not None and self.texts.shape[1] == scene.dim:
+        weight = torch.randn(len(context.classes), context.dim) / context.dim**0.5
+        if self.texts is not None and self.texts.shape[1] == context.dim:
             weight = F.normalize(self.texts, dim=1).clone()
         elif self.texts is not None:
-            self.text = nn.Linear(self.texts.shape[1], scene.dim, bias=False)
+            self.text = nn.Linear(self.texts.shape[1], context.dim, bias=False)
         self.weight = nn.Parameter(weight)
 
     def embed_texts(self, texts: Float[Tensor, "C W"]) -> Float[Tensor, "C E"]:
@@ -53,30 +53,30 @@ class CrossModalProbe(Objective):
         return self.text(texts)
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """The parts of a batch's loss, by name."""
+        """The classifier's cross-entropy on each output, and on the class texts."""
         share = 1 / len(batch.embeddings)
-        found = {
+        terms = {
             name: share * F.cross_entropy(x, batch.labels)
             for name, x in self.classify(batch.embeddings).items()
         }
         if self.texts is not None and self.config.text:
             class_ids = torch.arange(len(self.texts), device=self.texts.device)
             cost = F.cross_entropy(self._scores(self.embed_texts(self.texts)), class_ids)
-            found["text"] = self.config.text * cost
-        return found
+            terms["text"] = self.config.text * cost
+        return terms
 
     def classify(
         self, embeddings: Mapping[str, Float[Tensor, "B _"]]
     ) -> dict[str, Float[Tensor, "B C"]]:
-        """Scores of the training's classes, from each output."""
+        """Scaled cosines with the weights of the training's classes, from each output."""
         return {name: self._scores(x) for name, x in embeddings.items()}
 
     def _scores(self, x: Float[Tensor, "B E"]) -> Float[Tensor, "B C"]:
         return self.config.scale * F.normalize(x, dim=1) @ F.normalize(self.weight, dim=1).T
 
 
-def build(config: Config, scene: ObjectiveContext) -> CrossModalProbe:
+def build(config: Config, context: ObjectiveContext) -> CrossModalProbe:
     """The objective with these settings."""
-    if len(scene.classes) < 2:
-        raise ConfigError(f"cross_modal_probe needs two classes, not {len(scene.classes)}")
-    return CrossModalProbe(config, scene)
+    if len(context.classes) < 2:
+        raise ConfigError(f"cross_modal_probe needs two classes, not {len(context.classes)}")
+    return CrossModalProbe(config, context)

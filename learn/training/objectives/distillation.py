@@ -44,37 +44,40 @@ class Config(Settings):
 class Distillation(Objective):
     """A student output that imitates a teacher output."""
 
-    def __init__(self, config: Config, scene: ObjectiveContext) -> None:
+    def __init__(self, config: Config, context: ObjectiveContext) -> None:
         super().__init__()
         self.config = config
-        self.classifier = nn.Linear(scene.dim, len(scene.classes))
+        self.classifier = nn.Linear(context.dim, len(context.classes))
 
     def classify(
         self, embeddings: Mapping[str, Float[Tensor, "B _"]]
     ) -> dict[str, Float[Tensor, "B C"]]:
-        """Scores of the training's classes, from each output."""
+        """Logits of the training's classes, from the teacher's and the student's output."""
         both = (self.config.teacher, self.config.student)
         return {name: self.classifier(embeddings[name]) for name in both if name in embeddings}
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """The parts of a batch's loss, by name."""
-        seen, guessed = (batch.embeddings[n] for n in (self.config.teacher, self.config.student))
-        told = self.classifier(seen)
-        found = {"l1": (guessed - seen.detach()).abs().mean()}
+        """L1 and soft cross-entropy of student against teacher, and the teacher's own
+        cross-entropy."""
+        teacher, student = (batch.embeddings[n] for n in (self.config.teacher, self.config.student))
+        teacher_logits = self.classifier(teacher)
+        terms = {"l1": (student - teacher.detach()).abs().mean()}
         if self.config.lambda_kl:
-            soft = told.detach().softmax(1)
-            found["soft"] = self.config.lambda_kl * F.cross_entropy(self.classifier(guessed), soft)
+            soft = teacher_logits.detach().softmax(1)
+            terms["soft"] = self.config.lambda_kl * F.cross_entropy(self.classifier(student), soft)
         if self.config.teacher_weight:
-            found["teacher"] = self.config.teacher_weight * F.cross_entropy(told, batch.labels)
-        return found
+            terms["teacher"] = self.config.teacher_weight * F.cross_entropy(
+                teacher_logits, batch.labels
+            )
+        return terms
 
 
-def build(config: Config, scene: ObjectiveContext) -> Distillation:
+def build(config: Config, context: ObjectiveContext) -> Distillation:
     """The objective with these settings."""
     for name in (config.student, config.teacher):
-        if name not in scene.outputs:
-            there = choices(name, list(scene.outputs))
-            raise ConfigError(f"distillation: no output {name!r}; there are {there}")
-    if len(scene.classes) < 2:
-        raise ConfigError(f"distillation needs two classes, not {len(scene.classes)}")
-    return Distillation(config, scene)
+        if name not in context.outputs:
+            known = choices(name, list(context.outputs))
+            raise ConfigError(f"distillation: no output {name!r}; there are {known}")
+    if len(context.classes) < 2:
+        raise ConfigError(f"distillation needs two classes, not {len(context.classes)}")
+    return Distillation(config, context)

@@ -38,7 +38,7 @@ class InfoNCE(Objective):
         self.config = config
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """The parts of a batch's loss, by name."""
+        """The cross-entropy of finding each clip's partner, in both directions."""
         left, right = (F.normalize(x, dim=-1) for x in batch.embeddings.values())
         similarity_BB = left @ right.T / self.config.temperature
         if self.config.negatives == "exclude_same_class":
@@ -56,10 +56,9 @@ def _false_negatives(labels: Int[Tensor, "B"]) -> Bool[Tensor, "B B"]:
     return same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
 
 
-def build(config: Config, scene: ObjectiveContext) -> InfoNCE:
+def build(config: Config, context: ObjectiveContext) -> InfoNCE:
     """The objective with these settings."""
-    if len(scene.outputs) != 2:
-        raise ConfigError(
-            f"infonce pairs two modalities, not {len(scene.outputs)}: {', '.join(scene.outputs)}"
-        )
+    if len(context.outputs) != 2:
+        given = ", ".join(context.outputs)
+        raise ConfigError(f"infonce pairs two modalities, not {len(context.outputs)}: {given}")
     return InfoNCE(config)

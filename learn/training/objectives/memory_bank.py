@@ -59,27 +59,28 @@ class MemoryBank(Objective):
 
     @property
     def bank(self) -> Bank:
+        """The training's memory bank."""
         return self._bank[0]
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """The parts of a batch's loss, by name."""
+        """The NCE of each anchor across modalities and within its own (Morgado et al., 2021)."""
         negatives = self._negatives(batch)
         names = list(batch.embeddings)
         anchors = [name for name in names if self.config.anchors in ("both", name)]
         whole = self.config.cross + self.config.within
         z = self._z(batch, negatives)
-        found = {}
+        terms = {}
         for weight, kind in ((self.config.cross, "cross"), (self.config.within, "within")):
             if not weight:
                 continue
             for anchor in anchors:
                 (target,) = [n for n in names if (n == anchor) == (kind == "within")]
                 cost = self._cost(batch, anchor, target, negatives, z).mean()
-                found[f"{kind}_{anchor}"] = weight / whole / len(anchors) * cost
-        return found
+                terms[f"{kind}_{anchor}"] = weight / whole / len(anchors) * cost
+        return terms
 
     def after_step(self, batch: Batch) -> None:
-        """Take the batch into what the objective remembers."""
+        """Fix the NCE constant at the first step, and move the bank's vectors of these clips."""
         if self.bank.z.isnan():
             with torch.no_grad():
                 self.bank.z.copy_(self._z(batch, self._negatives(batch)))
@@ -90,7 +91,7 @@ class MemoryBank(Objective):
         return others(batch, self.config.negatives, clips)
 
     def _z(self, batch: Batch, negatives: Int[Tensor, "B K"]) -> Float[Tensor, ""]:
-        """The constant, or what this step would make it: from the first direction there is."""
+        """The NCE constant, or what this step would make it, from the first direction."""
         if not self.bank.z.isnan():
             return self.bank.z
         names = list(batch.embeddings)
@@ -108,11 +109,11 @@ class MemoryBank(Objective):
         return softmax_nce(*scaled) if self.config.nce == "softmax" else binary_nce(*scaled, z)
 
 
-def build(config: Config, scene: ObjectiveContext) -> MemoryBank:
+def build(config: Config, context: ObjectiveContext) -> MemoryBank:
     """The objective with these settings."""
-    if len(scene.outputs) != 2:
+    if len(context.outputs) != 2:
         raise ConfigError(
-            f"memory_bank remembers two modalities, not {len(scene.outputs)}: "
-            f"{', '.join(scene.outputs)}"
+            f"memory_bank remembers two modalities, not {len(context.outputs)}: "
+            f"{', '.join(context.outputs)}"
         )
-    return MemoryBank(config, claim(scene))
+    return MemoryBank(config, claim(context))

@@ -28,13 +28,13 @@ class Config(Settings):
 class MultiLabel(Objective):
     """One linear classifier of all modalities, with several labels a clip."""
 
-    def __init__(self, config: Config, scene: ObjectiveContext) -> None:
+    def __init__(self, config: Config, context: ObjectiveContext) -> None:
         super().__init__()
         self.config = config
-        self.classifier = nn.Linear(scene.dim, len(scene.classes))
+        self.classifier = nn.Linear(context.dim, len(context.classes))
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """The parts of a batch's loss, by name."""
+        """The binary cross-entropy of each output, positives weighted by `balance`."""
         assert batch.targets is not None
         positive = batch.targets.sum(0)
         rarer = (len(batch) - positive) / positive.clamp_min(1)
@@ -48,12 +48,12 @@ class MultiLabel(Objective):
     def classify(
         self, embeddings: Mapping[str, Float[Tensor, "B _"]]
     ) -> dict[str, Float[Tensor, "B C"]]:
-        """Scores of the training's classes, from each output."""
+        """Logits of the training's classes, from each output."""
         return {name: self.classifier(x) for name, x in embeddings.items()}
 
 
-def build(config: Config, scene: ObjectiveContext) -> MultiLabel:
+def build(config: Config, context: ObjectiveContext) -> MultiLabel:
     """The objective with these settings."""
-    if not scene.classes:
+    if not context.classes:
         raise ConfigError("multi_label needs labels; the column has none")
-    return MultiLabel(config, scene)
+    return MultiLabel(config, context)

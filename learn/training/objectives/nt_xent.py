@@ -38,28 +38,28 @@ class NTXent(Objective):
         self.config = config
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """The parts of a batch's loss, by name."""
+        """The NT-Xent loss (Chen et al., 2020, equation 1) of each pair of views."""
         if len(batch.copies) == 2:
-            one, two = batch.copies
-            pairs = {name: (one[name], two[name]) for name in one}
+            first, second = batch.copies
+            pairs = {name: (first[name], second[name]) for name in first}
         else:
             left, right = batch.embeddings.values()
             pairs = {"views": (left, right)}
         return {name: self._cost(*pair) / len(pairs) for name, pair in pairs.items()}
 
-    def _cost(self, one: Float[Tensor, "B E"], two: Float[Tensor, "B E"]) -> Float[Tensor, ""]:
-        views = F.normalize(torch.cat([one, two]), dim=-1)
-        own = torch.eye(len(views), dtype=torch.bool, device=views.device)
-        similarity = (views @ views.T / self.config.temperature).masked_fill(own, -torch.inf)
-        partner = torch.arange(len(views), device=views.device).roll(len(one))
+    def _cost(self, first: Float[Tensor, "B E"], second: Float[Tensor, "B E"]) -> Float[Tensor, ""]:
+        views = F.normalize(torch.cat([first, second]), dim=-1)
+        itself = torch.eye(len(views), dtype=torch.bool, device=views.device)
+        similarity = (views @ views.T / self.config.temperature).masked_fill(itself, -torch.inf)
+        partner = torch.arange(len(views), device=views.device).roll(len(first))
         cost = F.cross_entropy(similarity, partner)
         return cost if self.config.reduction == "mean" else 2 * cost
 
 
-def build(config: Config, scene: ObjectiveContext) -> NTXent:
+def build(config: Config, context: ObjectiveContext) -> NTXent:
     """The objective with these settings."""
-    if scene.views != 2 and len(scene.outputs) != 2:
+    if context.views != 2 and len(context.outputs) != 2:
         raise ConfigError(
-            f"nt_xent needs views.copies=2, or two modalities as views, not {len(scene.outputs)}"
+            f"nt_xent needs views.copies=2, or two modalities as views, not {len(context.outputs)}"
         )
     return NTXent(config)

@@ -43,7 +43,8 @@ class ProtoNet(Episodic):
         support: Float[Tensor, "E N K D"],
         shown: Bool[Tensor, "E M N K"] | None = None,
     ) -> Float[Tensor, "E M N"]:
-        """Scores of the classes, from the shots shown to each query."""
+        """Minus the scaled squared distances to the means of each class's shots (Snell et al.,
+        2017)."""
         q, s = F.normalize(query, dim=-1), F.normalize(support, dim=-1)
         if shown is None:
             mean = s.mean(2)[:, None]
@@ -53,13 +54,13 @@ class ProtoNet(Episodic):
         return -self.config.scale * (q[:, :, None] - mean).square().sum(-1)
 
     def cost(
-        self, scores: Float[Tensor, "M N"], answer: Int[Tensor, "M"], there: Bool[Tensor, "M N"]
+        self, scores: Float[Tensor, "M N"], target: Int[Tensor, "M"], present: Bool[Tensor, "M N"]
     ) -> Float[Tensor, ""]:
-        """The loss of these scores."""
-        return cross_entropy(scores, answer, there)
+        """The cross-entropy of the scores."""
+        return cross_entropy(scores, target, present)
 
 
-def build(config: Config, scene: ObjectiveContext) -> ProtoNet:
+def build(config: Config, context: ObjectiveContext) -> ProtoNet:
     """The objective with these settings."""
-    _ = scene.dim  # distances need one size
+    _ = context.dim  # distances need one size
     return ProtoNet(config)

@@ -37,30 +37,30 @@ class Config(Settings):
 class Prototypes(Clustered):
     """Contrast of each clip with the other modality's centroids."""
 
-    def __init__(self, config: Config, scene: ObjectiveContext) -> None:
-        super().__init__(scene, config.clusters)
+    def __init__(self, config: Config, context: ObjectiveContext) -> None:
+        super().__init__(context, config.clusters)
         self.config = config
 
-    def prepare(self, moment: EpochStart) -> dict[str, float]:
-        """Get ready for an epoch; numbers for its metrics."""
-        if moment.epoch % self.config.every:
+    def prepare(self, start: EpochStart) -> dict[str, float]:
+        """Recluster every `every` epochs; returns the cluster metrics."""
+        if start.epoch % self.config.every:
             return {}
-        return self.recluster(moment, stored=moment.epoch == moment.round == 0)
+        return self.recluster(start, stored=start.epoch == start.round == 0)
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """The parts of a batch's loss, by name."""
-        found = {}
+        """The cross-entropy of each modality against the other one's centroids, halved."""
+        terms = {}
         for name, other in (self.names, self.names[::-1]):
             similarity = F.normalize(batch.embeddings[name], dim=-1) @ self.centres(other).T
             cost = F.cross_entropy(
                 similarity / self.config.temperature, self.class_ids(batch, other)
             )
-            found[name] = cost / 2
-        return found
+            terms[name] = cost / 2
+        return terms
 
 
-def build(config: Config, scene: ObjectiveContext) -> Prototypes:
+def build(config: Config, context: ObjectiveContext) -> Prototypes:
     """The objective with these settings."""
-    two_modalities("prototypes", scene)
-    _ = scene.dim  # directions of one size
-    return Prototypes(config, scene)
+    two_modalities("prototypes", context)
+    _ = context.dim  # directions of one size
+    return Prototypes(config, context)

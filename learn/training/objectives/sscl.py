@@ -51,21 +51,22 @@ class SSCL(Objective):
 
     @property
     def bank(self) -> Bank:
+        """The training's memory bank."""
         return self._bank[0]
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """The parts of a batch's loss, by name."""
+        """The student's NCE against the teacher's memory, and with `bank+uni` the teacher's own."""
         drawn = others(batch, self.config.negatives, len(self.bank.of(self.teacher)))
         remembered = self.bank.positives(batch, self.teacher)
         now = F.normalize(batch.embeddings[self.teacher], dim=-1)
         positive = now if self.config.joint == "live" else remembered
-        found = {"cross": self._cost(batch, self.config.student, positive, drawn)}
+        terms = {"cross": self._cost(batch, self.config.student, positive, drawn)}
         if self.config.joint == "bank+uni":
-            found["uni"] = self._cost(batch, self.teacher, remembered, drawn)
-        return found
+            terms["uni"] = self._cost(batch, self.teacher, remembered, drawn)
+        return terms
 
     def after_step(self, batch: Batch) -> None:
-        """Take the batch into what the objective remembers."""
+        """Move the bank's vectors of the batch's clips."""
         self.bank.move(batch, self.config.momentum)
 
     def _cost(
@@ -76,13 +77,13 @@ class SSCL(Objective):
         drawn: Int[Tensor, "B K"],
     ) -> Float[Tensor, ""]:
         x, t = batch.embeddings[anchor], self.config.temperature
-        there = (F.normalize(x, dim=-1) * positive).sum(1, keepdim=True)
-        away = similarities(x, self.bank.of(self.teacher), drawn)
-        return softmax_nce(there / t, away / t).mean()
+        positive_similarity = (F.normalize(x, dim=-1) * positive).sum(1, keepdim=True)
+        negative_similarity = similarities(x, self.bank.of(self.teacher), drawn)
+        return softmax_nce(positive_similarity / t, negative_similarity / t).mean()
 
 
-def build(config: Config, scene: ObjectiveContext) -> SSCL:
+def build(config: Config, context: ObjectiveContext) -> SSCL:
     """The objective with these settings."""
-    if set(scene.outputs) != {"visual", "audio"}:
-        raise ConfigError(f"sscl needs visual and audio, not {', '.join(scene.outputs)}")
-    return SSCL(config, claim(scene))
+    if set(context.outputs) != {"visual", "audio"}:
+        raise ConfigError(f"sscl needs visual and audio, not {', '.join(context.outputs)}")
+    return SSCL(config, claim(context))

@@ -35,19 +35,20 @@ class SupCon(Objective):
         self.config = config
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """The parts of a batch's loss, by name."""
+        """The supervised contrastive loss over all views of the batch."""
         copies = batch.copies if len(batch.copies) == 2 else (batch.embeddings,)
         views = [x for copy in copies for x in copy.values()]
         stacked = F.normalize(torch.cat(views), dim=-1)
-        own = torch.eye(len(stacked), dtype=torch.bool, device=stacked.device)
+        itself = torch.eye(len(stacked), dtype=torch.bool, device=stacked.device)
         similarity = stacked @ stacked.T / self.config.temperature
-        log_share = similarity - similarity.masked_fill(own, -torch.inf).logsumexp(1, keepdim=True)
-        partners = same_class(batch.labels).repeat(len(views), len(views)) & ~own
+        others = similarity.masked_fill(itself, -torch.inf)
+        log_share = similarity - others.logsumexp(1, keepdim=True)
+        partners = same_class(batch.labels).repeat(len(views), len(views)) & ~itself
         count = partners.sum(1)
         cost = -torch.where(partners, log_share, 0).sum(1) / count.clamp_min(1)
         return {"supcon": cost.sum() / (count > 0).sum().clamp_min(1)}
 
 
-def build(config: Config, scene: ObjectiveContext) -> SupCon:
+def build(config: Config, context: ObjectiveContext) -> SupCon:
     """The objective with these settings."""
     return SupCon(config)

@@ -39,12 +39,12 @@ class TCaF(Objective):
 
     texts: Tensor
 
-    def __init__(self, config: Config, scene: ObjectiveContext) -> None:
+    def __init__(self, config: Config, context: ObjectiveContext) -> None:
         super().__init__()
         self.config = config
-        self.register_buffer("texts", scene.known_texts("tcaf"), persistent=False)
+        self.register_buffer("texts", context.known_texts("tcaf"), persistent=False)
         self.text, self.decoder = text_and_back(
-            self.texts.shape[1], config.hidden, scene.dim, dropout=config.dropout
+            self.texts.shape[1], config.hidden, context.dim, dropout=config.dropout
         )
 
     def embed_texts(self, texts: Float[Tensor, "C W"]) -> Float[Tensor, "C E"]:
@@ -52,7 +52,7 @@ class TCaF(Objective):
         return self.text(texts)
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """The parts of a batch's loss, by name."""
+        """The losses `ce`, `reg` and `rec`, summed over the outputs (Mercea et al., ECCV 2022)."""
         names = self.embed_texts(self.texts)
         text, words = names[batch.labels], self.texts[batch.labels]
         ce, reg, rec = [], [], [F.mse_loss(self.decoder(text), words)]
@@ -67,7 +67,7 @@ class TCaF(Objective):
         }
 
 
-def build(config: Config, scene: ObjectiveContext) -> TCaF:
+def build(config: Config, context: ObjectiveContext) -> TCaF:
     """The objective with these settings."""
-    _ = scene.dim  # one text is near all of them
-    return TCaF(config, scene)
+    _ = context.dim  # one text is near all of them
+    return TCaF(config, context)

@@ -45,9 +45,9 @@ class Triplet(Objective):
         self.config = config
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """The parts of a batch's loss, by name."""
+        """The mean triplet loss of each ordered pair of outputs."""
         same, chance = same_class(batch.labels), dice(batch)
-        found = {}
+        terms = {}
         pairs = list(crossings(batch))
         for name, left, right in pairs:
             positive = same
@@ -56,8 +56,8 @@ class Triplet(Objective):
             if self.config.normalise:
                 left, right = F.normalize(left, dim=-1), F.normalize(right, dim=-1)
             cost = self._mined(_distances(left, right), positive, ~same, chance)
-            found[name] = cost / len(pairs)
-        return found
+            terms[name] = cost / len(pairs)
+        return terms
 
     def _mined(
         self,
@@ -70,32 +70,32 @@ class Triplet(Objective):
         if self.config.mining == "semi_hard":
             # [anchor, positive, negative]: B^3 comparisons, of which only indices are kept
             beyond = negative[:, None, :] & (distance[:, None, :] > distance[:, :, None])
-            nearest, at = distance[:, None, :].masked_fill(~beyond, near).min(2)
+            nearest, index = distance[:, None, :].masked_fill(~beyond, near).min(2)
             farthest = distance.masked_fill(~negative, far).argmax(1)
-            at = torch.where(nearest.isinf(), farthest[:, None], at)
-            there = positive & negative.any(1, keepdim=True)
-            cost = (distance - distance.gather(1, at) + self.config.margin).relu()
-            return torch.where(there, cost, 0).sum() / there.sum().clamp_min(1)
+            index = torch.where(nearest.isinf(), farthest[:, None], index)
+            valid = positive & negative.any(1, keepdim=True)
+            cost = (distance - distance.gather(1, index) + self.config.margin).relu()
+            return torch.where(valid, cost, 0).sum() / valid.sum().clamp_min(1)
         if self.config.mining == "batch_hard":
             with_p = distance.masked_fill(~positive, far).argmax(1, keepdim=True)
             with_n = distance.masked_fill(~negative, near).argmin(1, keepdim=True)
         else:
             with_p = chance.masked_fill(~positive, far).argmax(1, keepdim=True)
             with_n = chance.masked_fill(~negative, far).argmax(1, keepdim=True)
-        there = positive.any(1) & negative.any(1)
+        valid = positive.any(1) & negative.any(1)
         gap = distance.gather(1, with_p) - distance.gather(1, with_n)
         cost = (gap[:, 0] + self.config.margin).relu()
-        return torch.where(there, cost, 0).sum() / there.sum().clamp_min(1)
+        return torch.where(valid, cost, 0).sum() / valid.sum().clamp_min(1)
 
 
 def _distances(left: Float[Tensor, "B E"], right: Float[Tensor, "B E"]) -> Float[Tensor, "B B"]:
-    """Euclidean, with a gradient where two points are one."""
+    """Euclidean distances, with a gradient where two points are one."""
     square = left.square().sum(1)[:, None] + right.square().sum(1) - 2 * left @ right.T
     return square.clamp_min(1e-12).sqrt()
 
 
-def build(config: Config, scene: ObjectiveContext) -> Triplet:
+def build(config: Config, context: ObjectiveContext) -> Triplet:
     """The objective with these settings."""
-    if scene.classes and len(scene.outputs) > 1:
-        _ = scene.dim  # distances need one size
+    if context.classes and len(context.outputs) > 1:
+        _ = context.dim  # distances need one size
     return Triplet(config)

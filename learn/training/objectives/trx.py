@@ -61,7 +61,7 @@ class Config(Settings):
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Of the tuples."""
+        """The sizes of the tuples."""
         return (2,) * self.pairs + (3,) * self.triples
 
 
@@ -85,19 +85,21 @@ class Tuples(nn.Module):
         support: Float[Tensor, "E N K F W"],
         shown: Bool[Tensor, "E M N K"] | None,
     ) -> Float[Tensor, "E M N"]:
-        """Embed the rows of clips."""
+        """Minus the squared distances between each query's tuples and each class's prototypes."""
         episodes, ways, shots = support.shape[:3]
         queries, tuples = query.shape[1], len(self.places)
         q, s = (self.dropout(x[..., self.places, :].flatten(-2)) for x in (query, support))
         q, s = q.flatten(1, 2), s.flatten(2, 3)
         keys = self.norm(self.to_keys(s))
-        like = self.norm(self.to_keys(q))[:, None] @ keys.mT / keys.shape[-1] ** 0.5
+        similarity = self.norm(self.to_keys(q))[:, None] @ keys.mT / keys.shape[-1] ** 0.5
         if shown is not None:
-            hidden = ~shown.transpose(1, 2)[:, :, :, None, :, None]  # E N M 1 K 1
-            like = like.view(episodes, ways, queries, tuples, shots, tuples)
-            like = like.masked_fill(hidden, NEVER).view(episodes, ways, queries * tuples, -1)
-        answer = like.softmax(-1) @ self.to_values(s)  # E N MT width
-        square = (self.to_values(q)[:, None] - answer).square().sum(-1)
+            not_shown = ~shown.transpose(1, 2)[:, :, :, None, :, None]  # E N M 1 K 1
+            similarity = similarity.view(episodes, ways, queries, tuples, shots, tuples)
+            similarity = similarity.masked_fill(not_shown, NEVER).view(
+                episodes, ways, queries * tuples, -1
+            )
+        prototype = similarity.softmax(-1) @ self.to_values(s)  # E N MT width
+        square = (self.to_values(q)[:, None] - prototype).square().sum(-1)
         return -square.view(episodes, ways, queries, tuples).mean(-1).mT
 
 
@@ -106,11 +108,11 @@ class TRX(Episodic):
 
     waves: Tensor
 
-    def __init__(self, config: Config, scene: ObjectiveContext) -> None:
+    def __init__(self, config: Config, context: ObjectiveContext) -> None:
         super().__init__()
         self.config = config
         self.shots = config.shots
-        self.dim = scene.dim // config.frames
+        self.dim = context.dim // config.frames
         self.register_buffer("waves", waves(config.frames, self.dim), persistent=False)
         self.tuples = nn.ModuleList(Tuples(size, config, self.dim) for size in config.sizes)
 
@@ -120,18 +122,18 @@ class TRX(Episodic):
         support: Float[Tensor, "E N K D"],
         shown: Bool[Tensor, "E M N K"] | None = None,
     ) -> Float[Tensor, "E M N"]:
-        """Scores of the classes, from the shots shown to each query."""
+        """Scores averaged over the tuple sizes, from the shots shown to each query."""
         q, s = self._frames(query), self._frames(support)
         return torch.stack([part(q, s, shown) for part in self.tuples]).mean(0)
 
     def cost(
-        self, scores: Float[Tensor, "M N"], answer: Int[Tensor, "M"], there: Bool[Tensor, "M N"]
+        self, scores: Float[Tensor, "M N"], target: Int[Tensor, "M"], present: Bool[Tensor, "M N"]
     ) -> Float[Tensor, ""]:
-        """The loss of these scores."""
-        return cross_entropy(scores, answer, there)
+        """The cross-entropy of the scores."""
+        return cross_entropy(scores, target, present)
 
     def numbers(self, queries: int, ways: int, shots: int) -> int:
-        """Numbers that an episode makes at once."""
+        """The count of numbers in the largest table of tuples by tuples of an episode."""
         most = max(comb(self.config.frames, size) for size in self.config.sizes)
         return queries * ways * shots * most**2
 
@@ -141,14 +143,14 @@ class TRX(Episodic):
 
 
 def waves(frames: int, dim: int) -> Float[Tensor, "F W"]:
-    """Sines and cosines of a frame's place, as Vaswani et al. have them, and small."""
-    place = torch.arange(frames)[:, None]
+    """Sines and cosines of a frame's position (Vaswani et al., 2017), made small."""
+    position = torch.arange(frames)[:, None]
     rate = 10000 ** (-torch.arange(0, dim, 2) / dim)
-    both = torch.stack([(place * rate).sin(), (place * rate).cos()], -1).flatten(1)
-    return WAVES * both[:, :dim]
+    pairs = torch.stack([(position * rate).sin(), (position * rate).cos()], -1).flatten(1)
+    return WAVES * pairs[:, :dim]
 
 
-def build(config: Config, scene: ObjectiveContext) -> TRX:
+def build(config: Config, context: ObjectiveContext) -> TRX:
     """The objective with these settings."""
-    check_frames_and_classes("trx", scene, config.frames)
-    return TRX(config, scene)
+    check_frames_and_classes("trx", context, config.frames)
+    return TRX(config, context)

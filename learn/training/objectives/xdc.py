@@ -31,28 +31,28 @@ class Config(Settings):
 class XDC(Clustered):
     """Classifiers of the other modality's clusters."""
 
-    def __init__(self, config: Config, scene: ObjectiveContext) -> None:
-        super().__init__(scene, config.clusters)
+    def __init__(self, config: Config, context: ObjectiveContext) -> None:
+        super().__init__(context, config.clusters)
         self.classifiers = nn.ModuleDict(
-            {name: nn.Linear(dim, self.count) for name, dim in scene.outputs.items()}
+            {name: nn.Linear(dim, self.count) for name, dim in context.outputs.items()}
         )
 
     @torch.no_grad()
-    def prepare(self, moment: EpochStart) -> dict[str, float]:
-        """Get ready for an epoch; numbers for its metrics."""
-        if moment.epoch:
+    def prepare(self, start: EpochStart) -> dict[str, float]:
+        """Recluster and reset the classifiers as a round starts; returns the cluster metrics."""
+        if start.epoch:
             return {}
-        generator = torch.Generator().manual_seed(moment.seed)
+        generator = torch.Generator().manual_seed(start.seed)
         for layer in self.classifiers.children():
             assert isinstance(layer, nn.Linear)
             bound = layer.in_features**-0.5
             for values in (layer.weight, layer.bias):
                 drawn = torch.empty(values.shape).uniform_(-bound, bound, generator=generator)
                 values.copy_(drawn)
-        return self.recluster(moment, stored=moment.round == 0)
+        return self.recluster(start, stored=start.round == 0)
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """The parts of a batch's loss, by name."""
+        """The cross-entropy of each modality's classifier on the other one's clusters, halved."""
         return {
             name: F.cross_entropy(
                 self.classifiers[name](batch.embeddings[name]), self.class_ids(batch, other)
@@ -62,7 +62,7 @@ class XDC(Clustered):
         }
 
 
-def build(config: Config, scene: ObjectiveContext) -> XDC:
+def build(config: Config, context: ObjectiveContext) -> XDC:
     """The objective with these settings."""
-    two_modalities("xdc", scene)
-    return XDC(config, scene)
+    two_modalities("xdc", context)
+    return XDC(config, context)

@@ -31,68 +31,74 @@ def made(tmp_path_factory):
 
 @pytest.mark.parametrize("recipe", ["cjme", "avgzslnet", "avca", "tcaf", "cross_modal_probe"])
 def test_a_run_knows_a_way_from_names_into_its_space(made, tmp_path, recipe):
-    where, table = made
-    learn.train(where, recipe, settings=(*QUICK, f"data.labels={table}"), run_dir=tmp_path / "r")
+    store_path, table = made
+    learn.train(
+        store_path, recipe, settings=(*QUICK, f"data.labels={table}"), run_dir=tmp_path / "r"
+    )
     run = runs.load_run(tmp_path / "r")
     names = class_embeddings.read(table).names
-    found = run.class_embeddings(names)
+    embeddings = run.class_embeddings(names)
     (size,) = set(run.space.outputs.values())
-    assert found.shape == (6, size)
-    torch.testing.assert_close(found.norm(dim=1), torch.ones(6))
-    torch.testing.assert_close(run.class_embeddings(names[::-1]), found.flip(0))
+    assert embeddings.shape == (6, size)
+    torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(6))
+    torch.testing.assert_close(run.class_embeddings(names[::-1]), embeddings.flip(0))
     assert len(run.classes) < len(names), "it was trained on all of them"
     with pytest.raises(InputError, match="'zebra'"):
         run.class_embeddings(["zebra"])
 
 
 def test_a_run_without_names_says_how_to_get_them(made, tmp_path):
-    where, _ = made
+    store_path, _ = made
     with pytest.raises(ConfigError, match="learn labels"):
-        learn.train(where, "cjme", settings=QUICK, run_dir=tmp_path / "r")
-    learn.train(where, "infonce", settings=QUICK, run_dir=tmp_path / "i")
+        learn.train(store_path, "cjme", settings=QUICK, run_dir=tmp_path / "r")
+    learn.train(store_path, "infonce", settings=QUICK, run_dir=tmp_path / "i")
     with pytest.raises(ConfigError, match="--recipe cjme --labels"):
         runs.load_run(tmp_path / "i").class_embeddings(["a"])
 
 
 def test_names_of_training_must_have_vectors_and_others_may(made, tmp_path):
-    where, table = made
+    store_path, table = made
     whole = class_embeddings.read(table)
-    learn.train(where, "cjme", settings=(*QUICK, f"data.labels={table}"), run_dir=tmp_path / "a")
+    learn.train(
+        store_path, "cjme", settings=(*QUICK, f"data.labels={table}"), run_dir=tmp_path / "a"
+    )
     known = runs.load_run(tmp_path / "a").classes
-    some = [i for i, name in enumerate(whole.names) if name in known]
+    kept = [i for i, name in enumerate(whole.names) if name in known]
     class_embeddings.write(tmp_path / "some.csv", ClassEmbeddings(
-        names=tuple(whole.names[i] for i in some), vectors=whole.vectors[some]))  # fmt: skip
-    few = (*QUICK, f"data.labels={tmp_path / 'some.csv'}")
-    learn.train(where, "cjme", settings=few, run_dir=tmp_path / "b")
-    fewer = tuple(whole.names[i] for i in some[1:])
+        names=tuple(whole.names[i] for i in kept), vectors=whole.vectors[kept]))  # fmt: skip
+    fewer_settings = (*QUICK, f"data.labels={tmp_path / 'some.csv'}")
+    learn.train(store_path, "cjme", settings=fewer_settings, run_dir=tmp_path / "b")
+    fewer = tuple(whole.names[i] for i in kept[1:])
     class_embeddings.write(
-        tmp_path / "less.csv", ClassEmbeddings(names=fewer, vectors=whole.vectors[some[1:]])
+        tmp_path / "less.csv", ClassEmbeddings(names=fewer, vectors=whole.vectors[kept[1:]])
     )
     with pytest.raises(InputError, match="have no vector"):
         learn.train(
-            where, "cjme", settings=(*QUICK, f"data.labels={tmp_path / 'less.csv'}"),
+            store_path, "cjme", settings=(*QUICK, f"data.labels={tmp_path / 'less.csv'}"),
             run_dir=tmp_path / "c",
         )  # fmt: skip
     assert not (tmp_path / "c").exists()
 
 
 def test_other_vectors_are_another_training(made, tmp_path):
-    where, table = made
-    given = (*QUICK, f"data.labels={tmp_path / 'l.csv'}")
+    store_path, table = made
+    settings = (*QUICK, f"data.labels={tmp_path / 'l.csv'}")
     whole = class_embeddings.read(table)
     class_embeddings.write(tmp_path / "l.csv", whole)
-    learn.train(where, "cjme", settings=given, run_dir=tmp_path / "r")
+    learn.train(store_path, "cjme", settings=settings, run_dir=tmp_path / "r")
     (tmp_path / "r" / "done.json").unlink()
     class_embeddings.write(
         tmp_path / "l.csv", ClassEmbeddings(names=whole.names, vectors=whole.vectors + 1)
     )
     with pytest.raises(InputError, match="labels_sha256"):
-        learn.train(where, "cjme", settings=given, run_dir=tmp_path / "r", resume=True)
+        learn.train(store_path, "cjme", settings=settings, run_dir=tmp_path / "r", resume=True)
 
 
 def test_labels_of_a_run_are_sealed(made, tmp_path):
-    where, table = made
-    learn.train(where, "cjme", settings=(*QUICK, f"data.labels={table}"), run_dir=tmp_path / "r")
+    store_path, table = made
+    learn.train(
+        store_path, "cjme", settings=(*QUICK, f"data.labels={table}"), run_dir=tmp_path / "r"
+    )
     assert "labels.csv" in json.loads((tmp_path / "r" / "done.json").read_text())["files"]
     with (tmp_path / "r" / "labels.csv").open("a") as file:
         file.write("\n")
@@ -128,8 +134,8 @@ def test_several_labels_a_clip(tmp_path):
 
 
 def test_labels_are_made_of_a_stores_classes(made, tmp_path):
-    where, table = made
-    facts = learn.make_labels(where, tmp_path / "l.csv", source=table)
+    store_path, table = made
+    facts = learn.make_labels(store_path, tmp_path / "l.csv", source=table)
     assert facts["names"] == 6
     again = class_embeddings.read(tmp_path / "l.csv")
     assert list(again.names) == sorted(again.names)
@@ -137,7 +143,7 @@ def test_labels_are_made_of_a_stores_classes(made, tmp_path):
         again.of(again.names), class_embeddings.read(table).of(again.names)
     )
     with pytest.raises(InputError, match="exists"):
-        learn.make_labels(where, tmp_path / "l.csv", source=table)
+        learn.make_labels(store_path, tmp_path / "l.csv", source=table)
     (tmp_path / "n.csv").write_text(
         "original,manual\n" + "".join(f"{name},thing {k}\n" for k, name in enumerate(again.names))
     )
@@ -146,6 +152,6 @@ def test_labels_are_made_of_a_stores_classes(made, tmp_path):
         tmp_path / "things.csv", ClassEmbeddings(names=things, vectors=np.eye(6, dtype=np.float32))
     )
     learn.make_labels(
-        where, tmp_path / "t.csv", source=tmp_path / "things.csv", names=tmp_path / "n.csv"
+        store_path, tmp_path / "t.csv", source=tmp_path / "things.csv", names=tmp_path / "n.csv"
     )
     np.testing.assert_array_equal(class_embeddings.read(tmp_path / "t.csv").vectors, np.eye(6))

@@ -6,16 +6,16 @@ from learn.training import recipe
 from store.errors import ConfigError, MissingFile, UnknownPlugin, UnknownSetting
 
 
-@pytest.mark.parametrize("name", [one["name"] for one in recipe.recipes()])
+@pytest.mark.parametrize("name", [entry["name"] for entry in recipe.recipes()])
 def test_every_recipe_says_how_to_run_it_and_can_be_read(name):
-    one = next(one for one in recipe.recipes() if one["name"] == name)
-    lines = Path(one["path"]).read_text().splitlines()
+    entry = next(entry for entry in recipe.recipes() if entry["name"] == name)
+    lines = Path(entry["path"]).read_text().splitlines()
     header = [line for line in lines if line.startswith("#")]
     for word in ("Command", "Time", "Expect"):
         assert any(line.startswith(f"# {word}") for line in header), word
     assert f"--recipe {name} " in "".join(header)
     loaded = recipe.load(name)
-    assert recipe.from_tables(loaded.to_dict(), where="") == loaded
+    assert recipe.from_tables(loaded.to_dict(), source="") == loaded
 
 
 def test_changes_are_typed_like_the_recipe():

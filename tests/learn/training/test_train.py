@@ -47,9 +47,9 @@ def test_training_makes_the_modalities_meet(paired, tmp_path, recipe):
     done = learn.train(paired, recipe, settings=settings, run_dir=tmp_path / "run")
     assert done.clips == 400
     assert done.val_clips == 80
-    for sides in (("v", "a"), ("a", "v")):
-        assert accuracy(paired, untrained, *sides) < 0.4
-        assert accuracy(paired, tmp_path / "run", *sides) > 0.6
+    for modes in (("v", "a"), ("a", "v")):
+        assert accuracy(paired, untrained, *modes) < 0.4
+        assert accuracy(paired, tmp_path / "run", *modes) > 0.6
 
 
 def test_the_seed_decides_every_bit(paired, quick, tmp_path):
@@ -383,11 +383,11 @@ def test_only_the_parts_named_learn(paired, tmp_path):
 
 
 def test_resuming_another_training_is_refused(paired, filled, quick, tmp_path):
-    for store_path, settings, what in (
+    for store_path, settings, difference in (
         (paired, (*QUICK, "optimiser.epochs=4"), "recipe"),
         (filled, QUICK, "store_id"),
     ):
-        with pytest.raises(InputError, match=f"begun with another {what}; .* -o"):
+        with pytest.raises(InputError, match=f"begun with another {difference}; .* new directory"):
             learn.train(store_path, "infonce", settings=settings, run_dir=quick[0], resume=True)
     done = learn.train(paired, "infonce", settings=QUICK, run_dir=quick[0], resume=True)
     assert done == quick[1]  # nothing is left to do
@@ -423,7 +423,7 @@ def test_scalars_reach_tensorboard(paired, tmp_path):
     )
     drawn = EventAccumulator(str(tmp_path / "tb"))
     drawn.Reload()
-    losses = [one.value for one in drawn.Scalars("main/epoch/val_loss")]
+    losses = [event.value for event in drawn.Scalars("main/epoch/val_loss")]
     assert losses[done.best_epoch] == pytest.approx(done.val_loss)
 
 

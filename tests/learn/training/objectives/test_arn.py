@@ -19,8 +19,8 @@ FRAMES, DIM = 4, 6
 def build(spec="arn:frames=4,channels=3"):
     torch.manual_seed(0)
     sizes = {"visual": FRAMES * DIM}
-    scene = ObjectiveContext(outputs=sizes, inputs=sizes, classes=("a", "b", "c"), clips=9)
-    return plugins.build("learn.training.objectives", spec, scene).eval().double()
+    context = ObjectiveContext(outputs=sizes, inputs=sizes, classes=("a", "b", "c"), clips=9)
+    return plugins.build("learn.training.objectives", spec, context).eval().double()
 
 
 def clips(*shape, seed=0):

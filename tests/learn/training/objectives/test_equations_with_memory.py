@@ -27,7 +27,7 @@ BOTH = {"visual": 6, "audio": 6}
 CLIPS = 9
 
 
-def scene(**changes):
+def context(**changes):
     return ObjectiveContext(
         outputs=BOTH, inputs=BOTH, classes=("a", "b", "c"), clips=CLIPS, **changes
     )
@@ -109,7 +109,7 @@ def test_avid_is_its_equation(nce, cross, within, negatives):
     config = memory_bank.Config(
         nce=nce, cross=cross, within=within, negatives=negatives, temperature=0.5
     )
-    objective = memory_bank.build(config, scene())
+    objective = memory_bank.build(config, context())
     objective.bank.z.fill_(1.7)
     b = batch()
     wanted = literal_avid(b, objective.bank, others(b, negatives, CLIPS), config, 1.7)
@@ -118,7 +118,7 @@ def test_avid_is_its_equation(nce, cross, within, negatives):
 
 def test_binary_nce_of_a_guess_no_better_than_noise():
     """All similarities 0, Z = 1, K negatives: log(1 + K) + K log(1 + 1 / K)."""
-    objective = memory_bank.build(memory_bank.Config(negatives=4), scene())
+    objective = memory_bank.build(memory_bank.Config(negatives=4), context())
     for name in BOTH:
         objective.bank.of(name).zero_()
     objective.bank.z.fill_(1.0)
@@ -127,7 +127,7 @@ def test_binary_nce_of_a_guess_no_better_than_noise():
 
 
 def test_the_constant_is_that_of_the_first_step_for_ever():
-    objective = memory_bank.build(memory_bank.Config(negatives=6, temperature=0.5), scene())
+    objective = memory_bank.build(memory_bank.Config(negatives=6, temperature=0.5), context())
     b = batch()
     drawn, bank = others(b, 6, CLIPS), objective.bank.of("audio").clone()
     scores = [
@@ -145,7 +145,7 @@ def test_the_constant_is_that_of_the_first_step_for_ever():
 
 
 def test_memory_moves_for_the_clips_of_the_batch_only_and_stays_of_length_one():
-    objective = memory_bank.build(memory_bank.Config(momentum=0.25), scene())
+    objective = memory_bank.build(memory_bank.Config(momentum=0.25), context())
     old, b = objective.bank.of("audio").clone(), batch()
     objective.after_step(b)
     new = objective.bank.of("audio")
@@ -159,7 +159,7 @@ def test_memory_moves_for_the_clips_of_the_batch_only_and_stays_of_length_one():
 
 
 def test_a_later_stage_takes_over_the_memory():
-    one = scene()
+    one = context()
     first = memory_bank.build(memory_bank.Config(), one)
     first.after_step(batch())
     for later in (sscl.build(sscl.Config(), one), cma.build(cma.Config(), one)):
@@ -173,7 +173,7 @@ def test_one_modality_alone_can_be_the_anchor(anchors):
     b = batch()
     for x in b.embeddings.values():
         x.requires_grad_()
-    memory_bank.build(config, scene())(b).backward()
+    memory_bank.build(config, context())(b).backward()
     assert {m: x.grad is not None for m, x in b.embeddings.items()} == {
         m: m == anchors for m in BOTH
     }
@@ -188,7 +188,7 @@ def test_partners_agree_most_and_are_never_the_clip_itself(agreement, monkeypatc
     visual, audio = F.normalize(torch.randn(2, 30, 5, generator=torch.Generator().manual_seed(1)),
                                 dim=-1)  # fmt: skip
     visual[3] = visual[7] = visual[11]  # the nearest clip need not be the clip itself
-    found = cma.mine(visual, audio, 4, agreement)
+    mined = cma.mine(visual, audio, 4, agreement)
     how = {"consensus": min, "union": max, "visual": lambda v, a: v, "audio": lambda v, a: a}
     for i in range(30):
         scores = [
@@ -196,20 +196,20 @@ def test_partners_agree_most_and_are_never_the_clip_itself(agreement, monkeypatc
             if j != i else -2.0 for j in range(30)
         ]  # fmt: skip
         best = sorted(scores, reverse=True)[:4]
-        assert i not in found[i]
-        assert [scores[j] for j in found[i].tolist()] == pytest.approx(best, abs=1e-6)
+        assert i not in mined[i]
+        assert [scores[j] for j in mined[i].tolist()] == pytest.approx(best, abs=1e-6)
 
 
 def test_cma_is_its_equation():
     config = cma.Config(positives=3, negatives=5, within_negatives=2, temperature=0.5, partners=0.6)
-    objective = cma.build(config, scene())
+    objective = cma.build(config, context())
     objective.bank.z.fill_(1.3)
     rows = {m: objective.bank.of(m) for m in BOTH}
-    told = objective.prepare(moment(rows, labels=torch.arange(CLIPS) % 3))
+    metrics = objective.prepare(moment(rows, labels=torch.arange(CLIPS) % 3))
     mined = cma.mine(rows["visual"], rows["audio"], 3, "consensus")
     assert torch.equal(objective.partners, mined)
     same = (torch.arange(CLIPS)[:, None] % 3 == mined % 3).float().mean()
-    assert told["partners_of_the_class"] == pytest.approx(float(same))
+    assert metrics["partners_of_the_class"] == pytest.approx(float(same))
     b, total = batch(), 0.0
     drawn = others(b, 5, CLIPS)
     for anchor, target in (("visual", "audio"), ("audio", "visual")):
@@ -230,7 +230,7 @@ def test_cma_is_its_equation():
 
 
 def test_partners_are_mined_every_so_many_epochs():
-    objective = cma.build(cma.Config(positives=2, every=3), scene())
+    objective = cma.build(cma.Config(positives=2, every=3), context())
     rows = {m: objective.bank.of(m) for m in BOTH}
     assert [bool(objective.prepare(moment(rows, epoch=e))) for e in range(4)] == [
         True, False, False, True,
@@ -239,7 +239,7 @@ def test_partners_are_mined_every_so_many_epochs():
 
 def test_a_clip_of_another_split_is_its_own_partner():
     config = cma.Config(positives=3, negatives=5, temperature=0.5, instance=0.0)
-    objective = cma.build(config, scene())
+    objective = cma.build(config, context())
     objective.bank.z.fill_(1.3)
     b, total = replace(batch(), clips=torch.full((4,), -1)), 0.0
     drawn = others(b, 5, CLIPS)
@@ -259,7 +259,7 @@ def test_a_clip_of_another_split_is_its_own_partner():
 @pytest.mark.parametrize("student", ["audio", "visual"])
 def test_sscl_is_its_equation_and_the_teacher_learns_where_it_says(joint, student):
     config = sscl.Config(student=student, joint=joint, negatives=5, temperature=0.5)
-    objective = sscl.build(config, scene())
+    objective = sscl.build(config, context())
     teacher = "visual" if student == "audio" else "audio"
     b, bank = batch(), objective.bank.of(teacher)
     drawn = others(b, 5, CLIPS)
@@ -303,11 +303,11 @@ def test_clusters_are_those_that_are_plain_to_see_and_follow_from_the_seed():
 
 
 def test_xdc_names_the_clusters_of_the_other_modality():
-    objective = xdc.build(xdc.Config(clusters=3), scene())
+    objective = xdc.build(xdc.Config(clusters=3), context())
     rows = {"visual": corners(SEEN), "audio": corners(HEARD)}
-    told = objective.prepare(moment(rows))
-    assert told["evenness_visual"] == pytest.approx(1)
-    assert told["nmi_visual_audio"] == pytest.approx(0, abs=1e-6)
+    metrics = objective.prepare(moment(rows))
+    assert metrics["evenness_visual"] == pytest.approx(1)
+    assert metrics["nmi_visual_audio"] == pytest.approx(0, abs=1e-6)
     b, total = batch(), 0.0
     class_ids = {m: cluster(rows[m], 3, seed=5 + i) for i, m in enumerate(BOTH)}
     with torch.no_grad():
@@ -319,7 +319,7 @@ def test_xdc_names_the_clusters_of_the_other_modality():
 
 
 def test_xdc_clusters_stored_rows_first_and_what_was_learnt_later():
-    objective = xdc.build(xdc.Config(clusters=3), scene())
+    objective = xdc.build(xdc.Config(clusters=3), context())
     stored = {"visual": corners(SEEN), "audio": corners(SEEN)}
     learnt = {"visual": corners(SEEN), "audio": corners(HEARD)}
     survey = TrainingEmbeddings(embeddings=learnt, means=stored, labels=torch.full((CLIPS,), -1))
@@ -332,7 +332,7 @@ def test_xdc_clusters_stored_rows_first_and_what_was_learnt_later():
 
 
 def test_classifiers_start_anew_each_round_by_its_seed():
-    objective = xdc.build(xdc.Config(clusters=3), scene())
+    objective = xdc.build(xdc.Config(clusters=3), context())
     rows = {"visual": corners(SEEN), "audio": corners(HEARD)}
     objective.prepare(moment(rows))
     first = objective.classifiers["visual"].weight.clone()
@@ -345,7 +345,7 @@ def test_classifiers_start_anew_each_round_by_its_seed():
 
 
 def test_prototypes_are_their_equation():
-    objective = prototypes.build(prototypes.Config(clusters=3, temperature=0.4), scene())
+    objective = prototypes.build(prototypes.Config(clusters=3, temperature=0.4), context())
     rows = {"visual": corners(SEEN), "audio": corners(HEARD)}
     objective.prepare(moment(rows))
     class_ids = {m: cluster(rows[m], 3, seed=5 + i) for i, m in enumerate(BOTH)}
@@ -359,7 +359,7 @@ def test_prototypes_are_their_equation():
 
 
 def test_a_clip_of_another_split_belongs_to_the_nearest_cluster():
-    objective = prototypes.build(prototypes.Config(clusters=3), scene())
+    objective = prototypes.build(prototypes.Config(clusters=3), context())
     rows = {"visual": corners(SEEN), "audio": corners(HEARD)}
     objective.prepare(moment(rows))
     b = replace(

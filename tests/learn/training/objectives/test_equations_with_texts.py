@@ -30,7 +30,7 @@ def texts():
     return torch.randn(C, W, generator=torch.Generator().manual_seed(9))
 
 
-def scene(**changes):
+def context(**changes):
     facts = {
         "outputs": SIZES, "inputs": {"visual": 7, "audio": 3}, "classes": tuple("abcd"),
         "clips": B, "texts": texts(), "hidden": {"visual.before": 8, "audio.before": 8},
@@ -60,7 +60,7 @@ def batch():
 
 def built(module, **settings):
     torch.manual_seed(1)
-    return module.build(module.Config(**settings), scene()).eval()
+    return module.build(module.Config(**settings), context()).eval()
 
 
 def triplet(a, p, n, margin):
@@ -79,8 +79,8 @@ def agree(objective, batch, expected):
 
 
 def partners(batch):
-    other, there = of_another_class(batch)
-    assert there.all()
+    other, has_negative = of_another_class(batch)
+    assert has_negative.all()
     assert (batch.labels[other] != batch.labels).all()
     return other.tolist()
 
@@ -93,7 +93,7 @@ def test_cjme_is_its_formula(batch):
     objective = built(cjme, margin=0.7, tie=0.05, agree=0.5, attend=2.0)
     names, other = objective.embed_texts(texts()), partners(batch)
     a, v = batch.embeddings["audio"], batch.embeddings["visual"]
-    costs, shares, wanted = [], [], []
+    costs, weights, wanted = [], [], []
     for i, label in enumerate(batch.labels.tolist()):
         means = [
             batch.inputs[m].rows[i][batch.inputs[m].mask[i]].mean(0) for m in ("audio", "visual")
@@ -110,13 +110,13 @@ def test_cjme_is_its_formula(batch):
         costs.append(
             (1 - share) * triplet(text, a[i], a[n], 0.7) + share * triplet(text, v[i], v[n], 0.7)
         )
-        shares.append(share)
+        weights.append(share)
         wanted.append(surer)
     assert len(set(wanted)) > 1, "the example has clips of one kind only"
     expected = {
         "triplet": np.mean(costs),
         "agree": 0.5 * mse(a, v),
-        "attend": 2.0 * np.mean((np.array(shares) - wanted) ** 2),
+        "attend": 2.0 * np.mean((np.array(weights) - wanted) ** 2),
     }
     agree(objective, batch, expected)
 
@@ -219,7 +219,7 @@ class Plain(torch.nn.Module):
 
 def toy(module, **settings):
     """Two classes whose texts are the axes, one clip each; texts pass as they are."""
-    facts = scene(
+    facts = context(
         outputs={"visual": 2, "audio": 2}, inputs={"visual": 2, "audio": 2}, classes=("a", "b"),
         clips=2, texts=torch.eye(2), hidden={},
     )  # fmt: skip
@@ -266,7 +266,7 @@ def test_the_probe_starts_at_the_texts_if_it_can():
     torch.testing.assert_close(objective.weight.detach(), torch.eye(2))
     expected = np.log(1 + np.exp(-10))
     assert objective.terms(batch)["text"].item() == pytest.approx(expected, rel=1e-3)
-    without = cross_modal_probe.build(cross_modal_probe.Config(), scene(texts=None)).eval()
+    without = cross_modal_probe.build(cross_modal_probe.Config(), context(texts=None)).eval()
     assert "text" not in without.terms(replace(batch, embeddings={"visual": torch.ones(2, E)}))
 
 
@@ -275,20 +275,20 @@ def test_the_probe_starts_at_the_texts_if_it_can():
 
 def test_texts_are_asked_for():
     for module in (cjme, avgzslnet, avca, tcaf):
-        with pytest.raises(ConfigError, match="--labels FILE"):
-            module.build(module.Config(), scene(texts=None))
+        with pytest.raises(ConfigError, match="give their vectors as `labels`"):
+            module.build(module.Config(), context(texts=None))
         with pytest.raises(ConfigError, match="two classes"):
-            module.build(module.Config(), scene(texts=texts()[:1], classes=("a",)))
-        assert isinstance(module.build(module.Config(), scene()), Texts)
+            module.build(module.Config(), context(texts=texts()[:1], classes=("a",)))
+        assert isinstance(module.build(module.Config(), context()), Texts)
 
 
 def test_both_modalities_are_asked_for():
     for module in (cjme, avgzslnet, avca):
         with pytest.raises(ConfigError, match="visual and audio"):
-            module.build(module.Config(), scene(outputs={"visual": E}))
+            module.build(module.Config(), context(outputs={"visual": E}))
 
 
 def test_avca_goes_without_what_a_network_does_not_show(batch):
-    objective = avca.build(avca.Config(), scene(hidden={})).eval()
+    objective = avca.build(avca.Config(), context(hidden={})).eval()
     assert not objective.back
     assert objective(replace(batch, hidden={})).isfinite()

@@ -14,8 +14,8 @@ DIM = 6
 
 def build(spec="protonet"):
     sizes = {"visual": DIM}
-    scene = ObjectiveContext(outputs=sizes, inputs=sizes, classes=("a", "b"), clips=6)
-    return plugins.build("learn.training.objectives", spec, scene).eval()
+    context = ObjectiveContext(outputs=sizes, inputs=sizes, classes=("a", "b"), clips=6)
+    return plugins.build("learn.training.objectives", spec, context).eval()
 
 
 def clips(*shape, seed=0):

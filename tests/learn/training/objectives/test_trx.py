@@ -27,8 +27,8 @@ FRAMES, DIM = 4, 6
 def build(spec="trx:frames=4,width=5", outputs=("visual",)):
     torch.manual_seed(0)
     sizes = dict.fromkeys(outputs, FRAMES * DIM)
-    scene = ObjectiveContext(outputs=sizes, inputs=sizes, classes=("a", "b", "c"), clips=9)
-    return plugins.build("learn.training.objectives", spec, scene).eval().double()
+    context = ObjectiveContext(outputs=sizes, inputs=sizes, classes=("a", "b", "c"), clips=9)
+    return plugins.build("learn.training.objectives", spec, context).eval().double()
 
 
 def clips(*shape, seed=0):
@@ -57,9 +57,9 @@ def test_a_few_episodes_at_a_time_change_nothing(monkeypatch):
 
 
 def test_two_modalities_are_each_compared_and_count_alike():
-    trx, one = build(), Context(modality_dims=(FRAMES * DIM,))
+    trx, single = build(), Context(modality_dims=(FRAMES * DIM,))
     support, query = clips(2, 3, 2, 2), clips(2, 4, 2, seed=1)
-    apart = [trx.head().fit(support[..., i, :], one)(query[..., i, :]) for i in (0, 1)]
+    apart = [trx.head().fit(support[..., i, :], single)(query[..., i, :]) for i in (0, 1)]
     both = Context(modality_dims=(FRAMES * DIM,) * 2)
     joined = trx.head().fit(support.flatten(-2), both)(query.flatten(-2))
     torch.testing.assert_close(joined, (apart[0] + apart[1]) / 2)
@@ -74,13 +74,13 @@ def test_the_cost_is_that_of_every_clip_against_the_others_of_its_batch():
     costs = []
     for i in (0, 1, 2, 4, 5):
         others = [j for j in range(6) if j != i]
-        there = sorted({int(labels[j]) for j in others})
+        classes = sorted({int(labels[j]) for j in others})
         scores = [
             literal(trx, x[i : i + 1], torch.stack([x[j] for j in others if labels[j] == n])[None])
-            for n in there
+            for n in classes
         ]
         costs.append(
-            F.cross_entropy(torch.cat(scores, 1), torch.tensor([there.index(int(labels[i]))]))
+            F.cross_entropy(torch.cat(scores, 1), torch.tensor([classes.index(int(labels[i]))]))
         )
     torch.testing.assert_close(trx(batch), torch.stack(costs).mean())
 
@@ -152,7 +152,7 @@ def test_it_tells_apart_what_only_the_order_of_frames_does(ordered, run):
 
 def test_every_answer_is_that_of_a_loop_over_the_saved_episodes(ordered, run, tmp_path):
     file = tmp_path / "episodes.safetensors"
-    (found,) = learn.run_episodes(
+    (result,) = learn.run_episodes(
         ordered, ways=3, queries=2, episodes=3, shots=(2,), heads=("own",), projections=(run,),
         save_episodes=file,
     ).results  # fmt: skip
@@ -162,8 +162,8 @@ def test_every_answer_is_that_of_a_loop_over_the_saved_episodes(ordered, run, tm
     rows = load_rows(choose_feature(store.open(ordered), "visual", None), ids)
     x = loaded.embed({"visual": rows})["visual"]
     answer = torch.arange(3).repeat_interleave(2)
-    for places, share in zip(indices, found.of_episodes, strict=True):
-        of_episode = x[torch.from_numpy(places).long()]
+    for indices_of_episode, share in zip(indices, result.of_episodes, strict=True):
+        of_episode = x[torch.from_numpy(indices_of_episode).long()]
         with torch.no_grad():
             scores = literal(loaded.objective, of_episode[:, 2:].flatten(0, 1), of_episode[:, :2])
         assert share == pytest.approx(float((scores.argmax(1) == answer).double().mean()))
