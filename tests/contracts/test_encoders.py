@@ -87,6 +87,12 @@ def weightless(name, settings):
         return extract.load_encoder(f"{name}:untrained,{settings}", "meta")
 
 
+# The smallest of every encoder in every run of the suite, the others in soaks.
+EXTENTS = pytest.mark.parametrize(
+    "extent", [slice(0, 1), pytest.param(slice(1, None), marks=pytest.mark.soak)]
+)
+
+
 @cache
 def structures(name):
     """Of the variants that differ in nothing but sizes, the one with the fewest weights."""
@@ -97,7 +103,7 @@ def structures(name):
         weights = sum(p.numel() for p in network.parameters())
         known = smallest.setdefault(frozenset(kinds), (weights, variant))
         smallest[frozenset(kinds)] = min(known, (weights, variant))
-    return [variant for _, variant in smallest.values()]
+    return [variant for _, variant in sorted(smallest.values())]
 
 
 def generator(seed=0):
@@ -213,9 +219,10 @@ def test_random_weights_are_stamped(encoder):
     assert encoder.slug.endswith("-untrained")
 
 
-def test_the_fast_path_equals_the_plain_one(name, trained_looking):
+@EXTENTS
+def test_the_fast_path_equals_the_plain_one(name, trained_looking, extent):
     """Folded batch norms and channels last against neither."""
-    for settings in structures(name):
+    for settings in structures(name)[extent]:
         fast = trained_looking(name, settings)
         with plain():
             slow = trained_looking(name, settings)
@@ -226,13 +233,14 @@ def test_the_fast_path_equals_the_plain_one(name, trained_looking):
         assert not left, settings
 
 
-def test_bf16_points_where_fp32_does(name, trained_looking):
+@EXTENTS
+def test_bf16_points_where_fp32_does(name, trained_looking, extent):
     """A cosine of .999 in every row; docs/decisions.md says what each encoder reaches."""
     if "bf16" not in description(name).precisions:
         with pytest.raises(ConfigError, match=f"{name} keeps its rows in fp32 only.*=auto"):
             load_as(name, "bf16")
         return
-    for settings in structures(name):
+    for settings in structures(name)[extent]:
         fine, coarse = (trained_looking(name, settings, p) for p in ("fp32", "bf16"))
         x = items(fine, 2)
         rows, theirs = coarse(x), fine(x)

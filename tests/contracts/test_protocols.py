@@ -57,7 +57,7 @@ def run(path):
     return where / "run"
 
 
-@pytest.fixture(params=plugins.names(FAMILY))
+@pytest.fixture(params=plugins.names(FAMILY), scope="module")
 def protocol(request):
     return request.param
 
@@ -70,32 +70,36 @@ def score(path, run, protocol):
     return score
 
 
+@pytest.fixture(scope="module")
+def usual(path, run, protocol):
+    """What it finds when it is asked nothing in particular: once for every test that compares."""
+    return learn.run_protocol(path, protocol, projections=(run,))
+
+
 def test_it_is_a_protocol_and_says_what_it_does(protocol):
     assert isinstance(plugins.build(FAMILY, protocol), EvaluationProtocol)
     (told,) = (one for one in plugins.describe(FAMILY) if one["name"] == protocol)
     assert told["summary"].endswith((".", ":")) or len(told["summary"]) > 20
 
 
-def test_findings_are_finite_numbers_about_the_same_clips(score):
-    found = score()
-    assert found.findings
-    told = json.loads(json.dumps(found.to_dict(), allow_nan=False))
-    assert len(told["results"]) == len(found.findings)
-    for one in found.findings:
-        assert one.metrics
-        assert all(math.isfinite(value) for value in one.metrics.values())
-        assert one.clips > 0
+def test_findings_are_finite_numbers_about_the_same_clips(usual):
+    assert usual.findings
+    plain = json.loads(json.dumps(usual.to_dict(), allow_nan=False))
+    assert len(plain["results"]) == len(usual.findings)
     kinds = {}
-    for one in found.findings:
-        kinds.setdefault((one.label, one.about.get("level")), set()).add(one.clips)
+    for finding in usual.findings:
+        assert finding.metrics
+        assert all(math.isfinite(value) for value in finding.metrics.values())
+        assert finding.clips > 0
+        kinds.setdefault((finding.label, finding.about.get("level")), set()).add(finding.clips)
     assert all(len(clips) == 1 for clips in kinds.values()), kinds
 
 
-def test_it_repeats_itself(score):
-    assert score().to_dict() == score().to_dict()
+def test_it_repeats_itself(score, usual):
+    assert score().to_dict() == usual.to_dict()
 
 
-def test_labels_that_mean_nothing_score_less(path, score):
+def test_labels_that_mean_nothing_score_less(path, score, usual):
     """ClassEmbeddings dealt out anew: whatever the protocol measures must fall."""
     table = store.open(path).manifest()
     names = table.column("label")
@@ -107,11 +111,12 @@ def test_labels_that_mean_nothing_score_less(path, score):
     ]
     dealt = path.parent / "dealt.csv"
     dealt.write_text("\n".join(lines) + "\n")
-    mask, wrong = (
-        [one for one in score(**asked).findings if one.label] for asked in ({}, {"manifest": dealt})
+    right, wrong = (
+        [finding for finding in evaluation.findings if finding.label]
+        for evaluation in (usual, score(manifest=dealt))
     )
-    name = next(iter(mask[0].metrics))
-    assert sum(one.metrics[name] for one in wrong) < 0.7 * sum(one.metrics[name] for one in mask)
+    name = next(iter(right[0].metrics))
+    assert sum(f.metrics[name] for f in wrong) < 0.7 * sum(f.metrics[name] for f in right)
 
 
 def test_several_label_columns_and_modes_are_one_call(path, score):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -288,25 +289,52 @@ def same_files(whole, parts):
     return names
 
 
+@pytest.fixture(scope="module")
+def whole(paired, tmp_path_factory):
+    """Trainings that nobody disturbs, each done once."""
+
+    @cache
+    def train(recipe, settings):
+        run_dir = tmp_path_factory.mktemp("whole") / "run"
+        return run_dir, learn.train(paired, recipe, settings=settings, run_dir=run_dir)
+
+    return train
+
+
+def cases(shown, others):
+    """The first in every run of the suite, the others in soaks."""
+    return [*shown, *(pytest.param(*case, marks=pytest.mark.soak) for case in others)]
+
+
+@pytest.fixture(scope="module")
+def staged(tmp_path_factory):
+    recipe = tmp_path_factory.mktemp("recipe") / "staged.toml"
+    recipe.write_text(STAGED)
+    return recipe
+
+
 @pytest.mark.parametrize(
     ("after", "memory"),
-    [*((after, "8GiB") for after in (1, 5, 8, 13, 18, 23)), (5, "20kB"), (18, "20kB")],
+    cases(
+        [(1, "8GiB"), (8, "8GiB"), (18, "8GiB"), (5, "20kB")],
+        [(5, "8GiB"), (13, "8GiB"), (23, "8GiB"), (18, "20kB")],
+    ),
 )
-def test_a_killed_training_goes_on_bit_for_bit(paired, tmp_path, monkeypatch, after, memory):
+def test_a_killed_training_goes_on_bit_for_bit(
+    paired, whole, staged, tmp_path, monkeypatch, after, memory
+):
     """Killed after any step, of any stage and round, with a checkpoint some steps before."""
     how = ("optimiser.bucket=2", f"data.memory={memory}")
-    recipe = tmp_path / "staged.toml"
-    recipe.write_text(STAGED)
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    done = learn.train(paired, recipe, settings=how, run_dir=whole)
+    undisturbed, done = whole(staged, how)
+    parts = tmp_path / "parts"
     dying(monkeypatch, after)
     with pytest.raises(Killed):
-        learn.train(paired, recipe, settings=how, run_dir=parts)
+        learn.train(paired, staged, settings=how, run_dir=parts)
     assert not (parts / "done.json").exists()
     monkeypatch.undo()
     assert (parts / "checkpoint.safetensors").exists() == (after > 3)
-    again = learn.train(paired, recipe, settings=how, run_dir=parts, resume=True)
-    same_files(whole, parts)
+    again = learn.train(paired, staged, settings=how, run_dir=parts, resume=True)
+    same_files(undisturbed, parts)
     assert replace(again, run="", seconds=0.0) == replace(done, run="", seconds=0.0)
 
 
@@ -319,25 +347,30 @@ MEMORIES = {
 }
 
 
-@pytest.mark.parametrize("after", [4, 8, 11])
-@pytest.mark.parametrize("recipe", MEMORIES)
-def test_memories_stages_and_rounds_survive_a_kill(paired, tmp_path, monkeypatch, recipe, after):
+KILLS = set(itertools.product(MEMORIES, (4, 8, 11)))
+SHOWN = {("avid", 4), ("cma", 8), ("sscl", 8), ("xdc", 11), ("prototypes", 8)}
+
+
+@pytest.mark.parametrize(("recipe", "after"), cases(sorted(SHOWN), sorted(KILLS - SHOWN)))
+def test_memories_stages_and_rounds_survive_a_kill(
+    paired, whole, tmp_path, monkeypatch, recipe, after
+):
     settings = ("optimiser.batch_size=100", *MEMORIES[recipe])
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    learn.train(paired, recipe, settings=settings, run_dir=whole)
+    undisturbed, _ = whole(recipe, settings)
+    parts = tmp_path / "parts"
     dying(monkeypatch, after)
     with pytest.raises(Killed):
         learn.train(paired, recipe, settings=settings, run_dir=parts)
     monkeypatch.undo()
     learn.train(paired, recipe, settings=settings, run_dir=parts, resume=True)
-    names = same_files(whole, parts)
+    names = same_files(undisturbed, parts)
     assert ("bank.safetensors" in names) == (recipe in ("avid", "cma", "sscl"))
 
 
 def test_a_memory_survives_sigkill(paired, tmp_path):
     """A real process, killed where it stands once it has written a checkpoint."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    settings = ("optimiser.batch_size=100", "optimiser.epochs=40")
+    settings = ("optimiser.batch_size=100", "optimiser.epochs=20")
     learn.train(paired, "sscl", settings=settings, run_dir=whole)
     code = (
         "import sys, torch, learn; torch.set_num_threads(int(sys.argv[4])); "

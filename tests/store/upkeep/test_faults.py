@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[3]
 BEFORE = {"begin": [], "repair": ["a"]}
 AFTER = {"begin": [], "write": ["a", "b", "c"], "merge": ["a", "b", "c"], "repair": ["a"]}
 # A sample in every run, with all that happens around the commit; every change in the soak.
-KILLS = {"write": 12, "begin": 6, "gc": 6, "repair": 6, "merge": 3, "view": 3}
+KILLS = {"write": 8, "begin": 4, "gc": 4, "repair": 4, "merge": 3, "view": 3}
 
 
 @pytest.fixture(scope="module")

@@ -45,7 +45,7 @@ def test_a_class_is_eligible_exactly_if_some_draw_exists(sizes, shots, queries):
     assert _sampler.enough(groups, shots, queries) == exists
 
 
-@pytest.mark.parametrize("redraws", [0, 1, 100])
+@pytest.mark.parametrize("redraws", [0, pytest.param(1, marks=pytest.mark.soak), 100])
 @pytest.mark.parametrize(
     ("groups", "shots", "queries"),
     [
