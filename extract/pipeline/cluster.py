@@ -149,7 +149,7 @@ class _ClusterRun:
         self.progress.report_clip()
 
     def _watch(self, gone_since: float) -> float:
-        """Raise once the scheduler has been gone for some time; since when it is."""
+        """Raise once the scheduler has been gone for some time; returns since when it is."""
         if self.client.status == "running":
             return 0.0
         now = time.monotonic()
@@ -270,11 +270,11 @@ def _check_workers(
             "microshot there"
         ) from None
     for address, theirs in versions.items():
-        for (name, here), (_, there) in zip(own, theirs, strict=True):
-            if here != there:
+        for (name, wanted), (_, version) in zip(own, theirs, strict=True):
+            if version != wanted:
                 raise ClusterError(
-                    f"worker {address} has {name} {there}, this client {here}; install the same on "
-                    "both"
+                    f"worker {address} has {name} {version}, this client {wanted}; install the "
+                    "same on both"
                 )
     future = client.submit(cluster_worker.prepared, settings, pure=False)
     result: Mapping[str, Any] = future.result()

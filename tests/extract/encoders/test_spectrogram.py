@@ -52,10 +52,10 @@ def test_cutting_gives_the_sound_at_each_start_and_zeros_after(samples, length, 
     starts = windows.starts(samples)
     assert cut.shape == (2, len(starts), length or max(samples, 7))
     for window, start in zip(cut[1], starts, strict=True):
-        samples = sound[1, start : start + len(window)]
+        present = sound[1, start : start + len(window)]
         assert torch.equal(window[: len(present)], present)
         assert not window[len(present) :].any()
-    assert windows.starts_seconds(present).tolist() == [s / 10 for s in starts]
+    assert windows.starts_seconds(samples).tolist() == [s / 10 for s in starts]
 
 
 @pytest.mark.parametrize("hop", [0, -1, 11])

@@ -361,7 +361,7 @@ def test_a_file_that_shrinks_after_its_index_was_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("entries", "what"),
+    ("entries", "message"),
     [
         ([(1 << 40, 28), (28, 28)], "outside"),
         ([(0, 28), ((1 << 64) - 28, 28)], "outside"),
