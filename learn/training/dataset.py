@@ -204,7 +204,13 @@ def _class_names(
         return None
     if label is None:
         raise InputError("labels are of classes, and the manifest has no label column")
-    known = class_embeddings.read(Path(recipe.data.labels))
+    path = Path(recipe.data.labels)
+    if path.suffix == ".npy":  # a pickle, and a recipe vouches for nobody
+        raise InputError(
+            f"{path} is a pickle; write its vectors as a table first: "
+            f"learn labels DIR --from {path} --trust-pickle -o FILE.csv"
+        )
+    known = class_embeddings.read(path)
     names = sorted({name for cell in manifest.labels(label) for name in cell})
     wanted = [name for name in names if name in classes or known.has(name)]
     return ClassEmbeddings(names=tuple(wanted), vectors=known.of(wanted))

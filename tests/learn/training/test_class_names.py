@@ -155,3 +155,14 @@ def test_labels_are_made_of_a_stores_classes(made, tmp_path):
         store_path, tmp_path / "t.csv", source=tmp_path / "things.csv", names=tmp_path / "n.csv"
     )
     np.testing.assert_array_equal(class_embeddings.read(tmp_path / "t.csv").vectors, np.eye(6))
+
+
+def test_a_recipe_trusts_no_pickle(made, tmp_path):
+    store_path, table = made
+    known = class_embeddings.read(table)
+    pickled = np.array(dict(zip(known.names, known.vectors, strict=True)), dtype=object)
+    np.save(tmp_path / "w.npy", pickled, allow_pickle=True)
+    settings = (*QUICK, f"data.labels={tmp_path / 'w.npy'}")
+    with pytest.raises(InputError, match=r"w.npy is a pickle; .* learn labels DIR --from .*w.npy"):
+        learn.train(store_path, "cjme", settings=settings, run_dir=tmp_path / "r")
+    assert not (tmp_path / "r").exists()
