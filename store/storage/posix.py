@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from secrets import token_hex
 
 import google_crc32c
@@ -151,6 +151,54 @@ class OpenFile:
             if count:
                 views[0] = views[0][count:]
         return done
+
+
+def inside(root: Path, key: str) -> Path:
+    """The path of a key that is to be changed, on which no link leads out of the store.
+
+    Raises:
+        DamagedStore: a directory on the way, or what the key names, is a symbolic link.
+    """
+    path = root
+    for name in PurePosixPath(key).parts:
+        path /= name
+        if path.is_symlink():
+            raise _is_link(path)
+    return path
+
+
+@contextmanager
+def opened(root: Path, key: str) -> Iterator[int]:
+    """A descriptor of a directory of the store, held against anyone who swaps in a link.
+
+    Raises:
+        DamagedStore: a link or a file is on the way.
+        FileNotFoundError: there is none.
+    """
+    path = root
+    descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for name in PurePosixPath(key).parts:
+            path /= name
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+            try:
+                inner = os.open(name, flags, dir_fd=descriptor)
+            except OSError as error:
+                if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                    raise _is_link(path) from error
+                raise
+            os.close(descriptor)
+            descriptor = inner
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _is_link(path: Path) -> DamagedStore:
+    return DamagedStore(
+        f"{path} is a link or a file where a directory of the store should be; nothing is "
+        "written, moved or removed through it. Put the directory itself in its place"
+    )
 
 
 def make_directory(path: Path) -> None:

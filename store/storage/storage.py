@@ -140,16 +140,16 @@ class PosixStorage:
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Create a key, whole and durable; False if it is there with other bytes."""
-        path = self.root / key
+        path, staging = posix.inside(self.root, key), posix.inside(self.root, "tmp")
         with posix.writing(path):
             posix.make_directory(path.parent)
-        created = posix.put_if_absent(path, data, staging=self.root / "tmp")
+        created = posix.put_if_absent(path, data, staging=staging)
         return created or posix.read_small(path, limit_bytes=_MAX_SMALL_BYTES) == data
 
     @contextmanager
     def staging(self, name: str) -> Iterator[Path]:
         """A new directory to prepare something in; it goes with the context."""
-        staged = self.root / "tmp" / name
+        staged = posix.inside(self.root, f"tmp/{name}")
         try:
             with posix.writing(staged):
                 posix.make_directory(staged)
@@ -159,14 +159,14 @@ class PosixStorage:
 
     def publish(self, staged: Path, key: str) -> None:
         """Make what was staged durable, and rename it into place."""
-        target = self.root / key
+        target = posix.inside(self.root, key)
         with posix.writing(target):
             posix.make_directory(target.parent)
             posix.publish(staged, target)
 
     def move(self, key: str, target: str) -> bool:
         """Give a key another name that is free; False if it is gone."""
-        source, destination = self.root / key, self.root / target
+        source, destination = posix.inside(self.root, key), posix.inside(self.root, target)
         with posix.writing(destination):
             posix.make_directory(destination.parent)
             try:
@@ -179,8 +179,9 @@ class PosixStorage:
 
     def delete(self, key: str) -> None:
         """Remove a key, if it is there."""
-        with posix.writing(self.root / key):
-            (self.root / key).unlink(missing_ok=True)
+        path = posix.inside(self.root, key)
+        with posix.writing(path):
+            path.unlink(missing_ok=True)
 
 
 def directory(storage: Storage) -> Path:

@@ -2,12 +2,15 @@
 
 A part is moved to tmp/ first and looked for in the commit records again: if its writer woke up
 meanwhile and committed it, it is moved back. A writer does the mirror image
-(store/parts/commit.py).
+(store/parts/commit.py). What is to be deleted is claimed by one more rename, to a name from which
+nothing is ever moved back: another collector must not restore what this one has half deleted.
+No link is followed: directories are held open while something in them is deleted.
 """
 
 import os
 import re
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,7 +18,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_hex
-from typing import Any
+from typing import Any, Literal
 
 from store import atomic
 from store.errors import DamagedStore, InputError
@@ -68,6 +71,8 @@ def gc(
         DamagedStore: a feature has parts but no directory of commit records.
         StoreError: the disk refused.
     """
+    for name in ("tmp", "data.zarr", "commits", "quarantine"):
+        posix.inside(store.path, name)
     with posix.writing(store.path / "tmp"):
         now = _file_system_time(store.path / "tmp")
         restored = [] if dry_run else _restore_trash(store)
@@ -89,7 +94,7 @@ def gc(
             size += _size_bytes(path)
             staging.append(path.relative_to(store.path).as_posix())
             if not dry_run:
-                _remove(path)
+                _remove(store.path, path.name)
     return Collected(
         parts=parts,
         staging=staging,
@@ -104,7 +109,9 @@ def _uncommitted(store: Store, now: float, age: float) -> Iterator[tuple[Feature
     """Parts that no record names and that are not of a unit set aside lately."""
     for folder in _entries(store.path / "data.zarr"):
         keys = store.keys_of(folder.name)
-        parts, commits = store.path / keys.parts, store.path / keys.commits
+        parts = posix.inside(store.path, keys.parts)
+        commits = posix.inside(store.path, keys.commits)
+        posix.inside(store.path, f"quarantine/{folder.name}")
         if not (is_safe_name(folder.name) and parts.is_dir()):
             continue
         if not commits.is_dir():  # half a copy of a store, perhaps
@@ -142,18 +149,25 @@ def _remove_part(keys: FeatureKeys, part: Path) -> bool:
     except FileNotFoundError:  # another collector
         return False
     atomic.fsync(part.parent)
-    return not _settle(keys, trash, part)
+    return _settle(keys, trash, part) == "removed"
 
 
-def _settle(keys: FeatureKeys, trash: Path, part: Path) -> bool:
+def _settle(
+    keys: FeatureKeys, trash: Path, part: Path
+) -> Literal["restored", "removed", "taken by another"]:
     """Put a part back that is committed after all, else delete it."""
-    if _is_named(keys, part.name[:22], part.name):
-        with suppress(FileNotFoundError):
-            trash.rename(part)
-            atomic.fsync(part.parent)
-        return True
-    _remove(trash)
-    return False
+    root, named = directory(keys.storage), _is_named(keys, part.name[:22], part.name)
+    claimed = f"dead-{token_hex(8)}"
+    try:
+        trash.rename(posix.inside(root, f"{keys.parts}/{part.name}") if named
+                     else posix.inside(root, f"tmp/{claimed}"))  # fmt: skip
+    except FileNotFoundError:
+        return "taken by another"
+    if named:
+        atomic.fsync(part.parent)
+        return "restored"
+    _remove(root, claimed)
+    return "removed"
 
 
 def _restore_trash(store: Store) -> list[str]:
@@ -163,17 +177,18 @@ def _restore_trash(store: Store) -> list[str]:
         if (match := _TRASH.fullmatch(path.name)) and is_safe_name(match["feature"]):
             keys = store.keys_of(match["feature"])
             key = f"{keys.parts}/{match['part']}"
-            if _settle(keys, path, store.path / key):
+            if _settle(keys, path, store.path / key) == "restored":
                 restored.append(key)
     return restored
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(FileNotFoundError):
-            path.unlink()
+def _remove(root: Path, name: str) -> None:
+    """Delete something in tmp/: a link itself, and never what it leads to."""
+    with posix.opened(root, "tmp") as folder, suppress(FileNotFoundError):
+        if stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+            shutil.rmtree(name, ignore_errors=True, dir_fd=folder)
+        else:
+            os.unlink(name, dir_fd=folder)
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -192,12 +192,12 @@ def _copy_part(source: Storage, target: Storage, record: CommitRecord) -> None:
 
 def _clear(root: Path, key: str, record: CommitRecord) -> None:
     """Move a torn part out of the way; one of a merge that did not get to commit is whole."""
-    part = root / key
+    part, staging = posix.inside(root, key), posix.inside(root, "tmp")
     if part.exists():
         records = [posix.file_record(part, name) for name in posix.keys_under(part)]
         if records != list(record.files):
             with posix.writing(part):
-                part.rename(Path(tempfile.mkdtemp(prefix="torn-", dir=root / "tmp")) / part.name)
+                part.rename(Path(tempfile.mkdtemp(prefix="torn-", dir=staging)) / part.name)
 
 
 def _checked_files(source: Storage, key: str, record: CommitRecord) -> Iterator[tuple[str, bytes]]:

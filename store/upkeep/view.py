@@ -58,12 +58,12 @@ def view(store: Store, feature_name: str) -> View:
     parts = feature.parts()
     listed = "\n".join(part.record.part for part in parts)
     generation = sha256(listed.encode()).hexdigest()[:32]
-    path = store.path / "views" / feature.name / generation
+    path = posix.inside(store.path, f"views/{feature.name}/{generation}")
     step = layout.shard_rows(feature.dim)
     spans = [-(-part.record.rows // step) for part in parts]
     made = not path.exists()
     if made:
-        staged = store.path / "tmp" / f"view-{token_hex(8)}"
+        staged = posix.inside(store.path, f"tmp/view-{token_hex(8)}")
         try:
             with posix.writing(path):
                 posix.make_directory(staged)
