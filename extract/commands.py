@@ -349,7 +349,7 @@ def synth_command(
             audio=audio, noise=noise, silent=silent, broken=broken, groups=groups,
             progress=progress,
         )  # fmt: skip
-    console.give({"manifest": str(manifest)}, as_json, lambda: print(manifest))
+    console.give({"manifest": str(manifest)}, as_json, lambda: console.write_line(manifest))
     return console.DONE
 
 

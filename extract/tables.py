@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from store.console import wrapped
+from store.console import wrapped, write_line
 from store.sizes import size
 
 
@@ -11,14 +11,14 @@ def run_table(result: Mapping[str, Any]) -> None:
     """Print what became of the clips, and what bounded the run."""
     for feature in result["features"]:
         counts = ", ".join(f"{n} {kind}" for kind, n in feature["counts"].items())
-        print(f"{feature['feature']}  {counts}; {feature['new']} new")
+        write_line(f"{feature['feature']}  {counts}; {feature['new']} new")
     evidence = result["evidence"]
-    print(
+    write_line(
         f"{result['clips']} clips in {result['seconds']:.1f} s, {result['clips_per_second']:.2f}/s"
     )
     if result["clips"]:
         fill = ", ".join(f"{share:.0%}" for share in evidence["batch_fill"].values())
-        print(
+        write_line(
             f"bounded by: {result['bottleneck']} (encoders {evidence['encoder_seconds']:.1f} s, "
             f"waiting for decode {evidence['waiting_for_decode_seconds']:.1f} s,\n"
             f"    for the disk {evidence['waiting_for_disk_seconds']:.1f} s; decode "
@@ -26,33 +26,33 @@ def run_table(result: Mapping[str, Any]) -> None:
             f"processes; batch fill {fill})"
         )
     for finding in result["findings"]:
-        print(f"finding: {finding}")
+        write_line(f"finding: {finding}")
 
 
 def manifest_lines(facts: Mapping[str, Any]) -> None:
     """Print what a manifest of a dataset holds, and what it lacks."""
     kinds = ", ".join(f"{count} of {name}" for name, count in facts["distinct"].items())
-    print(facts["manifest"])
+    write_line(facts["manifest"])
     wrapped(f"{facts['clips']} clips; different values: {kinds}")
     for kind, problem in (("missing", "have no file"), ("ambiguous", "may be several files")):
         if facts[kind]:
             wrapped(f"{facts[kind]} clips {problem}: {', '.join(facts[f'{kind}_examples'])}, …")
     if facts["files_not_listed"]:
-        print(f"{facts['files_not_listed']} files are in no list")
+        write_line(f"{facts['files_not_listed']} files are in no list")
 
 
 def plan_table(result: Mapping[str, Any]) -> None:
     """Print what a run would take."""
-    print(f"{result['pending']} of {result['clips']} clips are left to do")
+    write_line(f"{result['pending']} of {result['clips']} clips are left to do")
     if not result["sampled"]:
         return
     for feature in result["features"]:
-        print(
+        write_line(
             f"{feature['feature']}  {feature['pending']} clips, about {feature['rows']} rows "
             f"({feature['rows_per_clip']:g} a clip), {size(feature['bytes'])}"
         )
     low, high = _duration(result["hours_low"]), _duration(result["hours_high"])
-    print(
+    write_line(
         f"about {_duration(result['hours'])} ({low} to {high}), {result['clips_per_second']:.2f}/s"
     )
     wrapped(
@@ -62,8 +62,8 @@ def plan_table(result: Mapping[str, Any]) -> None:
     )
     free = result["free_bytes"]
     room = "" if free is None else f" of {size(free)} that are free"
-    print(f"{size(result['bytes'])} on disk{room}")
-    print(f"of {result['sampled']} clips tried: {_counts(result['statuses'])}")
+    write_line(f"{size(result['bytes'])} on disk{room}")
+    write_line(f"of {result['sampled']} clips tried: {_counts(result['statuses'])}")
     if result["decoders"]:
         wrapped(f"frames decoded by: {_counts(result['decoders'])}")
     for kind, example in result["examples"].items():
@@ -74,10 +74,10 @@ def plan_table(result: Mapping[str, Any]) -> None:
 
 def status_table(result: Mapping[str, Any]) -> None:
     """Print which clips of a manifest are committed."""
-    print(f"{result['clips']} clips")
+    write_line(f"{result['clips']} clips")
     for feature in result["features"]:
         done = "all" if not feature["pending"] else f"{feature['committed']}"
-        print(f"{feature['feature']}  {done} committed, {feature['pending']} pending")
+        write_line(f"{feature['feature']}  {done} committed, {feature['pending']} pending")
         if feature["counts"]:
             wrapped(_counts(feature["counts"]), indent="    ")
     for finding in result["findings"]:
@@ -113,12 +113,12 @@ def weights_table(rows: list[dict[str, Any]]) -> None:
         download_size = size(row["size_bytes"]) if row["size_bytes"] else ""
         accuracy = (row["accuracy"] or "").partition(",")[0]
         line = f"{mark} {row['name']:<37} {accuracy:<21} {row['licence'] or '':<10} {download_size}"
-        print(line.rstrip())
-    print("\n* is here; sources, attributions and how accuracy was measured: --json")
+        write_line(line.rstrip())
+    write_line("\n* is here; sources, attributions and how accuracy was measured: --json")
 
 
 def fetched_lines(result: Mapping[str, Any]) -> None:
     """Print what was fetched."""
     for path, digest in result["files"].items():
-        print(f"{path}\n    sha256 {digest}")
-    print(result["next_step"])
+        write_line(f"{path}\n    sha256 {digest}")
+    write_line(result["next_step"])

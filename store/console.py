@@ -57,21 +57,40 @@ def give(result: Mapping[str, Any], as_json: bool, render: Callable[[], None]) -
         render()
 
 
+# Control characters but line breaks and tabs, direction overrides, and halves of surrogate pairs.
+_UNSEEN = re.compile(
+    "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]"
+)
+
+
+def visible(text: str) -> str:
+    """The text with what would command a terminal, or turn round its letters, as escapes."""
+    return _UNSEEN.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
+def write_line(text: object = "") -> None:
+    """Print a line of a result; names of clips and classes in it cannot command the terminal."""
+    print(visible(str(text)))
+
+
 def wrapped(text: str, indent: str = "") -> None:
     """Print a paragraph; `indent` goes before its first line."""
-    print(textwrap.fill(text, 80, initial_indent=indent, subsequent_indent=indent + "    "))
+    print(
+        textwrap.fill(visible(text), 80, initial_indent=indent, subsequent_indent=indent + "    ")
+    )
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: list[str], *, header: bool = True) -> None:
-    """Print rows under their columns."""
+    """Print rows under their columns, as they are: brackets of a name are no markup."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     drawn = Table(box=None, pad_edge=False, header_style="bold", show_header=header)
     for column in columns:
-        drawn.add_column(column, overflow="fold")
+        drawn.add_column(Text(column), overflow="fold")
     for row in rows:
-        drawn.add_row(*(str(row[column]) for column in columns))
+        drawn.add_row(*(Text(visible(str(row[column]))) for column in columns))
     Console(highlight=False).print(drawn)
 
 
@@ -102,7 +121,8 @@ def progress(noun: str, *, quiet: bool) -> Iterator[Callable[..., None]]:
 
         def lines(done: int, total: int, message: str = "", status: str = "") -> None:
             if message and not quiet:
-                print(f"{message}; {status}" if status else message, file=sys.stderr, flush=True)
+                text = visible(f"{message}; {status}" if status else message)
+                print(text, file=sys.stderr, flush=True)
 
         yield lines
         return
@@ -117,16 +137,17 @@ def progress(noun: str, *, quiet: bool) -> Iterator[Callable[..., None]]:
     )
 
     columns = (
-        BarColumn(20), MofNCompleteColumn(), TextColumn(noun), TimeElapsedColumn(),
-        TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[told]}"),
+        BarColumn(20), MofNCompleteColumn(), TextColumn(noun, markup=False), TimeElapsedColumn(),
+        TextColumn("left"), TimeRemainingColumn(),
+        TextColumn("{task.fields[status]}", markup=False),
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(noun, total=None, status="")
 
         def draw(done: int, total: int, message: str = "", status: str = "") -> None:
-            bar.update(task, completed=done, total=total, status=status)
+            bar.update(task, completed=done, total=total, status=visible(status))
             if message:
-                bar.console.print(message, highlight=False)
+                bar.console.print(visible(message), highlight=False, markup=False)
 
         yield draw
 
@@ -212,5 +233,5 @@ def _commands(command_line: typer.Typer) -> set[str | None]:
 
 
 def _complain(kind: str, message: str) -> None:
-    print(f"error[{kind}]: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error[{kind}]: {visible(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(FIXABLE)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from learn.evaluation.wording import CLASSIC, NOT_SHARES, SHORT, TASK_SETTINGS
-from store.console import table, wrapped
+from store.console import table, wrapped, write_line
 
 
 def episodes_table(result: Mapping[str, Any]) -> None:
@@ -17,7 +17,7 @@ def episodes_table(result: Mapping[str, Any]) -> None:
     projections = list(dict.fromkeys(row["projection"] for row in rows))
     for projection in projections:
         if projections != ["none"]:
-            print(f"\nprojection: {projection}")
+            write_line(f"\nprojection: {projection}")
         of_run = [row for row in rows if row["projection"] == projection]
         if len({row["support"] for row in of_run}) > 1 and any("→" in _mode(row) for row in of_run):
             _matrices(of_run)
@@ -61,7 +61,7 @@ def _question_lines(drawn: Mapping[str, Any]) -> None:
 def _left_out_lines(drawn: Mapping[str, Any]) -> None:
     """Print the clips and classes that were left out."""
     if dropped := [f"{n} with {reason}" for reason, n in drawn["dropped"].items() if n]:
-        print(f"left out: {', '.join(dropped)}")
+        write_line(f"left out: {', '.join(dropped)}")
     for draw in drawn["draws"]:
         if idle := draw["classes_never_drawn"]:
             listed = ", ".join(idle[:8]) + (", …" if len(idle) > 8 else "")
@@ -86,7 +86,7 @@ def _matrices(rows: Sequence[Mapping[str, Any]]) -> None:
         lines = {row["support"]: dict.fromkeys(queries, "") for row in chosen}
         for row in chosen:
             lines[row["support"]][row["query"]] = _percent(row)
-        print(f"\n{shots}-shot, {head}: support down, query across")
+        write_line(f"\n{shots}-shot, {head}: support down, query across")
         table([{"": mode} | line for mode, line in lines.items()], ["", *queries])
 
 
@@ -102,7 +102,7 @@ def _parts_table(rows: Sequence[Mapping[str, Any]]) -> None:
     with_parts = [row for row in rows if row["parts"]]
     if not with_parts:
         return
-    print(f"\n{with_parts[0]['metric'].replace('_', ' ')}, of")
+    write_line(f"\n{with_parts[0]['metric'].replace('_', ' ')}, of")
     names = [key for key, value in with_parts[0]["parts"].items() if isinstance(value, float)]
     lines = [
         {"mode": _mode(row), "shots": row["shots"], "head": row["head"]}
@@ -112,7 +112,7 @@ def _parts_table(rows: Sequence[Mapping[str, Any]]) -> None:
     table(lines, list(lines[0]))
     for chosen_on in dict.fromkeys(row["parts"].get("beta_chosen_on", "") for row in with_parts):
         if chosen_on:
-            print(f"beta chosen on {chosen_on}")
+            write_line(f"beta chosen on {chosen_on}")
 
 
 def _missing_table(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -123,7 +123,7 @@ def _missing_table(rows: Sequence[Mapping[str, Any]]) -> None:
     for kind in dict.fromkeys(tuple(row[key] for key in keys) for row in rows):
         dropped, shots, head, projection = kind
         of = "" if projection == "none" else f", {projection}"
-        print()
+        write_line()
         wrapped(f"av, {shots}-shot, {head}{of}: queries without {dropped}, in % of the clips")
         chosen = [row for row in rows if tuple(row[key] for key in keys) == kind]
         lines: dict[tuple[str, str], dict[str, str]] = {}
@@ -133,12 +133,12 @@ def _missing_table(rows: Sequence[Mapping[str, Any]]) -> None:
         shown = [{"fusion": fusion, "fill": fill} | lines[fusion, fill] for fusion, fill in lines]
         table(shown, ["fusion", "fill", *names.values()])
     if any(row["filled_from"] == "scored" for row in rows):
-        print("mean and retrieved fills came from the clips scored: no train split is apart")
+        write_line("mean and retrieved fills came from the clips scored: no train split is apart")
 
 
 def _leakage_table(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print the points that each result gains with groups not separated."""
-    print("\nwith groups not separated: points more, on other episodes of the same classes")
+    write_line("\nwith groups not separated: points more, on other episodes of the same classes")
     shots = list(dict.fromkeys(row["shots"] for row in rows))
     several = len({row["projection"] for row in rows}) > 1
     lines: dict[tuple[str, ...], dict[str, str]] = {}
@@ -161,7 +161,7 @@ def comparison_table(result: Mapping[str, Any]) -> None:
         f"same: within ± {100 * result['margin']:g}"
     )
     for shots in dict.fromkeys(row["shots"] for row in rows):
-        print(f"\n{shots}-shot")
+        write_line(f"\n{shots}-shot")
         for reference in dict.fromkeys(json.dumps(row["a"]) for row in rows):
             compared = [
                 row for row in rows if row["shots"] == shots and json.dumps(row["a"]) == reference
@@ -174,7 +174,7 @@ def comparison_table(result: Mapping[str, Any]) -> None:
                 [_compared(row, keys) for row in compared],
                 ["result", "%", "points", "p", "verdict"],
             )
-    print()
+    write_line()
     wrapped("It holds for episodes of these clips, and says nothing of other clips or classes.")
 
 
@@ -201,7 +201,7 @@ def sweep_table(result: Mapping[str, Any]) -> None:
         wrapped(f"not scored: {result['not_scored']}")
     table([{c: row.get(c, "-") for c in columns} for row in rows], columns)
     if result["best"] is not None:
-        print(f"* the best: {result['cells'][result['best']]['run']}")
+        write_line(f"* the best: {result['cells'][result['best']]['run']}")
     for number, cell in enumerate(result["cells"], 1):
         if cell["error"]:
             wrapped(f"{number}: {cell['error']}")
@@ -218,7 +218,7 @@ def prediction_lines(result: Mapping[str, Any]) -> None:
         f"index {result['index']}, in {result['seconds']:.1f} s"
     )
     for counts in result["labels"]:
-        print()
+        write_line()
         wrapped(
             f"{counts['label']}: {counts['answered']} answered, {counts['abstained']} abstained, "
             f"{counts['no-rows']} without rows; {counts['classes']} classes, "
@@ -230,7 +230,7 @@ def prediction_lines(result: Mapping[str, Any]) -> None:
         for fitted in counts["calibration"]:
             wrapped(f"confidence by {fitted['parts']}: {_trust(fitted)}", indent="    ")
         for parts, recall in counts.get("recall", {}).items():
-            print(f"    recall of the index by {parts}: {recall:.4f}")
+            write_line(f"    recall of the index by {parts}: {recall:.4f}")
 
 
 def _trust(fitted: Mapping[str, Any]) -> str:
@@ -288,7 +288,7 @@ def evaluation_table(result: Mapping[str, Any], *, per_class: bool = False) -> N
         ]
         parts = {"label": label, "level": level, "projection": projection}
         facts = [f"{key} {value}" for key, value in parts.items() if value not in ("", "none")]
-        print("\n" + ", ".join(facts))
+        write_line("\n" + ", ".join(facts))
         names = list(dict.fromkeys(name for row in chosen for name in row["metrics"]))
         lines = [
             {
@@ -316,7 +316,7 @@ def _class_table(row: Mapping[str, Any]) -> None:
     ranked_by = "average_precision" if "average_precision" in keys else "recall"
     ranked = sorted(row["classes"], key=lambda c: -c[ranked_by])
     lines = [{**c, **{SHORT.get(k, k): _shown(k, c[k]) for k in keys}} for c in ranked]
-    print(f"\nmode {_mode(row)}")
+    write_line(f"\nmode {_mode(row)}")
     table(lines, ["name", "clips", *(SHORT.get(key, key) for key in keys)])
 
 
@@ -359,6 +359,8 @@ def report_lines(result: Mapping[str, Any]) -> None:
 def _caveats(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print the meaning of the marks behind numbers."""
     if any(row["untrained"] for row in rows):
-        print("* weights are UNTRAINED (random): this shows the plumbing, not an encoder's worth")
+        write_line(
+            "* weights are UNTRAINED (random): this shows the plumbing, not an encoder's worth"
+        )
     if any(row["seen_in_training"] for row in rows):
-        print("! the projection was trained on clips scored here")
+        write_line("! the projection was trained on clips scored here")

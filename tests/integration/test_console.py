@@ -1,9 +1,17 @@
 """A library's message on the command line: parameters are shown as the options they are."""
 
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 import cli
 from store import console
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -50,3 +58,40 @@ def test_an_error_of_the_library_names_the_option(words, says, capsys, monkeypat
     error = capsys.readouterr().err
     assert says in error
     assert "`" not in error
+
+
+def test_names_are_shown_as_they_are(capsys):
+    """Brackets are no markup, and nothing that a name holds commands the terminal."""
+    rows = [
+        {"class [b]": "[music]/b.mp4", "n": "[/b]x"},
+        {"class [b]": "\x1b[31m\u202er", "n": "é"},
+    ]
+    console.table(rows, ["class [b]", "n"])
+    console.write_line("[/b]\x9b2J")
+    shown = capsys.readouterr().out
+    assert "class [b]" in shown
+    assert "[music]/b.mp4" in shown
+    assert "[/b]x" in shown
+    assert r"\x1b[31m\u202er" in shown
+    assert r"[/b]\x9b2J" in shown
+    assert not set("\x1b\x9b\u202e") & set(shown)
+
+
+def test_progress_is_drawn_on_a_terminal():
+    code = (
+        "from store.console import progress\n"
+        "with progress('clips', quiet=False) as draw:\n"
+        "    draw(1, 2, 'unit [b] \\x1b]0;x', '3 [/failed]')\n"
+        "    draw(2, 2, '', 'done')\n"
+    )
+    ours, theirs = pty.openpty()
+    done = subprocess.run(
+        [sys.executable, "-c", code], stderr=theirs, cwd=ROOT, check=False, timeout=60,
+        env=os.environ | {"TERM": "xterm", "COLUMNS": "100"},
+    )  # fmt: skip
+    os.close(theirs)
+    drawn = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    assert done.returncode == 0, drawn
+    assert r"unit [b] \x1b]0;x" in drawn
+    assert "clips" in drawn
