@@ -5,8 +5,8 @@
 
 Sizes are those of files (a hard link counts once), in 10^9 bytes. Start-up is the least of five
 whole processes, memory the largest resident set of such a process, never less than that of
-this script (some 26 MB). The time of an installation
-depends on the line and on what pip has kept.
+this script (some 26 MB). The time of an installation depends on the line and on what pip has
+kept.
 """
 
 import argparse
