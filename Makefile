@@ -12,7 +12,7 @@ DEMO ?= demo
 .PHONY: demo test soak bench check lock newest resolve footprint clean
 
 $(VENV)/.ready: $(LOCK) pyproject.toml
-	@$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 15), "microshot needs Python 3.11 to 3.14; try: make PYTHON=python3.12 ..."'
+	@$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), "microshot needs Python 3.11 to 3.13; try: make PYTHON=python3.12 ..."'
 	$(PYTHON) -m venv $(VENV)
 ifneq ($(CPU),)
 	$(BIN)/pip install --quiet --no-deps --index-url $(TORCH_INDEX) torch==$(TORCH) torchaudio
