@@ -284,7 +284,7 @@ def orientation(frame: Any) -> tuple[bool, int]:
 
     A display matrix that is neither a quarter turn nor a mirrored one is broken: nothing is done.
     """
-    matrix = next((d for d in frame.side_data if d.type == SideData.DISPLAYMATRIX), None)
+    matrix = frame.side_data.get(SideData.DISPLAYMATRIX)
     if matrix is None:
         return False, 0
     a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].astype(np.float64)
