@@ -257,10 +257,13 @@ class Media:
 def _after(front: Track, track: Track) -> Track:
     """The track with the file's first sound before it, for its first sample has its part in where
     second 0 is.
+
+    Packets that were read twice are taken as they came the first time: only then do they say how
+    many of their samples are priming.
     """
-    first = track.packets[0].pts
-    before = [p for p in front.packets if p.pts is not None and p.pts < first]
-    return replace(track, packets=[*before, *track.packets])
+    last = max((p.pts for p in front.packets if p.pts is not None), default=None)
+    rest = [p for p in track.packets if last is None or p.pts is None or p.pts > last]
+    return replace(track, packets=[*front.packets, *rest])
 
 
 def _origin(tracks: Mapping[int, Track]) -> float:
