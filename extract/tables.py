@@ -11,7 +11,8 @@ def run_table(result: Mapping[str, Any]) -> None:
     """Print what became of the clips, and what bounded the run."""
     for feature in result["features"]:
         counts = ", ".join(f"{n} {kind}" for kind, n in feature["counts"].items())
-        write_line(f"{feature['feature']}  {counts}; {feature['new']} new")
+        others = f"; {n} another run committed first" if (n := feature["by_others"]) else ""
+        write_line(f"{feature['feature']}  {counts}; {feature['new']} new{others}")
     evidence = result["evidence"]
     write_line(
         f"{result['clips']} clips in {result['seconds']:.1f} s, {result['clips_per_second']:.2f}/s"

@@ -84,9 +84,10 @@ def merge_command(
     """Copy the sound units and manifests of other stores into this one."""
     from store.upkeep.merge import merge
 
-    result = merge(directory, others).to_dict()
+    merged = merge(directory, others)
+    result = merged.to_dict()
     console.give(result, as_json, lambda: console.pairs(result))
-    return console.FINDINGS if result["damaged"] else console.DONE
+    return console.DONE if merged.sound else console.FINDINGS
 
 
 @app.command("view")

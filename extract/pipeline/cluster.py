@@ -66,6 +66,7 @@ class _ClusterRun:
     tasks: Iterator[UnitTask]
     progress: RunProgress
     new: Counter[str] = field(default_factory=Counter)  # clips by feature
+    by_others: Counter[str] = field(default_factory=Counter)  # of them, that others were first with
     items: Counter[str] = field(default_factory=Counter)
     slots: Counter[str] = field(default_factory=Counter)
     lost: list[int] = field(default_factory=list)  # units whose workers died every time
@@ -136,9 +137,10 @@ class _ClusterRun:
         self.progress.failures.update(done["failures"])
         for name, counts in done["outputs"].items():
             self.new[name] += counts["new"]
+            self.by_others[name] += counts["by_others"]
             self.items[name] += counts["items"]
             self.slots[name] += counts["slots"]
-        keep = ("feature", "clips", "rows", "status", "commit_seconds")
+        keep = ("feature", "clips", "by_others", "rows", "status", "commit_seconds")
         self.progress.report_commits(
             [
                 {name: commit[name] for name in keep}
@@ -237,6 +239,7 @@ def run_on(
                 fs[feature.name],  # looked up anew: others wrote it
                 manifest.clip_ids,
                 new=run.new[feature.name],
+                by_others=run.by_others[feature.name],
                 fill=run.items[feature.name] / max(run.slots[feature.name], 1) or 1.0,
             )
             for feature in features

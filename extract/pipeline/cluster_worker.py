@@ -121,7 +121,12 @@ def work(task: UnitTask) -> dict[str, Any]:
         "commits": [dict(commit) for commit in commits],
         "failures": dict(progress.failures),
         "outputs": {
-            output.feature.name: {"new": output.new, "items": output.items, "slots": output.slots}
+            output.feature.name: {
+                "new": output.new,
+                "by_others": output.by_others,
+                "items": output.items,
+                "slots": output.slots,
+            }
             for output in outputs
         },
     }

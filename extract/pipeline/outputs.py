@@ -28,6 +28,7 @@ class Output:
     batch_size: int
     device: str
     new: int = 0  # clips committed by this run
+    by_others: int = 0  # clips done by this run that another had committed first
     items: int = 0  # given to the network by finished units
     slots: int = 0  # and what it computed, padding included
     network: HalvingNetwork = field(init=False)

@@ -68,6 +68,8 @@ class RunProgress:
                 f"unit {commit['unit'] + 1}/{self.units} {commit['feature']}: "
                 f"{commit['rows']} rows of {commit['clips']} clips ({counts})"
             )
+            if commit["by_others"]:
+                message += f"; {commit['by_others']} of them another run had committed first"
             self.progress(self.timings.clips, self.clips, message, self._rate_and_failures())
             if self.on_commit:
                 self.on_commit({"time": round(time.time(), 3), **commit, **self._state()})

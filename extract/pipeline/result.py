@@ -59,11 +59,12 @@ class FeatureReport:
     modality: str
     counts: dict[str, int]  # clips of the manifest by kind
     new: int  # clips committed by this run
+    by_others: int  # clips that this run did as well, but another had committed first
     batch_fill: float  # share of the encoder's work that was not padding
 
     @classmethod
     def of(
-        cls, feature: Feature, clip_ids: Sequence[str], *, new: int, fill: float
+        cls, feature: Feature, clip_ids: Sequence[str], *, new: int, by_others: int, fill: float
     ) -> "FeatureReport":
         """The report of one feature."""
         kinds = [Status(int(code)) for code in feature.status_of(clip_ids)]
@@ -73,6 +74,7 @@ class FeatureReport:
             modality=feature.modality,
             counts=counts,
             new=new,
+            by_others=by_others,
             batch_fill=fill,
         )
 

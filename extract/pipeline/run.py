@@ -90,7 +90,13 @@ def run(
         pipeline.work(outcomes)
     timings.seconds = time.perf_counter() - timings.begun
     reports = [
-        FeatureReport.of(output.feature, manifest.clip_ids, new=output.new, fill=output.fill)
+        FeatureReport.of(
+            output.feature,
+            manifest.clip_ids,
+            new=output.new,
+            by_others=output.by_others,
+            fill=output.fill,
+        )
         for output in outputs
     ]
     return RunResult(

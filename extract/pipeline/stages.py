@@ -113,16 +113,23 @@ class Pipeline:
     def _commit(self, number: int, output: Output, unit: UnitEncoder) -> dict[str, Any]:
         """Commit what a unit has gathered, in the writer's thread; returns its counts."""
         begun = time.perf_counter()
-        rows = unit.rows()
-        retry = output.feature.tries(rows.clip_ids) if self.retrying else 0
-        output.feature.commit(rows, output.notes(), retry=retry)
-        kinds = [Status(int(code)).kind for code in rows.status]
-        output.new += len(kinds)
+        rows, feature = unit.rows(), output.feature
+        retry = feature.tries(rows.clip_ids) if self.retrying else 0
+        clips = new = len(rows.clip_ids)
+        status, row_count = rows.status, len(rows.values)
+        if not feature.commit(rows, output.notes(), retry=retry):
+            new = feature.commit_lacking(rows, output.notes())
+            located = feature.locate(rows.clip_ids)  # what the store holds is what is reported
+            status, row_count = located.status, int(located.rows.sum())
+        output.new += new
+        output.by_others += clips - new
+        kinds = [Status(int(code)).kind for code in status]
         return {
-            "feature": output.feature.name,
+            "feature": feature.name,
             "unit": number,
-            "clips": len(kinds),
-            "rows": len(rows.values),
+            "clips": clips,
+            "by_others": clips - new,
+            "rows": row_count,
             "status": {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)},
             "commit_seconds": round(time.perf_counter() - begun, 4),
         }

@@ -27,6 +27,8 @@ from store.spec import STORE_DTYPE, FeatureSpec
 from store.status import Status
 from store.storage.storage import storage_at
 
+RACES_LOST = 8  # retries of the same clips that others may win before it is told
+
 
 class Feature:
     """Rows of many clips under one identity.
@@ -106,6 +108,25 @@ class Feature:
         record = protocol.commit(self._keys, rows, notes=notes or {}, retry=retry)
         self._stale = True
         return record is not None
+
+    def commit_lacking(self, rows: UnitRows, notes: Mapping[str, Any] | None = None) -> int:
+        """Commit, as a retry, the clips that have rows in `rows` and none here; the number of them.
+
+        For a unit whose commit another writer won: what is there stays, but rows beat none.
+
+        Raises:
+            StoreError: as `commit`; or others retried the same clips again and again.
+        """
+        for _ in range(RACES_LOST):
+            self._stale = True
+            present = self.locate(rows.clip_ids).rows
+            lacking = np.flatnonzero((rows.row_count > 0) & (present == 0)).tolist()
+            if not lacking:
+                return 0
+            chosen = rows.chosen(lacking)
+            if self.commit(chosen, notes, retry=self.tries(chosen.clip_ids)):
+                return len(lacking)
+        raise StoreError(f"{self.name}: other writers try the same clips all the time; run again")
 
     def read(
         self, clip_ids: Sequence[str], *, verify: bool = True

@@ -3,6 +3,7 @@
 Shapes: n = clips of the unit, R = all their rows, D = embedding size.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,3 +97,19 @@ class UnitRows:
     def row_start(self) -> UInt64[np.ndarray, "n"]:
         """The first row of each clip."""
         return np.cumsum(self.row_count, dtype=np.uint64) - self.row_count
+
+    def chosen(self, clips: Sequence[int]) -> "UnitRows":
+        """The rows of some of the clips, by their indices."""
+        index = np.asarray(clips, dtype=np.int64)
+        start, count = self.row_start.astype(np.int64)[index], self.row_count[index]
+        rows = np.repeat(start - (np.cumsum(count, dtype=np.int64) - count), count)
+        rows += np.arange(len(rows))
+        return UnitRows(
+            clip_ids=tuple(self.clip_ids[i] for i in index.tolist()),
+            values=self.values[rows],
+            row_time_ms=self.row_time_ms[rows],
+            row_count=count,
+            status=self.status[index],
+            media_sha256=self.media_sha256[index],
+            detail=tuple(self.detail[i] for i in index.tolist()),
+        )

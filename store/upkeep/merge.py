@@ -2,8 +2,9 @@
 
 Both sides may be directories or buckets, so this is also the way into a bucket and out of it.
 Units have the same name everywhere: merging twice changes nothing, and a merge that was interrupted
-goes on. Where both have a unit the one that is there stays; clips that have rows only in the other
-store are then written as a retry, for a clip with rows beats one without.
+goes on. Rows that are there stay, and a clip that has other rows in the other store is told: a unit
+that holds such a clip comes over without it where readers would otherwise take the other rows. A
+clip with rows beats one without, which is then written as a retry.
 """
 
 import tempfile
@@ -21,17 +22,14 @@ from store.features.identity import make_feature, parse_spec, read_spec
 from store.manifest import MAX_KEPT_BYTES, from_parquet
 from store.names import is_safe_name
 from store.parts import layout
-from store.parts.commit import MAX_RECORD_BYTES, CommitRecord, FeatureKeys, put_record
+from store.parts.commit import CommitRecord, FeatureKeys, put_record, read_record
 from store.parts.part import Part
-from store.parts.unit_rows import UnitRows
 from store.storage import posix
 from store.storage.storage import Storage, storage_at
-from store.store import (
-    MANIFEST_NAME,
-    MAX_STORE_JSON_BYTES,
-    create,
-    parse_store_json,
-)
+from store.store import MANIFEST_NAME, MAX_STORE_JSON_BYTES, create, parse_store_json
+from store.upkeep.overlap import Overlap, overlap, rows_of
+
+MAX_NAMED = 20  # clips with other rows that are named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,9 +50,16 @@ class Merged:
     units: int = 0  # copied
     present: int = 0  # were there already
     retried_clips: int = 0  # had rows only in the other store
+    differing_clips: int = 0  # have other rows in the other store; those that are here stay
+    differing: list[str] = field(default_factory=list)  # the first of them, as FEATURE/CLIP
     manifests: int = 0
     bytes: int = 0
     damaged: list[Damage] = field(default_factory=list)
+
+    @property
+    def sound(self) -> bool:
+        """Whether everything was taken, and nothing contradicts what was here."""
+        return not self.damaged and not self.differing_clips
 
     def to_dict(self) -> dict[str, Any]:
         """The object that `store merge --json` prints."""
@@ -88,10 +93,17 @@ def merge(target: str | Path, others: Sequence[str | Path]) -> Merged:
                 merged.damaged.append(_damage(source, name, "", error))
                 continue
             merged.features += 1
-            present = set(_committed(destination, name).get(name, ()))
+            step = _Merge(
+                source=_feature(source, name),
+                target=_feature(destination, name),
+                before=_feature(destination, name),
+                present=frozenset(_committed(destination, name).get(name, ())),
+                merged=merged,
+            )
+            theirs, ours = (FeatureKeys(storage=s, feature_id=name) for s in (source, destination))
             for unit in units:
                 try:
-                    _merge_unit(source, destination, name, unit, unit in present, merged)
+                    step.unit(theirs, ours, unit)
                 except DamagedStore as error:
                     merged.damaged.append(_damage(source, name, unit, error))
     return merged
@@ -147,28 +159,86 @@ def _merge_feature(source: Storage, target: Storage, name: str) -> None:
         raise DamagedStore(f"{target.name}/{key} has another identity; run: store verify DIR")
 
 
-def _merge_unit(
-    source: Storage, target: Storage, feature: str, unit: str, present: bool, merged: Merged
-) -> None:
-    record = _record(source, feature, unit)
-    if not present:
-        _copy_part(source, target, record)
-        if put_record(target, record):
-            merged.units += 1
-            merged.bytes += sum(file.size for file in record.files)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Merge:
+    """One feature on its way from a store into another."""
+
+    source: Feature
+    target: Feature
+    before: Feature  # the target as it was when this source's turn came
+    present: frozenset[str]  # units of the target
+    merged: Merged
+
+    def unit(self, source: FeatureKeys, target: FeatureKeys, unit: str) -> None:
+        """Bring one unit over: whole, unless rows that are there would change."""
+        record = read_record(source, unit)
+        part = Part(source, record)
+        there = unit in self.present
+        if there and read_record(target, unit).nonce == record.nonce:
+            self.merged.present += 1
             return
-    merged.present += 1
-    if _record(target, feature, unit).nonce == record.nonce:
-        return
-    keys = FeatureKeys(storage=target, feature_id=feature)
-    existing = Feature(keys, read_spec(keys))
-    theirs = Part(FeatureKeys(storage=source, feature_id=feature), record)
-    merged.retried_clips += _retry(existing, theirs)
+        shared = overlap(self.before, part)
+        self._tell_differing(part, shared)
+        if not there and not shared.taken_over.any():
+            _copy_part(source.storage, target.storage, record)
+            if put_record(target.storage, record):
+                self.merged.units += 1
+                self.merged.bytes += sum(file.size for file in record.files)
+                return
+            there = True
+        self.merged.present += there
+        part.verify()
+        if there:
+            self.merged.retried_clips += self._retry(part)
+        else:
+            self._merge_rest(part, shared)
+
+    def _tell_differing(self, part: Part, shared: Overlap) -> None:
+        clips = np.flatnonzero(shared.differing).tolist()
+        self.merged.differing_clips += len(clips)
+        room = MAX_NAMED - len(self.merged.differing)
+        names = [f"{self.target.name}/{part.clip_ids[i]}" for i in clips[: max(room, 0)]]
+        self.merged.differing += names
+
+    def _retry(self, part: Part) -> int:
+        """Commit the clips with rows in the part and none in the target; the number of them."""
+        wanted = np.flatnonzero(part.row_count > 0)
+        lacking = wanted[self.target.locate([part.clip_ids[i] for i in wanted]).rows == 0]
+        if not lacking.size:
+            return 0
+        return self.target.commit_lacking(rows_of(part, lacking.tolist()), _writer_of(part))
+
+    def _merge_rest(self, part: Part, shared: Overlap) -> None:
+        """Commit the clips that the target lacks as a unit of their own.
+
+        Of those in several units of the source, only the one that speaks for a clip there gives it.
+        """
+        located = self.source.locate(part.clip_ids)
+        names = [record.part for record in self.source.records()]
+        speaks = np.array([names[i] == part.record.part for i in located.part.tolist()])
+        wanted = speaks & ~shared.rows_here & ((part.row_count > 0) | ~shared.known)
+        if not wanted.any():
+            self.merged.present += 1
+            return
+        rows = rows_of(part, np.flatnonzero(wanted).tolist())
+        retry = self.target.tries(rows.clip_ids)
+        if not self.target.commit(rows, _writer_of(part), retry=retry):
+            raise StoreError(
+                f"{self.target.location}: another writer committed the same clips meanwhile; "
+                "merge again"
+            )
+        self.merged.units += 1
+        self.merged.bytes += rows.values.nbytes
 
 
-def _record(storage: Storage, feature: str, unit: str) -> CommitRecord:
-    data = storage.get(f"commits/{feature}/{unit}.json", limit_bytes=MAX_RECORD_BYTES)
-    return CommitRecord.from_bytes(data, feature_id=feature, unit=unit)
+def _writer_of(part: Part) -> dict[str, Any]:
+    writer: dict[str, Any] = part.attributes().get("writer", {})
+    return writer
+
+
+def _feature(storage: Storage, name: str) -> Feature:
+    keys = FeatureKeys(storage=storage, feature_id=name)
+    return Feature(keys, read_spec(keys))
 
 
 def _copy_part(source: Storage, target: Storage, record: CommitRecord) -> None:
@@ -187,17 +257,25 @@ def _copy_part(source: Storage, target: Storage, record: CommitRecord) -> None:
             for name, data in _checked_files(source, key, record):
                 posix.make_directory((staged / name).parent)
                 (staged / name).write_bytes(data)
-        target.publish(staged, key)
+        try:
+            target.publish(staged, key)
+        except StoreError:  # another merge of the same part may have been a moment sooner
+            if root is None or not _is_whole(root / key, record):
+                raise
 
 
 def _clear(root: Path, key: str, record: CommitRecord) -> None:
     """Move a torn part out of the way; one of a merge that did not get to commit is whole."""
     part, staging = posix.inside(root, key), posix.inside(root, "tmp")
-    if part.exists():
-        records = [posix.file_record(part, name) for name in posix.keys_under(part)]
-        if records != list(record.files):
-            with posix.writing(part):
-                part.rename(Path(tempfile.mkdtemp(prefix="torn-", dir=staging)) / part.name)
+    if part.exists() and not _is_whole(part, record):
+        with posix.writing(part):
+            part.rename(Path(tempfile.mkdtemp(prefix="torn-", dir=staging)) / part.name)
+
+
+def _is_whole(part: Path, record: CommitRecord) -> bool:
+    """Whether a directory holds the files of a record and nothing else."""
+    found = [posix.file_record(part, name) for name in posix.keys_under(part)]
+    return found == list(record.files)
 
 
 def _checked_files(source: Storage, key: str, record: CommitRecord) -> Iterator[tuple[str, bytes]]:
@@ -209,38 +287,6 @@ def _checked_files(source: Storage, key: str, record: CommitRecord) -> Iterator[
                 f"run: store repair {source.name}"
             )
         yield file.key, data
-
-
-def _retry(target: Feature, part: Part) -> int:
-    """Write the clips with rows in the part and none in `target` as a retry; returns how many.
-
-    Raises:
-        DamagedStore: the part is not as it was written.
-    """
-    part.verify()
-    known = target.committed()
-    wanted = [
-        index
-        for index, clip_id in enumerate(part.clip_ids)
-        if part.row_count[index] and not (clip_id in known and known[clip_id].has_rows)
-    ]
-    if not wanted:
-        return 0
-    start, count = part.row_start[wanted], part.row_count[wanted]
-    spans = list(zip(start.tolist(), (start + count).tolist(), strict=True))
-    rows = UnitRows(
-        clip_ids=tuple(part.clip_ids[index] for index in wanted),
-        values=np.concatenate([part.rows(*span) for span in spans]),
-        row_time_ms=part.row_time_ms[np.concatenate([np.arange(*span) for span in spans])],
-        row_count=count.astype(np.uint16),
-        status=part.status[wanted],
-        media_sha256=part.media_sha256[wanted],
-        detail=tuple(part.details[index] for index in wanted),
-    )
-    writer = part.attributes().get("writer", {})
-    if not target.commit(rows, writer, retry=target.tries(rows.clip_ids)):
-        raise StoreError(f"{target.name}: another writer tried the same clips again; merge again")
-    return len(wanted)
 
 
 def _damage(source: Storage, feature: str, unit: str, error: DamagedStore) -> Damage:

@@ -18,7 +18,9 @@ from extract.encoders._network import Frozen
 from extract.media.sampling import Sampling
 from extract.pipeline import progress
 from extract.pipeline.batching import HalvingNetwork, Packer
+from store import Feature, Status
 from store.errors import ConfigError, InputError, StoreError
+from store.parts.unit_rows import UnitRows
 from tests.extract import media_files as media
 from tests.extract.fakes import Frames, Windows, quick
 
@@ -260,3 +262,50 @@ def test_progress_tells_the_rate_and_the_failures(tmp_path):
     assert reports[-1][:2] == (3, 3)
     assert "/s, " in reports[-1][3]
     assert "1 unreadable" in reports[-1][3]
+
+
+# ── losing to another run ────────────────────────────────────────────────────────────────────────
+
+
+def beaten(monkeypatch, source, directory, other_status):
+    """A run, every unit of which another run has committed a moment before, with that outcome."""
+    commit = Feature.commit
+
+    def late(feature, rows, notes=None, *, retry=0):
+        if not retry:
+            count = np.zeros_like(rows.row_count) if other_status.failed else rows.row_count
+            without = rows if count.any() else UnitRows(
+                clip_ids=rows.clip_ids,
+                values=rows.values[:0],
+                row_time_ms=rows.row_time_ms[:0],
+                row_count=count,
+                status=np.full(len(count), other_status, np.uint8),
+                media_sha256=rows.media_sha256,
+                detail=rows.detail,
+            )  # fmt: skip
+            assert commit(feature, without, notes)
+        return commit(feature, rows, notes, retry=retry)
+
+    told = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Feature, "commit", late)
+        result = quick(source, directory, progress=lambda *args: told.append(args[2]))
+    return result, [line for line in told if line]
+
+
+def test_rows_beat_the_failures_that_another_run_committed_first(source, tmp_path, monkeypatch):
+    result, told = beaten(monkeypatch, source, tmp_path / "s", Status.DEADLINE)
+    report = result.features[0]
+    assert (report.counts, report.new, report.by_others) == ({"ok": CLIPS}, CLIPS, 0)
+    assert "another" not in "".join(told)
+    quick(source, tmp_path / "alone")
+    ours, alone = (values(tmp_path / name)[0] for name in ("s", "alone"))
+    np.testing.assert_array_equal(ours, alone)
+
+
+def test_what_another_run_committed_first_is_not_counted_as_ours(source, tmp_path, monkeypatch):
+    result, told = beaten(monkeypatch, source, tmp_path / "s", Status.OK)
+    report = result.features[0]
+    assert (report.counts, report.new, report.by_others) == ({"ok": CLIPS}, 0, CLIPS)
+    assert all("of them another run had committed first" in line for line in told)
+    assert result.to_dict()["features"][0]["by_others"] == CLIPS

@@ -1,10 +1,13 @@
 """Merged stores hold what each held; merging again, or after a crash, changes nothing more."""
 
+import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import cli
 import store
 from store import FeatureSpec, Manifest, Status
 from store.errors import InputError, NotAStore, StoreError
@@ -150,3 +153,73 @@ def test_what_is_no_other_store_is_refused(pair, tmp_path):
         merge(one.path, [tmp_path])
     with pytest.raises(InputError, match="into itself"):
         merge(one.path, [one.path / ".." / "one"])
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_is_there_stays_whatever_units_the_other_store_has(tmp_path, spec, make_rows, seed):
+    """Clips of both stores in other units, with the same rows, other rows or none in either."""
+    rng = np.random.default_rng(seed)
+    one, two = store.create(tmp_path / "one"), store.create(tmp_path / "two")
+    clips = [f"clip{i}" for i in range(9)]
+    for number, fs in enumerate((one, two)):
+        feature = fs.add_feature(spec)
+        order = list(rng.permutation(clips)[: 6 + number])
+        for first in range(0, len(order), 3):
+            rows = {clip: int(rng.integers(0, 3)) for clip in order[first : first + 3]}
+            feature.commit(make_rows(rows, seed=10 * number + first))
+    ours, theirs = (rows_by_clip(fs["toy"]) for fs in (one, two))
+    done = merge(one.path, [two.path])
+    wanted = theirs | {clip: rows for clip, rows in ours.items() if rows or clip not in theirs}
+    merged = rows_by_clip(store.open(one.path)["toy"])
+    assert merged == wanted
+    differing = {c for c in ours if ours[c] and theirs.get(c) and ours[c] != theirs[c]}
+    assert done.differing_clips == len(done.differing) == len(differing)
+    assert {name.rpartition("/")[2] for name in done.differing} == differing
+    assert done.sound == (not differing)
+    before = files_of(one)
+    assert merge(one.path, [two.path]).differing_clips <= len(differing)
+    assert files_of(one) == before
+    assert verify(one, deep=True).problems == []
+
+
+def rows_by_clip(feature) -> dict[str, bytes]:
+    return {clip: feature.read([clip])[0].tobytes() for clip in sorted(feature.clip_ids)}
+
+
+def test_the_same_rows_in_other_units_are_no_finding(tmp_path, spec, make_rows):
+    one, two = store.create(tmp_path / "one"), store.create(tmp_path / "two")
+    rows = make_rows({"a": 2, "b": 1, "c": 0}, seed=1)
+    one.add_feature(spec).commit(rows)
+    for clip in range(3):
+        two.add_feature(spec).commit(rows.chosen([clip]))
+    done = merge(one.path, [two.path])
+    assert (done.differing_clips, done.retried_clips, done.sound) == (0, 0, True)
+    assert rows_by_clip(store.open(one.path)["toy"]) == rows_by_clip(two["toy"])
+
+
+def test_two_merges_of_one_unit_at_once(pair, monkeypatch):
+    """The other is a moment sooner: its part is there, whole, when ours is to be put in place."""
+    one, two = pair
+    publish, raced = posix.publish, []
+
+    def late(staged, target):
+        if not raced:
+            raced.append(target)
+            merge(one.path, [two.path])
+        publish(staged, target)
+
+    monkeypatch.setattr(posix, "publish", late)
+    merge(one.path, [two.path])
+    assert raced
+    assert verify(one, deep=True).problems == []
+    assert rows_by_clip(store.open(one.path)["toy"])["two"] == rows_by_clip(two["toy"])["two"]
+
+
+def test_differing_rows_are_told_and_exit_1(pair, monkeypatch, capsys):
+    one, two = pair
+    monkeypatch.setattr(sys, "argv", ["store", "merge", str(one.path), str(two.path), "--json"])
+    with pytest.raises(SystemExit) as exit_:
+        cli.store_main()
+    result = json.loads(capsys.readouterr().out)
+    assert exit_.value.code == 1
+    assert (result["differing_clips"], result["differing"]) == (1, [f"{one['toy'].name}/both"])
