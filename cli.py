@@ -34,6 +34,9 @@ def report_command(
         str, typer.Option("--map", metavar="tsne|pca|none", help="How clips are laid out flat.")
     ] = "tsne",
     title: Annotated[str, typer.Option(show_default="named by the stores")] = "",
+    remote_stores: Annotated[
+        bool, typer.Option("--remote-stores", help="Read stores in buckets that runs name.")
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """Show what runs found in one page that opens offline: figures, tables, confused clips."""
@@ -44,6 +47,7 @@ def report_command(
     with console.progress("pictures", quiet=as_json) as progress:
         result = learn.report(
             tuple(runs), output, title=title, map_by=map_by, media=tuple(media),
+            remote_stores=remote_stores,
             thumbnails=lambda clips: thumbnails(
                 [Segment(c.root, c.path, c.start_seconds, c.end_seconds) for c in clips], progress
             ),

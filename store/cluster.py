@@ -1,12 +1,11 @@
 """Lines to a dask scheduler: which are safe, and how they are opened."""
 
-import ipaddress
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
-from distributed import Client, LocalCluster
+from distributed import Client
 from distributed.security import Security
 
 from store.errors import ClusterError, InputError
@@ -18,27 +17,22 @@ CLOSE_SECONDS = 5.0
 def check_url(url: str, insecure_tcp: bool) -> None:
     """Refuse what others could listen to, or send work on.
 
+    On one machine too: its other users reach every port of it, and may be the first to listen at
+    the one that is expected.
+
     Raises:
         InputError: no address of a scheduler.
-        ClusterError: tcp:// to another machine.
+        ClusterError: tcp:// that nobody vouches for.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("tcp", "tls") or not parts.hostname or parts.port is None:
-        raise InputError(
-            f"{url!r} is no scheduler; write tls://HOST:8786, or tcp:// on this machine"
-        )
-    if parts.scheme == "tcp" and not _loopback(parts.hostname) and not insecure_tcp:
+        raise InputError(f"{url!r} is no scheduler; write tls://HOST:8786")
+    if parts.scheme == "tcp" and not insecure_tcp:
         raise ClusterError(
-            f"anybody on the way may read and change what goes over {url}; use tls:// "
-            "(docs/cluster.md), or `insecure_tcp` on a network of your own"
+            f"whoever reaches {url}, any user of this machine too, may read what goes over it and "
+            "run programs as you; use tls:// (docs/cluster.md), or `insecure_tcp` where there is "
+            "nobody else"
         )
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 @contextmanager
@@ -65,20 +59,6 @@ def connected(url: str, insecure_tcp: bool = False) -> Iterator[Client]:
         yield client
     finally:
         client.close(timeout=CLOSE_SECONDS)
-
-
-@contextmanager
-def local(workers: int) -> Iterator[Client]:
-    """A client of `workers` new processes of this machine, gone afterwards; one thread each."""
-    _quiet()
-    with (
-        LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=True, host="127.0.0.1",
-            dashboard_address=None, silence_logs=logging.CRITICAL,
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):  # fmt: skip
-        yield client
 
 
 def _quiet() -> None:

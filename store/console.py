@@ -5,6 +5,7 @@ Results go to stdout, one JSON object with `--json`; talk goes to stderr. Heavy 
 imported inside commands, and rich where something is drawn, so that `--help` is instant.
 """
 
+import errno
 import json
 import os
 import re
@@ -37,7 +38,10 @@ TrustPickle = Annotated[
 ]
 InsecureTcp = Annotated[
     bool,
-    typer.Option("--insecure-tcp", help="Let a scheduler be tcp:// on another machine."),
+    typer.Option(
+        "--insecure-tcp",
+        help="Let a scheduler be tcp://: whoever reaches it can run programs as you.",
+    ),
 ]
 
 
@@ -180,6 +184,7 @@ def run(command_line: typer.Typer) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         code = command_line(standalone_mode=False)
+        sys.stdout.flush()
     except MicroshotError as error:
         _complain(error.kind, with_options(str(error), _options(command_line, sys.argv[1:])))
     except _ClickException as error:
@@ -192,6 +197,11 @@ def run(command_line: typer.Typer) -> None:
         _complain("usage", f"{text if text.endswith(('.', '?')) else text + '.'} Try `{manual}`.")
     except (KeyboardInterrupt, typer.Abort):
         code = STOPPED
+    except BrokenPipeError:  # `| head` has seen enough; the flush at exit would say so once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(DONE)
+    except (OSError, MemoryError) as error:
+        _complain("system", refusal(error))
     except Exception:
         traceback.print_exc()
         print("error[bug]: this is ours, not yours; please report the lines above", file=sys.stderr)
@@ -199,6 +209,39 @@ def run(command_line: typer.Typer) -> None:
     if code == STOPPED:  # typer turns Ctrl-C into this code by itself
         print("stopped; what is committed stays, run the same command to go on", file=sys.stderr)
     sys.exit(code or DONE)
+
+
+# The next step after a refusal of the operating system, by its number.
+_NEXT_STEPS = {
+    errno.ENOSPC: "free some space, or name another disk",
+    errno.EDQUOT: "free some of your quota, or name another disk",
+    errno.EFBIG: "raise the limit on file sizes (ulimit -f), or name another file system",
+    errno.EACCES: "name a place that you may use, or have the permissions changed",
+    errno.EPERM: "name a place that you may use, or have the permissions changed",
+    errno.EROFS: "name a place that can be written to",
+    errno.ENOENT: "see whether it was moved, or its disk unmounted",
+    errno.ENOTDIR: "a file stands where a directory should; name another path",
+    errno.EISDIR: "a directory stands where a file should; name another path",
+    errno.EEXIST: "name a new path",
+    errno.ENAMETOOLONG: "give it a shorter name",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.EIO: "look at the disk or the mount",
+    errno.ESTALE: "look at the mount",
+    errno.ENOTCONN: "look at the mount",
+}
+
+
+def refusal(error: OSError | MemoryError) -> str:
+    """One line of what the operating system refused, and the next step."""
+    if isinstance(error, MemoryError):
+        return (
+            "not enough memory; what is finished stays. Close other programs, lower --memory or "
+            "--batch-size where the command has them, and run it again"
+        )
+    paths = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    step = _NEXT_STEPS.get(error.errno or 0, "mend that")
+    where = " → ".join(paths) or "the system"
+    return f"{where}: {error.strerror or error}; {step}, then run the same command again"
 
 
 def with_options(message: str, options: Mapping[str, str]) -> str:

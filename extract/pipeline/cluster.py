@@ -171,7 +171,7 @@ class Scheduler:
     """The address of a dask scheduler."""
 
     url: str
-    insecure_tcp: bool = False  # trust the network, where the line is neither TLS nor local
+    insecure_tcp: bool = False  # accept tcp://, which everybody who reaches it may use
 
 
 def run_on(

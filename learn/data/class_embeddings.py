@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from store import safe_pickle
+from store import atomic, safe_pickle
 from store.errors import InputError, MissingFile
 
 LISTED = 5  # missing names in one message
@@ -133,15 +133,16 @@ def read(path: Path, *, trust_pickle: bool = False, wanted: Iterable[str] = ()) 
 
 def write(path: Path, labels: ClassEmbeddings) -> None:
     """Write a CSV with a row per name, all or nothing."""
-    unfinished = path.with_name(path.name + ".unfinished")
-    with unfinished.open("w", newline="", encoding="utf-8") as file:
+    with (
+        atomic.staged(path, durable=True) as staged,
+        staged.open("w", newline="", encoding="utf-8") as file,
+    ):
         table = csv.writer(file)
         table.writerow(["name", *range(labels.vectors.shape[1])])
         for name, vector in zip(labels.names, labels.vectors, strict=True):
             table.writerow(
                 [name, *(str(x) for x in vector)]
             )  # the shortest text that is this float
-    unfinished.replace(path)
 
 
 def _labels(path: Path, pairs: Sequence[tuple[str, np.ndarray]]) -> ClassEmbeddings:

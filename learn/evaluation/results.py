@@ -3,7 +3,6 @@
 Shapes: E = episodes.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
+from learn.data import records
 from learn.data.clips import Clips
 from learn.evaluation.config import EpisodesConfig
 from learn.evaluation.confusion import Tally
@@ -168,23 +168,24 @@ def load_result(run_dir: Path) -> Saved:
     if not (run_dir / "result.json").is_file():
         raise MissingFile(f"no result {run_dir}; make one with: learn episodes DIR -o {run_dir}")
     try:
-        result = json.loads((run_dir / "result.json").read_text())
-        table = np.load(run_dir / "accuracy.npy", allow_pickle=False)
-        rows, _ = result["results"], result["episodes"]["sha256"]
+        path = run_dir / "result.json"
+        result: records.EpisodesRecord = records.read(path, records.EpisodesRecord)
+        table = records.read_numbers(run_dir / "accuracy.npy")
+        rows = result["results"]
         of_episodes = tuple(
             padded[: row["episodes"]] for padded, row in zip(table, rows, strict=True)
         )
         means = [row["accuracy"] for row in rows]
         sound = all(map(np.isclose, [x.mean() for x in of_episodes], means)) and bool(rows)
-        tallies: tuple[Mapping[str, Any], ...] = ()
+        tallies: tuple[records.TallyRecord, ...] = ()
         if (run_dir / "answers.json").is_file():
-            tallies = tuple(json.loads((run_dir / "answers.json").read_text()))
+            tallies = tuple(records.read(run_dir / "answers.json", list[records.TallyRecord]))
             accuracies = zip(map(_accuracy, tallies), means, strict=True)
             # Where episodes differ in queries, or are measured otherwise, a mean over episodes is
             # not the share of all queries.
             differs = result["episodes"].get("uneven") or "measure" in result["episodes"]
             sound = sound and (differs or all(np.isclose(a, mean) for a, mean in accuracies))
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, LookupError, TypeError, ValueError, ArithmeticError) as error:
         raise InputError(f"{run_dir} is not a result of learn episodes ({error})") from None
     if not sound:
         raise InputError(f"{run_dir} was changed since it was written; score it again")

@@ -16,6 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from learn.data.clips import splits
 from learn.evaluation.episodes import run_episodes
+from learn.evaluation.processes import each_in_a_process
 from learn.fewshot import modes as views
 from learn.inference.selection import absolute
 from learn.training import recipe as recipes
@@ -88,9 +89,9 @@ def sweep(
     insecure_tcp: bool = False,
     progress: Progress | None = None,
 ) -> Sweep:
-    """Train every combination of `grid` ("section.key=a,b"), here or by dask workers, and compare.
+    """Train every combination of `grid` ("section.key=a,b") and compare them.
 
-    `workers` are processes on this machine, `scheduler` is the address of others'. A cell that
+    `workers` are processes on this machine, `scheduler` is the address of dask's. A cell that
     fails is reported and the others go on. Paths must mean the same on all machines.
 
     Raises:
@@ -113,11 +114,11 @@ def sweep(
     calls = [
         {**common, "settings": (*settings, *cell.changes), "run": str(cell.run)} for cell in cells
     ]
-    with _workers(workers, scheduler, insecure_tcp) as pool:
+    with _cluster(scheduler, insecure_tcp) as pool:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / FILE).is_file():  # says whose directory it is; finished ones keep theirs
             write_json(folder / FILE, facts)
-        outcomes = _outcomes(cells, calls, pool, progress)
+        outcomes = _outcomes(cells, calls, workers, pool, progress)
     data = cells[0].recipe.data
     trained = [cell.run for cell, outcome in zip(cells, outcomes, strict=True) if outcome["done"]]
     scores, reason = _scores(
@@ -161,12 +162,13 @@ def _refuse(cells: Sequence[Cell], folder: Path, workers: int, scheduler: str | 
 def _outcomes(
     cells: Sequence[Cell],
     calls: Sequence[dict[str, Any]],
+    workers: int,
     pool: "_Pool | None",
     progress: Progress | None,
 ) -> list[dict[str, Any]]:
     """The outcome of every cell's training, in the order of the cells."""
     outcomes: list[dict[str, Any]] = [{} for _ in cells]
-    for done, (number, outcome) in enumerate(_trained(calls, pool), 1):
+    for done, (number, outcome) in enumerate(_trained(calls, workers, pool), 1):
         outcomes[number] = outcome
         if progress:
             short = ", ".join(cells[number].changes)
@@ -233,13 +235,22 @@ def run_cell(
 
 
 def _trained(
-    calls: Sequence[Mapping[str, Any]], pool: _Pool | None
+    calls: Sequence[Mapping[str, Any]], workers: int, pool: _Pool | None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """The number and outcome of every cell, as trainings finish."""
-    if pool is None:
+    if pool is not None:
+        yield from _trained_elsewhere(calls, pool)
+    elif workers:
+        for number, outcome in each_in_a_process(run_cell, calls, workers=workers):
+            yield number, _failed(outcome) if isinstance(outcome, Exception) else outcome
+    else:
         for number, call in enumerate(calls):
             yield number, run_cell(**call)
-        return
+
+
+def _trained_elsewhere(
+    calls: Sequence[Mapping[str, Any]], pool: _Pool
+) -> Iterator[tuple[int, dict[str, Any]]]:
     from distributed import as_completed
 
     for address, worker_code in pool.run(code).items():
@@ -248,19 +259,22 @@ def _trained(
     futures = {pool.submit(run_cell, **call, pure=False): i for i, call in enumerate(calls)}
     for future in as_completed(futures, loop=pool.loop, raise_errors=False):
         error = future.exception() if future.status == "error" else None
-        failed = {"done": None, "error": f"{type(error).__name__}: {error}"}
-        yield futures[future], failed if error else future.result()
+        yield futures[future], _failed(error) if error else future.result()
+
+
+def _failed(error: BaseException) -> dict[str, Any]:
+    return {"done": None, "error": f"{type(error).__name__}: {error}"}
 
 
 @contextmanager
-def _workers(workers: int, scheduler: str | None, insecure_tcp: bool) -> Iterator[_Pool | None]:
-    """A dask client, where workers are asked for."""
-    if not workers and scheduler is None:
+def _cluster(scheduler: str | None, insecure_tcp: bool) -> Iterator[_Pool | None]:
+    """A dask client, where a scheduler is named."""
+    if scheduler is None:
         yield None
         return
-    from store.cluster import connected, local
+    from store.cluster import connected
 
-    with local(workers) if workers else connected(str(scheduler), insecure_tcp) as client:
+    with connected(scheduler, insecure_tcp) as client:
         yield client
 
 

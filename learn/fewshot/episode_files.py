@@ -4,14 +4,16 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as serialised
 
+from learn.data import records
 from learn.data.clips import Clips
 from learn.fewshot.tasks import CLASSIC, Episodes
+from store import atomic
 from store.errors import InputError, MissingFile
 
 FORMAT = "microshot-episodes-1"
@@ -20,6 +22,14 @@ FORMAT = "microshot-episodes-1"
 def digest(draws: Sequence[Episodes]) -> str:
     """One digest of several draws, in order."""
     return hashlib.sha256("".join(draw.sha256 for draw in draws).encode()).hexdigest()
+
+
+class _DrawFacts(TypedDict):
+    """What the file says of one draw beside its arrays."""
+
+    shots: int
+    seed: int
+    facts: NotRequired[dict[str, Any]]
 
 
 def save(path: Path, clips: Clips, draws: Sequence[Episodes]) -> None:
@@ -38,11 +48,8 @@ def save(path: Path, clips: Clips, draws: Sequence[Episodes]) -> None:
         "sha256": digest(draws),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".unfinished")
-    save_file(
-        {k: np.ascontiguousarray(v) for k, v in arrays.items()}, unfinished, metadata=metadata
-    )
-    unfinished.replace(path)
+    plain = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
+    atomic.write_bytes(path, serialised(plain, metadata=metadata), durable=True)
 
 
 def _labels(clips: Clips) -> list[str] | list[list[str]]:
@@ -67,11 +74,11 @@ def labelled(path: Path) -> tuple[list[str], list[str]]:
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata()
-            labels = json.loads(metadata["labels"])
-            return json.loads(metadata["clips"]), [
-                x if isinstance(x, str) else ";".join(x) for x in labels
-            ]
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            labels = records.checked(json.loads(metadata["labels"]), list[str | list[str]], path)
+            ids = records.checked(json.loads(metadata["clips"]), list[str], path)
+            records.same_length(path, ids, labels)
+            return ids, [x if isinstance(x, str) else ";".join(x) for x in labels]
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is not an episodes file ({error})") from None
 
 
@@ -85,8 +92,9 @@ def task_of(path: Path) -> str:
         raise MissingFile(f"no episodes file {path}; write one with `save_episodes`")
     try:
         with safe_open(path, framework="numpy") as file:
-            (first, *_) = json.loads((file.metadata() or {})["draws"])
-    except (SafetensorError, KeyError, TypeError, ValueError):
+            stored = json.loads((file.metadata() or {})["draws"])
+        (first, *_) = records.checked(stored, list[_DrawFacts], path)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError):
         raise InputError(
             f"{path} is not an episodes file; write one with `save_episodes`"
         ) from None
@@ -107,20 +115,28 @@ def load(path: Path, clips: Clips) -> tuple[Clips, list[Episodes]]:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
                 raise InputError(f"{path} is not an episodes file; write one with `save_episodes`")
-            ids = json.loads(metadata["clips"])
+            ids = records.checked(json.loads(metadata["clips"]), list[str], path)
+            stored = records.checked(json.loads(metadata["draws"]), list[_DrawFacts], path)
             draws = [
                 Episodes(
                     indices=file.get_tensor(f"{i}.indices"),
                     classes=file.get_tensor(f"{i}.classes"),
                     clips_sha256=metadata["clips_sha256"],
-                    **draw,
+                    shots=facts["shots"],
+                    seed=facts["seed"],
+                    facts=facts.get("facts", {}),
                 )
-                for i, draw in enumerate(json.loads(metadata["draws"]))
+                for i, facts in enumerate(stored)
             ]
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"{path} is not an episodes file ({reason}); draw them again") from None
-    beyond = any(draw.indices.max(initial=-1) >= len(ids) for draw in draws)
+    beyond = any(
+        draw.indices.dtype.kind not in "iu"
+        or draw.indices.max(initial=-1) >= len(ids)
+        or draw.indices.min(initial=0) < -1  # -1 fills places of uneven episodes
+        for draw in draws
+    )
     if not draws or beyond or digest(draws) != metadata.get("sha256"):
         raise InputError(f"{path} was changed since it was written: its digest differs; draw again")
     return _same_clips(path, clips, ids, metadata), draws

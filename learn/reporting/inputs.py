@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from learn.data import records
 from learn.evaluation.results import Saved, load_result
 from learn.evaluation.wording import CLASSIC
 from learn.inference.selection import NONE, modalities_of
 from learn.training.runs import load_run
 from store.errors import InputError, MissingFile
+
+MAX_METRICS_BYTES = 1 << 30  # a line per step
 
 # Keys that differ between results of one question.
 _NOT_OF_THE_QUESTION = {
@@ -257,15 +260,10 @@ def _row(run: Path, record: Mapping[str, Any], tally: Mapping[str, Any] | None) 
 
 
 def _read_evaluation(run: Path) -> SavedEvaluation:
-    try:
-        record = json.loads((run / "evaluation.json").read_text())
-        for row in record["results"]:
-            _ = [row[key] for key in ("label", "projection", "support", "query", "clips")]
-            _ = [row[key] for key in ("metrics", "classes", "untrained", "seen_in_training")]
-        if not record["results"] or not isinstance(record["data"], dict):
-            raise ValueError("it has no results")  # noqa: TRY301
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{run} is not a result of learn evaluate ({error})") from None
+    record: records.EvaluationRecord
+    record = records.read(run / "evaluation.json", records.EvaluationRecord)
+    if not record["results"]:
+        raise InputError(f"{run} is not a result of learn evaluate (it has no results)")
     return SavedEvaluation(path=run, record=record)
 
 
@@ -273,16 +271,17 @@ def _read_training(run: Path) -> SavedTraining:
     finished = (run / "done.json").is_file()
     if finished:
         load_run(run)  # every file is what the training wrote
-    try:
-        recipe = json.loads((run / "config.json").read_text())
-        provenance = json.loads((run / "provenance.json").read_text())
-        text = (run / "metrics.jsonl").read_text()
-        # A training that is under way may be in the middle of its last line.
-        events = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-        epochs = tuple(event for event in events if event["event"] == "epoch")
-        _ = [(epoch["loss"], epoch["val_loss"], epoch["val_accuracy"]) for epoch in epochs]
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{run} is not a training we can read ({error})") from None
+    recipe = records.read(run / "config.json", records.TrainingConfig)
+    provenance = records.read(run / "provenance.json", records.Provenance)
+    metrics = run / "metrics.jsonl"
+    text = records.read_bytes(metrics, limit=MAX_METRICS_BYTES)
+    # A training that is under way may be in the middle of its last line.
+    lines = text[: text.rfind(b"\n") + 1].splitlines()
+    events = records.checked(
+        [records.parse(line, metrics) for line in lines], list[dict[str, Any]], metrics
+    )
+    ends = [event for event in events if event.get("event") == "epoch"]
+    epochs = tuple(records.checked(ends, list[records.Epoch], metrics))
     return SavedTraining(
         path=run, finished=finished, recipe=recipe, provenance=provenance, epochs=epochs
     )

@@ -12,6 +12,7 @@ from learn.reporting.naming import mode_name
 from learn.reporting.plots import Caption, Drawing
 from learn.reporting.projection_2d import Map
 from learn.reporting.sections import Figure, Section, Table
+from learn.reporting.stores import refuse_remote
 from learn.training.runs import load_run
 from store.errors import MicroshotError
 
@@ -28,15 +29,17 @@ class _NamedMap:
         return f"{' and '.join(map(mode_name, self.layout.modes))}, {self.projection}"
 
 
-def add_maps(section: Section, question: Question, inputs: ReportInputs, method: str) -> Section:
+def add_maps(
+    section: Section, question: Question, inputs: ReportInputs, method: str, *, remote: bool = False
+) -> Section:
     """The section with a figure of all maps of the question's vectors, and why some are not."""
-    maps, notes = _maps(question, inputs, method)
+    maps, notes = _maps(question, inputs, method, remote)
     figures = [_figure(maps, inputs, f"{section.key}-map", method)] if maps else []
     return section.add(figures=figures, notes=notes)
 
 
 def _maps(
-    question: Question, inputs: ReportInputs, method: str
+    question: Question, inputs: ReportInputs, method: str, remote: bool
 ) -> tuple[list[_NamedMap], list[str]]:
     """Each projection's maps of each store's features once, and notes of what has no map."""
     maps: list[_NamedMap] = []
@@ -58,6 +61,7 @@ def _maps(
             seen.add(key)
             name = inputs.projection_name(projection)
             try:
+                refuse_remote(sampling["store"], remote)
                 run = None if projection == NONE else load_run(Path(projection))
                 layouts = projection_2d.maps(
                     sampling["store"], sampling["features"], clips, classes, run, method

@@ -52,11 +52,12 @@ def report(
     map_by: str = projection_2d.METHODS[0],
     media: Sequence[str | Path] = (),
     thumbnails: Thumbnails | None = None,
+    remote_stores: bool = False,
 ) -> ReportSummary:
     """Write the page and say what is in it.
 
     `media` are directories that the paths of manifests are relative to; `thumbnails` makes pictures
-    of clips found there.
+    of clips found there. Stores in buckets, which results name, are read with `remote_stores` only.
 
     Raises:
         MissingFile, InputError: a directory that is no run, or was changed; results that cannot
@@ -67,14 +68,14 @@ def report(
     projection_2d.check(map_by)
     _refuse(runs, output, media)
     inputs = read_inputs(runs)
-    stores = Stores(inputs)
-    sections = _sections(inputs, map_by)
+    stores = Stores(inputs, remote=remote_stores)
+    sections = _sections(inputs, map_by, remote_stores)
     caveats = find_caveats(inputs, stores.pretraining())
     pictures: dict[str, str] = {}
     if thumbnails is not None:
         pictures = clip_pictures(sections, stores, list(map(Path, media)), thumbnails)
         sections = [note_missing(section, pictures) for section in sections]
-    sections.append(provenance_section(inputs, stores))
+    sections.append(provenance_section(inputs, stores).add(notes=stores.notes()))
     page = render(title or page_title(inputs), sections, caveats, pictures)
     atomic.write_text(output, page)
     return ReportSummary(
@@ -128,14 +129,14 @@ def _refuse(runs: Sequence[str | Path], output: Path, media: Sequence[str | Path
             raise MissingFile(f"no directory {folder}; `media` is where the clips lie")
 
 
-def _sections(inputs: ReportInputs, map_by: str) -> list[Section]:
+def _sections(inputs: ReportInputs, map_by: str, remote: bool) -> list[Section]:
     """A section for each question, evaluation and training."""
     sections = []
     for i, question in enumerate(inputs.questions):
         title = question_title(question, inputs)
         section = episodes_section(question, inputs, f"q{i}", title)
         if map_by != "none":
-            section = add_maps(section, question, inputs, map_by)
+            section = add_maps(section, question, inputs, map_by, remote=remote)
         sections.append(section)
     for i, evaluation in enumerate(inputs.evaluations):
         sections.append(evaluation_section(evaluation, inputs, f"e{i}"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from learn.reporting.inputs import ReportInputs
 from store import open as open_store
 from store import read_manifest
-from store.errors import MicroshotError
+from store.errors import InputError, MicroshotError
 
 if TYPE_CHECKING:
     from store import Manifest, Store
@@ -33,11 +33,25 @@ class SourceFeature:
     notes: Mapping[str, Any]
 
 
-class Stores:
-    """The stores that results came from, each opened once; what is gone is left out."""
+def refuse_remote(store: str, remote: bool) -> None:
+    """Refuse a bucket that a result names: results come from anybody, and asking tells who asks.
 
-    def __init__(self, inputs: ReportInputs) -> None:
+    Raises:
+        InputError: the store is not on this machine, and buckets are not to be read.
+    """
+    if "://" in store and not remote:
+        raise InputError(f"{store} is not on this machine; to read it, add `remote_stores`")
+
+
+class Stores:
+    """The stores that results came from, each opened once; what is gone is left out.
+
+    Those that are not on this machine are only asked if `remote`.
+    """
+
+    def __init__(self, inputs: ReportInputs, *, remote: bool = False) -> None:
         self._inputs = inputs
+        self._remote = remote
         self._open: dict[str, Store] = {}
         self._manifests: dict[tuple[str, str | None], Manifest | None] = {}
 
@@ -50,6 +64,16 @@ class Stores:
                 yield Source(
                     store=data["store"], manifest=data.get("manifest"), features=data["features"]
                 )
+
+    def notes(self) -> list[str]:
+        """The stores that are not read, and why."""
+        notes = []
+        for store in dict.fromkeys(source.store for source in self.sources()):
+            try:
+                refuse_remote(store, self._remote)
+            except InputError as error:
+                notes.append(f"Nothing is said of features and clips of a store: {error}.")
+        return notes
 
     def features(self) -> Iterator[SourceFeature]:
         """Every feature that can still be read, once."""
@@ -98,6 +122,7 @@ class Stores:
         return self._store(source.store).manifest()
 
     def _store(self, path: str) -> "Store":
+        refuse_remote(path, self._remote)
         if path not in self._open:
             self._open[path] = open_store(path)
         return self._open[path]

@@ -10,16 +10,16 @@ order of the clips and all that objectives draw follow from the place and the se
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialised
 from torch import Tensor
 
+from store import atomic
 from store.errors import InputError
 
 NAME = "checkpoint.safetensors"
@@ -32,11 +32,8 @@ def save(run_dir: Path, tensors: Mapping[str, Mapping[str, Tensor]], facts: Any)
         for group, of_group in tensors.items()
         for key, value in of_group.items()
     }
-    whole, part = run_dir / NAME, run_dir / f".{NAME}.unfinished"
-    save_file(flat, part, metadata={"facts": json.dumps(facts)})
-    with part.open("rb+") as file:
-        os.fsync(file.fileno())
-    part.replace(whole)
+    data = serialised(flat, metadata={"facts": json.dumps(facts)})
+    atomic.write_bytes(run_dir / NAME, data, durable=True)
 
 
 def load(run_dir: Path) -> tuple[dict[str, dict[str, Tensor]], Any] | None:
@@ -55,7 +52,7 @@ def load(run_dir: Path) -> tuple[dict[str, dict[str, Tensor]], Any] | None:
             for name in file.keys():  # noqa: SIM118
                 group, _, key = name.partition(".")
                 groups.setdefault(group, {})[key] = file.get_tensor(name)
-    except (SafetensorError, KeyError, TypeError, ValueError) as fault:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as fault:
         raise InputError(
             f"{path} is damaged ({fault}); delete it to start this training again"
         ) from None
@@ -64,8 +61,7 @@ def load(run_dir: Path) -> tuple[dict[str, dict[str, Tensor]], Any] | None:
 
 def remove(run_dir: Path) -> None:
     """Delete the checkpoint of a finished training, and what a kill left of one."""
-    strays = run_dir.glob(".tmp*")  # safetensors writes there first
-    for path in (run_dir / NAME, run_dir / f".{NAME}.unfinished", *strays):
+    for path in (run_dir / NAME, *run_dir.glob(f".{NAME}*.unfinished")):
         path.unlink(missing_ok=True)
 
 

@@ -8,32 +8,38 @@
     bank.safetensors           what outlives a stage, such as a memory bank; where there is any
     labels.csv                 vectors of class names, where the training was given them
     done.json                  digests of the files above
+    .lock                      held by the process that trains here
+
+Every file appears whole or not at all, and lasts before the next one is begun.
 
 Shapes: V = clips, E = embedding size.
 """
 
+import errno
 import hashlib
 import json
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from learn.data import class_embeddings
+from learn.data import class_embeddings, records
 from learn.data.class_embeddings import ClassEmbeddings
 from learn.data.rows import Rows
 from learn.models.embedder import Embedder
 from learn.training import recipe as recipes
 from learn.training.metrics_log import NAME as METRICS
 from learn.training.objectives import Objective, ObjectiveContext, Texts
-from store import plugins
+from store import atomic, plugins
 from store.errors import ConfigError, InputError, MicroshotError, MissingFile
 
 if TYPE_CHECKING:
@@ -43,6 +49,7 @@ CONFIG = "config.json"
 PROVENANCE = "provenance.json"
 WEIGHTS = "weights.safetensors"
 DONE = "done.json"
+LOCK = ".lock"
 FILES = (CONFIG, PROVENANCE, METRICS, WEIGHTS)
 BANK = "bank.safetensors"
 LABELS = "labels.csv"
@@ -113,29 +120,81 @@ def refuse_existing(run_dir: Path) -> None:
         raise InputError(f"{run_dir} exists; name a new directory")
 
 
-def begin(
-    run_dir: Path, config: Mapping[str, Any], provenance: Mapping[str, Any]
-) -> dict[str, Any] | None:
-    """Make the directory, or check that it is of this very training; its result if it is done.
+@contextmanager
+def held(run_dir: Path, *, new: bool) -> Iterator[None]:
+    """Hold a training's directory alone, made if need be.
+
+    One that was made here and ends before its first step is gone again: nothing is left that
+    would be in the way of the next try.
 
     Raises:
-        InputError: another recipe, store or clips.
+        InputError: another process trains in it, or it is to be `new` and is there.
+    """
+    made = not run_dir.exists()
+    run_dir.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        run_dir.mkdir(exist_ok=not new)
+    except FileExistsError:
+        raise InputError(f"{run_dir} exists; name a new directory") from None
+    with (run_dir / LOCK).open("ab") as file:
+        _lock(file, run_dir)
+        try:
+            yield
+        except BaseException:
+            metrics = run_dir / METRICS
+            if made and not (metrics.is_file() and metrics.stat().st_size):
+                for name in (CONFIG, PROVENANCE, LABELS, METRICS, LOCK):
+                    with suppress(OSError):
+                        (run_dir / name).unlink()
+                with suppress(OSError):  # other files are in it
+                    run_dir.rmdir()
+            raise
+
+
+def _lock(file: IO[bytes], run_dir: Path) -> None:
+    """Take the lock, which the system drops with the process; no wait.
+
+    Where the system or the file system knows no locks, nobody is kept out.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(
+            f"another process trains in {run_dir}; wait for it, or name a new directory"
+        ) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
+            raise
+
+
+def begin(
+    run_dir: Path, config: Mapping[str, Any], provenance: Mapping[str, Any]
+) -> records.TrainingDone | None:
+    """Write what is trained, or check that the directory is of this very training; what its
+    `done.json` says if it is done.
+
+    Raises:
+        InputError: another recipe, store or clips, or files that are not ours.
     """
     if not (run_dir / PROVENANCE).is_file():
-        run_dir.mkdir(parents=True, exist_ok=True)
         write_json(run_dir / CONFIG, config)
         write_json(run_dir / PROVENANCE, provenance)
         return None
     now = json.loads(json.dumps({"config": config, "provenance": provenance}))
-    if _read(run_dir / CONFIG).get("sha256") != now["config"]["sha256"]:
+    if records.read(run_dir / CONFIG, records.TrainingConfig)["sha256"] != now["config"]["sha256"]:
         raise _begun_with_another(run_dir, "recipe")
-    then = _read(run_dir / PROVENANCE)
+    then = records.read(run_dir / PROVENANCE, records.Provenance)
     for key in SAME:
         if then.get(key) != now["provenance"][key]:
             raise _begun_with_another(run_dir, key)
     if not (run_dir / DONE).is_file():
         return None
-    return {key: value for key, value in _read(run_dir / DONE).items() if key != "files"}
+    done: records.TrainingDone = records.read(run_dir / DONE, records.TrainingDone)
+    return done
 
 
 def _begun_with_another(run_dir: Path, difference: str) -> InputError:
@@ -143,25 +202,6 @@ def _begun_with_another(run_dir: Path, difference: str) -> InputError:
         f"{run_dir} was begun with another {difference}; "
         "go on with the same, or name a new directory"
     )
-
-
-@contextmanager
-def gone_unless_begun(run_dir: Path) -> Iterator[None]:
-    """A training that is refused before its first step leaves no directory behind."""
-    try:
-        yield
-    except MicroshotError:
-        metrics = run_dir / METRICS
-        if not metrics.is_file() or not metrics.stat().st_size:
-            for name in (CONFIG, PROVENANCE, LABELS, METRICS):
-                (run_dir / name).unlink(missing_ok=True)
-            with suppress(OSError):  # other files are in it
-                run_dir.rmdir()
-        raise
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text())
 
 
 def write_labels(run_dir: Path, known: ClassEmbeddings | None) -> None:
@@ -172,12 +212,13 @@ def write_labels(run_dir: Path, known: ClassEmbeddings | None) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON that is the same bytes for the same content."""
-    path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+    text = json.dumps(content, indent=1, sort_keys=True) + "\n"
+    atomic.write_text(path, text, durable=True)
 
 
 def write_weights(run_dir: Path, modules: Mapping[str, nn.Module]) -> None:
     """All parameters and buffers, each under its module's name; those of "" under their own."""
-    save_file(_flat(modules), run_dir / WEIGHTS)
+    atomic.write_bytes(run_dir / WEIGHTS, save(_flat(modules)), durable=True)
 
 
 def write_bank(
@@ -187,7 +228,8 @@ def write_bank(
     if states:
         # One key: the order of several differs from write to write.
         about = json.dumps({"clips": list(clips), "clips_sha256": clips_sha256})
-        save_file(_flat(states), run_dir / BANK, metadata={"about": about})
+        data = save(_flat(states), metadata={"about": about})
+        atomic.write_bytes(run_dir / BANK, data, durable=True)
 
 
 def _flat(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
@@ -203,9 +245,7 @@ def finish(run_dir: Path, facts: Mapping[str, Any]) -> None:
     known = (*FILES, BANK, LABELS)
     written = [name for name in known if name in FILES or (run_dir / name).is_file()]
     digests = {name: _sha256(run_dir / name) for name in written}
-    unfinished = run_dir / f"{DONE}.unfinished"
-    write_json(unfinished, {"files": digests, **facts})
-    unfinished.replace(run_dir / DONE)
+    write_json(run_dir / DONE, {"files": digests, **facts})
 
 
 def load_run(path: Path) -> Run:
@@ -226,20 +266,32 @@ def load_run(path: Path) -> Run:
         return _restored(path)
     except MicroshotError:
         raise
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as fault:
+    except (
+        OSError, LookupError, TypeError, ValueError, RuntimeError, AttributeError, SafetensorError,
+    ) as fault:  # fmt: skip
         raise InputError(f"{path} is not a run we can read ({fault}); train again") from None
 
 
 def _check_unchanged(path: Path) -> None:
-    for name, digest in _read(path / DONE)["files"].items():
+    """Compare the files of a run, all of them and no others, with what `done.json` says."""
+    done: records.TrainingDone = records.read(path / DONE, records.TrainingDone)
+    digests = done["files"]
+    present = [name for name in (BANK, LABELS) if (path / name).is_file()]
+    if set(digests) != {*FILES, *present}:
+        raise InputError(
+            f"{path / DONE} does not list the files of a run ({', '.join((*FILES, *present))}); "
+            "train again"
+        )
+    for name, digest in digests.items():
         if _sha256(path / name) != digest:
             raise InputError(f"{path / name} was changed since the run finished; train again")
 
 
 def _restored(path: Path) -> Run:
     """The run, its networks with the weights that the training left."""
-    provenance = _read(path / PROVENANCE)
-    recipe = recipes.from_tables(_read(path / CONFIG)["recipe"], source=str(path))
+    provenance: records.Provenance = records.read(path / PROVENANCE, records.Provenance)
+    config: records.TrainingConfig = records.read(path / CONFIG, records.TrainingConfig)
+    recipe = recipes.from_tables(config["recipe"], source=str(path))
     weights = load_file(path / WEIGHTS)
     known = class_embeddings.read(path / LABELS) if (path / LABELS).is_file() else None
     classes = tuple(provenance["classes"])
@@ -301,4 +353,12 @@ def build_objective(
 
 
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """The digest of a regular file.
+
+    Raises:
+        InputError: it is a link, a device or a pipe, which need not end.
+    """
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise InputError(f"{path} is no regular file; train again")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,9 +6,9 @@ trains.
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -81,11 +81,24 @@ def train(
     config = {"recipe": plain, "from": str(recipe), "set": list(settings), "sha256": digest}
     setup = load_setup(store_path, manifest, recipe_)
     provenance = _provenance(setup, recipe_, torch_device)
-    if done := runs.begin(run_dir, config, provenance):
-        return Training(**done)
+    with runs.held(run_dir, new=not resume):
+        if done := runs.begin(run_dir, config, provenance):
+            facts: Mapping[str, Any] = dict(done)
+            return Training(**{field.name: facts[field.name] for field in fields(Training)})
+        return _train(
+            setup, recipe_, run_dir, torch_device, begun=begun, tensorboard=tensorboard,
+            checkpoint_seconds=checkpoint_seconds, progress=progress,
+        )  # fmt: skip
+
+
+def _train(
+    setup: TrainingSetup, recipe_: Recipe, run_dir: Path, torch_device: torch.device, *,
+    begun: float, tensorboard: str | Path | None, checkpoint_seconds: float,
+    progress: Progress | None,
+) -> Training:  # fmt: skip
+    """Train, or go on, in a directory that is held, and write the result."""
     cuda = [torch_device] if torch_device.type == "cuda" else []
     with (
-        runs.gone_unless_begun(run_dir),
         torch.random.fork_rng(devices=cuda),
         _scalars(tensorboard) as scalars,
     ):

@@ -8,17 +8,20 @@ import sys
 import time
 from pathlib import Path
 
+from extract.pipeline.cluster import Scheduler
+
 DASK = [sys.executable, "-m", "dask"]
 CLIENT = """
 import json, sys
 from threading import Event
-from extract.pipeline.cluster import run_on
+from extract.pipeline.cluster import Scheduler, run_on
 from extract.pipeline.options import Options
 from extract.pipeline.progress import Watch
 from extract.media.sampling import Sampling
 scheduler, manifest, directory, size, fps = sys.argv[1:]
 result = run_on(
-    scheduler, manifest, directory, visual=["mobilenetv2:untrained"],
+    Scheduler(url=scheduler, insecure_tcp=scheduler.startswith("tcp:")), manifest, directory,
+    visual=["mobilenetv2:untrained"],
     sampling=Sampling(fps=float(fps)), options=Options(clips_per_unit=int(size), workers=1),
     watch=Watch(progress=lambda *report: print(*report[:3], file=sys.stderr, flush=True)),
 )
@@ -63,6 +66,7 @@ class Cluster:
             assert time.monotonic() < limit
             time.sleep(0.05)
         self.url = json.loads(file.read_text())["address"]
+        self.line = Scheduler(url=self.url, insecure_tcp=not self.tls)
 
     def start_worker(self):
         words = ["--nthreads", str(self.threads), "--no-dashboard", "--host", "127.0.0.1"]

@@ -45,7 +45,7 @@ class Injector:
             with self._lock:
                 number = len(self.events)
                 self.events.append((kind, os.fspath(path)[len(self.root) :]))
-                self.act(number, kind, path)
+            self.act(number, kind, path)  # not under the lock: it may do anything
 
     def _flush(self, descriptor):
         self.event("fsync", str(Path(f"/proc/self/fd/{descriptor}").readlink()))

@@ -72,6 +72,7 @@ def test_a_run_says_all_of_itself(paired, quick):
     run, done = quick
     assert {p.name for p in run.iterdir()} == {
         "config.json", "metrics.jsonl", "weights.safetensors", "provenance.json", "done.json",
+        ".lock",
     }  # fmt: skip
     config = json.loads((run / "config.json").read_text())
     assert config["recipe"]["projection"]["audio"]["hidden"] == 16
@@ -466,9 +467,9 @@ def test_what_a_kill_left_of_a_file_goes(paired, tmp_path, monkeypatch):
     with pytest.raises(Killed):
         learn.train(paired, "infonce", settings=QUICK, run_dir=tmp_path / "r")
     monkeypatch.undo()
-    (tmp_path / "r" / ".tmpRW922d").write_bytes(b"half")
+    (tmp_path / "r" / ".checkpoint.safetensors-0a1b2c3d4e5f.unfinished").write_bytes(b"half")
     learn.train(paired, "infonce", settings=QUICK, run_dir=tmp_path / "r", resume=True)
-    assert not list((tmp_path / "r").glob(".*"))
+    assert [path.name for path in (tmp_path / "r").glob(".*")] == [".lock"]
 
 
 @pytest.mark.parametrize(
