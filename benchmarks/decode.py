@@ -28,6 +28,7 @@ from extract.media.decode import Decoder
 from extract.media.samplers import Footage
 from extract.media.sampling import Sampling
 from extract.processes.pool import Limits, process_map
+from extract.processes.sandbox import Sandbox
 
 GEOMETRIES = {(256, 192): 100, (1280, 720): 100, (1080, 1920): 100}  # frames at 25 a second
 SHORT_SIDE = 256
@@ -67,7 +68,9 @@ def costs(requests: list[Request]) -> list[tuple[float, str]]:
     turns = requests * ROUNDS
     found = [[] for _ in requests]
     told = [""] * len(requests)
-    for outcome in process_map(Decoder(), turns, workers=1, limits=Limits(deadline_seconds=120.0)):
+    folders = tuple({request.path.parent for request in requests})
+    limits = Limits(deadline_seconds=120.0, sandbox=Sandbox(readable=folders))
+    for outcome in process_map(Decoder(), turns, workers=1, limits=limits):
         k = outcome.index % len(requests)
         found[k].append(outcome.cpu_seconds)
         told[k] = outcome.value.visual.detail
