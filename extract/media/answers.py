@@ -27,8 +27,9 @@ def _problem(value: object, request: Request) -> str:
         return f"a {type(value).__name__}, no clip"
     sides = set(request.short_sides) if request.pick else set()
     for stream, asked in ((value.visual, sides), (value.audio, set(request.sample_rates))):
-        if set(stream.data) != (asked if stream.status.has_rows else set()):
-            return f"data at {sorted(stream.data)} where {sorted(asked)} were asked for"
+        due = asked if stream.status.has_rows else set()
+        if set(stream.data) != due:
+            return f"{stream.status.kind} with data at {sorted(stream.data)}, not at {sorted(due)}"
     for side, frames in value.visual.data.items():
         if min(frames.pixels.shape[1:3]) > side:
             return f"frames of {frames.pixels.shape[1:3]} pixels for a short side of {side}"

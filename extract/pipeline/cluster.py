@@ -135,7 +135,8 @@ class _ClusterRun:
             setattr(timings, name, getattr(timings, name) + theirs[name])
         timings.decoder_bytes = max(timings.decoder_bytes, theirs["decoder_bytes"])
         if theirs["confinement"] is not None:
-            timings.confinement = Confinement(**theirs["confinement"]).and_of(timings.confinement)
+            confinement = Confinement(**theirs["confinement"])
+            timings.confinement = confinement.and_of(timings.confinement)
         self.progress.failures.update(done["failures"])
         for name, counts in done["outputs"].items():
             self.new[name] += counts["new"]

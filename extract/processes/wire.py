@@ -94,6 +94,8 @@ def _packed(value: Any, arrays: list[Any], depth: int) -> Any:
     if kind is np.ndarray:
         if value.dtype.name not in NUMBERS or value.ndim > DIMENSIONS:
             raise Unsendable(f"an array of {value.dtype} with {value.ndim} dimensions")
+        if value.nbytes > ARRAY_BYTES:
+            raise Unsendable(f"an array of {value.nbytes} bytes; at most {ARRAY_BYTES}")
         arrays.append(np.asarray(value, value.dtype.newbyteorder("="), order="C"))
         return ["array", value.dtype.name, *value.shape]
     if kind is bytes:
@@ -145,9 +147,10 @@ class _Reader:
             return node
         if not depth:
             raise Nonsense(f"values within values, more than {DEPTH} deep")
-        if kind is not list or not node or node[0] not in _KINDS:
-            raise Nonsense(f"a {kind.__name__} that begins no value")
-        return _KINDS[node[0]](self, node[1:], depth - 1)
+        build = _KINDS.get(str(node[0])) if kind is list and node else None
+        if build is None:
+            raise Nonsense(f"a {kind.__name__} that is no value")
+        return build(self, node[1:], depth - 1)
 
     def values(self, nodes: Sequence[Any], depth: int) -> list[Any]:
         """The values of some nodes."""
@@ -263,9 +266,7 @@ def _check(hint: Any, bound: Bound) -> Check:
 
 
 def _plain_check(hint: Any) -> Check:
-    if hint is float:
-        return lambda value: type(value) in (float, int)
-    if hint in (int, bool, str, bytes) or hint in _fields:
+    if hint in (int, float, bool, str, bytes) or hint in _fields:
         return lambda value: type(value) is hint  # a boolean is no number here
     return lambda value: isinstance(value, hint)  # enums; arrays, of any length that fits
 
