@@ -9,10 +9,15 @@ several rounds. decord's time contains the look at the packets that tells whethe
 
 The same arrays are then carried from a child through a pipe and through shared memory; processor
 time of both sides counts.
+
+The sandbox: what a child spends on confining itself, the least of many children; what a clip costs
+in a confined process and in one that is not, and what it costs to start them, in turns, the least
+of several rounds.
 """
 
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -28,13 +33,14 @@ from extract.media.decode import Decoder
 from extract.media.samplers import Footage
 from extract.media.sampling import Sampling
 from extract.processes.pool import Limits, process_map
-from extract.processes.sandbox import Sandbox
+from extract.processes.sandbox import OFF, Sandbox, confine
 
 GEOMETRIES = {(256, 192): 100, (1280, 720): 100, (1080, 1920): 100}  # frames at 25 a second
 SHORT_SIDE = 256
 ROUNDS = 5
 MESSAGES = {"10 frames of 455x256": (10, 256, 455, 3), "100 frames of 256x192": (100, 192, 256, 3)}
 COUNT = 60
+CHILDREN = 20
 
 
 def every(footage: Footage) -> np.ndarray:
@@ -119,6 +125,47 @@ def transports() -> Iterator[dict[str, Any]]:
         yield row(f"carry {name}, shared memory", memory, "pipe", memory / pipe)
 
 
+def confining(folder: Path) -> float:
+    """Processor seconds that a child takes to confine itself."""
+    begun = time.process_time()
+    confinement = confine(Sandbox(readable=(folder,)))
+    assert not confinement.missing, confinement.missing
+    return time.process_time() - begun
+
+
+def started(sandbox: Sandbox) -> float:
+    """Processor seconds of a child that answers once."""
+    before = os.times()
+    limits = Limits(deadline_seconds=60.0, sandbox=sandbox)
+    list(process_map(abs, [-1], workers=1, limits=limits))
+    after = os.times()
+    return after.children_user + after.children_system - before[2] - before[3]
+
+
+def sandboxes(folder: Path) -> Iterator[dict[str, Any]]:
+    """What the sandbox costs: a child, then a clip."""
+    limits = Limits(deadline_seconds=60.0, recycle_items=1, sandbox=OFF)
+    outcomes = process_map(confining, [folder] * CHILDREN, workers=1, limits=limits)
+    yield row("confine a child", 1000 * min(o.value for o in outcomes), None)
+    boxes = {"confined": Sandbox(readable=(folder,)), "not confined": OFF}
+    starts = dict.fromkeys(boxes, np.inf)
+    path = render(folder / "small.mp4", 256, 192, 100)
+    for pick, how in ((Sampling(fps=1.0), "1 frame/s"), (every, "every frame")):
+        clips = {name: [] for name in boxes}
+        asked = [Request(path=path, pick=pick, short_sides=(SHORT_SIDE,), decoder="pyav")] * 20
+        for _ in range(ROUNDS):
+            for name, box in boxes.items():
+                starts[name] = min(starts[name], started(box))
+                limits = Limits(deadline_seconds=60.0, sandbox=box)
+                outcomes = list(process_map(Decoder(), asked, workers=1, limits=limits))
+                assert all(o.value.visual.data for o in outcomes)
+                clips[name] += [o.cpu_seconds for o in outcomes[1:]]
+        free, confined = (1000 * min(clips[name]) for name in ("not confined", "confined"))
+        yield row(f"256x192, 4 s, {how}, confined", confined, "not confined", confined / free)
+    free, confined = (1000 * starts[name] for name in ("not confined", "confined"))
+    yield row("start a child, confined", confined, "not confined", confined / free)
+
+
 def row(
     what: str, milliseconds: float, against: str | None, ratio: float | None = None
 ) -> dict[str, Any]:
@@ -133,9 +180,10 @@ def row(
 
 
 def measure() -> Iterator[dict[str, Any]]:
-    """Decoders, then transports."""
+    """Decoders, then transports, then the sandbox."""
     with tempfile.TemporaryDirectory() as folder:
         yield from decoders(Path(folder))
+        yield from sandboxes(Path(folder))
     yield from transports()
 
 

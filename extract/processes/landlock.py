@@ -8,8 +8,8 @@ Source: https://docs.kernel.org/userspace-api/landlock.html
 
 import ctypes
 import os
+import stat
 from collections.abc import Iterable
-from pathlib import Path
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # the same numbers on all processors
 _VERSION = 1  # a flag: say which, make nothing
@@ -19,6 +19,7 @@ _FILES = (0, 13, 14, 15, 15, 16)  # how many rights to files the versions know; 
 _CONNECT_BIND = 0b11  # TCP, since version 4
 _SIGNALS_SOCKETS = 0b11  # to processes outside, abstract sockets of others; since version 6
 _O_PATH = getattr(os, "O_PATH", 0)
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class _Ruleset(ctypes.Structure):
@@ -42,7 +43,7 @@ def version() -> int:
     return _call(_CREATE_RULESET, None, 0, _VERSION)
 
 
-def restrict(readable: Iterable[Path | str]) -> None:
+def restrict(readable: Iterable[str]) -> None:
     """From now on, this process may read these files and folders, and touch no others.
 
     Raises:
@@ -64,13 +65,13 @@ def restrict(readable: Iterable[Path | str]) -> None:
         os.close(ruleset)
 
 
-def _allow(ruleset: int, path: Path | str) -> None:
+def _allow(ruleset: int, path: str) -> None:
     try:
         file = os.open(path, _O_PATH | os.O_CLOEXEC)
     except OSError:  # what is not there, or not ours to open, needs no rule
         return
     try:
-        allowed = _READ_FILE | (_READ_DIR if os.path.isdir(path) else 0)  # noqa: PTH112
+        allowed = _READ_FILE | (_READ_DIR if stat.S_ISDIR(os.fstat(file).st_mode) else 0)
         rule = _Beneath(allowed=allowed, parent=file)
         _call(_ADD_RULE, ruleset, _PATH_BENEATH, ctypes.byref(rule), 0)
     finally:
@@ -78,9 +79,8 @@ def _allow(ruleset: int, path: Path | str) -> None:
 
 
 def _call(number: int, *arguments: object) -> int:
-    libc = ctypes.CDLL(None, use_errno=True)
     words = (ctypes.c_long(a) if isinstance(a, int) else a for a in arguments)
-    answer: int = libc.syscall(ctypes.c_long(number), *words)
+    answer: int = _libc.syscall(ctypes.c_long(number), *words)
     if answer < 0:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))

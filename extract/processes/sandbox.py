@@ -28,7 +28,7 @@ _SYSTEM = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/s
            "/usr/share/zoneinfo", "/etc/ld.so.cache", "/etc/localtime", "/dev/null",
            "/dev/urandom")  # fmt: skip
 _HOME = Path(__file__).absolute().parents[2]
-_OURS = (_HOME / "extract", _HOME / "store")
+_OURS = (str(_HOME / "extract"), str(_HOME / "store"))
 _NO_NEW_PRIVS = 38  # of prctl
 _READ_EVERY_FILE = 1 << 2  # CAP_DAC_READ_SEARCH: a run as root reads what others own
 _CAPABILITIES = 0x20080522  # the version of the structure
@@ -125,11 +125,10 @@ def _privileges(_: Sandbox) -> None:
 def _files(sandbox: Sandbox) -> None:
     if len(os.listdir("/proc/self/task")) > 1:  # noqa: PTH208
         raise LookupError("what the child imported has started threads, which it would not bind")
-    found = [Path(place) for place in sys.path if Path(place).is_absolute()]
-    own = {Path(place) for place in (sys.prefix, sys.base_prefix, sys.exec_prefix, *_SYSTEM)}
     libraries = os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)
-    own |= {Path(place) for place in libraries if Path(place).is_absolute()}
-    landlock.restrict({*found, *own, *_OURS, *sandbox.readable})
+    python = (sys.prefix, sys.base_prefix, sys.exec_prefix, *sys.path, *_OURS)
+    places = {*python, *libraries, *_SYSTEM, *map(str, sandbox.readable)}
+    landlock.restrict(place for place in places if place.startswith("/"))
 
 
 def _calls(_: Sandbox) -> None:

@@ -12,8 +12,10 @@ import ctypes
 import errno
 import os
 import platform
+import struct
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 # By what it is for: a call, its number on x86-64, and on aarch64 (-: has none).
 _REFUSED = """
@@ -79,20 +81,13 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _DEATH_SIGNAL = 1  # of prctl
 _TYPING = (0x5412, 0x541C)  # TIOCSTI and TIOCLINUX: keystrokes into somebody's terminal
 
+_libc = ctypes.CDLL(None, use_errno=True)
+
 Step = tuple[int, int, int, int]  # operation, steps to skip if so and if not, operand
 
 
-class _Step(ctypes.Structure):
-    _fields_ = (
-        ("code", ctypes.c_uint16),
-        ("jt", ctypes.c_uint8),
-        ("jf", ctypes.c_uint8),
-        ("k", ctypes.c_uint32),
-    )
-
-
 class _Program(ctypes.Structure):
-    _fields_ = (("length", ctypes.c_uint16), ("steps", ctypes.POINTER(_Step)))
+    _fields_ = (("length", ctypes.c_uint16), ("steps", ctypes.c_char_p))
 
 
 def restrict() -> None:
@@ -104,15 +99,14 @@ def restrict() -> None:
     """
     column = _machine()[0]
     steps = list(program(platform.machine(), os.getpid()))
-    filled = (_Step * len(steps))(*(_Step(*step) for step in steps))
-    libc = ctypes.CDLL(None, use_errno=True)
+    packed = struct.pack("=" + len(steps) * "HBBI", *chain.from_iterable(steps))
     every_thread, spare_speculation = 1, 4  # without the second, older kernels slow the process
     for flags in (every_thread | spare_speculation, every_thread):
-        answer = libc.syscall(
+        answer = _libc.syscall(
             ctypes.c_long(_SECCOMP[column]),
             ctypes.c_long(1),  # set a filter
             ctypes.c_long(flags),
-            ctypes.byref(_Program(len(steps), filled)),
+            ctypes.byref(_Program(len(steps), packed)),
         )
         if answer == 0:
             return
