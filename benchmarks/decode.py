@@ -11,8 +11,7 @@ The same arrays are then carried from a child through a pipe and through shared 
 time of both sides counts.
 
 The sandbox: what a child spends on confining itself, the least of many children; what a clip costs
-in a confined process and in one that is not, and what it costs to start them, in turns, the least
-of several rounds.
+in a confined process and in one that is not, which take turns, the median of many clips.
 """
 
 import os
@@ -22,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import av
@@ -40,7 +40,7 @@ SHORT_SIDE = 256
 ROUNDS = 5
 MESSAGES = {"10 frames of 455x256": (10, 256, 455, 3), "100 frames of 256x192": (100, 192, 256, 3)}
 COUNT = 60
-CHILDREN = 20
+CHILDREN, TURNS = 20, 120
 
 
 def every(footage: Footage) -> np.ndarray:
@@ -126,44 +126,38 @@ def transports() -> Iterator[dict[str, Any]]:
 
 
 def confining(folder: Path) -> float:
-    """Processor seconds that a child takes to confine itself."""
-    begun = time.process_time()
+    """Seconds that a child takes to confine itself; the least of many, as others have the core."""
+    begun = time.perf_counter()
     confinement = confine(Sandbox(readable=(folder,)))
     assert not confinement.missing, confinement.missing
-    return time.process_time() - begun
-
-
-def started(sandbox: Sandbox) -> float:
-    """Processor seconds of a child that answers once."""
-    before = os.times()
-    limits = Limits(deadline_seconds=60.0, sandbox=sandbox)
-    list(process_map(abs, [-1], workers=1, limits=limits))
-    after = os.times()
-    return after.children_user + after.children_system - before[2] - before[3]
+    return time.perf_counter() - begun
 
 
 def sandboxes(folder: Path) -> Iterator[dict[str, Any]]:
-    """What the sandbox costs: a child, then a clip."""
+    """What the sandbox costs: a child, then a clip, by two children that take turns."""
     limits = Limits(deadline_seconds=60.0, recycle_items=1, sandbox=OFF)
     outcomes = process_map(confining, [folder] * CHILDREN, workers=1, limits=limits)
     yield row("confine a child", 1000 * min(o.value for o in outcomes), None)
-    boxes = {"confined": Sandbox(readable=(folder,)), "not confined": OFF}
-    starts = dict.fromkeys(boxes, np.inf)
     path = render(folder / "small.mp4", 256, 192, 100)
     for pick, how in ((Sampling(fps=1.0), "1 frame/s"), (every, "every frame")):
-        clips = {name: [] for name in boxes}
-        asked = [Request(path=path, pick=pick, short_sides=(SHORT_SIDE,), decoder="pyav")] * 20
-        for _ in range(ROUNDS):
-            for name, box in boxes.items():
-                starts[name] = min(starts[name], started(box))
-                limits = Limits(deadline_seconds=60.0, sandbox=box)
-                outcomes = list(process_map(Decoder(), asked, workers=1, limits=limits))
-                assert all(o.value.visual.data for o in outcomes)
-                clips[name] += [o.cpu_seconds for o in outcomes[1:]]
-        free, confined = (1000 * min(clips[name]) for name in ("not confined", "confined"))
-        yield row(f"256x192, 4 s, {how}, confined", confined, "not confined", confined / free)
-    free, confined = (1000 * starts[name] for name in ("not confined", "confined"))
-    yield row("start a child, confined", confined, "not confined", confined / free)
+        asked = Request(path=path, pick=pick, short_sides=(SHORT_SIDE,), decoder="pyav")
+        maps = [
+            process_map(
+                Decoder(),
+                [asked] * TURNS,
+                workers=1,
+                limits=Limits(deadline_seconds=60.0, ahead=1, sandbox=sandbox),
+            )
+            for sandbox in (Sandbox(readable=(folder,)), OFF)
+        ]
+        turns = list(zip(*maps, strict=True))
+        assert all(outcome.value.visual.data for turn in turns for outcome in turn)
+        confined, free = (
+            1000 * median(outcome.cpu_seconds for outcome in outcomes)
+            for outcomes in zip(*turns, strict=True)
+        )
+        what = f"256x192, 4 s, {how}, confined"
+        yield row(what, confined, "not confined, median", confined / free)
 
 
 def row(
