@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from extract.commands import SandboxMode
 from extract.commands import app as extract_app
 from learn.commands import app as learn_app
 from store import console
@@ -33,6 +34,7 @@ def report_command(
     map_by: Annotated[
         str, typer.Option("--map", metavar="tsne|pca|none", help="How clips are laid out flat.")
     ] = "tsne",
+    sandbox: SandboxMode = "auto",
     title: Annotated[str, typer.Option(show_default="named by the stores")] = "",
     remote_stores: Annotated[
         bool, typer.Option("--remote-stores", help="Read stores in buckets that runs name.")
@@ -49,7 +51,8 @@ def report_command(
             tuple(runs), output, title=title, map_by=map_by, media=tuple(media),
             remote_stores=remote_stores,
             thumbnails=lambda clips: thumbnails(
-                [Segment(c.root, c.path, c.start_seconds, c.end_seconds) for c in clips], progress
+                [Segment(c.root, c.path, c.start_seconds, c.end_seconds) for c in clips], progress,
+                sandbox=sandbox,
             ),
         ).to_dict()  # fmt: skip
     console.give(result, as_json, lambda: report_lines(result))

@@ -9,14 +9,19 @@ several rounds. decord's time contains the look at the packets that tells whethe
 
 The same arrays are then carried from a child through a pipe and through shared memory; processor
 time of both sides counts.
+
+The sandbox: what a child spends on confining itself, the least of many children; what a clip costs
+in a confined process and in one that is not, which take turns, the median of many clips.
 """
 
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import av
@@ -28,12 +33,14 @@ from extract.media.decode import Decoder
 from extract.media.samplers import Footage
 from extract.media.sampling import Sampling
 from extract.processes.pool import Limits, process_map
+from extract.processes.sandbox import OFF, Sandbox, confine
 
 GEOMETRIES = {(256, 192): 100, (1280, 720): 100, (1080, 1920): 100}  # frames at 25 a second
 SHORT_SIDE = 256
 ROUNDS = 5
 MESSAGES = {"10 frames of 455x256": (10, 256, 455, 3), "100 frames of 256x192": (100, 192, 256, 3)}
 COUNT = 60
+CHILDREN, TURNS = 20, 120
 
 
 def every(footage: Footage) -> np.ndarray:
@@ -67,7 +74,9 @@ def costs(requests: list[Request]) -> list[tuple[float, str]]:
     turns = requests * ROUNDS
     found = [[] for _ in requests]
     told = [""] * len(requests)
-    for outcome in process_map(Decoder(), turns, workers=1, limits=Limits(deadline_seconds=120.0)):
+    folders = tuple({request.path.parent for request in requests})
+    limits = Limits(deadline_seconds=120.0, sandbox=Sandbox(readable=folders))
+    for outcome in process_map(Decoder(), turns, workers=1, limits=limits):
         k = outcome.index % len(requests)
         found[k].append(outcome.cpu_seconds)
         told[k] = outcome.value.visual.detail
@@ -116,6 +125,41 @@ def transports() -> Iterator[dict[str, Any]]:
         yield row(f"carry {name}, shared memory", memory, "pipe", memory / pipe)
 
 
+def confining(folder: Path) -> float:
+    """Seconds that a child takes to confine itself; the least of many, as others have the core."""
+    begun = time.perf_counter()
+    confinement = confine(Sandbox(readable=(folder,)))
+    assert not confinement.missing, confinement.missing
+    return time.perf_counter() - begun
+
+
+def sandboxes(folder: Path) -> Iterator[dict[str, Any]]:
+    """What the sandbox costs: a child, then a clip, by two children that take turns."""
+    limits = Limits(deadline_seconds=60.0, recycle_items=1, sandbox=OFF)
+    outcomes = process_map(confining, [folder] * CHILDREN, workers=1, limits=limits)
+    yield row("confine a child", 1000 * min(o.value for o in outcomes), None)
+    path = render(folder / "small.mp4", 256, 192, 100)
+    for pick, how in ((Sampling(fps=1.0), "1 frame/s"), (every, "every frame")):
+        asked = Request(path=path, pick=pick, short_sides=(SHORT_SIDE,), decoder="pyav")
+        maps = [
+            process_map(
+                Decoder(),
+                [asked] * TURNS,
+                workers=1,
+                limits=Limits(deadline_seconds=60.0, ahead=1, sandbox=sandbox),
+            )
+            for sandbox in (Sandbox(readable=(folder,)), OFF)
+        ]
+        turns = list(zip(*maps, strict=True))
+        assert all(outcome.value.visual.data for turn in turns for outcome in turn)
+        confined, free = (
+            1000 * median(outcome.cpu_seconds for outcome in outcomes)
+            for outcomes in zip(*turns, strict=True)
+        )
+        what = f"256x192, 4 s, {how}, confined"
+        yield row(what, confined, "not confined, median", confined / free)
+
+
 def row(
     what: str, milliseconds: float, against: str | None, ratio: float | None = None
 ) -> dict[str, Any]:
@@ -130,9 +174,10 @@ def row(
 
 
 def measure() -> Iterator[dict[str, Any]]:
-    """Decoders, then transports."""
+    """Decoders, then transports, then the sandbox."""
     with tempfile.TemporaryDirectory() as folder:
         yield from decoders(Path(folder))
+        yield from sandboxes(Path(folder))
     yield from transports()
 
 

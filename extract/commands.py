@@ -1,7 +1,7 @@
 """The `extract` command line: clips to features, manifests of datasets, published weights."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -83,6 +83,16 @@ FollowLinks = Annotated[
         "--follow-links", help="Also where links leave the manifest's folder.", rich_help_panel=HOW
     ),
 ]
+SandboxMode = Annotated[
+    str,
+    typer.Option(
+        "--sandbox",
+        metavar="auto|off|require",
+        help="Confine decode processes: clips may be made to take a decoder over. auto: as far "
+        "as the kernel can.",
+        rich_help_panel=HOW,
+    ),
+]
 Deadline = Annotated[float, typer.Option(help="Time one clip may take.", rich_help_panel=HOW)]
 Retry = Annotated[
     str,
@@ -98,29 +108,11 @@ MaxFailures = Annotated[
 ]
 
 
-def _options(
-    device: str,
-    precision: str,
-    workers: int,
-    decoder: str,
-    follow_links: bool,
-    deadline_seconds: float,
-    retry: str,
-    max_failures: float,
-) -> "Options":
+def _options(retry: str, **given: Any) -> "Options":
     """The settings that `extract run` and `extract plan` have in common."""
     from extract.pipeline.options import Options
 
-    return Options(
-        device=device,
-        precision=precision,
-        workers=workers,
-        decoder=decoder,
-        follow_links=follow_links,
-        deadline_seconds=deadline_seconds,
-        retry=tuple(filter(None, retry.split(","))),
-        max_failures=max_failures,
-    )
+    return Options(retry=tuple(filter(None, retry.split(","))), **given)
 
 
 @app.command("run")
@@ -138,6 +130,7 @@ def run_command(
     workers: Workers = 0,
     decoder: Decoder = "auto",
     follow_links: FollowLinks = False,
+    sandbox: SandboxMode = "auto",
     deadline_seconds: Deadline = 60.0,
     retry: Retry = "",
     max_failures: MaxFailures = 0.05,
@@ -163,8 +156,10 @@ def run_command(
     from extract.tables import run_table
 
     options = _options(
-        device, precision, workers, decoder, follow_links, deadline_seconds, retry, max_failures
-    )
+        retry, device=device, precision=precision, workers=workers, decoder=decoder,
+        follow_links=follow_links, sandbox=sandbox, deadline_seconds=deadline_seconds,
+        max_failures=max_failures,
+    )  # fmt: skip
     policy = run.sampling(fps=fps, frames=frames, sample=sample, max_seconds=max_seconds)
     with console.progress("clips", quiet=as_json) as progress, console.interruptible() as stop:
         watch = Watch(metrics=metrics, stop=stop, progress=progress)
@@ -201,6 +196,7 @@ def plan_command(
     workers: Workers = 0,
     decoder: Decoder = "auto",
     follow_links: FollowLinks = False,
+    sandbox: SandboxMode = "auto",
     deadline_seconds: Deadline = 60.0,
     retry: Retry = "",
     max_failures: MaxFailures = 0.05,
@@ -219,8 +215,10 @@ def plan_command(
     from extract.tables import plan_table
 
     options = _options(
-        device, precision, workers, decoder, follow_links, deadline_seconds, retry, max_failures
-    )
+        retry, device=device, precision=precision, workers=workers, decoder=decoder,
+        follow_links=follow_links, sandbox=sandbox, deadline_seconds=deadline_seconds,
+        max_failures=max_failures,
+    )  # fmt: skip
     with console.progress("clips", quiet=as_json) as progress:
         result = plan(
             manifest,

@@ -26,6 +26,7 @@ def run_table(result: Mapping[str, Any]) -> None:
             f"{evidence['decode_cpu_seconds_per_clip']:.3f} CPU-s a clip on {evidence['workers']} "
             f"processes; batch fill {fill})"
         )
+    _sandbox_line(result["sandbox"])
     for finding in result["findings"]:
         write_line(f"finding: {finding}")
 
@@ -67,6 +68,7 @@ def plan_table(result: Mapping[str, Any]) -> None:
     write_line(f"of {result['sampled']} clips tried: {_counts(result['statuses'])}")
     if result["decoders"]:
         wrapped(f"frames decoded by: {_counts(result['decoders'])}")
+    _sandbox_line(result["sandbox"])
     for kind, example in result["examples"].items():
         wrapped(f"{kind}: {example}", indent="    ")
     for finding in result["findings"]:
@@ -87,6 +89,17 @@ def status_table(result: Mapping[str, Any]) -> None:
 
 def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in counts.items())
+
+
+def _sandbox_line(confinement: Mapping[str, Any] | None) -> None:
+    """Print how the decode processes were confined, if there were any."""
+    if confinement is None:
+        return
+    if not confinement["layers"]:
+        write_line("sandbox of the decode processes: off")
+        return
+    missing = "".join(f"; no {layer}: {why}" for layer, why in confinement["missing"].items())
+    wrapped(f"sandbox of the decode processes: {', '.join(confinement['layers'])}{missing}")
 
 
 def _duration(hours: float) -> str:

@@ -12,12 +12,16 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int, UInt8
 
 from extract.media.samplers import Footage
+from extract.processes.wire import carried
 from store import Status
 
 DECODER = "pyav"  # part of a feature's identity
 DECODERS = ("auto", "pyav", "decord")
+DETAIL_LENGTH = 4096
+LAST_SECOND = 2_000_000.0  # times of rows are stored as milliseconds of 32 bits
 
 
+@carried
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Frames:
     """RGB frames and when each appears, in seconds on the clip's clock."""
@@ -28,10 +32,16 @@ class Frames:
     def __post_init__(self) -> None:
         if not len(self.pixels) == len(self.seconds) > 0:
             raise ValueError(f"{len(self.pixels)} frames with {len(self.seconds)} times")
-        if self.seconds[0] < 0 or np.any(np.diff(self.seconds) < 0):
+        if not self.pixels.size:
+            raise ValueError(f"frames of {self.pixels.shape[1:3]} pixels")
+        # Asked so that a time that is no number fails too.
+        if not (self.seconds[0] >= 0 and np.all(np.diff(self.seconds) >= 0)):
             raise ValueError("frame times start at 0 or later and never fall")
+        if not self.seconds[-1] < LAST_SECOND:
+            raise ValueError(f"a frame at second {self.seconds[-1]:g}")
 
 
+@carried
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sound:
     """Mono sound from second 0 on, full scale at -1..1."""
@@ -76,6 +86,7 @@ class Request:
 Data = TypeVar("Data", bound=Frames | Sound)
 
 
+@carried
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stream(Generic[Data]):
     """The decoded frames or sound of a clip, or the reason why there are none."""
@@ -84,7 +95,12 @@ class Stream(Generic[Data]):
     detail: str = ""
     data: Mapping[int, Data] = field(default_factory=dict)  # by short side or by sample rate
 
+    def __post_init__(self) -> None:
+        if self.status == Status.PENDING or len(self.detail) > DETAIL_LENGTH:
+            raise ValueError(f"{self.status.kind} with {len(self.detail)} characters: no outcome")
 
+
+@carried
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clip:
     """A decoded clip. Frames and sound fail apart: broken sound spares the frames."""
@@ -92,6 +108,10 @@ class Clip:
     visual: Stream[Frames]
     audio: Stream[Sound]
     sha256: bytes = bytes(32)
+
+    def __post_init__(self) -> None:
+        if len(self.sha256) != 32:
+            raise ValueError(f"a digest of {len(self.sha256)} bytes is none")
 
     def stream(self, modality: str) -> Stream[Any]:
         """The stream of a modality, `visual` or `audio`."""

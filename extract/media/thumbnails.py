@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
+from extract.media.answers import checked
 from extract.media.clip import Clip, Request
 from extract.media.decode import Decoder, safely
 from extract.processes.pool import Limits, process_map
+from extract.processes.sandbox import Sandbox
 from store import plugins
 
 SIDE = 96  # pixels, of the shorter side
@@ -30,9 +32,16 @@ class Segment:
 
 
 def thumbnails(
-    segments: Sequence[Segment], progress: Callable[[int, int], None] | None = None
+    segments: Sequence[Segment],
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    sandbox: str = "auto",
 ) -> list[bytes | None]:
-    """A JPEG of the middle of each clip; None where no picture comes out of it."""
+    """A JPEG of the middle of each clip; None where no picture comes out of it.
+
+    Raises:
+        ConfigError: no such sandbox, or one that is required and cannot be had.
+    """
     middle = plugins.build("extract.media.samplers", "uniform:frames=1")
     requests = [
         Request(
@@ -48,16 +57,19 @@ def thumbnails(
     images: list[bytes | None] = []
     if not requests:
         return images
+    roots = tuple({segment.root.resolve() for segment in segments})
     decoding = process_map(
         Decoder(),
         requests,
         workers=WORKERS,
-        limits=Limits(deadline_seconds=DEADLINE_SECONDS),
+        limits=Limits(
+            deadline_seconds=DEADLINE_SECONDS, sandbox=Sandbox(mode=sandbox, readable=roots)
+        ),
         again=safely,
     )
     with closing(decoding):
         for outcome in decoding:
-            clip = outcome.value
+            clip = checked(outcome, requests[outcome.index]).value
             frames = clip.visual.data.get(SIDE) if isinstance(clip, Clip) else None
             images.append(None if frames is None else jpeg(frames.pixels[0]))
             if progress:

@@ -25,6 +25,7 @@ from extract.pipeline.options import Options, readable
 from extract.pipeline.outputs import wanted_rows
 from extract.pipeline.progress import RunProgress, Watch, metrics_writer
 from extract.pipeline.result import FeatureReport, RunResult, Timings
+from extract.processes.sandbox import Confinement
 from store import Manifest
 from store.cluster import check_url, connected
 from store.errors import ClusterError, InputError
@@ -134,6 +135,9 @@ class _ClusterRun:
         for name in ("decode_cpu_seconds", "waiting", "encoding", "writing"):
             setattr(timings, name, getattr(timings, name) + theirs[name])
         timings.decoder_bytes = max(timings.decoder_bytes, theirs["decoder_bytes"])
+        if theirs["confinement"] is not None:
+            confinement = Confinement(**theirs["confinement"])
+            timings.confinement = confinement.and_of(timings.confinement)
         self.progress.failures.update(done["failures"])
         for name, counts in done["outputs"].items():
             self.new[name] += counts["new"]

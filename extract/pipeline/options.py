@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from extract.media.clip import DECODERS
+from extract.processes.sandbox import check_mode
 from store import Manifest, Status
 from store.errors import ConfigError, InputError, choices
 
@@ -24,6 +25,7 @@ class Options:
     workers: int = 0  # decode processes
     decoder: str = "auto"  # has the pixels of `pyav` within a tolerance
     follow_links: bool = False  # also where they lead out of the manifest's folder
+    sandbox: str = "auto"  # of the decode processes; or "off" or "require"
     deadline_seconds: float = 60.0
     retry: tuple[str, ...] = ()  # kinds of failed clips that are tried again
     max_failures: float = 0.05
@@ -35,6 +37,7 @@ class Options:
             raise ConfigError(
                 f"no decoder {self.decoder!r}; there are {choices(self.decoder, DECODERS)}"
             )
+        check_mode(self.sandbox)
         if not 0 <= self.workers <= 1024:
             raise InputError(f"workers={self.workers} must be between 0 (one per core) and 1024")
         if not 0 < self.deadline_seconds <= 86_400:

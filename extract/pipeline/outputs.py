@@ -1,20 +1,24 @@
 """The outputs of a run: features with their encoders, and the units that are left to do."""
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from extract import load_encoder
 from extract.encoders import AudioEncoder, Encoder, VisualEncoder
+from extract.media.answers import checked
 from extract.media.clip import Request
 from extract.media.decode import Decoder, safely
 from extract.media.sampling import Sampling
 from extract.pipeline.batching import HalvingNetwork
+from extract.pipeline.media_folders import media_folders
 from extract.pipeline.options import Options
 from extract.pipeline.unit_encoder import UnitEncoder, feature_spec, provenance
 from extract.processes.child import Outcome
 from extract.processes.pool import Limits, process_map
+from extract.processes.sandbox import Sandbox
 from store import Feature, FeatureSpec, Manifest, Status, Store
 from store.errors import ConfigError, InputError
 
@@ -141,15 +145,29 @@ def decoded(
     ordered: bool,
 ) -> Generator[Outcome, None, None]:
     """Rows of the manifest, decoded for the encoders that want them by processes of their own."""
-    return process_map(
+    asked: dict[int, Request] = {}  # and not answered
+
+    def requests() -> Iterator[Request]:
+        for index, (row, encoders) in enumerate(wanted):
+            asked[index] = _request(manifest, row, encoders, policy, options)
+            yield asked[index]
+
+    folders = media_folders(manifest, follow_links=options.follow_links)
+    outcomes = process_map(
         Decoder(),
-        (_request(manifest, row, encoders, policy, options) for row, encoders in wanted),
+        requests(),
         workers=options.workers,
-        limits=Limits(deadline_seconds=options.deadline_seconds),
+        limits=Limits(
+            deadline_seconds=options.deadline_seconds,
+            sandbox=Sandbox(mode=options.sandbox, readable=folders),
+        ),
         ordered=ordered,
         together=_file_of,
         again=safely,
     )
+    with closing(outcomes):
+        for outcome in outcomes:
+            yield checked(outcome, asked.pop(outcome.index))
 
 
 def _request(

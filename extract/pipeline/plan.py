@@ -31,6 +31,7 @@ from extract.pipeline.outputs import decoded, encoders_of, specs_of
 from extract.pipeline.progress import Progress, silent
 from extract.pipeline.unit_encoder import UnitEncoder
 from extract.processes.child import Outcome
+from extract.processes.sandbox import Confinement
 from store import FeatureSpec, Manifest, Status
 from store.errors import InputError
 from store.parts.layout import CHUNK_BYTES
@@ -79,6 +80,7 @@ class Plan:
     bottleneck: str
     examples: dict[str, str]  # a clip and what went wrong, by kind
     max_failures: float
+    sandbox: Confinement | None  # of the processes that decoded the sample
 
     @property
     def findings(self) -> list[str]:
@@ -137,6 +139,7 @@ class _Tried:
     statuses: Counter[str] = field(default_factory=Counter)
     decoders: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)  # of a failure of each kind
+    confinement: Confinement | None = None
 
 
 def plan(
@@ -176,6 +179,8 @@ def plan(
             for outcome in held:
                 row = rows[outcome.index]
                 tried.costs.append(outcome.cpu_seconds)
+                if outcome.confinement is not None:
+                    tried.confinement = outcome.confinement.and_of(tried.confinement)
                 clip: Clip = outcome.value or failed(outcome.status, outcome.detail)
                 wanted = [trial for trial in trials if row in trial.pending]
                 for trial in wanted:
@@ -323,6 +328,7 @@ def _scaled(
         bottleneck=bottleneck,
         examples=tried.examples,
         max_failures=options.max_failures,
+        sandbox=tried.confinement,
     )
 
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from extract.processes.sandbox import Confinement
 from store import Feature, Status
 
 INTERRUPTED, FAILING = "interrupted", "too many clips failed"
@@ -26,6 +27,7 @@ class Timings:
     writing: float = 0.0  # seconds they waited for the disk
     committing: float = 0.0  # seconds the writer was busy
     decoder_bytes: int = 0  # the most that a decode process was seen to hold
+    confinement: Confinement | None = None  # of all decode processes
     begun: float = field(default_factory=time.perf_counter)
 
     @contextmanager
@@ -142,6 +144,7 @@ class RunResult:
             "clips_per_second": round(timings.clips_per_second, 2),
             "bottleneck": timings.bottleneck,
             "evidence": evidence,
+            "sandbox": asdict(timings.confinement) if timings.confinement else None,
             "findings": self.findings,
             "stopped": self.stopped or None,
         }

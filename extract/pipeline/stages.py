@@ -88,6 +88,8 @@ class Pipeline:
         timings.clips += 1
         timings.decode_cpu_seconds += outcome.cpu_seconds
         timings.decoder_bytes = max(timings.decoder_bytes, outcome.resident_bytes)
+        if outcome.confinement is not None:
+            timings.confinement = outcome.confinement.and_of(timings.confinement)
         clip: Clip = outcome.value or failed(outcome.status, outcome.detail)
         with timings.on("encoding"):
             for output in wanted:

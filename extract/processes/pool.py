@@ -3,7 +3,8 @@
 Each child has one item in flight, and the parent owns the deadline: a child that is late is killed
 and replaced, and one that dies takes only its own item with it. Children
 (`extract/processes/child.py`) are replaced after so many items, and when they have grown, so that
-leaks in libraries stay small.
+leaks in libraries stay small. What a child says is data, held against what it should be: one that
+media have taken over can spoil items, and nothing else.
 
 What waits for the caller is bounded, by count and by bytes (`Limits`): that bounds
 memory, and makes a slow caller slow the children down. In order, the items behind one that hangs
@@ -26,7 +27,9 @@ from multiprocessing.connection import Pipe, wait
 from typing import Any
 
 from extract.processes.child import Outcome, Ready, Risk
-from extract.processes.transport import SHARED, receive
+from extract.processes.sandbox import AUTO, Confinement, Sandbox
+from extract.processes.transport import SHARED, Inbox, shared_file
+from store.errors import ConfigError, MicroshotError
 from store.status import Status
 
 START_SECONDS = 120.0
@@ -34,13 +37,15 @@ FALSE_STARTS = 2
 TOGETHER = 16  # the most items in a row with one key that go to one child
 POLL_SECONDS = 0.05
 MESSAGE_SECONDS = 10  # a message that has begun to come must have come by then
+NONSENSE_LENGTH = 300  # of what a child said, in a detail
 CPU_SLACK = 2.0  # times the deadline: a library may run two threads
 _ENVIRONMENT = ("HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "PYTHONHOME", "TMPDIR")
 _BOOT = (
     "import sys; from multiprocessing.connection import Connection; "
     "parent = Connection(int(sys.argv[1])); sys.path[:] = parent.recv(); "
     "from extract.processes.child import serve; "
-    "serve(parent, int(sys.argv[2]), float(sys.argv[3]), sys.argv[4] == 'True')"
+    "file = int(sys.argv[2]); "
+    "serve(parent, None if file < 0 else file, int(sys.argv[3]), float(sys.argv[4]))"
 )
 Item = tuple[int, Any]  # an item and its index
 
@@ -55,6 +60,7 @@ class Limits:
     recycle_bytes: int = 1 << 30  # or once it has grown so large
     ahead: int = 4096  # items begun and not taken
     ahead_bytes: int = 1 << 30  # of their values
+    sandbox: Sandbox = AUTO
 
 
 def process_map(
@@ -73,9 +79,11 @@ def process_map(
     Items in a row for which `together` gives the same value go to one child, one after the other.
     Where a child dies, or `function` has called `child.risk` and then takes more than half of its
     time, `again(item)` is tried in what is left of it. Close the generator, or exhaust it, and
-    every child is dead.
+    every child is dead. `function` reads no files but those that `limits.sandbox` names, and
+    answers with what `wire.py` knows.
 
     Raises:
+        ConfigError: the sandbox is required, and this kernel lacks some of it.
         RuntimeError: a child does not start, or `items` raised.
     """
     pool = _Pool(
@@ -102,14 +110,17 @@ class _Child:
 
     def __init__(self, function: Callable[[Any], Any], limits: Limits, shared: bool) -> None:
         self.connection, child_end = Pipe()
+        file = shared_file() if shared else None
+        self.inbox = Inbox(self.connection.fileno(), file)
         with socket.socket(fileno=os.dup(self.connection.fileno())) as parent_end:
-            patience = struct.pack("ll", MESSAGE_SECONDS, 0)
-            parent_end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
+            patience = struct.pack("ll", MESSAGE_SECONDS, 0)  # with a child that takes nothing
+            parent_end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
         cpu_seconds = CPU_SLACK * limits.deadline_seconds
-        arguments = [str(limits.memory_bytes), str(cpu_seconds), str(shared)]
+        passed = [child_end.fileno(), *([] if file is None else [file])]
+        arguments = [-1 if file is None else file, limits.memory_bytes, cpu_seconds]
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _BOOT, str(child_end.fileno()), *arguments],
-            pass_fds=[child_end.fileno()],
+            [sys.executable, "-c", _BOOT, str(child_end.fileno()), *map(str, arguments)],
+            pass_fds=passed,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             env={key: os.environ[key] for key in _ENVIRONMENT if key in os.environ}
@@ -118,13 +129,17 @@ class _Child:
         )
         child_end.close()
         self.connection.send(sys.path)
-        self.connection.send(function)
+        self.connection.send((function, limits.sandbox))
         self.ready = False
         self.served = 0
 
     def kill(self) -> int:
+        """End it, and whatever it has started."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.kill()
         self.connection.close()
+        self.inbox.close()
         return self.process.wait()
 
 
@@ -138,6 +153,7 @@ class _Slot:
         self.left_seconds = 0.0  # for the second
         self.risk = ""  # what the child was about to do
         self.false_starts = 0  # children in a row that died before they were ready
+        self.confinement: Confinement | None = None  # of the last child that was ready
         self.put(child)
 
     def put(self, child: _Child) -> None:
@@ -182,6 +198,8 @@ class _Pool:
         """The next outcome; None after the last."""
         with self.changed:
             while (index := self._next()) is None:
+                if isinstance(self.failure, MicroshotError):
+                    raise self.failure
                 if self.failure is not None:
                     raise RuntimeError(f"decoding stopped: {self.failure}") from self.failure
                 if self.taken == self.total:
@@ -269,32 +287,41 @@ class _Pool:
                 self.changed.wait(POLL_SECONDS)
             return
         ready = set(wait([s.child.connection for s in listening], timeout=POLL_SECONDS))
-        now = time.monotonic()
         for slot in listening:
-            if slot.child.connection in ready:
+            child, working = slot.child, slot.working
+            if child.connection in ready:
                 self._receive(slot)
-            elif now - slot.since <= slot.allowed_seconds:
-                continue
-            elif not slot.child.ready:
-                raise TimeoutError(f"a decode process did not start in {START_SECONDS:.0f} s")
-            else:
-                self._failed(slot, Status.DEADLINE, f"not done after {slot.allowed_seconds:g} s")
+            if slot.child is child and slot.working is working:
+                self._check_time(slot)  # also of one that says something all the while
+
+    def _check_time(self, slot: _Slot) -> None:
+        now, since = time.monotonic(), slot.child.inbox.since
+        if since is not None and now - since > MESSAGE_SECONDS:
+            self._failed(slot, Status.DEADLINE, "it stopped in the middle of its answer")
+        elif now - slot.since <= slot.allowed_seconds:
+            return
+        elif not slot.child.ready:
+            raise TimeoutError(f"a decode process did not start in {START_SECONDS:.0f} s")
+        elif slot.working is not None:
+            self._failed(slot, Status.DEADLINE, f"not done after {slot.allowed_seconds:g} s")
 
     def _receive(self, slot: _Slot) -> None:
         try:
-            message, size = receive(slot.child.connection)
-        except BlockingIOError:
-            self._failed(slot, Status.DEADLINE, "it stopped in the middle of its answer")
-            return
+            received = slot.child.inbox.receive()
         except (EOFError, OSError):
             self._died(slot)
             return
         except Exception as error:  # its memory may be anybody's by now
-            message, size = error, 0
+            received = error, 0
+        if received is None:
+            return
+        message, size = received
         match message:
             case Ready() if not slot.child.ready:
+                self._check_confinement(message.confinement)
                 slot.child.ready = True
                 slot.false_starts = 0
+                slot.confinement = message.confinement
                 if slot.working is not None:
                     assert self.again is not None
                     slot.give(self.again(slot.working[1]), slot.left_seconds)
@@ -309,7 +336,13 @@ class _Pool:
                 if grown or slot.child.served >= self.limits.recycle_items:
                     self._replace(slot)
             case _:
-                self._failed(slot, Status.CRASH, f"the decoder answered nonsense: {message}")
+                said = str(message)[:NONSENSE_LENGTH]
+                self._failed(slot, Status.CRASH, f"the decoder answered nonsense: {said}")
+
+    def _check_confinement(self, confinement: Confinement) -> None:
+        if self.limits.sandbox.mode == "require" and confinement.missing:
+            why = "; ".join(f"{layer}: {why}" for layer, why in confinement.missing.items())
+            raise ConfigError(f"the sandbox is required and not whole here ({why}); see: --sandbox")
 
     def _died(self, slot: _Slot) -> None:
         try:
@@ -352,6 +385,9 @@ class _Pool:
         index, _ = slot.working
         slot.working = None
         with self.changed:
-            self.finished[index] = (replace(outcome, index=index, earlier=slot.earlier), size)
+            known = replace(
+                outcome, index=index, earlier=slot.earlier, confinement=slot.confinement
+            )
+            self.finished[index] = (known, size)
             self.waiting_bytes += size
             self.changed.notify_all()

@@ -1,93 +1,142 @@
-"""Messages between processes whose arrays travel through shared memory.
+"""Messages from a child to its parent: frames through a pipe, arrays through a shared file.
 
-A message is pickled with its arrays' bytes left out (pickle protocol 5); the bytes go into an
-anonymous shared file that is sent along, and the receiver's arrays are views of it. So pixels are
-copied once, and freed with the last array that views them: nothing has a name, nothing is left
-behind when either side dies. Where the system has no anonymous files, and for small messages, the
-bytes go through the pipe.
-
-Only dataclasses, enums and numpy arrays are built from what comes in: the sender has had hostile
-media through its hands, and a pickle could ask for any function to be called.
+A frame says how long its tree is, how many bytes its arrays have (`wire.py`) and whether they
+follow, or lie in an anonymous file that the parent made when it started the child. There is one
+such file a child, and one answer in it at a time: its pages are used again, and a child cannot fill
+memory with more of them. The parent copies the arrays out before it looks at anything, so
+whatever the child does to the file later, shorten it or write into it, meets nobody. Where the
+system has no such files, and for small messages, the bytes go through the pipe.
 """
 
-import io
-import mmap
 import os
-import pickle
-import sys
-from dataclasses import is_dataclass
-from enum import Enum
-from multiprocessing.connection import Connection
-from multiprocessing.reduction import recv_handle, send_handle
+import socket
+import struct
+import time
 from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from extract.processes.wire import ARRAY_BYTES, TREE_BYTES, Nonsense, decode, encode, places
 
 SHARED = hasattr(os, "memfd_create")
 SMALL_BYTES = 1 << 16  # below this, a pipe is as fast
-ALIGN = 64
-_NUMPY = {
-    ("numpy", "dtype"),
-    ("numpy", "ndarray"),
-    ("numpy._core.numeric", "_frombuffer"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "scalar"),
-}
+KEEP_BYTES = 64 << 20  # of pages that wait for the next answer
+READ_BYTES = 1 << 20  # at once
+_FRAME = struct.Struct("!IQ?")  # bytes of the tree, bytes of the arrays, whether those are shared
 
 
-def send(connection: Connection, message: Any, *, shared: bool = SHARED) -> None:
-    """Hand over a message; it may be changed as soon as this returns."""
-    buffers: list[pickle.PickleBuffer] = []
-    data = pickle.dumps(message, protocol=5, buffer_callback=buffers.append)
-    views = [buffer.raw() for buffer in buffers]
-    if not shared or sum(view.nbytes for view in views) < SMALL_BYTES:
-        connection.send_bytes(b"\1")
-        connection.send_bytes(data if not views else pickle.dumps(message, protocol=5))
-        return
-    extents, end = [], 0
-    for view in views:
-        extents.append((end, view.nbytes))
-        end += -(-view.nbytes // ALIGN) * ALIGN
-    file = os.memfd_create("arrays", os.MFD_CLOEXEC)
-    try:
-        os.ftruncate(file, end)
-        with mmap.mmap(file, end) as memory:
-            for (at, size), view in zip(extents, views, strict=True):
-                memory[at : at + size] = view
-        connection.send_bytes(b"\2")
-        send_handle(connection, file, None)
-    finally:
-        os.close(file)
-    connection.send_bytes(pickle.dumps(extents))
-    connection.send_bytes(data)
+def shared_file() -> int:
+    """A file in memory without a name, for the arrays of one child."""
+    return os.memfd_create("arrays", os.MFD_CLOEXEC)
 
 
-def receive(connection: Connection) -> tuple[Any, int]:
-    """A message, and how many bytes it holds.
+class Outbox:
+    """The child's end."""
 
-    Raises:
-        EOFError, OSError: the sender is gone.
-        pickle.UnpicklingError: it says what no honest sender would.
-    """
-    if connection.recv_bytes() != b"\2":
-        data = connection.recv_bytes()
-        return _Reader(io.BytesIO(data)).load(), len(data)
-    file = recv_handle(connection)
-    try:
-        size = os.fstat(file).st_size
-        memory = memoryview(mmap.mmap(file, size))
-    finally:
-        os.close(file)
-    extents = _Reader(io.BytesIO(connection.recv_bytes())).load()
-    views = [memory[at : at + length] for at, length in extents]
-    rest = io.BytesIO(connection.recv_bytes())
-    return _Reader(rest, buffers=views).load(), size
+    def __init__(self, pipe: int, file: int | None) -> None:
+        self.pipe, self.file = pipe, file
+
+    def send(self, message: Any) -> None:
+        """Hand over a message; it may be changed as soon as this returns.
+
+        Raises:
+            Unsendable: it is no data, or too much; nothing was sent.
+        """
+        tree, arrays = encode(message)
+        begins, end = places(arrays)
+        shared = self.file is not None and end >= SMALL_BYTES
+        frame = _FRAME.pack(len(tree), end, shared) + tree
+        if self.file is not None and shared:
+            for begin, array in zip(begins, arrays, strict=True):
+                _write(self.file, array.reshape(-1).view(np.uint8).data, begin)
+            if os.fstat(self.file).st_size < end:  # the last array may end before its place does
+                os.ftruncate(self.file, end)
+            _write(self.pipe, frame)
+            return
+        data = bytearray(end)
+        for begin, array in zip(begins, arrays, strict=True):
+            data[begin : begin + array.nbytes] = array.tobytes()
+        _write(self.pipe, frame + data)
 
 
-class _Reader(pickle.Unpickler):
-    """Builds values, calls nothing."""
+def _write(file: int, data: Any, at: int | None = None) -> None:
+    """All of the data, which the system may take in several bites."""
+    rest = memoryview(data)
+    while rest:
+        written = os.write(file, rest) if at is None else os.pwrite(file, rest, at)
+        at = None if at is None else at + written
+        rest = rest[written:]
 
-    def find_class(self, module: str, name: str) -> Any:
-        value = getattr(sys.modules.get(module), name, None)
-        is_value = isinstance(value, type) and (is_dataclass(value) or issubclass(value, Enum))
-        if value is not None and (is_value or (module, name) in _NUMPY):
-            return value
-        raise pickle.UnpicklingError(f"{module}.{name} is no value that may come from a child")
+
+class Inbox:
+    """The parent's end. It never waits: a child may send half a message, or a byte a minute."""
+
+    def __init__(self, pipe: int, file: int | None) -> None:
+        self.file = file
+        self.since: float | None = None  # when a message began to come that is not whole yet
+        self._socket = socket.socket(fileno=os.dup(pipe))
+        self._held = bytearray()
+        self._wanted = _FRAME.size
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        self._socket.close()
+        if self.file is not None:
+            os.close(self.file)
+            self.file = None
+
+    def receive(self) -> tuple[Any, int] | None:
+        """The next message, and how many bytes it holds; None if it is not whole yet.
+
+        Raises:
+            EOFError, OSError: the sender is gone.
+            Nonsense, ValueError, RecursionError: it says what no honest sender would.
+        """
+        while self._fill():
+            tree, size, shared = _FRAME.unpack_from(self._held)
+            inline = 0 if shared else size
+            self._check(tree, size, shared)
+            self._wanted = _FRAME.size + tree + inline
+            if len(self._held) < self._wanted:
+                continue
+            held, self._held = self._held, bytearray()
+            self._wanted, self.since = _FRAME.size, None
+            with memoryview(held) as view:
+                words = bytes(view[_FRAME.size : _FRAME.size + tree])
+                data = np.array(view[_FRAME.size + tree :], np.uint8)
+            if shared:
+                data = self._copied(size)
+            return decode(words, data), tree + size
+        return None
+
+    def _fill(self) -> bool:
+        """Read up to what is wanted; False if it has not come."""
+        while len(self._held) < self._wanted:
+            most = min(self._wanted - len(self._held), READ_BYTES)
+            try:
+                piece = self._socket.recv(most, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return False
+            if not piece:
+                raise EOFError("the child closed its end")
+            self.since = self.since or time.monotonic()
+            self._held += piece
+        return True
+
+    def _check(self, tree: int, size: int, shared: bool) -> None:
+        if shared and self.file is None:
+            raise Nonsense("arrays in a file, and there is none")
+        most = SMALL_BYTES if self.file is not None and not shared else ARRAY_BYTES
+        if tree > TREE_BYTES or size > most:
+            raise Nonsense(f"a message of {tree} bytes with arrays of {size} bytes")
+
+    def _copied(self, size: int) -> UInt8[np.ndarray, "_"]:
+        """The arrays out of the file, which is the child's to change again."""
+        assert self.file is not None
+        data = np.empty(size, np.uint8)
+        if size and os.preadv(self.file, [data.data], 0) != size:
+            raise Nonsense(f"arrays of {size} bytes in a file that is shorter")
+        if size > KEEP_BYTES:
+            os.ftruncate(self.file, 0)
+        return data

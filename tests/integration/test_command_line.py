@@ -57,6 +57,15 @@ def manifest(folder: Path, text: str) -> Path:
 ENCODER = ("--visual", "mobilenetv2:untrained")
 
 
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_a_sandbox_that_is_none(call, tmp_path, command):
+    path = manifest(tmp_path, "path\na.mp4\n")
+    words = ("extract", command, path, "--store", tmp_path / "s", *ENCODER, "--sandbox", "of")
+    message = refused(call(*words), "config")
+    assert "no sandbox 'of'; there are auto, off, require" in message
+    assert not (tmp_path / "s").exists()
+
+
 def test_a_missing_manifest(call, tmp_path):
     out = call("extract", "run", tmp_path / "no.csv", "--store", tmp_path / "s", *ENCODER)
     assert "no.csv" in refused(out, "missing-file")

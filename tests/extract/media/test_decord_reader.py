@@ -18,6 +18,7 @@ from extract.media.probe import examined
 from extract.media.samplers import Footage
 from extract.media.sampling import Sampling
 from extract.processes.pool import Limits, process_map
+from extract.processes.sandbox import Sandbox
 from store import Status
 from tests.extract import media_files as media
 
@@ -31,9 +32,9 @@ def every(footage: Footage):
 
 
 def in_child(requests, function=decode, **options):
-    outcomes = process_map(
-        function, requests, workers=1, limits=Limits(deadline_seconds=60.0), **options
-    )
+    sandbox = Sandbox(readable=tuple({request.path.parent for request in requests}))
+    limits = Limits(deadline_seconds=60.0, sandbox=sandbox)
+    outcomes = process_map(function, requests, workers=1, limits=limits, **options)
     return [outcome.value for outcome in outcomes]
 
 
@@ -183,9 +184,8 @@ def test_a_cut_on_which_decord_loops_is_pyavs(loops):
 def test_a_decord_that_loops_costs_half_a_deadline(loops):
     """As if nothing had spoken against it."""
     request = Request(path=loops, pick=Sampling(frames=25), short_sides=(SIDE,), decoder="decord")
-    (outcome,) = process_map(
-        media.reckless, [request], workers=1, limits=Limits(deadline_seconds=4.0), again=safely
-    )
+    limits = Limits(deadline_seconds=4.0, sandbox=Sandbox(readable=(loops.parent,)))
+    (outcome,) = process_map(media.reckless, [request], workers=1, limits=limits, again=safely)
     assert outcome.status == outcome.value.visual.status == Status.OK
     assert outcome.earlier == "decord: not done after 2 s"
     assert outcome.value.visual.detail == "pyav (second try)"
@@ -234,9 +234,11 @@ def test_it_stays_out_of_the_process_that_holds_the_gpu(plain):
         "from extract.media.clip import Request\nfrom extract.media.decode import decode\n"
         "from extract.media.sampling import Sampling\n"
         "from extract.processes.pool import Limits, process_map\n"
+        "from extract.processes.sandbox import Sandbox\n"
         f"r = Request(path=Path({str(plain)!r}), pick=Sampling(fps=25.0), short_sides=(4096,),"
         " decoder='decord')\n"
-        "(o,) = process_map(decode, [r], workers=1, limits=Limits(deadline_seconds=60.0))\n"
+        "limits = Limits(deadline_seconds=60.0, sandbox=Sandbox(readable=(r.path.parent,)))\n"
+        "(o,) = process_map(decode, [r], workers=1, limits=limits)\n"
         "print(o.value.visual.detail[:6], [m for m in ('decord', 'torch') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

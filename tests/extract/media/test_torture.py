@@ -18,6 +18,7 @@ import store
 from extract.media.clip import Request
 from extract.media.decode import Decoder
 from extract.processes.pool import Limits, process_map
+from extract.processes.sandbox import Sandbox
 from store import Status
 from tests.extract import media_files as media
 from tests.extract import reference
@@ -54,7 +55,8 @@ def every(footage):
 
 def rows(paths, decoders=("pyav", "decord")):
     """A row a file and decoder: what came of it, and how it compares to the full decode."""
-    options = {"workers": 2, "limits": Limits(deadline_seconds=60.0)}
+    sandbox = Sandbox(readable=tuple({path.parent for path in paths}))
+    options = {"workers": 2, "limits": Limits(deadline_seconds=60.0, sandbox=sandbox)}
     asked = [
         Request(
             path=path, limit_seconds=30.0, pick=every, short_sides=(SIDE,),

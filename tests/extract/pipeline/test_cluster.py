@@ -85,6 +85,7 @@ def test_a_cluster_stores_what_one_machine_stores(source, two, tmp_path):
     assert [f.new for f in by_cluster.features] == [12, 12]
     assert by_cluster.timings.clips == 12
     assert by_cluster.timings.decode_cpu_seconds > 0
+    assert by_cluster.timings.confinement.layers[0] == "rlimits"
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert sorted((line["unit"], line["modality"]) for line in enriched(lines, by_cluster)) == [
         (unit, modality) for unit in range(3) for modality in ("audio", "visual")
@@ -217,7 +218,7 @@ class Gone:
 
     def result(self):
         timings = {"clips": 1, "decode_cpu_seconds": 0.5, "waiting": 0.0, "encoding": 0.1,
-                 "writing": 0.0, "decoder_bytes": 7}  # fmt: skip
+                 "writing": 0.0, "decoder_bytes": 7, "confinement": None}  # fmt: skip
         return {"unit": self.number, "worker": "w", "timings": timings, "commits": [],
                 "failures": {}, "outputs": {}, "already_done": 0}  # fmt: skip
 

@@ -47,6 +47,8 @@ def test_a_plan_of_all_clips_is_what_the_run_does(source, tmp_path):
     assert not (tmp_path / "s").exists()
     assert (forecast.clips, forecast.pending, forecast.sampled) == (CLIPS, CLIPS, CLIPS)
     assert forecast.statuses == {"ok": 10, "unreadable": 2}
+    assert forecast.sandbox is not None
+    assert "rlimits" in forecast.to_dict()["sandbox"]["layers"]
     assert forecast.decoders == {"pyav (few frames)": 10} or sum(forecast.decoders.values()) == 10
     assert forecast.clips_per_second > 0
     assert forecast.hours_low <= forecast.hours <= forecast.hours_high

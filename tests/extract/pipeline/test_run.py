@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import store
+from extract import tables
 from extract.media.clip import Request
 from extract.media.decode import decode
 from extract.media.sampling import Sampling
@@ -106,7 +107,26 @@ def test_the_result_says_what_happened(done):
     assert answer["evidence"]["decode_cpu_seconds"] > 0
     assert 10 << 20 < answer["evidence"]["decoder_bytes"] < 1 << 30
     assert 0 < answer["evidence"]["batch_fill"][answer["features"][0]["feature"]] <= 1
+    layers = {"rlimits", "no_new_privs", "landlock", "seccomp"}
+    assert answer["sandbox"]["layers"] == [*result.timings.confinement.layers]
+    assert {*answer["sandbox"]["layers"], *answer["sandbox"]["missing"]} == layers
+    assert "rlimits" in answer["sandbox"]["layers"]
     assert (result.failed, answer["findings"]) == (0, [])
+
+
+def test_how_decode_processes_were_confined_is_said(source, tmp_path, capsys):
+    result = quick(source, tmp_path / "s", sandbox="off").to_dict()
+    assert (result["sandbox"]["layers"], result["stopped"]) == ((), None)
+    tables.run_table(result)
+    assert "sandbox of the decode processes: off" in capsys.readouterr().out
+    result["sandbox"] = {"layers": ["rlimits"], "missing": {"seccomp": "this kernel has none"}}
+    tables.run_table(result)
+    out = " ".join(capsys.readouterr().out.split())
+    assert "sandbox of the decode processes: rlimits; no seccomp: this kernel has none" in out
+    nothing = quick(source, tmp_path / "s", sandbox="off").to_dict()
+    assert nothing["sandbox"] is None
+    tables.run_table(nothing)
+    assert "sandbox" not in capsys.readouterr().out
 
 
 def test_values_do_not_depend_on_units_or_workers(source, done, tmp_path):
