@@ -62,8 +62,10 @@ class ClassEmbeddings:
             by_words.setdefault(words(name), []).append(i)
         vectors, missing = [], []
         for name in names:
-            found = _found(name, exact, by_words)
-            parts = [_found(word, exact, by_words, first=True) for word in spelt_words(name)]
+            found = _found(name, self.names, exact, by_words)
+            parts = [
+                _found(word, self.names, exact, by_words, first=True) for word in spelt_words(name)
+            ]
             whole = [part for part in parts if part is not None]
             if found is not None:
                 vectors.append(self.vectors[found])
@@ -100,17 +102,19 @@ class ClassEmbeddings:
 
 def _found(
     name: str,
+    known: Sequence[str],
     exact: Mapping[str, int],
     by_words: Mapping[str, Sequence[int]],
     *,
     first: bool = False,
 ) -> int | None:
-    """Where a name is: as spelt, in lower case, or as the only (or `first`) one of its words."""
-    low = words(name)
-    for spelling in (name, low, low.replace(" ", "_")):
-        if spelling in exact:
-            return exact[spelling]
-    matches = by_words.get(low, ())
+    """Where a name is: as spelt, or the only (or `first`) one of its words, in whatever case."""
+    if name in exact:
+        return exact[name]
+    matches = by_words.get(words(name), ())
+    lower = {known[i].lower() for i in matches}
+    if len(matches) > 1 and len(lower) == 1 and (low := lower.pop()) in exact:
+        return exact[low]
     return matches[0] if len(matches) == 1 or (first and matches) else None
 
 

@@ -33,7 +33,7 @@ def read_torch(path: Path, *, trust_pickle: bool) -> Any:
     """
     if not path.is_file():
         raise InputError(f"{path} is no plain file")
-    if zipfile.is_zipfile(path):
+    if _is_zip(path):
         return _read_zip(path)
     safe_pickle.check_trust(path, trust_pickle)
     data = safe_pickle.read_bytes(path)
@@ -52,7 +52,7 @@ def inspect_torch(path: Path) -> None:
         InputError: damaged, or no file that torch would write.
     """
     size = path.stat().st_size
-    if not zipfile.is_zipfile(path):
+    if not _is_zip(path):
 
         def within(pid: tuple[Any, ...]) -> Callable[[], np.ndarray]:
             _, item_bytes, numel = _any_reference(pid, path)
@@ -75,6 +75,13 @@ def inspect_torch(path: Path) -> None:
         return _nothing
 
     safe_pickle.inspect(io.BytesIO(head), name=str(path), storage=held, size_bytes=size)
+
+
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # one in several pieces; opening it says so
+        return True
 
 
 def _nothing() -> np.ndarray:
