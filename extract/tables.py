@@ -36,9 +36,14 @@ def manifest_lines(facts: Mapping[str, Any]) -> None:
     kinds = ", ".join(f"{count} of {name}" for name, count in facts["distinct"].items())
     write_line(facts["manifest"])
     wrapped(f"{facts['clips']} clips; different values: {kinds}")
-    for kind, problem in (("missing", "have no file"), ("ambiguous", "may be several files")):
+    for kind, problem in (
+        ("missing", "clips have no file"),
+        ("ambiguous", "clips may be several files"),
+        ("unread", "files are of a kind that is not decoded, and left out"),
+        ("unnamed", "files have names that are not plain UTF-8, and are left out"),
+    ):
         if facts[kind]:
-            wrapped(f"{facts[kind]} clips {problem}: {', '.join(facts[f'{kind}_examples'])}, …")
+            wrapped(f"{facts[kind]} {problem}: {', '.join(facts[f'{kind}_examples'])}, …")
     if facts["files_not_listed"]:
         write_line(f"{facts['files_not_listed']} files are in no list")
 

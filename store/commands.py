@@ -153,12 +153,13 @@ def import_command(
 ) -> int:
     """Commit the features of another tool's file to a store."""
     from store.exchange.exchange import import_
+    from store.tables import import_lines
 
     with console.progress("clips", quiet=as_json) as progress:
         result = import_(form, source, store_dir, trust_pickle=trust_pickle, progress=progress)
     facts = result.to_dict()
-    console.give(facts, as_json, lambda: console.pairs(facts))
-    return console.DONE
+    console.give(facts, as_json, lambda: import_lines(facts))
+    return console.FINDINGS if result.bent or result.status.get("not-finite") else console.DONE
 
 
 @app.command("formats")

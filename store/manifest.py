@@ -154,6 +154,11 @@ def read_manifest(path: str | Path, *, ids_suffice: bool = False) -> Manifest:
         ".ndjson": read_jsonl,
         ".parquet": read_parquet,
     }
+    if path.is_dir():
+        raise MissingFile(
+            f"{path} is a folder where a manifest is meant; write one: "
+            f"extract manifest folder {path} -o {path / 'manifest.csv'}"
+        )
     if not path.is_file():
         raise MissingFile(f"no manifest {path}; write one: extract manifest folder DIR -o CSV")
     if path.suffix.lower() not in readers:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from store.errors import ManifestError
 from store.names import UNPRINTABLE, clip_id_fault
@@ -30,8 +30,11 @@ Problem = tuple[int, str]
 Read = tuple[list[str], list[Row], list[Problem]]
 
 
+_DELIMITERS = (",", ";", "\t", "|")
+
+
 def read_csv(path: Path) -> Read:
-    """Comma-separated text with a header; blank lines are passed over."""
+    """Text with a header, separated by commas or as the header is; blank lines are passed over."""
     rows: list[Row] = []
     problems: list[Problem] = []
     header: list[str] | None = None
@@ -53,7 +56,8 @@ def _csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     begins = 1
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
+            delimiter = _delimiter(file)
+            reader = csv.reader(file, strict=True, delimiter=delimiter)
             for cells in reader:
                 stripped = [cell.strip(" \t\r\n") for cell in cells]
                 if stripped not in ([], [""]):
@@ -63,6 +67,20 @@ def _csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise ManifestError(f"{path}: line {begins}: {error}") from error
     except UnicodeDecodeError as error:
         raise ManifestError(f"{path} is not UTF-8 after line {begins}; save it as UTF-8") from error
+
+
+def _delimiter(file: TextIO) -> str:
+    """What separates the cells: the character by which the header names a column that is needed.
+
+    Programs of many countries write semicolons where they say commas.
+    """
+    header = next((line for line in file if line.strip()), "")
+    file.seek(0)
+    for delimiter in _DELIMITERS:
+        names = {name.strip(' \t\r\n"') for name in header.split(delimiter)}
+        if len(names) > 1 and names & {"path", "clip_id"}:
+            return delimiter
+    return ","
 
 
 def read_jsonl(path: Path) -> Read:

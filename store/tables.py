@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from store.console import wrapped, write_line
+from store.console import pairs, wrapped, write_line
 from store.sizes import size
 
 
@@ -73,3 +73,12 @@ def doctor_lines(result: Mapping[str, Any]) -> None:
         write_line(f"{'ok' if check['ok'] else 'NO':<3} {check['name']}: {check['message']}")
     verdict = "may" if result["many_writers"] else "must not"
     write_line(f"many writers {verdict} share {result['path']}")
+
+
+def import_lines(result: Mapping[str, Any]) -> None:
+    """Print what was imported, what was not, and what may be missed."""
+    pairs({key: value for key, value in result.items() if key not in ("left_out", "notes", "bent")})
+    if result["left_out"]:
+        write_line(f"left out: {', '.join(result['left_out'])}")
+    for line in result["notes"]:
+        write_line(f"note: {line}")

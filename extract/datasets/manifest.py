@@ -1,15 +1,19 @@
 """Writes the manifest of a dataset that lies on disk in a known layout."""
 
 import csv
+import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from extract.datasets.layouts import Layout, Row
+from extract.datasets.layouts import Layout
+from extract.datasets.layouts import Row as Listed
 from extract.datasets.media_files import Ambiguous, MediaFiles
-from store import plugins
+from store import atomic, plugins
 from store.errors import InputError, MissingFile
+from store.manifest import from_rows
+from store.manifest_rows import Row
 
 FAMILY = "extract.datasets.layouts"
 EXAMPLES = 3
@@ -84,11 +88,15 @@ def write(
         "ambiguous": len(located.ambiguous),
         "ambiguous_examples": located.ambiguous[:EXAMPLES],
         "files_not_listed": len(files) - len(located.used),
+        "unread": len(files.unread),
+        "unread_examples": files.unread[:EXAMPLES],
+        "unnamed": len(files.unnamed),
+        "unnamed_examples": files.unnamed[:EXAMPLES],
     }
 
 
 def _located(
-    rows: Iterable[Row], files: MediaFiles, prefix: Path, keep_missing: bool
+    rows: Iterable[Listed], files: MediaFiles, prefix: Path, keep_missing: bool
 ) -> _LocatedRows:
     """The rows with their files looked up."""
     located = _LocatedRows()
@@ -121,7 +129,7 @@ def _located(
     return located
 
 
-def _file_of(row: Row, files: MediaFiles) -> tuple[str | None, bool]:
+def _file_of(row: Listed, files: MediaFiles) -> tuple[str | None, bool]:
     """The row's file, and whether the row is a segment of it."""
     for name in row.names:
         if (path := files.find(name)) is not None:
@@ -139,6 +147,12 @@ def _safe(name: str) -> str:
 def _why_empty(
     layout: str, source: Path, media: Path, files: MediaFiles, located: _LocatedRows
 ) -> str:
+    if not files and (files.unread or files.unnamed):
+        odd = [*files.unread, *files.unnamed]
+        return (
+            f"none of the {len(odd)} media in {media} can be used (the first is {odd[0]}): convert "
+            "them to MP4, and give them names of plain UTF-8"
+        )
     if not files:
         return f"no media in {media}; name the folder with the clips by `media`"
     if located.ambiguous:
@@ -158,9 +172,16 @@ def _write(output: Path, located: _LocatedRows) -> None:
         for name in located.rows[0]
         if located.has_segments or name not in ("start_seconds", "end_seconds")
     ]
-    unfinished = output.with_name(output.name + ".unfinished")
-    with unfinished.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, fieldnames=names, extrasaction="ignore")
-        table.writeheader()
-        table.writerows(located.rows)
-    unfinished.replace(output)
+    text = io.StringIO(newline="")
+    table = csv.DictWriter(text, fieldnames=names, extrasaction="ignore")
+    table.writeheader()
+    table.writerows(located.rows)
+    read = [Row(line, {name: row.get(name, "") for name in names}) for line, row in
+            enumerate(located.rows, start=2)]  # fmt: skip
+    from_rows(names, read, name=str(output), root=None)  # refuses what no manifest may say
+    try:
+        atomic.write_text(output, text.getvalue(), replace=False)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {output}: {error.strerror or error}; make room, or name another place"
+        ) from None

@@ -8,13 +8,17 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from store.names import UNPRINTABLE
+
 MEDIA_SUFFIXES = frozenset(
     {".3gp", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv"}
-    | {".ts", ".webm", ".wmv", ".aac", ".flac", ".m4a", ".mka", ".mp3", ".oga", ".ogg"}
+    | {".ts", ".webm", ".aac", ".flac", ".m4a", ".mka", ".mp3", ".oga", ".ogg"}
     | {".opus", ".wav"}
 )
 # Lists may name what somebody made of a clip.
-OTHER_SUFFIXES = frozenset({".jpeg", ".jpg", ".npy", ".png", ".pt"})
+OTHER_SUFFIXES = frozenset({".jpeg", ".jpg", ".npy", ".png", ".pt", ".wmv"})
+# Media whose containers no decode process opens (`extract/media/probe.py`).
+UNREAD_SUFFIXES = frozenset({".asf", ".m2v", ".rm", ".rmvb", ".wma", ".wmv"})
 
 
 class Ambiguous(Exception):  # noqa: N818 (an answer, not an error of anybody's)
@@ -22,11 +26,24 @@ class Ambiguous(Exception):  # noqa: N818 (an answer, not an error of anybody's)
 
 
 class MediaFiles:
-    """All media files below a folder."""
+    """All media files below a folder, without those that a run or a manifest would refuse.
+
+    `unread` are of a kind that no decoder opens, `unnamed` have names that no manifest holds: not
+    UTF-8, with a line break or another control character, or with a space at an end.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.paths: list[PurePosixPath] = sorted(_walk(folder))
+        self.unread: list[str] = []
+        self.unnamed: list[str] = []
+        self.paths: list[PurePosixPath] = []
+        for path in sorted(_walk(folder)):
+            if path.suffix.lower() in UNREAD_SUFFIXES:
+                self.unread.append(path.as_posix())
+            elif UNPRINTABLE.search(name := path.as_posix()) or name != name.strip():
+                self.unnamed.append(ascii(name)[1:-1])
+            else:
+                self.paths.append(path)
         self._by_stem: dict[str, list[PurePosixPath]] = defaultdict(list)
         for path in self.paths:
             self._by_stem[path.stem].append(path)
@@ -63,7 +80,7 @@ def _walk(folder: Path) -> Iterator[PurePosixPath]:
         inside = PurePosixPath(Path(directory).relative_to(folder).as_posix())
         for name in files:
             suffix = PurePosixPath(name).suffix.lower()
-            if suffix in MEDIA_SUFFIXES and not name.startswith("."):
+            if suffix in MEDIA_SUFFIXES | UNREAD_SUFFIXES and not name.startswith("."):
                 yield inside / name
 
 

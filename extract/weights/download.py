@@ -19,9 +19,13 @@ from urllib import request
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
+from extract.weights.paced import Http, Https, TooSlow
 from store.errors import WeightsError
 
-ATTEMPTS = 5  # in a row without a megabyte gained
+ATTEMPTS = 5  # in a row without a megabyte more than there ever was
+MAX_ATTEMPTS = 50  # in all; a line that breaks more often is asked again by hand
+MAX_WASTE = 2  # times the file that may come twice, from a server that cannot go on
+DEADLINE_SECONDS = 24 * 3600.0
 BACKOFF_SECONDS = 1.0  # doubles with each attempt
 TIMEOUT_SECONDS = 30.0  # without a byte
 MAX_BYTES = 32 << 30
@@ -31,6 +35,30 @@ _UNSATISFIABLE = 416  # the part reaches beyond the file on the server
 _MIRROR = "set MICROSHOT_WEIGHTS_URL to a mirror"
 
 Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, a line for people
+
+
+class _Tally:
+    """What all attempts at one file have cost."""
+
+    def __init__(self) -> None:
+        self.deadline = time.monotonic() + DEADLINE_SECONDS
+        self.received_bytes = 0
+        self.attempts = 0
+
+    def add(self, count: int, total: int) -> None:
+        """Count what came.
+
+        Raises:
+            WeightsError: it is too much.
+        """
+        self.received_bytes += count
+        if self.received_bytes > (1 + MAX_WASTE) * total:
+            raise WeightsError(
+                f"{self.received_bytes} bytes came for a file of {total}: it does not go on "
+                f"where it broke off; {_MIRROR}"
+            )
+        if time.monotonic() > self.deadline:
+            raise _Interrupted(f"it took more than {DEADLINE_SECONDS / 3600:g} hours")
 
 
 class _Interrupted(Exception):  # noqa: N818 (not an error yet: the caller tries again)
@@ -44,17 +72,21 @@ def download(url: str, part: Path, *, size_bytes: int | None, progress: Progress
         WeightsError: no such file, not of the size expected, or the network kept failing. What
             came so far stays for the next call where it can be continued.
     """
-    attempt = 0
+    attempt, most = 0, _size(part)
+    tally = _Tally()
     while True:
-        before = _size(part)
         try:
-            _continue(url, part, size_bytes, progress)
+            _continue(url, part, size_bytes, progress, tally)
         except _Interrupted as interruption:
-            attempt = 1 if _size(part) - before >= _BLOCK_BYTES else attempt + 1
-            if attempt >= ATTEMPTS:
+            tally.attempts += 1
+            # against the most there ever was: a part may be lost and won again for ever
+            attempt = 1 if _size(part) - most >= _BLOCK_BYTES else attempt + 1
+            most = max(most, _size(part))
+            late = time.monotonic() > tally.deadline
+            if attempt >= ATTEMPTS or tally.attempts >= MAX_ATTEMPTS or late:
                 raise WeightsError(
-                    f"cannot fetch {url}: {interruption} ({attempt} attempts); run the command "
-                    f"again to go on, or {_MIRROR}"
+                    f"cannot fetch {url}: {interruption} ({tally.attempts} attempts); run the "
+                    f"command again to go on, or {_MIRROR}"
                 ) from None
             time.sleep(BACKOFF_SECONDS * 2 ** (attempt - 1))
         else:
@@ -68,7 +100,9 @@ def forget(part: Path) -> None:
             path.unlink()
 
 
-def _continue(url: str, part: Path, size_bytes: int | None, progress: Progress) -> None:
+def _continue(
+    url: str, part: Path, size_bytes: int | None, progress: Progress, tally: _Tally
+) -> None:
     """One request for what is missing.
 
     Raises:
@@ -85,7 +119,8 @@ def _continue(url: str, part: Path, size_bytes: int | None, progress: Progress) 
     with _answer(url, headers, part) as response:
         start, total = _extent(response, url, size_bytes)
         mark = _mark(response)
-        if start != 0 and (start != have or mark not in ("", known.get("mark"))):
+        same = start == have and total == known.get("total") and mark in ("", known.get("mark"))
+        if start != 0 and not same:
             forget(part)
             raise _Interrupted(f"it answers with bytes from {start} of another version")
         with disk(part):
@@ -96,16 +131,22 @@ def _continue(url: str, part: Path, size_bytes: int | None, progress: Progress) 
             file = part.open("r+b" if start else "wb")
         with file:
             file.seek(start)
-            _copy(response, file, start, total, progress)
+            _copy(response, file, start, total, progress, tally)
 
 
 def _copy(
-    response: HTTPResponse, file: IO[bytes], done: int, total: int, progress: Progress
+    response: HTTPResponse,
+    file: IO[bytes],
+    done: int,
+    total: int,
+    progress: Progress,
+    tally: _Tally,
 ) -> None:
     try:
         while done < total:
             with _network():
-                block = response.read(min(_BLOCK_BYTES, total - done))
+                block = response.read1(min(_BLOCK_BYTES, total - done))  # what is there
+            tally.add(len(block), total)
             if not block:
                 raise _Interrupted(f"it broke off after {done} of {total} bytes")
             with disk(Path(file.name)):
@@ -123,6 +164,8 @@ def _extent(response: HTTPResponse, url: str, size_bytes: int | None) -> tuple[i
     headers = response.headers
     if headers.get("Content-Encoding", "identity") != "identity":
         raise WeightsError(f"{url} answers with compressed bytes; {_MIRROR}")
+    if "Transfer-Encoding" in headers:
+        raise WeightsError(f"{url} does not say how long it is; {_MIRROR}")
     number = r"(\d{1,15})"
     if response.status == 206:
         match = re.fullmatch(rf"bytes {number}-{number}/{number}", headers.get("Content-Range", ""))
@@ -151,7 +194,7 @@ def _mark(response: HTTPResponse) -> str:
 def _answer(url: str, headers: dict[str, str], part: Path) -> Iterator[HTTPResponse]:
     opener = request.OpenerDirector()  # knows http and https only: no file:, ftp: or data:
     for handler in (
-        request.ProxyHandler, request.HTTPHandler, request.HTTPSHandler, _Redirects,
+        request.ProxyHandler, Http, Https, _Redirects,
         request.HTTPDefaultErrorHandler, request.HTTPErrorProcessor, request.UnknownHandler,
     ):  # fmt: skip
         opener.add_handler(handler())
@@ -182,6 +225,7 @@ class _Redirects(request.HTTPRedirectHandler):
         if urlsplit(newurl).scheme not in allowed:
             fp.close()
             raise WeightsError(f"{req.full_url} leads to {newurl!r}, which is refused; {_MIRROR}")
+        fp.close()  # else all that it says is read
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -192,9 +236,13 @@ def _network() -> Iterator[None]:
         yield
     except HTTPError:
         raise
+    except TooSlow as error:
+        raise _Interrupted(str(error)) from None
     except TimeoutError:
         raise _Interrupted(f"no answer within {TIMEOUT_SECONDS:g} s") from None
     except URLError as error:
+        if isinstance(error.reason, TimeoutError) and not isinstance(error.reason, TooSlow):
+            raise _Interrupted(f"no answer within {TIMEOUT_SECONDS:g} s") from None
         raise _Interrupted(str(error.reason)) from None
     except (HTTPException, OSError, ValueError) as error:
         raise _Interrupted(f"{type(error).__name__}: {error}") from None

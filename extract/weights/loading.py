@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
-from store.errors import ConfigError, MissingFile, WeightsError
+from store.errors import ConfigError, InputError, MissingFile, WeightsError
+from store.exchange.formats._torch import inspect_torch
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin")
 UNUSED = "num_batches_tracked"  # counts training steps; decides nothing at rest
@@ -147,8 +148,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, "pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"weights {path} are not a whole safetensors file: {error}") from None
+    except Exception as error:  # a damaged or hostile file may fail anywhere in the reader
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise WeightsError(f"weights {path} are not a whole safetensors file: {reason}") from None
 
 
 def unpickle(path: Path, stand_ins: Sequence[tuple[Callable[..., Any], str]] = ()) -> Any:
@@ -159,6 +161,12 @@ def unpickle(path: Path, stand_ins: Sequence[tuple[Callable[..., Any], str]] = (
     Raises:
         WeightsError: a damaged file, or one that holds anything else.
     """
+    try:
+        inspect_torch(path)
+    except InputError as error:
+        raise WeightsError(f"weights {error}; fetch the file again") from None
+    except OSError as error:
+        raise WeightsError(f"weights {path} cannot be read: {error.strerror or error}") from None
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(list(stand_ins)):
             warnings.simplefilter(

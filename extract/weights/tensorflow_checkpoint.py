@@ -25,6 +25,7 @@ from store.errors import MissingFile, WeightsError
 
 MAX_INDEX_BYTES = 16 << 20  # the largest published network has some 3,000 variables in 200 kB
 MAX_RANK = 16
+MAX_FIELDS = 10_000  # of one message; a variable has seven, and one more for each of its slices
 MAX_SHARDS = 1000
 
 _SLICE = b"\0"  # how the keys of a partitioned variable's slices begin
@@ -195,8 +196,11 @@ def _map(path: Path) -> UInt8[np.ndarray, "bytes"]:
 def _message(buffer: bytes) -> dict[int, list[int | bytes]]:
     """Every field's values by number: integers, or bytes where it has a length."""
     fields: dict[int, list[int | bytes]] = {}
-    at = 0
+    at = count = 0
     while at < len(buffer):
+        count += 1
+        if count > MAX_FIELDS:
+            raise DamagedTable(f"a message of more than {MAX_FIELDS} fields")
         tag, at = varint(buffer, at)
         value: int | bytes
         match tag & 7:

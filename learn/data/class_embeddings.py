@@ -5,7 +5,7 @@ a file of word vectors (.txt, .vec, as word2vec, GloVe and fastText write them);
 encoder; kept as a CSV with a column per number.
 
 A name is found as it is written, or else by its words: `ApplyEyeMakeup`, `apply_eye_makeup` and
-`Apply Eye Makeup` are one name.
+`Apply Eye Makeup` are one name. So is a word of it: `Turkey` and `turkey` may be two.
 
 Shapes: C = names asked for, n = names known, W = size of a vector.
 """
@@ -62,16 +62,15 @@ class ClassEmbeddings:
             by_words.setdefault(words(name), []).append(i)
         vectors, missing = [], []
         for name in names:
-            matches = by_words.get(words(name), [])
-            word_matches = [by_words.get(word, []) for word in words(name).split()]
-            if name in exact:
-                vectors.append(self.vectors[exact[name]])
-            elif len(matches) == 1:
-                vectors.append(self.vectors[matches[0]])
-            elif average_words and word_matches and all(word_matches):
-                vectors.append(
-                    np.mean([self.vectors[matches[0]] for matches in word_matches], axis=0)
-                )
+            found = _found(name, self.names, exact, by_words)
+            parts = [
+                _found(word, self.names, exact, by_words, first=True) for word in spelt_words(name)
+            ]
+            whole = [part for part in parts if part is not None]
+            if found is not None:
+                vectors.append(self.vectors[found])
+            elif average_words and parts and len(whole) == len(parts):
+                vectors.append(np.mean(self.vectors[whole], axis=0))
             else:
                 missing.append(name)
         if missing:
@@ -101,9 +100,32 @@ class ClassEmbeddings:
         return f"{len(missing)} of the names have no vector: {', '.join(listed)}{more}"
 
 
+def _found(
+    name: str,
+    known: Sequence[str],
+    exact: Mapping[str, int],
+    by_words: Mapping[str, Sequence[int]],
+    *,
+    first: bool = False,
+) -> int | None:
+    """Where a name is: as spelt, or the only (or `first`) one of its words, in whatever case."""
+    if name in exact:
+        return exact[name]
+    matches = by_words.get(words(name), ())
+    lower = {known[i].lower() for i in matches}
+    if len(matches) > 1 and len(lower) == 1 and (low := lower.pop()) in exact:
+        return exact[low]
+    return matches[0] if len(matches) == 1 or (first and matches) else None
+
+
+def spelt_words(name: str) -> list[str]:
+    """The words of a name as they are spelt."""
+    return re.findall(r"[^\W_]+", _SEAMS.sub(" ", name))
+
+
 def words(name: str) -> str:
     """The words of a name in lower case, separated by spaces."""
-    return " ".join(re.findall(r"[^\W_]+", _SEAMS.sub(" ", name))).lower()
+    return " ".join(spelt_words(name)).lower()
 
 
 def read(path: Path, *, trust_pickle: bool = False, wanted: Iterable[str] = ()) -> ClassEmbeddings:
@@ -187,10 +209,10 @@ def _word_vectors(path: Path, wanted: Iterable[str]) -> Iterator[tuple[str, np.n
     with path.open(encoding="utf-8", errors="replace") as file:
         for line in file:
             word, _, rest = line.rstrip().partition(" ")
-            low = word.lower()
-            if low in keys and low not in seen and " " in rest:  # not a header "400000 300"
-                seen.add(low)
-                yield low, _numbers(path, rest.split())
+            wanted_here = word.lower() in keys and word not in seen
+            if wanted_here and " " in rest:  # not a header "400000 300"
+                seen.add(word)
+                yield word, _numbers(path, rest.split())
 
 
 def _numbers(path: Path, cells: Sequence[str]) -> np.ndarray:

@@ -49,6 +49,9 @@ class Imported:
     features: list[str]
     clips: int
     status: dict[str, int]  # clips by kind
+    left_out: list[str]  # arrays and columns of the file that are not in the store
+    bent: int  # clips whose numbers float16 cannot hold, or not as they were
+    notes: list[str]  # lines for people: what was guessed, what may be missed
 
     def to_dict(self) -> dict[str, Any]:
         """The object that `store import --json` prints."""
@@ -118,8 +121,11 @@ def import_(
     with _reading(source):
         tracks = list(made.read(source, trust_pickle=trust_pickle))
         specs = [importing.identity(track, parsed.name, settings, source) for track in tracks]
-        known = importing.checked(tracks)
+        rounding = {track.name: importing.Rounding() for track in tracks}
+        known = importing.checked(tracks, rounding)
         importing.manifest_of(known, {}, source)  # refuses what no manifest may say
+    notes = [line for name, own in rounding.items() for line in own.notes(name)]
+    notes += importing.advice(tracks, known, parsed.name, settings)
     store = create(store_dir)
     counts: Counter[str] = Counter()
     advance = _counter(progress, len(known) * len(tracks))
@@ -141,6 +147,9 @@ def import_(
         features=names,
         clips=len(known),
         status=dict(sorted(counts.items())),
+        left_out=list(dict.fromkeys(name for track in tracks for name in track.left_out)),
+        bent=sum(own.bent + own.beyond for own in rounding.values()),
+        notes=notes,
     )
 
 
@@ -229,7 +238,8 @@ def _new(output: Path) -> Iterator[Path]:
             yield target
     except OSError as error:
         raise InputError(
-            f"cannot write {output}: {error.strerror or error}; nothing was written"
+            f"cannot write {output}: {error.strerror or error}; nothing was written: make room, or "
+            "name another place"
         ) from error
 
 
@@ -243,6 +253,8 @@ def _reading(source: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(f"{source} cannot be read ({error.strerror or error})") from error
+    except MemoryError as error:
+        raise InputError(f"{source} needs more memory than there is; split it") from error
     except InputError as error:
         message = str(error)
         raise type(error)(message if str(source) in message else f"{source}: {message}") from error

@@ -3,10 +3,13 @@
 Shapes: V = clips, N = their rows, D = embedding size.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,8 @@ from store.store import Store
 
 UNIT_CLIPS = 1024
 UNIT_ROWS = 1 << 17
+MAX_BEND = 2**-7  # of a clip's length: sixteen times what rounding to float16 costs otherwise
+_LARGEST = 65520.0  # the least number that float16 rounds to infinity
 _DIGEST = re.compile(r"-[0-9a-f]{12}$")
 
 
@@ -48,16 +53,85 @@ def identity(track: Track, name: str, settings: Mapping[str, Any], source: Path)
     )  # fmt: skip
 
 
-def checked(tracks: Sequence[Track]) -> dict[str, dict[str, str]]:
+@dataclass(slots=True)
+class Rounding:
+    """What float16, in which a store keeps rows, does to the clips of a track."""
+
+    clips: int = 0  # with rows
+    bent: int = 0  # whose rows are off by more than `MAX_BEND`
+    beyond: int = 0  # with a number float16 cannot hold
+    unlike: int = 0  # with a number that is none
+    largest: float = 0.0
+
+    def add(self, clips: Clips) -> None:
+        """Look at some clips more."""
+        counts = np.diff(clips.offsets)
+        starts = clips.offsets[:-1][counts > 0]
+        self.clips += len(starts)
+        if not len(starts) or clips.values.dtype == np.float16:
+            return
+        exact = clips.values.astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            rounded = exact.astype(np.float16).astype(np.float64)
+            size = np.sqrt(np.add.reduceat(np.square(exact).sum(axis=1), starts))
+            off = np.sqrt(np.add.reduceat(np.square(exact - rounded).sum(axis=1), starts))
+        peak = np.maximum.reduceat(np.abs(exact).max(axis=1), starts)
+        finite = np.isfinite(peak)
+        self.unlike += int((~finite).sum())
+        self.beyond += int((finite & (peak >= _LARGEST)).sum())
+        self.bent += int((finite & (peak < _LARGEST) & (off > MAX_BEND * size)).sum())
+        self.largest = max(self.largest, float(peak[finite].max(initial=0.0)))
+
+    def check(self, name: str) -> None:
+        """Refuse a track that would be lost.
+
+        Raises:
+            InputError: most of its clips would be other rows; says what to multiply them by.
+        """
+        if 2 * self.bent > self.clips:
+            raise InputError(
+                f"{name}: the rows of {self.bent} of {self.clips} clips are too small for float16, "
+                f"in which a store keeps them: the largest number is {self.largest:.3g}; multiply "
+                f"the rows by {self._factor():g} and import them again"
+            )
+
+    def notes(self, name: str) -> list[str]:
+        """A line for each thing that happened to some clips."""
+        why = f"float16, in which a store keeps rows; multiplied by {self._factor():g} they fit"
+        lines = []
+        if self.beyond:
+            lines.append(f"{name}: {self.beyond} clips hold numbers too large for {why}; they have "
+                         "no rows (not-finite)")  # fmt: skip
+        if self.bent:
+            lines.append(f"{name}: {self.bent} clips hold numbers too small for {why}; their rows "
+                         f"are off by more than {MAX_BEND:.1%}")  # fmt: skip
+        if self.unlike:
+            none = "infinite or none; they have no rows (not-finite)"
+            lines.append(f"{name}: {self.unlike} clips hold numbers that are {none}")
+        return lines
+
+    def _factor(self) -> float:
+        """The power of ten that brings the largest number between 1 and 10."""
+        return float(10.0 ** -math.floor(math.log10(self.largest))) if self.largest else 1.0
+
+
+def checked(
+    tracks: Sequence[Track], rounding: Mapping[str, Rounding] = MappingProxyType({})
+) -> dict[str, dict[str, str]]:
     """Read tracks to their end: {clip id: {column: cell}}, what all of them say of each clip.
 
+    `rounding` holds, by the name of a track, what counts the clips that float16 changes.
+
     Raises:
-        InputError: a clip twice in a track, or tracks that contradict each other.
+        InputError: a clip twice in a track, tracks that contradict each other, or rows that would
+            be lost.
     """
     known: dict[str, dict[str, str]] = {}
     for track in tracks:
         seen: set[str] = set()
+        own = rounding.get(track.name) or Rounding()
         for clips in track.clips():
+            own.add(clips)
             if clips.values.shape[1] != track.dim:
                 raise InputError(f"rows of {clips.values.shape[1]} and of {track.dim} numbers")
             for clip_id in clips.clip_ids:
@@ -67,7 +141,31 @@ def checked(tracks: Sequence[Track]) -> dict[str, dict[str, str]]:
             _unite(clips, known)
         if not seen:
             raise InputError(f"{track.name} has no clips")
+        own.check(track.name)
     return known
+
+
+def advice(
+    tracks: Sequence[Track],
+    known: Mapping[str, Mapping[str, str]],
+    name: str,
+    settings: Mapping[str, Any],
+) -> list[str]:
+    """What a file did not say and a setting would, in a line each."""
+    lines = []
+    if settings.get("modality") in ("", "other"):
+        lines += [
+            f"{track.name} is of no known modality, and learn looks at visual and audio: import it "
+            f"again with {name}:modality=visual (or audio)"
+            for track in tracks
+            if track.modality == "other"
+        ]
+    columns = dict.fromkeys(column for cells in known.values() for column in cells)
+    if "label" in settings and "label" not in columns:
+        others = ", ".join(c for c in columns if c not in ("group", "split", "path"))
+        where = f"its columns are {others}" if others else "it has no other column either"
+        lines.append(f"nothing is called 'label', and {where}: say which with {name}:label=NAME")
+    return lines
 
 
 def _unite(clips: Clips, known: dict[str, dict[str, str]]) -> None:

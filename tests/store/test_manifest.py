@@ -259,3 +259,23 @@ def test_a_changed_kept_manifest_is_not_read(fs):
     path.write_bytes(b"PAR1")
     with pytest.raises(DamagedStore, match="cannot be read"):
         fs.manifest()
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_cells_are_separated_as_the_header_is(write, delimiter):
+    """Programs of many countries write semicolons where they say commas."""
+    rows = ("path", "label"), ("a.mp4", "x"), ("b,c.mp4", "y")
+    text = "\n".join(delimiter.join(f'"{cell}"' for cell in row) for row in rows)
+    manifest = read_manifest(write("\ufeff\n" + text))
+    assert manifest.paths == ("a.mp4", "b,c.mp4")
+    assert manifest.column("label") == ("x", "y")
+
+
+def test_several_labels_in_a_cell_do_not_make_semicolons_the_delimiter(write):
+    manifest = read_manifest(write("path,label;s\na.mp4,x;y\n"))
+    assert manifest.labels("label;s") == [("x", "y")]
+
+
+def test_a_folder_in_place_of_a_manifest_names_the_command(tmp_path):
+    with pytest.raises(MissingFile, match=rf"extract manifest folder {tmp_path} -o {tmp_path}/m"):
+        read_manifest(tmp_path)

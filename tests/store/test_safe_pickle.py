@@ -3,6 +3,7 @@
 import io
 import pickle
 import struct
+import tracemalloc
 from collections import OrderedDict, defaultdict
 from pathlib import Path
 
@@ -11,6 +12,26 @@ import pytest
 
 from store import safe_pickle
 from store.errors import InputError
+from store.pickles import budget
+from tests.store.pickle_attacks import (
+    called_keys,
+    colliding,
+    deep,
+    empty_containers,
+    empty_items,
+    marks,
+    memo_of_one,
+    nested_encodings,
+    nested_frozen,
+    nested_items,
+    nested_keys,
+    nested_names,
+    nested_values,
+    repeated_encode,
+    repeated_list,
+    repeated_scalar,
+    ring,
+)  # fmt: skip
 
 
 def load(data):
@@ -221,3 +242,90 @@ def test_missing_keys_and_other_types_are_named():
         safe_pickle.array({}, name="file")
     with pytest.raises(InputError, match="no array"):
         safe_pickle.array([np.ones(2), np.ones(3)], name="file")
+
+
+ENDLESS = {
+    "a key": (nested_keys(), "a tuple as a key"),
+    "an item of a set": (nested_items(), "a tuple as a key"),
+    "an item of a frozen set": (nested_frozen(), "a tuple as a key"),
+    "a set made of it": (called_keys(b"builtins\nset\n"), "a tuple as a key"),
+    "a dictionary made of it": (called_keys(b"builtins\ndict\n"), "a tuple as a key"),
+    "an ordered one": (called_keys(b"collections\nOrderedDict\n"), "a tuple as a key"),
+    "a value": (nested_values(), "more than"),
+    "the name of a dtype": (nested_names(), "dtype 'tuple'"),
+    "the name of an encoding": (nested_encodings(), "text that is none"),
+    "a list in itself": (ring(), "holds itself"),
+    "keys of one hash": (colliding(3000), "too many digits"),
+    "lists in lists": (deep(5000), "100 deep"),
+    "marks": (marks(5000), "100 deep"),
+}
+
+
+@pytest.mark.parametrize(("data", "match"), ENDLESS.values(), ids=ENDLESS.keys())
+def test_what_never_ends_is_refused(data, match):
+    """Sixty tuples of the one before, twice: 2 ** 60 steps to hash, to print or to compare."""
+    with pytest.raises(InputError, match=match):
+        load(data)
+
+
+@pytest.mark.parametrize("kind", ["S0", "U0", "V0"])
+def test_items_without_bytes_are_refused(kind):
+    with pytest.raises(InputError, match=r"no bytes|of dtype"):
+        safe_pickle.array(load(empty_items(kind, 200_000_000)), name="file")
+
+
+SWELLING = {
+    "one text encoded": repeated_encode(20, 100_000),
+    "one list copied": repeated_list(100, 3_000),
+    "one list as tuples": repeated_list(100, 3_000, b"tuple"),
+    "one list as sets": repeated_list(100, 1_000, b"frozenset"),
+    "one long scalar": repeated_scalar(20),
+    "empty sets": empty_containers(b"\x8f", 4_000),
+    "empty lists": empty_containers(b"]", 9_000),
+    "a full memo": memo_of_one(9_000),
+}
+
+
+@pytest.mark.parametrize("data", SWELLING.values(), ids=SWELLING.keys())
+def test_what_swells_is_refused_before_it_has(data, monkeypatch):
+    monkeypatch.setattr(budget, "FLOOR_BYTES", 1 << 18)
+    limit = (1 << 18) + budget.SWELL * len(data)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=f"more than {limit} bytes in a file of {len(data)}"):
+            load(data)
+        assert tracemalloc.get_traced_memory()[1] < 2 * limit + (1 << 20)
+    finally:
+        tracemalloc.stop()
+
+
+def test_programs_without_end_are_refused(monkeypatch):
+    monkeypatch.setattr(budget, "MAX_OPCODES", 1000)
+    with pytest.raises(InputError, match="more than 1000 steps"):
+        load(b"\x80\x02" + b"N0" * 600 + b"N.")
+
+
+def test_honest_files_fit_their_budget(monkeypatch):
+    """The dearest things that people pickle, with no allowance for small files."""
+    monkeypatch.setattr(budget, "FLOOR_BYTES", 0)
+    for content in (
+        {f"class {i}": [np.ones(64, np.float32) for _ in range(20)] for i in range(20)},
+        [float(i) for i in range(1000)],
+        [f"a name of clip number {i}.mp4" for i in range(1000)],
+        {"features": np.ones((100, 512), np.float16), "labels": list(range(100))},
+    ):
+        for protocol in (2, 4, 5):
+            load(pickle.dumps(content, protocol))
+
+
+def test_wrong_tensors_and_text_are_errors_of_ours():
+    with pytest.raises(InputError, match="where an array belongs"):
+        safe_pickle.array([b"a" * 1000, 1 << 70, "b"], name="file")
+    with pytest.raises(InputError, match="more than"):
+        safe_pickle.array(["a" * 100_000] + [""] * 100_000, name="file")
+
+
+def test_lists_have_an_end(monkeypatch):
+    monkeypatch.setattr(safe_pickle, "MAX_ITEMS", 10)
+    with pytest.raises(InputError, match="list of 11; 10 at most"):
+        safe_pickle.items(load(pickle.dumps(np.zeros((11, 1), np.uint8))), name="file")

@@ -80,6 +80,7 @@ class Track:
     clips: Callable[[], Iterator[Clips]]
     known: Mapping[str, Any] = field(default_factory=dict)  # of its origin, as JSON
     files: tuple[Path, ...] = ()  # that it is read from
+    left_out: list[str] = field(default_factory=list)  # arrays and columns; whole once it is read
 
 
 @runtime_checkable

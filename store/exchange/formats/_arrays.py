@@ -12,8 +12,19 @@ import numpy as np
 
 from store.errors import InputError, choices
 from store.exchange.formats import Clips
-from store.exchange.formats._common import ends, gathered, matrix, slices, spaced, text
+from store.exchange.formats._common import (
+    cells,
+    ends,
+    gathered,
+    label_cells,
+    matrix,
+    slices,
+    spaced,
+    text,
+)
 from store.status import Status
+
+_OF_A_CLIP = ("label", "group", "split")  # columns that cannot differ between rows of a clip
 
 
 def clip_blocks(
@@ -23,10 +34,12 @@ def clip_blocks(
     *,
     where: str,
     hop_seconds: float,
+    left_out: list[str],
 ) -> Iterator[Clips]:
     """Blocks of clips from arrays that are read slice by slice.
 
-    Without offsets there is one name a row, and rows of one name are one clip.
+    Without offsets there is one name a row, and rows of one name are one clip. `left_out` gets the
+    names of columns that say nothing of the clips.
 
     Raises:
         InputError: an array is missing, or has another length.
@@ -39,14 +52,16 @@ def clip_blocks(
     for name, wanted in each.items():
         if lengths.get(name, wanted) != wanted:
             raise InputError(f"{where}: {name} has {lengths[name]} items; {wanted} belong there")
-    texts = {name: _texts(arrays[name], where) for name in columns if lengths[name] == clips}
-    names = _texts(arrays["clip_id"], where)
+    left_out += [f"{n} ({lengths[n]} items)" for n in columns if lengths[n] != clips]
+    texts = {name: _cells(arrays[name], name, where) for name in columns if lengths[name] == clips}
+    names = _names(arrays["clip_id"], where)
     if "offsets" not in arrays:
-        everything = slice(0, rows)
-        cells = {name: cells(slice(0, clips)) for name, cells in texts.items()}
+        own = {name: of_block(slice(0, clips)) for name, of_block in texts.items()}
         yield gathered(
-            names(slice(0, clips)), arrays["values"](everything), cells, where,
-            step_seconds=hop_seconds,
+            names(slice(0, clips)), arrays["values"](slice(0, rows)),
+            {name: column for name, column in own.items() if name in _OF_A_CLIP}, where,
+            step_seconds=hop_seconds, left_out=left_out,
+            perhaps={name: column for name, column in own.items() if name not in _OF_A_CLIP},
         )  # fmt: skip
         return
     offsets = arrays["offsets"](slice(0, clips + 1))
@@ -68,18 +83,25 @@ def clip_blocks(
             status=_whole(arrays, "status", block, np.uint8, where)
             if "status" in arrays
             else np.where(counts > 0, Status.OK, Status.EMPTY).astype(np.uint8),
-            columns={name: tuple(cells(block)) for name, cells in texts.items()},
+            columns={name: tuple(of_block(block)) for name, of_block in texts.items()},
         )
 
 
-def _texts(array: Callable[[slice], np.ndarray], where: str) -> Callable[[slice], list[str]]:
-    def cells(span: slice) -> list[str]:
+def _cells(
+    array: Callable[[slice], np.ndarray], name: str, where: str
+) -> Callable[[slice], list[str]]:
+    as_cells = label_cells if name == "label" else cells
+    return lambda span: as_cells(array(span), f"{where}: {name}")
+
+
+def _names(array: Callable[[slice], np.ndarray], where: str) -> Callable[[slice], list[str]]:
+    def names(span: slice) -> list[str]:
         try:
             return [text(item, where) for item in array(span).tolist()]
         except ValueError as error:  # no such character
             raise InputError(f"{where} holds text that is none ({error})") from None
 
-    return cells
+    return names
 
 
 def _whole(

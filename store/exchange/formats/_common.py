@@ -3,9 +3,12 @@
 Shapes: V = clips, N = rows, D = embedding size.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from datetime import date, time
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,6 +19,11 @@ from store.exchange.formats import MAX_DIM, Clips, Track
 from store.status import Status
 
 UNIT_CLIPS = 1024
+SMALL_BYTES = 64 << 20  # that anything may unpack to
+MAX_RATIO = 100  # of unpacked to stored bytes beyond that: real features give 1 to 10, one-hot 60
+MAX_UNPACKED_BYTES = 256 << 30  # of what is read as a whole: the memory of a large machine
+CELL_KINDS = "SUiubfM"  # of numpy arrays whose items become cells of a manifest
+_WHOLE = 2**53  # from here on a float is not sure of its last digit
 T = TypeVar("T")
 
 
@@ -34,6 +42,21 @@ def opened(path: Path, open_file: Callable[[Path], AbstractContextManager[T]]) -
     except Exception as error:  # zipfile, h5py and pyarrow raise many types on damaged bytes
         lines = str(error).splitlines() or [type(error).__name__]
         raise InputError(f"{path} cannot be read ({lines[0][:160]})") from error
+
+
+def check_swell(
+    where: str, stored: int, unpacked: int, *, ratio: int = MAX_RATIO, cap: int = MAX_UNPACKED_BYTES
+) -> None:
+    """Refuse a file that says it unpacks to far more than its bytes.
+
+    Raises:
+        InputError: says both sizes.
+    """
+    if unpacked > min(max(SMALL_BYTES, ratio * stored), cap):
+        raise InputError(
+            f"{where} swells from {stored} to {unpacked} bytes; beyond {SMALL_BYTES} at most "
+            f"{ratio} times as much is read, and {cap} in all"
+        )
 
 
 def only(tracks: Sequence[Track]) -> Track:
@@ -91,9 +114,64 @@ def text(value: Any, where: str) -> str:
             raise InputError(f"{where} has the name {bytes(value)[:40]!r}, not UTF-8") from None
     if isinstance(value, str):
         return value.strip()
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() <= 128:
         return str(value)
     raise InputError(f"{where} has a {type(value).__name__} where a name belongs")
+
+
+def cell(value: Any, where: str) -> str:
+    """A cell of a manifest, of text, bytes, a number, a truth value or a time; empty if unknown.
+
+    Raises:
+        InputError: it is none of these.
+    """
+    if isinstance(value, np.floating):
+        value = float(str(value))  # as short as its own precision has it
+    elif isinstance(value, np.generic):
+        value = value.item()
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() and abs(value) < _WHOLE else repr(value)
+    if isinstance(value, (date, time)):
+        return value.isoformat()
+    return text(value, where)
+
+
+def cells(array: np.ndarray, where: str) -> list[str]:
+    """The cells of a column, of an array of a kind among `CELL_KINDS` or of objects.
+
+    Raises:
+        InputError: an object that is no cell, or text that is none.
+    """
+    if array.dtype.kind == "M":
+        times = np.datetime_as_string(array).tolist()
+        return ["" if time == "NaT" else str(time) for time in times]
+    try:
+        return [
+            cell(item, where) for item in (array if array.dtype.kind == "f" else array.tolist())
+        ]
+    except ValueError as error:  # no such character
+        raise InputError(f"{where} holds text that is none ({error})") from None
+
+
+def label_cells(items: Sequence[Any] | np.ndarray, where: str) -> list[str]:
+    """The class of each item, which is a name or a whole number.
+
+    Raises:
+        InputError: a number that is none, or a fraction.
+    """
+    for item in items if not isinstance(items, np.ndarray) or items.dtype.kind in "fO" else ():
+        if isinstance(item, (float, np.floating)) and not float(item).is_integer():
+            raise InputError(
+                f"{where} has the label {float(item):g}, which is no class: "
+                "labels are names or whole numbers"
+            )
+    if isinstance(items, np.ndarray):
+        return cells(items, where)
+    return [cell(item, where) for item in items]
 
 
 def matrix(rows: np.ndarray, where: str) -> Float[np.ndarray, "N D"]:
@@ -108,7 +186,15 @@ def matrix(rows: np.ndarray, where: str) -> Float[np.ndarray, "N D"]:
 
 
 def spaced(counts: Int64[np.ndarray, "V"], step_seconds: float) -> Int32[np.ndarray, "_"]:
-    """Times of rows that follow each other at a fixed step from each clip's beginning."""
+    """Times of rows that follow each other at a fixed step from each clip's beginning.
+
+    Raises:
+        InputError: the last one is beyond what a store holds, 24 days.
+    """
+    if (counts.max(initial=0) + 1) * 1000 * step_seconds > np.iinfo(np.int32).max:
+        raise InputError(
+            f"{counts.max()} rows, one each {step_seconds:g} s, are longer than 24 days"
+        )
     first = np.repeat(np.cumsum(counts) - counts, counts)
     return np.round((np.arange(counts.sum()) - first) * (1000 * step_seconds)).astype(np.int32)
 
@@ -125,8 +211,13 @@ def gathered(
     where: str,
     *,
     step_seconds: float = 1.0,
+    perhaps: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    left_out: list[str] | None = None,
 ) -> Clips:
     """Clips of rows that have a name each: rows of one name become one clip, in order of first row.
+
+    Columns that `perhaps` say something of a clip and not of its rows are left out, and named in
+    `left_out`, where they differ within one.
 
     Raises:
         InputError: numbers of names and rows differ, or rows of a clip have unlike labels.
@@ -140,14 +231,20 @@ def gathered(
     counts = np.bincount(clip_of_row, minlength=len(number_of)).astype(np.int64)
     offsets = ends(counts)
     table = {}
-    for column, cells in columns.items():
-        table[column] = tuple(cells[row] for row in order[offsets[:-1]])
-        for cell, clip in zip(cells, clip_of_row, strict=True):
-            if cell != table[column][clip]:
+    for column, of_row in {**perhaps, **columns}.items():
+        table[column] = tuple(of_row[row] for row in order[offsets[:-1]])
+        for own, clip in zip(of_row, clip_of_row, strict=True):
+            if own == table[column][clip]:
+                continue
+            if column in columns:
                 raise InputError(
                     f"{where}: clip {names[order[offsets[clip]]]!r} has the {column} "
-                    f"{table[column][clip]!r} and {cell!r}"
+                    f"{table[column][clip]!r} and {own!r}"
                 )
+            del table[column]
+            if left_out is not None:
+                left_out.append(f"{column} (differs between the rows of a clip)")
+            break
     return Clips(
         clip_ids=tuple(number_of),
         values=values[order],

@@ -33,7 +33,7 @@ def read_torch(path: Path, *, trust_pickle: bool) -> Any:
     """
     if not path.is_file():
         raise InputError(f"{path} is no plain file")
-    if zipfile.is_zipfile(path):
+    if _is_zip(path):
         return _read_zip(path)
     safe_pickle.check_trust(path, trust_pickle)
     data = safe_pickle.read_bytes(path)
@@ -42,17 +42,82 @@ def read_torch(path: Path, *, trust_pickle: bool) -> Any:
     return safe_pickle.load(io.BytesIO(data), name=str(path))
 
 
-def _read_zip(path: Path) -> Any:
+def inspect_torch(path: Path) -> None:
+    """Look over a file that torch itself is to load: its parts, and what its pickle would cost.
+
+    torch reads a storage at the length that the pickle says, unpacks what is compressed to any
+    size, and hashes keys that never end.
+
+    Raises:
+        InputError: damaged, or no file that torch would write.
+    """
+    size = path.stat().st_size
+    if not _is_zip(path):
+
+        def within(pid: tuple[Any, ...]) -> Callable[[], np.ndarray]:
+            _, item_bytes, numel = _any_reference(pid, path)
+            if numel * item_bytes > size:
+                raise InputError(f"{path}: a storage is not as large as it says")
+            return _nothing
+
+        with path.open("rb") as file:
+            legacy = file.read(len(_LEGACY_HEAD)) == _LEGACY_HEAD
+            file.seek(0)
+            for _ in range(5 if legacy else 1):
+                safe_pickle.inspect(file, name=str(path), storage=within, size_bytes=size)
+        return
+    top, head, sizes = _parts(path)
+
+    def held(pid: tuple[Any, ...]) -> Callable[[], np.ndarray]:
+        key, item_bytes, numel = _any_reference(pid, path)
+        if numel * item_bytes != sizes.get(f"{top}data/{key}", 0):
+            raise InputError(f"{path}: a storage is not as large as it says")
+        return _nothing
+
+    safe_pickle.inspect(io.BytesIO(head), name=str(path), storage=held, size_bytes=size)
+
+
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # one in several pieces; opening it says so
+        return True
+
+
+def _nothing() -> np.ndarray:
+    return np.empty(0)
+
+
+def _any_reference(pid: tuple[Any, ...], path: Path) -> tuple[str, int, int]:
+    """Key, bytes an item and items of a storage, which may be of a type that numpy lacks."""
+    if len(pid) in (5, 6) and isinstance(pid[2], str) and type(pid[4]) is int and pid[4] >= 0:
+        is_known = isinstance(pid[1], safe_pickle.StorageType)
+        return pid[2], pid[1].dtype.itemsize if is_known else 1, pid[4]
+    raise InputError(f"{path} refers to something that is no storage")
+
+
+def _parts(path: Path) -> tuple[str, bytes, dict[str, int]]:
+    """Folder, pickle and sizes of the members of torch's zip archive, which are what they seem."""
     with opened(path, zipfile.ZipFile) as archive:
-        names = archive.namelist()
+        members = archive.infolist()
+        names = [info.filename for info in members]
         heads = [name for name in names if name.endswith("/data.pkl")]
         if len(heads) != 1 or len(set(names)) != len(names):
             raise InputError(f"{path} is no file of torch: it has {len(heads)} data.pkl")
+        if sum(info.compress_size for info in members) > path.stat().st_size:
+            raise InputError(f"{path} is no file of torch: its members overlap")
+        for info in members:
+            _check_stored(archive, info)
         top = heads[0].removesuffix("data.pkl")
-        order = _member(archive, f"{top}byteorder") if f"{top}byteorder" in names else b"little"
-        head = _member(archive, heads[0])
+        order = archive.read(f"{top}byteorder") if f"{top}byteorder" in names else b"little"
+        head = archive.read(heads[0])
     if order != b"little":
         raise InputError(f"{path} is not little-endian; save it again on another machine")
+    return top, head, {info.filename: info.file_size for info in members}
+
+
+def _read_zip(path: Path) -> Any:
+    top, head, _ = _parts(path)
 
     def storage(pid: tuple[Any, ...]) -> Callable[[], np.ndarray]:
         kind, key, numel = _reference(pid, path)
@@ -60,19 +125,18 @@ def _read_zip(path: Path) -> Any:
         @cache
         def load() -> np.ndarray:
             with opened(path, zipfile.ZipFile) as archive:
-                return _numbers(_member(archive, f"{top}data/{key}"), kind, numel, path)
+                return _numbers(archive.read(f"{top}data/{key}"), kind, numel, path)
 
         return load
 
-    return safe_pickle.load(io.BytesIO(head), name=str(path), storage=storage)
+    size = path.stat().st_size
+    return safe_pickle.load(io.BytesIO(head), name=str(path), storage=storage, size_bytes=size)
 
 
-def _member(archive: zipfile.ZipFile, name: str) -> bytes:
-    """A member that is stored as it is: it cannot be larger than the file."""
-    info = archive.getinfo(name)
+def _check_stored(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
+    """A member that is stored as it is cannot be larger than the file."""
     if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
-        raise InputError(f"{archive.filename}: {name} is compressed, which torch never does")
-    return archive.read(info)
+        raise InputError(f"{archive.filename}: {info.filename} is compressed: torch never does so")
 
 
 def _read_legacy(file: io.BytesIO, size: int, path: Path) -> Any:
@@ -88,7 +152,8 @@ def _read_legacy(file: io.BytesIO, size: int, path: Path) -> Any:
         return safe_pickle.load(file, name=str(path), storage=storage)
 
     magic, _, _, content, keys = (load() for _ in range(5))
-    if magic != _LEGACY_MAGIC or not isinstance(keys, list) or set(keys) != set(kinds):
+    plain = isinstance(keys, list) and all(type(key) is str for key in keys)
+    if magic != _LEGACY_MAGIC or not plain or sorted(keys) != sorted(kinds):
         raise InputError(f"{path} is no file of torch")
     for key in keys:
         kind, numel = kinds[key]

@@ -18,7 +18,8 @@ import numpy as np
 from store.errors import InputError
 from store.exchange.formats import Clips
 from store.exchange.formats._common import gathered, text
-from store.exchange.formats._h5 import dataset_of, opened
+from store.exchange.formats._h5 import dataset_of, opened, reader
+from store.exchange.formats._h5_writing import created
 from store.exchange.formats._tree import Entry, Tree
 from store.settings import Settings
 
@@ -48,13 +49,13 @@ def _read(path: Path, modality: str) -> Clips:
         data, urls = dataset_of(file, "data", path), dataset_of(file, "video_urls", path)
         if urls.ndim != 1 or data.ndim != 2:
             raise InputError(f"{path}: data{list(data.shape)} for video_urls{list(urls.shape)}")
-        names = [text(name, str(path)) for name in urls[:].tolist()]
+        names = [text(name, str(path)) for name in reader(urls, path)(slice(0, len(urls))).tolist()]
         return gathered(names, np.asarray(data[:]), {}, str(path))
 
 
 def _write(path: Path, entries: Sequence[Entry]) -> None:
     rows = [entry.rows.mean(axis=0, dtype=np.float64) for entry in entries]
-    with h5py.File(path, "x") as file:
+    with created(path) as (file, _):
         file.create_dataset("data", data=np.stack(rows).astype(np.float32))
         names = [entry.clip_id.encode() for entry in entries]
         file.create_dataset("video_urls", data=names, dtype=h5py.string_dtype())

@@ -17,7 +17,16 @@ import numpy as np
 from store import safe_pickle
 from store.errors import InputError
 from store.exchange.formats import Clips, Track
-from store.exchange.formats._common import gathered, labels, matrix, means, only, text, with_rows
+from store.exchange.formats._common import (
+    gathered,
+    label_cells,
+    labels,
+    matrix,
+    means,
+    only,
+    text,
+    with_rows,
+)  # fmt: skip
 from store.exchange.formats._torch import read_torch, write_torch
 from store.settings import Settings
 
@@ -100,7 +109,9 @@ def _clips_of(part: Any, split: Any, source: Path) -> Clips:
             f"{where} has {len(features)} features, {numbers.size} labels and {len(paths)} paths"
         )
     names = _class_names(content, where)
-    classes = [names.get(number, str(number)) for number in numbers.astype(np.int64).tolist()]
+    classes = label_cells(numbers, where)
+    if numbers.dtype.kind not in "SU":
+        classes = [names.get(number, number) for number in classes]
     columns = {"label": classes}
     if "split" in content:
         columns["split"] = [text(s, where) for s in safe_pickle.items(content["split"], name=where)]
@@ -111,10 +122,10 @@ def _clips_of(part: Any, split: Any, source: Path) -> Clips:
     return gathered(paths, features, columns, where)
 
 
-def _class_names(content: Mapping[Any, Any], where: str) -> dict[int, str]:
+def _class_names(content: Mapping[Any, Any], where: str) -> dict[str, str]:
     """Names of the numbers, where the file says them."""
     if "lab2cname" in content:
         names = safe_pickle.mapping(content["lab2cname"], name=where)
-        return {k: text(v, where) for k, v in names.items() if type(k) is int}
+        return {str(k): text(v, where) for k, v in names.items() if type(k) is int}
     listed = safe_pickle.items(content.get("classnames", []), name=where)
-    return {i: text(name, where) for i, name in enumerate(listed)}
+    return {str(i): text(name, where) for i, name in enumerate(listed)}

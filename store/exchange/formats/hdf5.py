@@ -21,13 +21,15 @@ import numpy as np
 from store.errors import InputError, choices
 from store.exchange.formats import Clips, Track
 from store.exchange.formats._arrays import clip_blocks
-from store.exchange.formats._h5 import dataset_of, member, opened
+from store.exchange.formats._h5 import dataset_of, is_column, member, opened, reader
+from store.exchange.formats._h5_writing import created
 from store.exchange.formats._names import quoted, unquoted
 from store.parts.layout import chunk_rows
 from store.settings import Settings
 
 _TEXT = h5py.string_dtype()
 _CLIPS_PER_CHUNK = 4096
+_ROLES = ("values", "offsets", "clip_id", "row_time_ms", "status")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +62,8 @@ class Hdf5:
 
     def write(self, tracks: Sequence[Track], target: Path, *, label: str) -> int:
         """Write one file, block by block; see `Format`."""
-        with h5py.File(target, "x") as file:
-            return sum(_write_track(file.create_group(track.name), track) for track in tracks)
+        with created(target) as (file, check):
+            return sum(_write_track(file.create_group(t.name), t, check) for t in tracks)
 
     def read(self, source: Path, *, trust_pickle: bool) -> Sequence[Track]:
         """One track for each group that has rows; see `Format`."""
@@ -82,40 +84,46 @@ class Hdf5:
         values = dataset_of(group, self._config.values, source)
         if values.ndim != 2:
             raise InputError(f"{source}: {values.name} has {values.ndim} axes; rows have 2")
+        left_out: list[str] = []
         return Track(
             name=self._config.name or name or source.stem,
             modality=self._config.modality or _attribute(group, "modality") or "other",
             dim=values.shape[1],
-            clips=lambda: self._clips(source, name),
+            clips=lambda: self._clips(source, name, left_out),
             known=_known(group),
             files=(source,),
+            left_out=left_out,
         )
 
-    def _clips(self, source: Path, name: str) -> Iterator[Clips]:
+    def _clips(self, source: Path, name: str, left_out: list[str]) -> Iterator[Clips]:
         with opened(source) as file:
             group = member(file, name, source) if name else file
             datasets: dict[str, h5py.Dataset] = {}
-            for role in ("values", "offsets", "clip_id", "row_time_ms", "status"):
+            for role in _ROLES:
                 if (key := getattr(self._config, role)) in group:
                     datasets[role] = dataset_of(group, key, source)
             columns = []
-            for column, dataset in self._texts(group, source):
+            for column, dataset in self._columns(group, source, left_out):
                 if column not in datasets:
                     datasets[column] = dataset
                     columns.append(column)
             if wrong := [n for n, d in datasets.items() if d.ndim != (2 if n == "values" else 1)]:
                 raise InputError(f"{source}: {wrong[0]} has {datasets[wrong[0]].ndim} axes")
             yield from clip_blocks(
-                {name: _slicing(dataset) for name, dataset in datasets.items()},
+                {name: reader(dataset, source) for name, dataset in datasets.items()},
                 {name: len(dataset) for name, dataset in datasets.items()},
                 columns,
                 where=str(source),
                 hop_seconds=self._config.hop_seconds,
+                left_out=left_out,
             )
 
-    def _texts(self, group: h5py.Group, source: Path) -> Iterator[tuple[str, h5py.Dataset]]:
-        """Columns: text beside the rows and in `columns`; the label may also be a number."""
-        taken = {getattr(self._config, role) for role in ("values", "offsets", "clip_id", "status")}
+    def _columns(
+        self, group: h5py.Group, source: Path, left_out: list[str]
+    ) -> Iterator[tuple[str, h5py.Dataset]]:
+        """Columns: a cell for each clip, beside the rows and in `columns`."""
+        config = self._config
+        taken = {getattr(config, role) for role in _ROLES}
         groups = [group]
         if "columns" in group and isinstance(inner := member(group, "columns", source), h5py.Group):
             groups.append(inner)
@@ -124,12 +132,13 @@ class Hdf5:
                 if key in taken or not isinstance(member(inside, key, source), h5py.Dataset):
                     continue
                 dataset = dataset_of(inside, key, source)
-                is_label = key == self._config.label
-                if dataset.ndim == 1 and dataset.dtype.kind in ("OSiu" if is_label else "OS"):
-                    yield "label" if is_label else unquoted(key), dataset
+                if dataset.ndim == 1 and is_column(dataset):
+                    yield "label" if key == config.label else unquoted(key), dataset
+                else:
+                    left_out.append(f"{key} ({dataset.dtype}{list(dataset.shape)})")
 
 
-def _write_track(group: h5py.Group, track: Track) -> int:
+def _write_track(group: h5py.Group, track: Track, check: Callable[[], None]) -> int:
     group.attrs["modality"] = track.modality
     group.attrs["known"] = json.dumps(track.known)
     step = chunk_rows(track.dim)
@@ -160,6 +169,7 @@ def _write_track(group: h5py.Group, track: Track) -> int:
                 )
             _append(columns[key], cells)
         clips, rows = clips + len(block.clip_ids), rows + len(block.values)
+        check()
     return clips
 
 
@@ -168,10 +178,6 @@ def _append(dataset: h5py.Dataset, items: Any) -> None:
     if len(items):
         dataset.resize(before + len(items), axis=0)
         dataset[before:] = list(items) if dataset.dtype == _TEXT else items
-
-
-def _slicing(dataset: h5py.Dataset) -> Callable[[slice], np.ndarray]:
-    return lambda block: dataset[block]
 
 
 def _attribute(group: h5py.Group, name: str) -> str:

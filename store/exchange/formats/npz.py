@@ -3,30 +3,33 @@
     values [N, D] · offsets [V + 1] · clip_id [V] · row_time_ms [N] · status [V] · columns [V]
 
 An archive with other names is read by saying which is which:
-`npz:values=audio,clip_id=clip,modality=audio`. Without offsets there is one name a row.
+`npz:values=audio,clip_id=clip,modality=audio`. Without offsets there is one name a row. Names in an
+array of Python objects, which is a pickle, are read where pickles are trusted.
 
 Shapes: V = clips, N = their rows, D = embedding size.
 """
 
+import io
 import json
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from store import safe_pickle
 from store.errors import InputError, choices
 from store.exchange.formats import Clips, Track
 from store.exchange.formats._arrays import clip_blocks
-from store.exchange.formats._common import only, opened
+from store.exchange.formats._common import CELL_KINDS, check_swell, only, opened
 from store.exchange.formats._names import quoted, unquoted
 from store.settings import Settings
 
-MAX_RATIO = 100  # uncompressed to compressed bytes, of what is not small
-SMALL_BYTES = 64 << 20
 _ROLES = ("values", "offsets", "clip_id", "row_time_ms", "status")
+_COLUMNS = ("label", "group", "split")
 _NOTE = "feature"  # JSON text: modality and what is known of the origin
 
 
@@ -94,30 +97,60 @@ class Npz:
         """The one track of the archive; see `Format`."""
         config = self._config
         with opened(source, zipfile.ZipFile) as archive:
-            shapes = {name: _shape(archive, name, source) for name in _names(archive)}
-            note = _note(_load(archive, _NOTE)) if shapes.get(_NOTE) == ((), "U") else {}
-        (values_shape, _) = shapes.get(config.values, ((), ""))
-        if len(values_shape) != 2:
-            has = ", ".join(f"{name}{list(shape)}" for name, (shape, _) in shapes.items())
-            raise InputError(
-                f"{source} has no rows {config.values!r}; say npz:values=NAME; it has {has[:300]}"
-            )
+            members = _members(archive, source)
+            note = _note(archive, members, source)
+            values = members.get(config.values)
+            if values is None or len(values.shape) != 2:
+                has = ", ".join(f"{name}{list(member.shape)}" for name, member in members.items())
+                raise InputError(
+                    f"{source} has no rows {config.values!r}; say npz:values=NAME; "
+                    f"it has {has[:300]}"
+                )
+            used = {name: m for name, m in members.items() if self._is_used(name, m, members)}
+            for name, member in used.items():
+                if member.dtype.hasobject and not trust_pickle:
+                    raise InputError(
+                        f"{source}: {name} holds objects, which are a pickle; if you trust who "
+                        "made it, add `trust_pickle` (only names and numbers are read, nothing is "
+                        "run), or save it again as text: array.astype(str)"
+                    )
+        left_out = [
+            f"{name} ({member.dtype}{list(member.shape)})"
+            for name, member in members.items()
+            if name not in used and name != _NOTE
+        ]
         return [
             Track(
                 name=config.name or note.get("name") or source.stem,
                 modality=config.modality or note.get("modality") or "other",
-                dim=values_shape[1],
-                clips=lambda: self._clips(source),
+                dim=values.shape[1],
+                clips=lambda: self._clips(source, used, left_out),
                 known=note.get("known") or {},
                 files=(source,),
+                left_out=left_out,
             )
         ]
 
-    def _clips(self, source: Path) -> Iterator[Clips]:
+    def _is_used(self, name: str, member: "_Member", members: Mapping[str, "_Member"]) -> bool:
+        """True for what the settings name, and for columns: a cell for each name of a clip."""
+        config = self._config
+        if name in {getattr(config, role) for role in (*_ROLES, *_COLUMNS)}:
+            return True
+        names = members.get(config.clip_id)
+        return (
+            names is not None
+            and name != _NOTE
+            and member.shape == names.shape
+            and (member.dtype.kind in CELL_KINDS or member.dtype.hasobject)
+        )
+
+    def _clips(
+        self, source: Path, members: Mapping[str, "_Member"], left_out: list[str]
+    ) -> Iterator[Clips]:
         with opened(source, zipfile.ZipFile) as archive:
-            unclaimed = {name: _load(archive, name) for name in _names(archive) if name != _NOTE}
+            unclaimed = {name: _load(archive, name, members[name], source) for name in members}
         arrays: dict[str, np.ndarray] = {}
-        for role in (*_ROLES, "label", "group", "split"):
+        for role in (*_ROLES, *_COLUMNS):
             if (name := getattr(self._config, role)) in unclaimed:
                 arrays[role] = unclaimed.pop(name)
         for role, array in arrays.items():
@@ -125,11 +158,14 @@ class Npz:
                 raise InputError(f"{source}: {role} has {array.ndim} axes")
         if "clip_id" not in arrays:
             has = choices(self._config.clip_id, unclaimed)
-            raise InputError(f"{source} has no {self._config.clip_id!r}; it has {has[:300]}")
+            raise InputError(
+                f"{source} has no {self._config.clip_id!r}; say npz:clip_id=NAME; "
+                f"it has {has[:300]}"
+            )
         clips = len(arrays["clip_id"])
-        columns: list[str] = [role for role in ("label", "group", "split") if role in arrays]
-        for name, array in unclaimed.items():  # text of one item a clip says something of the clips
-            if array.shape == (clips,) and array.dtype.kind in "SU" and name not in arrays:
+        columns: list[str] = [role for role in _COLUMNS if role in arrays]
+        for name, array in unclaimed.items():
+            if unquoted(name) not in arrays:
                 arrays[unquoted(name)] = array
                 columns.append(unquoted(name))
         if wrong := [name for name in (*columns, "clip_id") if arrays[name].shape != (clips,)]:
@@ -140,6 +176,7 @@ class Npz:
             columns,
             where=str(source),
             hop_seconds=self._config.hop_seconds,
+            left_out=left_out,
         )
 
 
@@ -147,47 +184,80 @@ def _slicing(array: np.ndarray) -> Callable[[slice], np.ndarray]:
     return lambda block: array[block]
 
 
-def _names(archive: zipfile.ZipFile) -> list[str]:
-    """Arrays in the archive, by name."""
-    members = [info.filename for info in archive.infolist()]
-    if len(members) != len(set(members)):
-        raise InputError(f"{archive.filename} has a member twice")
-    return [name.removesuffix(".npy") for name in members if name.endswith(".npy")]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Member:
+    """What the header of an array says of it."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
 
 
-def _shape(archive: zipfile.ZipFile, name: str, source: Path) -> tuple[tuple[int, ...], str]:
-    """Shape and kind of an array, after seeing that it is as large as it says and no more."""
-    info = archive.getinfo(f"{name}.npy")
-    if info.file_size > SMALL_BYTES and info.file_size > MAX_RATIO * info.compress_size:
-        raise InputError(
-            f"{source}: {name} swells from {info.compress_size} to {info.file_size} bytes; "
-            f"at most {MAX_RATIO} times is read"
-        )
+def _members(archive: zipfile.ZipFile, source: Path) -> dict[str, _Member]:
+    """The arrays of an archive by name, after seeing that they are as large as they say.
+
+    Raises:
+        InputError: they are not, or swell, or there are two of one name.
+    """
+    infos = archive.infolist()
+    names = [info.filename for info in infos]
+    if len(names) != len(set(names)):
+        raise InputError(f"{source} has a member twice")
+    stored = sum(info.compress_size for info in infos)
+    if stored > source.stat().st_size:
+        raise InputError(f"{source} has members that overlap")
+    check_swell(str(source), stored, sum(info.file_size for info in infos))
+    arrays = [info for info in infos if info.filename.endswith(".npy")]
+    return {i.filename.removesuffix(".npy"): _member(archive, i, source) for i in arrays}
+
+
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: Path) -> _Member:
     with archive.open(info) as file:
-        version = np.lib.format.read_magic(file)
-        header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }
-        if version not in header:
-            raise InputError(f"{source}: {name} is npy of version {version}")
-        shape, _, dtype = header[version](file)
-        if dtype.hasobject or dtype.names:
-            raise InputError(f"{source}: {name} holds objects; only numbers and text are read")
-        size = int(np.prod([int(n) for n in shape], dtype=object)) * dtype.itemsize
-        if min((*shape, 0)) < 0 or size != info.file_size - file.tell():
-            raise InputError(f"{source}: {name} is not as large as it says")
-    return shape, dtype.kind
+        shape, dtype = _header(file, info.filename, source)
+        items = prod(int(n) for n in shape)
+        size = items * dtype.itemsize
+        if dtype.hasobject:
+            return _Member(shape=shape, dtype=dtype)  # its items are a pickle, with its own bounds
+        if size != info.file_size - file.tell() or (items and not dtype.itemsize):
+            raise InputError(f"{source}: {info.filename} is not as large as it says")
+    return _Member(shape=shape, dtype=dtype)
 
 
-def _load(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    with archive.open(f"{name}.npy") as file:
-        return np.lib.format.read_array(file, allow_pickle=False)
+def _header(file: Any, name: str, source: Path) -> tuple[tuple[int, ...], np.dtype]:
+    version = np.lib.format.read_magic(file)
+    header = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    if version not in header:
+        raise InputError(f"{source}: {name} is npy of version {version}")
+    shape, _, dtype = header[version](file)
+    if not all(type(n) is int and n >= 0 for n in shape):
+        raise InputError(f"{source}: {name} has the shape {str(shape)[:60]}")
+    return tuple(shape), dtype
 
 
-def _note(array: np.ndarray) -> dict[str, Any]:
+def _load(archive: zipfile.ZipFile, name: str, member: _Member, source: Path) -> np.ndarray:
+    info = archive.getinfo(f"{name}.npy")
+    with archive.open(info) as file:
+        if not member.dtype.hasobject:
+            return np.lib.format.read_array(file, allow_pickle=False)
+        _header(file, name, source)
+        where = f"{source}: {name}"
+        content = safe_pickle.load(io.BytesIO(file.read()), name=where)
+        items = safe_pickle.items(content, name=where)
+    if (len(items),) != member.shape:
+        raise InputError(f"{where} has {len(items)} items for the shape {list(member.shape)}")
+    array = np.empty(len(items), object)
+    array[:] = items
+    return array
+
+
+def _note(archive: zipfile.ZipFile, members: Mapping[str, _Member], source: Path) -> dict[str, Any]:
+    member = members.get(_NOTE)
+    if member is None or member.shape != () or member.dtype.kind != "U":
+        return {}
     try:
-        note = json.loads(str(array))
+        note = json.loads(str(_load(archive, _NOTE, member, source)))
     except (ValueError, RecursionError):
         return {}
     return note if isinstance(note, dict) else {}

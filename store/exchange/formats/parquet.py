@@ -2,7 +2,8 @@
 
 One row a clip, the mean of its rows, or `parquet:rows=each`. Beside the two columns there are
 `clip_id`, `row_time_ms` (with `rows=each`) and the other columns of the manifest; easyfsl passes
-them over. A table without clip ids gives each row the id `<class>/<number>`.
+them over. A table without clip ids gives each row the id `<class>/<number>`. Columns of any scalar
+type are read, and lists of text, which are several labels.
 
 Shapes: V = clips, N = their rows, D = embedding size.
 Source: easyfsl, `FeaturesDataset.from_dataframe`.
@@ -10,18 +11,26 @@ Source: easyfsl, `FeaturesDataset.from_dataframe`.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow
-from pyarrow import parquet
+from pyarrow import compute, parquet
 
 from store.errors import InputError, choices
 from store.exchange.formats import Clips, Track
 from store.exchange.formats._common import (
+    MAX_RATIO,
+    SMALL_BYTES,
     UNIT_CLIPS,
+    cell,
+    check_swell,
     gathered,
+    label_cells,
     labels,
     matrix,
     means,
@@ -32,8 +41,8 @@ from store.exchange.formats._common import (
 )
 from store.settings import Settings, setting
 
-MAX_RATIO = 1100
-SMALL_BYTES = 64 << 20
+_WIDTH = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8, "INT96": 12}
+_BLOCK_BYTES = 64 << 20  # of rows at once
 _OWN = ("embedding", "class_name", "clip_id", "row_time_ms")
 
 
@@ -105,71 +114,135 @@ class Parquet:
 
     def read(self, source: Path, *, trust_pickle: bool) -> Sequence[Track]:
         """The one track of the table; see `Format`."""
-        with opened(source, parquet.ParquetFile) as file:
+        with _opened(source) as file:
             known = file.schema_arrow.names
             for name in ("embedding", "class_name"):
-                if name not in known:
+                if known.count(name) != 1:
                     raise InputError(
                         f"{source} has no column {name!r}; it has {choices(name, known)}"
                     )
-            _check_size(file, source)
             first = next(file.iter_batches(batch_size=1, columns=["embedding"]), None)
             if first is None or not first.num_rows:
                 raise InputError(f"{source} has no rows")
             dim = len(_embeddings(first.column(0), source)[0])
+            schema = file.schema_arrow
+        columns = [f.name for f in schema if f.name not in _OWN and _is_cell(f.type)]
+        left_out = [
+            f"{field.name} ({field.type})"
+            for field in schema
+            if field.name not in (*columns, *_OWN)
+        ]
+        left_out += ["row_time_ms (without clip_id)"] if {*known} & {*_OWN} == {
+            "embedding", "class_name", "row_time_ms"
+        } else []  # fmt: skip
         return [
             Track(
                 name=self._config.name or source.stem,
                 modality=self._config.modality,
                 dim=dim,
-                clips=lambda: self._clips(source),
+                clips=lambda: self._clips(source, dim, columns, left_out),
                 files=(source,),
+                left_out=left_out,
             )
         ]
 
-    def _clips(self, source: Path) -> Iterator[Clips]:
-        with opened(source, parquet.ParquetFile) as file:
-            names = [name for name in file.schema_arrow.names if _is_text(file, name)]
+    def _clips(
+        self, source: Path, dim: int, columns: Sequence[str], left_out: list[str]
+    ) -> Iterator[Clips]:
+        with _opened(source) as file:
+            blocks = _blocks(file, dim, columns, source)
             if "clip_id" in file.schema_arrow.names:
-                yield from self._identified(file, [n for n in names if n not in _OWN], source)
+                # rows of one clip may lie anywhere
+                yield _identified(list(blocks), source, left_out)
                 return
             numbers: Counter[str] = Counter()
-            for batch in file.iter_batches(
-                batch_size=UNIT_CLIPS, columns=["embedding", "class_name"]
-            ):
-                classes = [
-                    text(cell, str(source)) for cell in batch.column("class_name").to_pylist()
-                ]
+            for block in blocks:
+                classes = block.columns["class_name"]
                 ids = []
                 for name in classes:
                     ids.append(f"{name}/{numbers[name]:06d}")
                     numbers[name] += 1
-                rows = _embeddings(batch.column("embedding"), source)
-                yield gathered(ids, rows, {"label": classes}, str(source))
+                own = {name: block.columns[name] for name in columns}
+                yield gathered(ids, block.rows, {"label": classes, **own}, str(source))
 
-    def _identified(
-        self, file: parquet.ParquetFile, columns: Sequence[str], source: Path
-    ) -> Iterator[Clips]:
-        """Clips of a table with ids: all is read, for rows of one clip may lie anywhere."""
-        table = file.read()
-        where = str(source)
-        ids = [text(cell, where) for cell in table.column("clip_id").to_pylist()]
-        cells = {name: [c or "" for c in table.column(name).to_pylist()] for name in columns}
-        classes = [text(cell, where) for cell in table.column("class_name").to_pylist()]
-        cells.setdefault("label", classes)
-        rows = _embeddings(table.column("embedding").combine_chunks(), source)
-        clips = gathered(ids, rows, cells, where)
-        if "row_time_ms" in table.column_names:
-            order = np.argsort(_clip_numbers(ids), kind="stable")
-            times = table.column("row_time_ms").to_numpy()
-            if times.dtype.kind != "i" or abs(times).max(initial=0) > np.iinfo(np.int32).max:
-                raise InputError(f"{where}: row_time_ms holds what is no int32")
-            clips = Clips(
-                clip_ids=clips.clip_ids, values=clips.values, offsets=clips.offsets,
-                row_time_ms=times[order].astype(np.int32), status=clips.status,
-                columns=clips.columns,
-            )  # fmt: skip
-        yield clips
+
+class _Block(NamedTuple):
+    """Some rows of the table."""
+
+    rows: np.ndarray
+    columns: dict[str, list[str]]
+    times: np.ndarray | None
+
+
+@contextmanager
+def _opened(source: Path) -> Iterator[parquet.ParquetFile]:
+    """The file; its text stays as it is stored, a dictionary and numbers, until it is counted."""
+    with opened(source, parquet.ParquetFile) as file:
+        _check_size(file, source)
+        leaves = [file.schema.column(i) for i in range(len(file.schema))]
+        stored = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
+    with opened(source, partial(parquet.ParquetFile, read_dictionary=stored)) as file:
+        yield file
+
+
+def _blocks(
+    file: parquet.ParquetFile, dim: int, columns: Sequence[str], source: Path
+) -> Iterator[_Block]:
+    where = str(source)
+    wanted = [name for name in _OWN if name in file.schema_arrow.names]
+    left = max(SMALL_BYTES, MAX_RATIO * source.stat().st_size)
+    step = max(1, min(UNIT_CLIPS, _BLOCK_BYTES // (8 * dim)))
+    for batch in file.iter_batches(batch_size=step, columns=[*wanted, *columns]):
+        made = {}
+        for name in (*wanted, *columns):
+            column = batch.column(name)
+            if name in ("embedding", "row_time_ms"):
+                continue
+            left -= _text_bytes(column)
+            if left < 0:
+                raise InputError(f"{where}: the columns name the same text too often")
+            items = _items(column)
+            if name == "class_name" and None in items:
+                text(None, where)
+            if name in ("class_name", "label"):
+                made[name] = label_cells(items, f"{where}: {name}")
+            elif name == "clip_id":
+                made[name] = [text(item, where) for item in items]
+            else:
+                made[name] = [cell(item, f"{where}: {name}") for item in items]
+        if "" in made["class_name"]:
+            raise InputError(f"{where} has a row without a class_name")
+        has_times = "row_time_ms" in wanted
+        yield _Block(
+            rows=_embeddings(batch.column("embedding"), source),
+            columns=made,
+            times=batch.column("row_time_ms").to_numpy(zero_copy_only=False) if has_times else None,
+        )
+
+
+def _identified(blocks: Sequence[_Block], source: Path, left_out: list[str]) -> Clips:
+    """The clips of a table with ids."""
+    where = str(source)
+    if len({block.rows.shape[1] for block in blocks}) != 1:
+        raise InputError(f"{where}: embeddings are not of one length")
+    cells = {
+        name: [cell for block in blocks for cell in block.columns[name]]
+        for name in blocks[0].columns
+    }
+    ids, classes = cells.pop("clip_id"), cells.pop("class_name")
+    fixed: dict[str, list[str]] = {
+        name: cells.pop(name) for name in ("label", "group", "split") if name in cells
+    }
+    fixed.setdefault("label", classes)
+    rows = np.concatenate([block.rows for block in blocks])
+    clips = gathered(ids, rows, fixed, where, perhaps=cells, left_out=left_out)
+    if blocks[0].times is None:
+        return clips
+    times = np.concatenate([block.times for block in blocks if block.times is not None])
+    if times.dtype.kind != "i" or abs(times).max(initial=0) > np.iinfo(np.int32).max:
+        raise InputError(f"{where}: row_time_ms holds what is no int32")
+    order = np.argsort(_clip_numbers(ids), kind="stable")
+    return replace(clips, row_time_ms=times[order].astype(np.int32))
 
 
 def _clip_numbers(ids: Sequence[str]) -> np.ndarray:
@@ -178,15 +251,66 @@ def _clip_numbers(ids: Sequence[str]) -> np.ndarray:
 
 
 def _check_size(file: parquet.ParquetFile, source: Path) -> None:
-    groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
-    size = sum(group.total_byte_size for group in groups)
-    if size > SMALL_BYTES and size > MAX_RATIO * source.stat().st_size:
-        raise InputError(f"{source} swells from {source.stat().st_size} to {size} bytes")
+    """Refuse what swells: a page of one number repeated has a few bytes for a billion of them."""
+    size = 0
+    for i in range(file.metadata.num_row_groups):
+        group = file.metadata.row_group(i)
+        for k in range(group.num_columns):
+            column = group.column(k)
+            unpacked = column.num_values * _WIDTH.get(column.physical_type, 1)
+            size += max(column.total_uncompressed_size, unpacked, 0)
+    check_swell(str(source), source.stat().st_size, size)
 
 
-def _is_text(file: parquet.ParquetFile, name: str) -> bool:
-    kind = file.schema_arrow.field(name).type
-    return bool(pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind))
+def _is_text(kind: pyarrow.DataType) -> bool:
+    types = pyarrow.types
+    return bool(
+        types.is_string(kind) or types.is_large_string(kind)
+        or types.is_binary(kind) or types.is_large_binary(kind)
+    )  # fmt: skip
+
+
+def _is_cell(kind: pyarrow.DataType) -> bool:
+    """True for scalars, categories of them, and lists of text."""
+    types = pyarrow.types
+    if types.is_dictionary(kind):
+        return _is_cell(kind.value_type) and not types.is_nested(kind.value_type)
+    if types.is_list(kind) or types.is_large_list(kind):
+        inner = kind.value_type
+        return _is_text(inner.value_type if types.is_dictionary(inner) else inner)
+    return bool(
+        _is_text(kind) or types.is_boolean(kind) or types.is_integer(kind)
+        or types.is_floating(kind) or types.is_temporal(kind) or types.is_null(kind)
+        or types.is_fixed_size_binary(kind) or types.is_decimal(kind)
+    ) and not types.is_interval(kind)  # fmt: skip
+
+
+def _text_bytes(column: pyarrow.Array) -> int:
+    """The bytes that the text of a column has when its dictionary is written out."""
+    if pyarrow.types.is_nested(column.type):
+        column = column.flatten()
+    if not pyarrow.types.is_dictionary(column.type) or not _is_text(column.type.value_type):
+        return int(column.nbytes)
+    lengths = compute.binary_length(column.dictionary).cast(pyarrow.int64())
+    return int(compute.sum(lengths.take(column.indices)).as_py() or 0)
+
+
+def _items(column: pyarrow.Array) -> list[Any]:
+    types = pyarrow.types
+    if types.is_timestamp(column.type) or types.is_duration(column.type):
+        column = column.cast(pyarrow.string())  # Python has no nanoseconds
+    if types.is_floating(column.type):
+        return list(column.to_numpy(zero_copy_only=False))  # in their own precision
+    if types.is_decimal(column.type):
+        column = column.cast(pyarrow.string())
+    items = column.to_pylist()
+    if types.is_nested(column.type):
+        return [None if item is None else ";".join(map(_plain, item)) for item in items]
+    return items
+
+
+def _plain(item: Any) -> str:
+    return item.decode("utf-8", "replace") if isinstance(item, bytes) else item or ""
 
 
 def _embeddings(column: pyarrow.Array, source: Path) -> np.ndarray:

@@ -90,7 +90,10 @@ def _times(
     if modality == "audio":
         return spaced(counts, config.audio_hop_seconds)
     fps = safe_pickle.items(content.get("fps", [USUAL_FPS] * len(counts)), name=where)
-    rates = [float(safe_pickle.array(rate, name=where).reshape(-1)[0]) for rate in fps]
+    each_rate = [safe_pickle.array(rate, name=where) for rate in fps]
+    if any(rate.size != 1 or rate.dtype.kind not in "iuf" for rate in each_rate):
+        raise InputError(f"{where}: fps does not fit the features")
+    rates = [float(rate.item()) for rate in each_rate]
     if len(rates) != len(counts) or not all(1e-3 < rate < 1e6 for rate in rates):
         raise InputError(f"{where}: fps does not fit the features")
     return np.concatenate(

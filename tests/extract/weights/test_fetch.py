@@ -6,11 +6,12 @@ import re
 import socket
 import struct
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from extract.weights import download, fetch
+from extract.weights import download, fetch, paced
 from extract.weights.catalogue import CATALOGUE
 from store.errors import WeightsError
 
@@ -29,6 +30,7 @@ class Server(ThreadingHTTPServer):
         self.body, self.etag, self.plan = BODY, '"one"', []
         self.seen, self.conditions = [], []
         self.ranges, self.careless = True, False
+        self.left = 0  # times that the client went away
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
 
@@ -50,6 +52,13 @@ class Handler(BaseHTTPRequestHandler):
                 return self.reset()
             case "silent":
                 return threading.Event().wait(1)
+            case "drip" | "drip head" | "continue" | "long head" | "fast continue":
+                return self.hold(fault)
+            case "long redirect":
+                self.send_response(302)
+                self.send_header("Location", "/elsewhere")
+                self.end_headers()
+                return self.pour(b"x" * 65536, 0.0)
             case ("redirect", where):
                 self.send_response(302)
                 self.send_header("Location", where)
@@ -78,6 +87,31 @@ class Handler(BaseHTTPRequestHandler):
             return None
         return self.reset() if isinstance(fault, tuple) and fault[0] == "cut and reset" else None
 
+    def hold(self, how):
+        """Keep the client: each byte in time, and no end."""
+        self.close_connection = True
+        if how == "drip":
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(self.server.body)))
+            self.end_headers()
+            return self.pour(b"x", 0.02)
+        if how in ("continue", "fast continue"):
+            return self.pour(b"HTTP/1.1 100 Continue\r\n\r\n", 0.05 * (how == "continue"))
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+        if how == "drip head":
+            return self.pour(b"x", 0.02)
+        return self.pour(b"X: " + b"x" * 60_000 + b"\r\n", 0.0)
+
+    def pour(self, piece, seconds):
+        """Send one piece again and again, until the client has had enough."""
+        try:
+            for _ in range(5000):
+                self.wfile.write(piece)
+                time.sleep(seconds)
+        except OSError:
+            self.server.left += 1
+        self.close_connection = True
+
     def reset(self):
         self.wfile.flush()
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -88,6 +122,8 @@ class Handler(BaseHTTPRequestHandler):
 def server(monkeypatch):
     monkeypatch.setattr(download, "BACKOFF_SECONDS", 0.001)
     monkeypatch.setattr(download, "TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(paced, "WINDOW_SECONDS", 0.2)
+    monkeypatch.setattr(paced, "MAX_HEAD_BYTES", 100_000)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with Server() as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
@@ -352,3 +388,88 @@ def test_the_listing_says_what_is_there(server, tmp_path):
     rows = fetch.listing(tmp_path)
     assert [row["name"] for row in rows if row["present"]] == [NAME]
     json.dumps(rows)
+
+
+# ── servers that would keep us for ever ──────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("drip", "too slow"),
+        ("drip head", "too slow"),
+        ("continue", "too slow"),
+        ("fast continue", "a head of more than"),
+        ("long head", "a head of more than"),
+    ],
+)
+def test_a_server_that_never_ends_is_left(server, tmp_path, folder, monkeypatch, how, says):
+    monkeypatch.setattr(download, "ATTEMPTS", 2)
+    server.plan = [how] * 9
+    begun = time.monotonic()
+    with pytest.raises(WeightsError, match=rf"({says}).* \(2 attempts\); run the command again"):
+        fetch.fetch(NAME, tmp_path)
+    assert time.monotonic() - begun < 20
+    assert len(server.seen) == 2
+    assert_nothing_under_its_name(folder)
+
+
+def test_what_a_redirect_says_is_not_read(server, tmp_path, folder):
+    server.plan = ["long redirect"]
+    fetch.fetch(NAME, tmp_path)
+    assert_whole(folder)
+
+
+def test_a_part_lost_and_won_again_is_no_progress(server, tmp_path, folder, monkeypatch):
+    """A server that cuts, then answers with another version, for ever."""
+    monkeypatch.setattr(download, "MAX_WASTE", 100)
+    served = iter(range(1000))
+
+    class Versions:
+        def __get__(self, *_):
+            return f'"{next(served)}"'
+
+    monkeypatch.setattr(Server, "etag", Versions(), raising=False)
+    server.__dict__.pop("etag", None)
+    server.careless = True
+    server.plan = [("cut", 1_500_000)] * 200
+    with pytest.raises(WeightsError, match=r"attempts\); run the command again to go on"):
+        fetch.fetch(NAME, tmp_path)
+    assert len(server.seen) <= 12
+
+
+def test_attempts_have_an_end_even_with_progress(server, tmp_path, folder, monkeypatch):
+    monkeypatch.setattr(download, "MAX_ATTEMPTS", 3)
+    monkeypatch.setattr(download, "_BLOCK_BYTES", 1000)
+    server.plan = [("cut", 100_000)] * 30
+    with pytest.raises(WeightsError, match=r"broke off .* \(3 attempts\)"):
+        fetch.fetch(NAME, tmp_path)
+    assert len(server.seen) == 3
+    server.plan = []
+    fetch.fetch(NAME, tmp_path)  # and goes on
+    assert_whole(folder)
+
+
+def test_a_server_that_starts_over_and_over_is_left(server, tmp_path, folder):
+    server.ranges = False
+    server.plan = [("cut", 4_000_000)] * 30
+    with pytest.raises(WeightsError, match=r"bytes came for a file of 4096000"):
+        fetch.fetch(NAME, tmp_path)
+    assert len(server.seen) == 4
+
+
+def test_there_is_a_deadline(server, tmp_path, folder, monkeypatch):
+    monkeypatch.setattr(download, "DEADLINE_SECONDS", 0.0)
+    with pytest.raises(WeightsError, match=r"more than 0 hours \(1 attempts\); run the command"):
+        fetch.fetch(NAME, tmp_path)
+    assert_nothing_under_its_name(folder)
+
+
+def test_a_part_of_another_length_is_not_continued(server, tmp_path, folder):
+    server.plan = [("cut", 3_000_000), *[500] * 9]
+    with pytest.raises(WeightsError):
+        fetch.fetch(NAME, tmp_path)
+    server.body = BODY + b"more"  # under the same mark
+    server.plan = []
+    fetch.fetch(NAME, tmp_path)
+    assert (folder / FILE).read_bytes() == server.body

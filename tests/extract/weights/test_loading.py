@@ -1,5 +1,6 @@
 import hashlib
 import pickle
+import zipfile
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ from torch import nn
 
 from extract.weights import loading
 from store.errors import ConfigError, MissingFile, WeightsError
+from tests.store.exchange.mutations import mutation
+from tests.store.pickle_attacks import deep, nested_items, nested_keys, repeated_list
 
 
 def network():
@@ -167,3 +170,57 @@ def test_random_kernels_have_the_variance_they_promise():
     loading.initialise(net, seed=0, gain=2.0)
     assert float(net.weight.detach().var()) == pytest.approx(2 / (64 * 9), rel=0.05)
     assert not net.bias.any()
+
+
+@pytest.mark.parametrize("make", [nested_keys, nested_items, lambda: deep(2000)])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_pickles_without_end_are_refused_before_torch_reads_them(tmp_path, make, zipped):
+    path = tmp_path / "net.pth"
+    if zipped:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("net/data.pkl", make())
+    else:
+        path.write_bytes(make())
+    with pytest.raises(WeightsError, match=r"a tuple as a key|100 deep"):
+        loading.read(path)
+
+
+def test_pickles_that_swell_are_refused_before_torch_reads_them(tmp_path):
+    (tmp_path / "net.pth").write_bytes(repeated_list(3000, 10_000))
+    with pytest.raises(WeightsError, match="more than"):
+        loading.read(tmp_path / "net.pth")
+
+
+def test_what_torch_would_unpack_or_read_beyond_its_end_is_refused(tmp_path, trained):
+    path = tmp_path / "net.pth"
+    torch.save({"a": torch.zeros(1 << 20)}, path)
+    with zipfile.ZipFile(path) as old:
+        members = {name: old.read(name) for name in old.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    with pytest.raises(WeightsError, match="is compressed"):
+        loading.read(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data[:100] if "/data/" in name else data)
+    with pytest.raises(WeightsError, match="not as large as it says"):
+        loading.read(path)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", "legacy.pth"])
+def test_a_damaged_file_is_weights_or_an_error_of_ours(tmp_path, trained, suffix):
+    path = tmp_path / f"net{suffix}"
+    if suffix == ".safetensors":
+        save_file(trained, path)
+    else:
+        torch.save(trained, path, _use_new_zipfile_serialization=suffix == ".pth")
+    data = path.read_bytes()
+    refused = 0
+    for seed in range(60):
+        path.write_bytes(mutation(data, seed))
+        try:
+            loading.read(path)
+        except WeightsError as error:
+            refused += "\n" not in str(error)
+    assert refused > 20

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis.extra import numpy as hnp
 
-from extract.weights.tensorflow_checkpoint import MAX_INDEX_BYTES, Checkpoint
+from extract.weights.tensorflow_checkpoint import MAX_INDEX_BYTES, Checkpoint, _message
+from extract.weights.tensorflow_table import DamagedTable
 from store.errors import MicroshotError, MissingFile, WeightsError
 from tests.extract import tensor_bundle as bundle
 
@@ -285,3 +286,8 @@ def test_files_of_tensorflow_itself(tmp_path):
         assert np.shape(want) == got.shape
     with pytest.raises(WeightsError, match="partitioned"):
         ours.read("parts")
+
+
+def test_messages_of_a_million_fields_are_refused():
+    with pytest.raises(DamagedTable, match="more than 10000 fields"):
+        _message(b"\x08\x01" * 1_000_000)

@@ -65,7 +65,7 @@ def test_word_vectors_are_read_for_the_words_that_are_wanted(tmp_path):
     lines = ["4 2", "dog 1 2", "eye 3 4", "Playing 0 1", "zebra 9 9", "playing_cello 5 6"]
     (tmp_path / "w.vec").write_text("\n".join(lines) + "\n")
     embeddings = class_embeddings.read(tmp_path / "w.vec", wanted=["Dog", "PlayingCello"])
-    assert set(embeddings.names) == {"dog", "playing", "playing_cello"}
+    assert set(embeddings.names) == {"dog", "Playing", "playing_cello"}
     np.testing.assert_array_equal(embeddings.of(["PlayingCello", "Dog"]), [[5, 6], [1, 2]])
 
 

@@ -283,7 +283,8 @@ def test_rows_of_one_name_are_one_clip(tmp_path):
 
 def test_object_arrays_and_bombs_in_npz_are_refused(tmp_path, monkeypatch):
     np.savez(tmp_path / "o.npz", values=np.ones((1, 2)), clip_id=np.array([{}], object))
-    refused("npz", tmp_path / "o.npz", tmp_path / "fs", "holds objects")
+    refused("npz", tmp_path / "o.npz", tmp_path / "fs", "holds objects", trust=False)
+    refused("npz", tmp_path / "o.npz", tmp_path / "fs", "dict where a name belongs")
     write_npz(tmp_path / "b.npz", True, values=np.zeros((40_000, 500)), clip_id=["a"])
     assert (tmp_path / "b.npz").stat().st_size < 1 << 18
     refused("npz", tmp_path / "b.npz", tmp_path / "fs", "swells from")

@@ -1,0 +1,1 @@
+"""The restricted machine behind `store.safe_pickle`."""
