@@ -96,7 +96,8 @@ def plan(
     first = max(int(np.searchsorted(seconds, 0.0, side="right")) - 1, 0)
     last = int(np.searchsorted(seconds, length, side="left"))
     if end <= 0 or first >= last:
-        raise Failure(Status.EMPTY, _nothing_between(end + start_seconds, start_seconds))
+        ends = track.seconds(timestamps[-1]) - origin + float(lasting[-1])
+        raise Failure(Status.EMPTY, _nothing_between(ends, start_seconds))
     # The first frame of a piece is on screen since before it begins.
     inside = np.maximum(seconds[first:last], 0.0)
     gone = seconds + gone_seconds(track, shown, lasting)
