@@ -70,6 +70,7 @@ class Request:
     sample_rates: tuple[int, ...] = ()  # Hz; the sound is given at each of these
     decoder: str = "auto"  # or "pyav" or "decord"
     because: str = "asked for"  # why PyAV, where it is `decoder`
+    alone: bool = False  # the stream that is not asked for may kill the decoder: leave it be
 
     def __post_init__(self) -> None:
         if not 0 <= self.start_seconds < self.end_seconds or not self.limit_seconds > 0:

@@ -8,16 +8,21 @@ module knows no policy; it imports no torch and no zarr, because it runs in deco
     file (probe) -> tracks (packets) -> frames (visual) and sound (sound) -> clip
 """
 
+import math
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from typing import Any, TypeVar
 
 from extract.media.clip import Clip, Frames, Request, Sound, Stream, failed
-from extract.media.packets import Media, Track
-from extract.media.probe import Failure, examined, inside
+from extract.media.packets import Media
+from extract.media.probe import Failure, examined, inside, say
 from extract.media.sound import Samples, samples, sound_of
+from extract.media.track import Track
 from extract.media.visual import frames_of
 from store import Status
 
+AnyData = TypeVar("AnyData", Frames, Sound)
 TOLERANCE_SECONDS = 0.5  # how far beyond the limit a clip may end before its detail says so
 
 
@@ -54,10 +59,9 @@ class Decoder:
                 media = None
             media = media or Media(file)
             clip = replace(_clip(media, request), sha256=sha256)
-        except Failure as failure:
+        except Exception as error:
+            failure = failure_of(error)
             return failed(failure.status, failure.detail, sha256)
-        except MemoryError:
-            return failed(Status.OUT_OF_MEMORY, "over the memory limit of a decode process", sha256)
         statuses = (clip.visual.status, clip.audio.status)
         if any(status == Status.PARTIAL or status.failed for status in statuses):
             media.close()
@@ -71,33 +75,78 @@ def safely(request: Request) -> Request:
     return replace(request, decoder="pyav", because="second try")
 
 
+def failure_of(error: Exception) -> Failure:
+    """What went wrong, as a kind with its cause: only what kills the process is a crash."""
+    if isinstance(error, Failure):
+        return error
+    if isinstance(error, MemoryError):
+        return Failure(Status.OUT_OF_MEMORY, "over the memory limit of a decode process")
+    return Failure(Status.DECODE_ERROR, say(error))
+
+
 def _clip(media: Media, request: Request) -> Clip:
-    """The clip that a request makes of an open file."""
+    """The clip that a request makes of an open file; frames and sound fail apart."""
     video, audio = media.tracks(request.start_seconds, request.stop_seconds)
     # The sound's first sample has its part in where second 0 is, even if only frames are wanted.
     end = request.stop_seconds if request.sample_rates else 0.0
-    sounding = samples(audio, request.start_seconds, end) if audio else None
-    origin = _origin(video, sounding)
-    over = _over_limit(media, request)
-    visual: Stream[Frames] = Stream(status=Status.ABSENT)
+    broken: Stream[Sound] | None = None
+    sounding = None
+    try:
+        heard = audio is not None and not (request.alone and not request.sample_rates)
+        sounding = samples(audio, request.start_seconds, end) if audio and heard else None
+    except Exception as error:
+        failure = failure_of(error)
+        broken = Stream(status=failure.status, detail=failure.detail)
+    origin = _origin(video, audio, sounding)
+    visual: Stream[Frames] = _without(media, "video")
     if video and request.pick:
-        visual = frames_of(media, video, origin, request, over)
-    sound: Stream[Sound] = Stream(status=Status.ABSENT)
+        over = _over_limit(media, video, origin, request)
+        visual = _apart(lambda: frames_of(media, video, origin, request, over))
+    sound: Stream[Sound] = _without(media, "audio")
     if audio and sounding and request.sample_rates:
-        sound = sound_of(audio, sounding, origin, request, over)
+        over = _over_limit(media, audio, origin, request)
+        sound = _apart(lambda: sound_of(audio, sounding, origin, request, over))
+    elif audio:
+        sound = broken if broken and request.sample_rates else sound
     return Clip(visual=visual, audio=sound)
 
 
-def _origin(video: Track | None, sounding: Samples | None) -> float:
+def _apart(decoded: Callable[[], Stream[AnyData]]) -> Stream[AnyData]:
+    """What comes of one stream, whatever becomes of the other."""
+    try:
+        return decoded()
+    except Exception as error:
+        failure = failure_of(error)
+        return Stream(status=failure.status, detail=failure.detail)
+
+
+def _without(media: Media, kind: str) -> Stream[Any]:
+    """Nothing: there is no such stream, or none that anything here decodes."""
+    if failure := media.unfit.get(kind):
+        return Stream(status=failure.status, detail=failure.detail)
+    return Stream(status=Status.ABSENT)
+
+
+def _origin(video: Track | None, audio: Track | None, sounding: Samples | None) -> float:
     """Second 0 of the clip, in seconds of the file."""
     starts = [video.seconds(video.first_pts)] if video and video.first_pts is not None else []
-    starts += [sounding.first_seconds] if sounding and sounding.first_seconds is not None else []
+    if sounding and sounding.first_seconds is not None:
+        starts.append(sounding.first_seconds)
+    elif audio and sounding is None and audio.first_pts is not None:  # it could not be decoded
+        starts.append(audio.seconds(audio.first_pts))
     return min(starts, default=0.0)
 
 
-def _over_limit(media: Media, request: Request) -> str:
-    """A note of what is cut off because the clip is longer than clips may be."""
-    length = min(media.seconds, request.end_seconds) - request.start_seconds
-    if length <= request.limit_seconds + TOLERANCE_SECONDS:
+def _over_limit(media: Media, track: Track, origin: float, request: Request) -> str:
+    """A note of what is cut off because the clip is longer than clips may be; the length is told
+    only where the file states it, and elsewhere packets must show that there is more.
+    """
+    most = request.limit_seconds + TOLERANCE_SECONDS
+    length = request.end_seconds - request.start_seconds
+    seen = track.last_seconds - origin - request.start_seconds
+    if media.seconds:
+        seen = length = min(length, media.seconds - request.start_seconds)
+    if min(length, seen) <= most:
         return ""
-    return f"the first {request.limit_seconds:g} of {length:.1f} s"
+    whole = f"the first {request.limit_seconds:g}"
+    return f"{whole} of {length:.1f} s" if math.isfinite(length) else f"{whole} s of more"

@@ -24,12 +24,13 @@ from extract.media.frames import (
     Pictures,
     Plan,
     Scaler,
-    decoded,
     orientation,
     pixel_aspect,
     scaled,
 )
-from extract.media.packets import Media, Track
+from extract.media.packets import Media
+from extract.media.stretches import decoded
+from extract.media.track import Track
 from extract.processes import child
 
 DENSE = 0.75  # share of the frames from which on decord is faster, where none is scaled;
@@ -72,7 +73,8 @@ def not_for(
         "frames not to be shown": not whole or not plan.shown.timed,
         "a negative time": whole and track.seconds(plan.shown.timestamps[0]) < 0,
         "a piece": whole and plan.shown.timestamps[0] != track.first_pts,
-        "no key frame first": not track.packets[0].is_keyframe,
+        "no key frame first": plan.shown.entries[0] != 0,
+        "key frames that are none": plan.shown.misled,
     }
     return next((reason for reason, holds in reasons.items() if holds), "")
 
@@ -97,7 +99,8 @@ def pictures(media: Media, track: Track, plan: Plan, short_side: int, first: Any
         raise Unfit("the first frame does not decode")
     if orientation(first) != (False, 0) or first.color_trc in HDR:
         raise Unfit("rotated or HDR")
-    expected = Scaler(track, (short_side,))(first)[short_side]
+    scaler = Scaler(track, (short_side,))
+    expected = scaler(first).pixels[short_side]
     height, width, _ = expected.shape
     if len(timestamps) * expected.nbytes > MAX_CLIP_BYTES:
         raise Unfit("much memory")
@@ -119,6 +122,7 @@ def pictures(media: Media, track: Track, plan: Plan, short_side: int, first: Any
             for timestamp, frame in zip(timestamps, pixels, strict=True)
         },
         decoder=f"decord ({plan.share:.0%} of the frames)",
+        note=scaler.cropped,
         damage=plan.damage,
     )
 

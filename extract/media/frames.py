@@ -6,24 +6,24 @@ video only the stretches from a key frame to a wanted frame are decoded.
 Shapes: N = frames of the clip, T = frames wanted, H, W = pixels.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, TypeVar
+from typing import Any
 
-import av
 import numpy as np
 from av.sidedata.sidedata import Type as SideData
 from av.video.reformatter import Interpolation
 from jaxtyping import Float, Int, UInt8
 
-from extract.media.packets import Timeline, Track, frame_seconds, timeline
-from extract.media.probe import Failure
+from extract.media.probe import Failure, cropping
 from extract.media.samplers import Footage
+from extract.media.stretches import decoded
+from extract.media.timeline import Timeline, frame_seconds, gone_seconds, timeline
+from extract.media.track import Track
 from store import Status
 
-# Decoders seen to give the same pixels when they skip frames nobody refers to; dav1d does not.
-SKIPS_FRAMES = ("h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video")
 THUMBNAIL = 32  # pixels each way: enough to tell a cut
 MAX_CLIP_BYTES = 1 << 29  # of pixels handed out; a few copies must fit into a decode process
 # Area averaging does not alias when it shrinks; the flags give the same pixels on every CPU and
@@ -35,7 +35,6 @@ SCALING = int(
     | Interpolation.BITEXACT
 )
 HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics
-Taken = TypeVar("Taken")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +55,8 @@ class Plan:
     shown: Timeline
     frames: int  # how many there are in the piece
     damage: str  # of the packets, and of frames that the sampler looked at
+    first: int = 0  # time stamp of the piece's first frame
+    note: str = ""  # where there is no picture for long
 
     @property
     def share(self) -> float:
@@ -84,21 +85,23 @@ def plan(
     shown = timeline(track)
     timestamps = shown.timestamps
     if not timestamps:
-        status = Status.DECODE_ERROR if track.damage else Status.EMPTY
-        raise Failure(status, track.damage or "the video stream holds no frame")
+        broken = bool(track.damage or track.packets)
+        status = Status.DECODE_ERROR if broken else Status.EMPTY
+        nothing = "no key frame" if track.packets else "the video stream holds no frame"
+        raise Failure(status, track.damage or nothing)
     seconds = np.array([track.seconds(s) for s in timestamps]) - origin - start_seconds
-    end = float(seconds[-1] + frame_seconds(track, timestamps)[-1])
+    lasting = frame_seconds(track, timestamps)
+    end = float(seconds[-1] + lasting[-1])
     length = end_seconds - start_seconds
     first = max(int(np.searchsorted(seconds, 0.0, side="right")) - 1, 0)
     last = int(np.searchsorted(seconds, length, side="left"))
     if end <= 0 or first >= last:
-        raise Failure(
-            Status.EMPTY, f"no frame in this piece: the frames end after {end:.3f} s of it"
-        )
+        ends = track.seconds(timestamps[-1]) - origin + float(lasting[-1])
+        raise Failure(Status.EMPTY, _nothing_between(ends, start_seconds))
     # The first frame of a piece is on screen since before it begins.
     inside = np.maximum(seconds[first:last], 0.0)
-    keys = [track.packets[shown.at[timestamp]].is_keyframe for timestamp in timestamps[first:last]]
-    damage = track.damage
+    gone = seconds + gone_seconds(track, shown, lasting)
+    damage = track.damage or _repeated(shown)
 
     def changes() -> Float[np.ndarray, "N"]:
         nonlocal damage
@@ -106,10 +109,49 @@ def plan(
         return _changes([thumbnails.get(timestamp) for timestamp in timestamps[first:last]])
 
     footage = Footage(
-        seconds=inside, duration=min(end, length), key=np.array(keys), changes=changes
+        seconds=inside,
+        duration=min(end, length),
+        key=np.array([timestamp in shown.keys for timestamp in timestamps[first:last]]),
+        changes=changes,
+        gone=gone[first:last],
     )
     wanted = [(timestamps[first + i], float(inside[i])) for i in pick(footage)]
-    return Plan(wanted=wanted, shown=shown, frames=last - first, damage=damage)
+    return Plan(
+        wanted=wanted,
+        shown=shown,
+        frames=last - first,
+        damage=damage,
+        first=timestamps[first],
+        note="; ".join(filter(None, (track.note, _gaps(footage)))),
+    )
+
+
+def _nothing_between(end: float, start: float) -> str:
+    """Why a piece holds no frame."""
+    if end <= start:
+        return f"no frame in this piece: the frames end at second {end:.3f}, it begins at {start:g}"
+    return "no frame in this piece: the frames begin after it"
+
+
+def _repeated(shown: Timeline) -> str:
+    """What is lost of frames that claim the same moment."""
+    count = shown.repeated
+    return f"{count} frames have the time stamp of another and are left out" if count else ""
+
+
+def _gaps(footage: Footage) -> str:
+    """Where in the piece no frame is on screen, and none stands for what is missing."""
+    assert footage.gone is not None
+    follows = np.append(footage.seconds[1:], footage.duration)
+    spans = [
+        f"{gone:.2f} to {next_one:.2f}"
+        for gone, next_one in zip(footage.gone, follows, strict=True)
+        if next_one - max(gone, 0.0) > 1e-3
+    ]
+    if not spans:
+        return ""
+    more = f" and {len(spans) - 3} times more" if len(spans) > 3 else ""
+    return f"no picture from second {', '.join(spans[:3])}{more}"
 
 
 def _thumbnail(frame: Any) -> UInt8[np.ndarray, "_ _"]:
@@ -139,101 +181,42 @@ def pictures(track: Track, plan: Plan, short_sides: tuple[int, ...], reason: str
         Failure: REFUSED, they take too much memory.
     """
     scale = Scaler(track, short_sides)
-    frames, damage = decoded(track, plan.shown, plan.timestamps, scale, plan.damage)
-    return Pictures(frames=frames, decoder=f"pyav ({reason})", note=scale.note, damage=damage)
+    timestamps = plan.timestamps
+    if track.headers is not None and track.headers.turned:
+        timestamps = sorted({plan.first, *timestamps})  # the first frame says how to turn them all
+    scaled, damage = decoded(track, plan.shown, timestamps, scale, plan.damage)
+    ways = Counter(frame.way for frame in scaled.values())
+    notes = [scale.note, scale.cropped]
+    if len(ways) > 1:
+        notes.append("the frames say different things of which side is up: as the first one")
+    way = next((frame.way for frame in scaled.values()), UPRIGHT)
+    wanted = set(plan.timestamps)
+    return Pictures(
+        frames={
+            timestamp: {side: turned(rgb, way) for side, rgb in frame.pixels.items()}
+            for timestamp, frame in scaled.items()
+            if timestamp in wanted
+        },
+        decoder=f"pyav ({reason})",
+        note="; ".join(filter(None, notes)),
+        damage=damage,
+    )
 
 
-def decoded(
-    track: Track,
-    shown: Timeline,
-    wanted: Sequence[int],
-    take: Callable[[Any], Taken],
-    damage: str,
-) -> tuple[dict[int, Taken], str]:
-    """`take` of every wanted frame that decodes, by time stamp and in order, and what
-    is damaged; `damage` is what is known to be before.
-
-    A packet without a picture of its own (VP8 has such) is stood for by the picture on screen then,
-    unless something is damaged.
-    """
-    taken: dict[int, Taken] = {}
-    for start, stop in stretches(track, shown, [shown.at[timestamp] for timestamp in wanted]):
-        due = [timestamp for timestamp in wanted if start <= shown.at[timestamp] <= stop]
-        held = None
-        for event in _stretch(track, shown, start, stop, frozenset(due)):
-            if isinstance(event, str):
-                damage = damage or event
-                continue
-            timestamp, frame = event
-            while due and due[0] < timestamp:
-                missed = due.pop(0)
-                if held is not None and not damage:
-                    taken[missed] = take(held)
-            if due and due[0] == timestamp:
-                taken[due.pop(0)] = take(frame)
-            held = frame
-            if not due:
-                break
-        if held is not None and not damage:
-            taken |= {timestamp: take(held) for timestamp in due}
-    return taken, damage
+Way = tuple[bool, int]  # whether to mirror a frame left to right, and then quarter turns clockwise
+UPRIGHT: Way = (False, 0)
 
 
-def stretches(track: Track, shown: Timeline, positions: list[int]) -> list[tuple[int, int]]:
-    """Spans of packets from key frames on that hold the wanted frames and what they refer to."""
-    if not shown.timed:
-        return [(0, len(track.packets) - 1)]  # frames are counted, so none may be left out
-    keys = [i for i, p in enumerate(track.packets) if p.is_keyframe and p.pts is not None]
-    spans: list[tuple[int, int]] = []
-    for position in sorted(positions):
-        pts = track.packets[position].pts
-        # A frame shown before the key frame it follows in the file refers to the one before.
-        start = max((k for k in keys if k <= position and track.packets[k].pts <= pts), default=0)
-        while spans and start <= spans[-1][1]:
-            begun, ended = spans.pop()
-            start, position = min(start, begun), max(position, ended)
-        spans.append((start, position))
-    return spans
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scaled:
+    """A frame as it is stored, by its short side, and the way it asks to be turned."""
 
-
-def _stretch(
-    track: Track, shown: Timeline, start: int, stop: int, wanted: frozenset[int]
-) -> Iterator[tuple[int, Any] | str]:
-    """Frames of one span and their time stamps, in presentation order, and what is damaged.
-
-    After damage there are none up to the next key frame: they would show what the decoder made up.
-    Frames that are neither wanted nor referred to are not decoded (a quarter of the cost of H.264).
-    """
-    context = track.stream.codec_context
-    counted = iter(shown.timestamps)
-    skips = shown.timed and context.name in SKIPS_FRAMES
-    whole = True  # what a frame refers to came out undamaged
-    try:
-        for packet in [*track.packets[start : stop + 1], None]:
-            if skips and packet is not None:
-                context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
-            try:
-                decoded = context.decode(packet)
-            except av.error.FFmpegError as error:
-                yield f"{type(error).__name__}: {error.strerror}"
-                whole = False
-                if not shown.timed:
-                    return  # how many frames were lost is not known
-                continue
-            for frame in decoded:
-                timestamp = frame.pts if shown.timed else next(counted, None)
-                if frame.is_corrupt:
-                    yield "a frame is damaged"
-                whole = (whole or frame.key_frame) and not frame.is_corrupt
-                if whole and timestamp in shown.at:
-                    yield timestamp, frame
-    finally:
-        context.skip_frame = "DEFAULT"
-        context.flush_buffers()
+    pixels: Mapping[int, UInt8[np.ndarray, "H W 3"]]
+    way: Way
 
 
 class Scaler:
-    """Frames as upright RGB with square pixels, once for each short side."""
+    """Frames as RGB with square pixels, once for each short side."""
 
     def __init__(self, track: Track, short_sides: tuple[int, ...]) -> None:
         self.short_sides = short_sides
@@ -241,8 +224,9 @@ class Scaler:
         self.sizes: dict[int, tuple[int, int]] = {}
         self.bytes = 0
         self.note = ""
+        self.cropped = cropping(track.stream)
 
-    def __call__(self, frame: Any) -> dict[int, UInt8[np.ndarray, "H W 3"]]:
+    def __call__(self, frame: Any) -> Scaled:
         """The frame at every size, by its short side."""
         if not self.sizes:  # of the first frame, also for those after a change of size
             wide = (max(1, round(frame.width * self.aspect)), frame.height)
@@ -254,19 +238,25 @@ class Scaler:
             raise Failure(
                 Status.REFUSED, f"the frames wanted take more than {MAX_CLIP_BYTES} bytes"
             )
-        mirrored, turns = orientation(frame)
         given = {}
         for side, (width, height) in self.sizes.items():
             rgb = frame.reformat(
                 width=width, height=height, format="rgb24", interpolation=SCALING, threads=1
             ).to_ndarray()
-            given[side] = np.rot90(rgb[:, ::-1] if mirrored else rgb, -turns)
-        return given
+            given[side] = rgb
+        return Scaled(pixels=given, way=orientation(frame))
+
+
+def turned(rgb: UInt8[np.ndarray, "_ _ 3"], way: Way) -> UInt8[np.ndarray, "_ _ 3"]:
+    """The picture upright."""
+    mirrored, turns = way
+    return np.rot90(rgb[:, ::-1] if mirrored else rgb, -turns)
 
 
 def pixel_aspect(track: Track) -> Fraction:
     """Width of a pixel over its height; 1 where the file says nothing sensible."""
-    aspect = Fraction(track.stream.codec_context.sample_aspect_ratio or 1)
+    # The library weighs what the container and the codec say.
+    aspect = Fraction(track.stream.sample_aspect_ratio or 1)
     sensible = Fraction(1, 8) <= aspect <= 8 and abs(aspect - 1) >= Fraction(1, 100)
     return aspect if sensible else Fraction(1)
 
@@ -279,14 +269,14 @@ def scaled(size: tuple[int, int], short_side: int) -> tuple[int, int]:
     return max(1, round(size[0] * short_side / short)), max(1, round(size[1] * short_side / short))
 
 
-def orientation(frame: Any) -> tuple[bool, int]:
+def orientation(frame: Any) -> Way:
     """Whether to mirror a frame left to right, and then how many quarter turns clockwise it takes.
 
     A display matrix that is neither a quarter turn nor a mirrored one is broken: nothing is done.
     """
     matrix = frame.side_data.get(SideData.DISPLAYMATRIX)
     if matrix is None:
-        return False, 0
+        return UPRIGHT
     a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].astype(np.float64)
     size = max(abs(v) for v in (a, b, c, d))
     rotations = [(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)]
@@ -294,4 +284,4 @@ def orientation(frame: Any) -> tuple[bool, int]:
         for mirrored, rotation in ((False, (p, q, r, s)), (True, (-p, -q, r, s))):
             if np.allclose((a, b, c, d), np.multiply(size, rotation), atol=size / 100) and size:
                 return mirrored, turns
-    return False, 0
+    return UPRIGHT

@@ -4,20 +4,28 @@ Second 0 is the earliest presentation time of the file, which its first packets 
 far into a file the rest is read from the key frame before it on, where the container can go there
 (`SEEKING`); everything else is read from the front.
 
-Shapes: N = frames of the clip.
+Time stamps that fall back (joined files, streams that began anew) are set right here: each part
+follows where the one before has ended in sight and sound, and the track says so.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
-from itertools import pairwise
 from typing import Any
 
 import av
-import numpy as np
-from jaxtyping import Float
 
-from extract.media.probe import Failure, File, best_streams, opened, say
+from extract.media.headers import Entry, Headers
+from extract.media.joining import Parts, falls_back, joined
+from extract.media.probe import (
+    Failure,
+    File,
+    best_streams,
+    opened,
+    say,
+    stated_seconds,
+    unfit,
+)
+from extract.media.track import Track
 from store import Status
 
 SEEKING = ("mov", "matroska")  # containers whose time stamps are right wherever reading begins
@@ -25,41 +33,7 @@ FRONT_SECONDS = 1.0  # read to know second 0; covers frames that are stored out 
 BEFORE_SECONDS = (2.0, 20.0)  # how far before a piece to go: the sound before it lies close by
 SOUND_BEFORE_SECONDS = 0.5  # codecs overlap their blocks
 MAX_PACKETS = 2_000_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Track:
-    """One stream and its packets in decode order."""
-
-    stream: Any
-    tick: Fraction  # seconds of one time stamp unit
-    timed: bool  # not AVI: its presentation times are made up, and wrong
-    packets: Sequence[Any] = ()
-    first_pts: int | None = None  # of all packets that are shown, also those not in `packets`
-    damage: str = ""  # what says that packets are missing or broken
-
-    @classmethod
-    def of(cls, stream: Any) -> "Track":
-        """The stream's track, before any packet is read."""
-        timed = stream.container.format.name != "avi"
-        return cls(stream=stream, tick=Fraction(stream.time_base), timed=timed)
-
-    def refuse_encryption(self) -> None:
-        """Nothing, unless the packets are encrypted: what decodes of such is noise.
-
-        Raises:
-            Failure: DECODE_ERROR.
-        """
-        if self.packets and self.packets[0].has_sidedata("encryption_info"):
-            raise Failure(Status.DECODE_ERROR, f"the {self.stream.type} is encrypted")
-
-    def timestamp(self, packet: Any) -> int | None:
-        """The time stamp at which a packet is shown, or if there is none, decoded."""
-        return packet.pts if self.timed and packet.pts is not None else packet.dts
-
-    def seconds(self, pts: int) -> float:
-        """A time stamp in seconds of the file."""
-        return pts * self.tick.numerator / self.tick.denominator  # a Fraction is slow
+MAX_TIME = 1 << 62  # time stamps have 64 bits
 
 
 @dataclass(slots=True)
@@ -71,21 +45,40 @@ class _Reading:
     packets: list[Any] = field(default_factory=list)
     damage: str = ""
     done: bool = False  # the end of the piece is read
+    parts: list[int] = field(default_factory=lambda: [0])  # where time stamps begin anew
+    before: tuple[Any, ...] = ()  # the packets read last
+    last_seconds: float = 0.0  # of all parts together
 
     def keep(self, packet: Any) -> None:
-        self.packets.append(packet)
         pts = self.track.timestamp(packet)
-        if pts is not None and not packet.is_discard:
+        if self.track.timed and falls_back(self.before, packet, self.track.tick):
+            self.parts.append(len(self.packets))
+        self.before = (*self.before[-1:], packet)
+        self.packets.append(packet)
+        if pts is not None and not packet.is_discard and len(self.parts) == 1:
             self.first_pts = pts if self.first_pts is None else min(self.first_pts, pts)
         if packet.is_corrupt:
-            self.damage = "a packet is cut short"
+            self.damage = self.damage or "a packet is cut short"
 
-    def finished(self, error: str, cut_short: bool) -> Track:
+    def drop(self) -> None:
+        """Forget all packets but the last."""
+        del self.packets[:-1]
+        self.parts = [0] * len(self.parts)
+
+    def finished(self, error: str, file: File) -> Track:
         """The track; `error` ended the reading of all of them."""
         damage = error or self.damage
-        if cut_short and not self.done and not damage:
-            damage = "the file ends before its header says"
-        return replace(self.track, packets=self.packets, first_pts=self.first_pts, damage=damage)
+        if file.open_ended and not error and self.packets and self.packets[-1].is_corrupt:
+            damage = ""  # nobody knew how long the last packet would be
+        if not self.done and not damage:
+            damage = file.damage
+        return replace(
+            self.track,
+            packets=self.packets,
+            first_pts=self.first_pts,
+            damage=damage,
+            last_seconds=self.last_seconds,
+        )
 
 
 class Media:
@@ -107,10 +100,13 @@ class Media:
         self.fresh = True  # reading begins at the front
         try:
             self.video, self.audio = best_streams(self.container)
+            self.unfit = unfit(self.container, self.video, self.audio)
+            self.video = None if "video" in self.unfit else self.video
         except Failure:
             self.close()
             raise
         self.streams = [s for s in (self.video, self.audio) if s is not None]
+        self.headers = Headers(self.video.codec_context) if self.video else None
 
     def close(self) -> None:
         """Close the file."""
@@ -123,8 +119,8 @@ class Media:
 
     @property
     def seconds(self) -> float:
-        """The length that the file gives; 0 if it gives none."""
-        return (self.container.duration or 0) / av.time_base
+        """The length that the file states; 0 if it states none."""
+        return stated_seconds(self.container)
 
     def tracks(
         self, start_seconds: float = 0.0, end_seconds: float = float("inf")
@@ -134,6 +130,8 @@ class Media:
         Raises:
             Failure: REFUSED, there are too many; UNREADABLE, the file has gone.
         """
+        if not self.streams:
+            return None, None
         tracks = self._sought(start_seconds, end_seconds)
         if tracks is None:
             self._rewind()
@@ -167,10 +165,12 @@ class Media:
         """
         readings = {
             stream.index: _Reading(
-                Track.of(stream), front[stream.index].first_pts if front else None
+                Track.of(stream, self.headers if stream is self.video else None),
+                front[stream.index].first_pts if front else None,
             )
             for stream in self.streams
         }
+        parts = Parts()
         origin = _origin(front) if front else float("inf")
         error = ""
         try:
@@ -187,25 +187,35 @@ class Media:
                 # second covers frames that are stored out of order.
                 origin = min(origin, reading.track.seconds(reading.first_pts))
                 timestamp = packet.pts if packet.dts is None else packet.dts
-                if reading.track.seconds(timestamp or 0) - origin > end_seconds + 1:
+                second = reading.track.seconds(timestamp or 0)
+                second += parts.shift(len(reading.parts) - 1, second)
+                reading.last_seconds = parts.latest = max(reading.last_seconds, second)
+                if second - origin > end_seconds + 1:
                     reading.done = True
                     if all(r.done for r in readings.values()):
                         break
-                elif self._begins_piece(reading.track, packet, origin, start_seconds):
-                    del reading.packets[:-1]  # nothing before this frame is needed any more
+                elif self._begins_piece(reading, packet, origin, start_seconds):
+                    reading.drop()  # nothing before this frame is needed any more
         except av.error.FFmpegError as broken:
             error = say(broken)
-        cut_short = self.file.cut_short
-        return {index: r.finished(error, cut_short) for index, r in readings.items()}
+        tracks = {index: r.finished(error, self.file) for index, r in readings.items()}
+        begins = {index: r.parts for index, r in readings.items()}
+        return joined(tracks, begins, origin)
 
-    def _begins_piece(self, track: Track, packet: Any, origin: float, start_seconds: float) -> bool:
+    def _begins_piece(
+        self, reading: _Reading, packet: Any, origin: float, start_seconds: float
+    ) -> bool:
         """Whether a piece may be decoded from this packet on."""
+        track = reading.track
         return (
             packet.stream is self.video
             and packet.is_keyframe
             and track.timed
             and packet.pts is not None
+            and len(reading.parts) == 1
             and track.seconds(packet.pts) - origin <= start_seconds
+            and self.headers is not None
+            and self.headers.entry(packet) == Entry.YES
         )
 
     def _sought(self, start_seconds: float, end_seconds: float) -> dict[int, Track] | None:
@@ -221,8 +231,11 @@ class Media:
         for before in BEFORE_SECONDS:
             if start_seconds - before <= FRONT_SECONDS:
                 return None
+            moment = (origin + start_seconds - before) * av.time_base
+            if moment >= MAX_TIME:
+                return None
             try:
-                self.container.seek(round((origin + start_seconds - before) * av.time_base))
+                self.container.seek(round(moment))
             except av.error.FFmpegError:
                 return None
             tracks = self._read(start_seconds, end_seconds, self.front)
@@ -239,7 +252,9 @@ class Media:
             return False
         first = track.seconds(track.packets[0].pts)
         if track.stream is self.video:
-            return track.packets[0].is_keyframe and first <= second
+            assert self.headers is not None
+            sure = self.headers.entry(track.packets[0]) == Entry.YES
+            return sure and first <= second and not track.note
         return first <= second - SOUND_BEFORE_SECONDS
 
     def _cut_seconds(self, index: int) -> float:
@@ -270,38 +285,3 @@ def _origin(tracks: Mapping[int, Track]) -> float:
     """Second 0 as far as these packets tell, in seconds of the file."""
     seen = [t.seconds(t.first_pts) for t in tracks.values() if t.first_pts is not None]
     return min(seen, default=0.0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timeline:
-    """The frames a player would show."""
-
-    timestamps: list[int]  # in presentation order
-    at: Mapping[int, int]  # position of a frame's packet in decode order, by time stamp
-    timed: bool  # false: there are no presentation times, so frames must be counted
-
-
-def timeline(track: Track) -> Timeline:
-    """The frames of a video track, from its packets alone.
-
-    Left out are packets that the container marks as pre-roll, those before the first key frame,
-    and those shown before it: what they refer to is not in the file.
-    """
-    key = next((i for i, p in enumerate(track.packets) if p.is_keyframe), 0)
-    rest = [(i, p) for i, p in enumerate(track.packets) if i >= key and not p.is_discard]
-    timed = track.timed and all(p.pts is not None for _, p in rest)
-    at = {(p.pts if timed else p.dts): i for i, p in rest}
-    at.pop(None, None)
-    if timed and rest and (first := track.packets[key].pts) is not None:
-        at = {pts: i for pts, i in at.items() if pts >= first}
-    return Timeline(timestamps=sorted(at), at=at, timed=timed)
-
-
-def frame_seconds(track: Track, timestamps: list[int]) -> Float[np.ndarray, "N"]:
-    """Seconds that each frame stays on screen; the last one as long as its packet says."""
-    gaps = [b - a for a, b in pairwise(timestamps)]
-    last = track.packets[-1].duration or 0
-    if last <= 0 or (gaps and last > 10 * max(gaps)):
-        rate = track.stream.average_rate
-        last = int(np.median(gaps)) if gaps else (1 / Fraction(rate) / track.tick if rate else 0)
-    return np.array([float(g * track.tick) for g in [*gaps, max(last, 1)]])

@@ -8,15 +8,16 @@ Animated GIF is in: people post it as micro video, and it refers to nothing.
 
 import hashlib
 import os
+import re
 import stat
-import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import av
 from av.container import InputContainer
 
+from extract.media.outline import outlined
 from store import Status
 
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,flv,gif,mp3,wav,ogg,flac,aac"
@@ -24,8 +25,12 @@ MAX_FILE_BYTES = 4 << 30
 MAX_STREAMS = 64
 MAX_PIXELS = 36_000_000  # a frame of 8K has 33 million
 MAX_SECONDS = 24 * 3600.0  # of the file a clip is a piece of
-MAX_BOXES = 100_000  # of a fragmented file
-_EBML, _SEGMENT = 0x1A45DFA3, 0x18538067
+# Containers whose header says how long they are; elsewhere it is a guess from the rate of bits.
+STATING = ("mov", "matroska", "avi", "wav", "ogg", "flac", "flv", "gif")
+# PyAV 19 reads texts that are not UTF-8 without being asked.
+_TEXTS: dict[str, Any] = (
+    {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+)
 
 av.logging.set_level(av.logging.PANIC)  # damage is reported as a status, not on the terminal
 
@@ -47,6 +52,15 @@ class File:
     size: int
     version: tuple[int, ...]  # changes when the file does
     cut_short: bool  # it is shorter than its own header says
+    open_ended: bool = False  # its header leaves the length open
+    followed: bool = False  # a second file begins where it ends
+
+    @property
+    def damage(self) -> str:
+        """What the outermost elements say is missing or is not read."""
+        if self.cut_short:
+            return "the file ends before its header says"
+        return "another file follows in this one and is not read" if self.followed else ""
 
 
 def inside(path: Path, root: Path | None) -> None:
@@ -78,12 +92,16 @@ def examined(path: Path, known: File | None = None) -> File:
             version = (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
             if known is not None and (known.path, known.version) == (path, version):
                 return known
+            digest = hashlib.file_digest(file, "sha256").digest()
+            outline = outlined(file, info.st_size)
             return File(
                 path=path,
-                sha256=hashlib.file_digest(file, "sha256").digest(),
+                sha256=digest,
                 size=info.st_size,
                 version=version,
-                cut_short=_declared_bytes(file, info.st_size) > info.st_size,
+                cut_short=outline.declared_bytes > info.st_size,
+                open_ended=outline.open_ended,
+                followed=outline.followed,
             )
     except (FileNotFoundError, NotADirectoryError):
         raise Failure(Status.MISSING, "no such file") from None
@@ -102,12 +120,13 @@ def opened(path: Path) -> InputContainer:
             # An absolute path, so that no file name reads as a protocol ("concat:…").
             f"file:{path.absolute()}",
             options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"},
+            **_TEXTS,
         )
     except av.error.ArgumentError:
         raise Failure(Status.REFUSED, "not a container that is allowed") from None
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise Failure(Status.UNREADABLE, say(error)) from None
-    count, seconds = len(container.streams), (container.duration or 0) / av.time_base
+    count, seconds = len(container.streams), stated_seconds(container)
     for value, most, text in (
         (count, MAX_STREAMS, f"{count} streams"),
         (seconds, MAX_SECONDS, f"the header says {seconds:.0f} s"),
@@ -118,6 +137,12 @@ def opened(path: Path) -> InputContainer:
     return container
 
 
+def stated_seconds(container: InputContainer) -> float:
+    """The length that the file states; 0 if it states none."""
+    stating = container.format.name.startswith(STATING)
+    return (container.duration or 0) / av.time_base if stating else 0.0
+
+
 def best_streams(container: InputContainer) -> tuple[Any | None, Any | None]:
     """The video and the audio stream to decode, of those that can be.
 
@@ -125,7 +150,7 @@ def best_streams(container: InputContainer) -> tuple[Any | None, Any | None]:
     then the order in the file. A cover picture is no video.
 
     Raises:
-        Failure: UNREADABLE, there is neither; REFUSED, frames are too large.
+        Failure: UNREADABLE, there is neither, known or unknown; REFUSED, frames are too large.
     """
     kind = av.stream.Disposition
 
@@ -139,7 +164,7 @@ def best_streams(container: InputContainer) -> tuple[Any | None, Any | None]:
     shown = [s for s in decodable if s.type == "video" and not s.disposition & kind.attached_pic]
     video = max(shown, key=rank, default=None)
     audio = max((s for s in decodable if s.type == "audio"), key=rank, default=None)
-    if video is None and audio is None:
+    if video is None and audio is None and not unfit(container, video, audio):
         raise Failure(Status.UNREADABLE, "no video and no audio stream")
     if video is not None:
         context = video.codec_context
@@ -152,54 +177,73 @@ def best_streams(container: InputContainer) -> tuple[Any | None, Any | None]:
     return video, audio
 
 
+def unfit(container: InputContainer, video: Any, audio: Any) -> dict[str, Failure]:
+    """What is wrong with the video or the sound, if there is one but nothing here decodes it."""
+    chosen, found = {"video": video, "audio": audio}, dict[str, Failure]()
+    if video is not None and in_tiles(container):
+        tiles = "a picture in tiles (a grid) is not put together here"
+        found["video"] = Failure(Status.REFUSED, tiles)
+    for stream in container.streams:
+        cover = stream.disposition & av.stream.Disposition.attached_pic
+        known = stream.codec_context is not None or chosen.get(stream.type) is not None
+        if stream.type in chosen and not known and not cover and stream.type not in found:
+            name = _codec_name(container, stream)
+            reason = f"no decoder here for the codec of the {stream.type}: {name}"
+            found[stream.type] = Failure(Status.DECODE_ERROR, reason)
+    return found
+
+
+def _codec_name(container: InputContainer, stream: Any) -> str:
+    """What the container calls a codec that nothing here decodes."""
+    line = rf"^ +Stream #0:{stream.index}(?!\d).*?: (?:Video|Audio): (\w+)(.*)$"
+    match = re.search(line, description(container), re.MULTILINE)
+    if match is None:
+        return "unknown"
+    if match[1] != "none":
+        return match[1]
+    tag = re.search(r"\((\S+) / 0x", match[2])
+    return tag[1] if tag else matroska_codec(Path(container.name.removeprefix("file:")), stream)
+
+
+def matroska_codec(path: Path, stream: Any) -> str:
+    """The codec that a Matroska file gives for a stream, such as V_VVC/X."""
+    kind = {"video": b"V", "audio": b"A"}[stream.type]
+    with path.open("rb") as file:
+        match = re.search(rb"\x86[\x81-\xbf](" + kind + rb"_[A-Z0-9_/]+)", file.read(1 << 20))
+    return match[1].decode() if match else "unknown"
+
+
+def description(container: InputContainer) -> str:
+    """The library's own description of a file, for what it tells nowhere else."""
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.INFO)
+    try:
+        text: str = container.dumps_format()  # type: ignore[attr-defined]  # not in its stubs
+    except UnicodeError:
+        text = ""
+    finally:
+        av.logging.set_level(level)
+    return text
+
+
+def cropping(stream: Any) -> str:
+    """A note, if the container would show only a part of the picture: the whole is taken."""
+    line = (
+        rf"^  Stream #0:{stream.index}(?!\d)(?:(?!^  Stream).)*?"
+        r"^ +Frame Cropping: (\d+/\d+/\d+/\d+)"
+    )
+    match = re.search(line, description(stream.container), re.MULTILINE | re.DOTALL)
+    if match is None or not any(map(int, match[1].split("/"))):
+        return ""
+    return f"the container's crop ({match[1]} pixels left/right/top/bottom) is not applied"
+
+
+def in_tiles(container: InputContainer) -> bool:
+    """Whether the file is one picture put together from several."""
+    many = len(container.streams.video) > 1 and not container.duration
+    return many and bool(re.search(r"^ +Stream group .*Tile Grid", description(container), re.M))
+
+
 def say(error: BaseException) -> str:
     """An error on one line."""
     return f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}"
-
-
-def _declared_bytes(file: BinaryIO, size: int) -> int:
-    """The length of the file if its outermost elements were whole; 0 if it does not say."""
-    file.seek(0)
-    head = file.read(64)
-    file.seek(0)
-    if head[:4] in (b"RIFF", b"RIFX"):
-        length = struct.unpack("<I" if head[:4] == b"RIFF" else ">I", head[4:8].ljust(4, b"\0"))[0]
-        return 0 if length in (0, 0xFFFFFFFF) else length + 8
-    if head[:4] == _EBML.to_bytes(4, "big"):
-        return _matroska_bytes(head)
-    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip"):
-        return _boxes_bytes(file, size)
-    return 0
-
-
-def _matroska_bytes(head: bytes) -> int:
-    """End of the segment: the EBML header is one element, the segment the next."""
-    at = 0
-    for wanted in (_EBML, _SEGMENT):
-        if int.from_bytes(head[at : at + 4], "big") != wanted or len(head) < at + 12:
-            return 0
-        first = head[at + 4]
-        width = 9 - first.bit_length() if first else 9
-        if width > 8:
-            return 0
-        length = int.from_bytes(head[at + 4 : at + 4 + width], "big") & ((1 << 7 * width) - 1)
-        unknown = length == (1 << 7 * width) - 1  # a stream that was never finished
-        at += 4 + width + (0 if unknown else length)
-    return 0 if unknown else at
-
-
-def _boxes_bytes(file: BinaryIO, size: int) -> int:
-    """End of the last of an ISO file's boxes."""
-    at = 0
-    for _ in range(MAX_BOXES):
-        if at + 8 > size:
-            break
-        file.seek(at)
-        head = file.read(16)
-        length = int.from_bytes(head[:4], "big")
-        if length == 1:
-            length = int.from_bytes(head[8:16], "big")
-        if length < 8:  # 0: to the end of the file
-            break
-        at += length
-    return at

@@ -12,18 +12,20 @@ import numpy as np
 from jaxtyping import Float32
 
 from extract.media.clip import Request, Sound, Stream, detail
-from extract.media.packets import Track
 from extract.media.probe import Failure
+from extract.media.track import Track
 from store import Status
 
 JITTER_SECONDS = 0.05  # time stamps of coarse containers wander; only larger steps are gaps
 PREROLL_SECONDS = 1.0  # decoded before a piece, because codecs overlap their blocks
 MAX_SOUND_SECONDS = 2 * 3600.0  # of one clip; 1.4 GB at 48 kHz
 PADDING_SECONDS = 0.1  # silence in front of late sound before the detail says so
+GAP_SECONDS = 0.5  # of silence where packets are missing, before the detail says so
+MANY_CHANNELS = 8
 ANTIPHASE = 1e-3  # a mean with less than this share of the loudest channel's energy has cancelled
 
 
-Stretch = tuple[float, Float32[np.ndarray, "_ _"]]  # when its first sample sounds, and C S
+Stretch = tuple[float, Float32[np.ndarray, "_ _"]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,7 @@ class Samples:
     stretches: Sequence[Stretch]
     rate: int  # Hz
     damage: str  # what is missing or broken
+    note: str = ""  # what was done about changes within
 
     @property
     def first_seconds(self) -> float | None:
@@ -55,6 +58,16 @@ class Samples:
             raise Failure(Status.EMPTY, "no sound in this piece")
         return mono(signal)
 
+    def gaps(self, start: float, seconds: float) -> str:
+        """A note of where packets are missing for long, in seconds from `start` on."""
+        ends, notes = None, []
+        for at, signal in _places(self.stretches, self.rate, start):
+            if ends is not None and at - ends > GAP_SECONDS * self.rate and ends > 0:
+                notes.append(f"{ends / self.rate:.2f} to {min(at / self.rate, seconds):.2f}")
+            ends = at + signal.shape[1]
+        more = f" and {len(notes) - 3} times more" if len(notes) > 3 else ""
+        return f"silence from second {', '.join(notes[:3])}{more}" if notes else ""
+
 
 def sound_of(
     track: Track, samples: Samples, origin: float, request: Request, over: str
@@ -69,9 +82,10 @@ def sound_of(
     rates = {rate: resample(signal, samples.rate, rate) for rate in request.sample_rates}
     late = min(second for second, _ in samples.stretches) - origin - request.start_seconds
     silence = f"silence up to second {late:.2f}" if late > PADDING_SECONDS else ""
+    gaps = samples.gaps(start, request.stop_seconds - request.start_seconds)
     return Stream(
         status=Status.PARTIAL if samples.damage else Status.OK,
-        detail=detail("pyav", samples.damage, silence, over),
+        detail=detail("pyav", samples.damage, track.note, samples.note, silence, gaps, over),
         data={rate: Sound(samples=s, rate=rate) for rate, s in rates.items()},
     )
 
@@ -80,13 +94,13 @@ def samples(track: Track, start_seconds: float, end_seconds: float) -> Samples:
     """Decode what may sound between two moments, and the first sample of all; a broken packet
     leaves a gap.
     """
-    stretches: list[Stretch] = []
-    damage, rate = track.damage, 0
+    runs: list[_Run] = []
+    damage = track.damage
     context = track.stream.codec_context
     skipping = context.is_open  # it was left in the middle of another piece of the same file
     for packet in [*track.packets, None]:
-        if packet is not None and stretches and packet.pts is not None:
-            second = track.seconds(packet.pts) - stretches[0][0]
+        if packet is not None and runs and packet.pts is not None:
+            second = track.seconds(packet.pts) - runs[0].stretches[0][0]
             if second > end_seconds + (PREROLL_SECONDS if end_seconds else 0):
                 break
             if second < start_seconds - PREROLL_SECONDS:
@@ -101,12 +115,38 @@ def samples(track: Track, start_seconds: float, end_seconds: float) -> Samples:
             damage = damage or f"{type(error).__name__}: {error.strerror}"
             continue
         for frame in (frame for frame in frames if frame.samples):
-            rate = rate or frame.sample_rate
-            if frame.sample_rate == rate:
-                stretches.append((_second(track, frame, stretches, rate), _float32(frame)))
-            else:
-                damage = damage or "the sample rate changes"
-    return Samples(stretches=stretches, rate=rate, damage=damage)
+            kind = (frame.sample_rate, frame.layout.nb_channels)
+            if not runs or (runs[-1].rate, runs[-1].channels) != kind:
+                runs.append(_Run(*kind, []))
+            before = runs[-1].stretches or (runs[-2].stretches if len(runs) > 1 else [])
+            rate = runs[-1].rate if runs[-1].stretches else runs[max(len(runs) - 2, 0)].rate
+            second = _second(track, frame, before, rate)
+            runs[-1].stretches.append((second, _float32(frame)))
+    return _one_kind(runs, damage)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Stretches of one rate and number of channels."""
+
+    rate: int  # Hz
+    channels: int
+    stretches: list[Stretch]
+
+
+def _one_kind(runs: Sequence[_Run], damage: str) -> Samples:
+    """The sound at its first rate; where rate or channels change, as mono."""
+    if len(runs) <= 1:
+        run = runs[0] if runs else _Run(0, 0, [])
+        return Samples(stretches=run.stretches, rate=run.rate, damage=damage)
+    rate, stretches = runs[0].rate, list[Stretch]()
+    for run in runs:
+        start = min(second for second, _ in run.stretches)
+        signal = mono(_joined(run.stretches, run.rate, start, round(MAX_SOUND_SECONDS * run.rate)))
+        stretches.append((start, resample(signal, run.rate, rate)[None]))
+    kinds = list(dict.fromkeys(f"{run.rate} Hz {run.channels} ch" for run in runs))
+    note = f"the sound changes ({', then '.join(kinds[:4])}) and was resampled"
+    return Samples(stretches=stretches, rate=rate, damage=damage, note=note)
 
 
 def _second(track: Track, frame: Any, before: Sequence[Stretch], rate: int) -> float:
@@ -119,9 +159,19 @@ def _second(track: Track, frame: Any, before: Sequence[Stretch], rate: int) -> f
 
 def _float32(frame: Any) -> Float32[np.ndarray, "C S"]:
     """Samples of any format as float32 with full scale at -1..1."""
-    array = frame.to_ndarray()
-    if not frame.format.is_planar:
-        array = array.reshape(-1, frame.layout.nb_channels).T
+    channels = frame.layout.nb_channels
+    if frame.format.is_planar and channels >= MANY_CHANNELS:
+        # The library reads one plane too many of so many, and dies of it (PyAV 18.1).
+        packer = av.AudioResampler(
+            format=frame.format.packed.name, layout=frame.layout, rate=frame.sample_rate
+        )
+        parts = [part for given in (frame, None) for part in packer.resample(given)]
+        array = np.concatenate([part.to_ndarray() for part in parts], axis=1)
+        array = array.reshape(-1, channels).T
+    elif frame.format.is_planar:
+        array = frame.to_ndarray()
+    else:
+        array = frame.to_ndarray().reshape(-1, channels).T
     if array.dtype.kind == "u":
         return ((array.astype(np.float32) - 128) / 128).astype(np.float32)
     if array.dtype.kind == "i":
@@ -136,14 +186,7 @@ def _joined(
     samples, whatever time stamps say.
     """
     channels = max(len(s) for _, s in stretches)
-    placed, cursor = [], None
-    for second, signal in stretches:
-        begin = round((second - start) * rate)
-        if cursor is None or abs(begin - cursor) > JITTER_SECONDS * rate:
-            cursor = begin
-        if cursor < most:
-            placed.append((cursor, signal[:, : most - cursor]))
-        cursor += signal.shape[1]
+    placed = [(at, s[:, : most - at]) for at, s in _places(stretches, rate, start) if at < most]
     end = max((at + s.shape[1] for at, s in placed), default=0)
     joined = np.zeros((channels, max(end, 0)), np.float32)
     for at, signal in placed:
@@ -152,6 +195,21 @@ def _joined(
         # Mono stretches of a file whose layout changes sound on every channel.
         joined[:, at : at + inside.shape[1]] = inside if len(inside) == channels else inside[:1]
     return joined
+
+
+def _places(
+    stretches: Sequence[Stretch], rate: int, start: float
+) -> list[tuple[int, Float32[np.ndarray, "_ _"]]]:
+    """The sample at which each stretch begins; none is laid over the one before."""
+    placed = []
+    cursor: int | None = None
+    for second, signal in stretches:
+        begin = round((second - start) * rate)
+        if cursor is None or begin - cursor > JITTER_SECONDS * rate:
+            cursor = begin
+        placed.append((cursor, signal))
+        cursor += signal.shape[1]
+    return placed
 
 
 def mono(signal: Float32[np.ndarray, "C S"]) -> Float32[np.ndarray, "S"]:

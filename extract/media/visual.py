@@ -11,8 +11,9 @@ import numpy as np
 from extract.media import decord_reader
 from extract.media.clip import Frames, Request, Stream, detail
 from extract.media.frames import Pictures, Plan, pictures, plan
-from extract.media.packets import Media, Track
+from extract.media.packets import Media
 from extract.media.probe import Failure
+from extract.media.track import Track
 from store import Status
 
 
@@ -73,7 +74,7 @@ def _stream(
     seconds = np.array([second for second, _ in kept])
     return Stream(
         status=Status.PARTIAL if damage else Status.OK,
-        detail=detail(decoded.decoder, damage, decoded.note, over),
+        detail=detail(decoded.decoder, damage, planned.note, decoded.note, over),
         data={
             side: Frames(
                 pixels=np.stack([decoded.frames[timestamp][side] for _, timestamp in kept]),

@@ -9,7 +9,7 @@ store, is committed once: its record is put if absent.
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any, Protocol, runtime_checkable
@@ -22,7 +22,7 @@ from extract.media.sampling import Sampling
 from extract.pipeline import cluster_worker
 from extract.pipeline.cluster_worker import Settings, UnitTask
 from extract.pipeline.options import Options, readable
-from extract.pipeline.outputs import wanted_rows
+from extract.pipeline.outputs import wanted_rows, with_missing
 from extract.pipeline.progress import RunProgress, Watch, metrics_writer
 from extract.pipeline.result import FeatureReport, RunResult, Timings
 from extract.processes.sandbox import Confinement
@@ -221,6 +221,9 @@ def run_on(
         features = [fs.add_feature(spec) for spec in specs]
         size = first["clips_per_unit"]
         units = wanted_rows(manifest, features, options.again, size)
+        rows = (row for unit in units for row, _ in unit)
+        options = with_missing(options, manifest, features, rows)
+        settings = replace(settings, options=options)
         progress = RunProgress(
             timings=timings, clips=sum(map(len, units)), units=len(units), progress=watch.progress,
             on_commit=on_commit, max_failures=options.max_failures, stop=watch.stop,

@@ -2,14 +2,14 @@
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from extract import load_encoder
 from extract.encoders import AudioEncoder, Encoder, VisualEncoder
 from extract.media.answers import checked
-from extract.media.clip import Request
+from extract.media.clip import Clip, Request, failed
 from extract.media.decode import Decoder, safely
 from extract.media.sampling import Sampling
 from extract.pipeline.batching import HalvingNetwork
@@ -21,6 +21,8 @@ from extract.processes.pool import Limits, process_map
 from extract.processes.sandbox import Sandbox
 from store import Feature, FeatureSpec, Manifest, Status, Store
 from store.errors import ConfigError, InputError
+
+DEATHS = (Status.CRASH, Status.OUT_OF_MEMORY)  # of a decode process
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -121,19 +123,45 @@ def units_of(
 def wanted_rows(
     manifest: Manifest, features: Sequence[Feature], again: frozenset[Status], clips_per_unit: int
 ) -> list[list[tuple[int, tuple[int, ...]]]]:
-    """Units of rows of the manifest, each with the indices of the features that want it."""
+    """Units of rows of the manifest, each with the indices of the features that want it: those that
+    lack it, are to try it again, or found no file that is there now.
+    """
     committed = [feature.committed() for feature in features]
     units = []
     for first in range(0, len(manifest), clips_per_unit):
         unit = []
         for row in range(first, min(first + clips_per_unit, len(manifest))):
-            known = (done.get(manifest.clip_ids[row]) for done in committed)
-            mask = tuple(i for i, status in enumerate(known) if status is None or status in again)
+            known = [done.get(manifest.clip_ids[row]) for done in committed]
+            mask = tuple(i for i, s in enumerate(known) if is_wanted(manifest, row, s, again))
             if mask:
                 unit.append((row, mask))
         if unit:
             units.append(unit)
     return units
+
+
+def is_wanted(
+    manifest: Manifest, row: int, status: Status | None, again: frozenset[Status]
+) -> bool:
+    """Whether a feature that knows this of a clip wants it; None: it knows nothing."""
+    if status is None or status in again:
+        return True
+    if status != Status.MISSING or manifest.root is None:
+        return False
+    return (manifest.root / manifest.paths[row]).exists()
+
+
+def with_missing(
+    options: Options, manifest: Manifest, features: Sequence[Feature], rows: Iterable[int]
+) -> Options:
+    """The options for a run of these rows: some clips may be committed, as missing."""
+    clip_ids = {manifest.clip_ids[row] for row in rows}
+    kinds = (
+        {done.get(clip_id) for clip_id in clip_ids} for done in map(Feature.committed, features)
+    )
+    if Status.MISSING in options.again or not any(Status.MISSING in k for k in kinds):
+        return options
+    return replace(options, retry=(*options.retry, Status.MISSING.kind))
 
 
 def decoded(
@@ -145,6 +173,11 @@ def decoded(
     ordered: bool,
 ) -> Generator[Outcome, None, None]:
     """Rows of the manifest, decoded for the encoders that want them by processes of their own."""
+    folders = media_folders(manifest, follow_links=options.follow_links)
+    limits = Limits(
+        deadline_seconds=options.deadline_seconds,
+        sandbox=Sandbox(mode=options.sandbox, readable=folders),
+    )
     asked: dict[int, Request] = {}  # and not answered
 
     def requests() -> Iterator[Request]:
@@ -152,22 +185,41 @@ def decoded(
             asked[index] = _request(manifest, row, encoders, policy, options)
             yield asked[index]
 
-    folders = media_folders(manifest, follow_links=options.follow_links)
     outcomes = process_map(
         Decoder(),
         requests(),
         workers=options.workers,
-        limits=Limits(
-            deadline_seconds=options.deadline_seconds,
-            sandbox=Sandbox(mode=options.sandbox, readable=folders),
-        ),
+        limits=limits,
         ordered=ordered,
         together=_file_of,
         again=safely,
     )
     with closing(outcomes):
         for outcome in outcomes:
-            yield checked(outcome, asked.pop(outcome.index))
+            request = asked.pop(outcome.index)
+            if outcome.status in DEATHS and request.pick and request.sample_rates:
+                yield _one_by_one(request, outcome, limits)
+            else:
+                yield checked(outcome, request)
+
+
+def _one_by_one(request: Request, outcome: Outcome, limits: Limits) -> Outcome:
+    """The frames and the sound of a clip that killed its decode process, each decoded alone: the
+    other one may be what does it.
+    """
+    alone = (
+        replace(request, sample_rates=(), alone=True, decoder="pyav", because="frames alone"),
+        replace(request, pick=None, short_sides=(), alone=True),
+    )
+    clips = []
+    parts = process_map(Decoder(), alone, workers=1, limits=limits)
+    for part, asked in zip(parts, alone, strict=True):
+        part = checked(part, asked)
+        clips.append(part.value or failed(part.status, part.detail))
+    frames, sound = clips
+    sha256 = max(frames.sha256, sound.sha256)
+    clip = Clip(visual=frames.visual, audio=sound.audio, sha256=sha256)
+    return replace(outcome, value=clip, status=Status.OK, earlier=outcome.detail)
 
 
 def _request(

@@ -27,7 +27,7 @@ from extract.media.clip import Clip, failed
 from extract.media.sampling import Sampling
 from extract.pipeline.batching import HalvingNetwork
 from extract.pipeline.options import Options, cores, readable
-from extract.pipeline.outputs import decoded, encoders_of, specs_of
+from extract.pipeline.outputs import decoded, encoders_of, is_wanted, specs_of
 from extract.pipeline.progress import Progress, silent
 from extract.pipeline.unit_encoder import UnitEncoder
 from extract.processes.child import Outcome
@@ -213,7 +213,7 @@ def _trials(
         left = {
             row
             for row, clip_id in enumerate(manifest.clip_ids)
-            if clip_id not in known or known[clip_id] in options.again
+            if is_wanted(manifest, row, known.get(clip_id), options.again)
         }
         network = HalvingNetwork(encoder.forward)
         unit = UnitEncoder(encoder, batch_size=options.batch_size, forward=network)

@@ -115,9 +115,11 @@ class RunResult:
             total = sum(report.counts.values())
             if report.failed > self.max_failures * total:
                 share = report.failed / total
+                missing = report.counts.get(Status.MISSING.kind)
+                hint = f"; the {missing} missing are tried again once there is a file"
                 findings.append(
                     f"{report.feature}: {report.failed} of {total} clips failed ({share:.1%}; "
-                    f"at most {self.max_failures:.1%} were expected)"
+                    f"at most {self.max_failures:.1%} were expected){hint if missing else ''}"
                 )
         return findings
 

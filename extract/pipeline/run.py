@@ -17,7 +17,14 @@ import store
 from extract.encoders import Encoder
 from extract.media.sampling import Sampling
 from extract.pipeline.options import Options, readable
-from extract.pipeline.outputs import decoded, encoders_of, outputs_of, specs_of, units_of
+from extract.pipeline.outputs import (
+    decoded,
+    encoders_of,
+    outputs_of,
+    specs_of,
+    units_of,
+    with_missing,
+)
 from extract.pipeline.progress import RunProgress, Watch, metrics_writer
 from extract.pipeline.result import FeatureReport, RunResult, Timings
 from extract.pipeline.stages import Pipeline
@@ -72,6 +79,8 @@ def run(
     fs.add_manifest(manifest)
     outputs = outputs_of(fs, encoders, specs, batch_size=options.batch_size, device=options.device)
     units = units_of(manifest, outputs, options.again, options.clips_per_unit)
+    rows = (row for unit in units for row, _ in unit)
+    options = with_missing(options, manifest, [output.feature for output in outputs], rows)
     timings = Timings(workers=options.workers)
     progress = RunProgress(
         timings=timings, clips=sum(map(len, units)), units=len(units), progress=watch.progress,

@@ -176,3 +176,15 @@ def troubled(request):
     if "crash" in request.path.name:
         os._exit(9)
     return decode(request)
+
+
+class Dying:
+    """A decoder whose process dies of one of the two streams."""
+
+    def __init__(self, of):
+        self.of = of
+
+    def __call__(self, request):
+        if request.sample_rates if self.of == "sound" else request.pick:
+            os._exit(9)
+        return decode(request)

@@ -31,6 +31,7 @@ class Footage:
     duration: float  # when the last one goes
     key: Bool[np.ndarray, "N"]  # frames that decode without any other
     changes: Callable[[], Float[np.ndarray, "N"]]
+    gone: Float64[np.ndarray, "N"] | None = None  # when each frame is no longer to be looked at
 
     def __post_init__(self) -> None:
         if not len(self.seconds) == len(self.key) > 0 or np.any(np.diff(self.seconds) < 0):
@@ -48,14 +49,20 @@ class Footage:
             duration=second,
             key=self.key[:count],
             changes=lambda: self.changes()[:count],
+            gone=None if self.gone is None else self.gone[:count],
         )
 
-    def on_screen(self, moments: Float[np.ndarray, "T"]) -> Int[np.ndarray, "T"]:
+    def on_screen(self, moments: Float[np.ndarray, "_"]) -> Int[np.ndarray, "T"]:
         """Index of the frame on screen at each moment; the first frame before it appears.
 
-        Nothing is assumed of the frame rate, so clips with a variable one come out right.
+        Nothing is assumed of the frame rate, so clips with a variable one come out right. Moments
+        at which frames are missing are left out, unless it is all of them.
         """
-        return np.maximum(np.searchsorted(self.seconds, moments, side="right") - 1, 0)
+        index = np.maximum(np.searchsorted(self.seconds, moments, side="right") - 1, 0)
+        if self.gone is None:
+            return index
+        there = moments < self.gone[index]
+        return index[there] if there.any() else index[:1]
 
 
 @runtime_checkable

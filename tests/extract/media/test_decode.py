@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from extract.media import frames, packets
+from extract.media import stretches, timeline
 from extract.media.clip import Frames, Request, Sound
 from extract.media.decode import decode
 from extract.media.sampling import Sampling
@@ -36,8 +36,8 @@ def test_a_sparse_pick_gives_the_same_pixels_as_decoding_everything(plain, wante
 
 def test_only_stretches_with_wanted_frames_are_decoded(plain):
     video, _ = tracks(plain)
-    shown = packets.timeline(video)
-    spans = frames.stretches(video, shown, [shown.at[shown.timestamps[k]] for k in (2, 45)])
+    shown = timeline.timeline(video)
+    spans = stretches.stretches(video, shown, [shown.at[shown.timestamps[k]] for k in (2, 45)])
     assert [start for start, _ in spans] == [0, 40]
     assert spans[0][1] < 12
 
@@ -87,7 +87,7 @@ def test_preroll_of_a_stream_copied_cut_is_not_shown(tmp_path, plain, name):
     assert onset_seconds(clip.audio.data[16_000]) == pytest.approx(flash, abs=0.003)
     video, _ = tracks(cut)
     assert len(video.packets) == 30  # five of them are pre-roll
-    assert len(packets.timeline(video).timestamps) == 25
+    assert len(timeline.timeline(video).timestamps) == 25
     for k in (0, 7, 24):
         assert indices(look(cut, pick=lambda _, k=k: np.array([k]))) == [25 + k]
 
