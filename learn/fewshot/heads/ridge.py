@@ -105,7 +105,7 @@ class Ridge:
         def predict(
             query: Float[Tensor, "E M S"], square: Float[Tensor, "E M"]
         ) -> Float[Tensor, "E M N"]:
-            # Of short vectors all scores are 1 / N and a little: single precision has no room for it.
+            # Of short vectors all scores are 1 / N and a little, which single precision rounds off.
             return query.double() @ a + b
 
         return predict
