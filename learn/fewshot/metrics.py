@@ -9,10 +9,10 @@
 Beta is taken off the scores of base classes before an answer is given (calibrated stacking). It is
 what is best in episodes of the val split, of all values between those scores, 0 among them.
 
-No tie is decided by where a clip or a class stands. Queries of equal scores are ranked at once, as in
-scikit-learn's average precision. Of classes with equal scores the first of the episode is predicted,
-and episodes hold their classes in random order; only base and new classes keep to their sides, and
-between these a coin decides that has as many sides as there are equals.
+No tie is decided by where a clip or a class stands. Queries of equal scores are ranked at once, as
+in scikit-learn's average precision. Of classes with equal scores the first of the episode is
+predicted, and episodes hold their classes in random order; only base and new classes keep to their
+sides, and between these a coin decides that has as many sides as there are equals.
 
 Shapes: E and e = episodes, M and m = queries, N and n = ways, C = classes.
 
