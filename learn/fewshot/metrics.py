@@ -102,7 +102,7 @@ class Margins(NamedTuple):
     ahead: Float[np.ndarray, "E M"]
     new: Int[np.ndarray, "E M"]
     base: Int[np.ndarray, "E M"]
-    coin: Bool[np.ndarray, "E M"] | bool = False  # is it a base class where both are equal?
+    coin: Bool[np.ndarray, "E M"]  # is it a base class where both are equal?
 
     def predictions(self, beta: float) -> Int[np.ndarray, "E M"]:
         """The predictions, with beta taken off the scores of base classes."""
@@ -113,9 +113,8 @@ class Margins(NamedTuple):
 def margins(episodes: Episodes, predictor: Predictor) -> Margins:
     """The margins of all queries; new classes are the first of each episode."""
     ways, shape = episodes.facts["ways"], episodes.query.shape
-    all_margins = Margins(
-        np.zeros(shape), *(np.full(shape, -1) for _ in range(2)), np.zeros(shape, bool)
-    )
+    new_best, base_best = (np.full(shape, -1) for _ in range(2))
+    all_margins = Margins(np.zeros(shape), new_best, base_best, np.zeros(shape, bool))
     thrown = np.random.default_rng([episodes.seed, len(episodes)]).random(shape)
     for batch, part, scores in predictor.scores(episodes):
         rows, columns = batch.indices[part][:, None], batch.columns[part]
