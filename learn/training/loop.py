@@ -39,6 +39,11 @@ from store.errors import InputError
 Progress = Callable[[int, int, str], None]
 
 
+def never() -> bool:
+    """That a training is not to stop."""
+    return False
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Trainer:
     """Runs the stages of a recipe: model, data, optimiser, state and logs of one training."""
@@ -55,6 +60,7 @@ class Trainer:
     checkpoint_seconds: float = 30.0
     progress: Progress | None = None
     scalars: Scalars | None = None
+    stop: Callable[[], bool] = never  # asked after every step
     state: TrainerState = field(default_factory=TrainerState)
     best: dict[str, Tensor] = field(default_factory=dict)
     optimiser: torch.optim.Optimizer | None = None
@@ -145,6 +151,9 @@ class Trainer:
             self.log.add_step(step_facts, terms)
             if step + 1 == steps:
                 self.log.flush()
+            if self.stop():
+                self._save()
+                raise KeyboardInterrupt
             self._save_if_due()
 
     def _ahead(
