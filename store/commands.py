@@ -73,6 +73,40 @@ def repair_command(directory: StoreDir, deep: Deep = False, as_json: Json = Fals
     )
 
 
+@app.command("remove")
+def remove_command(
+    directory: StoreDir,
+    feature: Annotated[str, typer.Argument(metavar="FEATURE", help="Its name or a beginning.")],
+    as_json: Json = False,
+) -> int:
+    """Take a feature out of a store; `store gc` deletes it a day later."""
+    import store
+    from store.upkeep.remove import remove
+
+    result = remove(store.open(directory), feature).to_dict()
+    console.give(result, as_json, lambda: console.pairs(result))
+    return console.DONE
+
+
+@app.command("rename")
+def rename_command(
+    directory: StoreDir,
+    old: Annotated[str, typer.Argument(metavar="OLD", help="Its name or a beginning.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="A slug: the name up to the digest.")],
+    as_json: Json = False,
+) -> int:
+    """Give a feature another slug: its units are written again, and the old ones removed.
+
+    `extract run` knows it by its old slug, and would extract it anew.
+    """
+    import store
+    from store.upkeep.rename import rename
+
+    result = rename(store.open(directory), old, new).to_dict()
+    console.give(result, as_json, lambda: console.pairs(result))
+    return console.DONE
+
+
 @app.command("merge")
 def merge_command(
     directory: Annotated[

@@ -24,6 +24,7 @@ import typer
 from store.errors import MicroshotError
 
 DONE, FINDINGS, FIXABLE, OUR_BUG, STOPPED = 0, 1, 2, 101, 130
+GO_ON = "run the same command to go on"
 _ClickException = typer.BadParameter.__mro__[2]  # typer keeps its own click and exports no base
 
 # ── options that several commands have ───────────────────────────────────────────────────────────
@@ -174,6 +175,18 @@ def interruptible() -> Iterator[Event]:
         signal.signal(signal.SIGINT, before)
 
 
+class Stopped(int):
+    """The exit code of a command that was stopped, and how to go on with it."""
+
+    how: str
+
+    def __new__(cls, how: str) -> "Stopped":
+        """The code, with words that follow "stopped; "."""
+        code = super().__new__(cls, STOPPED)
+        code.how = how
+        return code
+
+
 # ── from a console script to its exit code ───────────────────────────────────────────────────────
 
 
@@ -207,7 +220,8 @@ def run(command_line: typer.Typer) -> None:
         print("error[bug]: this is ours, not yours; please report the lines above", file=sys.stderr)
         sys.exit(OUR_BUG)
     if code == STOPPED:  # typer turns Ctrl-C into this code by itself
-        print("stopped; what is committed stays, run the same command to go on", file=sys.stderr)
+        how = code.how if isinstance(code, Stopped) else f"what is committed stays, {GO_ON}"
+        print(f"stopped; {visible(how)}", file=sys.stderr)
     sys.exit(code or DONE)
 
 

@@ -4,8 +4,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from learn.evaluation.wording import CLASSIC, NOT_SHARES, SHORT, TASK_SETTINGS
+from learn.evaluation.wording import CLASSIC, NOT_SHARES, SHORT, TASK_SETTINGS, never_drawn
 from store.console import table, wrapped, write_line
+
+STRANGE = 0.95  # the novelty above which a clip is called stranger than what is known
+CLIPS_FOR_STRANGE = 20  # clips left out, for a novelty that can be above that
 
 
 def episodes_table(result: Mapping[str, Any]) -> None:
@@ -63,9 +66,10 @@ def _left_out_lines(drawn: Mapping[str, Any]) -> None:
     if dropped := [f"{n} with {reason}" for reason, n in drawn["dropped"].items() if n]:
         write_line(f"left out: {', '.join(dropped)}")
     for draw in drawn["draws"]:
-        if idle := draw["classes_never_drawn"]:
-            listed = ", ".join(idle[:8]) + (", …" if len(idle) > 8 else "")
-            wrapped(f"{draw['shots']}-shot without {len(idle)} classes of too few clips: {listed}")
+        for reason, names in never_drawn(draw):
+            listed = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+            classes = f"{len(names)} class{'es' * (len(names) != 1)}"
+            wrapped(f"{draw['shots']}-shot without {classes} {reason}: {listed}")
 
 
 def _accuracies(rows: Sequence[Mapping[str, Any]], most: str, shots: Sequence[int]) -> None:
@@ -221,7 +225,9 @@ def prediction_lines(result: Mapping[str, Any]) -> None:
         write_line()
         wrapped(
             f"{counts['label']}: {counts['answered']} answered, {counts['abstained']} abstained, "
-            f"{counts['no-rows']} without rows; {counts['classes']} classes, "
+            f"{counts['no-rows']} without rows"
+            + (f", {n} with rows that no support clip has" if (n := counts["no-match"]) else "")
+            + f"; {counts['classes']} class{'es' * (counts['classes'] != 1)}, "
             f"{counts['support']} support clips"
             + (f", {n} more without rows" if (n := counts["support_without_rows"]) else "")
         )
@@ -229,18 +235,43 @@ def prediction_lines(result: Mapping[str, Any]) -> None:
             wrapped(f"never answered, having no rows: {', '.join(lost)}", indent="    ")
         for fitted in counts["calibration"]:
             wrapped(f"confidence by {fitted['parts']}: {_trust(fitted)}", indent="    ")
+            if about_novelty := _novelty_limit(fitted):
+                wrapped(f"novelty by {fitted['parts']}: {about_novelty}", indent="    ")
         for parts, recall in counts.get("recall", {}).items():
             write_line(f"    recall of the index by {parts}: {recall:.4f}")
 
 
 def _trust(fitted: Mapping[str, Any]) -> str:
+    if fitted["classes"] < 2:
+        return "none, as there is one class and nothing that it could be mistaken for; left empty"
     if not fitted["clips"]:
-        return "not calibrated, as no class has two clips apart; take it as a rank"
+        reason = "as no class has two clips apart"
+        if not fitted["exact"]:
+            return f"none, {reason} to tell what the index misses; left empty"
+        return f"not calibrated, {reason}; take it as a rank"
+    right = f"{100 * fitted['accuracy']:.1f} % right"
+    if not fitted["enough"]:  # a share of a few would sound like one of many
+        right = f"{round(fitted['accuracy'] * fitted['clips'])} right"
     text = (
         f"{fitted['clips']} clips left out in turn ({fitted['apart']}): "
-        f"{100 * fitted['accuracy']:.1f} % right, {100 * fitted['confidence']:.1f} % sure"
+        f"{right}, {100 * fitted['confidence']:.1f} % sure"
     )
+    if fitted["found"] is not None:
+        text += f"; the index finds the class of {100 * fitted['found']:.1f} %, and no confidence "
+        text += "is above that"
     return text if fitted["enough"] else f"{text}; too few clips to call it calibrated"
+
+
+def _novelty_limit(fitted: Mapping[str, Any]) -> str:
+    """The most that novelty can be, where it cannot tell what is strange from what is not."""
+    if fitted["novelty_at_most"] is None:
+        return "none, as no clip could be left out"
+    if fitted["novelty_at_most"] > STRANGE:
+        return ""
+    return (
+        f"{fitted['novelty_at_most']:.2f} at most with {fitted['clips']} clips left out, so no "
+        f"clip can be above {STRANGE:g}; that takes {CLIPS_FOR_STRANGE}"
+    )
 
 
 def neighbours_table(result: Mapping[str, Any]) -> None:

@@ -73,12 +73,22 @@ def train_command(
 
     aliases = {"data.labels": labels, "data.memory": memory}
     changes = (*setting, *(f"{key}={value}" for key, value in aliases.items() if value))
-    with console.progress("epochs", quiet=as_json) as progress:
-        result = learn.train(
-            directory, recipe, settings=changes, run_dir=output, manifest=manifest, resume=resume,
-            device=device, tensorboard=tensorboard, checkpoint_seconds=checkpoint_seconds,
-            progress=progress,
-        )  # fmt: skip
+    with (
+        console.interruptible() as stop,
+        console.progress("epochs", quiet=as_json) as progress,
+    ):
+        try:
+            result = learn.train(
+                directory, recipe, settings=changes, run_dir=output, manifest=manifest,
+                resume=resume, device=device, tensorboard=tensorboard,
+                checkpoint_seconds=checkpoint_seconds, stop=stop.is_set, progress=progress,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            if not stop.is_set() or not (output / "checkpoint.safetensors").is_file():
+                raise
+            return console.Stopped(
+                f"{output} has a checkpoint, go on with the same command and --resume"
+            )
     console.give(result.to_dict(), as_json, lambda: console.pairs(result.to_dict()))
     return console.DONE
 

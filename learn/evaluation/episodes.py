@@ -21,6 +21,7 @@ from learn.evaluation.benchmark import (
 )
 from learn.evaluation.config import MOST, EpisodesConfig
 from learn.evaluation.evaluation_set import EvaluationSet, load_evaluation_set
+from learn.evaluation.feasible import nothing_left, remedies
 from learn.evaluation.missing_modality import Drop, Missing, curves
 from learn.evaluation.results import EpisodesResult, Result
 from learn.evaluation.until_ci import draw_until
@@ -40,7 +41,7 @@ from learn.training import own_head
 from learn.training.runs import Run
 from store import open as open_store
 from store import plugins, read_manifest
-from store.errors import ConfigError
+from store.errors import ConfigError, InputError, NotEnoughClips
 
 if TYPE_CHECKING:
     from store import Manifest
@@ -158,6 +159,8 @@ def pose(config: EpisodesConfig) -> Question:
         manifest, selection.features, split="all" if pool == "base" else split,
         label=config.label, group=config.group, several=pool == "targets",
     )  # fmt: skip
+    if not len(scored.clips):
+        raise InputError(nothing_left(scored, split))
     question = Question(
         heads=heads, selection=selection, manifest=manifest, split=split, pool=pool,
         scored=scored, val=None,
@@ -201,7 +204,7 @@ def draw(config: EpisodesConfig, question: Question) -> Drawing:
         clips, draws = episode_files.load(Path(config.episodes_file), scored.clips)
         scored = scored.keep(np.isin(scored.clips.ids, clips.ids))
     else:
-        draws = _draws(config, scored.clips, config.seed)
+        draws = _draws_or_remedies(config, scored)
     if config.inflation:
         check_group_separation(scored.clips, draws[0])
     base = None
@@ -275,6 +278,7 @@ def _sampling(config: EpisodesConfig, question: Question, drawing: Drawing) -> d
         "task": CLASSIC,
         "groups": GROUPS[0] if clips.groups is not None else "mixed",
         **{key: value for key, value in first.sampling().items() if key != "shots"},
+        **({"groups": "mixed"} if clips.groups is None else {}),  # whatever the task was told
         **({} if drawing.reached is None else {"until_ci_reached": drawing.reached}),
         "split": question.split,
         "label": config.label,
@@ -308,6 +312,29 @@ def _base(question: Question) -> EvaluationSet | None:
         question.manifest, question.selection.features, split="train", label=None, group=NONE
     )
     return base if len(base.clips) else None
+
+
+def _draws_or_remedies(config: EpisodesConfig, scored: EvaluationSet) -> list[Episodes]:
+    """The draws; a refusal says which classes vanished, and what numbers would work.
+
+    Raises:
+        NotEnoughClips: the episodes asked for cannot be drawn.
+    """
+    try:
+        return _draws(config, scored.clips, config.seed)
+    except NotEnoughClips as error:
+        numbered = {f.name for f in fields(plugins.module(FAMILY, _task_of(config)).Config)}
+        if not {"ways", "shots", "queries"} <= numbered or "base_ways" in numbered:
+            raise
+        if scored.clips.targets is not None:
+            raise
+        spec = plugins.parse_spec(config.task).settings
+        asked = {key: int(spec.get(key, getattr(config, key))) for key in ("ways", "queries")}
+        shots = (int(spec["shots"]),) if "shots" in spec else config.shots
+        groups = str(spec.get("groups", config.groups))
+        raise NotEnoughClips(
+            str(error).rstrip(".") + remedies(scored, **asked, shots=shots, groups=groups)
+        ) from None
 
 
 def _draws(config: EpisodesConfig, clips: Clips, seed: int) -> list[Episodes]:

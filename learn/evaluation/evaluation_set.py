@@ -24,6 +24,7 @@ class EvaluationSet:
     clips: Clips
     rows: Mapping[str, Rows]
     dropped: Mapping[str, int]  # how many lack a label, or rows of a modality
+    vanished: tuple[str, ...] = ()  # classes of the split that have no clip left for lack of rows
 
     def keep(self, wanted: Bool[np.ndarray, "V"]) -> "EvaluationSet":
         """The set with only these clips."""
@@ -49,4 +50,6 @@ def load_evaluation_set(
         usable["label"] = clips.labelled
     dropped = {f"no {name}": int((~has).sum()) for name, has in usable.items()}
     everything = EvaluationSet(clips=clips, rows=rows, dropped=dropped)
-    return everything.keep(np.logical_and.reduce(list(usable.values())))
+    kept = everything.keep(np.logical_and.reduce(list(usable.values())))
+    left = set(kept.clips.classes)
+    return replace(kept, vanished=tuple(name for name in clips.classes if name not in left))

@@ -16,7 +16,8 @@ from torch import Tensor
 
 RECALL_AT = (1, 5, 10)
 TOP = 5
-NUMBERS_AT_ONCE = 8_000_000
+NUMBERS_AT_ONCE = 4_000_000
+ROUNDING = 1e-12  # cosines in double precision that are closer are equal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,9 +132,12 @@ def retrieval(
     find: the others are left out.
 
     A gallery item is a hit where `relevant` is the query's `wanted`, and is not in the gallery at
-    all where `hidden` is what the query `hides`. Of equal scores the first item comes first.
+    all where `hidden` is what the query `hides`. Among items of equal scores no order is known: a
+    recall and a rank are what they are on average over all orders of these, and average precision
+    counts them at once, as scikit-learn does.
     """
     q, g = (torch.nn.functional.normalize(x.double(), dim=-1) for x in (query, gallery))
+    found: list[Tensor] = []
     first: list[Tensor] = []
     precision: list[Tensor] = []
     at_once = max(1, NUMBERS_AT_ONCE // max(1, len(g)))
@@ -143,15 +147,46 @@ def retrieval(
         if hidden is not None and hides is not None:
             removed = hidden == hides[part][:, None]
             score, hit = score.masked_fill(removed, -torch.inf), hit & ~removed
-        order = score.sort(dim=1, descending=True, stable=True).indices
+        score, hit = score[hit.any(1)], hit[hit.any(1)]
+        ranked, order = score.sort(dim=1, descending=True, stable=True)
         hit = hit.gather(1, order)
-        hit = hit[hit.any(1)]
-        positions = torch.arange(1, len(g) + 1)
-        first.append(hit.int().argmax(1) + 1)
-        precision.append((hit.cumsum(1) / positions * hit).sum(1) / hit.sum(1))
+        start, stop = equals(ranked)
+        hits = hit.cumsum(1)
+        precision.append((hits.gather(1, stop - 1) / stop * hit).sum(1) / hits[:, -1])
+        best = hit.int().argmax(1, keepdim=True)
+        before, size = start.gather(1, best)[:, 0], (stop - start).gather(1, best)[:, 0]
+        of_best = hits.gather(1, stop.gather(1, best) - 1)[:, 0]  # hits among the first's equals
+        first.append(before + (size + 1) / (of_best + 1))
+        found.append(torch.stack([_found(k - before, size, of_best) for k in RECALL_AT], 1))
     rank, average = torch.cat(first), torch.cat(precision)
     if not len(rank):
         return {}, 0
-    values = {f"r{k}": float((rank <= k).double().mean()) for k in RECALL_AT}
+    recall = torch.cat(found).mean(0).tolist()
+    values = {f"r{k}": share for k, share in zip(RECALL_AT, recall, strict=True)}
     values |= {"median_rank": float(np.median(rank.numpy())), "map": float(average.mean())}
     return values, len(rank)
+
+
+def equals(ranked: Float[Tensor, "Q G"]) -> tuple[Int[Tensor, "Q G"], Int[Tensor, "Q G"]]:
+    """Where the run of equals begins and ends that each of these scores, best first, is in."""
+    positions = torch.arange(ranked.shape[1]).expand(ranked.shape)
+    new = torch.ones_like(ranked, dtype=torch.bool)
+    # -inf, for what is not in the gallery, is no number to take from another.
+    new[:, 1:] = (ranked[:, :-1] - ROUNDING > ranked[:, 1:]).logical_or(ranked[:, 1:].isneginf())
+    start = torch.where(new, positions, 0).cummax(1).values
+    last = torch.cat([new[:, 1:], torch.ones_like(new[:, :1])], 1)
+    ends = torch.where(last, positions + 1, ranked.shape[1])
+    return start, ends.flip(1).cummin(1).values.flip(1)
+
+
+def _found(
+    looked_at: Int[Tensor, "Q"], size: Int[Tensor, "Q"], hits: Int[Tensor, "Q"]
+) -> Float[Tensor, "Q"]:
+    """The chance that one of so many hits is among the first of so many equals in random order."""
+    looked_at = looked_at.clamp(min=0).minimum(size)
+    missed = torch.ones(len(size), dtype=torch.float64)
+    for drawn in range(max(RECALL_AT)):
+        left = (size - drawn).clamp_min(1)
+        step = (size - hits - drawn).clamp_min(0) / left
+        missed = torch.where(drawn < looked_at, missed * step, missed)
+    return 1 - missed

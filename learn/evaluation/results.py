@@ -96,6 +96,7 @@ class EpisodesResult:
                 "shots": draw.sampling()["shots"],
                 "sha256": draw.sha256,
                 "classes_never_drawn": self._idle(draw),
+                "classes_of_too_few_clips": self._lacking(draw),
             }
             for draw in self.draws
         ]
@@ -111,8 +112,15 @@ class EpisodesResult:
             },
         }
 
+    def _lacking(self, draw: Episodes) -> list[str] | None:
+        """The classes with too few clips, or too few in groups kept apart; None: not known."""
+        if draw.eligible is None:
+            return None
+        able = set(draw.eligible.tolist())
+        return [name for class_id, name in enumerate(self.clips.classes) if class_id not in able]
+
     def _idle(self, draw: Episodes) -> list[str]:
-        """The classes in no episode: too few clips, or too few in groups kept apart."""
+        """The classes in no episode, for want of clips or by chance."""
         drawn = set(np.unique(draw.classes).tolist())
         return [name for class_id, name in enumerate(self.clips.classes) if class_id not in drawn]
 

@@ -101,6 +101,7 @@ def sweep(
     axes, folder = parse_grid(grid), Path(directory).absolute()
     cells = [_cell(recipe, settings, chosen, folder) for chosen in _combinations(axes)]
     _refuse(cells, folder, workers, scheduler)
+    _refuse_without_val(store_path, manifest, cells)
     facts = {
         "store": str(store_path), "recipe": str(recipe), "set": list(settings),
         "grid": {key: list(values) for key, values in axes.items()},
@@ -157,6 +158,24 @@ def _refuse(cells: Sequence[Cell], folder: Path, workers: int, scheduler: str | 
         raise ConfigError("`workers` is 0 or more, and excludes `scheduler`")
     if folder.exists() and not (folder / FILE).is_file() and any(folder.iterdir()):
         raise InputError(f"{folder} holds something else; name a new directory")
+
+
+def _refuse_without_val(
+    store_path: str | Path, manifest: str | Path | None, cells: Sequence[Cell]
+) -> None:
+    """Refuse to train combinations that nothing could tell apart in the end.
+
+    Raises:
+        InputError: no clip is in the validation split.
+    """
+    table = read_manifest(manifest) if manifest else open_store(store_path).manifest()
+    wanted, known = cells[0].recipe.data.val_split, splits(table)
+    if wanted not in known:
+        raise InputError(
+            f"the manifest has no split {wanted!r} to tell the combinations apart on "
+            f"(there are {', '.join(known) or 'none'}); name one with `setting` "
+            "data.val_split=NAME, or give a `manifest` that has it"
+        )
 
 
 def _outcomes(

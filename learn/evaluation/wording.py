@@ -1,4 +1,7 @@
-"""The numbers of results as people see them, in tables and on pages. Imports nothing."""
+"""The numbers of results as people see them, in tables and on pages. Imports nothing of ours."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 CLASSIC = "n_way_k_shot"  # the task that needs no mention
 TASK_SETTINGS = ("ways", "queries", "min_ways", "max_ways", "max_queries", "max_shots", "alpha")
@@ -16,3 +19,15 @@ SHORT = {
     "ausuc": "AUSUC",
     "zsl": "ZSL",
 }  # names of metrics that are too long for a column
+
+
+def never_drawn(draw: Mapping[str, Any]) -> list[tuple[str, Sequence[str]]]:
+    """The reasons why classes are in no episode of a draw, each with its classes."""
+    idle = draw["classes_never_drawn"]
+    lacking = draw.get("classes_of_too_few_clips")  # not in older results
+    if lacking is None:
+        return [("of too few clips, or not drawn by chance", idle)] if idle else []
+    short = [name for name in idle if name in set(lacking)]
+    unlucky = [name for name in idle if name not in set(lacking)]
+    reasons = [("of too few clips", short), ("not drawn by chance", unlucky)]
+    return [(reason, names) for reason, names in reasons if names]

@@ -9,6 +9,11 @@
 Beta is taken off the scores of base classes before an answer is given (calibrated stacking). It is
 what is best in episodes of the val split, of all values between those scores, 0 among them.
 
+No tie is decided by where a clip or a class stands. Queries of equal scores are ranked at once, as
+in scikit-learn's average precision. Of classes with equal scores the first of the episode is
+predicted, and episodes hold their classes in random order; only base and new classes keep to their
+sides, and between these a coin decides that has as many sides as there are equals.
+
 Shapes: E and e = episodes, M and m = queries, N and n = ways, C = classes.
 
 Source: Chao et al., 2016 (calibrated stacking).
@@ -31,6 +36,7 @@ from learn.fewshot.tasks import EpisodeBatch, Episodes
 from store.errors import ConfigError
 
 BETAS = 200
+ROUNDING = 16  # units in the last place of the largest score: scores that are closer are equal
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,13 +56,13 @@ class Predictor:
 
     @torch.inference_mode()
     def scores(self, episodes: Episodes) -> Iterator[tuple[EpisodeBatch, slice, np.ndarray]]:
-        """Scores of a few episodes at a time: [e, m, n]."""
+        """Scores of a few episodes at a time, as precise as the head's: [e, m, n]."""
         score = fitter(self.head, self.pair, self.context)
         for batch in episodes.batches():
             size = max(1, NUMBERS_AT_ONCE // (batch.clips * self.pair.support.shape[1]))
             for first in range(0, len(batch), size):
                 part = slice(first, first + size)
-                yield batch, part, score(batch, part).double().numpy()
+                yield batch, part, score(batch, part).numpy()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,20 +102,31 @@ class Margins(NamedTuple):
     ahead: Float[np.ndarray, "E M"]
     new: Int[np.ndarray, "E M"]
     base: Int[np.ndarray, "E M"]
+    coin: Bool[np.ndarray, "E M"]  # is it a base class where both are equal?
 
     def predictions(self, beta: float) -> Int[np.ndarray, "E M"]:
         """The predictions, with beta taken off the scores of base classes."""
-        return np.where(self.ahead > beta, self.base, self.new)
+        ahead = (self.ahead > beta) | ((self.ahead == beta) & self.coin)
+        return np.where(ahead, self.base, self.new)
 
 
 def margins(episodes: Episodes, predictor: Predictor) -> Margins:
     """The margins of all queries; new classes are the first of each episode."""
     ways, shape = episodes.facts["ways"], episodes.query.shape
-    all_margins = Margins(np.zeros(shape), *(np.full(shape, -1) for _ in range(2)))
+    new_best, base_best = (np.full(shape, -1) for _ in range(2))
+    all_margins = Margins(np.zeros(shape), new_best, base_best, np.zeros(shape, bool))
+    thrown = np.random.default_rng([episodes.seed, len(episodes)]).random(shape)
     for batch, part, scores in predictor.scores(episodes):
         rows, columns = batch.indices[part][:, None], batch.columns[part]
+        rounding = _rounding(scores, axis=2)
+        scores = scores.astype(np.float64)
         new, base = scores[..., :ways], scores[..., ways:]
-        all_margins.ahead[rows, columns] = base.max(-1) - new.max(-1)
+        ahead = base.max(-1) - new.max(-1)
+        ahead[np.abs(ahead) <= rounding[..., 0]] = 0
+        all_margins.ahead[rows, columns] = ahead
+        equal = scores >= scores.max(-1, keepdims=True) - rounding
+        share = equal[..., ways:].sum(-1) / equal.sum(-1)  # of base classes among the equals
+        all_margins.coin[rows, columns] = thrown[rows, columns] < share
         all_margins.new[rows, columns] = new.argmax(-1)
         all_margins.base[rows, columns] = ways + base.argmax(-1)
     return all_margins
@@ -174,7 +191,7 @@ def _generalised(
 def average_precisions(
     clips: Clips, episodes: Episodes, predictor: Predictor
 ) -> Float[np.ndarray, "E"]:
-    """The mean average precision of each episode; of equal scores the first query is first."""
+    """The mean average precision of each episode."""
     assert clips.targets is not None
     means = np.zeros(len(episodes))
     for batch, part, scores in predictor.scores(episodes):
@@ -187,8 +204,19 @@ def average_precisions(
 def ranked(
     scores: Float[np.ndarray, "e m n"], truth: Bool[np.ndarray, "e m n"]
 ) -> Float[np.ndarray, "e n"]:
-    """The average precision of each label."""
+    """The average precision of each label; queries of equal scores are found at once."""
     order = np.argsort(-scores, axis=1, kind="stable")
+    ranked_scores = np.take_along_axis(scores, order, axis=1)
     hit = np.take_along_axis(truth, order, axis=1)
-    precision = hit.cumsum(1) / np.arange(1, hit.shape[1] + 1)[:, None]
+    last = np.ones(hit.shape, bool)
+    last[:, :-1] = ranked_scores[:, :-1] - ranked_scores[:, 1:] > _rounding(scores, axis=1)
+    stop = np.where(last, np.arange(1, hit.shape[1] + 1)[:, None], hit.shape[1])
+    stop = np.minimum.accumulate(stop[:, ::-1], axis=1)[:, ::-1]
+    precision = np.take_along_axis(hit.cumsum(1), stop - 1, axis=1) / stop
     return np.asarray((precision * hit).sum(1) / np.maximum(hit.sum(1), 1))
+
+
+def _rounding(scores: Float[np.ndarray, "e m n"], axis: int) -> Float[np.ndarray, "e _ _"]:
+    """The difference along an axis that is no more than rounding, in the scores' own precision."""
+    largest = np.abs(scores).max(axis=axis, keepdims=True)
+    return np.asarray(ROUNDING * np.finfo(scores.dtype).eps * largest)

@@ -174,12 +174,14 @@ def by_late_fusion(
         if batch.mask is not None:
             raise ConfigError("late fusion needs equally many shots of each class of an episode")
         support, query = (_index(of[part]).long() for of in (batch.support, batch.query))
-        total = torch.zeros(*query.shape, batch.ways)
+        total = torch.zeros(*query.shape, batch.ways, dtype=torch.float64)
         for pair, context, weight in zip(pairs, contexts, weights, strict=True):
             shots = pair.support[support]
             predict = head.fit(shots, context)
-            spread = predict(shots.flatten(1, 2)).std(dim=(1, 2), keepdim=True)
-            total += weight[query][..., None] * predict(pair.query[query]) / spread.clamp_min(1e-12)
+            spread = predict(shots.flatten(1, 2)).double().std(dim=(1, 2), keepdim=True)
+            scaled = predict(pair.query[query]) / spread
+            # A view that tells no shots apart has no say, however small its numbers are.
+            total += weight[query][..., None] * torch.where(spread > 0, scaled, 0)
         return total
 
     numbers = max(pair.support.shape[1] for pair in pairs)

@@ -3,10 +3,16 @@
 A clip's score for a class is its product with the class's prototype, or with the nearest of the
 class's clips. Confidence is a softmax over the best classes, its temperature fitted by leaving
 support clips out: what is held against a clip then never holds the clip itself, nor another of its
-group (clips of one source). Adding a class is adding its clips: nothing is trained.
+group (clips of one source); of a small support the mean that is subtracted is made without them
+too. Adding a class is adding its clips: nothing is trained.
+
+An approximate index may miss the right class. Clips left out are then held against what the index
+finds for them, and confidence is at most the share of them whose class was found. Of one class
+there is no confidence: there is nothing that it could be mistaken for.
 
 Novelty is the share of support clips, each left out in turn, that look more familiar than the clip
-does: above .95, the clip is stranger than 19 in 20 clips of known classes.
+does: above .95, the clip is stranger than 19 in 20 clips of known classes. Of n clips left out it
+is n / (n + 1) at most.
 
 Shapes: S = support clips, C = classes, Q = queries, D = size of a vector, I = items of the index,
 J = items found, n = clips left out in turn, M = classes that share the confidence, k = answers.
@@ -21,33 +27,25 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from learn.inference.left_out import (
+    ITEMS_A_CLASS,
+    SHARING,
+    LeftOut,
+    Support,
+    joined_parts,
+    leave_out,
+    sums_of,
+    unit_parts,
+)
 from learn.inference.vector_index import Inverted, VectorIndex
 from store.errors import ConfigError, choices
 
 HEADS = ("prototypes", "nearest")
-SHARING = 32  # classes that share the confidence; the rest of a thousand would get next to nothing
-ITEMS_A_CLASS = 4  # clips fetched for each of those classes, where clips are the items
-LEFT_OUT = 4000  # clips left out in turn, at most
 ENOUGH = 20  # clips left out, for a confidence that is called calibrated
 UNCALIBRATED = 0.1  # the temperature where no class has two clips apart
-NUMBERS_AT_ONCE = 20_000_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Support:
-    """Unit vectors of labelled clips per modality, zero where a clip lacks one.
-
-    Every clip must be present in one of the modalities; queries, in all of them.
-    """
-
-    vectors: tuple[Float[Tensor, "S _"], ...]
-    present: tuple[Bool[Tensor, "S"], ...]
-    class_ids: Int64[Tensor, "S"]
-    classes: int  # some may have no clip here: they are never an answer
-    groups: Int64[Tensor, "S"] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,24 +56,25 @@ class Calibration:
     enough: bool  # whether so many say anything of clips to come
     apart: str  # what was left out with a clip: "group", "clip" or "nothing"
     temperature: float
-    accuracy: float | None
+    accuracy: float | None  # None where nothing was left out, or there is one class
     confidence: float | None  # mean confidence in the first answer: near the accuracy
+    classes: int  # that may be answers
+    found: float | None  # share of clips whose class an approximate index found; None: exact
+    novelty_at_most: float | None  # None where nothing was left out
+    exact: bool  # is every class looked at?
+
+    @property
+    def has_confidence(self) -> bool:
+        """Whether there is anything to be confident of, and a way to know how far."""
+        return self.classes > 1 and (self.exact or self.found is not None)
 
 
 class Predictions(NamedTuple):
     """Classes, best first; -1 with probability 0 where there are fewer than asked for."""
 
     class_ids: Int64[Tensor, "Q k"]
-    probabilities: Float64[Tensor, "Q k"]
+    probabilities: Float64[Tensor, "Q k"]  # NaN where there is no confidence
     novelty: Float64[Tensor, "Q"]  # NaN where nothing could be left out
-
-
-class _LeftOut(NamedTuple):
-    """Scores of support clips against everything but themselves and their group."""
-
-    scores: Float64[Tensor, "n M"]  # best first, of the classes that share the confidence
-    correct: Bool[Tensor, "n M"]  # which of those is the clip's class
-    own: Float64[Tensor, "n"]  # the score of the clip's class, whether among them or not
 
 
 class Classifier:
@@ -108,6 +107,10 @@ class Classifier:
             class_ids, scores = _best_of_each(class_ids, scores, max(self._sharing, top))
         shared = (scores[:, : self._sharing] / self.calibration.temperature).softmax(-1)
         shared = shared.nan_to_num(0)  # an approximate index may find nothing at all
+        if not self.calibration.has_confidence:
+            shared = torch.full_like(shared, torch.nan)
+        elif self.calibration.found is not None:
+            shared = shared * self.calibration.found
         probabilities = F.pad(shared, (0, max(0, scores.shape[1] - self._sharing)))
         short = max(0, top - class_ids.shape[1])
         return Predictions(
@@ -120,7 +123,8 @@ class Classifier:
         n = len(self._familiarity)
         if not n:
             return torch.full_like(best, torch.nan)
-        return ((n - torch.searchsorted(self._familiarity, best)) / (n + 1)).double()
+        as_familiar = torch.searchsorted(self._familiarity, best, right=True)
+        return ((n - as_familiar) / (n + 1)).double()
 
 
 def fit(support: Support, *, head: str = HEADS[0], index: Inverted | None = None) -> Classifier:
@@ -132,33 +136,44 @@ def fit(support: Support, *, head: str = HEADS[0], index: Inverted | None = None
     if head not in HEADS:
         raise ConfigError(f"no classifier by {head!r}; there are {choices(head, HEADS)}")
     if head == "prototypes":
-        sums, counts = _sums(support, support.class_ids, support.classes)
-        items, present = _join(_unit(sums), tuple(count > 0 for count in counts))
+        sums, counts = sums_of(support, support.class_ids, support.classes)
+        items, present = joined_parts(unit_parts(sums), tuple(count > 0 for count in counts))
         item_classes = torch.nonzero(present)[:, 0]
         items = items[present]
     else:
-        items, _ = _join(support.vectors, support.present)
+        items, _ = joined_parts(support.vectors, support.present)
         item_classes = support.class_ids
-    left_out, apart = _leave_out(support, head)
+    searched = VectorIndex(items, index)
+    left_out, apart = leave_out(support, head, None if searched.exact else searched)
     return Classifier(
-        VectorIndex(items, index),
+        searched,
         item_classes,
-        _calibration(left_out, apart),
+        _calibration(left_out, apart, len(torch.unique(item_classes)), exact=searched.exact),
         left_out.scores[:, 0].sort().values,
     )
 
 
-def _calibration(left_out: _LeftOut, apart: str) -> Calibration:
+def _calibration(left_out: LeftOut, apart: str, classes: int, *, exact: bool) -> Calibration:
     clips = len(left_out.own)
-    temperature = _temperature(left_out)
-    probabilities = (left_out.scores / temperature).softmax(-1)
+    is_found = left_out.correct.any(1)
+    # One more that was found and one more that was not: a few clips prove neither.
+    found = None if exact or not clips else (int(is_found.sum()) + 1) / (clips + 2)
+    known = left_out if exact else LeftOut(*(x[is_found] for x in left_out))
+    temperature = _temperature(known)
+    probabilities = (left_out.scores / temperature).softmax(-1).nan_to_num(0)
+    measured = clips > 0 and classes > 1
+    confidence = float(probabilities[:, 0].mean()) if measured else None
     return Calibration(
         clips=clips,
         enough=clips >= ENOUGH,
         apart=apart,
         temperature=temperature,
-        accuracy=float(left_out.correct[:, 0].double().mean()) if clips else None,
-        confidence=float(probabilities[:, 0].mean()) if clips else None,
+        accuracy=float(left_out.correct[:, 0].double().mean()) if measured else None,
+        confidence=confidence if confidence is None or found is None else confidence * found,
+        classes=classes,
+        found=found,
+        novelty_at_most=clips / (clips + 1) if clips else None,
+        exact=exact,
     )
 
 
@@ -176,104 +191,7 @@ def _best_of_each(
     return class_ids.gather(1, order).masked_fill(unused, -1), scores.gather(1, order)
 
 
-def _unit(vectors: tuple[Float[Tensor, "I _"], ...]) -> tuple[Float[Tensor, "I _"], ...]:
-    return tuple(F.normalize(x, dim=-1) for x in vectors)
-
-
-def _sums(
-    support: Support, sets: Int64[Tensor, "S"], size: int
-) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """The sum of the vectors of each set and the number of its clips, per modality."""
-    sums, counts = [], []
-    for x, present in zip(support.vectors, support.present, strict=True):
-        sums.append(x.new_zeros(size, x.shape[1]).index_add_(0, sets, x))
-        counts.append(torch.zeros(size, dtype=torch.int64).index_add_(0, sets, present.long()))
-    return tuple(sums), tuple(counts)
-
-
-def _join(
-    vectors: tuple[Float[Tensor, "I _"], ...], present: tuple[Bool[Tensor, "I"], ...]
-) -> tuple[Float[Tensor, "I D"], Bool[Tensor, "I"]]:
-    """Vectors joined, each modality weighted by one over how many the item has, and a mask of the
-    items that have any."""
-    has = torch.stack(present).sum(0)
-    weight = 1 / has.clamp_min(1)
-    joined = torch.cat([x * mask[:, None] for x, mask in zip(vectors, present, strict=True)], -1)
-    return joined * weight[:, None], has > 0
-
-
-def _leave_out(support: Support, head: str) -> tuple[_LeftOut, str]:
-    """Scores of every support clip (4,000 of more) against the others, without its group if it has
-    one, and what was left out with it."""
-    score = _prototypes_without if head == "prototypes" else _clips_without
-    each_clip = torch.arange(len(support.class_ids))
-    attempts = [("clip", each_clip)]
-    if support.groups is not None:
-        attempts.insert(0, ("group", support.groups))
-    for apart, groups in attempts:
-        mates = _class_and_group(support.class_ids, groups)
-        left_out = score(support, mates)
-        if len(left_out.own):
-            return left_out, apart
-    return left_out, "nothing"
-
-
-def _class_and_group(
-    class_ids: Int64[Tensor, "S"], groups: Int64[Tensor, "S"]
-) -> Int64[Tensor, "S"]:
-    """Equal numbers for clips of one class and group."""
-    return torch.unique(torch.stack([class_ids, groups]), dim=1, return_inverse=True)[1]
-
-
-def _to_leave_out(support: Support, items: int) -> tuple[Int64[Tensor, "_"], ...]:
-    """Clips present in every modality, as the queries will be, in chunks."""
-    whole = torch.nonzero(torch.stack(support.present).all(0))[:, 0]
-    chosen = whole[:: max(1, -(-len(whole) // LEFT_OUT))]
-    return torch.split(chosen, max(1, NUMBERS_AT_ONCE // max(1, items)))
-
-
-def _prototypes_without(support: Support, mates: Int64[Tensor, "S"]) -> _LeftOut:
-    """Scores against the prototypes, the clip's own made without its mates."""
-    sums, counts = _sums(support, support.class_ids, support.classes)
-    mate_sums, mate_counts = _sums(support, mates, int(mates.max()) + 1)
-    items, known = _join(_unit(sums), tuple(count > 0 for count in counts))
-    joined = torch.cat(support.vectors, -1)
-    chunks = []
-    for clips in _to_leave_out(support, len(items)):
-        class_ids, mate = support.class_ids[clips], mates[clips]
-        rest = tuple(s[class_ids] - m[mate] for s, m in zip(sums, mate_sums, strict=True))
-        left = tuple((c[class_ids] - m[mate]) > 0 for c, m in zip(counts, mate_counts, strict=True))
-        own, present = _join(_unit(rest), left)
-        scores = (joined[clips] @ items.T).masked_fill(~known, -torch.inf)
-        scores.scatter_(1, class_ids[:, None], (joined[clips] * own).sum(-1, keepdim=True))
-        chunks.append(_ranked(scores[present], class_ids[present]))
-    return _LeftOut(*(torch.cat(x) for x in zip(*chunks, strict=True)))
-
-
-def _clips_without(support: Support, mates: Int64[Tensor, "S"]) -> _LeftOut:
-    """Scores against the nearest clip of each class, mates left out."""
-    items, _ = _join(support.vectors, support.present)
-    joined = torch.cat(support.vectors, -1)
-    chunks = []
-    for clips in _to_leave_out(support, len(items)):
-        products = joined[clips] @ items.T
-        products.masked_fill_(mates[clips][:, None] == mates, -torch.inf)
-        scores = products.new_full((len(clips), support.classes), -torch.inf)
-        scores.scatter_reduce_(1, support.class_ids.expand(len(clips), -1), products, "amax")
-        class_ids = support.class_ids[clips]
-        present = scores.gather(1, class_ids[:, None])[:, 0] > -torch.inf
-        chunks.append(_ranked(scores[present], class_ids[present]))
-    return _LeftOut(*(torch.cat(x) for x in zip(*chunks, strict=True)))
-
-
-def _ranked(scores: Float[Tensor, "n C"], class_ids: Int64[Tensor, "n"]) -> _LeftOut:
-    ranked, order = scores.double().sort(dim=-1, descending=True, stable=True)
-    keep = slice(0, min(SHARING, scores.shape[1]))
-    own = scores.double().gather(1, class_ids[:, None])[:, 0]
-    return _LeftOut(ranked[:, keep], order[:, keep] == class_ids[:, None], own)
-
-
-def _temperature(left_out: _LeftOut) -> float:
+def _temperature(left_out: LeftOut) -> float:
     """The temperature that makes the clips left out most likely."""
     from scipy.optimize import minimize_scalar
 

@@ -18,13 +18,15 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from learn.inference.classifier import Calibration, Classifier, Support, fit
+from learn.inference.classifier import Calibration, Classifier, fit
 from learn.inference.embed import EmbeddedBatch
 from learn.inference.examples import Examples
+from learn.inference.left_out import Support, middle
 from learn.inference.vector_index import Inverted
-from store.errors import InputError
+from store.errors import ConfigError, InputError
 
 ANSWERED, ABSTAINED, NO_ROWS = "answered", "abstained", "no-rows"
+NO_MATCH = "no-match"  # it has rows, and no labelled clip has any of that kind
 
 
 class Answer(NamedTuple):
@@ -33,12 +35,15 @@ class Answer(NamedTuple):
     status: str
     label: str = ""  # "" where there is no answer
     novelty: float = math.nan
-    ranked: tuple[tuple[str, float], ...] = ()  # classes with their probabilities, best first
+    # Classes with their probabilities, best first; NaN where there is no confidence.
+    ranked: tuple[tuple[str, float], ...] = ()
 
     def cells(self, top: int) -> list[str]:
         """The cells under the columns of `header`."""
         novelty = "" if math.isnan(self.novelty) else f"{self.novelty:.4f}"
-        ranked = [cell for name, p in self.ranked for cell in (name, f"{p:.4f}")]
+        ranked = [
+            cell for name, p in self.ranked for cell in (name, "" if math.isnan(p) else f"{p:.4f}")
+        ]
         return [self.label, self.status, novelty, *ranked, *[""] * (2 * top - len(ranked))]
 
 
@@ -117,20 +122,34 @@ class Labeller:
         self._classifiers: dict[tuple[str, ...], Classifier] = {}
         self._recall: dict[str, float] = {}
         self._statuses: Counter[str] = Counter()
-        self._classifier(examples.parts)  # so that what is wrong is said before the first row
+        # So that what is wrong is said before the first row.
+        calibration = self._classifier(examples.parts).calibration
+        if settings.abstain_below and not calibration.has_confidence:
+            reason = "one class" if calibration.classes < 2 else "no class has two clips apart"
+            raise ConfigError(
+                f"`abstain_below` {settings.abstain_below:g} needs a confidence, and there is none "
+                f"about {label} ({reason}); label more clips, or leave it out"
+            )
 
     def answer(self, batch: EmbeddedBatch) -> list[Answer]:
         """An answer for every clip of the batch."""
         batch_answers = [Answer(NO_ROWS)] * len(batch.ids)
         for parts, clips in _by_parts(batch, self._examples.parts):
             if not any(bool((self._usable & self._examples.present[p]).any()) for p in parts):
-                continue  # sound alone, say, where no support clip has sound
+                for i in clips.tolist():  # sound alone, say, where no support clip has sound
+                    batch_answers[i] = Answer(NO_MATCH)
+                continue
             queries = [self._unit(part, batch.vectors[part][clips]) for part in parts]
             answers = self._answer(parts, torch.cat(queries, dim=-1))
             for i, answer in zip(clips.tolist(), answers, strict=True):
                 batch_answers[i] = answer
         self._statuses.update(answer.status for answer in batch_answers)
         return batch_answers
+
+    @property
+    def answered(self) -> int:
+        """The number of clips answered so far."""
+        return self._statuses[ANSWERED]
 
     def summary(self) -> LabelSummary:
         """The counts over all batches so far."""
@@ -146,7 +165,7 @@ class Labeller:
                 for parts, classifier in self._classifiers.items()
             },
             recall=None if self.settings.inverted is None else dict(self._recall),
-            statuses={s: self._statuses[s] for s in (ANSWERED, ABSTAINED, NO_ROWS)},
+            statuses={s: self._statuses[s] for s in (ANSWERED, ABSTAINED, NO_ROWS, NO_MATCH)},
         )
 
     def _answer(self, parts: tuple[str, ...], queries: Float[Tensor, "Q D"]) -> Iterator[Answer]:
@@ -158,7 +177,8 @@ class Labeller:
         for class_ids, probabilities, novelty in zip(
             *(x.tolist() for x in predictions), strict=True
         ):
-            sure = class_ids[0] >= 0 and probabilities[0] >= self.settings.abstain_below
+            asked = self.settings.abstain_below  # no confidence is less than any that is asked for
+            sure = class_ids[0] >= 0 and (not asked or probabilities[0] >= asked)
             yield Answer(
                 ANSWERED if sure else ABSTAINED,
                 self.classes[class_ids[0]] if sure else "",
@@ -181,17 +201,17 @@ class Labeller:
         usable = self._usable & torch.stack([examples.present[p] for p in parts]).any(0)
         clips = torch.nonzero(usable)[:, 0]
         present = tuple(examples.present[p][clips] for p in parts)
-        class_id = {name: c for c, name in enumerate(self.classes)}
         support = Support(
             vectors=tuple(
                 self._unit(p, examples.vectors[p][clips]) * has[:, None]
                 for p, has in zip(parts, present, strict=True)
             ),
             present=present,
-            class_ids=torch.tensor(
-                [class_id[self._names[i]] for i in clips.tolist()], dtype=torch.int64
-            ),
+            class_ids=self._class_ids(clips),
             classes=len(self.classes),
+            uncentred=tuple(F.normalize(examples.vectors[p][clips], dim=-1) for p in parts)
+            if self.settings.centred
+            else None,
             groups=None if examples.groups is None else examples.groups[clips],
         )
         return fit(support, head=self.settings.head, index=self.settings.inverted)
@@ -200,12 +220,13 @@ class Labeller:
         """The mean of the classes' means, so that no class weighs more for having more clips."""
         x = self._examples.vectors[part]
         used = self._usable & self._examples.present[part]
-        names = [self._names[i] for i in torch.nonzero(used)[:, 0].tolist()]
-        clips = Counter(names)
-        if not self.settings.centred or len(clips) < 2:
+        if not self.settings.centred or not used.any():
             return torch.zeros_like(x[0])
-        weight = torch.tensor([1 / (len(clips) * clips[name]) for name in names])
-        return (F.normalize(x[used], dim=-1) * weight[:, None]).sum(0)
+        return middle(F.normalize(x[used], dim=-1), self._class_ids(torch.nonzero(used)[:, 0]))
+
+    def _class_ids(self, clips: Int64[Tensor, "_"]) -> Int64[Tensor, "_"]:
+        class_id = {name: c for c, name in enumerate(self.classes)}
+        return torch.tensor([class_id[self._names[i]] for i in clips.tolist()], dtype=torch.int64)
 
     def _unit(self, part: str, x: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
         return F.normalize(F.normalize(x, dim=-1) - self._origin[part], dim=-1)

@@ -19,7 +19,7 @@ from learn.inference.selection import NONE, Selection, runs_of, select_one
 from learn.inference.vector_index import parse_index
 from store import atomic, read_manifest
 from store import open as open_store
-from store.errors import ConfigError, MissingFile
+from store.errors import ConfigError, InputError, MissingFile
 from store.features.streaming import MEMORY_BYTES
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ class PredictSettings:
                 f"top={self.top}, abstain_below={self.abstain_below}: top is at least 1, and "
                 "abstain_below a probability from 0 to 1"
             )
+        if self.output.exists():
+            raise InputError(f"{self.output} exists; name a new file")
         if not self.output.parent.is_dir():
             folder, name = self.output.parent, self.output.name
             raise MissingFile(f"no directory {folder} to write {name} in; make it first")
@@ -157,7 +159,7 @@ class _Prediction:
         ]
         done = 0
         with (
-            atomic.staged(self.settings.output) as staged,
+            atomic.staged(self.settings.output, replace=False) as staged,
             staged.open("w", encoding="utf-8", newline="") as file,
         ):
             writer = csv.writer(file, lineterminator="\n")
@@ -167,7 +169,14 @@ class _Prediction:
                 done += len(batch.ids)
                 if progress:
                     total = len(self.ids)
-                    progress(done, total, f"{done} of {total} clips labelled")
+                    progress(done, total, f"{done} of {total} clips looked at{self._answered()}")
+
+    def _answered(self) -> str:
+        """How many of them have an answer to each question."""
+        counts = {x.label: x.answered for x in self.labellers}
+        if len(counts) == 1:
+            return f", {next(iter(counts.values()))} answered"
+        return "".join(f", {n} answered about {label}" for label, n in counts.items())
 
     def _rows(self, batch: EmbeddedBatch) -> Iterator[list[str]]:
         columns = [labeller.answer(batch) for labeller in self.labellers]

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64, Int64
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
 from store import plugins
@@ -73,13 +74,14 @@ class VectorIndex:
         self.exact = inverted is None
         size, dim = self.vectors.shape
         flat = faiss.IndexFlatIP(dim)
+        self._cells, self._probes = flat, 0
         if inverted is None:
             built: Any = flat
         else:
             cells = min(inverted.cells or int(4 * size**0.5), size)
             built = faiss.IndexIVFFlat(flat, dim, cells, faiss.METRIC_INNER_PRODUCT)
             built.cp.min_points_per_centroid = 1
-            built.nprobe = min(inverted.probes, cells)
+            built.nprobe = self._probes = min(inverted.probes, cells)
             built.train(self.vectors)
         if faiss.get_num_gpus():
             self._resources = faiss.StandardGpuResources()
@@ -101,6 +103,28 @@ class VectorIndex:
         nothing = (np.empty((0, k), np.float32), np.empty((0, k), np.int64))
         scores, indices = (np.concatenate(x) for x in zip(nothing, *chunks, strict=True))
         return Neighbours(torch.from_numpy(scores), torch.from_numpy(indices))
+
+    def probes(
+        self,
+        queries: Float[Tensor, "Q D"],
+        vectors: Float[Tensor, "Q D"],
+        stood: Int64[Tensor, "Q"],
+    ) -> Bool[Tensor, "Q"]:
+        """Whether each query would look into the cell of a vector that took the place of another.
+
+        `stood` says of which. Its cell's centre moves along: in a cell of few it is much of it.
+        """
+        if self.exact:
+            return torch.ones(len(queries), dtype=torch.bool)
+        every, cells = torch.from_numpy(self.vectors), self._cells
+        centres = torch.from_numpy(cells.reconstruct_n(0, cells.ntotal))
+        cell = torch.from_numpy(cells.search(self.vectors, 1)[1][:, 0])
+        sums = torch.zeros_like(centres).index_add_(0, cell, every)
+        moved = F.normalize(sums[cell[stood]] - every[stood] + vectors.float(), dim=-1)
+        products = queries.float() @ centres.T
+        products.scatter_(1, cell[stood][:, None], -torch.inf)
+        own = (queries.float() * moved).sum(-1, keepdim=True)
+        return (products > own).sum(1) < self._probes
 
     def recall(self, queries: Float[Tensor, "Q D"], k: int) -> float:
         """The share of true neighbours that `search` finds, over at most 500 of the queries."""

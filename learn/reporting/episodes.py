@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
-from learn.evaluation.wording import CLASSIC, NOT_SHARES, TASK_SETTINGS
+from learn.evaluation.wording import CLASSIC, NOT_SHARES, TASK_SETTINGS, never_drawn
 from learn.reporting import plots
 from learn.reporting.confusions import class_figures, confused_pairs
 from learn.reporting.inputs import Question, ReportInputs, Row
@@ -63,10 +63,10 @@ def _notes(question: Question) -> Iterator[str]:
     if dropped := [f"{n} {reason}" for reason, n in sampling["dropped"].items() if n]:
         yield f"Left out, so that every mode is asked about the same clips: {', '.join(dropped)}."
     for draw in sampling["draws"]:
-        if idle := draw["classes_never_drawn"]:
+        for reason, names in never_drawn(draw):
             yield (
-                f"{draw['shots']}-shot episodes leave out {len(idle)} classes of too few clips: "
-                f"{', '.join(idle)}."
+                f"{draw['shots']}-shot episodes leave out {len(names)} "
+                f"class{'es' * (len(names) != 1)} {reason}: {', '.join(names)}."
             )
     if any(row.tally is None for row in question.rows):
         yield (

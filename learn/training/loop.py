@@ -39,6 +39,11 @@ from store.errors import InputError
 Progress = Callable[[int, int, str], None]
 
 
+def never() -> bool:
+    """That a training is not to stop."""
+    return False
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Trainer:
     """Runs the stages of a recipe: model, data, optimiser, state and logs of one training."""
@@ -55,6 +60,7 @@ class Trainer:
     checkpoint_seconds: float = 30.0
     progress: Progress | None = None
     scalars: Scalars | None = None
+    stop: Callable[[], bool] = never  # asked after every step
     state: TrainerState = field(default_factory=TrainerState)
     best: dict[str, Tensor] = field(default_factory=dict)
     optimiser: torch.optim.Optimizer | None = None
@@ -145,6 +151,9 @@ class Trainer:
             self.log.add_step(step_facts, terms)
             if step + 1 == steps:
                 self.log.flush()
+            if self.stop():
+                self._save()
+                raise KeyboardInterrupt
             self._save_if_due()
 
     def _ahead(
@@ -284,6 +293,7 @@ class Trainer:
     def _judge(self, stage: Stage, objective: Objective) -> dict[str, Any]:
         """Validate and log the epoch; keep the weights if it was the best of its round."""
         state, watch = self.state, self._watch()
+        self._check_weights()
         terms = state.means()
         val_loss = val_accuracy = None
         if self.val is not None and watch == "loss":
@@ -327,13 +337,19 @@ class Trainer:
             inputs = val.inputs(indices)
             batch = self.batch(val, indices, inputs, labels, stage, training=False)
             total += objective(batch).item() * len(indices)
-        check_finite([total])
+        check_finite([total], self.state.steps, self.state.epoch, "the loss on val clips is")
         return total / len(val.clips)
 
     # ── metrics and checkpoints ──────────────────────────────────────────────────────────────────
 
     def _seed(self) -> int:
         return self.state.step_seed(self.seed)
+
+    def _check_weights(self) -> None:
+        """Refuse to keep weights that are no numbers: a loss may be finite, and not its slope."""
+        largest = [p.detach().abs().amax() for p in self.model.parameters() if p.numel()]
+        worst = torch.stack(largest).amax().item() if largest else 0.0
+        check_finite([worst], self.state.steps, self.state.epoch, "after it weights are")
 
     def _save_if_due(self) -> None:
         if time.monotonic() - self._saved >= self.checkpoint_seconds:
@@ -342,6 +358,7 @@ class Trainer:
     def _save(self) -> None:
         """Write a checkpoint that agrees with the metrics written so far."""
         self.log.flush()
+        self._check_weights()
         assert self.optimiser is not None
         random = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":

@@ -68,10 +68,10 @@ class MetricsLog:
         if not self._pending:
             return
         losses = torch.cat([step.losses for step in self._pending]).tolist()
-        check_finite(losses)
         start = 0
         for step in self._pending:
             stop = start + len(step.terms)
+            check_finite(losses[start:stop], step.row["step"], step.row["epoch"])
             terms = dict(zip(step.terms, losses[start:stop], strict=True))
             start = stop
             self.state.add(terms, step.row["clips"])
@@ -95,11 +95,17 @@ class MetricsLog:
                 scalars.add_scalar(tag, value, self.state.steps)
 
 
-def check_finite(losses: Sequence[float]) -> None:
-    """Refuse to go on with a loss that is no finite number.
+def check_finite(
+    numbers: Sequence[float], step: int, epoch: int, noun: str = "the loss is"
+) -> None:
+    """Refuse to go on with losses, or sums of weights, that are no finite numbers.
 
     Raises:
-        InputError: names the setting to lower.
+        InputError: names the step, and the setting to lower.
     """
-    if not all(map(math.isfinite, losses)):
-        raise InputError("the loss is not finite; lower optimiser.learning_rate")
+    for number in numbers:
+        if not math.isfinite(number):
+            raise InputError(
+                f"step {step}, in epoch {epoch}: {noun} not finite ({number}); lower "
+                "optimiser.learning_rate. What was checkpointed before it is kept"
+            )

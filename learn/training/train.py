@@ -21,7 +21,7 @@ from learn.models.embedder import Embedder
 from learn.training import checkpoint, runs
 from learn.training import recipe as recipes
 from learn.training.dataset import TrainingSetup, load_setup
-from learn.training.loop import Trainer
+from learn.training.loop import Trainer, never
 from learn.training.metrics_log import Scalars
 from learn.training.recipe import Recipe
 from store.errors import ConfigError, InputError
@@ -59,6 +59,7 @@ def train(
     device: str = "cpu",
     tensorboard: str | Path | None = None,
     checkpoint_seconds: float = 30.0,
+    stop: Callable[[], bool] = never,
     progress: Progress | None = None,
 ) -> Training:
     """Train as the recipe says, changed by `section.key=value`, into a new directory.
@@ -67,7 +68,10 @@ def train(
     number of threads; so does a training that was killed and goes on with `resume`. Where the
     manifest has the validation split, the weights of the best epoch of each round are kept.
 
+    Once `stop` gives true, the training ends after the step in hand, with a checkpoint.
+
     Raises:
+        KeyboardInterrupt: it was stopped.
         MissingFile, ConfigError: no such recipe, or settings it does not have.
         InputError: the directory exists, or is of another training; no clips to train on.
     """
@@ -125,7 +129,7 @@ def _train(
             run_dir=run_dir, embedder=embedder, stages=recipe_.stages, objectives=objectives,
             states=states, data=data, val=val, watches=setup.watches, seed=recipe_.seed,
             device=torch_device, checkpoint_seconds=checkpoint_seconds, progress=progress,
-            scalars=scalars,
+            scalars=scalars, stop=stop,
         )  # fmt: skip
         for modality, rows in data.rows.items():
             embedder.of(modality).measure(rows)

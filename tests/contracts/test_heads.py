@@ -1,6 +1,8 @@
 """Every head, present and future, keeps the promises of `Head`."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
+from importlib import import_module
+from itertools import product
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from learn.fewshot.modes import Pair
 from learn.fewshot.scoring import by_gram, by_products, by_vectors
 from learn.fewshot.tasks import Episodes
 from store import plugins
+from store.settings import Bounds
 
 HEADS = {
     name: plugins.build("learn.fewshot.heads", name)
@@ -44,6 +47,7 @@ def test_a_head_says_what_it_is(head):
     assert isinstance(head, Head)
     assert head.centred_by in {"none", "support", "base", "episode"}
     assert head.transductive in (True, False)
+    assert head.scale_free in (True, False)
 
 
 @every_head
@@ -102,6 +106,62 @@ def test_the_origin_decides_nothing(head, task):
     close(
         head.fit(support, context)(query), head.fit(support, replace(context, origin=None))(query)
     )
+
+
+SCALES = (1e-6, 1e-3, 0.3, 1e4)
+
+
+def settings_of(name):
+    """Every combination of the head's switches and choices, as SPECs."""
+    config = plugins.module("learn.fewshot.heads", name).Config
+    choices = {
+        f.name: ("true", "false")
+        if isinstance(f.default, bool)
+        else f.metadata.get("bounds", Bounds()).among
+        for f in fields(config)
+    }
+    choices.pop("backend", None)  # another way to the same distances
+    free = {key: values for key, values in choices.items() if values}
+    for values in product(*free.values()):
+        yield name + ":" + ",".join(f"{k}={v}" for k, v in zip(free, values, strict=True))
+
+
+@every_head
+def test_heads_that_claim_to_be_scale_free_answer_alike_for_vectors_of_any_length(head, task):
+    support, query, context = task
+    name = next(name for name, known in HEADS.items() if known is head)
+    claimed = set()
+    for spec in settings_of(name):
+        built = plugins.build("learn.fewshot.heads", spec)
+        claimed.add(built.scale_free)
+        if not built.scale_free:
+            continue
+        expected = built.fit(support, context)(query).argmax(-1)
+        for scale in SCALES:
+            scaled = {
+                key: getattr(context, key) * scale
+                for key in ("support_mean", "query_mean", "origin")
+            }
+            scores = built.fit(support * scale, replace(context, **scaled))(query * scale)
+            assert torch.equal(scores.argmax(-1), expected), (spec, scale)
+    doc = " ".join(import_module(f"learn.fewshot.heads.{name}").__doc__.split())
+    assert ("Not scale-free" in doc) == (False in claimed)
+
+
+@every_head
+@pytest.mark.parametrize("length", [1e-4, 1e-2, 1.0])
+def test_single_precision_gives_the_answers_of_double_precision_however_short_vectors_are(
+    head, task, length
+):
+    support, query, _ = task
+    support, query = (length * torch.nn.functional.normalize(x, dim=-1) for x in (support, query))
+    zero = torch.zeros(D)
+    context = Context(modality_dims=BLOCKS, support_mean=zero, query_mean=zero)
+    single = head.fit(support, context)(query).argmax(-1)
+    zero = zero.double()
+    context = Context(modality_dims=BLOCKS, support_mean=zero, query_mean=zero)
+    double = head.fit(support.double(), context)(query.double()).argmax(-1)
+    assert torch.equal(single, double)
 
 
 @every_head

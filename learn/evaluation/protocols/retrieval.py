@@ -2,7 +2,8 @@
 
 Of an instance, where the modes differ: the one hit is the same clip. Of a class, where labels are
 named: hits are clips of the query's class; the clip itself is not in the gallery, nor are clips of
-its group, which are near copies.
+its group, which are near copies. Equal scores have no order: recall at k is the chance over all of
+them, and average precision counts them at once.
 
 Without modes asked for: each modality with itself and, in a common space, with every other.
 """

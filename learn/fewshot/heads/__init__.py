@@ -9,6 +9,11 @@ Each plug-in offers `Config` and `build(config) -> Head`. A head keeps no state 
 A head that needs no more of the vectors than their inner products, after a map of each vector by
 itself, may also be a `ProductHead`: it then looks its numbers up in one table for all episodes.
 Both ways must give the same answers.
+
+Scores come in whatever precision tells them apart: features may be tiny, and a score's part that
+all classes share must not round away what differs. A head whose answers depend on how long vectors
+are, as of a penalty or a temperature in fixed units, is not `scale_free`, and its docstring says so
+in a line that begins "Not scale-free".
 """
 
 from collections.abc import Callable, Mapping
@@ -77,6 +82,7 @@ class Head(Protocol):
 
     transductive: bool  # do the queries of an episode see each other?
     centred_by: str  # whose mean is subtracted: none, support, base or episode (queries too)
+    scale_free: bool  # do vectors times any number give the same answers, under these settings?
 
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
         """Learn from the support; returns a function that scores each class for each query."""

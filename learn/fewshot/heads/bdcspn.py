@@ -34,6 +34,7 @@ class BDCSPN:
     """Prototypes rectified by the queries that are nearest to them."""
 
     transductive = True
+    scale_free = True  # every vector is made one of length 1 first
     by_gram = True
     centred_by = "episode"  # the shift brings the queries' mean to the support's
 

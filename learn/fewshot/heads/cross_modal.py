@@ -44,6 +44,7 @@ class CrossModal:
 
     transductive = False
     centred_by = "none"
+    scale_free = True  # every vector is made one of length 1 first
 
     def __init__(self, config: Config) -> None:
         self.config = config

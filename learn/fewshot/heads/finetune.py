@@ -9,6 +9,8 @@ Defaults: Chen et al. take SGD of rate 0.01, momentum 0.9, decay 0.001 and 100 e
 4 for features of the length that a ReLU leaves; ours have length 1, and 100 whole batches of rate 1
 come as far.
 
+Not scale-free where the classifier is linear and normalise=false: the rate is for that length.
+
 Source: Chen et al., 2019, "A closer look at few-shot classification" (Baseline, Baseline++).
 """
 
@@ -48,6 +50,7 @@ class Finetune:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.centred_by = config.centre
+        self.scale_free = config.normalise or config.classifier == "cosine"
 
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
         """Train the classifier on the shots, as many episodes at a time as the cache holds."""

@@ -44,6 +44,7 @@ class LabelPropagation:
     """Labels spread over a graph of shots and queries."""
 
     transductive = True
+    scale_free = True  # distances count in units of the graph's own edges
     by_gram = True
 
     def __init__(self, config: Config) -> None:

@@ -11,6 +11,8 @@ Defaults: the paper's plain method, k = 3 and 20 steps; lmd = 0.5 is the publish
 is not tuned on a validation split. That code searches k neighbours among which is the query itself,
 so its k = 3 is k = 2 here.
 
+Not scale-free with normalise=false: squared distances are held against lmd as they are.
+
 Source: Ziko et al., 2020 (bound updates; prototype rectification).
 """
 
@@ -58,6 +60,7 @@ class Laplacian:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.centred_by = "episode" if config.rectify else config.centre
+        self.scale_free = config.normalise
 
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
         """Keep the support: smoothing needs the queries too."""

@@ -5,6 +5,9 @@ two classes are fitted by one weight vector, all as scikit-learn does. The weigh
 of the shots, so only inner products are needed: with coefficients A per shot and class, an optimum
 has A = Y - P, and Newton's step costs one small Cholesky factor per class.
 
+Not scale-free with normalise=false: C is held against squared lengths as they are. For lengths much
+below 1e-5 double precision does not find the optimum's last digits.
+
 Source: Rasmussen & Williams, 2006, algorithm 3.3 (Newton's step with a softmax).
 """
 
@@ -22,7 +25,8 @@ from learn.fewshot.heads import Context, Predict, PredictFromProducts, fit_by_pr
 from store.settings import Settings, setting
 
 STEPS = 60
-TOLERANCE = 1e-6  # of a logit
+TOLERANCE = 1e-6  # of a logit, and of the largest of an episode where all are less than 1
+SMALLEST = 1e-9  # logits: below it double precision has no more to give
 WORTH = 0.3  # a step that leaves more than this share of the way recomputes the curvature
 HALVINGS, HALVINGS_OF_START = 12, 24
 INTERCEPT = 100  # how wide the intercept's prior is, in squared lengths of shots
@@ -45,6 +49,7 @@ class Logistic:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.scale_free = config.normalise
 
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
         """Fit the regression from the shots' inner products."""
@@ -72,7 +77,7 @@ class Logistic:
         def predict(
             query: Float[Tensor, "E M S"], square: Float[Tensor, "E M"]
         ) -> Float[Tensor, "E M N"]:
-            return (strength * query.double() @ a + b).to(query.dtype)
+            return strength * query.double() @ a + b
 
         return predict
 
@@ -103,7 +108,7 @@ def _newton(
     for _ in range(STEPS):
         p = now.log_p.exp()
         off = target - p - now.a  # zero at the optimum
-        change = _moves(kernel, target, p, off)
+        change = _moves(kernel, target, p, off, now.f)
         if change < TOLERANCE:
             break
         if solve is None or change > WORTH * before:
@@ -152,11 +157,16 @@ def _moves(
     target: Float[Tensor, "S N"],
     p: Float[Tensor, "E S N"],
     off: Float[Tensor, "E S N"],
+    logits: Float[Tensor, "E S N"],
 ) -> float:
-    """The largest change that the next step would make to a logit, by weights or intercept."""
-    by_weights = (kernel @ off).abs().amax()
+    """The largest change that the next step would make to a logit, by weights or intercept.
+
+    Short vectors have small logits, and every one of their answers lies in what is smaller still.
+    """
+    by_weights = (kernel @ off).abs().amax((1, 2))
     by_intercept = (target - p).sum(1).abs() / (p * (1 - p)).sum(1).clamp_min(1e-300)
-    return float(torch.maximum(by_weights, by_intercept.amax()))
+    largest = logits.abs().amax((1, 2)).clamp(SMALLEST, 1)
+    return float((torch.maximum(by_weights, by_intercept.amax(1)) / largest).amax())
 
 
 def _curvature(

@@ -32,6 +32,7 @@ class Nearest:
 
     transductive = False
     centred_by = "none"
+    scale_free = True
 
     def __init__(self, config: Config) -> None:
         self.k = config.k

@@ -32,6 +32,7 @@ class Prototypes:
     """The class whose mean shot is nearest."""
 
     transductive = False
+    scale_free = True
     ragged = True
 
     def __init__(self, config: Config) -> None:

@@ -12,6 +12,9 @@ number of queries that N does not divide, and episodes whose sampling does not p
 Means are kept as weights of the clips, so a step needs their inner products only. The power keeps
 the sign of negative entries, which the paper's features (after a ReLU) do not have.
 
+Not scale-free: 1e-6 is added to every entry before the power, as published, which is nothing for
+entries about 1 and everything for entries below it.
+
 Defaults: beta = 0.5, lmd = 10, and the published code's alpha = 0.2 and 20 steps.
 
 Source: Hu et al., 2021 (power transform and MAP).
@@ -54,6 +57,7 @@ class PTMAP:
     """Power transform, and class centres found by optimal transport."""
 
     transductive = True
+    scale_free = False
     by_gram = True
     centred_by = "episode"
 

@@ -3,6 +3,8 @@
 Minimises the squared error plus alpha times the squared weights. The weights lie in the span of the
 centred shots, so one Cholesky factor of S x S an episode is all there is to solve.
 
+Not scale-free with normalise=false: alpha is held against squared lengths as they are.
+
 Source: Saunders et al., 1998 (dual form); Bertinetto et al., 2019 (as a few-shot head).
 """
 
@@ -36,6 +38,7 @@ class Ridge:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.scale_free = config.normalise
 
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
         """Solve the regression from the shots' inner products, leaving out padding."""
@@ -102,7 +105,8 @@ class Ridge:
         def predict(
             query: Float[Tensor, "E M S"], square: Float[Tensor, "E M"]
         ) -> Float[Tensor, "E M N"]:
-            return (query.double() @ a + b).to(query.dtype)
+            # Of short vectors all scores are 1 / N and a little, which single precision rounds off.
+            return query.double() @ a + b
 
         return predict
 

@@ -11,6 +11,8 @@ worked through a few episodes at a time on a CPU, whose cache would not hold the
 Defaults: the paper's: temperature 15, lmd = alpha = 0.1, 150 steps of rate 1e-4, vectors of
 length 1.
 
+Not scale-free with normalise=false: temperature and rate are for vectors about that long.
+
 Source: Boudiaf et al., 2020 (TIM-GD).
 """
 
@@ -47,6 +49,7 @@ class TIM:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.centred_by = config.centre
+        self.scale_free = config.normalise
 
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
         """Keep the support: the weights learn from the queries too (Boudiaf et al., 2020)."""

@@ -39,6 +39,8 @@ class Episodes:
     seed: int
     clips_sha256: str
     facts: Mapping[str, Any] = field(default_factory=dict)  # further settings of the sampling
+    # Class ids of those with enough clips, drawn or not; None: unknown, as of a file.
+    eligible: Int[np.ndarray, "_"] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         kinds = {str(self.indices.dtype), str(self.classes.dtype)}

@@ -179,15 +179,19 @@ class EpisodeSampler:
         classes = list(range(len(self.mask))) if among is None else among.tolist()
         lacking = [c for c in classes if c not in set(eligible.tolist())]
         listed = ", ".join(map(self.describe, lacking[:8])) + (", …" if len(lacking) > 8 else "")
+        known = self.clips.groups is not None
+        apart, mixed = (" in groups kept apart", ", or use `groups` mixed") if known else ("", "")
         return (
-            f"these episodes need {ways} classes with {requirement} in groups kept apart; only "
+            f"these episodes need {ways} classes with {requirement}{apart}; only "
             f"{len(eligible)} of {len(classes)} have that{f' ({listed})' if listed else ''}. Lower "
-            f"{lower}, or use `groups` mixed"
+            f"{lower}{mixed}"
         )
 
     def describe(self, c: int) -> str:
         """A class with its numbers of clips and groups."""
         members = self.table[c, self.mask[c]]
+        if self.clips.groups is None:
+            return f"{self.clips.classes[c]}: {len(members)}"
         groups = len(np.unique(self.groups[members]))
         return f"{self.clips.classes[c]}: {len(members)} in {groups} group{'s' * (groups != 1)}"
 

@@ -100,6 +100,7 @@ class Task:
             shots=shots,
             seed=seed,
             clips_sha256=clips.sha256,
+            eligible=eligible,
             facts={"task": "any_way_any_shot", **settings},
         )
 

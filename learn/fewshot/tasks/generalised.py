@@ -101,6 +101,7 @@ class Task:
             shots=most,
             seed=seed,
             clips_sha256=clips.sha256,
+            eligible=np.concatenate([of_new, of_base]),
             facts={"task": "generalised", "measure": MEASURE, **settings},
         )
 

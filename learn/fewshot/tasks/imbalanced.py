@@ -81,6 +81,7 @@ class Task:
             shots=config.shots,
             seed=seed,
             clips_sha256=clips.sha256,
+            eligible=eligible,
             facts={"task": "imbalanced", **settings},
         )
 

@@ -86,6 +86,7 @@ class Task:
             shots=config.shots,
             seed=seed,
             clips_sha256=clips.sha256,
+            eligible=eligible,
             facts={"task": "multi_label", "measure": MEASURE, **settings},
         )
 

@@ -87,6 +87,7 @@ class Task:
             shots=shots,
             seed=seed,
             clips_sha256=clips.sha256,
+            eligible=eligible,
             facts={} if self.config.groups == GROUPS[0] else {"groups": self.config.groups},
         )
 
@@ -114,6 +115,7 @@ class Task:
             shots=config.shots,
             seed=seed,
             clips_sha256=clips.sha256,
+            eligible=eligible,
             facts={} if config.groups == GROUPS[0] else {"groups": config.groups},
         )
 
@@ -169,6 +171,8 @@ def _count(clips: Clips, members: Int[np.ndarray, "_"]) -> str:
 
 
 def _members(class_ids: Int32[np.ndarray, "V"], classes: int) -> list[Int[np.ndarray, "_"]]:
+    if not classes:
+        return []
     order = np.argsort(class_ids, kind="stable")
     return np.split(order, np.searchsorted(class_ids[order], np.arange(1, classes)))
 

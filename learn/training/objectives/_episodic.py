@@ -82,6 +82,7 @@ class OwnHead:
 
     transductive = False
     centred_by = "none"
+    scale_free = False  # what was learnt is for vectors as the projection makes them
     AT_ONCE = 8_000_000  # numbers
 
     def __init__(self, objective: Episodic) -> None:

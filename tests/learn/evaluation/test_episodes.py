@@ -1,6 +1,7 @@
 """`learn.run_episodes` from a store on disk to the JSON object."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -8,12 +9,13 @@ import torch
 
 import learn
 import store
+from learn.commands.tables import episodes_table
 from learn.data.clips import load_clips
 from learn.data.rows import choose_feature, load_rows
 from learn.evaluation.benchmark import context_of
 from learn.fewshot.modes import Pair
 from learn.fewshot.statistics import ci95
-from store import testing
+from store import plugins, testing
 from store.errors import (
     ConfigError,
     InputError,
@@ -271,3 +273,65 @@ def test_progress_counts_rows(filled):
         filled, **FEW, shots=(1, 2), progress=lambda *update: seen.append(update[:2])
     )
     assert seen == [(i, 6) for i in range(1, 7)]
+
+
+def test_a_store_of_silent_clips_is_refused_in_a_line(tmp_path):
+    testing.fill(tmp_path / "s", clips=60, rows=1, dim=8, classes=4, silent_share=1.0)
+    with pytest.raises(
+        InputError, match=r"no clip of split 'all' can be scored \(60 with no audio"
+    ):
+        learn.run_episodes(tmp_path / "s", split="all", episodes=5, support=("av",))
+
+
+def test_classes_gone_for_lack_of_sound_are_named_with_numbers_that_work(tmp_path):
+    fs = testing.fill(tmp_path / "s", clips=80, rows=1, dim=8, classes=4, disjoint=False)
+    table = fs.manifest()
+    spec = fs[next(n for n in fs.features if fs[n].modality == "audio")].spec
+    silent = testing.fill(tmp_path / "t", clips=80, rows=1, dim=8, classes=4, silent_share=0.4)
+    assert spec.modality == "audio"
+    lines = ["path,label"]
+    has = {c for n in silent.features if silent[n].modality == "audio"
+           for c, e in silent[n].committed().items() if e.has_rows}  # fmt: skip
+    for clip in table.clip_ids:
+        lines.append(f"{clip},{'heard' + clip[7:8] if clip in has else 'mute'}")
+    (tmp_path / "m.csv").write_text("\n".join(lines) + "\n")
+    asked = {"manifest": tmp_path / "m.csv", "split": "all", "episodes": 5, "support": ("av",)}
+    with pytest.raises(NotEnoughClips) as refused:
+        learn.run_episodes(tmp_path / "t", ways=5, shots=(2,), queries=9, **asked)
+    text = str(refused.value)
+    assert "1 class has no clip left: mute" in text
+    numbers = re.search(r"`ways` (\d+), `shots` (\d+), `queries` (\d+)", text).groups()
+    ways, shots, queries = map(int, numbers)
+    learn.run_episodes(tmp_path / "t", ways=ways, shots=(shots,), queries=queries, **asked)
+
+
+def test_classes_not_drawn_are_told_from_classes_that_cannot_be(tmp_path, capsys):
+    fs = testing.fill(tmp_path / "s", clips=300, rows=1, dim=8, classes=50, disjoint=False)
+    lines = ["path,label"]
+    for i, clip in enumerate(fs.manifest().clip_ids):
+        lines.append(f"{clip},{'rare' if i == 0 else clip[:8]}")
+    (tmp_path / "m.csv").write_text("\n".join(lines) + "\n")
+    result = learn.run_episodes(
+        tmp_path / "s", manifest=tmp_path / "m.csv", split="all", ways=2, queries=2, episodes=5
+    ).to_dict()
+    (draw,) = result["episodes"]["draws"]
+    assert draw["classes_of_too_few_clips"] == ["rare"]
+    assert len(draw["classes_never_drawn"]) >= 40
+    episodes_table(result)
+    text = " ".join(capsys.readouterr().out.split())
+    assert "1-shot without 1 class of too few clips: rare" in text
+    assert "not drawn by chance: class" in text
+
+
+@pytest.mark.parametrize("task", plugins.names("learn.fewshot.tasks"))
+def test_nothing_is_said_of_groups_that_are_not_there(tmp_path, task, capsys):
+    testing.fill(tmp_path / "s", clips=240, rows=1, dim=8, classes=12, disjoint=True)
+    fewer = {"any_way_any_shot": ":min_ways=2", "generalised": ":base_ways=2,base_shots=2"}
+    result = learn.run_episodes(
+        tmp_path / "s", group="none", task=task + fewer.get(task, ""),
+        ways=2, queries=2, episodes=5, split="test",
+    ).to_dict()  # fmt: skip
+    episodes_table(result)
+    text = capsys.readouterr().out
+    assert "None" not in text
+    assert "groups not separated" in " ".join(text.split())

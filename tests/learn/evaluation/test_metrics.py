@@ -1,5 +1,7 @@
 """Metrics, against scikit-learn and against plain loops."""
 
+from math import comb
+
 import numpy as np
 import pytest
 import torch
@@ -72,25 +74,29 @@ def test_retrieval_is_that_of_a_loop(monkeypatch):
     monkeypatch.setattr(metrics, "NUMBERS_AT_ONCE", 200)  # several parts
     rng = np.random.default_rng(3)
     query, gallery = (torch.from_numpy(rng.standard_normal((40, 5))) for _ in range(2))
-    gallery[7] = gallery[3]  # equal scores: the earlier one comes first
+    gallery[7] = gallery[3]  # equal scores: no order is known
+    gallery[20:24] = 0
     class_ids = torch.from_numpy(rng.integers(0, 6, 40))
     class_ids[11] = 99  # nobody else is of that class
     groups = torch.arange(40) // 2
     values, asked = metrics.retrieval(query, gallery, class_ids, class_ids, groups, groups)
-    ranks, averages = [], []
-    unit = [(x / x.norm(dim=1, keepdim=True)).numpy() for x in (query, gallery)]
+    ranks, averages, found = [], [], []
+    unit = [(x / x.norm(dim=1, keepdim=True).clamp_min(1e-9)).numpy() for x in (query, gallery)]
     for i in range(40):
         others = [j for j in range(40) if groups[j] != groups[i]]
         score = unit[1][others] @ unit[0][i]
-        ranked = [others[k] for k in sorted(range(len(others)), key=lambda k: (-score[k], k))]
-        hits = [class_ids[j] == class_ids[i] for j in ranked]
-        if any(hits):
-            ranks.append(hits.index(True) + 1)
-            precision = [sum(hits[: k + 1]) / (k + 1) for k in range(len(hits)) if hits[k]]
-            averages.append(np.mean(precision))
+        score = score.round(10)
+        hits = np.array([bool(class_ids[j] == class_ids[i]) for j in others])
+        if hits.any():
+            first = score == score[hits].max()
+            before, equal, good = (score > score[hits].max()).sum(), first.sum(), hits[first].sum()
+            ranks.append(before + (equal + 1) / (good + 1))
+            drawn = [min(max(0, k - before), equal) for k in (1, 5, 10)]
+            found.append([1 - comb(equal - good, n) / comb(equal, n) for n in drawn])
+            averages.append(theirs.average_precision_score(hits, score))
     assert asked == len(ranks) == 39
-    for k in (1, 5, 10):
-        assert values[f"r{k}"] == pytest.approx(np.mean(np.array(ranks) <= k))
+    for k, share in zip((1, 5, 10), np.mean(found, axis=0), strict=True):
+        assert values[f"r{k}"] == pytest.approx(share)
     assert values["median_rank"] == np.median(ranks)
     assert values["map"] == pytest.approx(np.mean(averages))
 
@@ -103,3 +109,14 @@ def test_a_clip_of_its_own_is_found_first_and_equal_items_are_not_all_first():
     assert same["median_rank"] == 3.5
     assert same["r1"] == pytest.approx(1 / 6)
     assert metrics.retrieval(x, x, own, own + 9) == ({}, 0)
+
+
+def test_where_everything_is_equal_retrieval_is_chance_whatever_the_order_of_clips():
+    """With classes one after the other, a ranking by position would find the own class first."""
+    class_ids, own = torch.arange(200) // 20, torch.arange(200)
+    values, _ = metrics.retrieval(torch.ones(200, 4), torch.ones(200, 4), class_ids, class_ids,
+                                  own, own)  # fmt: skip
+    assert values["map"] == pytest.approx(19 / 199)
+    assert values["r1"] == pytest.approx(19 / 199)
+    assert values["r5"] == pytest.approx(1 - comb(180, 5) / comb(199, 5))
+    assert values["median_rank"] == pytest.approx(200 / 20)

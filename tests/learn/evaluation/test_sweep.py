@@ -106,19 +106,19 @@ def test_a_cell_that_fails_is_told_and_the_others_go_on(paired, tmp_path):
     assert (result.failed, result.best) == (1, 0)
 
 
-def test_without_a_validation_split_nothing_is_scored(tmp_path):
+def test_without_a_validation_split_nothing_is_trained(tmp_path):
     testing.fill(tmp_path / "f", clips=60, rows=2, dim=8, classes=4)
     manifest = tmp_path / "all.csv"
     manifest.write_text(
         "path,clip_id,label\n"
         + "".join(f"class00{c}/clip{i:06d}.mp4,class00{c}/clip{i:06d}.mp4,c{c}\n" for i, c in NAMES)
     )
-    result = learn.sweep(
-        tmp_path / "f", "infonce", grid=("optimiser.seed=0,1",), settings=QUICK,
-        directory=tmp_path / "s", manifest=manifest,
-    )  # fmt: skip
-    assert result.best is None
-    assert "no split 'val'" in result.facts["not_scored"]
+    with pytest.raises(InputError, match=r"no split 'val' to tell .* data\.val_split=NAME"):
+        learn.sweep(
+            tmp_path / "f", "infonce", grid=("optimiser.seed=0,1",), settings=QUICK,
+            directory=tmp_path / "s", manifest=manifest,
+        )  # fmt: skip
+    assert not (tmp_path / "s").exists()
 
 
 NAMES = [(i, i % 4) for i in range(40)]

@@ -56,6 +56,7 @@ class Spy:
 
     transductive = False
     centred_by = "none"
+    scale_free = True
 
     def __init__(self):
         self.seen = []

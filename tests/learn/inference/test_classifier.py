@@ -5,7 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from learn.inference.classifier import HEADS, Support, fit
+from learn.inference.classifier import HEADS, fit
+from learn.inference.left_out import Support
+from learn.inference.vector_index import Inverted
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -93,3 +95,39 @@ def test_strange_clips_are_novel():
     familiar, novel = (judge.predict(x, 1).novelty for x in (more, strange))
     assert 0.25 < familiar.mean() < 0.75
     assert (novel > 0.95).double().mean() > 0.9
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_confidence_of_an_approximate_index_is_that_of_what_it_finds(head):
+    """One cell of nearly as many as there are classes: what it finds is often the wrong one."""
+    rng = torch.Generator().manual_seed(3)
+    means = torch.randn(300, 32, generator=rng)
+    class_ids = torch.arange(300).repeat_interleave(3)
+    x, held = (
+        F.normalize(means[class_ids] + torch.randn(900, 32, generator=rng)) for _ in range(2)
+    )
+    present = (torch.ones(900, dtype=torch.bool),)
+    support = Support(vectors=(x,), present=present, class_ids=class_ids, classes=300)
+    classifier = fit(support, head=head, index=Inverted(cells=120, probes=1))
+    assert classifier.index.recall(held, classifier.neighbours) < 0.2
+    predictions = classifier.predict(held, 1)
+    right = (predictions.class_ids[:, 0] == class_ids).double().mean()
+    sure = predictions.probabilities[:, 0]
+    assert sure.mean() < right + 0.08
+    assert sure.max() <= classifier.calibration.found < 0.95
+    assert classifier.calibration.accuracy <= right + 0.08
+
+
+def test_an_approximate_index_that_nothing_tests_gives_no_confidence():
+    x = F.normalize(torch.randn(50, 16, generator=torch.Generator().manual_seed(0)), dim=-1)
+    present = (torch.ones(50, dtype=torch.bool),)
+    alone = Support(vectors=(x,), present=present, class_ids=torch.arange(50), classes=50)
+    assert fit(alone, index=Inverted(cells=10, probes=1)).predict(x, 1).probabilities.isnan().all()
+    assert fit(alone).predict(x, 1).probabilities.isfinite().all()
+
+
+def test_a_clip_as_familiar_as_all_others_is_not_novel():
+    x = torch.ones(30, 4) / 2
+    present = (torch.ones(30, dtype=torch.bool),)
+    alike = Support(vectors=(x,), present=present, class_ids=torch.arange(30) // 15, classes=2)
+    assert fit(alike).predict(x, 1).novelty.max() == 0

@@ -3,11 +3,13 @@
 import pytest
 import torch
 
+from learn.commands.tables import prediction_lines
 from learn.inference.embed import EmbeddedBatch
 from learn.inference.examples import Examples
 from learn.inference.labeller import (
     ABSTAINED,
     ANSWERED,
+    NO_MATCH,
     NO_ROWS,
     Answer,
     Labeller,
@@ -15,7 +17,7 @@ from learn.inference.labeller import (
     header,
     judged_by,
 )  # fmt: skip
-from store.errors import InputError
+from store.errors import ConfigError, InputError
 
 
 def settings(**changed):
@@ -77,7 +79,7 @@ def test_clips_are_judged_by_what_they_have():
 def test_what_the_support_does_not_hear_is_no_answer():
     labeller = Labeller("side", NAMES, examples(silent=range(12)), settings())
     (answer,) = {a.status for a in labeller.answer(batch_of(examples(blind=range(12))))}
-    assert answer == NO_ROWS
+    assert answer == NO_MATCH  # it has rows: that is not what it lacks
 
 
 def test_less_than_asked_for_is_no_answer_but_stays_in_the_ranks():
@@ -90,3 +92,41 @@ def test_less_than_asked_for_is_no_answer_but_stays_in_the_ranks():
 def test_a_support_without_rows_is_refused():
     with pytest.raises(InputError, match="no support clip with a side has rows"):
         Labeller("side", NAMES, examples(silent=range(12), blind=range(12)), settings())
+
+
+def test_one_class_has_no_confidence_and_cannot_be_asked_for_one():
+    labeller = Labeller("side", ["left"] * 12, examples(), settings())
+    answers = labeller.answer(batch_of(examples()))
+    assert {a.status for a in answers} == {ANSWERED}
+    assert all(a.cells(1)[3:] == ["left", ""] for a in answers)
+    (fitted, *_) = labeller.summary().to_dict()["calibration"]
+    assert (fitted["accuracy"], fitted["confidence"], fitted["classes"]) == (None, None, 1)
+    with pytest.raises(ConfigError, match=r"`abstain_below` 0.5 needs a confidence.*one class"):
+        Labeller("side", ["left"] * 12, examples(), settings(abstain_below=0.5))
+
+
+@pytest.mark.parametrize("head", ["prototypes", "nearest"])
+def test_classes_of_noise_are_not_told_apart_by_clips_left_out(head):
+    """The mean of two classes of three holds a sixth of each clip, which pushes it to its own."""
+    accuracies = []
+    for seed in range(40):
+        x = torch.randn(6, 32, generator=torch.Generator().manual_seed(seed))
+        noise = Examples(
+            vectors={"visual": x}, present={"visual": torch.ones(6, dtype=torch.bool)}, groups=None
+        )
+        labeller = Labeller("label", list("aaabbb"), noise, settings(head=head))
+        accuracies.append(labeller.summary().calibration["visual"].accuracy)
+    assert sum(accuracies) / len(accuracies) < 0.55
+
+
+def test_what_few_clips_cannot_say_is_said(capsys):
+    labeller = Labeller("side", NAMES[:6], examples(6), settings())
+    labeller.answer(batch_of(examples()))
+    counts = labeller.summary().to_dict()
+    assert counts["calibration"][0]["novelty_at_most"] == 6 / 7
+    answered = {"output": "o", "clips": 12, "mode": "av", "by": "prototypes", "index": "exact"}
+    prediction_lines({**answered, "seconds": 0.0, "labels": [counts]})
+    text = " ".join(capsys.readouterr().out.split())
+    assert "6 right" in text
+    assert "% right" not in text
+    assert "0.86 at most with 6 clips left out, so no clip can be above 0.95" in text

@@ -429,6 +429,79 @@ def test_resuming_another_training_is_refused(paired, filled, quick, tmp_path):
     assert new.loss == done.loss
 
 
+def test_a_loss_that_is_no_number_ends_the_training_and_names_the_step(paired, tmp_path):
+    settings = (*QUICK, "optimiser.learning_rate=1e30", "optimiser.warmup_epochs=0")
+    run = tmp_path / "r"
+    with pytest.raises(InputError, match=r"step \d+, in epoch \d: .*not finite \((nan|inf)\)"):
+        learn.train(paired, "infonce", settings=settings, run_dir=run, checkpoint_seconds=0.0)
+    assert not (run / "done.json").exists()
+    if (run / "checkpoint.safetensors").exists():
+        saved = load_file(run / "checkpoint.safetensors")
+        assert all(x.isfinite().all() for x in saved.values() if x.is_floating_point())
+
+
+@pytest.mark.parametrize(("after", "every"), [(5, 0.0), (7, 1e9)])
+def test_weights_that_are_no_numbers_are_never_kept(paired, tmp_path, monkeypatch, after, every):
+    """A finite loss with an infinite slope: the step is named, what was kept before it stays."""
+    step = torch.optim.AdamW.step
+    taken = [0]
+
+    def poisoned(self, *args, **kwargs):
+        done = step(self, *args, **kwargs)
+        taken[0] += 1
+        if taken[0] == after:
+            with torch.no_grad():
+                self.param_groups[0]["params"][0].fill_(float("inf"))
+        return done
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", poisoned)
+    settings = (*QUICK, "optimiser.batch_size=58", "optimiser.epochs=1")  # 7 steps
+    run = tmp_path / "r"
+    with pytest.raises(InputError, match=rf"step {after}, in epoch 0: .*not finite \(inf\)"):
+        learn.train(paired, "infonce", settings=settings, run_dir=run, checkpoint_seconds=every)
+    assert not (run / "done.json").exists()
+    if every == 0.0:
+        saved = load_file(run / "checkpoint.safetensors")
+        assert all(x.isfinite().all() for x in saved.values() if x.is_floating_point())
+
+
+@pytest.mark.parametrize("after", [1, 4, 7, 9])
+def test_a_training_that_is_stopped_goes_on_to_the_same_bytes(paired, tmp_path, after):
+    settings = (*QUICK, "optimiser.epochs=2", "optimiser.batch_size=100")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    learn.train(paired, "infonce", settings=settings, run_dir=whole)
+    asked = itertools.count(1)
+    given = {"settings": settings, "run_dir": parts}
+    if after <= 8:
+        with pytest.raises(KeyboardInterrupt):
+            learn.train(paired, "infonce", **given, stop=lambda: next(asked) >= after)
+        assert (parts / "checkpoint.safetensors").is_file()
+        assert not (parts / "done.json").exists()
+    learn.train(paired, "infonce", **given, resume=True)
+    for name in ("weights.safetensors", "metrics.jsonl"):
+        assert (parts / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(paired, tmp_path):
+    run = tmp_path / "run"
+    words = [str(paired), "--recipe", "infonce", "--set", "optimiser.epochs=100000", "-o", str(run)]
+    code = "import sys, cli; sys.argv[0] = 'learn'; cli.learn_main()"
+    training = subprocess.Popen(
+        [sys.executable, "-c", code, "train", *words, "--set", "optimiser.patience=0"],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not ((run / "metrics.jsonl").is_file() and (run / "metrics.jsonl").stat().st_size):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    training.send_signal(signal.SIGINT)
+    _, talk = training.communicate(timeout=120)
+    assert training.returncode == 130
+    assert "go on with the same command and --resume" in talk.splitlines()[-1]
+    assert "Traceback" not in talk
+    assert (run / "checkpoint.safetensors").is_file()
+
+
 def test_a_damaged_checkpoint_says_what_to_do(paired, tmp_path, monkeypatch):
     monkeypatch.setattr("learn.training.runs.finish", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):

@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from learn.fewshot.heads import Context
 from learn.fewshot.heads.logistic import Config, build
+from store import plugins
 from store.errors import ConfigError
 
 
@@ -41,7 +42,7 @@ def test_single_precision_is_near_double():
     head, context = build(Config()), Context(modality_dims=(256,))
     double = head.fit(support.double(), context)(query.double()).softmax(-1)
     single = head.fit(support, context)(query).softmax(-1)
-    torch.testing.assert_close(single, double.float(), rtol=0, atol=1e-3)
+    torch.testing.assert_close(single, double, rtol=0, atol=1e-3)
 
 
 def test_lengths_can_be_made_one_first():
@@ -62,3 +63,15 @@ def test_shots_that_are_all_alike_answer_nothing():
 def test_a_penalty_out_of_bounds_is_refused(C):
     with pytest.raises(ConfigError, match="logistic: C="):
         Config(C=C)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e-3])
+def test_short_vectors_are_answered_by_the_direction_that_all_penalties_have_in_the_limit(scale):
+    """The first step from zero is then all there is: ridge's answers, whatever its alpha."""
+    support, query = task(5, 5, scale=scale)
+    context = Context(modality_dims=(24,))
+    got = build(Config()).fit(support, context)(query).argmax(-1)
+    limit = plugins.build("learn.fewshot.heads", "ridge:alpha=100").fit(support.double(), context)(
+        query.double()
+    )
+    np.testing.assert_array_equal(got, limit.argmax(-1))

@@ -66,3 +66,18 @@ def test_an_alpha_lost_in_rounding_is_refused():
 def test_impossible_alphas_are_refused(alpha):
     with pytest.raises(ConfigError, match="alpha"):
         plugins.build("learn.fewshot.heads", f"ridge:alpha={alpha}")
+
+
+@pytest.mark.parametrize("length", [1e-6, 1e-4, 1e-2])
+def test_short_vectors_get_the_answers_of_scikit_learn_in_single_precision_too(length):
+    """All scores are then 1 / N and very little: rounded, they are equal."""
+    support, query = (
+        length * torch.nn.functional.normalize(side, dim=-1) for side in episodes(5, 5)
+    )
+    scores = plugins.build("learn.fewshot.heads", "ridge").fit(
+        support, Context(modality_dims=(24,))
+    )(query)
+    labels = np.repeat(np.arange(5), 5)
+    for s, q, got in zip(support.double(), query.double(), scores, strict=True):
+        judge = Ridge(alpha=1.0).fit(s.flatten(0, 1).numpy(), np.eye(5)[labels])
+        assert np.array_equal(got.argmax(-1).numpy(), judge.predict(q.numpy()).argmax(-1))

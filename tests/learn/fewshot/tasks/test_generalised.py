@@ -149,7 +149,9 @@ def test_the_best_beta_is_the_best_and_zero_if_it_may(side):
     rng = np.random.default_rng(0)
     correct = np.tile(drawn.targets, (20, 1))
     ahead = rng.normal(size=correct.shape) + 3 + (correct >= 2)  # base is nearly always ahead
-    result = Margins(ahead, np.minimum(correct, 1), np.maximum(correct, 2))
+    result = Margins(
+        ahead, np.minimum(correct, 1), np.maximum(correct, 2), np.zeros(ahead.shape, bool)
+    )
     beta = best_beta(drawn, result)
 
     def worth(one):
