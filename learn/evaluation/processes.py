@@ -32,7 +32,7 @@ def each_in_a_process(
             while waiting and len(running) < workers:
                 number, call = waiting.popleft()
                 ours, theirs = context.Pipe(duplex=False)
-                process = context.Process(
+                process: BaseProcess = context.Process(
                     target=_answer, args=(theirs, function, dict(call)), daemon=True
                 )
                 process.start()
@@ -40,8 +40,8 @@ def each_in_a_process(
                 running[ours] = (number, process)
             for ready in wait(list(running)):
                 assert isinstance(ready, Connection)
-                number, process = running[ready]
-                value = _value(ready, process)
+                number, ended = running[ready]
+                value = _value(ready, ended)
                 del running[ready]
                 yield number, value
     finally:
