@@ -1,0 +1,170 @@
+"""Every command that writes, on a disk that refuses: one line, exit code 2, nothing left, and the
+same command works once there is room."""
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+
+import cli
+from store import testing
+from tests.extract import media_files as media
+
+MAINS = {"extract": cli.extract_main, "store": cli.store_main, "learn": cli.learn_main}
+QUICK = ("--set", "optimiser.epochs=1", "--set", "projection.hidden=4")
+FEW = ("--ways", "2", "--shots", "1", "--queries", "2", "--episodes", "4")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A store, another one, clips, and support for a prediction."""
+    folder = tmp_path_factory.mktemp("world")
+    fs = testing.fill(folder / "store", clips=60, rows=2, dim=8, classes=4, disjoint=False)
+    testing.fill(folder / "other", clips=20, rows=2, dim=8, classes=4)
+    manifest = fs.manifest()
+    rows = [f"{c},{label}" for c, label in zip(manifest.clip_ids, manifest.table["label"])][:24]  # noqa: B905
+    (folder / "support.csv").write_text("clip_id,label\n" + "\n".join(rows) + "\n")
+    for name in ("a", "b"):
+        media.write(folder / "clips" / name / "1.mp4", range(0, 400, 40))
+    exported = ["store", "export", folder / "store", "--format", "npz", "-o", folder / "f.npz"]
+    assert called([*exported, "--feature", fs.features[0]])[0] == 0
+    made = ["learn", "episodes", folder / "store", *FEW, "-o", folder / "result"]
+    assert called(made)[0] == 0
+    return folder
+
+
+def commands(world, out):
+    """What each command writes goes to `out`, a directory that is there."""
+    store, feature = world / "store", "synthetic-visual"
+    new_store = ("--store", out / "new")
+    formats = ("npz", "hdf5", "parquet", "torch")
+    clips = ("extract", "run", world / "clips", "--visual", "mobilenetv2:untrained")
+    return {
+        "extract manifest": ("extract", "manifest", "folder", world / "clips", "-o", out / "m.csv"),
+        "extract synth": ("extract", "synth", out / "s", "--classes", "1", "--clips", "1"),
+        "extract run": (*clips, *new_store, "--workers", "1"),
+        "store import": ("store", "import", world / "f.npz", "--format", "npz", *new_store),
+        "store merge": ("store", "merge", out / "new", world / "other"),
+        **{
+            f"store export {form}": (
+                *("store", "export", store, "--format", form),
+                *("--feature", feature, "-o", out / f"f.{form}"),
+            )
+            for form in formats
+        },
+        "learn train": ("learn", "train", store, "--recipe", "infonce", *QUICK, "-o", out / "r"),
+        "learn sweep": (
+            *("learn", "sweep", store, "--recipe", "infonce", *QUICK),
+            *("--grid", "optimiser.seed=0,1", "-o", out / "w"),
+        ),
+        "learn episodes": ("learn", "episodes", store, *FEW, "-o", out / "e"),
+        "learn evaluate": ("learn", "evaluate", store, "--protocol", "retrieval", "-o", out / "v"),
+        "learn predict": (
+            *("learn", "predict", store, "--support", world / "support.csv", "-o", out / "a.csv"),
+        ),
+        "learn report": ("learn", "report", world / "result", "--map", "none", "-o", out / "p.html"),
+    }
+
+
+def called(words, capsys=None):
+    """Exit code and standard error of a command in this process."""
+    before, sys.argv = sys.argv, [str(word) for word in words]
+    try:
+        with pytest.raises(SystemExit) as exit_:
+            MAINS[words[0]]()
+    finally:
+        sys.argv = before
+    return exit_.value.code or 0, capsys.readouterr().err if capsys else ""
+
+
+@contextmanager
+def files_no_larger_than(size):
+    """What a full disk is to a program, without the disk; other processes are not touched."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@contextmanager
+def mounted(folder, *options):
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", folder],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+@contextmanager
+def refusing(place, folder):
+    """A directory in which nothing, or little, can be written."""
+    if place == "full":
+        with files_no_larger_than(40):
+            yield folder
+    elif place == "read-only":
+        with mounted(folder, "size=1m", "ro"):
+            yield folder
+    elif place == "full tmpfs":
+        with mounted(folder, "size=8k"):
+            yield folder
+    else:
+        (folder / "file").write_text("in the way")
+        yield folder / "file"
+
+
+NAMES = [
+    "extract manifest", "extract synth", "extract run", "store import", "store merge",
+    "store export npz", "store export hdf5", "store export parquet", "store export torch",
+    "learn train", "learn sweep", "learn episodes", "learn evaluate", "learn predict",
+    "learn report",
+]  # fmt: skip
+PLACES = ["full", "in the way", "read-only", "full tmpfs"]
+IN_EVERY_RUN = {("full", name) for name in NAMES if name not in ("extract run", "learn sweep")} | {
+    ("in the way", name) for name in ("extract manifest", "learn predict", "store import")
+}
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        pytest.param(
+            place, name, marks=() if (place, name) in IN_EVERY_RUN else pytest.mark.soak
+        )
+        for name in NAMES
+        for place in PLACES
+    ],
+)
+def test_a_disk_that_refuses_is_one_line_and_in_nobodys_way(
+    world, tmp_path, capsys, monkeypatch, place, name
+):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    folder = tmp_path / "out"
+    folder.mkdir()
+    with refusing(place, folder) as out:
+        before = sorted(os.listdir(folder))
+        code, err = called(commands(world, out)[name], capsys)
+        left = sorted(os.listdir(folder))
+        if place == "full tmpfs":
+            for entry in folder.iterdir():  # the room that a user makes
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    said = [line for line in err.splitlines() if line.startswith("error[")]
+    if place == "full tmpfs" and code in (0, 1):
+        return  # it fits
+    assert (code, len(said)) == (2, 1), err
+    assert "Traceback" not in err
+    resumable = {"new": "extract run store import store merge", "w": "learn sweep"}
+    assert [x for x in left if x not in before and name not in resumable.get(x, "")] == []
+    if place == "full":
+        code, err = called(commands(world, folder)[name], capsys)
+        assert code in (0, 1), err
