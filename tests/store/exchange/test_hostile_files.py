@@ -174,8 +174,8 @@ def test_one_number_repeated_does_not_swell_in_parquet(tmp_path):
 
 def test_one_text_for_all_rows_does_not_swell_in_parquet(tmp_path):
     table = pyarrow.table({
-        "embedding": [[1.0]] * 30_000, "class_name": ["x" * 60_000] * 30_000,
-        "clip_id": [str(i) for i in range(30_000)],
+        "embedding": [[1.0]] * 2_000, "class_name": ["x" * 60_000] * 2_000,
+        "clip_id": [str(i) for i in range(2_000)],
     })  # fmt: skip
     parquet.write_table(table, tmp_path / "f.parquet", compression="zstd")
     refused("parquet", tmp_path / "f.parquet", "same text too often")
@@ -218,9 +218,9 @@ def outcomes(name, source, target, count, seed):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_damaged_file_is_a_value_or_an_error_of_ours(exported, name, tmp_path):
-    found = outcomes(name, exported(name), tmp_path, 35, seed=0)
-    assert sum(found.values()) == 35
-    assert found["error"] > 5
+    found = outcomes(name, exported(name), tmp_path, 14, seed=0)
+    assert sum(found.values()) == 14
+    assert found["error"] > 2
     assert not found["several lines"]
 
 
