@@ -120,7 +120,7 @@ def test_an_approximate_index_tells_its_recall(filled, asked, tmp_path):
             mode="v",
             by="nearest",
             index=index,
-        )  # fmt: skip
+        )
         .labels[0]
         .recall
         for index in ("exact", "ivf:cells=40,probes=1", "ivf:cells=40,probes=40")
