@@ -70,8 +70,9 @@ def test_abstention_is_monotone(filled, asked, tmp_path):
     support, _ = asked
     predictions = []
     for p in (0.0, 0.3, 0.6, 0.9, 1.0):
-        learn.predict(filled, support=support, output=tmp_path / "o.csv", mode="v", abstain_below=p)
-        rows = [r for r in read(tmp_path / "o.csv") if r["mode"]]
+        output = tmp_path / f"{p}.csv"
+        learn.predict(filled, support=support, output=output, mode="v", abstain_below=p)
+        rows = [r for r in read(output) if r["mode"]]
         assert all((float(r["label_1_confidence"]) >= p) == (r["label"] != "") for r in rows)
         predictions.append({r["clip_id"] for r in rows if r["label"]})
     assert all(more >= fewer for more, fewer in pairwise(predictions))
@@ -113,7 +114,12 @@ def test_an_approximate_index_tells_its_recall(filled, asked, tmp_path):
     support, _ = asked
     recall = [
         learn.predict(
-            filled, support=support, output=tmp_path / "o.csv", mode="v", by="nearest", index=index
+            filled,
+            support=support,
+            output=tmp_path / f"{index}.csv",
+            mode="v",
+            by="nearest",
+            index=index,
         )
         .labels[0]
         .recall
@@ -147,14 +153,18 @@ def test_what_is_refused_leaves_nothing(filled, asked, tmp_path):
         with pytest.raises(fault, match=says.replace("(", ".").replace("?", ".")):
             learn.predict(filled, **{"support": support, "output": output, **changed})
     output.write_text("before")
+    with pytest.raises(InputError, match=r"o\.csv exists; name a new file"):
+        learn.predict(filled, support=support, output=output)
+    assert output.read_text() == "before"
+    output.unlink()
 
     def stop(*_):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         learn.predict(filled, support=support, output=output, progress=stop)
-    assert output.read_text() == "before"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.csv", "n.csv", "o.csv", "t.csv"]
+    assert not output.exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.csv", "n.csv", "t.csv"]
 
 
 def test_clips_that_lack_a_modality_in_a_trained_space(filled, asked, tmp_path):
