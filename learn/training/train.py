@@ -89,22 +89,32 @@ def train(
         if done := runs.begin(run_dir, config, provenance):
             facts: Mapping[str, Any] = dict(done)
             return Training(**{field.name: facts[field.name] for field in fields(Training)})
-        return _train(
-            setup, recipe_, run_dir, torch_device, begun=begun, tensorboard=tensorboard,
-            checkpoint_seconds=checkpoint_seconds, progress=progress,
+        watch = _Watch(
+            begun=begun, tensorboard=tensorboard, checkpoint_seconds=checkpoint_seconds, stop=stop,
+            progress=progress,
         )  # fmt: skip
+        return _train(setup, recipe_, run_dir, torch_device, watch)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Watch:
+    """Ways to follow a training and to end it."""
+
+    begun: float
+    tensorboard: str | Path | None
+    checkpoint_seconds: float
+    stop: Callable[[], bool]
+    progress: Progress | None
 
 
 def _train(
-    setup: TrainingSetup, recipe_: Recipe, run_dir: Path, torch_device: torch.device, *,
-    begun: float, tensorboard: str | Path | None, checkpoint_seconds: float,
-    progress: Progress | None,
-) -> Training:  # fmt: skip
+    setup: TrainingSetup, recipe_: Recipe, run_dir: Path, torch_device: torch.device, watch: _Watch
+) -> Training:
     """Train, or go on, in a directory that is held, and write the result."""
     cuda = [torch_device] if torch_device.type == "cuda" else []
     with (
         torch.random.fork_rng(devices=cuda),
-        _scalars(tensorboard) as scalars,
+        _scalars(watch.tensorboard) as scalars,
     ):
         torch.manual_seed(recipe_.seed)
         data, val = setup.data.to(torch_device), setup.val.to(torch_device) if setup.val else None
@@ -128,8 +138,8 @@ def _train(
         trainer = Trainer(
             run_dir=run_dir, embedder=embedder, stages=recipe_.stages, objectives=objectives,
             states=states, data=data, val=val, watches=setup.watches, seed=recipe_.seed,
-            device=torch_device, checkpoint_seconds=checkpoint_seconds, progress=progress,
-            scalars=scalars, stop=stop,
+            device=torch_device, checkpoint_seconds=watch.checkpoint_seconds,
+            progress=watch.progress, scalars=scalars, stop=watch.stop,
         )  # fmt: skip
         for modality, rows in data.rows.items():
             embedder.of(modality).measure(rows)
@@ -146,7 +156,7 @@ def _train(
         loss=last[best]["loss"],
         val_loss=last[best]["val_loss"],
         val_accuracy=last[best]["val_accuracy"],
-        seconds=round(time.monotonic() - begun, 3),
+        seconds=round(time.monotonic() - watch.begun, 3),
     )
     runs.finish(run_dir, result.to_dict())
     checkpoint.remove(run_dir)

@@ -66,7 +66,15 @@ def commands(world, out):
         "learn predict": (
             *("learn", "predict", store, "--support", world / "support.csv", "-o", out / "a.csv"),
         ),
-        "learn report": ("learn", "report", world / "result", "--map", "none", "-o", out / "p.html"),
+        "learn report": (
+            "learn",
+            "report",
+            world / "result",
+            "--map",
+            "none",
+            "-o",
+            out / "p.html",
+        ),
     }
 
 
@@ -138,9 +146,7 @@ IN_EVERY_RUN = {("full", name) for name in NAMES if name not in ("extract run", 
 @pytest.mark.parametrize(
     ("place", "name"),
     [
-        pytest.param(
-            place, name, marks=() if (place, name) in IN_EVERY_RUN else pytest.mark.soak
-        )
+        pytest.param(place, name, marks=() if (place, name) in IN_EVERY_RUN else pytest.mark.soak)
         for name in NAMES
         for place in PLACES
     ],
