@@ -11,7 +11,7 @@ import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 import msgspec
 import numpy as np
@@ -27,6 +27,10 @@ class Draw(TypedDict):
     shots: int
     sha256: str
     classes_never_drawn: NotRequired[list[str]]
+    classes_of_too_few_clips: NotRequired[list[str]]
+
+
+Mode = Literal["v", "a", "av"]
 
 
 class Sampled(TypedDict):
@@ -35,17 +39,23 @@ class Sampled(TypedDict):
     store: NotRequired[str | None]
     manifest: NotRequired[str | None]
     task: NotRequired[str]
-    groups: NotRequired[str]
-    ways: NotRequired[int | str | None]
-    queries: NotRequired[int | str | None]
-    episodes: NotRequired[int | None]
+    groups: NotRequired[Literal["within", "strict", "mixed"]]
+    ways: float
+    queries: float
+    min_ways: NotRequired[float]
+    max_ways: NotRequired[float]
+    max_queries: NotRequired[float]
+    max_shots: NotRequired[float]
+    alpha: NotRequired[float]
+    episodes: int
     split: str | None
     seed: int
-    label: NotRequired[str]
-    classes: NotRequired[int]
-    clips: NotRequired[int]
+    label: str
+    group: str | None
+    classes: int
+    clips: int
     clips_sha256: NotRequired[str]
-    dropped: NotRequired[dict[str, int]]
+    dropped: dict[str, int]
     features: dict[str, str]
     draws: list[Draw]
     sha256: str
@@ -58,8 +68,8 @@ class Scored(TypedDict):
 
     head: str
     projection: str
-    support: str
-    query: str
+    support: Mode
+    query: Mode
     shots: int
     episodes: int
     accuracy: float
@@ -112,6 +122,14 @@ class TallyRecord(TypedDict):
     confusions: list[Confusion]
 
 
+class ClassScore(TypedDict):
+    """How well one class was told."""
+
+    name: str
+    recall: NotRequired[float]
+    average_precision: NotRequired[float]
+
+
 class Evaluated(TypedDict):
     """One row of `evaluation.json`."""
 
@@ -121,7 +139,7 @@ class Evaluated(TypedDict):
     query: str
     clips: int
     metrics: dict[str, float | None]
-    classes: list[Any]
+    classes: list[ClassScore]
     untrained: bool
     seen_in_training: int
 
@@ -145,11 +163,10 @@ class EvaluationRecord(TypedDict):
     results: list[Evaluated]
 
 
-class TrainingConfig(TypedDict):
-    """`config.json` of `learn train`."""
-
-    recipe: dict[str, Any]
-    sha256: str
+# `config.json` of `learn train`; `from` is no name in Python.
+TrainingConfig = TypedDict(
+    "TrainingConfig", {"recipe": dict[str, Any], "sha256": str, "from": str, "set": list[str]}
+)
 
 
 class Provenance(TypedDict):

@@ -56,7 +56,7 @@ def _metrics_table(findings: Sequence[Finding], inputs: ReportInputs) -> Table:
     )  # fmt: skip
 
 
-def _metric(name: str, value: float | None) -> str:
+def _metric(name: str, value: float | int | None) -> str:
     return number(value) if name in NOT_SHARES else percent(value)
 
 

@@ -93,7 +93,8 @@ class Question:
     def chance(self) -> float | None:
         """The accuracy of guessing; None where that is not one over the number of ways."""
         varies = self.sampling.get("uneven") or self.measure != "accuracy"
-        return None if varies else 1 / self.sampling["ways"]
+        ways = self.sampling.get("ways")
+        return None if varies or not isinstance(ways, int) or ways < 1 else 1 / ways
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -230,6 +231,11 @@ def _rows(saved: Iterable[Saved]) -> tuple[Row, ...]:
         for record, tally in zip(records, tallies, strict=True):
             compared = {key: value for key, value in record.items() if key != "seconds"}
             modalities = modalities_of([(record["support"], record["query"])])
+            if missing := sorted(modalities - features.keys()):
+                raise InputError(
+                    f"{result.path} has results of {missing[0]} and names no such feature; "
+                    "score it again"
+                )
             scored = {modality: features[modality] for modality in modalities}
             key = json.dumps([compared, scored], sort_keys=True)
             if key not in rows:

