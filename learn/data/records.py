@@ -27,7 +27,7 @@ class Draw(TypedDict):
     shots: int
     sha256: str
     classes_never_drawn: NotRequired[list[str]]
-    classes_of_too_few_clips: NotRequired[list[str]]
+    classes_of_too_few_clips: NotRequired[list[str] | None]  # None: not known
 
 
 Mode = Literal["v", "a", "av"]

@@ -193,7 +193,7 @@ def load_result(run_dir: Path) -> Saved:
             # not the share of all queries.
             differs = result["episodes"].get("uneven") or "measure" in result["episodes"]
             sound = sound and (differs or all(np.isclose(a, mean) for a, mean in accuracies))
-    except (OSError, LookupError, TypeError, ValueError, ArithmeticError) as error:
+    except (InputError, OSError, LookupError, TypeError, ValueError, ArithmeticError) as error:
         raise InputError(f"{run_dir} is not a result of learn episodes ({error})") from None
     if not sound:
         raise InputError(f"{run_dir} was changed since it was written; score it again")

@@ -267,7 +267,10 @@ def _row(run: Path, record: Mapping[str, Any], tally: Mapping[str, Any] | None) 
 
 def _read_evaluation(run: Path) -> SavedEvaluation:
     record: records.EvaluationRecord
-    record = records.read(run / "evaluation.json", records.EvaluationRecord)
+    try:
+        record = records.read(run / "evaluation.json", records.EvaluationRecord)
+    except InputError as error:
+        raise InputError(f"{run} is not a result of learn evaluate ({error})") from None
     if not record["results"]:
         raise InputError(f"{run} is not a result of learn evaluate (it has no results)")
     return SavedEvaluation(path=run, record=record)

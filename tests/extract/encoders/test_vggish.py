@@ -186,7 +186,7 @@ def test_components_that_are_not_to_be_trusted(components, tmp_path):
     whole = saved(components, tmp_path / "whole.pth").read_bytes()
     for cut in (0, 10, 5000, len(whole) // 2):
         (tmp_path / "cut.pth").write_bytes(whole[:cut])
-        with pytest.raises(WeightsError, match="damaged"):
+        with pytest.raises(WeightsError, match=r"damaged|not a readable pickle"):
             read_pca(tmp_path / "cut.pth")
 
 
