@@ -45,7 +45,9 @@ def commands(world, out):
     formats = ("npz", "hdf5", "parquet", "simpleshot")
     clips = ("extract", "run", world / "clips", "--visual", "mobilenetv2:untrained")
     return {
-        "extract manifest": ("extract", "manifest", "folder", world / "clips", "-o", out / "m.csv"),
+        "extract manifest": (  # it lies at or above its media
+            *("extract", "manifest", "folder", world / "clips", "-o", world / "m.csv"),
+        ),
         "extract synth": ("extract", "synth", out / "s", "--classes", "1", "--clips", "1"),
         "extract run": (*clips, *new_store, "--workers", "1"),
         "store import": ("store", "import", world / "f.npz", "--format", "npz", *new_store),
@@ -141,7 +143,7 @@ NAMES = [
 PLACES = ["full", "in the way", "read-only", "full tmpfs"]
 IN_EVERY_RUN = {
     ("full", name) for name in NAMES if name not in ("extract run", "extract synth", "learn sweep")
-} | {("in the way", name) for name in ("extract manifest", "learn predict", "store import")}
+} | {("in the way", name) for name in ("learn predict", "store import")}
 
 
 @pytest.mark.parametrize(
@@ -150,6 +152,7 @@ IN_EVERY_RUN = {
         pytest.param(place, name, marks=() if (place, name) in IN_EVERY_RUN else pytest.mark.soak)
         for name in NAMES
         for place in PLACES
+        if place == "full" or name != "extract manifest"
     ],
 )
 def test_a_disk_that_refuses_is_one_line_and_in_nobodys_way(
@@ -172,6 +175,8 @@ def test_a_disk_that_refuses_is_one_line_and_in_nobodys_way(
     assert "Traceback" not in err
     resumable = {"new": "extract run store import store merge", "w": "learn sweep"}
     assert [x for x in left if x not in before and name not in resumable.get(x, "")] == []
+    assert not (world / "m.csv").exists()
     if place == "full":
         code, err = called(commands(world, folder)[name], capsys)
         assert code in (0, 1), err
+        (world / "m.csv").unlink(missing_ok=True)
