@@ -30,9 +30,10 @@ from jaxtyping import Float, Float32, UInt8
 
 from extract.datasets import scene
 from extract.datasets.scene import LOOKS, SOUNDS
+from extract.processes.child import Outcome
 from extract.processes.pool import Limits, process_map
 from extract.processes.sandbox import OFF
-from store.errors import InputError
+from store.errors import InputError, StoreError
 
 RATE = 16_000  # Hz
 SIZES = ((160, 120), (192, 144), (256, 192), (144, 192), (144, 256))  # width, height
@@ -100,6 +101,14 @@ class Rendering:
 FRACTIONS = ("visual", "audio", "noise", "silent", "broken")
 
 
+def _refuse_unrendered(outcome: Outcome, path: str, directory: Path) -> None:
+    if not outcome.value:
+        raise StoreError(
+            f"cannot render {path}: {outcome.detail}; see whether {directory} has room and can be "
+            "written to"
+        )
+
+
 def render(
     directory: Path | str, *, workers: int = 0, progress: Progress = _silent, **settings: Any
 ) -> Path:
@@ -134,7 +143,7 @@ def render(
         )
         with closing(outcomes):
             for done, (spec, outcome) in enumerate(zip(specs, outcomes, strict=True), 1):
-                assert outcome.value, f"{spec.path}: {outcome.detail}"
+                _refuse_unrendered(outcome, spec.path, directory)
                 progress(done, len(specs))
         with (staging / "manifest.csv").open("w", newline="") as file:
             rows = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")

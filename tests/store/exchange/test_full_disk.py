@@ -15,7 +15,8 @@ from store.exchange.formats._h5_writing import Disk
 from store.testing import fill
 
 NAMES = plugins.names(FAMILY)
-# Files may not grow beyond a size: for a program that writes, a disk that is full.
+# Files may not grow beyond a size: for a program that writes, a disk that is full. With -B: bytecode
+# would be torn, and break every later import.
 _EXPORT = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)),) * 2)
@@ -36,7 +37,7 @@ def test_a_full_disk_is_a_line_and_leaves_nothing(store_dir, name, tmp_path):
     several = "features" in plugins.build(FAMILY, name).keeps
     features = [] if several else ["--feature", store.open(store_dir).features[0]]
     output = tmp_path / "out"
-    command = [sys.executable, "-c", _EXPORT, "9000", "export", store_dir, "--format", name]
+    command = [sys.executable, "-B", "-c", _EXPORT, "9000", "export", store_dir, "--format", name]
     done = subprocess.run(
         [*map(str, command), "-o", str(output), *features],
         capture_output=True, text=True, check=False,
