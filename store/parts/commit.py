@@ -216,7 +216,11 @@ def commit(
         files=listed,
         written=written,
     )
-    assert (fault := record._fault(keys.feature_id, unit)) is None, fault
+    if fault := record._fault(keys.feature_id, unit):  # a collector that spares nothing young
+        raise StoreError(
+            f"{part} was changed while it was being written ({fault}); run again, and let `store "
+            "gc` spare what is younger than a unit takes"
+        )
     return record if put_record(storage, record) else None
 
 

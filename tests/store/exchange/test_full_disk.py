@@ -15,8 +15,8 @@ from store.exchange.formats._h5_writing import Disk
 from store.testing import fill
 
 NAMES = plugins.names(FAMILY)
-# Files may not grow beyond a size: for a program that writes, a disk that is full. With -B: bytecode
-# would be torn, and break every later import.
+# Files may not grow beyond a size: for a program that writes, a disk that is full. With -B, for
+# bytecode would be torn, and break every later import.
 _EXPORT = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)),) * 2)
