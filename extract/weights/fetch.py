@@ -7,12 +7,11 @@
 A mirror (`MICROSHOT_WEIGHTS_URL`) serves the same tree, so any such directory can be one.
 """
 
-import fcntl
 import hashlib
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -23,6 +22,7 @@ from urllib.parse import quote, urlsplit
 from extract.weights.catalogue import CATALOGUE, Published, RemoteFile, find
 from extract.weights.download import Progress, disk, download, forget, read_json, write_json
 from store.errors import WeightsError
+from store.lock import alone
 
 _MD5 = partial(hashlib.md5, usedforsecurity=False)
 
@@ -190,16 +190,15 @@ def _record(wanted: _Wanted, path: Path, digest: str) -> None:
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """Two fetches of one file would write into the same part."""
-    with disk(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.with_name(f".{path.name}.lock").open("w")
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise WeightsError(
-                f"{path} is being fetched by another process; wait until it is done"
-            ) from None
+    with ExitStack() as stack:
+        with disk(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                stack.enter_context(alone(path.with_name(f".{path.name}.lock")))
+            except BlockingIOError:
+                raise WeightsError(
+                    f"{path} is being fetched by another process; wait until it is done"
+                ) from None
         yield
 
 

@@ -15,15 +15,14 @@ Every file appears whole or not at all, and lasts before the next one is begun.
 Shapes: V = clips, E = embedding size.
 """
 
-import errno
 import hashlib
 import json
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +40,7 @@ from learn.training.metrics_log import NAME as METRICS
 from learn.training.objectives import Objective, ObjectiveContext, Texts
 from store import atomic, plugins
 from store.errors import ConfigError, InputError, MicroshotError, MissingFile
+from store.lock import alone
 
 if TYPE_CHECKING:
     from store import Feature
@@ -136,39 +136,31 @@ def held(run_dir: Path, *, new: bool) -> Iterator[None]:
         run_dir.mkdir(exist_ok=not new)
     except FileExistsError:
         raise InputError(f"{run_dir} exists; name a new directory") from None
-    with (run_dir / LOCK).open("ab") as file:
-        _lock(file, run_dir)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(alone(run_dir / LOCK))
+        except BlockingIOError:
+            raise InputError(
+                f"another process trains in {run_dir}; wait for it, or name a new directory"
+            ) from None
         try:
             yield
         except BaseException:
-            metrics = run_dir / METRICS
-            if made and not (metrics.is_file() and metrics.stat().st_size):
-                for name in (CONFIG, PROVENANCE, LABELS, METRICS, LOCK):
-                    with suppress(OSError):
-                        (run_dir / name).unlink()
-                with suppress(OSError):  # other files are in it
-                    run_dir.rmdir()
+            if made:
+                _remove_unbegun(run_dir)
             raise
 
 
-def _lock(file: IO[bytes], run_dir: Path) -> None:
-    """Take the lock, which the system drops with the process; no wait.
-
-    Where the system or the file system knows no locks, nobody is kept out.
-    """
-    try:
-        import fcntl
-    except ImportError:
+def _remove_unbegun(run_dir: Path) -> None:
+    """Remove a directory in which no step was made, but for files that are not ours."""
+    metrics = run_dir / METRICS
+    if metrics.is_file() and metrics.stat().st_size:
         return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise InputError(
-            f"another process trains in {run_dir}; wait for it, or name a new directory"
-        ) from None
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
-            raise
+    for name in (CONFIG, PROVENANCE, LABELS, METRICS, LOCK):
+        with suppress(OSError):
+            (run_dir / name).unlink()
+    with suppress(OSError):
+        run_dir.rmdir()
 
 
 def begin(
