@@ -19,7 +19,7 @@ HEAVY = ("av", "dask", "faiss", "h5py", "numpy", "pyarrow", "sklearn", "torch", 
 # Rooms of each package, floor by floor. A room knows the floors below it, and not its neighbours.
 FLOORS = {
     "store": (
-        ("atomic", "errors", "names", "pickles"),
+        ("atomic", "errors", "lock", "names", "pickles"),
         ("cluster", "safe_pickle", "settings", "sizes", "spec", "status", "storage"),
         ("plugins", "console", "manifest_rows"),
         ("manifest", "parts"),
