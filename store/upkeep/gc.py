@@ -20,7 +20,6 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any, Literal
 
-from store import atomic
 from store.errors import DamagedStore, InputError
 from store.names import is_safe_name
 from store.parts.commit import PART_NAME, FeatureKeys, read_record
@@ -31,6 +30,7 @@ from store.store import Store
 DAY_SECONDS = 24 * 3600.0
 QUARANTINE_STAMP = "%Y%m%dt%H%M%S.%fz"
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_CLAIMED = re.compile(r"dead-[0-9a-f]{16}")
 _TRASH = re.compile(r"gc-(?P<part>u-[0-9a-f]{20}-[0-9a-f]{12})-(?P<feature>.+)")
 
 
@@ -75,7 +75,7 @@ def gc(
         posix.inside(store.path, name)
     with posix.writing(store.path / "tmp"):
         now = _file_system_time(store.path / "tmp")
-        restored = [] if dry_run else _restore_trash(store)
+        restored = [] if dry_run else restore_trash(store, delete=True)
         parts: list[str] = []
         staging: list[str] = []
         size = young = 0
@@ -84,17 +84,23 @@ def gc(
                 young += 1
                 continue
             taken = _size_bytes(path)
-            if dry_run or _remove_part(keys, path):
+            if dry_run or _remove_part(keys, path.name):
                 parts.append(path.relative_to(store.path).as_posix())
                 size += taken
         for path in _entries(store.path / "tmp"):
             if now - _newest(path) < older_than_seconds:
                 young += 1
                 continue
-            size += _size_bytes(path)
-            staging.append(path.relative_to(store.path).as_posix())
+            taken = _size_bytes(path)
             if not dry_run:
-                _remove(store.path, path.name)
+                trash = _TRASH.fullmatch(path.name)
+                if trash and is_safe_name(trash["feature"]):  # moved there a moment ago
+                    restored += _settle_trash(store, path.name, trash, delete=True)
+                    continue
+                if not _remove(store.path, path.name):
+                    continue
+            size += taken
+            staging.append(path.relative_to(store.path).as_posix())
     return Collected(
         parts=parts,
         staging=staging,
@@ -141,54 +147,75 @@ def _is_named(keys: FeatureKeys, unit: str, part: str) -> bool:
         return os.path.lexists(record)
 
 
-def _remove_part(keys: FeatureKeys, part: Path) -> bool:
+def _remove_part(keys: FeatureKeys, name: str) -> bool:
     """Move away, look again, then delete; False if it was committed meanwhile or is gone."""
-    trash = directory(keys.storage) / "tmp" / f"gc-{part.name}-{keys.feature_id}"
-    try:
-        part.rename(trash)
-    except FileNotFoundError:  # another collector
-        return False
-    atomic.fsync(part.parent)
-    return _settle(keys, trash, part) == "removed"
+    root, trash = directory(keys.storage), f"gc-{name}-{keys.feature_id}"
+    with posix.opened(root, keys.parts) as parts, posix.opened(root, "tmp") as tmp:
+        try:
+            os.rename(name, trash, src_dir_fd=parts, dst_dir_fd=tmp)
+        except FileNotFoundError:  # another collector
+            return False
+        os.fsync(parts)
+    return _settle(keys, trash, name) == "removed"
 
 
 def _settle(
-    keys: FeatureKeys, trash: Path, part: Path
-) -> Literal["restored", "removed", "taken by another"]:
+    keys: FeatureKeys, trash: str, name: str, *, delete: bool = True
+) -> Literal["restored", "removed", "left", "taken by another"]:
     """Put a part back that is committed after all, else delete it."""
-    root, named = directory(keys.storage), _is_named(keys, part.name[:22], part.name)
+    root, named = directory(keys.storage), _is_named(keys, name[:22], name)
+    if not named and not delete:
+        return "left"
     claimed = f"dead-{token_hex(8)}"
+    folder, target = (keys.parts, name) if named else ("tmp", claimed)
     try:
-        trash.rename(posix.inside(root, f"{keys.parts}/{part.name}") if named
-                     else posix.inside(root, f"tmp/{claimed}"))  # fmt: skip
+        with posix.opened(root, "tmp") as tmp, posix.opened(root, folder) as there:
+            os.rename(trash, target, src_dir_fd=tmp, dst_dir_fd=there)
+            if named:
+                os.fsync(there)
     except FileNotFoundError:
         return "taken by another"
     if named:
-        atomic.fsync(part.parent)
         return "restored"
     _remove(root, claimed)
     return "removed"
 
 
-def _restore_trash(store: Store) -> list[str]:
-    """Finish what an interrupted collector began."""
-    restored = []
-    for path in _entries(store.path / "tmp"):
-        if (match := _TRASH.fullmatch(path.name)) and is_safe_name(match["feature"]):
-            keys = store.keys_of(match["feature"])
-            key = f"{keys.parts}/{match['part']}"
-            if _settle(keys, path, store.path / key) == "restored":
-                restored.append(key)
-    return restored
+def restore_trash(store: Store, *, delete: bool) -> list[str]:
+    """Finish what an interrupted collector began: put back what is committed, and delete the rest
+    if asked to. Returns the keys of what was put back."""
+    return [
+        key
+        for path in _entries(store.path / "tmp")
+        if (match := _TRASH.fullmatch(path.name)) and is_safe_name(match["feature"])
+        for key in _settle_trash(store, path.name, match, delete=delete)
+    ]
 
 
-def _remove(root: Path, name: str) -> None:
-    """Delete something in tmp/: a link itself, and never what it leads to."""
-    with posix.opened(root, "tmp") as folder, suppress(FileNotFoundError):
-        if stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
-            shutil.rmtree(name, ignore_errors=True, dir_fd=folder)
-        else:
-            os.unlink(name, dir_fd=folder)
+def _settle_trash(store: Store, name: str, match: re.Match[str], *, delete: bool) -> list[str]:
+    """The key of the part, if it was put back."""
+    keys = store.keys_of(match["feature"])
+    outcome = _settle(keys, name, match["part"], delete=delete)
+    return [f"{keys.parts}/{match['part']}"] if outcome == "restored" else []
+
+
+def _remove(root: Path, name: str) -> bool:
+    """Claim and delete something in tmp/: a link itself, and never what it leads to.
+
+    Claimed first, because a writer may publish what it staged at any moment: it must move either
+    all of it or nothing. False if it did.
+    """
+    with posix.opened(root, "tmp") as folder:
+        claimed = name if _CLAIMED.fullmatch(name) else f"dead-{token_hex(8)}"
+        try:
+            os.rename(name, claimed, src_dir_fd=folder, dst_dir_fd=folder)
+            if stat.S_ISDIR(os.stat(claimed, dir_fd=folder, follow_symlinks=False).st_mode):
+                shutil.rmtree(claimed, ignore_errors=True, dir_fd=folder)
+            else:
+                os.unlink(claimed, dir_fd=folder)
+        except FileNotFoundError:
+            return False
+    return True
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -1,7 +1,9 @@
 """Making damaged units pending again, without deleting anything.
 
 The commit record of a unit that `verify` finds damaged is moved to quarantine/, so that the next
-`extract run` does that unit, and only that, once more. Its part stays until it is collected.
+`extract run` does that unit, and only that, once more. Its part stays until it is collected. A part
+that a collector had moved away before it was killed, and that is committed, comes back first: such
+a unit is whole.
 """
 
 from contextlib import suppress
@@ -15,8 +17,9 @@ from store.names import is_safe_name
 from store.parts import layout
 from store.parts.commit import FeatureKeys, read_record
 from store.parts.part import Part
+from store.storage import posix
 from store.store import Store
-from store.upkeep.gc import QUARANTINE_STAMP
+from store.upkeep.gc import QUARANTINE_STAMP, restore_trash
 from store.upkeep.verify import Problem, unit_problems, verify
 
 
@@ -52,6 +55,11 @@ def repair(store: Store, *, deep: bool = False) -> Repaired:
     units: list[PendingUnit] = []
     moved: list[str] = []
     left: list[Problem] = []
+    if store.storage.local_path is not None:
+        for name in ("tmp", "data.zarr", "commits"):
+            posix.inside(store.path, name)
+        with posix.writing(store.path / "tmp"):
+            restore_trash(store, delete=False)
     for problem in verify(store, deep=deep).problems:
         if problem.kind == "unexpected":
             moved += _set_stray_file_aside(store, problem)

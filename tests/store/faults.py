@@ -87,8 +87,9 @@ def _audit(event, args):
             _current.event("open", args[0])
     elif event in _WATCHED:
         path = args[1] if event == "os.link" else args[0]
-        if event in ("os.remove", "os.rmdir") and args[1] >= 0:  # relative to a descriptor
-            path = Path(f"/proc/self/fd/{args[1]}").readlink() / path
+        held = {"os.remove": 1, "os.rmdir": 1, "os.rename": 2}.get(event)
+        if held and args[held] >= 0:  # relative to a descriptor
+            path = Path(f"/proc/self/fd/{args[held]}").readlink() / path
         _current.event(event.removeprefix("os."), path)
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import store
-from store import atomic
 from store.errors import DamagedStore, InputError, StoreError
 from store.parts.commit import read_record
 from store.storage import posix
+from store.upkeep import gc as collector
 from store.upkeep.gc import age_seconds, gc
 from store.upkeep.repair import repair
 from store.upkeep.verify import verify
@@ -129,20 +129,20 @@ def test_a_writer_that_wakes_up_while_its_part_is_moved_keeps_it(
     """The record appears between the collector's look and its move."""
     part = lose(fs, feature, make_rows({"a": 2}))
     age(fs.path, 2 * DAY)
-    record, fsync = fs.path / "commits" / feature.name / f"{part.name[:22]}.json", atomic.fsync
+    record, fsync = fs.path / "commits" / feature.name / f"{part.name[:22]}.json", os.fsync
     shutil.copytree(fs.path, fs.path.with_name("other"))
     other = store.open(fs.path.with_name("other"))["toy"]
     other.commit(make_rows({"a": 2}))
     keys = store.open(fs.path.with_name("other")).keys_of(feature.name)
     theirs = read_record(keys, part.name[:22])
 
-    def wakes_up(path):
-        if path == part.parent and not record.exists():
+    def wakes_up(descriptor):
+        if os.path.samestat(os.fstat(descriptor), part.parent.stat()) and not record.exists():
             data = theirs.to_bytes().replace(theirs.part.encode(), part.name.encode())
             record.write_bytes(sealed(data))
-        fsync(path)
+        fsync(descriptor)
 
-    monkeypatch.setattr(atomic, "fsync", wakes_up)
+    monkeypatch.setattr(os, "fsync", wakes_up)
     assert gc(fs).parts == []
     assert (part / "zarr.json").is_file()
     assert read_record(fs.keys_of(feature.name), part.name[:22])
@@ -200,3 +200,55 @@ def test_ages_are_understood(text, seconds):
 def test_other_ages_are_refused(text):
     with pytest.raises(InputError, match="write one like"):
         age_seconds(text)
+
+
+def test_a_writer_publishes_all_that_it_staged_or_nothing(fs, feature, make_rows, monkeypatch):
+    """A collector that takes everything, however young, meets a writer about to publish."""
+    rows, rmtree, met = make_rows({"a": 2}), shutil.rmtree, []
+
+    def begins_to_delete(name, **how):
+        with pytest.raises(StoreError):
+            posix.publish(staged[0], target[0])
+        met.append(name)
+        rmtree(name, **how)
+
+    staged, target, publish = [], [], posix.publish
+
+    def meets_a_collector(source, place):
+        staged.append(source)
+        target.append(place)
+        monkeypatch.setattr(posix, "publish", writing_publish)
+        monkeypatch.setattr(shutil, "rmtree", begins_to_delete)
+        gc(fs, older_than_seconds=0.0)
+        monkeypatch.setattr(shutil, "rmtree", rmtree)
+        publish(source, place)
+
+    def writing_publish(source, place):
+        with posix.writing(place):
+            publish(source, place)
+
+    monkeypatch.setattr(posix, "publish", meets_a_collector)
+    with pytest.raises(StoreError):
+        feature.commit(rows)
+    assert met
+    monkeypatch.setattr(posix, "publish", publish)
+    assert feature.commit(rows)
+    assert verify(fs, deep=True).problems == []
+
+
+def test_what_another_collector_has_just_moved_is_looked_for_in_the_records(
+    fs, feature, make_rows, monkeypatch
+):
+    """It moves a part between this one's two looks at tmp/, and the writer has committed."""
+    feature.commit(make_rows({"a": 2}))
+    (part,) = fs.path.glob("data.zarr/*/parts/u-*")
+    restore = collector.restore_trash
+
+    def then_moves(*args, **how):
+        restored = restore(*args, **how)
+        part.rename(fs.path / "tmp" / f"gc-{part.name}-{feature.name}")
+        return restored
+
+    monkeypatch.setattr(collector, "restore_trash", then_moves)
+    assert collector.gc(fs, older_than_seconds=0.0).restored == [part.relative_to(fs.path).as_posix()]
+    assert verify(fs, deep=True).problems == []

@@ -99,6 +99,25 @@ def test_a_link_that_appears_while_garbage_is_deleted_is_not_followed(
     assert (outside / "thesis" / "chapter.tex").read_text() == "mine"
 
 
+def test_a_link_that_appears_before_a_part_is_moved_is_not_followed(folder, tmp_path, monkeypatch):
+    """A stranger's directory takes the place of the parts after they were looked at."""
+    path, outside = folder / "fs", tmp_path / "outside"
+    fs = store.open(path)
+    parts, measured = fs.path / fs.keys_of(fs["toy"].name).parts, collector._size_bytes
+
+    def swapped(entry):
+        size = measured(entry)
+        if entry.parent == parts and not outside.exists():
+            swap(parts, outside)
+        return size
+
+    monkeypatch.setattr(collector, "_size_bytes", swapped)
+    with pytest.raises(DamagedStore, match="is a link"):
+        operations.gc(path)
+    lost = [entry for entry in outside.iterdir() if entry.name != "thesis"]
+    assert any(entry.name.startswith(fs["toy"].unit_name(("lost",))) for entry in lost)
+
+
 def test_what_one_collector_deletes_another_does_not_restore(folder, monkeypatch):
     """The writer wakes up, and a second collector comes, while the first has deleted half."""
     fs = store.open(folder / "fs")

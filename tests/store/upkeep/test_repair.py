@@ -133,3 +133,23 @@ def test_a_unit_done_again_in_the_meantime_stays(three, monkeypatch):
     monkeypatch.setattr("store.upkeep.repair.verify", lambda store, deep: stale)
     assert repair(fs).units == []
     assert store.open(fs.path)["toy"].has_unit(unit)
+
+
+def test_what_a_killed_collector_had_moved_away_is_whole_again(three):
+    """It had looked before the commit: only the move is to be undone, and no unit done again."""
+    fs, units = three
+    _, part = part_of(fs, units[1])
+    _, lost = part_of(fs, units[2])
+    (fs.path / f"commits/{fs['toy'].name}/{lost.name[:22]}.json").unlink()
+    for moved in (part, lost):
+        moved.rename(fs.path / "tmp" / f"gc-{moved.name}-{fs['toy'].name}")
+    before = snapshot(fs)
+    assert verify(fs).problems
+    assert repair(fs).units == []
+    assert verify(fs, deep=True).problems == []
+    assert store.open(fs.path)["toy"].status_of(["a1", "a2"]).tolist() == [
+        Status.OK,
+        Status.PENDING,
+    ]
+    assert snapshot(fs) == before  # what no record names is left to `store gc`
+    assert (fs.path / "tmp" / f"gc-{lost.name}-{fs['toy'].name}").is_dir()
