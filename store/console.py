@@ -238,6 +238,8 @@ _NEXT_STEPS = {
     errno.EISDIR: "a directory stands where a file should; name another path",
     errno.EEXIST: "name a new path",
     errno.ENAMETOOLONG: "give it a shorter name",
+    errno.EAGAIN: "raise the limit on processes (ulimit -u), or ask for fewer --workers",
+    errno.ENOMEM: "close other programs, or ask for fewer --workers",
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
     errno.EIO: "look at the disk or the mount",
     errno.ESTALE: "look at the mount",

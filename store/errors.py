@@ -6,6 +6,7 @@ MicroshotError               exit code 2; one line that names the value, the bou
 │   ├── ManifestError        all bad rows at once
 │   ├── UnknownColumn        a column the manifest does not have
 │   └── NotEnoughClips       the episodes asked for cannot be drawn from these clips
+├── ProcessError             a process that we need does not start
 ├── ConfigError              a SPEC or recipe names something that does not exist
 │   ├── UnknownPlugin
 │   ├── UnknownSetting
@@ -57,6 +58,12 @@ class NotEnoughClips(InputError):
     """The episodes asked for cannot be drawn from these clips."""
 
     kind = "not-enough-clips"
+
+
+class ProcessError(MicroshotError):
+    """A process that we need does not start."""
+
+    kind = "process"
 
 
 class ConfigError(MicroshotError):

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -19,7 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from extract.weights.loading import unpickle
-from store.errors import MissingFile, WeightsError
+from store.errors import InputError, MissingFile, WeightsError
+from store.exchange.formats.npz import read_numbers
 
 DIM = 128
 LIMIT = 2.0  # components are clipped to -2..2
@@ -76,10 +76,9 @@ def _arrays(path: Path, content: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return _arrays(path, file)
-    except (BadZipFile, OSError, EOFError, ValueError):
-        raise WeightsError(f"pca {path} is no whole .npz file; fetch it again") from None
+        return _arrays(path, read_numbers(path, KEYS, most=DIM * DIM))
+    except InputError as error:
+        raise WeightsError(f"pca {error}") from None
 
 
 def _read_pth(path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -29,7 +29,7 @@ from typing import Any
 from extract.processes.child import Outcome, Ready, Risk
 from extract.processes.sandbox import AUTO, Confinement, Sandbox
 from extract.processes.transport import SHARED, Inbox, shared_file
-from store.errors import ConfigError, MicroshotError
+from store.errors import ConfigError, MicroshotError, ProcessError
 from store.status import Status
 
 START_SECONDS = 120.0
@@ -84,7 +84,9 @@ def process_map(
 
     Raises:
         ConfigError: the sandbox is required, and this kernel lacks some of it.
-        RuntimeError: a child does not start, or `items` raised.
+        ProcessError: a child does not start.
+        OSError, MemoryError: the system gives us no more processes or memory.
+        RuntimeError: `items` raised anything else.
     """
     pool = _Pool(
         lambda: _Child(function, limits, shared),
@@ -198,7 +200,7 @@ class _Pool:
         """The next outcome; None after the last."""
         with self.changed:
             while (index := self._next()) is None:
-                if isinstance(self.failure, MicroshotError):
+                if isinstance(self.failure, MicroshotError | OSError | MemoryError):
                     raise self.failure
                 if self.failure is not None:
                     raise RuntimeError(f"decoding stopped: {self.failure}") from self.failure
@@ -352,8 +354,10 @@ class _Pool:
         if not slot.child.ready:
             slot.false_starts += 1  # somebody may have killed it, as a system short of memory does
             if slot.false_starts > FALSE_STARTS:
-                raise RuntimeError(
-                    f"a decode process does not start (exit code {code}); see stderr"
+                raise ProcessError(
+                    f"a decode process does not start (exit code {code} each of "
+                    f"{slot.false_starts} times); what it printed stands above. Is there memory for it, and are "
+                    "--workers no more than the system allows?"
                 )
             self._replace(slot)
             return

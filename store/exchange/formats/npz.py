@@ -180,6 +180,24 @@ class Npz:
         )
 
 
+def read_numbers(source: Path, names: Sequence[str], *, most: int) -> dict[str, np.ndarray]:
+    """Arrays of an archive, of at most so many numbers each; those that are missing are left out.
+
+    Raises:
+        InputError: an archive that is not whole or not what it says, or other arrays than these.
+    """
+    with opened(source, zipfile.ZipFile) as archive:
+        members = _members(archive, source)
+        for name in members.keys() & set(names):
+            member = members[name]
+            if member.dtype.kind not in "fiu" or prod(member.shape) > most:
+                raise InputError(
+                    f"{source} does not hold at most {most} numbers as {name}, but "
+                    f"{member.dtype}{list(member.shape)}"
+                )
+        return {n: _load(archive, n, members[n], source) for n in names if n in members}
+
+
 def _slicing(array: np.ndarray) -> Callable[[slice], np.ndarray]:
     return lambda block: array[block]
 

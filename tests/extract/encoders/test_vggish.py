@@ -190,6 +190,34 @@ def test_components_that_are_not_to_be_trusted(components, tmp_path):
             read_pca(tmp_path / "cut.pth")
 
 
+@pytest.mark.parametrize(
+    ("hostile", "reason"),
+    [
+        (np.empty(200_000_000, "V0"), "not as large as it says|does not hold"),
+        (np.zeros(30_000_000, "S0"), "not as large as it says|does not hold"),
+        (np.zeros((40_000, 1000)), "swells|does not hold"),
+        (np.zeros((129, 128)), "does not hold"),
+        (np.array(["a"] * 128), "does not hold"),
+    ],
+    ids=["of no bytes", "text of no bytes", "swelling", "too many", "text"],
+)
+def test_components_that_swell_are_refused_before_they_are_made(
+    components, tmp_path, hostile, reason, monkeypatch
+):
+    np.savez_compressed(tmp_path / "p.npz", **{**components, "pca_eigen_vectors": hostile})
+    monkeypatch.setattr(np.lib.format, "read_array", None)
+    with pytest.raises(WeightsError, match=reason):
+        read_pca(tmp_path / "p.npz")
+
+
+def test_components_in_a_file_cut_short(components, tmp_path):
+    whole = saved(components, tmp_path / "whole.npz").read_bytes()
+    for cut in (0, 10, 5000, len(whole) // 2, len(whole) - 30):
+        (tmp_path / "cut.npz").write_bytes(whole[:cut])
+        with pytest.raises(WeightsError, match="cannot be read"):
+            read_pca(tmp_path / "cut.npz")
+
+
 def test_components_of_another_shape_or_format(components, tmp_path):
     small = {**components, "pca_means": np.zeros(3)}
     with pytest.raises(WeightsError, match=r"instead of \[128, 128\] and \[128\]"):

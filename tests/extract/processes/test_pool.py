@@ -1,6 +1,8 @@
 """Functions mapped must be importable by a fresh interpreter."""
 
+import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +22,8 @@ from extract.processes.child import Outcome
 from extract.processes.pool import Limits, process_map
 from extract.processes.sandbox import OFF
 from store import Status
+from store.console import refusal
+from store.errors import ProcessError
 
 LIMITS = {field.name for field in fields(Limits)}
 
@@ -356,8 +360,19 @@ def test_a_child_killed_before_it_is_ready_is_replaced(monkeypatch):
 
 def test_children_that_cannot_start_are_said(monkeypatch):
     monkeypatch.setattr(pool, "_BOOT", "raise SystemExit(7)")
-    with pytest.raises(RuntimeError, match="exit code 7"):
+    with pytest.raises(ProcessError, match="exit code 7 each of 3 times"):
         list(quick([partial(abs, -1)]))
+
+
+@pytest.mark.parametrize("refused", [BlockingIOError(errno.EAGAIN, "no more"), MemoryError()])
+def test_a_system_that_gives_no_more_processes_is_told_as_such(monkeypatch, refused):
+    def popen(*_, **__):
+        raise refused
+
+    monkeypatch.setattr(pool.subprocess, "Popen", popen)
+    with pytest.raises(type(refused)) as caught:
+        list(quick([partial(abs, -1)]))
+    assert re.search("ulimit -u|not enough memory", refusal(caught.value))
 
 
 def test_children_ignore_ctrl_c():

@@ -250,5 +250,7 @@ def test_what_another_collector_has_just_moved_is_looked_for_in_the_records(
         return restored
 
     monkeypatch.setattr(collector, "restore_trash", then_moves)
-    assert collector.gc(fs, older_than_seconds=0.0).restored == [part.relative_to(fs.path).as_posix()]
+    assert collector.gc(fs, older_than_seconds=0.0).restored == [
+        part.relative_to(fs.path).as_posix()
+    ]
     assert verify(fs, deep=True).problems == []
