@@ -356,8 +356,8 @@ class _Pool:
             if slot.false_starts > FALSE_STARTS:
                 raise ProcessError(
                     f"a decode process does not start (exit code {code} each of "
-                    f"{slot.false_starts} times); what it printed stands above. Is there memory for it, and are "
-                    "--workers no more than the system allows?"
+                    f"{slot.false_starts} times); what it printed stands above. Is there memory "
+                    "for it, and are --workers no more than the system allows?"
                 )
             self._replace(slot)
             return

@@ -5,13 +5,17 @@ import resource
 import shutil
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
+import numpy as np
 import pytest
 
 import cli
+import store
 from store import testing
 from tests.extract import media_files as media
+from tests.extract.weights.test_convert import bundle, created
+from tests.store.faults import Injector
 
 MAINS = {"extract": cli.extract_main, "store": cli.store_main, "learn": cli.learn_main}
 QUICK = ("--set", "optimiser.epochs=1", "--set", "projection.hidden=4")
@@ -34,6 +38,12 @@ def world(tmp_path_factory):
     (folder / "clips.csv").write_text("path\nclips/a/1.mp4\nclips/b/1.mp4\n")
     exported = ["store", "export", folder / "store", "--format", "npz", "-o", folder / "f.npz"]
     assert called([*exported, "--feature", fs.features[0]])[0] == 0
+    names = sorted(set(labels))
+    (folder / "names.csv").write_text(
+        "name,0,1\n" + "".join(f"{n},{i},1\n" for i, n in enumerate(names))
+    )
+    zeros = {name: np.zeros(shape, "float32") for name, shape in created(50, 1, False).items()}
+    bundle.write(folder / "model.ckpt-1", zeros)
     made = ["learn", "episodes", folder / "store", *FEW, "-o", folder / "result"]
     assert called(made)[0] == 0
     return folder
@@ -67,6 +77,13 @@ def commands(world, out):
         ),
         "learn episodes": ("learn", "episodes", store, *FEW, "-o", out / "e"),
         "learn evaluate": ("learn", "evaluate", store, "--protocol", "retrieval", "-o", out / "v"),
+        "extract weights convert": (
+            *("extract", "weights", "convert", world / "model.ckpt-1"),
+            *("--encoder", "simclrv2:variant=r50_1x_sk0", "-o", out / "c.safetensors"),
+        ),
+        "learn labels": (
+            *("learn", "labels", store, "--from", world / "names.csv", "-o", out / "l.csv"),
+        ),
         "learn predict": (
             *("learn", "predict", store, "--support", world / "support.csv", "-o", out / "a.csv"),
         ),
@@ -140,10 +157,11 @@ def refusing(place, folder):
 
 
 NAMES = [
-    "extract manifest", "extract synth", "extract run", "store import", "store merge",
+    "extract manifest", "extract synth", "extract run", "extract weights convert",
+    "store import", "store merge",
     "store export npz", "store export hdf5", "store export parquet", "store export simpleshot",
-    "learn train", "learn sweep", "learn episodes", "learn evaluate", "learn predict",
-    "learn report",
+    "learn train", "learn sweep", "learn episodes", "learn evaluate", "learn labels",
+    "learn predict", "learn report",
 ]  # fmt: skip
 PLACES = ["full", "in the way", "read-only", "full tmpfs"]
 WITH_PROCESSES = ("extract run", "extract synth")
@@ -186,3 +204,103 @@ def test_a_disk_that_refuses_is_one_line_and_in_nobodys_way(
         code, err = called(commands(world, folder)[name], capsys)
         assert code in (0, 1), err
         (world / "m.csv").unlink(missing_ok=True)
+
+
+def inner_commands(path):
+    """Those that change a store where it lies."""
+    feature = "synthetic-visual"
+    return {
+        "store view": ("store", "view", path, feature),
+        "store gc": ("store", "gc", path, "--older-than", "0s"),
+        "store repair": ("store", "repair", path),
+        "store remove": ("store", "remove", path, feature),
+        "store rename": ("store", "rename", path, feature, "renamed"),
+    }
+
+
+INNER = ["store view", "store gc", "store repair", "store remove", "store rename"]
+
+
+def spoil(path):
+    """Work for every one of them: a damaged unit, one that no record names, a strange file."""
+    fs = store.open(path)
+    damaged, lost = sorted(path.glob("commits/*/u-*.json"))[:2]
+    (part,) = path.glob(f"data.zarr/*/parts/{damaged.stem}-*")
+    (part / "status" / "c" / "0").unlink()
+    lost.unlink()
+    (path / "tmp").mkdir(exist_ok=True)
+    (path / "tmp" / "u-torn").mkdir()
+    return fs
+
+
+@pytest.mark.parametrize("name", INNER)
+@pytest.mark.parametrize("place", ["full", pytest.param("read-only", marks=pytest.mark.soak)])
+def test_a_store_on_a_disk_that_refuses_stays_as_it_is(world, tmp_path, capsys, name, place):
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    path = folder / "store"
+    with mounted(folder, "size=64m") if place == "read-only" else nullcontext():
+        shutil.copytree(world / "store", path)
+        if name in ("store gc", "store repair"):
+            spoil(path)
+        command = inner_commands(path)[name]
+        if place == "read-only":
+            subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
+            code, err = called(command, capsys)
+            subprocess.run(["mount", "-o", "remount,rw", folder], check=True)
+        else:
+            with files_no_larger_than(40):
+                code, err = called(command, capsys)
+        said = [line for line in err.splitlines() if line.startswith("error[")]
+        if code not in (0, 1):  # moving and deleting need no room
+            assert (code, len(said)) == (2, 1), err
+            code, err = called(command, capsys)
+        assert code in (0, 1), err
+        assert place == "full" or said
+        if name == "store rename":
+            assert [f for f in store.open(path).features if f.startswith("renamed")]
+        code, err = called(("store", "repair", path), capsys)
+        assert called(("store", "verify", path), capsys)[0] == 0
+
+
+VANISHING = [name for name in NAMES if name not in ("extract manifest", "extract synth")]
+
+
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [
+        pytest.param(
+            name, share, marks=() if share == 0.5 and name != "learn sweep" else pytest.mark.soak
+        )
+        for name in VANISHING
+        for share in (0.0, 0.25, 0.5, 0.75)
+    ],
+)
+def test_a_mount_that_vanishes_is_one_line(world, tmp_path, capsys, monkeypatch, name, share):
+    """In the middle of writing the directory is no longer there; later it comes back."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    counted, folder, away = (tmp_path / word for word in ("counted", "out", "away"))
+    counted.mkdir()
+    with Injector(counted) as injector:
+        assert called(commands(world, counted)[name], capsys)[0] in (0, 1)
+    changes = len(injector.events)
+    assert changes
+
+    def vanish(number, kind, where):
+        if number == int(share * changes):
+            folder.rename(away)
+
+    folder.mkdir()
+    with Injector(folder, vanish):
+        code, err = called(commands(world, folder)[name], capsys)
+    said = [line for line in err.splitlines() if line.startswith("error[")]
+    assert "Traceback" not in err
+    if away.exists():
+        assert (code, len(said)) == (2, 1) or code in (0, 1), err
+        shutil.rmtree(folder, ignore_errors=True)  # made anew by a command that makes its parents
+        away.rename(folder)
+    if code == 2:
+        again = commands(world, folder)[name]
+        resumed = [*again, "--resume"] if name == "learn train" else again
+        code, err = called(resumed, capsys)
+        assert code in (0, 1), err

@@ -72,7 +72,7 @@ class _Written:
         return getattr(self._file, name)
 
     def write(self, data):
-        data = memoryview(data).cast("B")
+        data = data if isinstance(data, str) else memoryview(data).cast("B")
         self._file.write(data[: len(data) // 2])
         self._file.flush()
         self._injector.event("write", self._path)
