@@ -29,6 +29,8 @@ def run_table(result: Mapping[str, Any]) -> None:
     _sandbox_line(result["sandbox"])
     for finding in result["findings"]:
         write_line(f"finding: {finding}")
+    for note in result["notes"]:
+        wrapped(f"note: {note}", indent="    ")
 
 
 def manifest_lines(facts: Mapping[str, Any]) -> None:
@@ -78,6 +80,8 @@ def plan_table(result: Mapping[str, Any]) -> None:
         wrapped(f"{kind}: {example}", indent="    ")
     for finding in result["findings"]:
         wrapped(f"finding: {finding}")
+    for note in result["notes"]:
+        wrapped(f"note: {note}", indent="    ")
 
 
 def status_table(result: Mapping[str, Any]) -> None:

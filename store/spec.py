@@ -46,6 +46,16 @@ def canonical_json(value: Any) -> bytes:
     return text.encode("ascii")
 
 
+def settings_of(identity: Any, prefix: str = "") -> dict[str, Any]:
+    """The values of nested settings by dotted key: `sampling.fps`."""
+    if not isinstance(identity, Mapping):
+        return {prefix: identity}
+    found: dict[str, Any] = {}
+    for key, value in identity.items():
+        found |= settings_of(value, f"{prefix}.{key}" if prefix else key)
+    return found
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureSpec:
     """The identity of what one encoder with one preprocessing gives; `feature_id` is its name.

@@ -22,7 +22,7 @@ from extract.media.sampling import Sampling
 from extract.pipeline import cluster_worker
 from extract.pipeline.cluster_worker import Settings, UnitTask
 from extract.pipeline.options import Options, readable
-from extract.pipeline.outputs import wanted_rows, with_missing
+from extract.pipeline.outputs import second_features, wanted_rows, with_missing
 from extract.pipeline.progress import RunProgress, Watch, metrics_writer
 from extract.pipeline.result import FeatureReport, RunResult, Timings
 from extract.processes.sandbox import Confinement
@@ -217,6 +217,8 @@ def run_on(
         first = _check_workers(client, settings, where.url, where.insecure_tcp)
         specs = [cluster_worker.spec_of(plain) for plain in first["specs"]]
         fs = store.create(store_dir)
+        notes = second_features(fs, specs)
+        watch.say(notes)
         fs.add_manifest(manifest)
         features = [fs.add_feature(spec) for spec in specs]
         size = first["clips_per_unit"]
@@ -254,6 +256,7 @@ def run_on(
         timings=timings,
         max_failures=options.max_failures,
         stopped=progress.stopped,
+        notes=notes,
     )
 
 

@@ -21,6 +21,7 @@ from extract.processes.pool import Limits, process_map
 from extract.processes.sandbox import Sandbox
 from store import Feature, FeatureSpec, Manifest, Status, Store
 from store.errors import ConfigError, InputError
+from store.spec import settings_of
 
 DEATHS = (Status.CRASH, Status.OUT_OF_MEMORY)  # of a decode process
 
@@ -92,6 +93,36 @@ def specs_of(encoders: Sequence[Encoder], policy: Sampling, decoder: str) -> lis
     if len({spec.feature_id for spec in specs}) < len(specs):
         raise InputError("the same encoder with the same settings is asked for twice; name it once")
     return specs
+
+
+def second_features(fs: Store | None, specs: Sequence[FeatureSpec]) -> list[str]:
+    """A line for each feature that would stand beside another of the same encoder, because a
+    setting is not what it was when that one was made."""
+    if fs is None:
+        return []
+    known = [(name, fs[name]) for name in fs.features]
+    notes = []
+    for spec in specs:
+        beside = [
+            (name, feature.spec)
+            for name, feature in known
+            if (feature.spec.slug, feature.modality) == (spec.slug, spec.modality)
+        ]
+        if not beside or spec.feature_id in dict(known):
+            continue
+        name, other = beside[-1]
+        then, now = settings_of(other.identity), settings_of(spec.identity)
+        changed = [
+            f"{key} was {then.get(key, 'not set')} and is {now.get(key, 'not set')}"
+            for key in sorted(then.keys() | now.keys())
+            if then.get(key) != now.get(key)
+        ]
+        notes.append(
+            f"{spec.feature_id} is a second {spec.modality} feature beside {name} "
+            f"({'; '.join(changed[:4])}): commands that read one will ask which. To go on with the "
+            f"old one give the old settings; to be rid of it: store remove DIR {name}"
+        )
+    return notes
 
 
 def outputs_of(

@@ -27,7 +27,7 @@ from extract.media.clip import Clip, failed
 from extract.media.sampling import Sampling
 from extract.pipeline.batching import HalvingNetwork
 from extract.pipeline.options import Options, cores, readable
-from extract.pipeline.outputs import decoded, encoders_of, is_wanted, specs_of
+from extract.pipeline.outputs import decoded, encoders_of, is_wanted, second_features, specs_of
 from extract.pipeline.progress import Progress, silent
 from extract.pipeline.unit_encoder import UnitEncoder
 from extract.processes.child import Outcome
@@ -81,6 +81,7 @@ class Plan:
     examples: dict[str, str]  # a clip and what went wrong, by kind
     max_failures: float
     sandbox: Confinement | None  # of the processes that decoded the sample
+    notes: tuple[str, ...]  # what is to be known before the run
 
     @property
     def findings(self) -> list[str]:
@@ -329,6 +330,7 @@ def _scaled(
         examples=tried.examples,
         max_failures=options.max_failures,
         sandbox=tried.confinement,
+        notes=tuple(second_features(store.find(store_dir), [trial.spec for trial in trials])),
     )
 
 

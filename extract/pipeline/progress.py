@@ -14,8 +14,8 @@ from store.errors import InputError
 
 ENOUGH_CLIPS = 500  # before a share of failures says anything
 
-# (done, total, message, status): called for every clip; `message` is one line for every commit,
-# `status` the rate and the failures so far.
+# (done, total or None, message, status): called for every clip; `message` is one line for every
+# commit, `status` the rate and the failures so far.
 Progress = Callable[..., None]
 OnCommit = Callable[[Mapping[str, Any]], None]
 
@@ -31,6 +31,11 @@ class Watch:
     metrics: Path | None = None  # gets a line of JSON for every commit
     stop: Event = field(default_factory=Event)  # once set, units in hand are finished
     progress: Progress = silent
+
+    def say(self, notes: Sequence[str]) -> None:
+        """Show what is to be known before the work begins, while there is time to stop it."""
+        for note in notes:
+            self.progress(0, None, f"note: {note}")
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

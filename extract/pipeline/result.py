@@ -94,6 +94,7 @@ class RunResult:
     timings: Timings
     max_failures: float = field(default=0.05)
     stopped: str = ""  # why it ended before all was done
+    notes: Sequence[str] = ()  # said at the beginning, too
 
     @property
     def interrupted(self) -> bool:
@@ -148,5 +149,6 @@ class RunResult:
             "evidence": evidence,
             "sandbox": asdict(timings.confinement) if timings.confinement else None,
             "findings": self.findings,
+            "notes": list(self.notes),
             "stopped": self.stopped or None,
         }

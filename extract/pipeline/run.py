@@ -21,6 +21,7 @@ from extract.pipeline.outputs import (
     decoded,
     encoders_of,
     outputs_of,
+    second_features,
     specs_of,
     units_of,
     with_missing,
@@ -76,6 +77,8 @@ def run(
     on_commit = metrics_writer(watch.metrics)
 
     fs: Store = store.create(store_dir)
+    notes = second_features(fs, specs)
+    watch.say(notes)
     fs.add_manifest(manifest)
     outputs = outputs_of(fs, encoders, specs, batch_size=options.batch_size, device=options.device)
     units = units_of(manifest, outputs, options.again, options.clips_per_unit)
@@ -113,4 +116,5 @@ def run(
         timings=timings,
         max_failures=options.max_failures,
         stopped=progress.stopped,
+        notes=notes,
     )

@@ -8,6 +8,7 @@ import cli
 import store
 from extract.media.sampling import Sampling
 from extract.pipeline import outputs
+from extract.pipeline.plan import plan
 from store import Status
 from tests.extract import media_files as media
 from tests.extract.fakes import Frames, Windows, quick
@@ -66,3 +67,25 @@ def test_a_moment_beyond_all_time_is_an_empty_clip(tmp_path):
     manifest = write_manifest(tmp_path, ["a.mp4"], start_seconds=["1e13"], end_seconds=["1e14"])
     result = quick(manifest, tmp_path / "s", visual=[Frames()], sampling=Sampling(fps=1.0))
     assert result.features[0].counts == {"empty": 1}
+
+
+def test_a_changed_setting_is_told_before_it_makes_a_second_feature(tmp_path):
+    media.write(tmp_path / "a.mp4", [0, 40])
+    manifest, said = write_manifest(tmp_path, ["a.mp4"]), []
+
+    def run(**given):
+        said.clear()
+        return quick(
+            manifest, tmp_path / "s", progress=lambda *now: said.append(now[2:3]), **given
+        ).notes
+
+    assert run() == []
+    assert run() == []  # the same again is none
+    assert run(visual=[Frames(), Frames(seed=1)])[0].count("is a second visual feature") == 1
+    (note,) = run(sampling=Sampling(fps=2.0))
+    assert "sampling.fps was 4 and is 2" in note
+    assert "store remove DIR fake-frames-" in note
+    assert said[0] == (f"note: {note}",)
+    assert run(visual=[], audio=[Windows()]) == []  # of the other modality
+    (planned,) = plan(manifest, tmp_path / "s", visual=[Frames()], sampling=Sampling(fps=1.0)).notes
+    assert "sampling.fps was" in planned
