@@ -40,6 +40,13 @@ KEPT_SMALL = {
     "protocol": (*tuple(plugins.names("learn.evaluation.protocols")), "linear:c=1", "x"),
     "index": ("exact", "ivf", "ivf:cells=4,probes=1", "ivf:cells=-1", "x"),
     "form": (*tuple(plugins.names("store.exchange.formats")), "x"),
+    "store_dir": ("fs", "odd", "new", "media", "x\n"),
+    "extract visual": ("mobilenetv2:untrained", "mobilenetv2", "x", ""),
+    "extract audio": ("yamnet:untrained", "vggish:untrained,x=1", "x"),
+    "sample": (*tuple(plugins.names("extract.media.samplers")), "uniform:frames=-1", "x"),
+    "device": ("auto", "cpu", "x"),
+    "workers": ("-1", "1", "2", "x"),
+    "clips": ("-1", "0", "1", "2", "x"),
     "against": ("first", "best", "all", "x"),
     "ci": ("t-ddof1", "normal-ddof0", "bootstrap", "x"),
 }
@@ -71,6 +78,7 @@ def world(tmp_path_factory):
     for name in ("one", "two"):
         (home / "media" / name).mkdir(parents=True)
         (home / "media" / name / "clip.mp4").write_bytes(b"no video")
+    (home / "clips.csv").write_text("path\nmedia/one/clip.mp4\nmedia/two/clip.mp4\n")
     for run, head in (("run1", "prototypes"), ("run2", "nearest")):
         code, _, talk = call(home, ["learn", "episodes", "fs", "--split", "all", "--queries", "3",
                                     "--episodes", "30", "--head", head, "-o", run])  # fmt: skip
@@ -111,10 +119,11 @@ def types_of(words: str) -> dict[str, str]:
     return {key: str(hint) for key, hint in get_type_hints(command.callback).items()}
 
 
-def values(name: str, kind: str) -> st.SearchStrategy[str]:
+def values(words: str, name: str, kind: str) -> st.SearchStrategy[str]:
     """What may be written for a parameter of that name and type."""
-    if name in KEPT_SMALL:
-        return st.sampled_from(KEPT_SMALL[name])
+    for key in (f"{words.split()[0]} {name}", name):
+        if key in KEPT_SMALL:
+            return st.sampled_from(KEPT_SMALL[key])
     if "int" in kind:
         return st.sampled_from(NUMBERS)
     if "float" in kind:
@@ -129,6 +138,8 @@ def values(name: str, kind: str) -> st.SearchStrategy[str]:
 
 ARGUMENTS = {
     "extract manifest": (("folder", "esc50", "x"), ("media", "m.csv", "no such")),
+    "extract plan": (("clips.csv", "m.csv", "empty.csv", "media", "no such"),),
+    "extract status": (("clips.csv", "m.csv", "empty.csv", "media", "no such"),),
     "store info": (("fs", "odd", "media", "no such"),),
     "store verify": (("fs", "odd", "run1"),),
     "store export": (("fs", "odd"),),
@@ -140,7 +151,7 @@ ARGUMENTS = {
     "learn compare": (("run1", "run2"), ("run2", "run1", "found", "no such")),
     "learn report": (("run1", "found", "run2", "fs"),),
 }
-SLOW = ("learn report",)  # a second a page
+SLOW = ("learn report", "extract plan")  # a second a page, and a decode process
 ALWAYS = {
     "learn episodes": ["--episodes", "6", "--queries", "2"],
     "learn report": ["--map", "none"],
@@ -162,7 +173,7 @@ def drawn(data, words: str, output: Path) -> list[str]:
         option = max(options, key=len)
         line.append(option)
         if not parameter.is_flag:
-            line.append(data.draw(values(parameter.name, types[parameter.name])))
+            line.append(data.draw(values(words, parameter.name, types[parameter.name])))
     written = {p.name for p in command_of(words).params} & {"output"}
     return [*line, "-o", str(output)] if written else line
 
