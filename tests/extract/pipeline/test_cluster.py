@@ -255,6 +255,20 @@ def test_over_tls(source, tmp_path):
     }
     with Cluster(tmp_path, workers=1, settings=settings, tls=["--protocol", "tls"]) as secure:
         assert secure.url.startswith("tls://")
+        stranger = trustme.CA()
+        stranger.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(
+            tmp_path / "stranger.pem"
+        )
+        theirs = {
+            f"{base}CLIENT__{what}": str(tmp_path / "stranger.pem") for what in ("CERT", "KEY")
+        }
+        whole, secure.environment = secure.environment, {**secure.environment, **theirs}
+        client = secure.client(source, tmp_path / "refused", size=12)
+        _, errors = client.communicate(timeout=120)
+        assert "no scheduler answers at tls://" in errors
+        assert client.returncode
+        assert not (tmp_path / "refused").exists()
+        secure.environment = whole
         client = secure.client(source, tmp_path / "s", size=12)
         out, errors = client.communicate(timeout=120)
         assert client.returncode == 0, errors
