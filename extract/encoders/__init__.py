@@ -26,6 +26,7 @@ class Description:
     modality: str  # "visual" or "audio"
     dims: Mapping[str, int]  # embedding size by `variant=`; under "" where there is no such setting
     licence: str  # of the published weights
+    weights: str = "file"  # that is named; or "package", installed with us, or "none"
     precisions: tuple[str, ...] = ("fp32", "bf16")  # in which rows point where those of fp32 do
 
 

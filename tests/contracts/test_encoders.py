@@ -20,6 +20,8 @@ AUDIO = [n for n in NAMES if hasattr(plugins.module(FAMILY, n).Config, "window_s
 VISUAL = [n for n in NAMES if n not in AUDIO]
 of_sound = pytest.mark.parametrize("name", AUDIO)
 of_frames = pytest.mark.parametrize("name", VISUAL)
+WITH_WEIGHTS = [n for n in NAMES if plugins.module(FAMILY, n).DESCRIPTION.weights != "none"]
+of_weights = pytest.mark.parametrize("name", WITH_WEIGHTS)
 FRAME_SIZES = [(1, 1), (17, 31), (300, 40), (240, 320), (224, 224)]
 BF16_COSINE = 0.999
 NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)
@@ -39,7 +41,13 @@ EVERYTHING = [
 
 @cache
 def load(name, *settings):
-    return extract.load_encoder(f"{name}:{','.join(('untrained', *settings))}")
+    words = ",".join((*untrained(name), *settings))
+    return extract.load_encoder(f"{name}:{words}" if words else name)
+
+
+def untrained(name):
+    """The word for random weights, where there are weights."""
+    return ("untrained",) if name in WITH_WEIGHTS else ()
 
 
 @pytest.fixture(params=NAMES)
@@ -75,7 +83,8 @@ def trained_looking(monkeypatch):
             return Frozen(trained(network), **how)
 
         monkeypatch.setattr(plugins.module(FAMILY, name), "Frozen", frozen)
-        return extract.load_encoder(f"{name}:untrained,{settings}", precision=precision)
+        words = ",".join(filter(None, (*untrained(name), settings)))
+        return extract.load_encoder(f"{name}:{words}" if words else name, precision=precision)
 
     return load
 
@@ -84,7 +93,8 @@ def weightless(name, settings):
     """A network without numbers, on a device that only follows shapes: it costs nothing."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("extract.weights.loading.initialise", lambda network, **_: None)
-        return extract.load_encoder(f"{name}:untrained,{settings}", "meta")
+        words = ",".join(filter(None, (*untrained(name), settings)))
+        return extract.load_encoder(f"{name}:{words}" if words else name, "meta")
 
 
 # The smallest of every encoder in every run of the suite, the others in soaks.
@@ -166,7 +176,7 @@ def test_one_finite_row_of_dim_per_item(encoder):
     each = 1
     if encoder.modality == "audio":
         each = len(encoder.window_starts_seconds(x.shape[1]))
-        assert each == 2
+        assert each == (2 if encoder.window_seconds else 1)
     assert rows.shape == (5 * each, encoder.dim)
     assert rows.dtype == torch.float32
     assert rows.isfinite().all()
@@ -196,10 +206,12 @@ def test_encoding_is_preprocessing_then_forward_and_leaves_its_input_alone(encod
 def test_the_spec_decides_the_numbers(encoder, name):
     x = items(encoder, 2)
     state = torch.random.get_rng_state()
-    again = extract.load_encoder(f"{name}:untrained")
+    again = load.__wrapped__(name)
     assert torch.equal(torch.random.get_rng_state(), state)  # nobody else's numbers move
     assert torch.equal(again(x), encoder(x))
     assert again.identity == encoder.identity
+    if name not in WITH_WEIGHTS:
+        return
     other = load(name, "seed=1")
     assert relative(other(x), encoder(x)) > 0.1
     assert other.identity != encoder.identity
@@ -213,6 +225,7 @@ def test_the_identity_is_json_and_says_what_matters(encoder):
     assert encoder.identity["preprocessing"]
 
 
+@of_weights
 def test_random_weights_are_stamped(encoder):
     assert encoder.notes["untrained"] is True
     assert encoder.identity["weights"] == {"untrained": True, "seed": 0}
@@ -252,7 +265,7 @@ def test_bf16_points_where_fp32_does(name, trained_looking, extent):
 
 
 def load_as(name, precision, device="cpu"):
-    return extract.load_encoder(f"{name}:untrained", device, precision)
+    return extract.load_encoder(":".join((name, *untrained(name))), device, precision)
 
 
 def test_auto_is_bf16_on_a_gpu_if_rows_stay(name, monkeypatch):
@@ -264,16 +277,19 @@ def test_auto_is_bf16_on_a_gpu_if_rows_stay(name, monkeypatch):
     assert built == ["fp32", wanted, wanted]
 
 
+@pytest.mark.parametrize("name", [n for n in WITH_WEIGHTS if description(n).weights == "file"])
 def test_without_weights_it_says_what_to_write(name):
     with pytest.raises(WeightsError, match=f"weights=FILE .*, or {name}:untrained"):
         extract.load_encoder(name)
 
 
+@of_weights
 def test_weights_that_are_not_there(name, tmp_path):
     with pytest.raises(MissingFile, match="are not there"):
         extract.load_encoder(f"{name}:weights={tmp_path / 'nothing.safetensors'}")
 
 
+@of_weights
 def test_weights_and_none_at_once(name):
     with pytest.raises(ConfigError, match="exclude each other"):
         extract.load_encoder(f"{name}:weights=some.pth,untrained")
@@ -289,7 +305,7 @@ def test_weights_and_none_at_once(name):
 )
 def test_a_device_or_precision_that_is_not_there(name, device, precision, says):
     with pytest.raises(ConfigError, match=says):
-        extract.load_encoder(f"{name}:untrained", device, precision)
+        load_as(name, precision, device)
 
 
 @of_frames
@@ -325,8 +341,11 @@ def test_sounds_shorter_than_a_window_are_completed_with_silence(encoder, sample
 
 
 @of_sound
-def test_windows_are_rows_of_their_own(encoder):
+def test_windows_are_rows_of_their_own(name):
     """A window's row is the row of its sound alone: what comes before and after does not matter."""
+    encoder = load(name)
+    if not encoder.window_seconds:
+        encoder = load(name, "window_seconds=2", "hop_seconds=1")
     seconds = encoder.window_seconds + 2.3 * encoder.hop_seconds
     length = round(seconds * encoder.sample_rate)
     x = sounds(encoder, length)
@@ -351,8 +370,12 @@ def test_one_window_over_the_whole_sound(name):
 
 @of_sound
 @pytest.mark.parametrize(
-    "settings", ["window_seconds=0.01", "hop_seconds=0", "hop_seconds=60", "window_seconds=-1"]
+    "settings",
+    [
+        *("window_seconds=0.01", "window_seconds=-1"),
+        *("window_seconds=2,hop_seconds=0", "window_seconds=2,hop_seconds=60"),
+    ],
 )
 def test_impossible_windows_are_refused(name, settings):
     with pytest.raises(ConfigError, match="_seconds="):
-        extract.load_encoder(f"{name}:untrained,{settings}")
+        load(name, settings)
