@@ -31,6 +31,7 @@ Visual = Annotated[
         "--visual-encoder",
         metavar="SPEC",
         help="Frame encoder NAME:key=value,…; may repeat.",
+        show_default="efficientnet_lite, if no --audio either",
         rich_help_panel=WHAT,
     ),
 ]
@@ -41,6 +42,7 @@ Audio = Annotated[
         "--audio-encoder",
         metavar="SPEC",
         help="Sound encoder NAME:key=value,…; may repeat.",
+        show_default="logmel, if no --visual either",
         rich_help_panel=WHAT,
     ),
 ]
@@ -148,6 +150,8 @@ def run_command(
 
     Run it again to go on where it stopped. A clip that fails becomes a row with a reason. Ctrl-C
     finishes the units in hand; a second one stops at once.
+
+    Example: extract run clips.csv --store my_store
 
     Example: extract run clips.csv --store my_store --visual mobilenetv2:weights=v2.pth --fps 2
     """

@@ -124,7 +124,7 @@ def progress(noun: str, *, quiet: bool) -> Iterator[Callable[..., None]]:
     """A bar on a terminal; otherwise the lines that `message` brings, one per commit."""
     if quiet or not sys.stderr.isatty():
 
-        def lines(done: int, total: int, message: str = "", status: str = "") -> None:
+        def lines(done: int, total: int | None, message: str = "", status: str = "") -> None:
             if message and not quiet:
                 text = visible(f"{message}; {status}" if status else message)
                 print(text, file=sys.stderr, flush=True)
@@ -149,7 +149,7 @@ def progress(noun: str, *, quiet: bool) -> Iterator[Callable[..., None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(noun, total=None, status="")
 
-        def draw(done: int, total: int, message: str = "", status: str = "") -> None:
+        def draw(done: int, total: int | None, message: str = "", status: str = "") -> None:
             bar.update(task, completed=done, total=total, status=visible(status))
             if message:
                 bar.console.print(visible(message), highlight=False, markup=False)

@@ -18,6 +18,9 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+# What clips are encoded with where nobody names an encoder: all that an install brings.
+DEFAULTS = {"visual": "efficientnet_lite", "audio": "logmel"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:

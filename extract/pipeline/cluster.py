@@ -22,13 +22,13 @@ from extract.media.sampling import Sampling
 from extract.pipeline import cluster_worker
 from extract.pipeline.cluster_worker import Settings, UnitTask
 from extract.pipeline.options import Options, readable
-from extract.pipeline.outputs import second_features, wanted_rows, with_missing
+from extract.pipeline.outputs import named, second_features, wanted_rows, with_missing
 from extract.pipeline.progress import RunProgress, Watch, metrics_writer
 from extract.pipeline.result import FeatureReport, RunResult, Timings
 from extract.processes.sandbox import Confinement
 from store import Manifest
 from store.cluster import check_url, connected
-from store.errors import ClusterError, InputError
+from store.errors import ClusterError
 
 UNITS_PER_THREAD = 2  # under way: one at work, one waiting
 TRIES = 3  # of a unit whose workers died
@@ -203,8 +203,7 @@ def run_on(
     manifest = readable(
         manifest if isinstance(manifest, Manifest) else store.read_manifest(manifest)
     )
-    if not visual and not audio:
-        raise InputError("no encoder; give `visual` or `audio` a SPEC (see: extract encoders)")
+    visual, audio, notes = named(visual, audio)
     on_commit = metrics_writer(watch.metrics)
     settings = Settings(
         visual=tuple(visual),
@@ -217,7 +216,7 @@ def run_on(
         first = _check_workers(client, settings, where.url, where.insecure_tcp)
         specs = [cluster_worker.spec_of(plain) for plain in first["specs"]]
         fs = store.create(store_dir)
-        notes = second_features(fs, specs)
+        notes += second_features(fs, specs)
         watch.say(notes)
         fs.add_manifest(manifest)
         features = [fs.add_feature(spec) for spec in specs]

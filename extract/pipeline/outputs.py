@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from extract import load_encoder
-from extract.encoders import AudioEncoder, Encoder, VisualEncoder
+from extract.encoders import DEFAULTS, AudioEncoder, Encoder, VisualEncoder
 from extract.media.answers import checked
 from extract.media.clip import Clip, Request, failed
 from extract.media.decode import Decoder, safely
@@ -66,17 +66,28 @@ class Output:
 Unit = list[tuple[int, list[Output]]]  # rows of the manifest, each with the features that want it
 
 
+def named(
+    visual: Sequence[str | Encoder], audio: Sequence[str | Encoder]
+) -> tuple[Sequence[str | Encoder], Sequence[str | Encoder], list[str]]:
+    """The encoders asked for, or those of an install, with a line that says so."""
+    if visual or audio:
+        return visual, audio, []
+    line = (
+        f"no encoder is named: frames by {DEFAULTS['visual']} (ImageNet), sound by "
+        f"{DEFAULTS['audio']} (statistics, nothing learnt); with a GPU and a download more can be "
+        "had: --visual simclrv2:weights=FILE --audio panns:weights=FILE (extract weights list)"
+    )
+    return (DEFAULTS["visual"],), (DEFAULTS["audio"],), [line]
+
+
 def encoders_of(
     visual: Sequence[str | Encoder], audio: Sequence[str | Encoder], device: str, precision: str
 ) -> list[Encoder]:
     """The visual and audio encoders, loaded.
 
     Raises:
-        InputError: none.
         ConfigError: one that cannot be had, or of the other modality.
     """
-    if not visual and not audio:
-        raise InputError("no encoder; give `visual` or `audio` a SPEC (see: extract encoders)")
     return [
         *(_loaded(spec, "visual", device, precision) for spec in visual),
         *(_loaded(spec, "audio", device, precision) for spec in audio),

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,14 @@ from extract.media.clip import Clip, failed
 from extract.media.sampling import Sampling
 from extract.pipeline.batching import HalvingNetwork
 from extract.pipeline.options import Options, cores, readable
-from extract.pipeline.outputs import decoded, encoders_of, is_wanted, second_features, specs_of
+from extract.pipeline.outputs import (
+    decoded,
+    encoders_of,
+    is_wanted,
+    named,
+    second_features,
+    specs_of,
+)
 from extract.pipeline.progress import Progress, silent
 from extract.pipeline.unit_encoder import UnitEncoder
 from extract.processes.child import Outcome
@@ -81,7 +88,7 @@ class Plan:
     examples: dict[str, str]  # a clip and what went wrong, by kind
     max_failures: float
     sandbox: Confinement | None  # of the processes that decoded the sample
-    notes: tuple[str, ...]  # what is to be known before the run
+    notes: tuple[str, ...] = ()  # what is to be known before the run
 
     @property
     def findings(self) -> list[str]:
@@ -165,6 +172,7 @@ def plan(
     policy = sampling or Sampling(fps=1.0)
     manifest = manifest if isinstance(manifest, Manifest) else store.read_manifest(manifest)
     manifest = readable(manifest)
+    visual, audio, notes = named(visual, audio)
     encoders = encoders_of(visual, audio, options.device, options.precision)
     specs = specs_of(encoders, policy, options.decoder)
     trials = _trials(manifest, store_dir, encoders, specs, options)
@@ -194,7 +202,10 @@ def plan(
                     tried.decoders[_decoder(clip.visual.detail)] += 1
         for trial in trials:
             _finish(trial)
-    return _scaled(manifest, store_dir, pending, trials, options, tried)
+    notes += second_features(store.find(store_dir), specs)
+    return replace(
+        _scaled(manifest, store_dir, pending, trials, options, tried), notes=tuple(notes)
+    )
 
 
 def _trials(
@@ -330,7 +341,6 @@ def _scaled(
         examples=tried.examples,
         max_failures=options.max_failures,
         sandbox=tried.confinement,
-        notes=tuple(second_features(store.find(store_dir), [trial.spec for trial in trials])),
     )
 
 

@@ -20,6 +20,7 @@ from extract.pipeline.options import Options, readable
 from extract.pipeline.outputs import (
     decoded,
     encoders_of,
+    named,
     outputs_of,
     second_features,
     specs_of,
@@ -56,7 +57,8 @@ def run(
 ) -> RunResult:
     """Store what every encoder makes of every clip of the manifest.
 
-    `visual` and `audio` are SPECs or loaded encoders. Nothing is written before all that was asked
+    `visual` and `audio` are SPECs or loaded encoders; without any, those that an install brings
+    (`extract.encoders.DEFAULTS`). Nothing is written before all that was asked
     for is known to exist.
 
     Once `watch.stop` is set, or after 500 clips of which more than `options.max_failures` failed,
@@ -71,13 +73,14 @@ def run(
     policy = sampling or Sampling(fps=1.0)
     manifest = manifest if isinstance(manifest, Manifest) else store.read_manifest(manifest)
     manifest = readable(manifest)
+    visual, audio, notes = named(visual, audio)
     encoders = encoders_of(visual, audio, options.device, options.precision)
     specs = specs_of(encoders, policy, options.decoder)
     watch = watch or Watch()
     on_commit = metrics_writer(watch.metrics)
 
     fs: Store = store.create(store_dir)
-    notes = second_features(fs, specs)
+    notes += second_features(fs, specs)
     watch.say(notes)
     fs.add_manifest(manifest)
     outputs = outputs_of(fs, encoders, specs, batch_size=options.batch_size, device=options.device)

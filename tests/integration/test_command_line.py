@@ -11,6 +11,7 @@ import pytest
 
 import cli
 from store import plugins, testing
+from tests.extract import media_files as media
 
 MAINS = {"extract": cli.extract_main, "store": cli.store_main, "learn": cli.learn_main}
 
@@ -114,13 +115,25 @@ def test_a_bad_encoder(call, tmp_path, spec, kind, says):
 
 
 @pytest.mark.parametrize(
-    "words", [("--fps", "1", "--frames", "4"), ("--fps", "0"), ("--frames", "-1"), ()]
+    "words", [("--fps", "1", "--frames", "4"), ("--fps", "0"), ("--frames", "-1")]
 )
-def test_a_bad_sampling_or_no_encoder(call, tmp_path, words):
+def test_a_bad_sampling(call, tmp_path, words):
     path = manifest(tmp_path, "path\na.mp4\n")
-    encoder = ENCODER if words else ()
-    refused(call("extract", "run", path, "--store", tmp_path / "s", *encoder, *words), "input")
+    refused(call("extract", "run", path, "--store", tmp_path / "s", *ENCODER, *words), "input")
     assert not (tmp_path / "s").exists()
+
+
+def test_who_names_no_encoder_gets_those_of_the_install(call, tmp_path):
+    media.write(tmp_path / "a.mp4", [0, 40], sound=media.tone(0.5))
+    path = manifest(tmp_path, "path\na.mp4\n")
+    code, out, talk = call("extract", "run", path, "--store", tmp_path / "s", "--json")
+    assert code == 0, talk
+    told = json.loads(out)
+    assert [f["feature"].rpartition("-")[0] for f in told["features"]] == [
+        "efficientnet_lite", "logmel",
+    ]  # fmt: skip
+    assert "no encoder is named" in told["notes"][0]
+    assert "simclrv2" in told["notes"][0]
 
 
 def test_gpu_asked_and_none_found(call, tmp_path):

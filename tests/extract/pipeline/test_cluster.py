@@ -22,7 +22,7 @@ from extract.pipeline.progress import RunProgress, Watch
 from extract.pipeline.result import Timings
 from extract.pipeline.run import run
 from store.cluster import check_url
-from store.errors import ClusterError, InputError, MissingFile
+from store.errors import ClusterError, InputError, MissingFile, WeightsError
 from tests.extract import media_files as media
 from tests.extract.clusters import Cluster, descendants, kill_tree
 
@@ -112,8 +112,8 @@ def test_what_went_wrong_on_a_worker_is_said_here(source, two, tmp_path):
     with pytest.raises(MissingFile, match=r"none\.safetensors"):
         run_on(two.line, source, tmp_path / "s", visual=["mobilenetv2:weights=none.safetensors"])
     assert not (tmp_path / "s").exists()
-    with pytest.raises(InputError, match="no encoder"):
-        run_on(two.line, source, tmp_path / "s")
+    with pytest.raises(WeightsError, match="needs weights=FILE"):
+        run_on(two.line, source, tmp_path / "s", visual=["simclrv2"])
 
 
 def test_a_worker_is_killed_and_its_unit_is_done_by_another(source, two, tmp_path):
