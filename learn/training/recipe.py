@@ -76,8 +76,10 @@ class OptimiserSettings(Settings):
     # cosine: down to 0 at the end of the stage's round
     schedule: str = setting("constant", among=("constant", "cosine"))
     warmup_epochs: float = setting(0.0, at_least=0)
-    # on the validation split; auto: loss if it has one
-    watch: str = setting("auto", among=("auto", "loss", "episodes", "none"))
+    # what tells the best epoch. unseen: episodes of classes that training lacks, and nothing but a
+    # sure gain takes the place of the state before training; split: loss on the validation split if
+    # it has one, else its episodes; auto: unseen where it can be had, else split
+    watch: str = setting("auto", among=("auto", "unseen", "split", "loss", "episodes", "none"))
     # epochs without a better validation; 0: never stop early
     patience: int = setting(10, at_least=0)
     seed: int = setting(0, at_least=0)
@@ -223,6 +225,20 @@ def from_tables(tables: Mapping[str, Any], *, source: str) -> Recipe:
         stages=built,
         seed=seeds.pop(),
     )
+
+
+def saved(tables: Mapping[str, Any], *, source: str) -> Recipe:
+    """The recipe of a run's `config.json`, which may be older than some settings.
+
+    Before projections could be residual none was, and none of what a linear one saw was dropped.
+    """
+    before = {"linear": {"residual": False, "dropout": 0.0}, "mlp": {"residual": False}}
+    projections = {
+        modality: {**before.get(str(table.get("name")), {}), **table}
+        for modality, table in tables.get("projection", {}).items()
+    }
+    known = {**tables, "projection": projections} if projections else tables
+    return from_tables(known, source=source)
 
 
 def _stage(number: int, table: Mapping[str, Any], base: Mapping[str, Any]) -> Stage:

@@ -284,7 +284,7 @@ def _restored(path: Path) -> Run:
     """The run, its networks with the weights that the training left."""
     provenance: records.Provenance = records.read(path / PROVENANCE, records.Provenance)
     config: records.TrainingConfig = records.read(path / CONFIG, records.TrainingConfig)
-    recipe = recipes.from_tables(config["recipe"], source=str(path))
+    recipe = recipes.saved(config["recipe"], source=str(path))
     weights = load_file(path / WEIGHTS)
     known = class_embeddings.read(path / LABELS) if (path / LABELS).is_file() else None
     classes = tuple(provenance["classes"])

@@ -3,13 +3,15 @@
 Shapes: B = clips, T = rows (padded), D = stored size, E = embedding size.
 
 Each plug-in offers `Config` and `build(config, dim_in)`. Rows arrive standardised, see
-`learn/models/tower.py`.
+`learn/models/embedder.py`.
 """
 
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+from learn.models.projections._residual import Start
 
 
 @runtime_checkable
@@ -25,6 +27,18 @@ class Projection(Protocol):
         seconds: Float[Tensor, "B T"],
     ) -> Float[Tensor, "B E"]:
         """One vector per clip from its rows."""
+
+
+@runtime_checkable
+class Residual(Projection, Protocol):
+    """A projection that may add what it learns to the stored rows, or to a fixed map of them."""
+
+    start: Start | None  # None: these settings add to nothing
+    penalty: float  # of the distance, in the cost of every batch
+
+    def distance(self) -> Float[Tensor, ""]:
+        """How far it has gone from where it started."""
+        ...
 
 
 def mean_of_rows(rows: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B D"]:

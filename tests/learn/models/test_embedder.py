@@ -7,7 +7,7 @@ from learn.training.recipe import load
 from store import plugins
 
 EVERY = torch.arange(4)
-LINEAR = plugins.Spec("linear", {"dim_out": 5})
+LINEAR = plugins.Spec("linear", {"dim_out": 5, "residual": False, "dropout": 0.0})
 
 
 def rows(scale=1.0, shift=0.0):
