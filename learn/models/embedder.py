@@ -18,6 +18,7 @@ from learn.data.streaming import Stored
 from learn.models.networks import Network
 from learn.models.projections import Projection, Residual
 from learn.models.projections._residual import blocks, principal_components
+from learn.models.projections.whiten import Whiten
 from store import plugins
 from store.errors import ConfigError
 
@@ -59,6 +60,12 @@ class Tower(Standardiser):
         built: Projection = plugins.build("learn.models.projections", projection, dim_in)
         super().__init__(dim_in, together=isinstance(built, Residual) and built.start is not None)
         self.projection = built
+        self.raw = isinstance(built, Whiten)  # which has a centre of its own, behind a power
+
+    def measure(self, rows: Stored) -> None:
+        """Take mean and deviation from these rows, unless the projection wants them as they are."""
+        if not self.raw:
+            super().measure(rows)
 
     def forward(
         self,
@@ -125,6 +132,10 @@ class Embedder(nn.Module):
             start = tower.projection.start if isinstance(tower.projection, Residual) else None
             if start is not None and start.map is not None:
                 start.place(principal_components(_covariance(tower, rows[modality]), size), first)
+
+    def firsts(self) -> dict[str, int]:
+        """The first dimension of every modality's own block of the common space."""
+        return {modality: first for modality, (first, _) in self._blocks().items()}
 
     def _blocks(self) -> dict[str, tuple[int, int]]:
         """The first dimension and the size of every modality's own block of the common space."""

@@ -135,7 +135,7 @@ class _Needs:
     @property
     def several(self) -> bool:
         """True if clips may have several labels."""
-        return self.traits[0].several_labels
+        return bool(self.traits) and self.traits[0].several_labels
 
 
 def _features(store: "Store", recipe: Recipe) -> dict[str, "Feature"]:
@@ -193,7 +193,7 @@ def _validation(
     asked = [stage.optimiser.watch for stage in recipe.stages]
     if set(asked) <= {"auto", "unseen"}:
         found = None if of_val is None else unseen.of_split(clips, of_val, recipe.seed)
-        if found is None and (of_val is None or "unseen" in asked):
+        if asked and found is None and (of_val is None or "unseen" in asked):
             found = unseen.put_aside(clips, recipe.seed)
         if found is not None:
             val = _comparable(found.val, found.train.classes)
@@ -205,6 +205,8 @@ def _validation(
             f"optimiser.watch=unseen needs {2 * unseen.SPARED} labelled classes, half of them to "
             f"put aside with two clips each at least; training has {len(clips.classes)}"
         )
+    if not asked:
+        return clips, None, {}, "none"
     if of_val is None:
         few = (
             f"too few classes to put some aside ({len(clips.classes)})"

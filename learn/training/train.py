@@ -18,12 +18,14 @@ import torch
 from torch import nn
 
 from learn.models.embedder import Embedder
-from learn.training import against_stored, checkpoint, runs
+from learn.training import against_stored, checkpoint, closed_form, runs
 from learn.training import recipe as recipes
 from learn.training.dataset import TrainingSetup, load_setup
 from learn.training.loop import Trainer, never
-from learn.training.metrics_log import Scalars
+from learn.training.metrics_log import NAME as METRICS
+from learn.training.metrics_log import MetricsLog, Scalars
 from learn.training.recipe import Recipe
+from learn.training.state import TrainerState
 from store.errors import ConfigError, InputError
 
 Progress = Callable[[int, int, str], None]
@@ -101,6 +103,8 @@ def train(
             begun=begun, tensorboard=tensorboard, checkpoint_seconds=checkpoint_seconds, stop=stop,
             progress=progress,
         )  # fmt: skip
+        if not recipe_.stages:
+            return _solve(setup, recipe_, run_dir, watch)
         return _train(setup, recipe_, run_dir, torch_device, watch)
 
 
@@ -173,6 +177,31 @@ def _train(
     )
     runs.finish(run_dir, result.to_dict())
     checkpoint.remove(run_dir)
+    return result
+
+
+def _solve(setup: TrainingSetup, recipe_: Recipe, run_dir: Path, watch: _Watch) -> Training:
+    """Solve the projections, which takes no steps, and write the result."""
+    data, val = setup.data, setup.val
+    embedder = Embedder(recipe_.projection, None, {m: rows.dim for m, rows in data.rows.items()})
+    facts, what = closed_form.solve(embedder, data, val, recipe_.seed)
+    runs.write_labels(run_dir, setup.labels)
+    with _scalars(watch.tensorboard) as scalars:
+        log = MetricsLog(path=run_dir / METRICS, state=TrainerState(), scalars=scalars)
+        log.begin()
+        for modality, of_one in facts.items():
+            log.write({"event": "solved", "stage": "main", "modality": modality, **of_one})
+    runs.write_weights(run_dir, {"": embedder})
+    result = Training(
+        run=str(run_dir), clips=len(data.clips), val_clips=len(val.clips) if val else 0,
+        epochs=0, best_epoch=-1, loss=None, val_loss=None, val_accuracy=None,
+        seconds=round(time.monotonic() - watch.begun, 3), validation=what,
+        against_stored=against_stored.measure(embedder, None, data, val, recipe_.seed),
+    )  # fmt: skip
+    runs.finish(run_dir, result.to_dict())
+    if watch.progress:
+        chosen = ", ".join(f"{m} {of_one['shrinkage']:g}" for m, of_one in facts.items())
+        watch.progress(1, 1, f"solved; shrinkage {chosen}")
     return result
 
 

@@ -2,16 +2,24 @@
 
 Shapes: B = clips, T = rows (padded), D = stored size, E = embedding size.
 
-Each plug-in offers `Config` and `build(config, dim_in)`. Rows arrive standardised, see
-`learn/models/embedder.py`.
+Each plug-in offers `Config` and `build(config, dim_in)`, and `TRAITS` where it has any. Rows arrive
+standardised, see `learn/models/embedder.py`.
 """
 
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from learn.models.projections._residual import Start
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traits:
+    """Facts of a projection that a training needs before it builds one; most have none to tell."""
+
+    closed_form: bool = False  # is it solved, without an objective?
 
 
 @runtime_checkable
