@@ -29,7 +29,7 @@ demo: $(VENV)/.ready
 	$(BIN)/extract run $(DEMO)/clips/manifest.csv --store $(DEMO)/store \
 	    --visual simclrv2:variant=r50_1x_sk0,untrained --audio yamnet:untrained || test $$? -eq 1
 	$(BIN)/store info $(DEMO)/store
-	$(BIN)/learn train $(DEMO)/store --recipe infonce -o $(DEMO)/run
+	$(BIN)/learn train $(DEMO)/store --recipe infonce -o $(DEMO)/run || test $$? -eq 1
 	$(BIN)/learn episodes $(DEMO)/store --shots 1 --shots 5 --queries 5 --episodes 2000 \
 	    --head prototypes --head nearest --head logistic --projection none --projection $(DEMO)/run \
 	    -o $(DEMO)/results

@@ -268,7 +268,10 @@ def saved(tables: Mapping[str, Any], *, source: str) -> Recipe:
 
     Before projections could be residual none was, and none of what a linear one saw was dropped.
     """
-    before = {"linear": {"residual": False, "dropout": 0.0}, "mlp": {"residual": False}}
+    before: dict[str, dict[str, Any]] = {
+        "linear": {"residual": False, "dropout": 0.0},
+        "mlp": {"residual": False},
+    }
     projections = {
         modality: {**before.get(str(table.get("name")), {}), **table}
         for modality, table in tables.get("projection", {}).items()

@@ -83,7 +83,7 @@ class Whiten(nn.Module):
         """Centre at these clips; the eigenvalues of S / t and their vectors, in columns."""
         self.settle(means)
         units = self.units(means).double()
-        _, of_clip, sizes = classes.unique(return_inverse=True, return_counts=True)
+        _, of_clip, sizes = torch.unique(classes, return_inverse=True, return_counts=True)
         sums = units.new_zeros(len(sizes), units.shape[1]).index_add_(0, of_clip, units)
         apart = units - (sums / sizes[:, None])[of_clip]
         within = apart.T @ apart / max(1, len(units) - len(sizes))
