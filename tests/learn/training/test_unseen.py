@@ -129,6 +129,7 @@ def test_the_epoch_kept_is_the_last_sure_gain(apart, tmp_path):
     assert rows[done.best_epoch]["val_gain"] > rows[done.best_epoch]["val_gain_se"] > 0
     assert done.val_accuracy == rows[done.best_epoch]["val_accuracy"]
     assert done.val_accuracy > events(tmp_path / "r", "start")[0]["val_accuracy"]
+    assert done.worse  # six dimensions for two modalities hold less than is stored
 
 
 def test_without_a_val_split_some_train_classes_are_spared_and_that_is_said(whole, tmp_path):
