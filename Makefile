@@ -27,7 +27,7 @@ demo: $(VENV)/.ready
 	$(BIN)/extract synth $(DEMO)/clips --classes 20 --clips 12 --silent 0.04 --broken 0.02
 	$(BIN)/extract run $(DEMO)/clips/manifest.csv --store $(DEMO)/store || test $$? -eq 1
 	$(BIN)/store info $(DEMO)/store
-	$(BIN)/learn train $(DEMO)/store --recipe infonce -o $(DEMO)/run
+	$(BIN)/learn train $(DEMO)/store --recipe infonce -o $(DEMO)/run || test $$? -eq 1
 	$(BIN)/learn episodes $(DEMO)/store --shots 1 --shots 5 --queries 5 --episodes 2000 \
 	    --head prototypes --head nearest --head logistic --projection none --projection $(DEMO)/run \
 	    -o $(DEMO)/results

@@ -13,7 +13,7 @@ is a switch (`simclrv2:untrained`).
 
 import ast
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, fields
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +22,7 @@ from types import ModuleType
 from typing import Any, get_type_hints
 
 from store.errors import ConfigError, UnknownPlugin, UnknownSetting, choices
+from store.settings import Bounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +97,16 @@ def settle(config_type: Any, name: str, settings: Mapping[str, Any]) -> Any:
         ConfigError: a value that is not of the field's type.
     """
     types = get_type_hints(config_type)
-    known = [f.name for f in fields(config_type)]
+    own = {f.name: f for f in fields(config_type)}
+    known = list(own)
     for key in settings:
         if key not in known:
             raise UnknownSetting(f"{name} has no setting {key!r}; it has {choices(key, known)}")
     return config_type(
-        **{key: _typed(name, key, value, types[key]) for key, value in settings.items()}
+        **{
+            key: _typed(name, key, _meant(own[key], value), types[key])
+            for key, value in settings.items()
+        }
     )
 
 
@@ -110,6 +115,12 @@ def build(family: str, spec: Spec | str, *args: Any, **kwargs: Any) -> Any:
     spec = parse_spec(spec) if isinstance(spec, str) else spec
     config = configure(family, spec)
     return module(family, spec.name).build(config, *args, **kwargs)
+
+
+def _meant(of: Field, value: Any) -> Any:
+    """The value that a word of this setting stands for, or `value` itself."""
+    bounds: Bounds | None = of.metadata.get("bounds")
+    return bounds.words.get(value, value) if bounds and isinstance(value, str) else value
 
 
 def _typed(name: str, key: str, value: Any, wanted: Any) -> Any:

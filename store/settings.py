@@ -9,7 +9,7 @@ Bounds are checked when such an object is made, and stand in the listings.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
@@ -18,13 +18,14 @@ from store.errors import ConfigError, choices
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """The values that a setting may have."""
+    """The values that a setting may have, and words that stand for some of them."""
 
     among: tuple[Any, ...] = ()
     above: int | float | None = None
     at_least: int | float | None = None
     below: int | float | None = None
     at_most: int | float | None = None
+    words: Mapping[str, Any] = field(default_factory=dict)
 
     def fault(self, value: Any) -> str | None:
         """The bound that `value` breaks, as the end of a sentence; None if it breaks none."""
@@ -47,6 +48,10 @@ class Bounds:
 
     def __str__(self) -> str:
         """The bounds for people: `above 0`, `1 or more`, `in [0, 1)`, `one of mean, sum`."""
+        words = "".join(f", or {word} ({value})" for word, value in self.words.items())
+        return self._limits() + words
+
+    def _limits(self) -> str:
         if self.among:
             return f"one of {', '.join(map(str, self.among))}"
         low = self.above if self.at_least is None else self.at_least
@@ -67,11 +72,16 @@ def setting(
     at_least: int | float | None = None,
     below: int | float | None = None,
     at_most: int | float | None = None,
+    words: Mapping[str, Any] | None = None,
 ) -> Any:
-    """A field with bounds, which are checked when a `Config` is made and shown in listings."""
+    """A field with bounds, which are checked when a `Config` is made and shown in listings.
+
+    `words` may stand for values where settings are written down: `{"same": 0}`.
+    """
     bounds = Bounds(
-        among=tuple(among), above=above, at_least=at_least, below=below, at_most=at_most
-    )
+        among=tuple(among), above=above, at_least=at_least, below=below, at_most=at_most,
+        words=words or {},
+    )  # fmt: skip
     return field(default=default, metadata={"bounds": bounds})
 
 

@@ -1,13 +1,16 @@
 """`learn train`, `sweep`, `labels` and `recipes`: from stored features to trained runs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from learn.commands.options import DATA, EPISODES, OUTPUT, TRAINING, Manifest, Recipe, TrainOn, app
 from store import console
 from store.console import InsecureTcp, Json, StoreDir, TrustPickle
+
+if TYPE_CHECKING:
+    from learn.training.train import Training
 
 
 @app.command("train")
@@ -67,6 +70,9 @@ def train_command(
 ) -> int:
     """Train projections of stored features into a common space.
 
+    Ends by saying what the run gives on val episodes against stored rows. Exit code 1 if that is
+    worse.
+
     Example: learn train my_store --recipe infonce --set optimiser.epochs=20 -o runs/infonce
     """
     import learn
@@ -89,8 +95,32 @@ def train_command(
             return console.Stopped(
                 f"{output} has a checkpoint, go on with the same command and --resume"
             )
-    console.give(result.to_dict(), as_json, lambda: console.pairs(result.to_dict()))
-    return console.DONE
+    console.give(result.to_dict(), as_json, lambda: _training_table(result))
+    return console.FINDINGS if result.worse else console.DONE
+
+
+def _training_table(result: "Training") -> None:
+    """Print how a training went, and what its run gives against stored rows."""
+    from learn.training.against_stored import sentence
+
+    facts = result.to_dict()
+    against = facts.pop("against_stored")
+    console.pairs(facts)
+    if not against:  # a run of before this was measured
+        return
+    if against["results"]:
+        console.write_line()
+        percents = [
+            {
+                "mode": row["mode"], "shots": row["shots"], "ways": row["ways"],
+                **{key: f"{100 * row[key]:.1f}" for key in ("run", "stored")},
+                "difference": f"{100 * row['difference']:+.1f} ± {100 * (row['ci95'] or 0):.1f}",
+                "": row["verdict"],
+            }
+            for row in against["results"]
+        ]  # fmt: skip
+        console.table(percents, list(percents[0]))
+    console.wrapped(sentence(against))
 
 
 @app.command("sweep")

@@ -193,10 +193,12 @@ class TrainingDone(TypedDict):
     val_clips: int
     epochs: int
     best_epoch: int
-    loss: float
+    loss: float | None
     val_loss: float | None
     val_accuracy: float | None
     seconds: float
+    validation: NotRequired[str]
+    against_stored: NotRequired[dict[str, Any]]
 
 
 class Epoch(TypedDict):

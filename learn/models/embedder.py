@@ -7,6 +7,7 @@ Shapes: V = clips, B = clips of a batch, T = rows (padded), D = stored size, E =
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,20 +16,24 @@ from torch import Tensor, nn
 from learn.data.rows import CLIPS_AT_ONCE, Padded
 from learn.data.streaming import Stored
 from learn.models.networks import Network
-from learn.models.projections import Projection
+from learn.models.projections import Projection, Residual
+from learn.models.projections._residual import blocks, principal_components
+from learn.models.projections.whiten import Whiten
 from store import plugins
 from store.errors import ConfigError
 
 
 class Standardiser(nn.Module):
     """Mean and deviation of the training rows, so that features of any scale train alike. A
-    dimension that never varied passes unscaled."""
+    dimension that never varied passes unscaled. With `together` all dimensions have one deviation,
+    so that clips stay as alike as their rows are."""
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, dim_in: int) -> None:
+    def __init__(self, dim_in: int, *, together: bool = False) -> None:
         super().__init__()
+        self.together = together
         self.register_buffer("mean", torch.zeros(dim_in))
         self.register_buffer("deviation", torch.ones(dim_in))
 
@@ -42,7 +47,8 @@ class Standardiser(nn.Module):
         nothing = torch.zeros(rows.dim, dtype=torch.float64, device=rows.device)
         mean = sum((part.double().sum(0) for part in rows.chunks()), nothing) / count
         square = sum(((part.double() - mean).square().sum(0) for part in rows.chunks()), nothing)
-        deviation = (square / count).sqrt()
+        variance = square / count
+        deviation = (variance.mean().expand_as(variance) if self.together else variance).sqrt()
         self.mean.copy_(mean)
         self.deviation.copy_(torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation)))
 
@@ -51,8 +57,15 @@ class Tower(Standardiser):
     """A projection behind the mean and deviation of its training rows."""
 
     def __init__(self, projection: plugins.Spec, dim_in: int) -> None:
-        super().__init__(dim_in)
-        self.projection: Projection = plugins.build("learn.models.projections", projection, dim_in)
+        built: Projection = plugins.build("learn.models.projections", projection, dim_in)
+        super().__init__(dim_in, together=isinstance(built, Residual) and built.start is not None)
+        self.projection = built
+        self.raw = isinstance(built, Whiten)  # which has a centre of its own, behind a power
+
+    def measure(self, rows: Stored) -> None:
+        """Take mean and deviation from these rows, unless the projection wants them as they are."""
+        if not self.raw:
+            super().measure(rows)
 
     def forward(
         self,
@@ -83,7 +96,8 @@ class Embedder(nn.Module):
         self.joint = network is not None
         if network is None:
             for modality, dim in dims.items():
-                self.add_module(modality, Tower(projections[modality], dim))
+                spec = _of_one_size(projections[modality], dims)
+                self.add_module(modality, Tower(spec, dim))
             self.outputs = {m: self._tower(m).projection.dim_out for m in dims}
         else:
             self.standard = nn.ModuleDict({m: Standardiser(dim) for m, dim in dims.items()})
@@ -105,6 +119,38 @@ class Embedder(nn.Module):
         part = self.standard[modality] if self.joint else self._tower(modality)
         assert isinstance(part, Standardiser)
         return part
+
+    def measure(self, rows: Mapping[str, Stored]) -> None:
+        """Take all that comes from the training rows: means, deviations, and where residual
+        projections start."""
+        for modality, stored in rows.items():
+            self.of(modality).measure(stored)
+        if self.joint:
+            return
+        for modality, (first, size) in self._blocks().items():
+            tower = self._tower(modality)
+            start = tower.projection.start if isinstance(tower.projection, Residual) else None
+            if start is not None and start.map is not None:
+                start.place(principal_components(_covariance(tower, rows[modality]), size), first)
+
+    def firsts(self) -> dict[str, int]:
+        """The first dimension of every modality's own block of the common space."""
+        return {modality: first for modality, (first, _) in self._blocks().items()}
+
+    def _blocks(self) -> dict[str, tuple[int, int]]:
+        """The first dimension and the size of every modality's own block of the common space."""
+        dims = [len(self.of(m).mean) for m in self.modalities]
+        sizes = blocks(dims, min(self.outputs.values()))
+        return {m: (sum(sizes[:i]), sizes[i]) for i, m in enumerate(self.modalities)}
+
+    def penalties(self) -> dict[str, Float[Tensor, ""]]:
+        """The prices of what projections have added to where they started, by modality."""
+        towers = {} if self.joint else {m: self._tower(m).projection for m in self.modalities}
+        return {
+            f"{m}_penalty": p.penalty * p.distance()
+            for m, p in towers.items()
+            if isinstance(p, Residual) and p.penalty
+        }
 
     @torch.inference_mode()
     def embed(self, rows: Mapping[str, Stored]) -> dict[str, Float[Tensor, "V _"]]:
@@ -136,3 +182,18 @@ class Embedder(nn.Module):
         tower = self.get_submodule(modality)
         assert isinstance(tower, Tower)
         return tower
+
+
+def _of_one_size(projection: plugins.Spec, dims: Mapping[str, int]) -> plugins.Spec:
+    """The projection, into a space with room for every modality's rows if it has their size."""
+    settings = plugins.configure("learn.models.projections", projection)
+    if getattr(settings, "dim_out", None) != 0 or len(dims) == 1:
+        return projection
+    return replace(projection, settings={**projection.settings, "dim_out": sum(dims.values())})
+
+
+def _covariance(standardiser: Standardiser, rows: Stored) -> Float[Tensor, "D D"]:
+    """The covariance of the clips' means, standardised and in double precision."""
+    means = standardiser.standardised(rows.means()[rows.counts > 0]).double()
+    means -= means.mean(0)
+    return means.T @ means / max(1, len(means) - 1)

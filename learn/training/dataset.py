@@ -19,7 +19,7 @@ from learn.data.class_embeddings import ClassEmbeddings
 from learn.data.clips import UNLABELLED, Clips, choose_split, load_clips, splits
 from learn.data.rows import Padded, choose_feature, load_rows
 from learn.data.streaming import BLOCKS, Stored, Streamed, blocks_of, row_bytes
-from learn.training import validation
+from learn.training import unseen, validation
 from learn.training.objectives import Traits
 from learn.training.recipe import DataSettings, Recipe
 from store import open as open_store
@@ -73,7 +73,8 @@ class TrainingSetup:
     features: Mapping[str, str]
     data: TrainingData
     val: TrainingData | None  # with the training's class ids
-    watches: Mapping[int, str]  # by stage
+    watches: Mapping[int, str]  # by stage: unseen, loss, episodes or none
+    validation: str  # the same in words
     labels: ClassEmbeddings | None  # of every class that the manifest names
 
 
@@ -99,12 +100,11 @@ def load_setup(
             f"split {split!r} has {len(clips)} clips with {' and '.join(features)} rows"
             f"{' and labels' if needs.supervised else ''}; training needs 2 at least"
         )
-    val: Clips | None = None
-    watches: dict[int, str] = {}
+    of_val: Clips | None = None
     val_split = recipe.data.val_split
     if split not in ("all", val_split) and val_split in splits(manifest):
         of_val = _usable(manifest, features, needs, val_split)
-        val, watches = _validation(recipe, needs, of_val, clips.classes)
+    clips, val, watches, what = _validation(recipe, needs, clips, of_val)
     names = _class_names(recipe, manifest, needs.label, clips.classes)
     of_splits = [clips] if val is None else [clips, val]
     data, *val_data = _rows(features, of_splits, parse_size(recipe.data.memory))
@@ -115,6 +115,7 @@ def load_setup(
         data=data,
         val=val_data[0] if val_data else None,
         watches=watches,
+        validation=what,
     )
 
 
@@ -134,7 +135,7 @@ class _Needs:
     @property
     def several(self) -> bool:
         """True if clips may have several labels."""
-        return self.traits[0].several_labels
+        return bool(self.traits) and self.traits[0].several_labels
 
 
 def _features(store: "Store", recipe: Recipe) -> dict[str, "Feature"]:
@@ -181,15 +182,48 @@ def _usable(
 
 
 def _validation(
-    recipe: Recipe, needs: _Needs, of_val: Clips, classes: tuple[str, ...]
-) -> tuple[Clips | None, dict[int, str]]:
-    """Clips to validate on, and what tells the best epoch of each stage; none if nothing does."""
-    val = _comparable(of_val, classes)
+    recipe: Recipe, needs: _Needs, clips: Clips, of_val: Clips | None
+) -> tuple[Clips, Clips | None, dict[int, str], str]:
+    """The clips to train on; those to validate on, what tells the best epoch of each stage, and
+    the same in words: none if nothing does.
+
+    Raises:
+        ConfigError, InputError: unseen classes are asked for, and cannot be had.
+    """
+    asked = [stage.optimiser.watch for stage in recipe.stages]
+    if set(asked) <= {"auto", "unseen"}:
+        found = None if of_val is None else unseen.of_split(clips, of_val, recipe.seed)
+        if asked and found is None and (of_val is None or "unseen" in asked):
+            found = unseen.put_aside(clips, recipe.seed)
+        if found is not None:
+            val = _comparable(found.val, found.train.classes)
+            return found.train, val, dict.fromkeys(range(len(asked)), "unseen"), found.what
+    if "unseen" in asked:
+        if not set(asked) <= {"auto", "unseen"}:
+            raise ConfigError("optimiser.watch=unseen is for all stages or none: it spares classes")
+        raise InputError(
+            f"optimiser.watch=unseen needs {2 * unseen.SPARED} labelled classes, half of them to "
+            f"put aside with two clips each at least; training has {len(clips.classes)}"
+        )
+    if not asked:
+        return clips, None, {}, "none"
+    if of_val is None:
+        few = (
+            f"too few classes to put some aside ({len(clips.classes)})"
+            if clips.classes
+            else "no labels"
+        )
+        why = f", and {few}" if "auto" in asked else ""
+        return clips, None, {}, f"none: no val split{why}"
+    val = _comparable(of_val, clips.classes)
     watches = {
-        i: _watch(stage.optimiser.watch, needs.traits[i].supervised, val, classes, recipe.seed)
-        for i, stage in enumerate(recipe.stages)
+        i: _watch(watch, needs.traits[i].supervised, val, clips.classes, recipe.seed)
+        for i, watch in enumerate(asked)
     }
-    return (None if set(watches.values()) == {"none"} else val), watches
+    if set(watches.values()) == {"none"}:
+        return clips, None, watches, "none"
+    words = " and ".join(sorted(set(watches.values()) - {"none"}))
+    return clips, val, watches, f"{words} of split {val.split!r}, whose classes training may know"
 
 
 def _class_names(
@@ -281,7 +315,7 @@ def _watch(watch: str, supervised: bool, val: Clips, classes: tuple[str, ...], s
     """
     known = len(val) > 1 and (not supervised or bool((val.class_ids < len(classes)).all()))
     possible = {"loss": known, "episodes": validation.draw(val, seed) is not None, "none": True}
-    if watch == "auto":
+    if watch in ("auto", "split"):
         return next(name for name, can in possible.items() if can)
     if not possible[watch]:
         reason = "has classes that training has not" if watch == "loss" else "has too few clips"

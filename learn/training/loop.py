@@ -26,7 +26,7 @@ from learn.data import batching
 from learn.data.rows import Padded
 from learn.data.streaming import AT_ONCE
 from learn.models.embedder import Embedder
-from learn.training import augment, checkpoint, validation
+from learn.training import augment, checkpoint, unseen, validation
 from learn.training.dataset import TrainingData
 from learn.training.metrics_log import NAME as METRICS
 from learn.training.metrics_log import MetricsLog, Scalars, check_finite
@@ -64,7 +64,8 @@ class Trainer:
     state: TrainerState = field(default_factory=TrainerState)
     best: dict[str, Tensor] = field(default_factory=dict)
     optimiser: torch.optim.Optimizer | None = None
-    watches: Mapping[int, str] = field(default_factory=dict)  # by stage: loss, episodes or none
+    # by stage: unseen, loss, episodes or none
+    watches: Mapping[int, str] = field(default_factory=dict)
     model: nn.ModuleDict = field(init=False)
     labels: Int[Tensor, "V"] = field(init=False)
     log: MetricsLog = field(init=False)
@@ -97,6 +98,8 @@ class Trainer:
         if not resumed:
             state.begin_round()
             self.best, self.optimiser = {}, None
+            if self._watch() == "unseen":
+                self._judge_start(stage, objective)
         history = state.rounds[-1]
         while state.epoch < settings.epochs:
             if state.step == 0:
@@ -112,7 +115,7 @@ class Trainer:
             self._epoch(stage, objective)
             history.append(self._judge(stage, objective))
             state.epoch, state.step = state.epoch + 1, 0
-            late = settings.patience and state.epoch - 1 - state.best >= settings.patience
+            late = settings.patience and state.epoch - 1 - self._highest() >= settings.patience
             if self._watch() != "none" and late:
                 break
         if self.best:
@@ -138,7 +141,7 @@ class Trainer:
             for group in optimiser.param_groups:
                 group["lr"] = rate
             batch = self.batch(self.data, indices, inputs, self.labels, stage, training=True)
-            terms = objective.terms(batch)
+            terms = objective.terms(batch) | self.embedder.penalties()
             optimiser.zero_grad()
             torch.autograd.backward(torch.stack(list(terms.values())).sum())
             optimiser.step()
@@ -305,6 +308,12 @@ class Trainer:
                 seed=self.seed,
                 head=copy.deepcopy(objective).cpu().eval().head(),
             )
+        elif watch == "unseen":
+            scores = self._unseen_scores(objective)
+            val_accuracy = scores.mean
+            best = unseen.Scores.from_dict(state.best_scores)
+            gains, errors = scores.gains(best)
+            state.told |= {"val_gain": float(gains[0]), "val_gain_se": float(errors[0])}
         row = {
             "event": "epoch", "stage": stage.name, "round": state.round, "epoch": state.epoch,
             "step": state.steps, "loss": math.fsum(terms.values()), "terms": terms,
@@ -313,6 +322,9 @@ class Trainer:
         history = state.rounds[-1]
         if watch == "none":
             state.best = state.epoch
+        elif watch == "unseen":
+            if scores.better(best, unseen.Scores.from_dict(state.start_scores)):
+                self._keep(state.epoch, scores)
         elif all(validation.score(row) >= validation.score(earlier) for earlier in history):
             state.best = state.epoch
             self.best = {k: v.clone() for k, v in self.model.state_dict().items()}
@@ -326,6 +338,40 @@ class Trainer:
             name += f"round {state.round}, " if stage.rounds > 1 else ""
             self.progress(done, whole, f"{name}epoch {state.epoch}: loss {row['loss']:.4f}{judged}")
         return row
+
+    def _highest(self) -> int:
+        """The epoch that patience counts from: the best, or where only sure gains count the one
+        with the highest accuracy, sure or not."""
+        if self._watch() != "unseen":
+            return self.state.best
+        start = unseen.Scores.from_dict(self.state.start_scores).mean
+        found = [start, *(float(row["val_accuracy"]) for row in self.state.rounds[-1])]
+        return found.index(max(found)) - 1
+
+    def _judge_start(self, stage: Stage, objective: Objective) -> None:
+        """Make the state before the round the one to beat."""
+        scores = self._unseen_scores(objective)
+        self._keep(-1, scores)
+        self.state.start_scores = self.state.best_scores
+        self.log.write(
+            {
+                "event": "start", "stage": stage.name, "round": self.state.round, "epoch": -1,
+                "val_accuracy": scores.mean,
+            }
+        )  # fmt: skip
+
+    def _unseen_scores(self, objective: Objective) -> unseen.Scores:
+        assert self.val is not None
+        clips = unseen.complete(self.val.clips, self.val.counts)
+        return unseen.scores(
+            self.embedder.embed(self.val.rows), clips, unseen.draw(clips, self.seed),
+            copy.deepcopy(objective).cpu().eval().head(),
+        )  # fmt: skip
+
+    def _keep(self, epoch: int, scores: unseen.Scores) -> None:
+        """Remember these weights and scores as the round's best."""
+        self.state.best, self.state.best_scores = epoch, scores.to_dict()
+        self.best = {k: v.clone() for k, v in self.model.state_dict().items()}
 
     @torch.inference_mode()
     def _val_loss(self, val: TrainingData, stage: Stage, objective: Objective) -> float:

@@ -65,7 +65,7 @@ def _that_override(method: str) -> list[str]:
 
 
 def _name(objective: Objective) -> str:
-    return type(objective).__module__.rpartition(".")[2]
+    return type(objective).__module__.rpartition(".")[2].lstrip("_")
 
 
 def _overrides(module: object, method: str) -> bool:

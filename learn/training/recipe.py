@@ -4,7 +4,8 @@
 [projection]   `name` and the settings of a plug-in of learn/models/projections, for each modality;
                [projection.visual], [projection.audio] change it for one of them
 [network]      instead of [projection]: a plug-in of learn/models/networks, for all modalities
-[objective]    `name` and the settings of a plug-in of learn/training/objectives
+[objective]    `name` and the settings of a plug-in of learn/training/objectives; none where the
+               projection is solved at once
 [optimiser]    how long and how fast
 [views]        copies of each clip that differ, for objectives that compare a clip with itself
 [[stages]]     one after another, each from where the last ended; none: one stage that learns all
@@ -76,8 +77,10 @@ class OptimiserSettings(Settings):
     # cosine: down to 0 at the end of the stage's round
     schedule: str = setting("constant", among=("constant", "cosine"))
     warmup_epochs: float = setting(0.0, at_least=0)
-    # on the validation split; auto: loss if it has one
-    watch: str = setting("auto", among=("auto", "loss", "episodes", "none"))
+    # what tells the best epoch. unseen: episodes of classes that training lacks, and nothing but a
+    # sure gain takes the place of the state before training; split: loss on the validation split if
+    # it has one, else its episodes; auto: unseen where it can be had, else split
+    watch: str = setting("auto", among=("auto", "unseen", "split", "loss", "episodes", "none"))
     # epochs without a better validation; 0: never stop early
     patience: int = setting(10, at_least=0)
     seed: int = setting(0, at_least=0)
@@ -138,7 +141,7 @@ class Recipe:
     data: DataSettings
     projection: Mapping[str, plugins.Spec]  # by modality; empty where there is a network
     network: plugins.Spec | None
-    stages: tuple[Stage, ...]
+    stages: tuple[Stage, ...]  # none: the projections are solved at once
     seed: int
 
     def to_dict(self) -> dict[str, Any]:
@@ -159,6 +162,8 @@ class Recipe:
         }
         if self.network:
             embedding = {"network": _flat(self.network)}
+        if not stages:
+            embedding["optimiser"] = {"seed": self.seed}
         return {"data": asdict(self.data), **embedding, "stages": stages}
 
 
@@ -206,13 +211,18 @@ def from_tables(tables: Mapping[str, Any], *, source: str) -> Recipe:
             )
         if section != "stages" and not isinstance(table, dict):
             raise ConfigError(f"{source}: {section} is not a [section]")
-    stages = tables.get("stages", [{}])
+    solved = _closed_form(tables, source)
+    stages = [{}] if solved else tables.get("stages", [{}])
     if not stages or not isinstance(stages, list) or not all(isinstance(s, dict) for s in stages):
         raise ConfigError(f"{source}: stages are [[stages]] sections, one at least")
     data = plugins.settle(DataSettings, "data", tables.get("data", {}))
     if "network" in tables and "projection" in tables:
         raise ConfigError(f"{source}: it is either [network] or [projection]")
     network = _plugin("network", tables["network"]) if "network" in tables else None
+    if solved:
+        seed = plugins.settle(OptimiserSettings, "optimiser", tables.get("optimiser", {})).seed
+        projections = _projections(tables["projection"])
+        return Recipe(data=data, projection=projections, network=None, stages=(), seed=seed)
     built = tuple(_stage(number, table, tables) for number, table in enumerate(stages))
     if len(seeds := {stage.optimiser.seed for stage in built}) > 1:
         raise ConfigError(f"{source}: stages have different seeds; name one in [optimiser]")
@@ -223,6 +233,51 @@ def from_tables(tables: Mapping[str, Any], *, source: str) -> Recipe:
         stages=built,
         seed=seeds.pop(),
     )
+
+
+def _closed_form(tables: Mapping[str, Any], source: str) -> bool:
+    """Whether the projections are solved rather than learnt.
+
+    Raises:
+        ConfigError: some are and some are not, or there is an objective for them too.
+    """
+    if not tables.get("projection"):
+        return False
+    projections = _projections(tables["projection"]).values()
+    solved = {is_solved(spec) for spec in projections}
+    if solved == {False}:
+        return False
+    if solved != {True}:
+        raise ConfigError(f"{source}: a projection that is solved goes with no other kind")
+    if tables.get("objective") or tables.get("stages"):
+        raise ConfigError(
+            f"{source}: {next(iter(projections)).name} is solved at once: leave out [objective] "
+            "and [[stages]]"
+        )
+    return True
+
+
+def is_solved(projection: plugins.Spec) -> bool:
+    """Whether this projection has a closed form, and no use for an objective."""
+    traits = getattr(plugins.module(FAMILIES["projection"], projection.name), "TRAITS", None)
+    return bool(traits and traits.closed_form)
+
+
+def saved(tables: Mapping[str, Any], *, source: str) -> Recipe:
+    """The recipe of a run's `config.json`, which may be older than some settings.
+
+    Before projections could be residual none was, and none of what a linear one saw was dropped.
+    """
+    before: dict[str, dict[str, Any]] = {
+        "linear": {"residual": False, "dropout": 0.0},
+        "mlp": {"residual": False},
+    }
+    projections = {
+        modality: {**before.get(str(table.get("name")), {}), **table}
+        for modality, table in tables.get("projection", {}).items()
+    }
+    known = {**tables, "projection": projections} if projections else tables
+    return from_tables(known, source=source)
 
 
 def _stage(number: int, table: Mapping[str, Any], base: Mapping[str, Any]) -> Stage:

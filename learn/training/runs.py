@@ -38,6 +38,7 @@ from learn.models.embedder import Embedder
 from learn.training import recipe as recipes
 from learn.training.metrics_log import NAME as METRICS
 from learn.training.objectives import Objective, ObjectiveContext, Texts
+from learn.training.objectives._none import NoObjective
 from store import atomic, plugins
 from store.errors import ConfigError, InputError, MicroshotError, MissingFile
 from store.lock import alone
@@ -284,21 +285,23 @@ def _restored(path: Path) -> Run:
     """The run, its networks with the weights that the training left."""
     provenance: records.Provenance = records.read(path / PROVENANCE, records.Provenance)
     config: records.TrainingConfig = records.read(path / CONFIG, records.TrainingConfig)
-    recipe = recipes.from_tables(config["recipe"], source=str(path))
+    recipe = recipes.saved(config["recipe"], source=str(path))
     weights = load_file(path / WEIGHTS)
     known = class_embeddings.read(path / LABELS) if (path / LABELS).is_file() else None
     classes = tuple(provenance["classes"])
     with torch.random.fork_rng(devices=[]):
         embedder = Embedder(recipe.projection, recipe.network, provenance["dims"])
-        objective = build_objective(
-            recipe.stages[-1],
-            embedder,
-            dims=provenance["dims"],
-            classes=classes,
-            clips=len(provenance["clips"]),
-            known=known,
-            states={},
-        )
+        objective: Objective = NoObjective()
+        if recipe.stages:
+            objective = build_objective(
+                recipe.stages[-1],
+                embedder,
+                dims=provenance["dims"],
+                classes=classes,
+                clips=len(provenance["clips"]),
+                known=known,
+                states={},
+            )
     of = "objective."
     embedder.load_state_dict({k: v for k, v in weights.items() if not k.startswith(of)})
     objective.load_state_dict(

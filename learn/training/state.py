@@ -18,14 +18,24 @@ class TrainerState:
     sums: dict[str, float] = field(default_factory=dict)  # of this epoch, by term, times clips
     seen: int = 0  # clips of this epoch
     rounds: list[list[dict[str, Any]]] = field(default_factory=list)  # epochs of every round
-    best: int = -1  # epoch of this round
+    best: int = -1  # epoch of this round; -1: the state before it
+    # On unseen classes, of the best state and of that before the round.
+    best_scores: dict[str, list[list[float]]] = field(default_factory=dict)
+    start_scores: dict[str, list[list[float]]] = field(default_factory=dict)
     metrics_bytes: int = 0
     told: dict[str, float] = field(default_factory=dict)  # by `prepare`, for this epoch
+
+    @property
+    def best_accuracy(self) -> float | None:
+        """The mean accuracy of the best state on unseen classes, where it was asked about them."""
+        episodes = self.best_scores.get("episodes")
+        return float(np.mean(episodes[0])) if episodes else None
 
     def begin_round(self) -> None:
         """Go to the first epoch of a round, with no best epoch yet."""
         self.rounds.append([])
         self.epoch, self.step, self.best = 0, 0, -1
+        self.best_scores, self.start_scores = {}, {}
 
     def begin_epoch(self, prepared: dict[str, float]) -> None:
         """Go to the first step of an epoch."""

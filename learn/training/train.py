@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -18,12 +18,14 @@ import torch
 from torch import nn
 
 from learn.models.embedder import Embedder
-from learn.training import checkpoint, runs
+from learn.training import against_stored, checkpoint, closed_form, runs
 from learn.training import recipe as recipes
 from learn.training.dataset import TrainingSetup, load_setup
 from learn.training.loop import Trainer, never
-from learn.training.metrics_log import Scalars
+from learn.training.metrics_log import NAME as METRICS
+from learn.training.metrics_log import MetricsLog, Scalars
 from learn.training.recipe import Recipe
+from learn.training.state import TrainerState
 from store.errors import ConfigError, InputError
 
 Progress = Callable[[int, int, str], None]
@@ -37,11 +39,18 @@ class Training:
     clips: int
     val_clips: int
     epochs: int  # of all stages and rounds
-    best_epoch: int  # of the last round
-    loss: float  # of that epoch, as the next two
+    best_epoch: int  # of the last round; -1: the state before it
+    loss: float | None  # of that epoch, as the next two; None before training
     val_loss: float | None
     val_accuracy: float | None
     seconds: float  # of this call
+    validation: str = ""  # what told the best epoch
+    against_stored: Mapping[str, Any] = field(default_factory=dict)  # `against_stored.measure`
+
+    @property
+    def worse(self) -> bool:
+        """True if the run answers val episodes worse than stored rows do, in some mode."""
+        return self.against_stored.get("verdict") == against_stored.WORSE
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as `--json` and `done.json` have them."""
@@ -88,11 +97,14 @@ def train(
     with runs.held(run_dir, new=not resume):
         if done := runs.begin(run_dir, config, provenance):
             facts: Mapping[str, Any] = dict(done)
-            return Training(**{field.name: facts[field.name] for field in fields(Training)})
+            known = [field.name for field in fields(Training) if field.name in facts]
+            return Training(**{name: facts[name] for name in known})
         watch = _Watch(
             begun=begun, tensorboard=tensorboard, checkpoint_seconds=checkpoint_seconds, stop=stop,
             progress=progress,
         )  # fmt: skip
+        if not recipe_.stages:
+            return _solve(setup, recipe_, run_dir, watch)
         return _train(setup, recipe_, run_dir, torch_device, watch)
 
 
@@ -141,25 +153,55 @@ def _train(
             device=torch_device, checkpoint_seconds=watch.checkpoint_seconds,
             progress=watch.progress, scalars=scalars, stop=watch.stop,
         )  # fmt: skip
-        for modality, rows in data.rows.items():
-            embedder.of(modality).measure(rows)
+        embedder.measure(data.rows)
         trainer.run()
     runs.write_weights(run_dir, {"": embedder, "objective": objectives[-1]})
     runs.write_bank(run_dir, states, data.clips.ids, data.clips.sha256)
     last, best = trainer.state.rounds[-1], trainer.state.best
+    before = {"loss": None, "val_loss": None, "val_accuracy": trainer.state.best_accuracy}
+    of_best = last[best] if best >= 0 else before
     result = Training(
         run=str(run_dir),
         clips=len(data.clips),
         val_clips=len(val.clips) if val else 0,
         epochs=sum(map(len, trainer.state.rounds)),
         best_epoch=best,
-        loss=last[best]["loss"],
-        val_loss=last[best]["val_loss"],
-        val_accuracy=last[best]["val_accuracy"],
+        loss=of_best["loss"],
+        val_loss=of_best["val_loss"],
+        val_accuracy=of_best["val_accuracy"],
         seconds=round(time.monotonic() - watch.begun, 3),
+        validation=setup.validation,
+        against_stored=against_stored.measure(
+            embedder, objectives[-1].cpu().eval().head(), data, val, recipe_.seed
+        ),
     )
     runs.finish(run_dir, result.to_dict())
     checkpoint.remove(run_dir)
+    return result
+
+
+def _solve(setup: TrainingSetup, recipe_: Recipe, run_dir: Path, watch: _Watch) -> Training:
+    """Solve the projections, which takes no steps, and write the result."""
+    data, val = setup.data, setup.val
+    embedder = Embedder(recipe_.projection, None, {m: rows.dim for m, rows in data.rows.items()})
+    facts, what = closed_form.solve(embedder, data, val, recipe_.seed)
+    runs.write_labels(run_dir, setup.labels)
+    with _scalars(watch.tensorboard) as scalars:
+        log = MetricsLog(path=run_dir / METRICS, state=TrainerState(), scalars=scalars)
+        log.begin()
+        for modality, of_one in facts.items():
+            log.write({"event": "solved", "stage": "main", "modality": modality, **of_one})
+    runs.write_weights(run_dir, {"": embedder})
+    result = Training(
+        run=str(run_dir), clips=len(data.clips), val_clips=len(val.clips) if val else 0,
+        epochs=0, best_epoch=-1, loss=None, val_loss=None, val_accuracy=None,
+        seconds=round(time.monotonic() - watch.begun, 3), validation=what,
+        against_stored=against_stored.measure(embedder, None, data, val, recipe_.seed),
+    )  # fmt: skip
+    runs.finish(run_dir, result.to_dict())
+    if watch.progress:
+        chosen = ", ".join(f"{m} {of_one['shrinkage']:g}" for m, of_one in facts.items())
+        watch.progress(1, 1, f"solved; shrinkage {chosen}")
     return result
 
 

@@ -2,14 +2,24 @@
 
 Shapes: B = clips, T = rows (padded), D = stored size, E = embedding size.
 
-Each plug-in offers `Config` and `build(config, dim_in)`. Rows arrive standardised, see
-`learn/models/tower.py`.
+Each plug-in offers `Config` and `build(config, dim_in)`, and `TRAITS` where it has any. Rows arrive
+standardised, see `learn/models/embedder.py`.
 """
 
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+from learn.models.projections._residual import Start
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traits:
+    """Facts of a projection that a training needs before it builds one; most have none to tell."""
+
+    closed_form: bool = False  # is it solved, without an objective?
 
 
 @runtime_checkable
@@ -25,6 +35,18 @@ class Projection(Protocol):
         seconds: Float[Tensor, "B T"],
     ) -> Float[Tensor, "B E"]:
         """One vector per clip from its rows."""
+
+
+@runtime_checkable
+class Residual(Projection, Protocol):
+    """A projection that may add what it learns to the stored rows, or to a fixed map of them."""
+
+    start: Start | None  # None: these settings add to nothing
+    penalty: float  # of the distance, in the cost of every batch
+
+    def distance(self) -> Float[Tensor, ""]:
+        """How far it has gone from where it started."""
+        ...
 
 
 def mean_of_rows(rows: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B D"]:

@@ -7,7 +7,7 @@ from learn.training.recipe import load
 from store import plugins
 
 EVERY = torch.arange(4)
-LINEAR = plugins.Spec("linear", {"dim_out": 5})
+LINEAR = plugins.Spec("linear", {"dim_out": 5, "residual": False, "dropout": 0.0})
 
 
 def rows(scale=1.0, shift=0.0):
@@ -43,3 +43,30 @@ def test_all_clips_are_embedded_in_order(monkeypatch):
     assert together.shape == (4, space.outputs["audio"])
     monkeypatch.setattr("learn.models.embedder.CLIPS_AT_ONCE", 1)
     torch.testing.assert_close(space.embed({"audio": rows()})["audio"], together)
+
+
+def test_a_residual_space_is_as_alike_as_stored_rows_are_before_training():
+    """Each modality keeps its own likeness, and is unlike the other one."""
+    generator = torch.Generator().manual_seed(0)
+    values = {m: torch.randn(60, d, generator=generator) for m, d in (("visual", 6), ("audio", 4))}
+    stored = {
+        m: Rows(values=x.half(), offsets=torch.arange(61), seconds=torch.zeros(60))
+        for m, x in values.items()
+    }
+    for name in ("linear", "mlp"):
+        same = plugins.Spec(name, {"dim_out": 0})
+        space = Embedder({"visual": same, "audio": same}, None, {"visual": 6, "audio": 4})
+        space.measure(stored)
+        found = space.embed(stored)
+        for m, x in found.items():
+            centred = stored[m].means() - stored[m].means().mean(0)
+            products = centred @ centred.T
+            torch.testing.assert_close(x @ x.T / (x @ x.T).trace(), products / products.trace())
+        assert not (found["visual"] @ found["audio"].T).any()
+        small = Embedder({"visual": plugins.Spec(name, {"dim_out": 3})}, None, {"visual": 6})
+        small.measure({"visual": stored["visual"]})
+        centred = (stored["visual"].means() - stored["visual"].means().mean(0)).double()
+        values_of = torch.linalg.eigvalsh(centred.T @ centred).flip(0)
+        kept = small.embed({"visual": stored["visual"]})["visual"].double()
+        ratio = torch.linalg.eigvalsh(kept.T @ kept).flip(0) / values_of[:3]
+        torch.testing.assert_close(ratio, ratio[:1].expand(3), rtol=1e-3, atol=0)

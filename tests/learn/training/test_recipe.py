@@ -72,3 +72,21 @@ def test_what_cannot_be_set_is_one_line(change, error, says):
 def test_an_unknown_recipe_says_what_was_meant():
     with pytest.raises(MissingFile, match="did you mean 'infonce'"):
         recipe.load("infonse")
+
+
+def test_runs_of_before_projections_were_residual_are_read_as_what_they_were():
+    for name, settings in (("linear", {"dim_out": 5}), ("mlp", {"dim_out": 5, "dropout": 0.1})):
+        then = {"visual": {"name": name, **settings}, "audio": {"name": name, **settings}}
+        tables = {"projection": then, "objective": {"name": "infonce"}}
+        known = recipe.saved(tables, source="").projection["audio"].settings
+        assert known["residual"] is False
+        assert known["dropout"] == settings.get("dropout", 0.0)
+        assert recipe.from_tables(tables, source="").projection["audio"].settings["residual"]
+
+
+def test_same_is_a_word_for_a_dimension():
+    for value in ("same", "0"):
+        changed = recipe.load("protonet", (f"projection.dim_out={value}",))
+        assert changed.projection["audio"].settings["dim_out"] == 0
+    with pytest.raises(ConfigError, match="is not a number"):
+        recipe.load("protonet", ("projection.dim_out=some",))
