@@ -22,14 +22,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from learn.fewshot.heads import Context, Predict
+from learn.fewshot.heads import Context, Head, Predict
 from learn.fewshot.heads._descent import adam, descend
-from learn.fewshot.heads._points import CENTRES, at_once, prepare
-from store.settings import Settings, setting
+from learn.fewshot.heads._points import at_once
+from learn.fewshot.heads._transform import Transform, Transforms, transformed
+from store.settings import setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config(Settings):
+class Config(Transforms):
     """Settings of the head `tim`."""
 
     temperature: float = setting(15.0, at_least=0)
@@ -38,32 +39,27 @@ class Config(Settings):
     steps: int = setting(150, at_least=0)
     lr: float = setting(1e-4, at_least=0)
     normalise: bool = True
-    centre: str = setting("none", among=CENTRES)
 
 
 class TIM:
     """Class weights that make predictions sure for each query and balanced over all."""
 
     transductive = True
+    centred_by = "none"
+    scale_free = False  # but for vectors brought to one length
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.centred_by = config.centre
-        self.scale_free = config.normalise
 
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
         """Keep the support: the weights learn from the queries too (Boudiaf et al., 2020)."""
-        c = self.config
 
         def predict(query: Float[Tensor, "E M D"]) -> Float[Tensor, "E M N"]:
             size = at_once(support, query)
             parts = []
             for first in range(0, len(query), size):
                 part = slice(first, first + size)
-                s, q = prepare(
-                    support[part], query[part], context, centre=c.centre, normalise=c.normalise
-                )
-                parts.append(self._adapt(s, q))
+                parts.append(self._adapt(support[part], query[part]))
             return torch.cat(parts)
 
         return predict
@@ -117,6 +113,8 @@ def _of_queries(
     return slope.sub_((p * slope).sum(1, keepdim=True)).mul_(p).div_(p.shape[-1])
 
 
-def build(config: Config) -> TIM:
+def build(config: Config) -> Head:
     """The head that these settings describe."""
-    return TIM(config)
+    length = "unit" if config.normalise else ""
+    transform = Transform(power=config.power, centre=config.centre, length=length)
+    return transformed(TIM(config), transform)

@@ -12,7 +12,7 @@ import store
 from learn.commands.tables import episodes_table
 from learn.data.clips import load_clips
 from learn.data.rows import choose_feature, load_rows
-from learn.evaluation.benchmark import context_of
+from learn.evaluation.compared import context_of
 from learn.fewshot.modes import Pair
 from learn.fewshot.statistics import ci95
 from store import plugins, testing
