@@ -38,9 +38,6 @@ from learn.fewshot.scoring import (
 )
 from learn.fewshot.tasks import EpisodeBatch, Episodes
 
-BatchWeights = Callable[[EpisodeBatch, slice], Float[Tensor, "E B"]]
-
-
 T = TypeVar("T")
 
 
@@ -76,7 +73,15 @@ class FusedPredictor:
         prior = self.prior(episodes)
         if not isinstance(self.fusion, WeighingFusion) or prior is None:
             return None
-        return _once(self._weighed, episodes, lambda: self._weigh(episodes, prior))
+        weights = self._known(episodes)
+        if np.isnan(weights).any():  # else they came with the scores
+            self._weigh(episodes, prior, weights)
+        return weights
+
+    def _known(self, episodes: Episodes) -> Float[np.ndarray, "E B"]:
+        """Weights as far as they are known; NaN where they are not yet."""
+        shape = len(episodes), len(self.pairs)
+        return _once(self._weighed, episodes, lambda: np.full(shape, np.nan, np.float32))
 
     @property
     def predict(self) -> Score:
@@ -129,8 +134,8 @@ class FusedPredictor:
             yield slice(first, first + size)
 
     @torch.inference_mode()
-    def _weigh(self, episodes: Episodes, prior: Prior) -> Float[np.ndarray, "E B"]:
-        found = np.empty((len(episodes), len(self.pairs)), np.float32)
+    def _weigh(self, episodes: Episodes, prior: Prior, found: Float[np.ndarray, "E B"]) -> None:
+        """Fill in the weights of all episodes."""
         for batch in episodes.batches():
             shots = batch.support[0].size
             numbers = shots * shots * len(self.pairs) + 4 * shots * batch.ways * len(self.pairs)
@@ -140,7 +145,6 @@ class FusedPredictor:
             for first in range(0, len(batch), size):
                 part = slice(first, first + size)
                 found[batch.indices[part]] = self._weights_of(batch, part, prior).numpy()
-        return found
 
     def _weights_of(self, batch: EpisodeBatch, part: slice, prior: Prior) -> Float[Tensor, "E B"]:
         assert isinstance(self.fusion, WeighingFusion)
@@ -157,11 +161,19 @@ class FusedPredictor:
         return weigh_products(products, batch.ways, prior)
 
     def _scores(self, episodes: Episodes) -> BatchScores:
-        weights = self._weights_or_none(episodes)
-        by_vectors = self._by_vectors(weights)
-        if self.tables is None or weights is None:
-            return by_vectors
-        by_tables = self._by_tables(weights)
+        core, prior = taken_apart(self.head)[0], self.prior(episodes)
+        if self.tables is None or prior is None:
+            return self._by_vectors(self._weights_or_none(episodes))
+        if isinstance(core, ProductHead):
+            by_tables = self._by_products(core, self._known(episodes), prior)
+        else:
+            weights = self._weights_or_none(episodes)
+            assert isinstance(core, GramHead)
+            assert weights is not None
+            by_tables = self._by_gram(core, weights)
+        if all(batch.mask is None for batch in episodes.batches()):
+            return by_tables
+        by_vectors = self._by_vectors(self._weights_or_none(episodes))
         return lambda batch, part: (by_tables if batch.mask is None else by_vectors)(batch, part)
 
     def _by_vectors(self, weights: Float[Tensor, "E B"] | None) -> BatchScores:
@@ -174,25 +186,37 @@ class FusedPredictor:
 
         return scores
 
-    def _by_tables(self, weights: Float[Tensor, "E B"]) -> BatchScores:
-        """The same from products that are looked up and mixed."""
-        core, transform, tables = taken_apart(self.head)[0], of_blocks(self.head), self.tables
+    def _by_products(
+        self, core: ProductHead, weights: Float[np.ndarray, "E B"], prior: Prior
+    ) -> BatchScores:
+        """The same from products that are looked up and mixed; fills in weights on the way."""
+        transform, tables = of_blocks(self.head), self.tables
         assert tables is not None
 
-        def of_products(batch: EpisodeBatch, part: slice) -> Float[Tensor, "E M N"]:
-            assert isinstance(core, ProductHead)
+        def scores(batch: EpisodeBatch, part: slice) -> Float[Tensor, "E M N"]:
             support, query = index(batch.support[part]).flatten(1), index(batch.query[part])
-            own = weights[batch.indices[part]]
-            mixed: list[Tensor] = []
-            for b, table in enumerate(tables):
-                products, place = transform.of_products(look_up(table.among, support, support))
+            placed = [
+                transform.of_products(look_up(table.among, support, support)) for table in tables
+            ]
+            rows = batch.indices[part]
+            if np.isnan(weights[rows]).any():
+                found = weigh_products([products for products, _ in placed], batch.ways, prior)
+                weights[rows] = found.numpy()
+            own, mixed = torch.from_numpy(weights[rows]), list[Tensor]()
+            for b, (table, (products, place)) in enumerate(zip(tables, placed, strict=True)):
                 moved, lengths = place(look_up(table.across, query, support), table.square[query])
                 mixed = _added(mixed, (products, moved, lengths), own[:, b])
             among, across, square = mixed
             return core.fit_products(among, batch.ways)(across, square)
 
-        def of_gram(batch: EpisodeBatch, part: slice) -> Float[Tensor, "E M N"]:
-            assert isinstance(core, GramHead)
+        return scores
+
+    def _by_gram(self, core: GramHead, weights: Float[Tensor, "E B"]) -> BatchScores:
+        """The same for heads that need the products of all points."""
+        transform, tables = of_blocks(self.head), self.tables
+        assert tables is not None
+
+        def scores(batch: EpisodeBatch, part: slice) -> Float[Tensor, "E M N"]:
             support, query = index(batch.support[part]), index(batch.query[part])
             own, mixed = weights[batch.indices[part]], list[Tensor]()
             for b, table in enumerate(tables):
@@ -202,7 +226,7 @@ class FusedPredictor:
                 mixed = _added(mixed, (gram,), own[:, b])
             return core.from_gram(mixed[0], *support.shape[1:])
 
-        return of_products if isinstance(core, ProductHead) else of_gram
+        return scores
 
     def _gathered(
         self, batch: EpisodeBatch, part: slice

@@ -12,9 +12,11 @@ shots can overrule it where it is wrong, and the more shots a class has the larg
 Shapes: as in the package; P = clips whose classes are told.
 """
 
-from functools import cache, reduce
+from collections.abc import Sequence
+from functools import cache, lru_cache, reduce
 from itertools import combinations
 from math import comb
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +28,7 @@ from learn.fewshot.fusions import Prior
 SHARPNESSES = (4.0, 12.0, 36.0)  # each three times the one before
 MOST_WEIGHTS = 300  # of a grid: the finest step of those below that has no more
 STEPS = (10, 5, 4, 3, 2, 1)  # parts of the simplex's edge
+NUMBERS_AT_ONCE = 1_000_000
 WORST = 1e4  # of a clip's log odds: what is beyond is as good as impossible
 CLIPS_A_CLASS = 4  # how many clips a class of known labels counts as
 EVEN_BEFORE = 0.1  # share of a prior that other classes can overrule
@@ -42,64 +45,75 @@ def grid(senses: int) -> Float[Tensor, "G B"]:
     return torch.from_numpy((np.diff(edges, axis=1) - 1) / parts).float()
 
 
+class Scored(NamedTuple):
+    """Minus squared distances of clips to class means, up to what all classes of a clip share."""
+
+    to_means: Float[Tensor, "E P N"]
+    to_own: Float[Tensor, "E P"]  # to the mean of the clip's class
+
+
 def left_out(
-    products: Float[Tensor, "E S S"], ways: int, mask: Bool[Tensor, "E S"] | None = None
-) -> tuple[Float[Tensor, "E S N"], Bool[Tensor, "*E S"]]:
-    """Minus squared distances of shots to class means without them, up to what is the same for all
-    classes of a shot; and which shots have another of their class."""
+    products: Float[Tensor, "E S S"], ways: int, mask: Bool[Tensor, "E N K"] | None = None
+) -> tuple[Scored, Bool[Tensor, "*E S"]]:
+    """Distances of shots to class means, that of its own without the shot; and which shots have
+    another of their class."""
     shots = products.shape[-1] // ways
-    eye = torch.eye(ways, dtype=products.dtype, device=products.device)
-    own_SN = eye.repeat_interleave(shots, dim=0)
+    count = products.new_full((1, ways), float(shots))
     if mask is not None:
-        present = mask.to(products)
+        present = mask.flatten(1).to(products)
         products = products * present[..., None] * present[:, None]
-    count = (own_SN if mask is None else own_SN * present[..., None]).sum(-2, keepdim=True)
-    sums = reduce(torch.add, products.unflatten(-1, (ways, shots)).unbind(-1))
-    square = (own_SN * sums).sum(1, keepdim=True)
-    own = products.diagonal(dim1=1, dim2=2)[..., None]
-    sums, count, square = (
-        sums - own_SN * own,
-        count - own_SN,
-        square - own_SN * (2 * sums - own),
-    )
-    least = count.clamp_min(1)
-    known = ((count * own_SN).sum(-1) > 0) & (True if mask is None else mask)
-    return 2 * sums / least - square / least.square(), known
+        count = mask.sum(2).to(products)
+    sums = reduce(torch.add, products.unflatten(-1, (ways, shots)).unbind(-1))  # E S N
+    of_own = sums.unflatten(1, (ways, shots)).diagonal(dim1=1, dim2=3).mT  # E N K
+    square = of_own.sum(2)
+    own = products.diagonal(dim1=1, dim2=2).unflatten(1, (ways, shots))
+    others = (count - 1)[..., None]
+    least = others.clamp_min(1)
+    to_own = 2 * (of_own - own) / least - (square[..., None] - 2 * of_own + own) / least.square()
+    known = (others > 0).expand(-1, -1, shots)
+    known = known if mask is None else known & mask
+    to_means = sums * (2 / count)[:, None] - (square / count.square())[:, None]
+    return Scored(to_means, to_own.flatten(1)), known.flatten(1)
 
 
-def to_means(
-    products: Float[Tensor, "E S S"], across: Float[Tensor, "E M S"], ways: int
-) -> Float[Tensor, "E M N"]:
-    """The same for queries, by their products with shots."""
+def of_queries(
+    products: Float[Tensor, "E S S"],
+    across: Float[Tensor, "E M S"],
+    truth: Int[Tensor, "M"],
+    ways: int,
+) -> Scored:
+    """The same for queries whose class is known, by their products with shots."""
     shots = products.shape[-1] // ways
     eye = torch.eye(ways, dtype=products.dtype, device=products.device)
     share = eye.repeat_interleave(shots, dim=0) / shots
     square = (share * (products @ share)).sum(1, keepdim=True)
-    return 2 * across @ share - square
+    to_means = 2 * across @ share - square
+    return Scored(to_means, to_means[:, torch.arange(len(truth)), truth])
 
 
 def log_likelihood(
-    scores: Float[Tensor, "B E P N"],
+    scored: Sequence[Scored],
     truth: Int[Tensor, "P"],
     known: Bool[Tensor, "*E P"],
     weights: Float[Tensor, "G B"],
 ) -> Float[Tensor, "E G T"]:
     """l(w, t) of the true classes, for every w of the grid and every t."""
-    senses, episodes, clips, _ = scores.shape
-    place = truth[None, None, :, None].expand(senses, episodes, -1, 1)
-    behind = (scores - scores.gather(-1, place)).permute(0, 3, 1, 2).contiguous()  # B N E P
-    counted = known.expand(episodes, clips).to(scores)
-    found = scores.new_empty(episodes, len(weights), len(SHARPNESSES))
-    first = SHARPNESSES[0]
-    for g, w in enumerate(weights):
-        mixed = (first * w[0]) * behind[0]
-        for sense, part in zip(w[1:], behind[1:], strict=True):
-            mixed.add_(part, alpha=float(first * sense))
-        odds = mixed.exp_()
+    episodes, clips, ways = scored[0].to_means.shape
+    behind = scored[0].to_means.new_empty(len(scored), ways, episodes, clips)
+    for place, of_sense in zip(behind, scored, strict=True):
+        torch.sub(of_sense.to_means.permute(2, 0, 1), of_sense.to_own, out=place)
+    behind[:, truth, :, torch.arange(clips)] = 0
+    behind = behind.view(len(scored), -1)
+    counted = known.expand(episodes, clips).to(behind)
+    found = behind.new_empty(episodes, len(weights), len(SHARPNESSES))
+    size = max(1, NUMBERS_AT_ONCE // behind.shape[1])
+    for first in range(0, len(weights), size):
+        some = weights[first : first + size]
+        odds = (SHARPNESSES[0] * some @ behind).view(len(some), ways, episodes, clips).exp_()
         for t in range(len(SHARPNESSES)):  # the odds at three times the sharpness are these cubed
             odds = odds if t == 0 else odds * odds * odds
-            against = reduce(torch.add, odds.unbind(0)).log_().clamp_max_(WORST)
-            found[:, g, t] = torch.linalg.vecdot(against, counted).neg_()
+            against = reduce(torch.add, odds.unbind(1)).log_().clamp_max_(WORST)
+            found[:, first : first + size, t] = -(against * counted).sum(-1).T
     return found
 
 
@@ -107,15 +121,15 @@ def weights_of(
     likelihood: Float[Tensor, "E G T"], prior: Prior, shots: float
 ) -> Float[Tensor, "E B"]:
     """The mean weights of each episode, from what its shots say and the prior."""
-    weights = grid(len(prior.value)).to(likelihood)
-    even = max(LEAST_EVEN, 1 - 2 / shots)
-    log_prior = prior_of_grid(weights, prior, even)
+    log_prior = prior_of_grid(prior, max(LEAST_EVEN, 1 - 2 / shots)).to(likelihood)
     posterior = (likelihood + log_prior[:, None]).flatten(1).softmax(1)
-    return posterior.view(likelihood.shape).sum(2) @ weights
+    return posterior.view(likelihood.shape).sum(2) @ grid(len(prior.value)).to(likelihood)
 
 
-def prior_of_grid(weights: Float[Tensor, "G B"], prior: Prior, even: float) -> Float[Tensor, "G"]:
+@lru_cache(1024)
+def prior_of_grid(prior: Prior, even: float) -> Float[Tensor, "G"]:
     """The prior's logarithm on the grid, of which the share `even` knows nothing."""
+    weights = grid(len(prior.value)).double()
     middle = weights.new_tensor(prior.value)
     distance = (weights - middle).square().sum(1) / 2  # of two senses: of either's weight
     bell = (-distance / (2 * prior.spread**2)).softmax(0)
@@ -128,7 +142,7 @@ def from_classes(likelihood: Float[Tensor, "G T"], classes: int, before: Prior) 
     `likelihood` is the mean of one clip. Clips of a class are alike, so a class counts as few.
     """
     weights = grid(len(before.value)).to(likelihood)
-    log_prior = prior_of_grid(weights, before, EVEN_BEFORE)
+    log_prior = prior_of_grid(before, EVEN_BEFORE).to(likelihood)
     posterior = (CLIPS_A_CLASS * classes * likelihood + log_prior[:, None]).flatten().softmax(0)
     mean = (posterior.view(likelihood.shape).sum(1) @ weights).tolist()
     total = sum(mean)

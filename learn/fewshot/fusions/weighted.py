@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from learn.fewshot.fusions import PredictFused, Prior, View, needs_both
-from learn.fewshot.fusions._evidence import grid, left_out, log_likelihood, to_means, weights_of
+from learn.fewshot.fusions._evidence import grid, left_out, log_likelihood, of_queries, weights_of
 from learn.fewshot.fusions.late import one_each
 from learn.fewshot.heads import Context, Head
 from learn.fewshot.heads._transform import Transform, taken_apart
@@ -107,10 +107,9 @@ def likelihood_of_queries(
     for x, q, context in zip(shots, queries, contexts, strict=True):
         placed, place = transform.fitted(x, context)
         flat = placed.flatten(1, 2)
-        scored.append(to_means(flat @ flat.mT, place(q) @ flat.mT, x.shape[1]))
-    scores = torch.stack(scored)
+        scored.append(of_queries(flat @ flat.mT, place(q) @ flat.mT, truth, x.shape[1]))
     known = torch.ones(1, len(truth), dtype=torch.bool, device=truth.device)
-    return log_likelihood(scores, truth, known, grid(len(shots)).to(scores))
+    return log_likelihood(scored, truth, known, grid(len(shots)).to(shots[0]))
 
 
 def of_blocks(head: Head) -> Transform:
@@ -129,11 +128,10 @@ def weigh_products(
     shots = clips / ways if mask is None else float(mask.sum(2).double().mean())
     if clips == ways or shots == 1:
         return products[0].new_tensor(prior.value).expand(episodes, -1)
-    flat = None if mask is None else mask.flatten(1)
-    scored = [left_out(x, ways, flat) for x in products]
+    scored = [left_out(x, ways, mask) for x in products]
     truth = torch.arange(ways, device=products[0].device).repeat_interleave(clips // ways)
-    scores = torch.stack([s for s, _ in scored])
-    likelihood = log_likelihood(scores, truth, scored[0][1], grid(len(products)).to(scores))
+    weights = grid(len(products)).to(products[0])
+    likelihood = log_likelihood([s for s, _ in scored], truth, scored[0][1], weights)
     return weights_of(likelihood, prior, shots)
 
 
