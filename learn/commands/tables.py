@@ -15,6 +15,7 @@ from learn.evaluation.wording import (
 )
 from store.console import table, wrapped, write_line
 
+LONG = 24  # letters of a head's SPEC
 STRANGE = 0.95  # the novelty above which a clip is called stranger than what is known
 CLIPS_FOR_STRANGE = 20  # clips left out, for a novelty that can be above that
 
@@ -89,9 +90,16 @@ def _accuracies(rows: Sequence[Mapping[str, Any]], most: str, shots: Sequence[in
         line[f"{most}{row['shots']}-shot"] = _percent(row)
     names = ["mode", "fusion", "head"]
     shown = [dict(zip(names, key, strict=True)) | line for key, line in lines.items()]
-    fused = any(line["fusion"] for line in shown)
-    columns = names if fused else ["mode", "head"]
+    columns = [name for name in names if name != "fusion" or any(line[name] for line in shown)]
+    if _one_long_head(rows):
+        wrapped(f"head: {rows[0]['head']}")
+        columns.remove("head")
     table(shown, [*columns, *(f"{most}{k}-shot" for k in shots)])
+
+
+def _one_long_head(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether all rows have one head whose SPEC would make a column too wide."""
+    return len({row["head"] for row in rows}) == 1 and len(rows[0]["head"]) > LONG
 
 
 def _matrices(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -121,7 +129,8 @@ def _weights_table(rows: Sequence[Mapping[str, Any]]) -> None:
     several = len({row["projection"] for row in rows}) > 1
     write_line("\nwhich sense decided: mean weight ± its deviation over episodes")
     lines = [
-        {"shots": row["shots"], "fusion": row["fusion"], "head": row["head"]}
+        {"shots": row["shots"], "fusion": row["fusion"]}
+        | ({} if _one_long_head(weighed) else {"head": row["head"]})
         | ({"projection": row["projection"]} if several else {})
         | {feature_name(f): weight_text(w) for f, w in row["weights"].items()}
         for row in weighed

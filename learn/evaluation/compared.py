@@ -1,6 +1,6 @@
 """One projection's vectors under one pair of modes, as heads and fusions see them.
 
-Shapes: V = clips, E = size of the common space, C = classes.
+Shapes: V, W and U = clips, E = size of the common space, C = classes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -44,8 +44,8 @@ class Compared:
     cell: tuple[str, str]  # modes of support and query
     run: Run | None
     vectors: Vectors  # of the clips scored
-    base: Vectors | None  # of the clips of the train split
-    val: Vectors | None
+    base: Mapping[str, Float[Tensor, "W _"]] | None  # of the clips of the train split
+    val: Mapping[str, Float[Tensor, "U _"]] | None
     names: Float[Tensor, "C E"] | None  # of the classes, where a head wants them
     caveats: Mapping[str, Any]  # what must be known of the vectors to quote a number
 

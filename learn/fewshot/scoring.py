@@ -116,8 +116,10 @@ def check_ragged(head: Head, batch: EpisodeBatch) -> None:
         ConfigError: names the head.
     """
     if batch.mask is not None and not (isinstance(head, RaggedHead) and head.ragged):
+        core = taken_apart(head)[0]
+        name = getattr(core, "name", type(core).__module__.rpartition(".")[2])
         raise ConfigError(
-            f"{type(taken_apart(head)[0]).__module__.rpartition('.')[2]} needs equally many shots "
+            f"{name} needs equally many shots "
             "of each class of an episode, and these differ: set uneven=false in `task`, or use a "
             "head such as prototypes"
         )

@@ -118,22 +118,28 @@ def log_likelihood(
 
 
 def weights_of(
-    likelihood: Float[Tensor, "E G T"], prior: Prior, shots: float
+    likelihood: Float[Tensor, "E G T"], prior: Prior, shots: Float[Tensor, "*E"]
 ) -> Float[Tensor, "E B"]:
-    """The mean weights of each episode, from what its shots say and the prior."""
-    log_prior = prior_of_grid(prior, max(LEAST_EVEN, 1 - 2 / shots)).to(likelihood)
-    posterior = (likelihood + log_prior[:, None]).flatten(1).softmax(1)
-    return posterior.view(likelihood.shape).sum(2) @ grid(len(prior.value)).to(likelihood)
+    """The mean weights of each episode, from what its shots say and the prior; `shots` of a class,
+    on average."""
+    even = (1 - 2 / shots).clamp_min(LEAST_EVEN)[..., None]
+    log_prior = prior_of_grid(prior, even).to(likelihood)
+    posterior = (likelihood + log_prior[..., None]).flatten(1).softmax(1)
+    mean = posterior.view(likelihood.shape).sum(2) @ grid(len(prior.value)).to(likelihood)
+    return torch.where(shots[..., None] > 1, mean, mean.new_tensor(prior.value))
+
+
+def prior_of_grid(prior: Prior, even: Float[Tensor, "*E 1"]) -> Float[Tensor, "*E G"]:
+    """The prior's logarithm on the grid, of which the share `even` knows nothing."""
+    bell = _bell(prior).to(even)
+    return ((1 - even) * bell + even / len(bell)).log()
 
 
 @lru_cache(1024)
-def prior_of_grid(prior: Prior, even: float) -> Float[Tensor, "G"]:
-    """The prior's logarithm on the grid, of which the share `even` knows nothing."""
+def _bell(prior: Prior) -> Float[Tensor, "G"]:
     weights = grid(len(prior.value)).double()
-    middle = weights.new_tensor(prior.value)
-    distance = (weights - middle).square().sum(1) / 2  # of two senses: of either's weight
-    bell = (-distance / (2 * prior.spread**2)).softmax(0)
-    return ((1 - even) * bell + even / len(weights)).log()
+    distance = (weights - weights.new_tensor(prior.value)).square().sum(1) / 2  # of two: of either
+    return (-distance / (2 * prior.spread**2)).softmax(0)
 
 
 def from_classes(likelihood: Float[Tensor, "G T"], classes: int, before: Prior) -> Prior:
@@ -142,7 +148,7 @@ def from_classes(likelihood: Float[Tensor, "G T"], classes: int, before: Prior) 
     `likelihood` is the mean of one clip. Clips of a class are alike, so a class counts as few.
     """
     weights = grid(len(before.value)).to(likelihood)
-    log_prior = prior_of_grid(before, EVEN_BEFORE).to(likelihood)
+    log_prior = prior_of_grid(before, likelihood.new_tensor([EVEN_BEFORE]))
     posterior = (CLIPS_A_CLASS * classes * likelihood + log_prior[:, None]).flatten().softmax(0)
     mean = (posterior.view(likelihood.shape).sum(1) @ weights).tolist()
     total = sum(mean)

@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from learn.fewshot.fusions import PredictFused, View, needs_both, senses_of
+from learn.fewshot.fusions import PredictFused, View, needs_both
+from learn.fewshot.fusions._views import one_each
 from learn.fewshot.heads import Context, Head
 from store.errors import ConfigError
 from store.settings import Settings
@@ -64,12 +65,6 @@ class Late:
             return total
 
         return scores
-
-
-def one_each(vectors: Mapping[str, Float[Tensor, "V _"]]) -> tuple[View, ...]:
-    """A view for each single sense."""
-    parts = (vectors[name] for name in senses_of(vectors))
-    return tuple(View(vectors=x, modality_dims=(x.shape[1],)) for x in parts)
 
 
 def build(config: Config) -> Late:

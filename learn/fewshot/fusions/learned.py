@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from learn.fewshot.fusions import PredictFused, View
-from learn.fewshot.fusions._one_view import of_one_view
+from learn.fewshot.fusions._views import of_one_view
 from learn.fewshot.heads import Context, Head
 from store.settings import Settings
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from learn.fewshot.fusions import PredictFused, Prior, View, needs_both
 from learn.fewshot.fusions._evidence import grid, left_out, log_likelihood, of_queries, weights_of
-from learn.fewshot.fusions.late import one_each
+from learn.fewshot.fusions._views import one_each
 from learn.fewshot.heads import Context, Head
 from learn.fewshot.heads._transform import Transform, taken_apart
 from store.settings import Settings, setting
@@ -125,8 +125,10 @@ def weigh_products(
 ) -> Float[Tensor, "E B"]:
     """The weights of each episode, from the products of its placed shots in each sense."""
     episodes, clips = products[0].shape[:2]
-    shots = clips / ways if mask is None else float(mask.sum(2).double().mean())
-    if clips == ways or shots == 1:
+    shots = products[0].new_tensor(clips / ways)
+    if mask is not None:
+        shots = mask.sum(2).to(products[0]).mean(1)
+    if clips == ways:
         return products[0].new_tensor(prior.value).expand(episodes, -1)
     scored = [left_out(x, ways, mask) for x in products]
     truth = torch.arange(ways, device=products[0].device).repeat_interleave(clips // ways)
