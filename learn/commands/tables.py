@@ -84,7 +84,7 @@ def _left_out_lines(drawn: Mapping[str, Any]) -> None:
 
 def _accuracies(rows: Sequence[Mapping[str, Any]], most: str, shots: Sequence[int]) -> None:
     """Print one projection's results: modes and heads down, shots across."""
-    lines: dict[tuple[str, str], dict[str, str]] = {}
+    lines: dict[tuple[str, ...], dict[str, str]] = {}
     for row in rows:
         line = lines.setdefault((_mode(row), row.get("fusion", ""), row["head"]), {})
         line[f"{most}{row['shots']}-shot"] = _percent(row)

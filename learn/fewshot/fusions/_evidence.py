@@ -6,8 +6,10 @@ true classes: l(w, t) = sum log softmax(t s). A shot is compared with means that
 
     w = mean over the grid of exp l(w, t) times the prior
 
-The prior of w is a bell around its value, plus a share of it spread evenly over the simplex: the
-shots can overrule it where it is wrong, and the more shots a class has the larger that share is.
+The prior of w is a bell around its value, plus a share spread evenly over the simplex and its
+corners, where one sense has all the say: the shots can overrule the prior where it is wrong, and
+the more shots a class has the larger that share is. Without the corners noise keeps some weight, as
+a little of it harms no shot that is told.
 
 Shapes: as in the package; P = clips whose classes are told.
 """
@@ -32,6 +34,7 @@ NUMBERS_AT_ONCE = 1_000_000
 WORST = 1e4  # of a clip's log odds: what is beyond is as good as impossible
 CLIPS_A_CLASS = 4  # how many clips a class of known labels counts as
 EVEN_BEFORE = 0.1  # share of a prior that other classes can overrule
+ALONE = 0.6  # of what is spread evenly, on weights of one sense alone: others may be noise
 LEAST_EVEN = 0.02  # share of the prior that is spread evenly, at least
 
 
@@ -132,7 +135,8 @@ def weights_of(
 def prior_of_grid(prior: Prior, even: Float[Tensor, "*E 1"]) -> Float[Tensor, "*E G"]:
     """The prior's logarithm on the grid, of which the share `even` knows nothing."""
     bell = _bell(prior).to(even)
-    return ((1 - even) * bell + even / len(bell)).log()
+    alone = (grid(len(prior.value)).amax(1) == 1).to(even) / len(prior.value)
+    return ((1 - even) * bell + even * ((1 - ALONE) / len(bell) + ALONE * alone)).log()
 
 
 @lru_cache(1024)

@@ -27,6 +27,7 @@ def literal(blocks, mask, prior):
     members = [(n, k) for n in range(N) for k in range(K) if mask[n, k]]
     lines = []
     for w in grid(2).double():
+        alone = float(max(w) == 1) / 2
         bell = math.exp(-((w[0] - prior.value[0]) ** 2) / (2 * prior.spread**2))
         for t in SHARPNESSES:
             total = 0.0
@@ -41,11 +42,14 @@ def literal(blocks, mask, prior):
                         s -= weight * ((z[n, k] - torch.stack(left).mean(0)) ** 2).sum()
                     scores.append(t * s)
                 total += float(torch.stack(scores).log_softmax(0)[n])
-            lines.append((w, total, bell))
+            lines.append((w, total, bell, alone))
     even = max(0.02, 1 - 2 * N / mask.sum().item())
-    bells = sum(bell for _, _, bell in lines) / len(SHARPNESSES)
-    share = [math.exp(ll) * ((1 - even) * b / bells + even / 11) for _, ll, b in lines]
-    return sum(s * w for s, (w, _, _) in zip(share, lines, strict=True)) / sum(share)
+    bells = sum(bell for _, _, bell, _ in lines) / len(SHARPNESSES)
+    share = [
+        math.exp(ll) * ((1 - even) * b / bells + even * (0.4 / 11 + 0.6 * alone))
+        for _, ll, b, alone in lines
+    ]
+    return sum(s * line[0] for s, line in zip(share, lines, strict=True)) / sum(share)
 
 
 @pytest.mark.parametrize("ragged", [False, True])
