@@ -29,7 +29,7 @@ demo: $(VENV)/.ready
 	$(BIN)/store info $(DEMO)/store
 	$(BIN)/learn train $(DEMO)/store --recipe infonce -o $(DEMO)/run || test $$? -eq 1
 	$(BIN)/learn episodes $(DEMO)/store --shots 1 --shots 5 --queries 5 --episodes 2000 \
-	    --head prototypes --head nearest --head logistic --projection none --projection $(DEMO)/run \
+	    --head default --head prototypes --head nearest --projection none --projection $(DEMO)/run \
 	    -o $(DEMO)/results
 	$(BIN)/learn report $(DEMO)/results $(DEMO)/run -o $(DEMO)/report.html --media $(DEMO)/clips
 

@@ -107,12 +107,19 @@ def scored(name: str, found: Sequence[dict[Any, np.ndarray]], seconds: float, te
         }
 
 
+def missing(benchmark: str) -> dict[str, Any] | None:
+    """The row that says that there is nothing to measure on; None if there is."""
+    if {"MICROSHOT_MEDIA", "MICROSHOT_WEIGHTS"} <= set(os.environ):
+        return None
+    return {
+        "what": f"{benchmark}: MICROSHOT_MEDIA or MICROSHOT_WEIGHTS is not set",
+        "value": float("nan"), "unit": "", "ratio": None, "against": None, "goal": None,
+    }  # fmt: skip
+
+
 def measure(only: Sequence[str] = (), folder: str | None = None) -> Iterator[dict[str, Any]]:
-    if not {"MICROSHOT_MEDIA", "MICROSHOT_WEIGHTS"} <= set(os.environ):
-        yield {
-            "what": "recipes: MICROSHOT_MEDIA or MICROSHOT_WEIGHTS is not set",
-            "value": float("nan"), "unit": "", "ratio": None, "against": None, "goal": None,
-        }  # fmt: skip
+    if absent := missing("recipes"):
+        yield absent
         return
     with tempfile.TemporaryDirectory() as scratch:
         where = stores(Path(folder or scratch))

@@ -1,7 +1,7 @@
 """`learn episodes`, `evaluate` and `compare`: what a store and its runs are worth."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -93,8 +93,8 @@ def episodes_command(
         list[str],
         typer.Option(
             metavar="SPEC",
-            help="Classifier NAME:key=value,…, or own (the run's); may repeat.",
-            show_default="prototypes",
+            help="Classifier NAME:key=value,… (see `learn heads`), or own (the run's); may repeat.",
+            show_default="default",
             rich_help_panel=COMPARED,
         ),
     ] = [],  # noqa: B006
@@ -138,10 +138,10 @@ def episodes_command(
     fusion: Annotated[
         list[str],
         typer.Option(
-            metavar="KIND,…",
-            help="How modalities are joined: early, late, learned.",
-            show_default="all",
-            rich_help_panel=MISSING,
+            metavar="SPEC",
+            help="How av joins both: NAME:key=value,… (see `learn fusions`); may repeat.",
+            show_default="weighted, or learned where a network does; all with --drop",
+            rich_help_panel=COMPARED,
         ),
     ] = [],  # noqa: B006
     query_store: Annotated[
@@ -196,19 +196,19 @@ def episodes_command(
 
     if output:
         refuse_existing(output)
-    missing = None
+    missing, fusions = None, specs(fusion)
     if drop:
         missing = Drop(
             modes=listed(drop), rates=numbers(drop_rates), fills=listed(fill),
-            fusions=listed(fusion), seed=seed,
+            fusions=fusions, seed=seed,
         )  # fmt: skip
     with console.progress("episodes", quiet=as_json) as progress:
         result = learn.run_episodes(
             directory, manifest=manifest, split=split, label=label, group=group, groups=groups,
             inflation=inflation, task=task, ways=ways, shots=tuple(shots), queries=queries,
             episodes=episodes, until_ci=until_ci, max_episodes=max_episodes, seed=seed,
-            visual=visual, audio=audio, heads=tuple(head), projections=tuple(projection),
-            support=listed(support), query=listed(query),
+            visual=visual, audio=audio, heads=tuple(head), fusions=fusions,
+            projections=tuple(projection), support=listed(support), query=listed(query),
             save_episodes=save_episodes, episodes_file=episodes_file, drop=missing,
             query_store=query_store, query_manifest=query_manifest, query_split=query_split, ci=ci,
             memory=parse_size(memory), progress=progress,
@@ -227,6 +227,37 @@ def tasks_command(as_json: Json = False) -> int:
 
     rows = plugins.describe("learn.fewshot.tasks")
     console.give({"tasks": rows}, as_json, lambda: console.plugin_table(rows))
+    return console.DONE
+
+
+@app.command("heads")
+def heads_command(as_json: Json = False) -> int:
+    """List the classifiers of `learn episodes`, and the full SPEC of the default one."""
+    from learn.fewshot.default_head import LATEST, VERSIONS
+    from store import plugins
+
+    rows = plugins.describe("learn.fewshot.heads")
+    shown = {"default": LATEST, "versions": VERSIONS, "heads": rows}
+    console.give(shown, as_json, lambda: heads_table(shown))
+    return console.DONE
+
+
+def heads_table(shown: dict[str, Any]) -> None:
+    """Print the default head's versions, then every head."""
+    for name, spec in shown["versions"].items():
+        latest = " (default)" if name == shown["default"] else ""
+        console.write_line(f"{name}{latest}: {spec}")
+    console.write_line()
+    console.plugin_table(shown["heads"])
+
+
+@app.command("fusions")
+def fusions_command(as_json: Json = False) -> int:
+    """List how `learn episodes` can join sight and sound."""
+    from store import plugins
+
+    rows = plugins.describe("learn.fewshot.fusions")
+    console.give({"fusions": rows}, as_json, lambda: console.plugin_table(rows))
     return console.DONE
 
 
@@ -340,6 +371,19 @@ def compare_command(
 def listed(values: list[str]) -> tuple[str, ...]:
     """The values of an option that may repeat or hold several with commas between."""
     return tuple(part.strip() for value in values for part in value.split(","))
+
+
+def specs(values: list[str]) -> tuple[str, ...]:
+    """SPECs of an option that may repeat or hold several with commas between; what follows a comma
+    and is `key=value` belongs to the SPEC before."""
+    found: list[str] = []
+    for part in listed(values):
+        name, has_value, _ = part.partition("=")
+        if has_value and ":" not in name and found:
+            found[-1] = f"{found[-1]},{part}"
+        else:
+            found.append(part)
+    return tuple(found)
 
 
 def numbers(text: str) -> tuple[float, ...]:

@@ -4,9 +4,18 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from learn.evaluation.wording import CLASSIC, NOT_SHARES, SHORT, TASK_SETTINGS, never_drawn
+from learn.evaluation.wording import (
+    CLASSIC,
+    NOT_SHARES,
+    SHORT,
+    TASK_SETTINGS,
+    feature_name,
+    never_drawn,
+    weight_text,
+)
 from store.console import table, wrapped, write_line
 
+LONG = 24  # letters of a head's SPEC
 STRANGE = 0.95  # the novelty above which a clip is called stranger than what is known
 CLIPS_FOR_STRANGE = 20  # clips left out, for a novelty that can be above that
 
@@ -27,6 +36,7 @@ def episodes_table(result: Mapping[str, Any]) -> None:
         else:
             _accuracies(of_run, most, list(dict.fromkeys(row["shots"] for row in rows)))
     _caveats(rows)
+    _weights_table(rows)
     _parts_table(rows)
     if "inflation" in result:
         _leakage_table(result["inflation"])
@@ -74,12 +84,22 @@ def _left_out_lines(drawn: Mapping[str, Any]) -> None:
 
 def _accuracies(rows: Sequence[Mapping[str, Any]], most: str, shots: Sequence[int]) -> None:
     """Print one projection's results: modes and heads down, shots across."""
-    lines: dict[tuple[str, str], dict[str, str]] = {}
+    lines: dict[tuple[str, ...], dict[str, str]] = {}
     for row in rows:
-        line = lines.setdefault((_mode(row), row["head"]), {})
+        line = lines.setdefault((_mode(row), row.get("fusion", ""), row["head"]), {})
         line[f"{most}{row['shots']}-shot"] = _percent(row)
-    shown = [{"mode": mode, "head": head} | line for (mode, head), line in lines.items()]
-    table(shown, ["mode", "head", *(f"{most}{k}-shot" for k in shots)])
+    names = ["mode", "fusion", "head"]
+    shown = [dict(zip(names, key, strict=True)) | line for key, line in lines.items()]
+    columns = [name for name in names if name != "fusion" or any(line[name] for line in shown)]
+    if _one_long_head(rows):
+        wrapped(f"head: {rows[0]['head']}")
+        columns.remove("head")
+    table(shown, [*columns, *(f"{most}{k}-shot" for k in shots)])
+
+
+def _one_long_head(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether all rows have one head whose SPEC would make a column too wide."""
+    return len({row["head"] for row in rows}) == 1 and len(rows[0]["head"]) > LONG
 
 
 def _matrices(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -99,6 +119,25 @@ def _percent(row: Mapping[str, Any]) -> str:
     mark = "*" if row["untrained"] else "!" if row["seen_in_training"] else ""
     margin = "" if row["ci95"] is None else f" ± {100 * row['ci95']:.1f}"
     return f"{100 * row['accuracy']:.1f}{margin}{mark}"
+
+
+def _weights_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print how much each sense counted, and what that started from."""
+    weighed = [row for row in rows if row.get("weights")]
+    if not weighed:
+        return
+    several = len({row["projection"] for row in rows}) > 1
+    write_line("\nwhich sense decided: mean weight ± its deviation over episodes")
+    lines = [
+        {"shots": row["shots"], "fusion": row["fusion"]}
+        | ({} if _one_long_head(weighed) else {"head": row["head"]})
+        | ({"projection": row["projection"]} if several else {})
+        | {feature_name(f): weight_text(w) for f, w in row["weights"].items()}
+        for row in weighed
+    ]
+    table(lines, list(lines[0]))
+    for origin in dict.fromkeys(row["prior"]["from"] for row in weighed):
+        wrapped(f"weights begin at: {origin}", "  ")
 
 
 def _parts_table(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -147,7 +186,8 @@ def _leakage_table(rows: Sequence[Mapping[str, Any]]) -> None:
     several = len({row["projection"] for row in rows}) > 1
     lines: dict[tuple[str, ...], dict[str, str]] = {}
     for row in rows:
-        line = lines.setdefault((_mode(row), row["head"], row["projection"]), {})
+        mode = " ".join(filter(None, (_mode(row), row.get("fusion", ""))))
+        line = lines.setdefault((mode, row["head"], row["projection"]), {})
         margin = "" if row["ci95"] is None else f" ± {100 * row['ci95']:.1f}"
         line[f"{row['shots']}-shot"] = f"{100 * row['inflation']:+.1f}{margin}"
     names = ["mode", "head", "projection"]
@@ -297,7 +337,7 @@ def _compared(row: Mapping[str, Any], keys: Sequence[str]) -> dict[str, str]:
 
 def _called(key: Mapping[str, str], differing: Sequence[str]) -> str:
     """The name of a result: what tells it from the others."""
-    parts = [key[k] for k in differing if k not in ("support", "query")]
+    parts = [key[k] for k in differing if k not in ("support", "query") and key[k]]
     if {"support", "query"} & set(differing):
         parts.insert(0, _mode(key))
     return " ".join(parts)

@@ -81,6 +81,9 @@ class Scored(TypedDict):
     seen_in_training: int
     trained: NotRequired[str]
     parts: NotRequired[dict[str, Any]]
+    fusion: NotRequired[str]
+    weights: NotRequired[dict[str, dict[str, float]] | None]
+    prior: NotRequired[dict[str, Any] | None]
 
 
 class EpisodesRecord(TypedDict):

@@ -14,12 +14,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from learn.data.clips import Clips
+from learn.evaluation.compared import Compared, Fusions, fusions_for
 from learn.evaluation.confusion import EMPTY, tally
 from learn.evaluation.evaluation_set import EvaluationSet
 from learn.evaluation.results import Leakage, Result
+from learn.evaluation.sense_prior import prior_of
 from learn.fewshot import modes, statistics
-from learn.fewshot.heads import Context, ExtraShotsHead, Head
-from learn.fewshot.metrics import Measured, Predictor, measure
+from learn.fewshot.fusions import Fusion, Prior, senses_of
+from learn.fewshot.heads import ExtraShotsHead, Head
+from learn.fewshot.metrics import Measured, measure
 from learn.fewshot.tasks import Episodes, draw_again
 from learn.inference.selection import NONE, modalities_of, vectors_of
 from learn.training.runs import Run
@@ -40,6 +43,7 @@ class Benchmark:
     heads: Mapping[str, Mapping[str, Head]]  # by projection, as the next two
     runs: Mapping[str, Run | None]
     cells: Mapping[str, Sequence[tuple[str, str]]]  # by projection: pairs of modes it can compare
+    fusions: Fusions  # by projection: of the modes that join senses
     features: Mapping[str, "Feature"]
     scored: EvaluationSet
     base: EvaluationSet | None
@@ -47,29 +51,67 @@ class Benchmark:
     memory: int
     val: EvaluationSet | None  # of the same kind as `scored`, to choose settings on
     ids: frozenset[str]  # of the clips scored, as their stores have them
+    apart: EvaluationSet | None = None  # clips of classes that are not asked about
 
     @property
     def size(self) -> int:
         """The number of results."""
-        each = (len(self.cells[name]) * len(heads) for name, heads in self.heads.items())
-        return sum(each) * len(self.draws)
+        return len(self.draws) * sum(
+            len(fusions_for(self.fusions[name], spec, cell))
+            for name, heads in self.heads.items()
+            for cell in self.cells[name]
+            for spec in heads
+        )
 
     def results(self, ci: str) -> Iterator[Result]:
         """The results one by one; vectors are made once per projection, tables of products once per
         head."""
         tuning = self._tuning()
         for compared in self._compared(with_val=bool(tuning)):
+            of_run = self.fusions[compared.projection]
             for spec, head in self.heads[compared.projection].items():
-                predictor = self._predictor(head, compared.pair, compared.base)
-                for i, episodes in enumerate(self.draws):
-                    begun = time.monotonic()
-                    tuned = None
-                    if tuning and compared.val:
-                        tuned = tuning[i], replace(predictor, pair=compared.val)
-                    measured = measure(self.scored.clips, episodes, predictor, tuned=tuned)
-                    yield self._result(compared, spec, head, episodes, measured, ci, begun)
+                for fusion, kind in fusions_for(of_run, spec, compared.cell).items():
+                    yield from self._of_head(compared, spec, head, fusion, kind, tuning, ci)
 
-    def _compared(self, *, with_val: bool) -> Iterator["Compared"]:
+    def _of_head(
+        self,
+        compared: Compared,
+        spec: str,
+        head: Head,
+        fusion: str,
+        kind: Fusion | None,
+        tuning: Sequence[Episodes],
+        ci: str,
+    ) -> Iterator[Result]:
+        """The results of one head under one fusion, draw by draw."""
+        predictor, val = compared.predictors(
+            head, kind, lambda episodes: self._prior(compared, head, kind, episodes),
+            balanced=all(episodes.balanced for episodes in self.draws),
+            queries=sum(episodes.query.size for episodes in self.draws),
+            memory=self.memory,
+        )  # fmt: skip
+        for i, episodes in enumerate(self.draws):
+            begun = time.monotonic()
+            tuned = (tuning[i], val) if tuning and val else None
+            measured = measure(self.scored.clips, episodes, predictor, tuned=tuned)
+            seconds = round(time.monotonic() - begun, 3)
+            weighed = compared.weighed(fusion, predictor, episodes, self.features)
+            yield self._result(compared, spec, head, episodes, measured, ci, seconds, weighed)
+
+    def _prior(
+        self, compared: Compared, head: Head, fusion: Fusion | None, episodes: Episodes
+    ) -> Prior | None:
+        """What each sense is taken to count before an episode's shots are looked at."""
+        if fusion is None:
+            return None
+        networks = [
+            str(self.features[name].spec.identity.get("network", ""))
+            for name in senses_of(compared.vectors)
+        ]
+        apart = compared.apart(self.apart, fusion)
+        return prior_of(fusion, head, networks, apart, episodes)
+
+    def _compared(self, *, with_val: bool) -> Iterator[Compared]:
         """Every projection's vectors under every pair of modes that it can compare."""
         for projection, run in self.runs.items():
             vectors = vectors_of(self.scored.rows, run)
@@ -77,13 +119,14 @@ class Benchmark:
             of_base = vectors_of(self.base.rows, run) if self.base else None
             names = self._names(self.heads[projection].values(), run)
             for cell in self.cells[projection]:
-                pair = modes.pair(vectors, *cell, common=run is not None)
                 yield Compared(
                     projection=projection,
                     cell=cell,
-                    pair=pair if names is None else pair.with_names(names),
-                    base=_pair(of_base, cell, run),
-                    val=_pair(of_val, cell, run),
+                    run=run,
+                    vectors=vectors,
+                    base=of_base,
+                    val=of_val,
+                    names=names,
                     caveats={
                         "untrained": self._untrained(cell),
                         "seen_in_training": len(run.trained_on & self.ids) if run else 0,
@@ -91,25 +134,16 @@ class Benchmark:
                     },
                 )
 
-    def _predictor(self, head: Head, pair: modes.Pair, base: modes.Pair | None) -> Predictor:
-        balanced = all(episodes.balanced for episodes in self.draws)
-        return Predictor(
-            head=head,
-            pair=pair,
-            context=context_of(pair, base, balanced),
-            queries=sum(episodes.query.size for episodes in self.draws),
-            memory=self.memory,
-        )
-
     def _result(
         self,
-        compared: "Compared",
+        compared: Compared,
         spec: str,
         head: Head,
         episodes: Episodes,
         measured: Measured,
         ci: str,
-        begun: float,
+        seconds: float,
+        weighed: Mapping[str, Any],
     ) -> Result:
         sampling, clips = episodes.sampling(), self.scored.clips
         predictions = measured.predictions
@@ -126,7 +160,7 @@ class Benchmark:
             ci95=statistics.ci95(measured.of_episodes, ci),
             ci_method=ci,
             clips=len(clips),
-            seconds=round(time.monotonic() - begun, 3),
+            seconds=seconds,
             transductive=head.transductive,
             centred_by=head.centred_by,
             metric=episodes.measure,
@@ -134,6 +168,7 @@ class Benchmark:
             of_episodes=measured.of_episodes,
             tally=EMPTY if predictions is None else tally(clips, episodes, predictions),
             **compared.caveats,
+            **weighed,
         )
 
     def _untrained(self, cell: tuple[str, str]) -> bool:
@@ -158,22 +193,6 @@ class Benchmark:
         if run is None or not wanted or not run.knows_names:
             return None
         return run.class_embeddings(self.scored.clips.classes)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Compared:
-    """One projection's vectors of all clips under one pair of modes."""
-
-    projection: str
-    cell: tuple[str, str]  # modes of support and query
-    pair: modes.Pair
-    base: modes.Pair | None  # of the clips of the train split
-    val: modes.Pair | None
-    caveats: Mapping[str, Any]  # what must be known of the vectors to quote a number
-
-
-def _pair(vectors: Vectors | None, cell: tuple[str, str], run: Run | None) -> modes.Pair | None:
-    return modes.pair(vectors, *cell, common=run is not None) if vectors else None
 
 
 def possible(
@@ -243,20 +262,10 @@ def _leakage(separated: Result, mixed: Result) -> Leakage:
         projection=separated.projection,
         support=separated.support,
         query=separated.query,
+        fusion=separated.fusion,
         shots=separated.shots,
         guarded=separated.accuracy,
         mixed=mixed.accuracy,
         inflation=mixed.accuracy - separated.accuracy,
         ci95=None if None in half_widths else hypot(*(half or 0.0 for half in half_widths)),
-    )
-
-
-def context_of(pair: modes.Pair, base: modes.Pair | None, balanced: bool = True) -> Context:
-    """The facts about these clips that heads may use beside the support."""
-    return Context(
-        balanced=balanced,
-        modality_dims=pair.modality_dims,
-        support_mean=None if base is None else base.support.mean(0),
-        query_mean=None if base is None else base.query.mean(0),
-        origin=pair.support.mean(0),
     )

@@ -34,7 +34,8 @@ from store.errors import ConfigError, InputError, choices
 METHODS = (*statistics.METHODS, "bootstrap")
 AGAINST = ("first", "best", "all")
 RESAMPLES = 2000
-KEYS = ("run", "support", "query", "projection", "head")  # what a result is known by, in a draw
+# What a result is known by, in a draw.
+KEYS = ("run", "support", "query", "projection", "head", "fusion")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -148,7 +149,7 @@ def _rows(run: Saved) -> list[Scored]:
     """The rows of a run under their keys."""
     scored = []
     for row, of_episodes in zip(run.result["results"], run.of_episodes, strict=True):
-        names = {"run": str(run.path), **{key: row[key] for key in KEYS[1:]}}
+        names = {"run": str(run.path), **{key: row.get(key, "") for key in KEYS[1:]}}
         key = tuple(names[k] for k in KEYS)
         scored.append(Scored(key=key, shots=row["shots"], of_episodes=of_episodes))
     return scored

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from learn.evaluation.missing_modality import Drop
-from learn.fewshot import statistics
+from learn.fewshot import default_head, statistics
 from learn.fewshot.scoring import MEMORY
 from learn.fewshot.tasks import CLASSIC
 from store.errors import ConfigError
@@ -68,7 +68,10 @@ class EpisodesConfig:
     seed: int = 0
     visual: str | None = None  # a feature's name; None: the only one
     audio: str | None = None
-    heads: tuple[str, ...] = ()  # none: prototypes; "own": the one that a run was trained with
+    heads: tuple[str, ...] = ()  # none: the default; "own": the one that a run was trained with
+    # How one head judges by both senses, plug-ins of learn/fewshot/fusions; none: learned where a
+    # network makes one vector of both, weighted elsewhere.
+    fusions: tuple[str, ...] = ()
     projections: tuple[str, ...] = ()  # run directories; "none" is stored vectors as they are
     support: tuple[str, ...] = ()  # modes v, a, av; see `modes.cells`
     query: tuple[str, ...] = ()
@@ -101,8 +104,9 @@ class EpisodesConfig:
 
     @property
     def head_specs(self) -> tuple[str, ...]:
-        """The heads asked for, each once."""
-        return tuple(dict.fromkeys(self.heads or ("prototypes",)))
+        """The full SPECs of the heads asked for, each once."""
+        asked = self.heads or (default_head.NAME,)
+        return tuple(dict.fromkeys(map(default_head.resolved, asked)))
 
     @property
     def drawn(self) -> dict[str, int | str]:

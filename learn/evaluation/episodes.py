@@ -19,13 +19,16 @@ from learn.evaluation.benchmark import (
     makes_use,
     possible,
 )
+from learn.evaluation.compared import Fusions, fusions_of
 from learn.evaluation.config import MOST, EpisodesConfig
 from learn.evaluation.evaluation_set import EvaluationSet, load_evaluation_set
 from learn.evaluation.feasible import nothing_left, remedies
 from learn.evaluation.missing_modality import Drop, Missing, curves
 from learn.evaluation.results import EpisodesResult, Result
+from learn.evaluation.sense_prior import other_classes
 from learn.evaluation.until_ci import draw_until
 from learn.fewshot import episode_files, statistics
+from learn.fewshot.fusions.weighted import Weighted
 from learn.fewshot.heads import Head
 from learn.fewshot.scoring import MEMORY
 from learn.fewshot.tasks import CLASSIC, FAMILY, GROUPS, Episodes, traits_of
@@ -69,6 +72,7 @@ def run_episodes(
     visual: str | None = None,
     audio: str | None = None,
     heads: Sequence[str] = (),
+    fusions: Sequence[str] = (),
     projections: Sequence[str | Path] = (),
     support: Sequence[str] = (),
     query: Sequence[str] = (),
@@ -211,8 +215,11 @@ def draw(config: EpisodesConfig, question: Question) -> Drawing:
     if config.drop or any(head.centred_by == "base" for head in question.every_head):
         base = _base(question)
     runs, crossed = question.selection.runs, question.query_split is not None
+    cells = possible(runs, question.selection.cells, scored)
+    fusions = fusions_of(config.fusions, runs, cells, scored)
     benchmark = Benchmark(
-        heads=question.heads, runs=runs, cells=possible(runs, question.selection.cells, scored),
+        heads=question.heads, runs=runs, cells=cells,
+        fusions=fusions, apart=_apart(config, question, fusions),
         features=question.selection.features, scored=scored, base=base, draws=draws,
         memory=config.memory, val=question.val,
         ids=frozenset(clip.partition("/")[2] if crossed else clip for clip in scored.clips.ids),
@@ -312,6 +319,18 @@ def _base(question: Question) -> EvaluationSet | None:
         question.manifest, question.selection.features, split="train", label=None, group=NONE
     )
     return base if len(base.clips) else None
+
+
+def _apart(config: EpisodesConfig, question: Question, fusions: Fusions) -> EvaluationSet | None:
+    """The clips of classes that nobody asks about, where a fusion learns from them."""
+    kinds = [fusion for of_run in fusions.values() for fusion in of_run.values()]
+    wanted = any(isinstance(kind, Weighted) and kind.prior == "auto" for kind in kinds)
+    if not wanted or question.query_split is not None:
+        return None
+    return other_classes(
+        question.manifest, dict(question.selection.features), question.scored,
+        split=question.split, label=config.label, group=config.group,
+    )  # fmt: skip
 
 
 def _draws_or_remedies(config: EpisodesConfig, scored: EvaluationSet) -> list[Episodes]:

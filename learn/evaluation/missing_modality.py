@@ -34,6 +34,7 @@ from learn.evaluation.evaluation_set import EvaluationSet
 from learn.fewshot import modes as views
 from learn.fewshot import statistics
 from learn.fewshot.heads import Context, Head
+from learn.fewshot.heads._transform import taken_apart
 from learn.fewshot.scoring import Score, accuracies, by_late_fusion, scorer
 from learn.fewshot.tasks import Episodes
 from learn.inference.selection import vectors_of
@@ -318,7 +319,8 @@ class _Curve:
             views.pair(_of_fusion(vectors, self.fusion), mode, mode, common=common)
             for vectors in (gaps.whole, filled, gaps.source)
         )
-        mean = base.support.mean(0) if gaps.base else None
+        raised = taken_apart(self.head)[1].raised(base.support)
+        mean = raised.mean(0) if gaps.base else None
         pair = views.Pair(
             support=support.support, query=query.query, modality_dims=support.modality_dims
         )

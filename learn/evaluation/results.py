@@ -49,6 +49,10 @@ class Result:
     trained: str  # the mode that the projection was trained in; "none" for stored vectors
     metric: str  # what `accuracy` is: accuracy, harmonic_mean, map
     parts: Mapping[str, Any]  # of the metric, where it has any
+    fusion: str  # how both senses were joined; "" where there is one
+    # Of a fusion that weighs, by feature: the mean and standard deviation over episodes.
+    weights: Mapping[str, Any] | None
+    prior: Mapping[str, Any] | None  # its value by feature, and where it is from
     of_episodes: Float64[np.ndarray, "E"]  # accuracy of each: rows of one call are paired
     tally: Tally
 
@@ -66,6 +70,7 @@ class Leakage:
     projection: str
     support: str
     query: str
+    fusion: str
     shots: int
     guarded: float  # accuracy with groups apart
     mixed: float  # accuracy on other episodes of the same classes, groups ignored

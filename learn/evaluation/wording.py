@@ -31,3 +31,13 @@ def never_drawn(draw: Mapping[str, Any]) -> list[tuple[str, Sequence[str]]]:
     unlucky = [name for name in idle if name not in set(lacking)]
     reasons = [("of too few clips", short), ("not drawn by chance", unlucky)]
     return [(reason, names) for reason, names in reasons if names]
+
+
+def feature_name(feature: str) -> str:
+    """A feature's name without its digest."""
+    return feature.rpartition("-")[0] or feature
+
+
+def weight_text(weight: Mapping[str, float]) -> str:
+    """How much a sense counted: mean and deviation over episodes."""
+    return f"{weight['mean']:.2f} ± {weight['sd']:.2f}"

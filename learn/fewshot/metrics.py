@@ -29,6 +29,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from learn.data.clips import Clips
+from learn.fewshot.fused import FusedPredictor
 from learn.fewshot.heads import Context, Head
 from learn.fewshot.modes import Pair
 from learn.fewshot.scoring import MEMORY, NUMBERS_AT_ONCE, Score, accuracies, fitter, scorer
@@ -65,6 +66,9 @@ class Predictor:
                 yield batch, part, score(batch, part).numpy()
 
 
+AnyPredictor = Predictor | FusedPredictor
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
     """The number of every episode, and what else must be known to read it."""
@@ -77,9 +81,9 @@ class Measured:
 def measure(
     clips: Clips,
     episodes: Episodes,
-    predictor: Predictor,
+    predictor: AnyPredictor,
     *,
-    tuned: tuple[Episodes, Predictor] | None = None,
+    tuned: tuple[Episodes, AnyPredictor] | None = None,
 ) -> Measured:
     """The number of each episode that its task asks for.
 
@@ -110,7 +114,7 @@ class Margins(NamedTuple):
         return np.where(ahead, self.base, self.new)
 
 
-def margins(episodes: Episodes, predictor: Predictor) -> Margins:
+def margins(episodes: Episodes, predictor: AnyPredictor) -> Margins:
     """The margins of all queries; new classes are the first of each episode."""
     ways, shape = episodes.facts["ways"], episodes.query.shape
     new_best, base_best = (np.full(shape, -1) for _ in range(2))
@@ -163,7 +167,7 @@ def best_beta(episodes: Episodes, margins: Margins) -> float:
 
 
 def _generalised(
-    episodes: Episodes, predictor: Predictor, tuned: tuple[Episodes, Predictor] | None
+    episodes: Episodes, predictor: AnyPredictor, tuned: tuple[Episodes, AnyPredictor] | None
 ) -> Measured:
     margins_of_queries = margins(episodes, predictor)
     beta, chosen_on = 0.0, "nothing: no val split has base and other new classes"
@@ -189,7 +193,7 @@ def _generalised(
 
 
 def average_precisions(
-    clips: Clips, episodes: Episodes, predictor: Predictor
+    clips: Clips, episodes: Episodes, predictor: AnyPredictor
 ) -> Float[np.ndarray, "E"]:
     """The mean average precision of each episode."""
     assert clips.targets is not None

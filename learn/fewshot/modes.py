@@ -83,11 +83,8 @@ def pair(
     support_parts, query_parts = (_vectors(vectors, mode) for mode in (support, query))
     other_modality = _left_out(vectors, support) if common else None
     if support == query:
-        parts = support_parts
-        if len(parts) > 1:
-            parts = [F.normalize(part, dim=-1) for part in parts]
-        side = torch.cat(parts, dim=-1)
-        modality_dims = tuple(part.shape[1] for part in parts)
+        side = joined(support_parts)
+        modality_dims = tuple(part.shape[1] for part in support_parts)
         return Pair(
             support=side, query=side, modality_dims=modality_dims, other_modality=other_modality
         )
@@ -100,6 +97,13 @@ def pair(
         modality_dims=(support_mean.shape[1],),
         other_modality=other_modality,
     )
+
+
+def joined(parts: Sequence[Float[Tensor, "V _"]]) -> Float[Tensor, "V _"]:
+    """Vectors end to end; of several parts each is scaled to length 1."""
+    if len(parts) > 1:
+        parts = [F.normalize(part, dim=-1) for part in parts]
+    return torch.cat(list(parts), dim=-1)
 
 
 def common(vectors: Mapping[str, Float[Tensor, "V _"]], mode: str) -> Float[Tensor, "V _"]:

@@ -9,12 +9,14 @@ K = shots.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int, Int32
 from torch import Tensor
 
+from learn.fewshot.fusions import FAMILY
 from learn.fewshot.heads import (
     EXTRA_SHOTS,
     Context,
@@ -24,8 +26,10 @@ from learn.fewshot.heads import (
     ProductHead,
     RaggedHead,
 )
+from learn.fewshot.heads._transform import taken_apart
 from learn.fewshot.modes import Pair
 from learn.fewshot.tasks import EpisodeBatch, Episodes
+from store import plugins
 from store.errors import ConfigError
 
 MEMORY = 1 << 30  # bytes, by default
@@ -57,45 +61,78 @@ def scorer(
             "`projection` a run of both modalities and ask for one of them, or a run trained with "
             "vectors of class names"
         )
-    clips, side_count = len(pair.support), 2 - _one_side(pair, context)
-    entries = clips**2 * (side_count**2 if isinstance(head, GramHead) else side_count)
-    wanted = 4 * (entries + side_count * pair.support.numel())  # the table and its vectors
-    if entries <= min(MAX_ENTRIES, TABLE_WORTH * side_count**2 * queries) and wanted <= memory // 2:
-        if isinstance(head, ProductHead) and head.by_products:
-            return by_products(head, pair, context, memory=memory)
-        if isinstance(head, GramHead) and head.by_gram:
-            return by_gram(head, pair, context, memory=memory)
+    products = isinstance(head, ProductHead) and head.by_products
+    gram = isinstance(head, GramHead) and head.by_gram
+    able = (products or gram) and _one_table(head, pair)
+    if able and table_fits(pair, context, queries, memory, gram=gram):
+        way = by_products if products else by_gram
+        return way(head, pair, context, memory=memory)
     return by_vectors(head, pair, context, memory=memory)
+
+
+def table_fits(pair: Pair, context: Context, queries: int, memory: int, *, gram: bool) -> bool:
+    """Whether a table of products of these clips fits into half the memory, and pays."""
+    clips, side_count = len(pair.support), 2 - _one_side(pair, context)
+    entries = clips**2 * (side_count**2 if gram else side_count)
+    wanted = 4 * (entries + side_count * pair.support.numel())  # the table and its vectors
+    worth = min(MAX_ENTRIES, TABLE_WORTH * side_count**2 * queries)
+    return entries <= worth and wanted <= memory // 2
+
+
+def _one_table(head: Head, pair: Pair) -> bool:
+    """Whether products of whole vectors are all that the head needs: not where each modality's part
+    is brought to one length after it lost what the episode has in common."""
+    transform = taken_apart(head)[1]
+    return not (transform.by_episode and transform.length and len(pair.modality_dims) > 1)
 
 
 def by_vectors(head: Head, pair: Pair, context: Context, *, memory: int = MEMORY) -> Score:
     """The reference: gather the vectors of each episode, fit, predict."""
     numbers = pair.support.shape[1]
-    return _in_parts(fitter(head, pair, context), lambda b: b.clips * numbers, memory)
+    return in_parts(fitter(head, pair, context), lambda b: b.clips * numbers, memory)
 
 
 def fitter(head: Head, pair: Pair, context: Context) -> BatchScores:
     """A function that scores part of a batch of episodes from vectors."""
 
     def scores(batch: EpisodeBatch, part: slice) -> Float[Tensor, "E M N"]:
-        support = _index(batch.support[part]).long()
+        support = index(batch.support[part]).long()
         known = context
         if isinstance(head, ExtraShotsHead):
-            class_ids = _index(batch.classes[part]).long()
-            known = replace(
-                context, extra_shots=_gather(_extra_shots(head, pair), support, class_ids)
-            )
+            class_ids = index(batch.classes[part]).long()
+            known = replace(context, extra_shots=extra_shots_of(head, pair, support, class_ids))
+        check_ragged(head, batch)
         if batch.mask is not None:
-            if not isinstance(head, RaggedHead) or not head.ragged:
-                raise ConfigError(
-                    f"{type(head).__module__.rpartition('.')[2]} needs equally many shots of each "
-                    "class of an episode, and these differ: set uneven=false in `task`, or use a "
-                    "head such as prototypes"
-                )
             known = replace(known, mask=torch.from_numpy(batch.mask[part]))
-        return head.fit(pair.support[support], known)(pair.query[_index(batch.query[part]).long()])
+        return head.fit(pair.support[support], known)(pair.query[index(batch.query[part]).long()])
 
     return scores
+
+
+def check_ragged(head: Head, batch: EpisodeBatch) -> None:
+    """Refuse classes of different numbers of shots to a head that does not learn from them.
+
+    Raises:
+        ConfigError: names the head.
+    """
+    if batch.mask is not None and not (isinstance(head, RaggedHead) and head.ragged):
+        core = taken_apart(head)[0]
+        name = getattr(core, "name", type(core).__module__.rpartition(".")[2])
+        raise ConfigError(
+            f"{name} needs equally many shots "
+            "of each class of an episode, and these differ: set uneven=false in `task`, or use a "
+            "head such as prototypes"
+        )
+
+
+def extra_shots_of(
+    head: ExtraShotsHead,
+    pair: Pair,
+    shots: Int[Tensor, "E N K"],
+    class_ids: Int[Tensor, "E N"],
+) -> dict[str, Float[Tensor, "E N _ D"]]:
+    """What the head learns from beside the shots, for each class of each episode."""
+    return _gather(_extra_shots(head, pair), shots, class_ids)
 
 
 def _extra_shots(head: ExtraShotsHead, pair: Pair) -> dict[str, Float[Tensor, "_ D"]]:
@@ -114,23 +151,44 @@ def _gather(
     return {source: x[indices[source]] for source, x in extra.items()}
 
 
-def by_products(head: ProductHead, pair: Pair, context: Context, *, memory: int = MEMORY) -> Score:
-    """Predictions by look-ups in a table of the products of all clips."""
+class Table(NamedTuple):
+    """Products of all clips."""
+
+    among: Float[Tensor, "V V"]  # of a Gram table: of supports and queries, where these differ
+    across: Float[Tensor, "W V"]  # queries by supports
+    square: Float[Tensor, "W"]  # of queries with themselves
+    shift: int  # of a Gram table: where queries begin
+
+
+def table_of(
+    head: ProductHead | GramHead, pair: Pair, context: Context, *, gram: bool = False
+) -> Table:
+    """The products of all clips as the head embeds them."""
     left, right = _embedded(head, pair, context)
+    if gram:
+        joined = left if right is left else torch.cat([left, right])
+        among = _gram(joined)
+        return Table(among, among, among.diagonal(), len(joined) - len(left))
     among = _gram(left)
     across = among if right is left else right @ left.T
-    square = right.square().sum(1)
+    return Table(among, across, right.square().sum(1), 0)
+
+
+def by_products(head: ProductHead, pair: Pair, context: Context, *, memory: int = MEMORY) -> Score:
+    """Predictions by look-ups in a table of the products of all clips."""
+    table = table_of(head, pair, context)
+    among, across, square = table.among, table.across, table.square
     ragged = fitter(head, pair, context)
 
     def scores(batch: EpisodeBatch, part: slice) -> Float[Tensor, "E M N"]:
         if batch.mask is not None:
             return ragged(batch, part)
-        support = _index(batch.support[part]).flatten(1)
-        query = _index(batch.query[part])
-        predict = head.fit_products(_look_up(among, support, support), batch.ways)
-        return predict(_look_up(across, query, support), square[query])
+        support = index(batch.support[part]).flatten(1)
+        query = index(batch.query[part])
+        predict = head.fit_products(look_up(among, support, support), batch.ways)
+        return predict(look_up(across, query, support), square[query])
 
-    return _in_parts(
+    return in_parts(
         scores,
         lambda b: (
             4 * b.query[0].size * b.support[0].size  # heads solve and sort on the way
@@ -143,19 +201,18 @@ def by_products(head: ProductHead, pair: Pair, context: Context, *, memory: int 
 
 def by_gram(head: GramHead, pair: Pair, context: Context, *, memory: int = MEMORY) -> Score:
     """Predictions as in `by_products`, with the queries' products among themselves too."""
-    left, right = _embedded(head, pair, context)
-    joined = left if right is left else torch.cat([left, right])
-    table, shift = _gram(joined), len(joined) - len(left)
+    of_all = table_of(head, pair, context, gram=True)
+    table, shift = of_all.among, of_all.shift
     ragged = fitter(head, pair, context)
 
     def scores(batch: EpisodeBatch, part: slice) -> Float[Tensor, "E M N"]:
         if batch.mask is not None:
             return ragged(batch, part)
-        support, query = _index(batch.support[part]), _index(batch.query[part])
+        support, query = index(batch.support[part]), index(batch.query[part])
         points = torch.cat([support.flatten(1), query + shift], dim=1)
-        return head.from_gram(_look_up(table, points, points), *support.shape[1:])
+        return head.from_gram(look_up(table, points, points), *support.shape[1:])
 
-    return _in_parts(scores, lambda b: 4 * b.clips**2, memory)
+    return in_parts(scores, lambda b: 4 * b.clips**2, memory)
 
 
 def by_late_fusion(
@@ -164,31 +221,28 @@ def by_late_fusion(
     contexts: Sequence[Context],
     weights: Sequence[Float[Tensor, "V"]],
 ) -> Score:
-    """Predictions by the mean of a head's scores of several views of the same clips.
-
-    Scores of a view are in units of the spread that its head gives the shots themselves; `shares`
-    say how much each view counts for each query clip.
-    """
+    """Predictions by late fusion of views of the same clips, of which each counts for each query
+    clip as `weights` say."""
+    fusion = plugins.build(FAMILY, "late")
 
     def scores(batch: EpisodeBatch, part: slice) -> Float[Tensor, "E M N"]:
         if batch.mask is not None:
-            raise ConfigError("late fusion needs equally many shots of each class of an episode")
-        support, query = (_index(of[part]).long() for of in (batch.support, batch.query))
-        total = torch.zeros(*query.shape, batch.ways, dtype=torch.float64)
-        for pair, context, weight in zip(pairs, contexts, weights, strict=True):
-            shots = pair.support[support]
-            predict = head.fit(shots, context)
-            spread = predict(shots.flatten(1, 2)).double().std(dim=(1, 2), keepdim=True)
-            scaled = predict(pair.query[query]) / spread
-            # A view that tells no shots apart has no say, however small its numbers are.
-            total += weight[query][..., None] * torch.where(spread > 0, scaled, 0)
-        return total
+            contexts_of_part = [
+                replace(context, mask=torch.from_numpy(batch.mask[part])) for context in contexts
+            ]
+        else:
+            contexts_of_part = list(contexts)
+        support, query = (index(of[part]).long() for of in (batch.support, batch.query))
+        predict = fusion.fit(head, [pair.support[support] for pair in pairs], contexts_of_part)
+        shares = torch.stack([weight[query] for weight in weights], dim=-1)
+        found: Tensor = predict([pair.query[query] for pair in pairs], shares)
+        return found
 
     numbers = max(pair.support.shape[1] for pair in pairs)
-    return _in_parts(scores, lambda b: b.clips * numbers, MEMORY)
+    return in_parts(scores, lambda b: b.clips * numbers, MEMORY)
 
 
-def _in_parts(scores: BatchScores, numbers: Callable[[EpisodeBatch], int], memory: int) -> Score:
+def in_parts(scores: BatchScores, numbers: Callable[[EpisodeBatch], int], memory: int) -> Score:
     """A function that predicts by the highest score, in bounded memory; -1 without a query."""
 
     at_once = min(NUMBERS_AT_ONCE, memory // 2 // BYTES_A_NUMBER)
@@ -254,12 +308,12 @@ def _gram(x: Float[Tensor, "V D"]) -> Float[Tensor, "V V"]:
     return table
 
 
-def _index(indices: np.ndarray) -> Int32[Tensor, "..."]:
+def index(indices: np.ndarray) -> Int32[Tensor, "..."]:
     """Indices as a tensor: 32 bits are enough, and half the traffic of 64."""
     return torch.from_numpy(np.ascontiguousarray(indices))
 
 
-def _look_up(
+def look_up(
     table: Float[Tensor, "V W"], rows: Int32[Tensor, "E A"], columns: Int32[Tensor, "E B"]
 ) -> Float[Tensor, "E A B"]:
     """The table's entries at these rows and columns, laid out column by column: there are few."""

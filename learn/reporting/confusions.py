@@ -48,13 +48,14 @@ def confused_pairs(question: Question, names: RowNames) -> Iterator[Confused]:
 
 
 def _drawn_rows(question: Question) -> list[list[Row]]:
-    """Rows whose classes are drawn: of every projection and directory, one head and one number of
-    shots, in every mode that is the same on both sides."""
+    """Rows whose classes are drawn: of every projection and directory, one head, one fusion and one
+    number of shots, in every mode that is the same on both sides."""
     head, shots = question.rows[0].head, question.shots[-1]
+    fusion = next((row.fusion for row in question.rows if row.fusion), "")
     together: dict[tuple[str, Path], list[Row]] = {}
     for row in question.rows:
         same = (row.head, row.shots, row.query) == (head, shots, row.support)
-        if same and row.recalls:
+        if same and row.recalls and row.fusion in ("", fusion):
             together.setdefault((row.projection, row.run), []).append(row)
     return list(together.values())
 

@@ -8,7 +8,14 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
-from learn.evaluation.wording import CLASSIC, NOT_SHARES, TASK_SETTINGS, never_drawn
+from learn.evaluation.wording import (
+    CLASSIC,
+    NOT_SHARES,
+    TASK_SETTINGS,
+    feature_name,
+    never_drawn,
+    weight_text,
+)
 from learn.reporting import plots
 from learn.reporting.confusions import class_figures, confused_pairs
 from learn.reporting.inputs import Question, ReportInputs, Row
@@ -30,6 +37,7 @@ def episodes_section(question: Question, inputs: ReportInputs, key: str, title: 
     figures = chain(
         [_accuracy_figure(question, names, key)],
         _modality_figures(question, names, key),
+        _weight_figures(question, names),
         missing_figures(question, inputs, key),
         inflation_figures(question, inputs),
         class_figures(question, names, key),
@@ -219,6 +227,44 @@ def _modality_table(question: Question, names: RowNames) -> Table:
             for row in question.rows
         ),
     )  # fmt: skip
+
+
+def _weight_figures(question: Question, names: RowNames) -> Iterator[Figure]:
+    """A table of how much each sense counted where a fusion weighs them."""
+    weighed = [row for row in question.rows if row.weights]
+    if not weighed:
+        return
+    features = list(dict.fromkeys(feature for row in weighed for feature in row.weights))
+    rows = tuple(
+        (
+            names.full(row), row.fusion, str(row.shots),
+            *(weight_text(row.weights[f]) if f in row.weights else "" for f in features),
+            row.prior["from"],
+        )
+        for row in weighed
+    )  # fmt: skip
+    columns = ("result", "fusion", "shots", *map(feature_name, features), "begins at")
+    yield Figure(
+        title="Which sense decided",
+        lead=f"{_both_against_one(question, weighed[0])} Weights are means over episodes ± their "
+        "deviation; they sum to 1.",
+        tables=(Table(caption="Weights of senses", columns=columns, rows=rows),),
+        open_tables=True,
+    )
+
+
+def _both_against_one(question: Question, of: Row) -> str:
+    """A sentence on what both senses are worth beside each alone, at the most shots."""
+    shots = question.shots[-1]
+    same = [
+        row
+        for row in question.rows
+        if (row.shots, row.head, row.projection, row.run) == (shots, of.head, of.projection, of.run)
+        and row.support == row.query
+        and row.fusion in ("", of.fusion)
+    ]
+    told = ", ".join(f"{row.mode} {percent(row.accuracy)}" for row in same)
+    return f"At {shots} shots {of.head} has {told} % {question.measure}."
 
 
 def _support_and_query(question: Question, names: RowNames, key: str) -> Iterator[Drawing]:

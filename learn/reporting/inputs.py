@@ -46,6 +46,9 @@ class Row:
     seen_in_training: int
     trained: str  # "" in older results, which do not say
     parts: Mapping[str, Any]
+    fusion: str  # "" where there is one sense, and in older results
+    weights: Mapping[str, Any]  # of a fusion that weighs: by feature, mean and sd
+    prior: Mapping[str, Any]  # its value by feature, and where it is from
     tally: Mapping[str, Any] | None  # as in answers.json, where it was kept
 
     @property
@@ -261,6 +264,9 @@ def _row(run: Path, record: Mapping[str, Any], tally: Mapping[str, Any] | None) 
         seen_in_training=record["seen_in_training"],
         trained=record.get("trained", ""),
         parts=record.get("parts", {}),
+        fusion=record.get("fusion", ""),
+        weights=record.get("weights") or {},
+        prior=record.get("prior") or {},
         tally=tally,
     )
 

@@ -278,6 +278,11 @@ def test_what_episodes_can_be_asked_beside_accuracy(call, filled):
     )
     names = [row["name"] for row in json.loads(call("learn", "tasks", "--json")[1])["tasks"]]
     assert names == plugins.names("learn.fewshot.tasks")
+    listed = json.loads(call("learn", "heads", "--json")[1])
+    assert [row["name"] for row in listed["heads"]] == plugins.names("learn.fewshot.heads")
+    assert listed["default"] in listed["versions"]
+    names = [row["name"] for row in json.loads(call("learn", "fusions", "--json")[1])["fusions"]]
+    assert names == plugins.names("learn.fewshot.fusions")
     imbalanced = call("learn", "episodes", filled, *words, "--task", "imbalanced:alpha=1", "--json")
     assert json.loads(imbalanced[1])["episodes"]["alpha"] == 1, imbalanced[2]
     refused(call("learn", "episodes", filled, "--drop", "a", "--drop-rates", "few"), "usage")

@@ -20,8 +20,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -42,7 +40,8 @@ EXTRA_SHOTS = {
 class Context:
     """Facts that a head may use besides the support; none of them comes from query labels.
 
-    The two sides may be of different modalities, so each has a base mean of its own. `origin` is
+    The two sides may be of different modalities, so each has a base mean of its own, of vectors
+    after the head's power (`learn/fewshot/heads/_transform.py`) where it has one. `origin` is
     any point near the data: heads that do not change under translation subtract it to lose fewer
     bits to rounding, so it decides no answer.
     """
@@ -158,13 +157,3 @@ def fit_by_products(
         return predict(q @ embedded.mT, q.square().sum(-1))
 
     return of_queries
-
-
-def normalise_blocks(
-    x: Float[Tensor, "... D"], modality_dims: tuple[int, ...]
-) -> Float[Tensor, "... D"]:
-    """Each modality's part of the vectors scaled to length 1; zeros stay zero."""
-    return torch.cat(
-        [F.normalize(block, dim=-1) for block in torch.split(x, list(modality_dims), dim=-1)],
-        dim=-1,
-    )

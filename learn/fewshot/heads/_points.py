@@ -8,36 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from learn.fewshot.heads import Context, GramHead, Predict, normalise_blocks
+from learn.fewshot.heads import Context, GramHead, Predict
 
-CENTRES = ("none", "base")
 CACHE_BYTES = 6 * 2**20  # vectors worked through at once on a CPU
-
-
-def unit(x: Float[Tensor, "... D"], modality_dims: tuple[int, ...]) -> Float[Tensor, "... D"]:
-    """Vectors of length 1 in which every modality weighs the same; a zero modality stays zero."""
-    return normalise_blocks(x, modality_dims) / len(modality_dims) ** 0.5
-
-
-def prepare(
-    support: Float[Tensor, "*V D"],
-    query: Float[Tensor, "*W D"],
-    context: Context,
-    *,
-    centre: str,
-    normalise: bool,
-) -> tuple[Float[Tensor, "*V D"], Float[Tensor, "*W D"]]:
-    """Support and query less the mean that `centre` names, then scaled to length 1 if asked to.
-
-    Raises:
-        ConfigError: centre=base where there is no base split.
-    """
-    if centre == "base":
-        of_support, of_query = context.base_means()
-        support, query = support - of_support, query - of_query
-    if normalise:
-        support, query = unit(support, context.modality_dims), unit(query, context.modality_dims)
-    return support, query
 
 
 def at_once(support: Float[Tensor, "E N K D"], query: Float[Tensor, "E M D"]) -> int:

@@ -16,13 +16,14 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from learn.fewshot.heads import Context, Predict
-from learn.fewshot.heads._points import cosines_to_means, fit_by_gram, prepare, shifted, shot_labels
-from store.settings import Settings, setting
+from learn.fewshot.heads import Context, Head, Predict
+from learn.fewshot.heads._points import cosines_to_means, fit_by_gram, shifted, shot_labels
+from learn.fewshot.heads._transform import Transform, Transforms, transformed
+from store.settings import setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config(Settings):
+class Config(Transforms):
     """Settings of the head `bdcspn`."""
 
     # the paper's Z: queries that join a class at most; 0 takes all that are nearest to it
@@ -48,8 +49,8 @@ class BDCSPN:
     def embed(
         self, support: Float[Tensor, "V D"], query: Float[Tensor, "W D"], context: Context
     ) -> tuple[Float[Tensor, "V D"], Float[Tensor, "W D"]]:
-        """Vectors of length 1 in each modality."""
-        return prepare(support, query, context, centre="none", normalise=True)
+        """Vectors as they are."""
+        return support, query
 
     def from_gram(
         self, gram: Float[Tensor, "E T T"], ways: int, shots: int
@@ -74,6 +75,7 @@ class BDCSPN:
         return nearest & (order.argsort(dim=-1) < self.config.top)
 
 
-def build(config: Config) -> BDCSPN:
+def build(config: Config) -> Head:
     """The head that these settings describe."""
-    return BDCSPN(config)
+    transform = Transform(power=config.power, centre=config.centre, length="unit")
+    return transformed(BDCSPN(config), transform)

@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from learn.fewshot.heads import Context, Predict
+from learn.fewshot.heads import Context, Head, Predict
 from learn.fewshot.heads._descent import adam, cross_entropy_gradient, descend
-from learn.fewshot.heads._points import unit
+from learn.fewshot.heads._transform import Transform, transformed
 from store.settings import Settings, setting
 
 
@@ -53,9 +53,9 @@ class CrossModal:
     @torch.no_grad()
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
         """Descend the cross-entropy of all sources from the start weights; mix both by `wise`."""
-        c, modality_dims = self.config, context.modality_dims
+        c = self.config
         known = {name: x for name, x in context.extra_shots.items() if name in self.extra_shots}
-        sources = [unit(x, modality_dims) for x in (support, *known.values())]
+        sources = [support, *known.values()]
         ways = support.shape[1]
         points = torch.cat([x.flatten(1, 2) for x in sources], 1)
         eye = torch.eye(ways, dtype=points.dtype, device=points.device)
@@ -65,7 +65,7 @@ class CrossModal:
         ]
         share = torch.cat(per_source) / len(sources)
         start = context.extra_shots["names"] if "names" in known else torch.cat(sources, 2)
-        start = F.normalize(unit(start, modality_dims).mean(2), dim=-1)
+        start = F.normalize(start.mean(2), dim=-1)
 
         def gradient(weights: Float[Tensor, "E N D"]) -> Float[Tensor, "E N D"]:
             return (
@@ -78,11 +78,11 @@ class CrossModal:
         weights = start.lerp(descend(start, gradient, step, c.steps), c.wise)
 
         def predict(query: Float[Tensor, "E M D"]) -> Float[Tensor, "E M N"]:
-            return c.scale * unit(query, modality_dims) @ weights.mT
+            return c.scale * query @ weights.mT
 
         return predict
 
 
-def build(config: Config) -> CrossModal:
+def build(config: Config) -> Head:
     """The head that these settings describe."""
-    return CrossModal(config)
+    return transformed(CrossModal(config), Transform(length="unit"))

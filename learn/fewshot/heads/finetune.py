@@ -21,14 +21,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from learn.fewshot.heads import Context, Predict
+from learn.fewshot.heads import Context, Head, Predict
 from learn.fewshot.heads._descent import METHODS, cross_entropy_gradient, descend, rule
-from learn.fewshot.heads._points import CENTRES, at_once, prepare
-from store.settings import Settings, setting
+from learn.fewshot.heads._points import at_once
+from learn.fewshot.heads._transform import Transform, Transforms, transformed
+from store.settings import setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config(Settings):
+class Config(Transforms):
     """Settings of the head `finetune`."""
 
     classifier: str = setting("linear", among=("linear", "cosine"))
@@ -39,37 +40,34 @@ class Config(Settings):
     weight_decay: float = setting(1e-3, at_least=0)
     scale: float = setting(10.0, at_least=0)  # of cosines
     normalise: bool = True
-    centre: str = setting("none", among=CENTRES)
 
 
 class Finetune:
     """A linear or cosine classifier, trained on the shots."""
 
     transductive = False
+    centred_by = "none"
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.centred_by = config.centre
-        self.scale_free = config.normalise or config.classifier == "cosine"
+        self.scale_free = config.classifier == "cosine"
 
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
         """Train the classifier on the shots, as many episodes at a time as the cache holds."""
         size = at_once(support, support.flatten(1, 2))
-        fitted = [self._weights(part, context) for part in torch.split(support, size)]
+        fitted = [self._weights(part) for part in torch.split(support, size)]
         weights = torch.cat(fitted)
 
         def predict(query: Float[Tensor, "E M D"]) -> Float[Tensor, "E M N"]:
-            return self._logits(weights, self._points(query, context, query=True)).mT
+            return self._logits(weights, self._points(query)).mT
 
         return predict
 
     @torch.no_grad()
-    def _weights(
-        self, support: Float[Tensor, "E N K D"], context: Context
-    ) -> Float[Tensor, "E N D_plus"]:
+    def _weights(self, support: Float[Tensor, "E N K D"]) -> Float[Tensor, "E N D_plus"]:
         c = self.config
         ways, shots = support.shape[1:3]
-        points = self._points(support.flatten(1, 2), context, query=False)
+        points = self._points(support.flatten(1, 2))
         target = torch.eye(ways, dtype=points.dtype, device=points.device)
         target = target.repeat_interleave(shots, dim=1)
         share = points.new_full((ways * shots,), 1 / (ways * shots))
@@ -89,16 +87,9 @@ class Finetune:
         step = rule(c.method, c.lr, momentum=c.momentum, decay=c.weight_decay)
         return descend(start, gradient, step, c.steps)
 
-    def _points(
-        self, x: Float[Tensor, "E P D"], context: Context, *, query: bool
-    ) -> Float[Tensor, "E P D_plus"]:
+    def _points(self, x: Float[Tensor, "E P D"]) -> Float[Tensor, "E P D_plus"]:
         """The clips as the classifier sees them: for the linear one with a 1 for the intercept."""
-        c = self.config
-        nothing = x[:0]
-        pair = (nothing, x) if query else (x, nothing)
-        prepared = prepare(*pair, context, centre=c.centre, normalise=c.normalise)
-        x = prepared[1] if query else prepared[0]
-        if c.classifier == "cosine":
+        if self.config.classifier == "cosine":
             return F.normalize(x, dim=-1)
         return F.pad(x, (0, 1), value=1.0)
 
@@ -110,6 +101,8 @@ class Finetune:
         return weights @ points.mT
 
 
-def build(config: Config) -> Finetune:
+def build(config: Config) -> Head:
     """The head that these settings describe."""
-    return Finetune(config)
+    length = "unit" if config.normalise else ""
+    transform = Transform(power=config.power, centre=config.centre, length=length)
+    return transformed(Finetune(config), transform)

@@ -17,27 +17,25 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from learn.fewshot.heads import Context, Predict
+from learn.fewshot.heads import Context, Head, Predict
 from learn.fewshot.heads._points import (
-    CENTRES,
     fit_by_gram,
     neighbours,
-    prepare,
     shot_labels,
     squared_distances,
 )
-from store.settings import Settings, setting
+from learn.fewshot.heads._transform import Transform, Transforms, transformed
+from store.settings import setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config(Settings):
+class Config(Transforms):
     """Settings of the head `label_propagation`."""
 
     k: int = setting(10, at_least=1)
     alpha: float = setting(0.8, above=0, below=1)
     sigma: float = setting(0.5, above=0)  # in units of the root mean squared length of an edge
     normalise: bool = True
-    centre: str = setting("none", among=CENTRES)
 
 
 class LabelPropagation:
@@ -46,10 +44,10 @@ class LabelPropagation:
     transductive = True
     scale_free = True  # distances count in units of the graph's own edges
     by_gram = True
+    centred_by = "none"
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.centred_by = config.centre
 
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
         """Keep the support: the graph needs the queries too."""
@@ -58,9 +56,8 @@ class LabelPropagation:
     def embed(
         self, support: Float[Tensor, "V D"], query: Float[Tensor, "W D"], context: Context
     ) -> tuple[Float[Tensor, "V D"], Float[Tensor, "W D"]]:
-        """Vectors less the mean that `centre` names, at length 1 if `normalise`."""
-        c = self.config
-        return prepare(support, query, context, centre=c.centre, normalise=c.normalise)
+        """Vectors as they are."""
+        return support, query
 
     def from_gram(
         self, gram: Float[Tensor, "E T T"], ways: int, shots: int
@@ -84,6 +81,8 @@ class LabelPropagation:
         return root[..., None] * weight * root[:, None]
 
 
-def build(config: Config) -> LabelPropagation:
+def build(config: Config) -> Head:
     """The head that these settings describe."""
-    return LabelPropagation(config)
+    length = "unit" if config.normalise else ""
+    transform = Transform(power=config.power, centre=config.centre, length=length)
+    return transformed(LabelPropagation(config), transform)

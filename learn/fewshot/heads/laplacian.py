@@ -22,25 +22,24 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from learn.fewshot.heads import Context, Predict
+from learn.fewshot.heads import Context, Head, Predict
 from learn.fewshot.heads._points import (
-    CENTRES,
     cosines_to_means,
     fit_by_gram,
     neighbours,
-    prepare,
     shifted,
     shot_labels,
     squared_distances,
     with_means,
 )
-from store.settings import Settings, setting
+from learn.fewshot.heads._transform import Transform, Transforms, transformed
+from store.settings import setting
 
 COSINE_SCALE = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config(Settings):
+class Config(Transforms):
     """Settings of the head `laplacian`."""
 
     k: int = setting(3, at_least=1)
@@ -48,7 +47,6 @@ class Config(Settings):
     steps: int = setting(20, at_least=0)
     rectify: bool = False  # as published with centre=base; without centring it shrinks the means
     normalise: bool = True
-    centre: str = setting("none", among=CENTRES)  # the paper's CL2N is centre=base
 
 
 class Laplacian:
@@ -56,11 +54,11 @@ class Laplacian:
 
     transductive = True
     by_gram = True
+    scale_free = False  # but for vectors brought to one length
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.centred_by = "episode" if config.rectify else config.centre
-        self.scale_free = config.normalise
+        self.centred_by = "episode" if config.rectify else "none"
 
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
         """Keep the support: smoothing needs the queries too."""
@@ -69,9 +67,8 @@ class Laplacian:
     def embed(
         self, support: Float[Tensor, "V D"], query: Float[Tensor, "W D"], context: Context
     ) -> tuple[Float[Tensor, "V D"], Float[Tensor, "W D"]]:
-        """Vectors less the mean that `centre` names, at length 1 if `normalise`."""
-        c = self.config
-        return prepare(support, query, context, centre=c.centre, normalise=c.normalise)
+        """Vectors as they are."""
+        return support, query
 
     def from_gram(
         self, gram: Float[Tensor, "E T T"], ways: int, shots: int
@@ -103,6 +100,8 @@ def _rectified(
     return weight / member.sum(-1, keepdim=True)
 
 
-def build(config: Config) -> Laplacian:
+def build(config: Config) -> Head:
     """The head that these settings describe."""
-    return Laplacian(config)
+    length = "unit" if config.normalise else ""
+    transform = Transform(power=config.power, centre=config.centre, length=length)
+    return transformed(Laplacian(config), transform)

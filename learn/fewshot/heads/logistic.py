@@ -5,8 +5,8 @@ two classes are fitted by one weight vector, all as scikit-learn does. The weigh
 of the shots, so only inner products are needed: with coefficients A per shot and class, an optimum
 has A = Y - P, and Newton's step costs one small Cholesky factor per class.
 
-Not scale-free with normalise=false: C is held against squared lengths as they are. For lengths much
-below 1e-5 double precision does not find the optimum's last digits.
+Not scale-free with normalise=false and unit=false: C is held against squared lengths as they are.
+For lengths much below 1e-5 double precision does not find the optimum's last digits.
 
 Source: Rasmussen & Williams, 2006, algorithm 3.3 (Newton's step with a softmax).
 """
@@ -17,12 +17,12 @@ from math import inf, log
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from learn.fewshot.heads import Context, Predict, PredictFromProducts, fit_by_products
-from store.settings import Settings, setting
+from learn.fewshot.heads import Context, Head, Predict, PredictFromProducts, fit_by_products
+from learn.fewshot.heads._transform import Transform, Transforms, transformed
+from store.settings import setting
 
 STEPS = 60
 TOLERANCE = 1e-6  # of a logit, and of the largest of an episode where all are less than 1
@@ -33,11 +33,12 @@ INTERCEPT = 100  # how wide the intercept's prior is, in squared lengths of shot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config(Settings):
+class Config(Transforms):
     """Settings of the head `logistic`."""
 
     C: float = setting(1.0, above=0)
     normalise: bool = False  # scale every vector to length 1 first
+    unit: bool = False  # the same, every modality weighing the same
 
 
 class Logistic:
@@ -46,10 +47,10 @@ class Logistic:
     transductive = False
     centred_by = "none"
     by_products = True
+    scale_free = False  # but for vectors brought to one length
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.scale_free = config.normalise
 
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
         """Fit the regression from the shots' inner products."""
@@ -58,9 +59,7 @@ class Logistic:
     def embed(
         self, support: Float[Tensor, "V D"], query: Float[Tensor, "W D"], context: Context
     ) -> tuple[Float[Tensor, "V D"], Float[Tensor, "W D"]]:
-        """Vectors at length 1 if `normalise`, else less the origin."""
-        if self.config.normalise:
-            return F.normalize(support, dim=-1), F.normalize(query, dim=-1)
+        """Vectors less the origin."""
         if context.origin is None:  # a free intercept makes translation harmless
             return support, query
         return support - context.origin, query - context.origin
@@ -207,6 +206,8 @@ def _shorten(
     return new
 
 
-def build(config: Config) -> Logistic:
+def build(config: Config) -> Head:
     """The head that these settings describe."""
-    return Logistic(config)
+    length = "unit" if config.unit else "whole" if config.normalise else ""
+    transform = Transform(power=config.power, centre=config.centre, length=length)
+    return transformed(Logistic(config), transform)

@@ -14,17 +14,19 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from learn.fewshot.heads import Context, Predict, PredictFromProducts, fit_by_products
-from store.settings import Settings, setting
+from learn.fewshot.heads import Context, Head, Predict, PredictFromProducts, fit_by_products
+from learn.fewshot.heads._transform import Transform, Transforms, transformed
+from store.settings import setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config(Settings):
+class Config(Transforms):
     """Settings of the head `nearest`."""
 
     k: int = setting(1, at_least=1)
     metric: str = setting("euclidean", among=("euclidean", "cosine"))
     backend: str = setting("matmul", among=("matmul", "faiss"))
+    unit: bool = False  # scale each modality's part to one length
 
 
 class Nearest:
@@ -52,10 +54,8 @@ class Nearest:
     def embed(
         self, support: Float[Tensor, "V D"], query: Float[Tensor, "W D"], context: Context
     ) -> tuple[Float[Tensor, "V D"], Float[Tensor, "W D"]]:
-        """Vectors at length 1 for cosine, else less the origin."""
-        if self.metric == "cosine":
-            return F.normalize(support, dim=-1), F.normalize(query, dim=-1)
-        if context.origin is None:
+        """Vectors as they are, of length 1 for cosine; else less the origin."""
+        if self.metric == "cosine" or context.origin is None:
             return support, query
         return support - context.origin, query - context.origin
 
@@ -108,6 +108,8 @@ class Nearest:
         return votes + (ways - rank).to(distance.dtype) / (ways + 1)
 
 
-def build(config: Config) -> Nearest:
+def build(config: Config) -> Head:
     """The head that these settings describe."""
-    return Nearest(config)
+    length = "unit" if config.unit else "whole" if config.metric == "cosine" else ""
+    transform = Transform(power=config.power, centre=config.centre, length=length)
+    return transformed(Nearest(config), transform)

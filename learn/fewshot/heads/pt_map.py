@@ -26,15 +26,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from learn.fewshot.heads import Context, Predict
+from learn.fewshot.heads import Context, Head, Predict
 from learn.fewshot.heads._points import (
     centred_sides,
     fit_by_gram,
     inverse_root,
     shot_labels,
-    unit,
     with_means,
 )
+from learn.fewshot.heads._transform import Transform, transformed
 from store.errors import ConfigError
 from store.settings import Settings, setting
 
@@ -71,7 +71,7 @@ class PTMAP:
     def embed(
         self, support: Float[Tensor, "V D"], query: Float[Tensor, "W D"], context: Context
     ) -> tuple[Float[Tensor, "V D"], Float[Tensor, "W D"]]:
-        """The power transform, each modality at length 1.
+        """Vectors as they are.
 
         Raises:
             ConfigError: classes may not have equally many queries.
@@ -81,11 +81,7 @@ class PTMAP:
                 "pt_map needs equally many queries of each class, and these episodes do not "
                 "promise it; draw balanced queries or use another head"
             )
-        return self._power(support, context), self._power(query, context)
-
-    def _power(self, x: Float[Tensor, "V D"], context: Context) -> Float[Tensor, "V D"]:
-        power = (x.abs() + EPSILON) ** self.config.beta
-        return unit(torch.where(x < 0, -power, power), context.modality_dims)
+        return support, query
 
     def from_gram(
         self, gram: Float[Tensor, "E T T"], ways: int, shots: int
@@ -149,6 +145,7 @@ def _sinkhorn(plan: Float[Tensor, "E N M"]) -> Float[Tensor, "E N M"]:
     return plan
 
 
-def build(config: Config) -> PTMAP:
+def build(config: Config) -> Head:
     """The head that these settings describe."""
-    return PTMAP(config)
+    transform = Transform(power=config.beta, floor=EPSILON, length="unit")
+    return transformed(PTMAP(config), transform)

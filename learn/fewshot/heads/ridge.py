@@ -3,7 +3,8 @@
 Minimises the squared error plus alpha times the squared weights. The weights lie in the span of the
 centred shots, so one Cholesky factor of S x S an episode is all there is to solve.
 
-Not scale-free with normalise=false: alpha is held against squared lengths as they are.
+Not scale-free with normalise=false and unit=false: alpha is held against squared lengths as they
+are.
 
 Source: Saunders et al., 1998 (dual form); Bertinetto et al., 2019 (as a few-shot head).
 """
@@ -11,21 +12,22 @@ Source: Saunders et al., 1998 (dual form); Bertinetto et al., 2019 (as a few-sho
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from learn.fewshot.heads import Context, Predict, PredictFromProducts, fit_by_products
+from learn.fewshot.heads import Context, Head, Predict, PredictFromProducts, fit_by_products
+from learn.fewshot.heads._transform import Transform, Transforms, transformed
 from store.errors import ConfigError
-from store.settings import Settings, setting
+from store.settings import setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config(Settings):
+class Config(Transforms):
     """Settings of the head `ridge`."""
 
     alpha: float = setting(1.0, above=0)
     normalise: bool = False  # scale every vector to length 1 first
+    unit: bool = False  # the same, every modality weighing the same
 
 
 class Ridge:
@@ -34,11 +36,11 @@ class Ridge:
     transductive = False
     centred_by = "none"  # the intercept's centring changes no answer
     by_products = True
+    scale_free = False  # but for vectors brought to one length
     ragged = True
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.scale_free = config.normalise
 
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
         """Solve the regression from the shots' inner products, leaving out padding."""
@@ -57,9 +59,7 @@ class Ridge:
     def embed(
         self, support: Float[Tensor, "V D"], query: Float[Tensor, "W D"], context: Context
     ) -> tuple[Float[Tensor, "V D"], Float[Tensor, "W D"]]:
-        """Vectors at length 1 if `normalise`, else less the origin."""
-        if self.config.normalise:
-            return F.normalize(support, dim=-1), F.normalize(query, dim=-1)
+        """Vectors less the origin."""
         if context.origin is None:  # a free intercept makes translation harmless
             return support, query
         return support - context.origin, query - context.origin
@@ -111,6 +111,8 @@ class Ridge:
         return predict
 
 
-def build(config: Config) -> Ridge:
+def build(config: Config) -> Head:
     """The head that these settings describe."""
-    return Ridge(config)
+    length = "unit" if config.unit else "whole" if config.normalise else ""
+    transform = Transform(power=config.power, centre=config.centre, length=length)
+    return transformed(Ridge(config), transform)

@@ -12,7 +12,7 @@ import store
 from learn.commands.tables import episodes_table
 from learn.data.clips import load_clips
 from learn.data.rows import choose_feature, load_rows
-from learn.evaluation.benchmark import context_of
+from learn.evaluation.compared import context_of
 from learn.fewshot.modes import Pair
 from learn.fewshot.statistics import ci95
 from store import plugins, testing
@@ -51,7 +51,7 @@ def test_separate_classes_are_told_apart_and_equal_ones_are_not(tmp_path):
 
 def test_the_answer_is_that_of_a_loop_over_episodes(filled):
     """Drawn episodes, raw mean vectors, nearest class mean: all by hand."""
-    result = learn.run_episodes(filled, **FEW, shots=(3,), support=("v",))
+    result = learn.run_episodes(filled, **FEW, shots=(3,), support=("v",), heads=("prototypes",))
     (draw,), (row,) = result.draws, result.results
     fs = store.open(filled)
     clips = load_clips(fs.manifest(), split="test", label="label")
@@ -114,7 +114,9 @@ def test_groups_are_kept_apart_unless_switched_off(filled):
 
 
 def test_the_json_holds_what_was_asked_and_found(filled):
-    result = learn.run_episodes(filled, **FEW, shots=(1, 5), seed=3, ci="normal-ddof0").to_dict()
+    result = learn.run_episodes(
+        filled, **FEW, shots=(1, 5), seed=3, ci="normal-ddof0", heads=("prototypes",)
+    ).to_dict()
     assert json.loads(json.dumps(result)) == result
     head = result["episodes"]
     asked = {"ways": 4, "queries": 5, "episodes": 60, "seed": 3, "split": "test", "label": "label"}
@@ -125,7 +127,8 @@ def test_the_json_holds_what_was_asked_and_found(filled):
     assert list(row) == [
         "head", "projection", "support", "query", "ways", "shots", "queries", "episodes",
         "accuracy", "ci95", "ci_method", "clips", "seconds", "untrained", "transductive",
-        "centred_by", "seen_in_training", "trained", "metric", "parts",
+        "centred_by", "seen_in_training", "trained", "metric", "parts", "fusion", "weights",
+        "prior",
     ]  # fmt: skip
     assert (row["head"], row["projection"]) == ("prototypes", "none")
     assert row["ci_method"] == "normal-ddof0"

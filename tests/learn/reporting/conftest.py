@@ -15,7 +15,9 @@ def runs(paired, tmp_path_factory):
     scored = learn.run_episodes(paired, **FEW, shots=(1, 2), heads=HEADS)
     scored.save(folder / "heads")
     kept = folder / "heads" / "episodes.safetensors"
-    crossed = learn.run_episodes(paired, episodes_file=kept, projections=(train,), **MATRIX)
+    crossed = learn.run_episodes(
+        paired, episodes_file=kept, projections=(train,), heads=("prototypes",), **MATRIX
+    )
     crossed.save(folder / "crossed")
     probe = learn.run_protocol(paired, "linear:folds=2", split="test")
     probe.save(folder / "probe")

@@ -1,0 +1,205 @@
+"""One projection's vectors under one pair of modes, as heads and fusions see them.
+
+Shapes: V, W and U = clips, E = size of the common space, C = classes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from learn.evaluation.evaluation_set import EvaluationSet
+from learn.evaluation.sense_prior import Apart, unseen
+from learn.fewshot import modes
+from learn.fewshot.fused import FusedPredictor
+from learn.fewshot.fusions import DEFAULT, FAMILY, Fusion, Prior, senses_of
+from learn.fewshot.heads import Context, Head
+from learn.fewshot.heads._transform import Transform, taken_apart
+from learn.fewshot.metrics import AnyPredictor, Predictor
+from learn.fewshot.tasks import Episodes
+from learn.inference.selection import vectors_of
+from learn.training import own_head
+from learn.training.runs import Run
+from store import plugins
+from store.errors import InputError
+
+if TYPE_CHECKING:
+    from store import Feature
+
+BOTH = ("av", "av")  # the modes that join senses
+EARLY, LEARNED = "early", "learned"
+
+Fusions = Mapping[str, Mapping[str, Fusion]]  # by projection and SPEC
+Vectors = Mapping[str, Float[Tensor, "V _"]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Compared:
+    """One projection's vectors of all clips under one pair of modes."""
+
+    projection: str
+    cell: tuple[str, str]  # modes of support and query
+    run: Run | None
+    vectors: Vectors  # of the clips scored
+    base: Mapping[str, Float[Tensor, "W _"]] | None  # of the clips of the train split
+    val: Mapping[str, Float[Tensor, "U _"]] | None
+    names: Float[Tensor, "C E"] | None  # of the classes, where a head wants them
+    caveats: Mapping[str, Any]  # what must be known of the vectors to quote a number
+
+    def pairs(self, vectors: Vectors | None, fusion: Fusion | None) -> list[modes.Pair] | None:
+        """Clips as support and as query: under a fusion in each of its views."""
+        if not vectors:
+            return None
+        if fusion is None:
+            found = [modes.pair(vectors, *self.cell, common=self.run is not None)]
+        else:
+            found = [
+                modes.Pair(support=x.vectors, query=x.vectors, modality_dims=x.modality_dims)
+                for x in fusion.views(vectors)
+            ]
+        return found if self.names is None else [pair.with_names(self.names) for pair in found]
+
+    def predictors(
+        self,
+        head: Head,
+        fusion: Fusion | None,
+        prior: Callable[[Episodes], Prior | None],
+        *,
+        balanced: bool,
+        queries: int,
+        memory: int,
+    ) -> tuple[AnyPredictor, AnyPredictor | None]:
+        """The head on the clips scored and on those of the val split."""
+        pairs, base, val = (self.pairs(of, fusion) for of in (self.vectors, self.base, self.val))
+        assert pairs is not None
+        contexts = [
+            context_of(pair, None if base is None else base[i], balanced, head)
+            for i, pair in enumerate(pairs)
+        ]
+        found: list[AnyPredictor | None] = []
+        for chosen in (pairs, val):
+            if chosen is None:
+                found.append(None)
+            elif fusion is None or len(chosen) == 1:
+                found.append(
+                    Predictor(
+                        head=head, pair=chosen[0], context=contexts[0], queries=queries,
+                        memory=memory,
+                    )
+                )  # fmt: skip
+            else:
+                found.append(
+                    FusedPredictor(
+                        head=head, fusion=fusion, pairs=chosen, contexts=contexts, prior_of=prior,
+                        queries=queries, memory=memory,
+                    )
+                )  # fmt: skip
+        assert found[0] is not None
+        return found[0], found[1]
+
+    def apart(self, clips: EvaluationSet | None, fusion: Fusion) -> Apart | None:
+        """The classes that nobody asks about, seen as those scored are."""
+        if clips is None:
+            return None
+        chosen, new = unseen(clips, self.run)
+        pairs, base = self.pairs(vectors_of(chosen.rows, self.run), fusion), None
+        assert pairs is not None
+        base = self.pairs(self.base, fusion)
+
+        def contexts(head: Head) -> list[Context]:
+            return [
+                context_of(pair, None if base is None else base[i], head=head)
+                for i, pair in enumerate(pairs)
+            ]
+
+        return Apart(clips=chosen.clips, pairs=pairs, contexts=contexts, unseen=new)
+
+    def weighed(
+        self,
+        fusion: str,
+        predictor: AnyPredictor,
+        episodes: Episodes,
+        features: Mapping[str, "Feature"],
+    ) -> dict[str, Any]:
+        """The fusion of a result, and what it took each feature to count."""
+        found: dict[str, Any] = {"fusion": fusion, "weights": None, "prior": None}
+        if not isinstance(predictor, FusedPredictor):
+            return found
+        weights, prior = predictor.weights(episodes), predictor.prior(episodes)
+        if weights is None or prior is None:
+            return found
+        names = [features[name].name for name in senses_of(self.vectors)]
+        found["weights"] = {
+            name: {"mean": float(w.mean()), "sd": float(w.std())}
+            for name, w in zip(names, weights.astype(np.float64).T, strict=True)
+        }
+        value = dict(zip(names, prior.value, strict=True))
+        return {**found, "prior": {"value": value, "from": prior.origin}}
+
+
+def context_of(
+    pair: modes.Pair,
+    base: modes.Pair | None,
+    balanced: bool = True,
+    head: Head | None = None,
+) -> Context:
+    """The facts about these clips that a head may use beside the support."""
+    transform = Transform() if head is None else taken_apart(head)[1]
+    return Context(
+        balanced=balanced,
+        modality_dims=pair.modality_dims,
+        support_mean=None if base is None else transform.raised(base.support).mean(0),
+        query_mean=None if base is None else transform.raised(base.query).mean(0),
+        origin=pair.support.mean(0),
+    )
+
+
+def fusions_of(
+    asked: Sequence[str],
+    runs: Mapping[str, Run | None],
+    cells: Mapping[str, Sequence[tuple[str, str]]],
+    scored: EvaluationSet,
+) -> Fusions:
+    """The fusions by which each projection joins senses, tried on one clip.
+
+    Raises:
+        InputError: one asked for fits no projection, or joins nothing that is asked about.
+        ConfigError: an unknown fusion or setting.
+    """
+    built = {spec: plugins.build(FAMILY, spec) for spec in dict.fromkeys(asked or (DEFAULT,))}
+    learned: Fusion = plugins.build(FAMILY, LEARNED)
+    first = scored.keep(np.arange(len(scored.clips)) < 1)
+    found, lacking = dict[str, dict[str, Fusion]](), dict[str, str]()
+    for projection, run in runs.items():
+        found[projection] = {}
+        if BOTH not in cells[projection]:
+            continue
+        vectors = vectors_of(first.rows, run)
+        offered = built if asked or learned.lacks(vectors) else {LEARNED: learned}
+        for spec, fusion in offered.items():
+            if need := fusion.lacks(vectors):
+                lacking[spec] = need
+            else:
+                found[projection][spec] = fusion
+    for spec in asked:
+        if not any(spec in of_run for of_run in found.values()):
+            raise InputError(
+                f"fusion {spec} fits none of the projections asked about: it needs {lacking[spec]}"
+                if spec in lacking
+                else f"fusion {spec} joins what mode av sees, and no av is asked about"
+            )
+    return found
+
+
+def fusions_for(
+    fusions: Mapping[str, Fusion], head: str, cell: tuple[str, str]
+) -> dict[str, Fusion | None]:
+    """The fusions to score a head by in these modes; one without a name where nothing is joined."""
+    if cell != BOTH:
+        return {"": None}
+    if head == own_head.NAME and fusions.keys() == {DEFAULT}:
+        return {EARLY: plugins.build(FAMILY, EARLY)}  # as senses were joined in its training
+    return dict(fusions)

@@ -1,0 +1,145 @@
+"""Where the weights of senses begin: classes of the same collection that nobody asks about.
+
+Episodes of these classes are drawn as those scored are, and the weights that make their known
+answers likely are the prior, drawn towards what is shipped for the encoders the fewer classes there
+are (`learn/fewshot/fusions/_evidence.py`). No label of a clip that is scored enters.
+
+Shapes: as in `learn.fewshot.fusions`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from learn.data.clips import UNLABELLED, Clips, splits
+from learn.evaluation.evaluation_set import EvaluationSet, load_evaluation_set
+from learn.evaluation.pools import TRAIN, VAL
+from learn.fewshot.fusions import Fusion, Prior, equal
+from learn.fewshot.fusions._evidence import from_classes
+from learn.fewshot.fusions._shipped import shipped
+from learn.fewshot.fusions.weighted import Weighted, likelihood_of_queries
+from learn.fewshot.heads import Context, Head
+from learn.fewshot.modes import Pair
+from learn.fewshot.tasks import Episodes
+from learn.training.runs import Run
+from store import plugins
+from store.errors import NotEnoughClips
+
+if TYPE_CHECKING:
+    from store import Feature, Manifest
+
+EPISODES, AT_ONCE = 100, 10
+QUERIES = 5
+
+
+def other_classes(
+    manifest: "Manifest",
+    features: "dict[str, Feature]",
+    scored: EvaluationSet,
+    *,
+    split: str,
+    label: str,
+    group: str | None,
+) -> EvaluationSet | None:
+    """The labelled clips of train and val splits whose classes are not scored; None where there are
+    no two such classes."""
+    known = {TRAIN, VAL} & set(splits(manifest)) - {split}
+    if not known or split == "all" or scored.clips.targets is not None:
+        return None
+    everything = load_evaluation_set(manifest, features, split="all", label=label, group=group)
+    split_of = dict(zip(manifest.clip_ids, manifest.column("split"), strict=True))
+    in_splits = np.array([split_of[clip] in known for clip in everything.clips.ids])
+    names = np.array(everything.clips.classes)
+    asked = np.isin(names, scored.clips.classes)
+    kept = everything.keep(in_splits & ~asked[everything.clips.class_ids])
+    return kept if len(np.unique(kept.clips.class_ids)) > 1 else None
+
+
+def unseen(apart: EvaluationSet, run: Run | None) -> tuple[EvaluationSet, bool]:
+    """Those clips that the run was not trained on, if they are of two classes; else all, and so
+    said."""
+    if run is None:
+        return apart, True
+    new = apart.keep(np.array([clip not in run.trained_on for clip in apart.clips.ids]))
+    enough = len(np.unique(new.clips.class_ids)) > 1
+    return (new, True) if enough else (apart, False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Apart:
+    """Classes that nobody asks about, as a fusion's views show them."""
+
+    clips: Clips
+    pairs: Sequence[Pair]
+    contexts: Callable[[Head], Sequence[Context]]
+    unseen: bool = True  # by the training of the vectors, if there was any
+
+
+def prior_of(
+    fusion: Fusion,
+    head: Head,
+    networks: Sequence[str],
+    apart: Apart | None,
+    episodes: Episodes,
+) -> Prior | None:
+    """The prior of a weighing fusion for these episodes; None of one that does not weigh."""
+    if not isinstance(fusion, Weighted):
+        return None
+    if fusion.prior == "equal":
+        return equal(len(networks))
+    before = shipped(networks)
+    if fusion.prior == "shipped" or apart is None:
+        return before
+    draw = _draw(apart.clips, episodes)
+    if draw is None:
+        return before
+    classes = len(np.unique(draw.classes))
+    found = from_classes(_likelihood(head, apart, draw), classes, before)
+    return found if apart.unseen else replace(found, origin=f"{found.origin}; seen in training")
+
+
+def _draw(clips: Clips, like: Episodes) -> Episodes | None:
+    """Episodes of these classes with as many ways, shots and queries as they allow, up to those of
+    the episodes scored."""
+    _, sizes = np.unique(clips.class_ids[clips.class_ids != UNLABELLED], return_counts=True)
+    for shots in range(like.shots, 0, -1):
+        for queries in (QUERIES, 2, 1):
+            ways = min(like.ways, int((sizes >= shots + queries).sum()))
+            if ways < 2:
+                continue
+            settings = {
+                "ways": ways,
+                "shots": shots,
+                "queries": queries,
+                "episodes": EPISODES,
+                "groups": "mixed" if clips.groups is None else like.facts.get("groups", "within"),
+            }
+            try:
+                spec = plugins.Spec("n_way_k_shot", settings)
+                drawn: Episodes = plugins.build("learn.fewshot.tasks", spec)(clips, seed=like.seed)
+            except NotEnoughClips:
+                continue
+            return drawn
+    return None
+
+
+@torch.inference_mode()
+def _likelihood(head: Head, apart: Apart, draw: Episodes) -> torch.Tensor:
+    """The mean log likelihood of a query's class, on the grid of weights and sharpnesses."""
+    contexts, total = apart.contexts(head), None
+    truth = torch.from_numpy(np.ascontiguousarray(draw.targets)).long()
+    for first in range(0, len(draw), AT_ONCE):
+        part = slice(first, first + AT_ONCE)
+        support, query = (
+            torch.from_numpy(np.ascontiguousarray(of[part])).long()
+            for of in (draw.support, draw.query)
+        )
+        shots = [pair.support[support] for pair in apart.pairs]
+        queries = [pair.query[query] for pair in apart.pairs]
+        found = likelihood_of_queries(head, shots, queries, contexts, truth).double().sum(0)
+        total = found if total is None else total + found
+    assert total is not None
+    return total / (len(draw) * len(truth))

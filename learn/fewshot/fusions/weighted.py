@@ -1,0 +1,160 @@
+"""One vector of all senses, of which each counts as much as the shots and what is known say.
+
+Every sense goes through the head's own transform and is brought to length 1; then it is scaled by
+the root of its weight, so that inner products mix as the weights say, and the head sees all of them
+joined. Weights are of the episode (`_evidence.py`): at one shot a class they are the prior.
+
+    prior=auto      classes of the collection that are not asked about, as far as there are any and
+                    as many as they are; else as shipped
+    prior=shipped   measured on other collections with these encoders, where there is a number; else
+                    as equal
+    prior=equal     each sense the same
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from learn.fewshot.fusions import PredictFused, Prior, View, needs_both
+from learn.fewshot.fusions._evidence import grid, left_out, log_likelihood, of_queries, weights_of
+from learn.fewshot.fusions._views import one_each
+from learn.fewshot.heads import Context, Head
+from learn.fewshot.heads._transform import Transform, taken_apart
+from store.settings import Settings, setting
+
+PRIORS = ("auto", "shipped", "equal")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config(Settings):
+    """Settings of the fusion `weighted`."""
+
+    prior: str = setting("auto", among=PRIORS)
+
+
+class Weighted:
+    """Senses mixed by weights of the episode."""
+
+    weighs = True
+
+    def __init__(self, config: Config) -> None:
+        self.prior = config.prior
+
+    def views(self, vectors: Mapping[str, Float[Tensor, "V _"]]) -> tuple[View, ...]:
+        """The vectors of each sense."""
+        return one_each(vectors)
+
+    def lacks(self, known: Mapping[str, object]) -> str | None:
+        """Several senses."""
+        return needs_both(known)
+
+    def weigh(
+        self,
+        head: Head,
+        shots: Sequence[Float[Tensor, "E N K _"]],
+        contexts: Sequence[Context],
+        prior: Prior,
+    ) -> Float[Tensor, "E B"]:
+        """The weights of each episode, from its shots and the prior."""
+        transform = of_blocks(head)
+        products = []
+        for x, context in zip(shots, contexts, strict=True):
+            placed = transform.fitted(x, context)[0].flatten(1, 2)
+            products.append(placed @ placed.mT)
+        mask = contexts[0].mask
+        return weigh_products(products, shots[0].shape[1], prior, mask)
+
+    def fit(
+        self,
+        head: Head,
+        shots: Sequence[Float[Tensor, "E N K _"]],
+        contexts: Sequence[Context],
+        weights: Float[Tensor, "E B"] | None = None,
+    ) -> PredictFused:
+        """Fit the head's core on the joined senses; without weights each counts the same."""
+        core, transform = taken_apart(head)[0], of_blocks(head)
+        if weights is None:
+            weights = shots[0].new_full((len(shots[0]), len(shots)), 1 / len(shots))
+        roots = weights.to(shots[0]).sqrt()
+        fitted = [transform.fitted(x, c) for x, c in zip(shots, contexts, strict=True)]
+        inner = _joined_context([transform.after(context) for context in contexts], roots)
+        predict = core.fit(_mixed([placed for placed, _ in fitted], roots), inner)
+
+        def scores(
+            queries: Sequence[Float[Tensor, "E M _"]], shares: Float[Tensor, "E M B"] | None = None
+        ) -> Float[Tensor, "E M N"]:
+            placed = [place(x) for (_, place), x in zip(fitted, queries, strict=True)]
+            if shares is not None:
+                placed = [x * shares[..., b, None] for b, x in enumerate(placed)]
+            return predict(_mixed(placed, roots))
+
+        return scores
+
+
+def likelihood_of_queries(
+    head: Head,
+    shots: Sequence[Float[Tensor, "E N K _"]],
+    queries: Sequence[Float[Tensor, "E M _"]],
+    contexts: Sequence[Context],
+    truth: Int[Tensor, "M"],
+) -> Float[Tensor, "E G T"]:
+    """How likely every weight makes the known classes of queries: of classes that nobody asks
+    about."""
+    scored, transform = [], of_blocks(head)
+    for x, q, context in zip(shots, queries, contexts, strict=True):
+        placed, place = transform.fitted(x, context)
+        flat = placed.flatten(1, 2)
+        scored.append(of_queries(flat @ flat.mT, place(q) @ flat.mT, truth, x.shape[1]))
+    known = torch.ones(1, len(truth), dtype=torch.bool, device=truth.device)
+    return log_likelihood(scored, truth, known, grid(len(shots)).to(shots[0]))
+
+
+def of_blocks(head: Head) -> Transform:
+    """The head's transform, for one sense alone: at its end each has length 1."""
+    return replace(taken_apart(head)[1], length="unit")
+
+
+def weigh_products(
+    products: Sequence[Float[Tensor, "E S S"]],
+    ways: int,
+    prior: Prior,
+    mask: Bool[Tensor, "E N K"] | None = None,
+) -> Float[Tensor, "E B"]:
+    """The weights of each episode, from the products of its placed shots in each sense."""
+    episodes, clips = products[0].shape[:2]
+    shots = products[0].new_tensor(clips / ways)
+    if mask is not None:
+        shots = mask.sum(2).to(products[0]).mean(1)
+    if clips == ways:
+        return products[0].new_tensor(prior.value).expand(episodes, -1)
+    scored = [left_out(x, ways, mask) for x in products]
+    truth = torch.arange(ways, device=products[0].device).repeat_interleave(clips // ways)
+    weights = grid(len(products)).to(products[0])
+    likelihood = log_likelihood([s for s, _ in scored], truth, scored[0][1], weights)
+    return weights_of(likelihood, prior, shots)
+
+
+def _mixed(
+    blocks: Sequence[Float[Tensor, "E *P _"]], roots: Float[Tensor, "E B"]
+) -> Float[Tensor, "E *P _"]:
+    """Blocks end to end, each times its root in its episode."""
+    lead = (-1, *(1,) * (blocks[0].ndim - 1))
+    return torch.cat([x * roots[:, b].view(lead) for b, x in enumerate(blocks)], dim=-1)
+
+
+def _joined_context(contexts: Sequence[Context], roots: Float[Tensor, "E B"]) -> Context:
+    """The context of the joined senses."""
+    extra = {
+        source: _mixed([context.extra_shots[source] for context in contexts], roots)
+        for source in contexts[0].extra_shots
+    }
+    dims = tuple(dim for context in contexts for dim in context.modality_dims)
+    return replace(contexts[0], modality_dims=dims, origin=None, extra_shots=extra)
+
+
+def build(config: Config) -> Weighted:
+    """The fusion that these settings describe."""
+    return Weighted(config)
