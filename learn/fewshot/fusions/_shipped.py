@@ -11,6 +11,10 @@ from learn.fewshot.fusions import Prior, equal
 
 # By networks in the order of visual, audio: as in `identity.network` of their features.
 PAIRS: Mapping[tuple[str, ...], tuple[tuple[float, ...], str]] = {
+    ("efficientnet_lite", "logmel"): (
+        (0.9, 0.1),
+        "efficientnet_lite and logmel on two collections of everyday clips, 17 classes",
+    ),
     ("mobilenetv2", "yamnet"): (
         (0.8, 0.2),
         "mobilenetv2 and yamnet on two collections of everyday clips, 17 classes",
