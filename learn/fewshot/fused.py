@@ -124,7 +124,7 @@ class FusedPredictor:
         """How many numbers an episode takes."""
         if self.tables is not None and batch.mask is None:
             shots, queries = batch.support[0].size, batch.query.shape[1]
-            return 4 * len(self.pairs) * (queries + shots) * shots
+            return 2 * len(self.pairs) * (queries + shots) * shots
         return batch.clips * sum(pair.support.shape[1] for pair in self.pairs)
 
     def _parts(self, batch: EpisodeBatch) -> Iterator[slice]:

@@ -9,6 +9,7 @@ K = shots.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -61,12 +62,12 @@ def scorer(
             "`projection` a run of both modalities and ask for one of them, or a run trained with "
             "vectors of class names"
         )
-    products = isinstance(head, ProductHead) and head.by_products
-    gram = isinstance(head, GramHead) and head.by_gram
-    able = (products or gram) and _one_table(head, pair)
-    if able and table_fits(pair, context, queries, memory, gram=gram):
-        way = by_products if products else by_gram
-        return way(head, pair, context, memory=memory)
+    fits = partial(table_fits, pair, context, queries, memory)
+    if _one_table(head, pair):
+        if isinstance(head, ProductHead) and head.by_products and fits(gram=False):
+            return by_products(head, pair, context, memory=memory)
+        if isinstance(head, GramHead) and head.by_gram and fits(gram=True):
+            return by_gram(head, pair, context, memory=memory)
     return by_vectors(head, pair, context, memory=memory)
 
 

@@ -66,10 +66,10 @@ def left_out(
         present = mask.flatten(1).to(products)
         products = products * present[..., None] * present[:, None]
         count = mask.sum(2).to(products)
-    sums = reduce(torch.add, products.unflatten(-1, (ways, shots)).unbind(-1))  # E S N
-    of_own = sums.unflatten(1, (ways, shots)).diagonal(dim1=1, dim2=3).mT  # E N K
+    sums = reduce(torch.add, products.view(*products.shape[:2], ways, shots).unbind(-1))  # E S N
+    of_own = sums.view(-1, ways, shots, ways).diagonal(dim1=1, dim2=3).mT  # E N K
     square = of_own.sum(2)
-    own = products.diagonal(dim1=1, dim2=2).unflatten(1, (ways, shots))
+    own = products.diagonal(dim1=1, dim2=2).reshape(-1, ways, shots)
     others = (count - 1)[..., None]
     least = others.clamp_min(1)
     to_own = 2 * (of_own - own) / least - (square[..., None] - 2 * of_own + own) / least.square()
@@ -114,9 +114,9 @@ def log_likelihood(
         some = weights[first : first + size]
         odds = (SHARPNESSES[0] * some @ behind).view(len(some), ways, episodes, clips).exp_()
         for t in range(len(SHARPNESSES)):  # the odds at three times the sharpness are these cubed
-            odds = odds if t == 0 else odds * odds * odds
+            odds = odds if t == 0 else odds.mul_(odds * odds)
             against = reduce(torch.add, odds.unbind(1)).log_().clamp_max_(WORST)
-            found[:, first : first + size, t] = -(against * counted).sum(-1).T
+            found[:, first : first + size, t] = -(against.mul_(counted)).sum(-1).T
     return found
 
 

@@ -25,7 +25,7 @@ from learn.fewshot.heads._points import at_once
 OfQueries = Callable[[Float[Tensor, "E N M"], Float[Tensor, "E N M"], int], Float[Tensor, "E N M"]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False)
 class Informed:
     """Class weights that learn from shots and queries."""
 

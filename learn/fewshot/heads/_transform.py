@@ -17,7 +17,6 @@ Source: Hu et al., 2021, and Yang et al., 2021 (power); Wang et al., 2019 (centr
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -60,7 +59,7 @@ class Transform:
     power: float = 1.0
     floor: float = 0.0  # added to every magnitude before the power
     centre: str = "none"
-    length: Literal["", "parts", "unit", "whole"] = ""
+    length: str = ""  # or parts, unit, whole
 
     @property
     def changes_nothing(self) -> bool:

@@ -8,15 +8,17 @@ from tests.learn.reporting.pages import FEW, Page, result
 
 
 def test_no_caveat_without_a_reason(filled, tmp_path):
-    learn.run_episodes(filled, **FEW, support=("v",)).save(tmp_path / "plain")
+    bare = {**FEW, "support": ("v",), "heads": ("prototypes",)}
+    learn.run_episodes(filled, **bare).save(tmp_path / "plain")
     summary = learn.report((tmp_path / "plain",), tmp_path / "r.html", map_by="none")
     assert summary.caveats == ("pre-training",)
 
 
 def test_every_caveat_has_its_reason(paired, filled, runs, tmp_path):
-    learn.run_episodes(filled, **FEW, support=("v",), group="none").save(tmp_path / "mixed")
-    own = {"split": "train", "projections": (runs["space"],), "support": ("v",)}
-    learn.run_episodes(paired, **FEW, **own).save(tmp_path / "own")
+    bare = {**FEW, "support": ("v",), "heads": ("prototypes",)}
+    learn.run_episodes(filled, **bare, group="none").save(tmp_path / "mixed")
+    own = {"split": "train", "projections": (runs["space"],)}
+    learn.run_episodes(paired, **bare, **own).save(tmp_path / "own")
     changed = tmp_path / "random"
     shutil.copytree(runs["heads"], changed)
     record = result(changed)
