@@ -81,8 +81,8 @@ def test_as_many_episodes_go_together_as_memory_holds(pair, episodes, memory, at
 def test_a_table_is_made_where_it_fits_and_pays(monkeypatch, pair, episodes, name, both):
     if not both:
         pair = Pair(support=pair.support, query=pair.support.clone(), modality_dims=(DIM,))
-    looked, look_up = [], scoring._look_up
-    monkeypatch.setattr(scoring, "_look_up", lambda *a: looked.append(1) or look_up(*a))
+    looked, look_up = [], scoring.look_up
+    monkeypatch.setattr(scoring, "look_up", lambda *a: looked.append(1) or look_up(*a))
 
     def looks_up(**asked):
         looked.clear()
