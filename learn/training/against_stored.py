@@ -1,7 +1,7 @@
 """What a run gives on val episodes against the stored rows it was trained from, paired.
 
 Both answer the same episodes, in every mode that the run has: the run's vectors by its own head or
-by prototypes, the means of stored rows by prototypes.
+by the default head, as do the means of stored rows.
 
 Shapes: V = clips, E = episodes.
 """

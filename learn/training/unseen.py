@@ -23,6 +23,7 @@ from torch import Tensor
 
 from learn.data.clips import UNLABELLED, Clips
 from learn.fewshot import modes as views
+from learn.fewshot.default_head import NAME, resolved
 from learn.fewshot.heads import Context, Head
 from learn.fewshot.scoring import scorer
 from learn.fewshot.tasks import Episodes
@@ -34,7 +35,7 @@ EPISODES = 300  # of each number of shots
 WAYS, QUERIES = 5, 5
 SPARED = 4  # classes put aside, at least
 SHARE = 5  # one class in so many is put aside
-HEAD = "prototypes"  # for runs without a head of their own, and for stored rows
+HEAD = resolved(NAME)  # for runs without a head of their own, and for stored rows: what answers
 MODE_OF = {"visual": "v", "audio": "a", "av": "av"}
 _STREAM = 0x5EED  # of random numbers: which classes are put aside
 
