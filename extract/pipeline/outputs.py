@@ -4,7 +4,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from extract import load_encoder
 from extract.encoders import DEFAULTS, AudioEncoder, Encoder, VisualEncoder
@@ -23,6 +23,7 @@ from store import Feature, FeatureSpec, Manifest, Status, Store
 from store.errors import ConfigError, InputError
 from store.spec import settings_of
 
+Named = TypeVar("Named", bound=str | Encoder)
 DEATHS = (Status.CRASH, Status.OUT_OF_MEMORY)  # of a decode process
 
 
@@ -67,8 +68,8 @@ Unit = list[tuple[int, list[Output]]]  # rows of the manifest, each with the fea
 
 
 def named(
-    visual: Sequence[str | Encoder], audio: Sequence[str | Encoder]
-) -> tuple[Sequence[str | Encoder], Sequence[str | Encoder], list[str]]:
+    visual: Sequence[Named], audio: Sequence[Named]
+) -> tuple[Sequence[Named | str], Sequence[Named | str], list[str]]:
     """The encoders asked for, or those of an install, with a line that says so."""
     if visual or audio:
         return visual, audio, []
