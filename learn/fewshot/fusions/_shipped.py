@@ -23,14 +23,16 @@ PAIRS: Mapping[tuple[str, ...], tuple[tuple[float, ...], str]] = {
 
 
 def shipped(networks: Sequence[str]) -> Prior:
-    """The prior of these networks' features; equal where none is known, and said."""
-    known = PAIRS.get(tuple(networks))
-    if known is None:
+    """The prior of these networks' features, in whatever order; equal where none is known, and
+    said. A projection of such features starts from it, too."""
+    pair = next((pair for pair in PAIRS if sorted(pair) == sorted(networks)), None)
+    if pair is None:
         names = ", ".join(networks)
         return Prior(
             value=equal(len(networks)).value,
             origin=f"equal: none is known of {names}",
             spread=equal(len(networks)).spread,
         )
-    value, origin = known
-    return Prior(value=value, origin=f"shipped: {origin}")
+    weights, origin = PAIRS[pair]
+    weight_of = dict(zip(pair, weights, strict=True))
+    return Prior(value=tuple(weight_of[name] for name in networks), origin=f"shipped: {origin}")

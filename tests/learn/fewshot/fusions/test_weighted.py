@@ -157,6 +157,8 @@ def test_the_grid_covers_the_simplex(senses):
 def test_what_is_shipped_and_what_is_not_are_told():
     assert shipped(["mobilenetv2", "yamnet"]).value == (0.8, 0.2)
     assert "shipped" in shipped(["mobilenetv2", "yamnet"]).origin
+    assert shipped(["yamnet", "mobilenetv2"]).value == (0.2, 0.8)  # runs give sound first
+    assert shipped(["mobilenetv2", "mobilenetv2"]).value == (0.5, 0.5)
     assert shipped(["mae", "vggish"]).value == (0.5, 0.5)
     assert "none is known of mae, vggish" in shipped(["mae", "vggish"]).origin
 
