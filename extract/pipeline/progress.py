@@ -20,7 +20,7 @@ Progress = Callable[..., None]
 OnCommit = Callable[[Mapping[str, Any]], None]
 
 
-def silent(done: int, total: int, message: str = "", status: str = "") -> None:
+def silent(done: int, total: int | None, message: str = "", status: str = "") -> None:
     """Show no progress."""
 
 

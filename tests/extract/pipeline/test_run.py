@@ -361,7 +361,6 @@ def test_what_was_asked_is_in_the_identity(source, tmp_path):
     ("options", "error", "says"),
     [
         ({"visual": ["nosuch"]}, UnknownPlugin, "nosuch"),
-        ({"visual": []}, InputError, "encoder"),
         ({"visual": [Windows()]}, ConfigError, "--audio"),
         ({"visual": [Frames(), Frames()]}, InputError, "twice"),
         ({"workers": -1}, InputError, "workers=-1"),

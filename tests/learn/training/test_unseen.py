@@ -14,7 +14,7 @@ from learn.data.clips import UNLABELLED
 from learn.training import unseen
 from learn.training.loop import Trainer
 from learn.training.runs import load_run
-from store import testing
+from store import plugins, testing
 from store.errors import ConfigError, InputError
 
 QUICK = ("optimiser.epochs=3", "projection.hidden=16")
@@ -205,7 +205,8 @@ def test_accuracies_are_those_of_counting(make_clips):
         for name in ("visual", "audio")
     }
     drawn = unseen.draw(clips, 0)
-    found = unseen.scores(vectors, clips, drawn, None)
+    head = plugins.build("learn.fewshot.heads", "prototypes")
+    found = unseen.scores(vectors, clips, drawn, head)
     unit = {name: x / x.norm(dim=1, keepdim=True) for name, x in vectors.items()}
     sides = [*itertools.product(unit, unit), ("both", "both")]
     unit["both"] = torch.cat(list(unit.values()), 1)

@@ -135,7 +135,7 @@ def test_nothing_beside_the_shots_is_refused(paired, run, head, projected, suppo
     with pytest.raises(ConfigError, match="give as `projection` a run"):
         learn.run_episodes(
             paired, **FEW, heads=(head,), projections=(run,) if projected else (),
-            support=(support,),
+            support=(support,), fusions=("early",) if support == "av" else (),
         )  # fmt: skip
 
 

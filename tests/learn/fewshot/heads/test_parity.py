@@ -69,7 +69,13 @@ def vectors(path, ids, mode):
 def hold(head, judge, path, file, modes):
     """Every answer of the head is the judge's, and so is every accuracy that the call gives."""
     ids, drawn = episodes(file)
-    results = learn.run_episodes(path, episodes_file=file, heads=(head,), support=modes)
+    results = learn.run_episodes(
+        path,
+        episodes_file=file,
+        heads=(head,),
+        support=modes,
+        fusions=("early",) if "av" in modes else (),
+    )
     accuracies = {(r.support, r.shots): r.of_episodes for r in results.results}
     assert len(accuracies) == len(modes) * len(SHOTS)
     built = plugins.build("learn.fewshot.heads", head)

@@ -183,7 +183,7 @@ def test_from_a_store_to_the_table(filled, manifest, tmp_path, capsys):
 
 def test_beta_comes_from_val_and_nothing_of_test_has_a_say(filled, manifest, side, tmp_path):
     asked = {"manifest": manifest[0], **FEW}
-    result = learn.run_episodes(filled, **asked, task=TASK, shots=(2,))
+    result = learn.run_episodes(filled, **asked, heads=("prototypes",), task=TASK, shots=(2,))
     val = of_val(*side, "test")
     drawn = draw_again(val.clips, result.draws[0])
     x = val.rows["visual"].means()

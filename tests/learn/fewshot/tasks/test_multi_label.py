@@ -112,7 +112,7 @@ def test_from_a_store_to_the_table(filled, tmp_path, capsys):
     )  # fmt: skip
     assert all(row.metric == "map" and row.accuracy > 0.6 for row in found.results)
     assert len(found.inflation) == 4
-    again = learn.run_episodes(filled, **asked, episodes_file=file)
+    again = learn.run_episodes(filled, **asked, heads=("prototypes",), episodes_file=file)
     assert again.results[1].accuracy == found.results[1].accuracy
     found.save(tmp_path / "run")
     assert len(load_result(tmp_path / "run").of_episodes) == 4
