@@ -126,7 +126,7 @@ def expected_rows(clip_id):
 
 @pytest.mark.parametrize(
     ("rounds", "collectors"),
-    [(3, 0), (3, 1), *(pytest.param(67, n, marks=pytest.mark.soak) for n in (0, 1))],
+    [(4, 0), (4, 1), *(pytest.param(67, n, marks=pytest.mark.soak) for n in (0, 1))],
 )
 def test_kills_at_any_time_lose_nothing_acknowledged(tmp_path, rounds, collectors):
     """SIGKILLs at random moments of three racing writers, and of a collector that takes whatever no
@@ -161,7 +161,7 @@ def test_kills_at_any_time_lose_nothing_acknowledged(tmp_path, rounds, collector
         done = {clip.removeprefix("clip").split("-")[0] for clip in clips}
         assert len(clips) == len(set(clips)) == 5 * len(done)  # whole units only
         assert acknowledged <= done
-    assert collected if collectors else torn, "nothing was torn: the test has lost its subject"
+    assert collected or torn, "nothing was torn: the test has lost its subject"
 
     units = max(map(int, done)) + 3
     start_writer(path, units).communicate(timeout=120)
