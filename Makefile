@@ -21,7 +21,8 @@ endif
 	$(BIN)/pip install --quiet --no-deps --editable .
 	@touch $@
 
-# Renders labelled clips, some silent and some broken, extracts with the encoders of the install, trains a common space, asks few-shot questions with and without it, and writes a page.
+# Renders labelled clips, some silent and some broken, extracts with the encoders of the install, trains a
+# common space, asks few-shot questions with and without it, and writes a page.
 demo: $(VENV)/.ready
 	rm -rf $(DEMO)
 	$(BIN)/extract synth $(DEMO)/clips --classes 20 --clips 12 --silent 0.04 --broken 0.02

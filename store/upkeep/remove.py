@@ -13,6 +13,7 @@ from typing import Any
 from store import atomic
 from store.errors import UnknownFeature
 from store.features.feature import Feature
+from store.spec import settings_of
 from store.storage import posix
 from store.store import Store
 
@@ -60,7 +61,7 @@ def chosen(store: Store, name: str) -> Feature:
         return store[name]
     except UnknownFeature as error:
         meant = [f for f in store.features if f.startswith(name) and name]
-        identities = [store[f].spec.identity for f in meant]
+        identities = [settings_of(store[f].spec.identity) for f in meant]
         keys = {key for identity in identities for key in identity}
         differ = sorted(k for k in keys if len({repr(i.get(k)) for i in identities}) > 1)
         if len(meant) < 2 or not differ:
