@@ -14,6 +14,7 @@ from learn.commands.options import (
     OUTPUT,
     AudioFeature,
     Group,
+    Guard,
     KeepIn,
     Manifest,
     Projections,
@@ -99,6 +100,7 @@ def episodes_command(
         ),
     ] = [],  # noqa: B006
     projection: Projections = [],  # noqa: B006 (typer copies it)
+    guard: Guard = "on",
     support: Annotated[
         list[str],
         modes_option(
@@ -208,8 +210,9 @@ def episodes_command(
             inflation=inflation, task=task, ways=ways, shots=tuple(shots), queries=queries,
             episodes=episodes, until_ci=until_ci, max_episodes=max_episodes, seed=seed,
             visual=visual, audio=audio, heads=tuple(head), fusions=fusions,
-            projections=tuple(projection), support=listed(support), query=listed(query),
-            save_episodes=save_episodes, episodes_file=episodes_file, drop=missing,
+            projections=tuple(projection), guard=guard, support=listed(support),
+            query=listed(query), save_episodes=save_episodes, episodes_file=episodes_file,
+            drop=missing,
             query_store=query_store, query_manifest=query_manifest, query_split=query_split, ci=ci,
             memory=parse_size(memory), progress=progress,
         )  # fmt: skip

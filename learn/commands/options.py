@@ -57,6 +57,15 @@ Projection = Annotated[
     Path | None,
     typer.Option(metavar="RUN", help="A run of `learn train`.", rich_help_panel=COMPARED),
 ]
+Guard = Annotated[
+    str,
+    typer.Option(
+        metavar="on|off|both",
+        help="Stored vectors beside a projection's, as far as unseen classes and shots say; off: "
+        "the bare projection.",
+        rich_help_panel=COMPARED,
+    ),
+]
 Recipe = Annotated[
     str, typer.Option(metavar="NAME|FILE", help="See `learn recipes`.", rich_help_panel=TRAINING)
 ]

@@ -6,6 +6,7 @@ from typing import Any
 
 from learn.evaluation.wording import (
     CLASSIC,
+    NOT_ASKED,
     NOT_SHARES,
     SHORT,
     TASK_SETTINGS,
@@ -37,6 +38,7 @@ def episodes_table(result: Mapping[str, Any]) -> None:
             _accuracies(of_run, most, list(dict.fromkeys(row["shots"] for row in rows)))
     _caveats(rows)
     _weights_table(rows)
+    _guard_table(rows)
     _parts_table(rows)
     if "inflation" in result:
         _leakage_table(result["inflation"])
@@ -86,11 +88,13 @@ def _accuracies(rows: Sequence[Mapping[str, Any]], most: str, shots: Sequence[in
     """Print one projection's results: modes and heads down, shots across."""
     lines: dict[tuple[str, ...], dict[str, str]] = {}
     for row in rows:
-        line = lines.setdefault((_mode(row), row.get("fusion", ""), row["head"]), {})
+        key = _mode(row), row.get("guard", ""), row.get("fusion", ""), row["head"]
+        line = lines.setdefault(key, {})
         line[f"{most}{row['shots']}-shot"] = _percent(row)
-    names = ["mode", "fusion", "head"]
+    names = ["mode", "guard", "fusion", "head"]
     shown = [dict(zip(names, key, strict=True)) | line for key, line in lines.items()]
-    columns = [name for name in names if name != "fusion" or any(line[name] for line in shown)]
+    said = [name for name in ("guard", "fusion") if any(line[name] for line in shown)]
+    columns = ["mode", *said, "head"]
     if _one_long_head(rows):
         wrapped(f"head: {rows[0]['head']}")
         columns.remove("head")
@@ -127,17 +131,47 @@ def _weights_table(rows: Sequence[Mapping[str, Any]]) -> None:
     if not weighed:
         return
     several = len({row["projection"] for row in rows}) > 1
+    both = len({row.get("guard", "") for row in weighed} - {""}) > 1
     write_line("\nwhich sense decided: mean weight ± its deviation over episodes")
     lines = [
         {"shots": row["shots"], "fusion": row["fusion"]}
         | ({} if _one_long_head(weighed) else {"head": row["head"]})
         | ({"projection": row["projection"]} if several else {})
+        | ({"guard": row["guard"]} if both else {})
         | {feature_name(f): weight_text(w) for f, w in row["weights"].items()}
         for row in weighed
     ]
     table(lines, list(lines[0]))
     for origin in dict.fromkeys(row["prior"]["from"] for row in weighed):
         wrapped(f"weights begin at: {origin}", "  ")
+
+
+def _guard_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print how much projections count beside stored vectors, and why some stand alone."""
+    projected = [row for row in rows if row.get("projected")]
+    guarded = [row for row in projected if row["guard"] == "on"]
+    if guarded:
+        write_line("\nguard: how much the projection counts beside stored vectors, of 1")
+        several = len({row["projection"] for row in guarded}) > 1
+        lines: dict[tuple[str, ...], dict[str, str]] = {}
+        for row in guarded:
+            key = (_mode(row), row["fusion"], row["head"], row["projection"])
+            line = lines.setdefault(key, {})
+            line[f"{row['shots']}-shot"] = weight_text(row["projected"])
+        names = ["mode", "fusion", "head", "projection"]
+        shown = [dict(zip(names, key, strict=True)) | line for key, line in lines.items()]
+        one_head = len({row["head"] for row in guarded}) == 1
+        left_out = {"head"} if one_head else set[str]()
+        left_out |= set() if several else {"projection"}
+        left_out |= set() if any(line["fusion"] for line in shown) else {"fusion"}
+        table(shown, [n for n in shown[0] if n not in left_out])
+        for origin in dict.fromkeys(row["projected"]["from"] for row in guarded):
+            wrapped(f"begins at: {origin}", "  ")
+    bare = [row for row in projected if row["guard"] == "off"]
+    for reason in dict.fromkeys(row["projected"]["from"] for row in bare):
+        if reason != NOT_ASKED:
+            of = dict.fromkeys(_mode(row) for row in bare if row["projected"]["from"] == reason)
+            wrapped(f"not guarded ({', '.join(of)}): {reason}")
 
 
 def _parts_table(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -84,6 +84,8 @@ class Scored(TypedDict):
     fusion: NotRequired[str]
     weights: NotRequired[dict[str, dict[str, float]] | None]
     prior: NotRequired[dict[str, Any] | None]
+    guard: NotRequired[str]
+    projected: NotRequired[dict[str, Any] | None]
 
 
 class EpisodesRecord(TypedDict):

@@ -1,6 +1,6 @@
 """All that one call scores, row by row: projections, modes, heads and draws of episodes.
 
-Shapes: V = clips, E = episodes, C = classes.
+Shapes: V, W and U = clips, E = episodes, C = classes.
 """
 
 import time
@@ -14,13 +14,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from learn.data.clips import Clips
-from learn.evaluation.compared import Compared, Fusions, fusions_for
+from learn.evaluation.compared import Compared, Fusions, Way, ways_for
 from learn.evaluation.confusion import EMPTY, tally
 from learn.evaluation.evaluation_set import EvaluationSet
 from learn.evaluation.results import Leakage, Result
-from learn.evaluation.sense_prior import prior_of
+from learn.evaluation.sense_prior import guard_prior, prior_of
 from learn.fewshot import modes, statistics
 from learn.fewshot.fusions import Fusion, Prior, senses_of
+from learn.fewshot.guard import Guarded
 from learn.fewshot.heads import ExtraShotsHead, Head
 from learn.fewshot.metrics import Measured, measure
 from learn.fewshot.tasks import Episodes, draw_again
@@ -52,15 +53,16 @@ class Benchmark:
     val: EvaluationSet | None  # of the same kind as `scored`, to choose settings on
     ids: frozenset[str]  # of the clips scored, as their stores have them
     apart: EvaluationSet | None = None  # clips of classes that are not asked about
+    guard: str = "off"  # of projections, by stored vectors: a word of `guard.CHOICES`
 
     @property
     def size(self) -> int:
         """The number of results."""
         return len(self.draws) * sum(
-            len(fusions_for(self.fusions[name], spec, cell))
+            len(ways_for(self.fusions[name], self.runs[name], head, cell, self.guard))
             for name, heads in self.heads.items()
             for cell in self.cells[name]
-            for spec in heads
+            for head in heads.items()
         )
 
     def results(self, ci: str) -> Iterator[Result]:
@@ -70,22 +72,21 @@ class Benchmark:
         for compared in self._compared(with_val=bool(tuning)):
             of_run = self.fusions[compared.projection]
             for spec, head in self.heads[compared.projection].items():
-                for fusion, kind in fusions_for(of_run, spec, compared.cell).items():
-                    yield from self._of_head(compared, spec, head, fusion, kind, tuning, ci)
+                for way in ways_for(of_run, compared.run, (spec, head), compared.cell, self.guard):
+                    yield from self._of_head(compared, spec, head, way, tuning, ci)
 
     def _of_head(
         self,
         compared: Compared,
         spec: str,
         head: Head,
-        fusion: str,
-        kind: Fusion | None,
+        way: Way,
         tuning: Sequence[Episodes],
         ci: str,
     ) -> Iterator[Result]:
-        """The results of one head under one fusion, draw by draw."""
+        """The results of one head in one way, draw by draw."""
         predictor, val = compared.predictors(
-            head, kind, lambda episodes: self._prior(compared, head, kind, episodes),
+            head, way.kind, lambda episodes: self._prior(compared, head, way.kind, episodes),
             balanced=all(episodes.balanced for episodes in self.draws),
             queries=sum(episodes.query.size for episodes in self.draws),
             memory=self.memory,
@@ -95,7 +96,7 @@ class Benchmark:
             tuned = (tuning[i], val) if tuning and val else None
             measured = measure(self.scored.clips, episodes, predictor, tuned=tuned)
             seconds = round(time.monotonic() - begun, 3)
-            weighed = compared.weighed(fusion, predictor, episodes, self.features)
+            weighed = compared.weighed(way, predictor, episodes, self.features)
             yield self._result(compared, spec, head, episodes, measured, ci, seconds, weighed)
 
     def _prior(
@@ -104,6 +105,13 @@ class Benchmark:
         """What each sense is taken to count before an episode's shots are looked at."""
         if fusion is None:
             return None
+        if isinstance(fusion, Guarded):
+            assert compared.stored is not None
+            sides = (compared.stored, fusion.stored), (compared, fusion.projected)
+            stored, projected = (self._prior(x, head, kind, episodes) for x, kind in sides)
+            return guard_prior(
+                head, stored, projected, compared.apart(self.apart, fusion), episodes
+            )
         networks = [
             str(self.features[name].spec.identity.get("network", ""))
             for name in senses_of(compared.vectors)
@@ -113,19 +121,20 @@ class Benchmark:
 
     def _compared(self, *, with_val: bool) -> Iterator[Compared]:
         """Every projection's vectors under every pair of modes that it can compare."""
+        as_stored = None
+        if self.guard != "off" and any(self.runs.values()):
+            as_stored = self._vectors(None, with_val=with_val)
         for projection, run in self.runs.items():
-            vectors = vectors_of(self.scored.rows, run)
-            of_val = vectors_of(self.val.rows, run) if self.val and with_val else None
-            of_base = vectors_of(self.base.rows, run) if self.base else None
+            vectors, base, val = self._vectors(run, with_val=with_val)
             names = self._names(self.heads[projection].values(), run)
             for cell in self.cells[projection]:
-                yield Compared(
+                projected = Compared(
                     projection=projection,
                     cell=cell,
                     run=run,
                     vectors=vectors,
-                    base=of_base,
-                    val=of_val,
+                    base=base,
+                    val=val,
                     names=names,
                     caveats={
                         "untrained": self._untrained(cell),
@@ -133,6 +142,28 @@ class Benchmark:
                         "trained": modes.mode_of(run.features) if run else NONE,
                     },
                 )
+                if run is None or as_stored is None:
+                    yield projected
+                    continue
+                bare, bare_base, bare_val = as_stored
+                stored = replace(
+                    projected, projection=NONE, run=None, vectors=bare, base=bare_base, val=bare_val
+                )
+                yield replace(projected, stored=stored)
+
+    def _vectors(
+        self, run: Run | None, *, with_val: bool
+    ) -> tuple[
+        Vectors,
+        Mapping[str, Float[Tensor, "W _"]] | None,
+        Mapping[str, Float[Tensor, "U _"]] | None,
+    ]:
+        """The vectors of the clips scored, of the train split and of the val split."""
+        return (
+            vectors_of(self.scored.rows, run),
+            vectors_of(self.base.rows, run) if self.base else None,
+            vectors_of(self.val.rows, run) if self.val and with_val else None,
+        )
 
     def _result(
         self,

@@ -35,7 +35,7 @@ METHODS = (*statistics.METHODS, "bootstrap")
 AGAINST = ("first", "best", "all")
 RESAMPLES = 2000
 # What a result is known by, in a draw.
-KEYS = ("run", "support", "query", "projection", "head", "fusion")
+KEYS = ("run", "support", "query", "projection", "guard", "head", "fusion")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -12,11 +12,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from learn.evaluation.evaluation_set import EvaluationSet
-from learn.evaluation.sense_prior import Apart, unseen
+from learn.evaluation.sense_prior import Apart, unfitted, unseen
+from learn.evaluation.wording import NOT_ASKED
 from learn.fewshot import modes
 from learn.fewshot.fused import FusedPredictor
 from learn.fewshot.fusions import DEFAULT, FAMILY, Fusion, Prior, senses_of
-from learn.fewshot.heads import Context, Head
+from learn.fewshot.fusions.late import Late
+from learn.fewshot.guard import STORED, Guarded, GuardPrior
+from learn.fewshot.heads import Context, ExtraShotsHead, Head
 from learn.fewshot.heads._transform import Transform, taken_apart
 from learn.fewshot.metrics import AnyPredictor, Predictor
 from learn.fewshot.tasks import Episodes
@@ -48,6 +51,7 @@ class Compared:
     val: Mapping[str, Float[Tensor, "U _"]] | None
     names: Float[Tensor, "C E"] | None  # of the classes, where a head wants them
     caveats: Mapping[str, Any]  # what must be known of the vectors to quote a number
+    stored: "Compared | None" = None  # the same clips as stored, where these are projected
 
     def pairs(self, vectors: Vectors | None, fusion: Fusion | None) -> list[modes.Pair] | None:
         """Clips as support and as query: under a fusion in each of its views."""
@@ -62,6 +66,16 @@ class Compared:
             ]
         return found if self.names is None else [pair.with_names(self.names) for pair in found]
 
+    def seen(
+        self, of: Callable[["Compared"], Vectors | None], fusion: Fusion | None
+    ) -> Vectors | None:
+        """Some clips' vectors; under the guard those of both sides."""
+        own = of(self)
+        if own is None or not isinstance(fusion, Guarded):
+            return own
+        assert self.stored is not None
+        return both_sides(own, of(self.stored))
+
     def predictors(
         self,
         head: Head,
@@ -73,7 +87,10 @@ class Compared:
         memory: int,
     ) -> tuple[AnyPredictor, AnyPredictor | None]:
         """The head on the clips scored and on those of the val split."""
-        pairs, base, val = (self.pairs(of, fusion) for of in (self.vectors, self.base, self.val))
+        every: tuple[Callable[[Compared], Vectors | None], ...] = (
+            lambda x: x.vectors, lambda x: x.base, lambda x: x.val,
+        )  # fmt: skip
+        pairs, base, val = (self.pairs(self.seen(of, fusion), fusion) for of in every)
         assert pairs is not None
         contexts = [
             context_of(pair, None if base is None else base[i], balanced, head)
@@ -104,10 +121,19 @@ class Compared:
         """The classes that nobody asks about, seen as those scored are."""
         if clips is None:
             return None
-        chosen, new = unseen(clips, self.run)
-        pairs, base = self.pairs(vectors_of(chosen.rows, self.run), fusion), None
+        if isinstance(fusion, Guarded):
+            assert self.run is not None
+            of_classes, new = unfitted(clips, self.run), True
+            if of_classes is None:
+                return None
+            chosen = of_classes
+            vectors = both_sides(vectors_of(chosen.rows, self.run), vectors_of(chosen.rows, None))
+        else:
+            chosen, new = unseen(clips, self.run)
+            vectors = vectors_of(chosen.rows, self.run)
+        pairs = self.pairs(vectors, fusion)
         assert pairs is not None
-        base = self.pairs(self.base, fusion)
+        base = self.pairs(self.seen(lambda x: x.base, fusion), fusion)
 
         def contexts(head: Head) -> list[Context]:
             return [
@@ -119,25 +145,41 @@ class Compared:
 
     def weighed(
         self,
-        fusion: str,
+        way: "Way",
         predictor: AnyPredictor,
         episodes: Episodes,
         features: Mapping[str, "Feature"],
     ) -> dict[str, Any]:
-        """The fusion of a result, and what it took each feature to count."""
-        found: dict[str, Any] = {"fusion": fusion, "weights": None, "prior": None}
+        """The fusion and the guard of a result, and what they took each feature to count."""
+        guard = "" if self.run is None else "on" if way.guarded else "off"
+        found: dict[str, Any] = {
+            "fusion": way.fusion, "weights": None, "prior": None, "guard": guard,
+            "projected": {"from": way.reason} if way.reason else None,
+        }  # fmt: skip
         if not isinstance(predictor, FusedPredictor):
             return found
         weights, prior = predictor.weights(episodes), predictor.prior(episodes)
         if weights is None or prior is None:
             return found
+        if isinstance(prior, GuardPrior):
+            share = weights[:, len(prior.stored.value) :].sum(1, dtype=np.float64)
+            found["projected"] = {
+                "mean": float(share.mean()), "sd": float(share.std()), "from": prior.sides.origin
+            }  # fmt: skip
         names = [features[name].name for name in senses_of(self.vectors)]
+        values = np.array(prior.value)
+        if isinstance(prior, GuardPrior):  # a sense counts from both sides
+            if not len(names) == len(prior.stored.value) == len(prior.projected.value) > 1:
+                return found
+            weights = weights.reshape(len(weights), 2, -1).sum(1)
+            values = values.reshape(2, -1).sum(0)
         found["weights"] = {
             name: {"mean": float(w.mean()), "sd": float(w.std())}
             for name, w in zip(names, weights.astype(np.float64).T, strict=True)
         }
-        value = dict(zip(names, prior.value, strict=True))
-        return {**found, "prior": {"value": value, "from": prior.origin}}
+        value = dict(zip(names, values.tolist(), strict=True))
+        origin = prior.stored.origin if isinstance(prior, GuardPrior) else prior.origin
+        return {**found, "prior": {"value": value, "from": origin}}
 
 
 def context_of(
@@ -194,12 +236,57 @@ def fusions_of(
     return found
 
 
-def fusions_for(
-    fusions: Mapping[str, Fusion], head: str, cell: tuple[str, str]
-) -> dict[str, Fusion | None]:
-    """The fusions to score a head by in these modes; one without a name where nothing is joined."""
-    if cell != BOTH:
-        return {"": None}
-    if head == own_head.NAME and fusions.keys() == {DEFAULT}:
-        return {EARLY: plugins.build(FAMILY, EARLY)}  # as senses were joined in its training
-    return dict(fusions)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Way:
+    """One way in which a head sees a projection's clips in a pair of modes."""
+
+    fusion: str  # the SPEC of what joins senses; "" where nothing is joined
+    kind: Fusion | None
+    guarded: bool = False  # are stored vectors beside the projection's?
+    reason: str = ""  # why they are not, where somebody might expect it
+
+
+def ways_for(
+    fusions: Mapping[str, Fusion],
+    run: Run | None,
+    head: tuple[str, Head],
+    cell: tuple[str, str],
+    guard: str,
+) -> list[Way]:
+    """The ways to score a head (SPEC and built) in these modes: by every fusion, and of a
+    projection guarded, bare or both."""
+    spec, built = head
+    kinds: dict[str, Fusion | None] = dict(fusions) if cell == BOTH else {"": None}
+    if cell == BOTH and spec == own_head.NAME and fusions.keys() == {DEFAULT}:
+        kinds = {EARLY: plugins.build(FAMILY, EARLY)}  # as senses were joined in its training
+    found = []
+    for name, kind in kinds.items():
+        if run is None:
+            found.append(Way(fusion=name, kind=kind))
+            continue
+        why = _unguarded(built, spec, cell, kind)
+        if guard != "off" and not why:
+            beside = plugins.build(FAMILY, DEFAULT) if name == LEARNED else kind
+            both = Guarded(cell[0], beside, kind)
+            found.append(Way(fusion=name, kind=both, guarded=True))
+        if guard != "on" or why:
+            found.append(Way(fusion=name, kind=kind, reason=why or NOT_ASKED))
+    return found
+
+
+def _unguarded(head: Head, spec: str, cell: tuple[str, str], fusion: Fusion | None) -> str:
+    """Why stored vectors can't stand beside projected ones; "" where they can."""
+    if cell[0] != cell[1]:
+        return "stored vectors of two modes have no common space"
+    if spec == own_head.NAME:
+        return "the run's own head sees its network alone"
+    if isinstance(head, ExtraShotsHead):
+        return "this head learns from what only a common space has"
+    if isinstance(fusion, Late):
+        return "late fusion mixes no vectors"
+    return ""
+
+
+def both_sides(projected: Vectors, stored: Vectors | None) -> Vectors:
+    """Vectors of the same clips, projected and stored, by names that tell them apart."""
+    return {**projected, **{f"{STORED}{name}": x for name, x in (stored or {}).items()}}

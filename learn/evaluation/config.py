@@ -9,9 +9,10 @@ from typing import Any
 
 from learn.evaluation.missing_modality import Drop
 from learn.fewshot import default_head, statistics
+from learn.fewshot.guard import CHOICES
 from learn.fewshot.scoring import MEMORY
 from learn.fewshot.tasks import CLASSIC
-from store.errors import ConfigError
+from store.errors import ConfigError, choices
 
 EPISODES = 10_000
 BLOCK = 1000  # episodes that `until_ci` adds at a time
@@ -73,6 +74,9 @@ class EpisodesConfig:
     # network makes one vector of both, weighted elsewhere.
     fusions: tuple[str, ...] = ()
     projections: tuple[str, ...] = ()  # run directories; "none" is stored vectors as they are
+    guard: str = (
+        "on"  # stored vectors beside a projection's (learn/fewshot/guard.py): on, off, both
+    )
     support: tuple[str, ...] = ()  # modes v, a, av; see `modes.cells`
     query: tuple[str, ...] = ()
     episodes_file: str | None = None  # episodes drawn before: then nothing above draws any
@@ -85,6 +89,8 @@ class EpisodesConfig:
 
     def __post_init__(self) -> None:
         statistics.check(self.ci)
+        if self.guard not in CHOICES:
+            raise ConfigError(f"`guard` {self.guard!r} is none of {choices(self.guard, CHOICES)}")
         if self.until is not None and self.episodes_file:
             raise ConfigError("`until_ci` draws episodes, and `episodes_file` has them: name one")
 

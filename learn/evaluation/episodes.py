@@ -74,6 +74,7 @@ def run_episodes(
     heads: Sequence[str] = (),
     fusions: Sequence[str] = (),
     projections: Sequence[str | Path] = (),
+    guard: str = "on",
     support: Sequence[str] = (),
     query: Sequence[str] = (),
     save_episodes: str | Path | None = None,
@@ -221,7 +222,7 @@ def draw(config: EpisodesConfig, question: Question) -> Drawing:
         heads=question.heads, runs=runs, cells=cells,
         fusions=fusions, apart=_apart(config, question, fusions),
         features=question.selection.features, scored=scored, base=base, draws=draws,
-        memory=config.memory, val=question.val,
+        memory=config.memory, val=question.val, guard=config.guard,
         ids=frozenset(clip.partition("/")[2] if crossed else clip for clip in scored.clips.ids),
     )  # fmt: skip
     if config.until is None:
@@ -325,6 +326,7 @@ def _apart(config: EpisodesConfig, question: Question, fusions: Fusions) -> Eval
     """The clips of classes that nobody asks about, where a fusion learns from them."""
     kinds = [fusion for of_run in fusions.values() for fusion in of_run.values()]
     wanted = any(isinstance(kind, Weighted) and kind.prior == "auto" for kind in kinds)
+    wanted |= config.guard != "off" and any(question.selection.runs.values())
     if not wanted or question.query_split is not None:
         return None
     return other_classes(

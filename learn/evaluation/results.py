@@ -53,6 +53,9 @@ class Result:
     # Of a fusion that weighs, by feature: the mean and standard deviation over episodes.
     weights: Mapping[str, Any] | None
     prior: Mapping[str, Any] | None  # its value by feature, and where it is from
+    guard: str  # on or off: stored vectors beside a projection's; "" of stored vectors
+    # How much the projected side counts (mean, sd), and where that is from; or why it is bare.
+    projected: Mapping[str, Any] | None
     of_episodes: Float64[np.ndarray, "E"]  # accuracy of each: rows of one call are paired
     tally: Tally
 

@@ -7,7 +7,7 @@ are (`learn/fewshot/fusions/_evidence.py`). No label of a clip that is scored en
 Shapes: as in `learn.fewshot.fusions`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from learn.fewshot.fusions import Fusion, Prior, equal
 from learn.fewshot.fusions._evidence import from_classes
 from learn.fewshot.fusions._shipped import shipped
 from learn.fewshot.fusions.weighted import Weighted, likelihood_of_queries
+from learn.fewshot.guard import STAND_BACK, GuardPrior
 from learn.fewshot.heads import Context, Head
 from learn.fewshot.modes import Pair
 from learn.fewshot.tasks import Episodes
@@ -63,9 +64,31 @@ def unseen(apart: EvaluationSet, run: Run | None) -> tuple[EvaluationSet, bool]:
     said."""
     if run is None:
         return apart, True
-    new = apart.keep(np.array([clip not in run.trained_on for clip in apart.clips.ids]))
-    enough = len(np.unique(new.clips.class_ids)) > 1
-    return (new, True) if enough else (apart, False)
+    new = _without(apart, run.trained_on)
+    return (apart, False) if new is None else (new, True)
+
+
+def unfitted(apart: EvaluationSet, run: Run) -> EvaluationSet | None:
+    """Those clips of classes that gave the run no gradients, whether or not they chose its epoch;
+    None where they are not of two classes."""
+    fitted = [clip in run.fitted_on for clip in apart.clips.ids]
+    known = np.unique(apart.clips.class_ids[np.array(fitted, bool)])
+    names = {apart.clips.classes[c] for c in known.tolist()}
+    return _without(apart, run.fitted_on, names)
+
+
+def _without(
+    clips: EvaluationSet, ids: frozenset[str], classes: Collection[str] = ()
+) -> EvaluationSet | None:
+    """The clips that are none of these and of none of these classes; None where fewer than two
+    classes are left."""
+    of_clip = (clips.clips.classes[c] for c in clips.clips.class_ids.tolist())
+    wanted = [
+        clip not in ids and name not in classes
+        for clip, name in zip(clips.clips.ids, of_clip, strict=True)
+    ]
+    new = clips.keep(np.array(wanted, bool))
+    return new if len(np.unique(new.clips.class_ids)) > 1 else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -101,6 +124,28 @@ def prior_of(
     return found if apart.unseen else replace(found, origin=f"{found.origin}; seen in training")
 
 
+def guard_prior(
+    head: Head,
+    stored: Prior | None,
+    projected: Prior | None,
+    apart: Apart | None,
+    episodes: Episodes,
+) -> GuardPrior:
+    """Where the guard's weights begin: what classes that training did not see say of the sides,
+    each mixed as its own prior says; stored vectors alone where there are no such classes."""
+    sides, draw = STAND_BACK, None if apart is None else _draw(apart.clips, episodes)
+    known = GuardPrior.of(stored, projected, sides)
+    if apart is None or draw is None:
+        return known
+    count = len(known.stored.value)
+    rest = len(known.value) - count
+    blocks = (*known.stored.value, *(0.0,) * rest), (*(0.0,) * count, *known.projected.value)
+    classes = len(np.unique(draw.classes))
+    before = Prior(value=sides.value, origin="stored vectors alone")
+    found = from_classes(_likelihood(head, apart, draw, blocks), classes, before)
+    return GuardPrior.of(stored, projected, found)
+
+
 def _draw(clips: Clips, like: Episodes) -> Episodes | None:
     """Episodes of these classes with as many ways, shots and queries as they allow, up to those of
     the episodes scored."""
@@ -127,7 +172,9 @@ def _draw(clips: Clips, like: Episodes) -> Episodes | None:
 
 
 @torch.inference_mode()
-def _likelihood(head: Head, apart: Apart, draw: Episodes) -> torch.Tensor:
+def _likelihood(
+    head: Head, apart: Apart, draw: Episodes, sides: Sequence[Sequence[float]] | None = None
+) -> torch.Tensor:
     """The mean log likelihood of a query's class, on the grid of weights and sharpnesses."""
     contexts, total = apart.contexts(head), None
     truth = torch.from_numpy(np.ascontiguousarray(draw.targets)).long()
@@ -139,7 +186,7 @@ def _likelihood(head: Head, apart: Apart, draw: Episodes) -> torch.Tensor:
         )
         shots = [pair.support[support] for pair in apart.pairs]
         queries = [pair.query[query] for pair in apart.pairs]
-        found = likelihood_of_queries(head, shots, queries, contexts, truth).double().sum(0)
+        found = likelihood_of_queries(head, shots, queries, contexts, truth, sides).double().sum(0)
         total = found if total is None else total + found
     assert total is not None
     return total / (len(draw) * len(truth))

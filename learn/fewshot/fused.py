@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from learn.fewshot.fusions import Fusion, Prior, WeighingFusion
-from learn.fewshot.fusions.weighted import Weighted, of_blocks, weigh_products
+from learn.fewshot.fusions import Fusion, Prior, ProductFusion, WeighingFusion
+from learn.fewshot.fusions.weighted import of_blocks
 from learn.fewshot.heads import Context, ExtraShotsHead, GramHead, Head, ProductHead
 from learn.fewshot.heads._transform import taken_apart, transformed
 from learn.fewshot.modes import Pair
@@ -106,7 +106,7 @@ class FusedPredictor:
         core = taken_apart(self.head)[0]
         by_products = isinstance(core, ProductHead) and core.by_products
         by_gram = isinstance(core, GramHead) and core.by_gram
-        if not isinstance(self.fusion, Weighted) or not (by_products or by_gram):
+        if not isinstance(self.fusion, ProductFusion) or not (by_products or by_gram):
             return None
         share = self.memory // len(self.pairs)
         cells = list(zip(self.pairs, self.contexts, strict=True))
@@ -151,6 +151,7 @@ class FusedPredictor:
         if self.tables is None or batch.mask is not None:
             shots, contexts, _ = self._gathered(batch, part)
             return self.fusion.weigh(self.head, shots, contexts, prior)
+        assert isinstance(self.fusion, ProductFusion)
         if batch.support.shape[2] == 1:
             return torch.tensor(prior.value).expand(len(batch.support[part]), -1)
         support, transform = index(batch.support[part]).flatten(1), of_blocks(self.head)
@@ -158,7 +159,7 @@ class FusedPredictor:
             transform.of_products(look_up(table.among, support, support))[0]
             for table in self.tables
         ]
-        return weigh_products(products, batch.ways, prior)
+        return self.fusion.weigh_products(products, batch.ways, prior)
 
     def _scores(self, episodes: Episodes) -> BatchScores:
         core, prior = taken_apart(self.head)[0], self.prior(episodes)
@@ -190,8 +191,9 @@ class FusedPredictor:
         self, core: ProductHead, weights: Float[np.ndarray, "E B"], prior: Prior
     ) -> BatchScores:
         """The same from products that are looked up and mixed; fills in weights on the way."""
-        transform, tables = of_blocks(self.head), self.tables
+        transform, tables, fusion = of_blocks(self.head), self.tables, self.fusion
         assert tables is not None
+        assert isinstance(fusion, ProductFusion)
 
         def scores(batch: EpisodeBatch, part: slice) -> Float[Tensor, "E M N"]:
             support, query = index(batch.support[part]).flatten(1), index(batch.query[part])
@@ -200,7 +202,8 @@ class FusedPredictor:
             ]
             rows = batch.indices[part]
             if np.isnan(weights[rows]).any():
-                found = weigh_products([products for products, _ in placed], batch.ways, prior)
+                of_shots = [products for products, _ in placed]
+                found = fusion.weigh_products(of_shots, batch.ways, prior)
                 weights[rows] = found.numpy()
             own, mixed = torch.from_numpy(weights[rows]), list[Tensor]()
             for b, (table, (products, place)) in enumerate(zip(tables, placed, strict=True)):

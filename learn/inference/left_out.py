@@ -97,7 +97,7 @@ def _prototypes_without(support: Support, mates: Int64[Tensor, "S"]) -> LeftOut:
         own, present = joined_parts(unit_parts(rest), left)
         scores = (joined[clips] @ items.T).masked_fill(~known, -torch.inf)
         scores.scatter_(1, class_ids[:, None], (joined[clips] * own).sum(-1, keepdim=True))
-        chunks.append(_ranked(scores[present], class_ids[present]))
+        chunks.append(ranked(scores[present], class_ids[present]))
     return LeftOut(*(torch.cat(x) for x in zip(*chunks, strict=True)))
 
 
@@ -113,7 +113,7 @@ def _clips_without(support: Support, mates: Int64[Tensor, "S"]) -> LeftOut:
         scores.scatter_reduce_(1, support.class_ids.expand(len(clips), -1), products, "amax")
         class_ids = support.class_ids[clips]
         present = scores.gather(1, class_ids[:, None])[:, 0] > -torch.inf
-        chunks.append(_ranked(scores[present], class_ids[present]))
+        chunks.append(ranked(scores[present], class_ids[present]))
     return LeftOut(*(torch.cat(x) for x in zip(*chunks, strict=True)))
 
 
@@ -124,7 +124,7 @@ def _recentred_without(support: Support, mates: Int64[Tensor, "S"], *, head: str
     """
     uncentred = support.uncentred
     assert uncentred is not None
-    chunks = [_ranked(torch.zeros(0, support.classes), support.class_ids[:0])]
+    chunks = [ranked(torch.zeros(0, support.classes), support.class_ids[:0])]
     for clip in torch.cat(_to_leave_out(support, len(support.class_ids))).tolist():
         rest, class_ids = mates != mates[clip], support.class_ids[clip : clip + 1]
         if not bool((support.class_ids[rest] == class_ids).any()):
@@ -142,7 +142,7 @@ def _recentred_without(support: Support, mates: Int64[Tensor, "S"], *, head: str
             classes=support.classes,
         )
         scores = _class_scores(others, torch.cat(query)[None], head)
-        chunks.append(_ranked(scores, class_ids))
+        chunks.append(ranked(scores, class_ids))
     return LeftOut(*(torch.cat(x) for x in zip(*chunks, strict=True)))
 
 
@@ -197,11 +197,12 @@ def _found_without(
                 ~index.probes(queries, prototype, item_of[own]), -torch.inf
             )
             scores.scatter_(1, own[:, None], product[:, None])
-        chunks.append(_ranked(scores[apart], own[apart]))
+        chunks.append(ranked(scores[apart], own[apart]))
     return LeftOut(*(torch.cat(x) for x in zip(*chunks, strict=True)))
 
 
-def _ranked(scores: Float[Tensor, "n C"], class_ids: Int64[Tensor, "n"]) -> LeftOut:
+def ranked(scores: Float[Tensor, "n C"], class_ids: Int64[Tensor, "n"]) -> LeftOut:
+    """The scores of the classes that share the confidence, and that of each clip's own class."""
     ranked, order = scores.double().sort(dim=-1, descending=True, stable=True)
     keep = slice(0, min(SHARING, scores.shape[1]))
     own = scores.double().gather(1, class_ids[:, None])[:, 0]

@@ -155,10 +155,11 @@ def in_play(
 
 
 def vectors_of(rows: Mapping[str, Rows], run: Run | None) -> dict[str, Float[Tensor, "V _"]]:
-    """One vector per clip and modality: the mean row, or a unit vector in the common space."""
-    if run is not None:
-        return run.embed(rows)
-    return {modality: stored.means() for modality, stored in rows.items()}
+    """One vector per clip and modality, sight first: the mean row, or a unit vector in the common
+    space."""
+    found = {m: stored.means() for m, stored in rows.items()} if run is None else run.embed(rows)
+    first = [modality for modality in MODALITIES if modality in found]
+    return {name: found[name] for name in [*first, *(n for n in found if n not in first)]}
 
 
 def absolute(path: str | Path) -> str:

@@ -38,6 +38,7 @@ def episodes_section(question: Question, inputs: ReportInputs, key: str, title: 
         [_accuracy_figure(question, names, key)],
         _modality_figures(question, names, key),
         _weight_figures(question, names),
+        _guard_figures(question, names),
         missing_figures(question, inputs, key),
         inflation_figures(question, inputs),
         class_figures(question, names, key),
@@ -251,6 +252,38 @@ def _weight_figures(question: Question, names: RowNames) -> Iterator[Figure]:
         tables=(Table(caption="Weights of senses", columns=columns, rows=rows),),
         open_tables=True,
     )
+
+
+def _guard_figures(question: Question, names: RowNames) -> Iterator[Figure]:
+    """A table of how much projections counted beside the stored vectors they were made from."""
+    guarded = [row for row in question.rows if row.guard == "on" and row.projected]
+    if not guarded:
+        return
+    rows = tuple(
+        (
+            names.full(row), row.mode, str(row.shots), weight_text(row.projected),
+            percent(row.accuracy), _beside(question, row), row.projected["from"],
+        )
+        for row in guarded
+    )  # fmt: skip
+    columns = ("result", "mode", "shots", "projection counts", "%", "stored %", "begins at")
+    yield Figure(
+        title="Projections beside stored vectors",
+        lead="Guarded: stored and projected vectors are mixed in every episode, so that a "
+        "projection can lose little. 0 is stored vectors alone, 1 the projection alone; means over "
+        "episodes ± their deviation.",
+        tables=(Table(caption="How much projections count", columns=columns, rows=rows),),
+    )
+
+
+def _beside(question: Question, row: Row) -> str:
+    """The accuracy of stored vectors beside a projection's, in percent; "" if it is unknown."""
+    wanted = row.shots, row.head, row.fusion, row.support, row.query
+    for peer in question.rows:
+        found = peer.shots, peer.head, peer.fusion, peer.support, peer.query
+        if not peer.guard and found == wanted:
+            return percent(peer.accuracy)
+    return ""
 
 
 def _both_against_one(question: Question, of: Row) -> str:

@@ -6,7 +6,7 @@ sampling. Within a question they must be of the same episodes, or nobody may com
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,8 @@ class Row:
     weights: Mapping[str, Any]  # of a fusion that weighs: by feature, mean and sd
     prior: Mapping[str, Any]  # its value by feature, and where it is from
     tally: Mapping[str, Any] | None  # as in answers.json, where it was kept
+    guard: str = ""  # on or off; "" of stored vectors, and in older results
+    projected: Mapping[str, Any] = field(default_factory=dict)  # how much a projection counts
 
     @property
     def mode(self) -> str:
@@ -268,6 +270,8 @@ def _row(run: Path, record: Mapping[str, Any], tally: Mapping[str, Any] | None) 
         weights=record.get("weights") or {},
         prior=record.get("prior") or {},
         tally=tally,
+        guard=record.get("guard", ""),
+        projected=record.get("projected") or {},
     )
 
 

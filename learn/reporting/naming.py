@@ -21,20 +21,27 @@ class RowNames:
         return " · ".join(filter(None, (row.head, self.without_head(row))))
 
     def without_head(self, row: Row) -> str:
-        """The projection, fusion and directory of a row, where rows differ in them."""
+        """The projection, fusion, guard and directory of a row, where rows differ in them."""
         parts = []
         if len({peer.projection for peer in self.question.rows}) > 1:
             parts.append(self.inputs.projection_name(row.projection))
         if len({peer.fusion for peer in self.question.rows if peer.mode == row.mode}) > 1:
             parts.append(row.fusion)
+        alike = {
+            peer.guard
+            for peer in self.question.rows
+            if (peer.projection, peer.mode) == (row.projection, row.mode)
+        }
+        if row.guard and len(alike) > 1:
+            parts.append("guarded" if row.guard == "on" else "bare")
         key = _key(row)
         if any(_key(peer) == key and peer.run != row.run for peer in self.question.rows):
             parts.append(self.inputs.run_name(row.run))
         return " · ".join(parts)
 
 
-def _key(row: Row) -> tuple[str, str, str, str, str, int]:
-    return row.head, row.projection, row.fusion, row.support, row.query, row.shots
+def _key(row: Row) -> tuple[str, str, str, str, str, str, int]:
+    return row.head, row.projection, row.fusion, row.guard, row.support, row.query, row.shots
 
 
 def mode_name(mode: str) -> str:

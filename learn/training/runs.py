@@ -66,6 +66,7 @@ class Run:
     features: Mapping[str, str]  # modality -> the feature it was trained on
     space: Embedder
     trained_on: frozenset[str]  # ids of clips that gave gradients or chose the best epoch
+    fitted_on: frozenset[str]  # ids of those that gave gradients
     classes: tuple[str, ...]  # of the training, in the order of their ids
     objective: Objective  # of the last stage, as it ended
     labels: ClassEmbeddings | None  # vectors of class names, of those trained on and others
@@ -312,6 +313,7 @@ def _restored(path: Path) -> Run:
         features=provenance["features"],
         space=embedder.eval(),
         trained_on=frozenset(provenance["clips"]) | frozenset(provenance["val_clips"]),
+        fitted_on=frozenset(provenance["clips"]),
         classes=classes,
         objective=objective.eval(),
         labels=known,

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from learn.fewshot.heads import Context, Head
@@ -48,6 +48,7 @@ class Prior:
     value: tuple[float, ...]  # of each sense; they sum to 1
     origin: str  # where it comes from, in words
     spread: float = 0.1  # by how much an episode's weights differ from it, as a standard deviation
+    alone_until: int = 1  # up to so many shots a class they say too little: it stands as it is
 
     def __post_init__(self) -> None:
         if min(self.value, default=-1) < 0 or abs(sum(self.value) - 1) > 1e-6:
@@ -93,6 +94,21 @@ class WeighingFusion(Fusion, Protocol):
         prior: Prior,
     ) -> Float[Tensor, "E B"]:
         """How much each sense counts in each episode."""
+        ...
+
+
+@runtime_checkable
+class ProductFusion(WeighingFusion, Protocol):
+    """A weighing fusion to which inner products are enough; S = shots of an episode."""
+
+    def weigh_products(
+        self,
+        products: Sequence[Float[Tensor, "E S S"]],
+        ways: int,
+        prior: Prior,
+        masks: Sequence[Bool[Tensor, "E N K"] | None] = (),
+    ) -> Float[Tensor, "E B"]:
+        """How much each sense counts, from the products of its placed shots."""
         ...
 
 

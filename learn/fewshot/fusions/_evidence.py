@@ -4,7 +4,10 @@ The class of a clip is told by its distances to class means, those of all senses
 s = sum_b w_b s_b, s_b = -|x_b - mean_b|^2. Weights and a sharpness t are as likely as they make the
 true classes: l(w, t) = sum log softmax(t s). A shot is compared with means that it is left out of.
 
-    w = mean over the grid of exp l(w, t) times the prior
+    w = mean over the grid of exp(l(w, t) / 2) times the prior
+
+Half, as two shots of a class are held against each other twice: each counts in the mean that the
+other is told by. Taken whole, noise in so few clips moved the weights away from a good prior.
 
 The prior of w is a bell around its value, plus a share spread evenly over the simplex and its
 corners, where one sense has all the say: the shots can overrule the prior where it is wrong, and
@@ -35,6 +38,7 @@ WORST = 1e4  # of a clip's log odds: what is beyond is as good as impossible
 CLIPS_A_CLASS = 4  # how many clips a class of known labels counts as
 EVEN_BEFORE = 0.1  # share of a prior that other classes can overrule
 ALONE = 0.6  # of what is spread evenly, on weights of one sense alone: others may be noise
+EACH_WAY = 0.5  # how much a shot left out counts: it is in the means of those it is held against
 LEAST_EVEN = 0.02  # share of the prior that is spread evenly, at least
 
 
@@ -55,6 +59,22 @@ class Scored(NamedTuple):
     to_own: Float[Tensor, "E P"]  # to the mean of the clip's class
 
 
+def mixture(scored: Sequence[Scored], weights: Sequence[float]) -> Scored:
+    """The distances in all senses together, mixed by these weights."""
+    parts = list(zip(scored, weights, strict=True))
+    return Scored(
+        sum((w * s.to_means for s, w in parts), torch.zeros_like(scored[0].to_means)),
+        sum((w * s.to_own for s, w in parts), torch.zeros_like(scored[0].to_own)),
+    )
+
+
+def silent_where(scored: Scored, lacking: Bool[Tensor, "*E P"]) -> Scored:
+    """The distances, told apart by nothing for clips that lack the sense."""
+    return Scored(
+        scored.to_means.masked_fill(lacking[..., None], 0), scored.to_own.masked_fill(lacking, 0)
+    )
+
+
 def left_out(
     products: Float[Tensor, "E S S"], ways: int, mask: Bool[Tensor, "E N K"] | None = None
 ) -> tuple[Scored, Bool[Tensor, "*E S"]]:
@@ -66,6 +86,7 @@ def left_out(
         present = mask.flatten(1).to(products)
         products = products * present[..., None] * present[:, None]
         count = mask.sum(2).to(products)
+    there = count.clamp_min(1)  # a class without any stands where the mean of all does
     sums = reduce(torch.add, products.view(*products.shape[:2], ways, shots).unbind(-1))  # E S N
     of_own = sums.view(-1, ways, shots, ways).diagonal(dim1=1, dim2=3).mT  # E N K
     square = of_own.sum(2)
@@ -75,7 +96,7 @@ def left_out(
     to_own = 2 * (of_own - own) / least - (square[..., None] - 2 * of_own + own) / least.square()
     known = (others > 0).expand(-1, -1, shots)
     known = known if mask is None else known & mask
-    to_means = sums * (2 / count)[:, None] - (square / count.square())[:, None]
+    to_means = sums * (2 / there)[:, None] - (square / there.square())[:, None]
     return Scored(to_means, to_own.flatten(1)), known.flatten(1)
 
 
@@ -127,9 +148,9 @@ def weights_of(
     on average."""
     even = (1 - 2 / shots).clamp_min(LEAST_EVEN)[..., None]
     log_prior = prior_of_grid(prior, even).to(likelihood)
-    posterior = (likelihood + log_prior[..., None]).flatten(1).softmax(1)
+    posterior = (EACH_WAY * likelihood + log_prior[..., None]).flatten(1).softmax(1)
     mean = posterior.view(likelihood.shape).sum(2) @ grid(len(prior.value)).to(likelihood)
-    return torch.where(shots[..., None] > 1, mean, mean.new_tensor(prior.value))
+    return torch.where(shots[..., None] > prior.alone_until, mean, mean.new_tensor(prior.value))
 
 
 def prior_of_grid(prior: Prior, even: Float[Tensor, "*E 1"]) -> Float[Tensor, "*E G"]:

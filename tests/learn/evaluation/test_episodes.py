@@ -128,7 +128,7 @@ def test_the_json_holds_what_was_asked_and_found(filled):
         "head", "projection", "support", "query", "ways", "shots", "queries", "episodes",
         "accuracy", "ci95", "ci_method", "clips", "seconds", "untrained", "transductive",
         "centred_by", "seen_in_training", "trained", "metric", "parts", "fusion", "weights",
-        "prior",
+        "prior", "guard", "projected",
     ]  # fmt: skip
     assert (row["head"], row["projection"]) == ("prototypes", "none")
     assert row["ci_method"] == "normal-ddof0"

@@ -49,7 +49,7 @@ def test_curves_begin_whole_and_end_with_one_modality(paired, run):
     drop = Drop(modes=("v", "a"), rates=(0.0, 1.0))
     result = learn.run_episodes(
         paired, **FEW, drop=drop, projections=("none", run), heads=("prototypes", "ridge"),
-        fusions=("early", "learned"),
+        fusions=("early", "learned"), guard="off",
     )  # fmt: skip
     rows = {(r.projection, r.head, r.support, r.shots): r.accuracy for r in result.results}
     for point in curve(result, rate=0.0, projection="none", fusion="early"):

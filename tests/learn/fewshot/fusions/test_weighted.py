@@ -1,13 +1,14 @@
 """Weighted fusion against a loop over shots, weights and sharpnesses, and its fast path."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from learn.fewshot.fused import FusedPredictor
-from learn.fewshot.fusions import FAMILY, Prior
+from learn.fewshot.fusions import FAMILY, Prior, equal
 from learn.fewshot.fusions._evidence import SHARPNESSES, from_classes, grid
 from learn.fewshot.fusions._shipped import shipped
 from learn.fewshot.fusions.weighted import likelihood_of_queries, of_blocks
@@ -46,7 +47,7 @@ def literal(blocks, mask, prior):
     even = max(0.02, 1 - 2 * N / mask.sum().item())
     bells = sum(bell for _, _, bell, _ in lines) / len(SHARPNESSES)
     share = [
-        math.exp(ll) * ((1 - even) * b / bells + even * (0.4 / 11 + 0.6 * alone))
+        math.exp(ll / 2) * ((1 - even) * b / bells + even * (0.4 / 11 + 0.6 * alone))
         for _, ll, b, alone in lines
     ]
     return sum(s * line[0] for s, line in zip(share, lines, strict=True)) / sum(share)
@@ -161,6 +162,38 @@ def test_what_is_shipped_and_what_is_not_are_told():
     assert shipped(["mobilenetv2", "mobilenetv2"]).value == (0.5, 0.5)
     assert shipped(["mae", "vggish"]).value == (0.5, 0.5)
     assert "none is known of mae, vggish" in shipped(["mae", "vggish"]).origin
+
+
+def test_two_senses_as_good_as_each_other_are_not_torn_apart_by_chance():
+    """Without a prior, five shots scatter the weights little enough to lose next to nothing."""
+    rng = torch.Generator().manual_seed(4)
+    classes = torch.arange(600) // 30
+    vectors = {
+        name: torch.relu(
+            torch.randn(20, 40, generator=rng)[classes] + 2.5 * torch.randn(600, 40, generator=rng)
+        )
+        for name in ("visual", "audio")
+    }
+    drawn = np.random.default_rng(5)
+    indices = np.stack(
+        [
+            [30 * n + drawn.permutation(30)[:10] for n in drawn.permutation(20)[:5]]
+            for _ in range(300)
+        ]
+    )
+    episodes = Episodes(
+        indices=indices.astype(np.int32), classes=(indices[:, :, 0] // 30).astype(np.int32),
+        shots=5, seed=0, clips_sha256="",
+    )  # fmt: skip
+    truth = np.repeat(np.arange(5), 5)
+    weighed = predictor(vectors, DEFAULT, queries=10**6)
+    weighed = replace(weighed, prior_of=lambda _: equal(2))
+    evenly = replace(weighed, prior_of=lambda _: replace(equal(2), alone_until=9), _weighed=[],
+                     _priors=[])  # fmt: skip
+    lost = (evenly.predict(episodes) == truth).mean() - (weighed.predict(episodes) == truth).mean()
+    assert (evenly.predict(episodes) == truth).mean() < 0.95
+    assert lost < 0.02
+    assert (evenly.weights(episodes) == 0.5).all()
 
 
 def test_weights_that_are_none_are_refused():
