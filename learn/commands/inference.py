@@ -11,6 +11,7 @@ from learn.commands.options import (
     OUTPUT,
     AudioFeature,
     Group,
+    Guard,
     Projection,
     VisualFeature,
     app,
@@ -60,21 +61,40 @@ def predict_command(
         ),
     ] = None,
     projection: Projection = None,
-    by: Annotated[
-        str,
+    guard: Guard = "on",
+    head: Annotated[
+        str | None,
         typer.Option(
-            "--head",
-            "--by",
-            metavar="prototypes|nearest",
-            help="The head that answers.",
+            metavar="SPEC",
+            help="A classifier of `learn episodes` that judges each clip by itself.",
+            show_default="default",
             rich_help_panel=COMPARED,
         ),
-    ] = "prototypes",
+    ] = None,
+    fusion: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPEC",
+            help="How it joins both senses (see `learn fusions`).",
+            show_default="weighted",
+            rich_help_panel=COMPARED,
+        ),
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            "--by",
+            metavar="prototypes|nearest",
+            help="Look for the nearest in a gallery instead: of class means, or of clips.",
+            show_default="prototypes with an approximate --index",
+            rich_help_panel=COMPARED,
+        ),
+    ] = None,
     index: Annotated[
         str,
         typer.Option(
             metavar="SPEC",
-            help="exact, or ivf:probes=16 with its recall measured.",
+            help="Of the gallery: exact, or ivf:probes=16 with its recall measured.",
             rich_help_panel=COMPARED,
         ),
     ] = "exact",
@@ -99,8 +119,9 @@ def predict_command(
     with console.progress("clips", quiet=as_json) as progress:
         result = learn.predict(
             directory, support=support, output=output, query=query, labels=tuple(label),
-            group=group, mode=mode, projection=projection, by=by, index=index, top=top,
-            abstain_below=abstain_below, visual=visual, audio=audio, progress=progress,
+            group=group, mode=mode, projection=projection, head=head, fusion=fusion, guard=guard,
+            by=by, index=index, top=top, abstain_below=abstain_below, visual=visual, audio=audio,
+            progress=progress,
         ).to_dict()  # fmt: skip
     console.give(result, as_json, lambda: prediction_lines(result))
     return console.DONE

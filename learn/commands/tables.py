@@ -311,6 +311,11 @@ def prediction_lines(result: Mapping[str, Any]) -> None:
             wrapped(f"confidence by {fitted['parts']}: {_trust(fitted)}", indent="    ")
             if about_novelty := _novelty_limit(fitted):
                 wrapped(f"novelty by {fitted['parts']}: {about_novelty}", indent="    ")
+        for parts, weights in counts["weights"].items():
+            told = ", ".join(f"{feature_name(f)} {w:.2f}" for f, w in weights.items())
+            if "+" in parts:
+                wrapped(f"weights by {parts}: {told}", indent="    ")
+                wrapped(f"begin at {counts['prior'][parts]}", indent="        ")
         for parts, recall in counts.get("recall", {}).items():
             write_line(f"    recall of the index by {parts}: {recall:.4f}")
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -17,9 +18,8 @@ from learn.evaluation.wording import NOT_ASKED
 from learn.fewshot import modes
 from learn.fewshot.fused import FusedPredictor
 from learn.fewshot.fusions import DEFAULT, FAMILY, Fusion, Prior, senses_of
-from learn.fewshot.fusions.late import Late
-from learn.fewshot.guard import STORED, Guarded, GuardPrior
-from learn.fewshot.heads import Context, ExtraShotsHead, Head
+from learn.fewshot.guard import Guarded, GuardPrior, both_sides, of_senses, refusal
+from learn.fewshot.heads import Context, Head
 from learn.fewshot.heads._transform import Transform, taken_apart
 from learn.fewshot.metrics import AnyPredictor, Predictor
 from learn.fewshot.tasks import Episodes
@@ -166,18 +166,16 @@ class Compared:
             found["projected"] = {
                 "mean": float(share.mean()), "sd": float(share.std()), "from": prior.sides.origin
             }  # fmt: skip
+        senses = of_senses(torch.from_numpy(weights).double(), prior)
+        at_first = of_senses(torch.tensor([prior.value], dtype=torch.float64), prior)
+        if senses is None or at_first is None:
+            return found
         names = [features[name].name for name in senses_of(self.vectors)]
-        values = np.array(prior.value)
-        if isinstance(prior, GuardPrior):  # a sense counts from both sides
-            if not len(names) == len(prior.stored.value) == len(prior.projected.value) > 1:
-                return found
-            weights = weights.reshape(len(weights), 2, -1).sum(1)
-            values = values.reshape(2, -1).sum(0)
         found["weights"] = {
             name: {"mean": float(w.mean()), "sd": float(w.std())}
-            for name, w in zip(names, weights.astype(np.float64).T, strict=True)
+            for name, w in zip(names, senses.numpy().T, strict=True)
         }
-        value = dict(zip(names, values.tolist(), strict=True))
+        value = dict(zip(names, at_first[0].tolist(), strict=True))
         origin = prior.stored.origin if isinstance(prior, GuardPrior) else prior.origin
         return {**found, "prior": {"value": value, "from": origin}}
 
@@ -280,13 +278,4 @@ def _unguarded(head: Head, spec: str, cell: tuple[str, str], fusion: Fusion | No
         return "stored vectors of two modes have no common space"
     if spec == own_head.NAME:
         return "the run's own head sees its network alone"
-    if isinstance(head, ExtraShotsHead):
-        return "this head learns from what only a common space has"
-    if isinstance(fusion, Late):
-        return "late fusion mixes no vectors"
-    return ""
-
-
-def both_sides(projected: Vectors, stored: Vectors | None) -> Vectors:
-    """Vectors of the same clips, projected and stored, by names that tell them apart."""
-    return {**projected, **{f"{STORED}{name}": x for name, x in (stored or {}).items()}}
+    return refusal(head, fusion)

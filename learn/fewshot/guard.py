@@ -18,13 +18,14 @@ from torch import Tensor
 
 from learn.fewshot import modes
 from learn.fewshot.fusions import Fusion, PredictFused, Prior, View
+from learn.fewshot.fusions.late import Late
 from learn.fewshot.fusions.weighted import (
     any_of,
     fit_joined,
     products_of_shots,
     weigh_products,
 )
-from learn.fewshot.heads import Context, Head
+from learn.fewshot.heads import Context, ExtraShotsHead, Head
 
 CHOICES = ("on", "off", "both")
 STORED = "stored "  # before the names of stored vectors, among those of both sides
@@ -56,6 +57,33 @@ class GuardPrior(Prior):
             projected=projected,
             sides=sides,
         )
+
+
+def both_sides(
+    projected: Mapping[str, Float[Tensor, "V _"]], stored: Mapping[str, Float[Tensor, "V _"]] | None
+) -> dict[str, Float[Tensor, "V _"]]:
+    """Vectors of the same clips, projected and stored, by names that tell them apart."""
+    return {**projected, **{f"{STORED}{name}": x for name, x in (stored or {}).items()}}
+
+
+def refusal(head: Head, fusion: Fusion | None) -> str:
+    """Why stored vectors can't stand beside projected ones; "" where they can."""
+    if isinstance(head, ExtraShotsHead):
+        return "this head learns from what only a common space has"
+    if isinstance(fusion, Late):
+        return "late fusion mixes no vectors"
+    return ""
+
+
+def of_senses(weights: Float[Tensor, "E B"], prior: Prior) -> Float[Tensor, "E _"] | None:
+    """The weights of senses, each counted on both sides; None where the sides have not the same
+    senses, or one alone."""
+    if not isinstance(prior, GuardPrior):
+        return weights
+    senses = len(prior.stored.value)
+    if senses == 1 or senses != len(prior.projected.value):
+        return None
+    return weights.view(len(weights), 2, senses).sum(1)
 
 
 class Guarded:

@@ -119,6 +119,10 @@ class Classifier:
             self._novelty(scores[:, 0].contiguous()),
         )
 
+    def novelty(self, queries: Float[Tensor, "Q D"]) -> Float64[Tensor, "Q"]:
+        """The share of support clips that look more familiar than each query does."""
+        return self._novelty(self.index.search(queries, 1).scores[:, 0].double().contiguous())
+
     def _novelty(self, best: Float64[Tensor, "Q"]) -> Float64[Tensor, "Q"]:
         n = len(self._familiarity)
         if not n:
@@ -148,12 +152,13 @@ def fit(support: Support, *, head: str = HEADS[0], index: Inverted | None = None
     return Classifier(
         searched,
         item_classes,
-        _calibration(left_out, apart, len(torch.unique(item_classes)), exact=searched.exact),
+        calibrated(left_out, apart, len(torch.unique(item_classes)), exact=searched.exact),
         left_out.scores[:, 0].sort().values,
     )
 
 
-def _calibration(left_out: LeftOut, apart: str, classes: int, *, exact: bool) -> Calibration:
+def calibrated(left_out: LeftOut, apart: str, classes: int, *, exact: bool) -> Calibration:
+    """How far scores can be trusted, by clips that were left out."""
     clips = len(left_out.own)
     is_found = left_out.correct.any(1)
     # One more that was found and one more that was not: a few clips prove neither.

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from learn.data.rows import load_rows
 from learn.fewshot import modes
+from learn.fewshot.guard import both_sides
 from learn.inference.selection import vectors_of
 from learn.training.runs import Run
 from store.errors import InputError, choices
@@ -27,7 +28,10 @@ _WIDENED = 3  # a row is held in float16 and, while it is averaged or projected,
 
 
 class EmbeddedBatch(NamedTuple):
-    """Clips with a vector per modality, zero where a clip has none, and masks of who has one."""
+    """Clips with a vector per modality, zero where a clip has none, and masks of who has one.
+
+    Stored vectors beside a projection's are named `stored …` and have no masks of their own.
+    """
 
     ids: tuple[str, ...]
     vectors: Mapping[str, Float[Tensor, "B _"]]
@@ -45,28 +49,32 @@ def embed(
     run: Run | None = None,
     *,
     memory_bytes: int = MEMORY_BYTES,
+    both: bool = False,
 ) -> Iterator[EmbeddedBatch]:
     """The vectors of all `ids`, in batches whose rows take at most `memory_bytes` unless one clip's
-    alone take more."""
+    alone take more; with `both`, stored vectors beside the run's (`learn/fewshot/guard.py`)."""
     sizes = np.zeros(len(ids), np.int64)
     for feature in features.values():
         row = feature.dim * feature.dtype.itemsize * _WIDENED
         sizes += feature.locate(ids).rows * row + 4 * feature.dim
     sizes = np.maximum(sizes, -(-memory_bytes // CLIPS))
     for members in cut(np.arange(len(ids)), sizes, memory_bytes):
-        yield _embed_batch(features, tuple(ids[i] for i in members.tolist()), run)
+        yield _embed_batch(features, tuple(ids[i] for i in members.tolist()), run, both)
 
 
 def _embed_batch(
-    features: Mapping[str, "Feature"], ids: tuple[str, ...], run: Run | None
+    features: Mapping[str, "Feature"], ids: tuple[str, ...], run: Run | None, both: bool
 ) -> EmbeddedBatch:
     rows = {modality: load_rows(feature, ids) for modality, feature in features.items()}
     has = {modality: torch.from_numpy(loaded.valid) for modality, loaded in rows.items()}
-    both = torch.stack(list(has.values())).all(0)
+    whole = torch.stack(list(has.values())).all(0)
     vectors, present = {}, {}
     for part, x in vectors_of(rows, run).items():
-        present[part] = both if run and run.space.joint else has.get(part, both)
+        present[part] = whole if run and run.space.joint else has.get(part, whole)
         vectors[part] = torch.where(present[part][:, None], x.float(), 0)
+    if both:
+        stored = {m: torch.where(has[m][:, None], x, 0) for m, x in vectors_of(rows, None).items()}
+        vectors = both_sides(vectors, stored)
     return EmbeddedBatch(ids, vectors, present)
 
 

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from learn.fewshot.guard import STORED
 from learn.inference.embed import EmbeddedBatch
 from store.errors import InputError, UnknownColumn, choices
 
@@ -38,7 +39,11 @@ def join(
 ) -> Examples:
     """The examples of all batches."""
     return Examples(
-        vectors={part: torch.cat([batch.vectors[part] for batch in batches]) for part in parts},
+        vectors={
+            name: torch.cat([batch.vectors[name] for batch in batches])
+            for name in batches[0].vectors
+            if name in parts or name.startswith(STORED)
+        },
         present={part: torch.cat([batch.present[part] for batch in batches]) for part in parts},
         groups=groups,
     )

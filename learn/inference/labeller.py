@@ -10,7 +10,7 @@ vector.
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -18,9 +18,14 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from learn.inference.classifier import Calibration, Classifier, fit
+from learn.fewshot.fusions import WeighingFusion
+from learn.fewshot.guard import STORED
+from learn.fewshot.scoring import MEMORY
+from learn.inference.classifier import Calibration, Classifier, Predictions, fit
 from learn.inference.embed import EmbeddedBatch
 from learn.inference.examples import Examples
+from learn.inference.fitted_head import HeadClassifier, Labelled
+from learn.inference.judges import Judges
 from learn.inference.left_out import Support, middle
 from learn.inference.vector_index import Inverted
 from store.errors import ConfigError, InputError
@@ -37,33 +42,41 @@ class Answer(NamedTuple):
     novelty: float = math.nan
     # Classes with their probabilities, best first; NaN where there is no confidence.
     ranked: tuple[tuple[str, float], ...] = ()
+    weights: tuple[float, ...] = ()  # of the features, where the fusion weighs
 
-    def cells(self, top: int) -> list[str]:
+    def cells(self, top: int, weighed: int = 0) -> list[str]:
         """The cells under the columns of `header`."""
         novelty = "" if math.isnan(self.novelty) else f"{self.novelty:.4f}"
         ranked = [
             cell for name, p in self.ranked for cell in (name, "" if math.isnan(p) else f"{p:.4f}")
         ]
-        return [self.label, self.status, novelty, *ranked, *[""] * (2 * top - len(ranked))]
+        weights = [f"{w:.4f}" for w in self.weights] or [""] * weighed
+        lacking = [""] * (2 * top - len(ranked))
+        return [self.label, self.status, novelty, *ranked, *lacking, *weights]
 
 
-def header(label: str, top: int) -> list[str]:
-    """The columns of a question."""
+def header(label: str, top: int, weighed: Sequence[str] = ()) -> list[str]:
+    """The columns of a question; `weighed` are the features that a fusion weighs."""
+    weights = [f"{label}_weight_{feature}" for feature in weighed]
     ranks = (f"{label}_{k}" for k in range(1, top + 1))
-    return [label, f"{label}_status", f"{label}_novelty"] + [
-        column for rank in ranks for column in (rank, f"{rank}_confidence")
-    ]
+    return (
+        [label, f"{label}_status", f"{label}_novelty"]
+        + [column for rank in ranks for column in (rank, f"{rank}_confidence")]
+        + weights
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabellerSettings:
     """Settings that are the same for every question."""
 
-    head: str
+    head: str  # of the gallery, which tells novelty, and answers where nothing else judges
     inverted: Inverted | None  # an approximate index; None: exact
     centred: bool  # stored vectors have a mean that says nothing; a trained space has none
     top: int
     abstain_below: float
+    judges: Judges | None = None  # what answers; None: the gallery
+    memory: int = MEMORY  # bytes for labelled clips side by side
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +91,8 @@ class LabelSummary:
     calibration: Mapping[str, Calibration]  # by the parts that clips were judged by
     recall: Mapping[str, float] | None  # likewise, of an approximate index
     statuses: Mapping[str, int]
+    weights: Mapping[str, Mapping[str, float]]  # likewise, of a fusion that weighs: by feature
+    prior: Mapping[str, str]  # likewise: where they begin
 
     def to_dict(self) -> dict[str, Any]:
         """An entry of `labels` in what `learn predict --json` prints."""
@@ -90,6 +105,8 @@ class LabelSummary:
             "calibration": [
                 {"parts": parts, **asdict(fitted)} for parts, fitted in self.calibration.items()
             ],
+            "weights": {parts: dict(of_parts) for parts, of_parts in self.weights.items()},
+            "prior": dict(self.prior),
             **({} if self.recall is None else {"recall": dict(self.recall)}),
             **self.statuses,
         }
@@ -120,10 +137,11 @@ class Labeller:
             )
         self._origin = {part: self._middle(part) for part in examples.parts}
         self._classifiers: dict[tuple[str, ...], Classifier] = {}
+        self._heads: dict[tuple[str, ...], HeadClassifier] = {}
         self._recall: dict[str, float] = {}
         self._statuses: Counter[str] = Counter()
         # So that what is wrong is said before the first row.
-        calibration = self._classifier(examples.parts).calibration
+        calibration = self._calibration(examples.parts)
         if settings.abstain_below and not calibration.has_confidence:
             reason = "one class" if calibration.classes < 2 else "no class has two clips apart"
             raise ConfigError(
@@ -139,8 +157,8 @@ class Labeller:
                 for i in clips.tolist():  # sound alone, say, where no support clip has sound
                     batch_answers[i] = Answer(NO_MATCH)
                 continue
-            queries = [self._unit(part, batch.vectors[part][clips]) for part in parts]
-            answers = self._answer(parts, torch.cat(queries, dim=-1))
+            names = [*parts, *(n for n in batch.vectors if n.startswith(STORED))]
+            answers = self._answer(parts, {name: batch.vectors[name][clips] for name in names})
             for i, answer in zip(clips.tolist(), answers, strict=True):
                 batch_answers[i] = answer
         self._statuses.update(answer.status for answer in batch_answers)
@@ -160,20 +178,63 @@ class Labeller:
             support=int(self._usable.sum()),
             support_without_rows=int((self._named & ~self._has_rows).sum()),
             classes_without_rows=tuple(name for name in self.classes if name not in with_rows),
-            calibration={
-                "+".join(parts): classifier.calibration
-                for parts, classifier in self._classifiers.items()
-            },
+            calibration={"+".join(parts): self._calibration(parts) for parts in self._classifiers},
             recall=None if self.settings.inverted is None else dict(self._recall),
+            weights={"+".join(p): w for p in self._heads if (w := self._weights(p))},
+            prior={
+                "+".join(p): origin for p, h in self._heads.items() if (origin := h.fitted.origin)
+            },
             statuses={s: self._statuses[s] for s in (ANSWERED, ABSTAINED, NO_ROWS, NO_MATCH)},
         )
 
-    def _answer(self, parts: tuple[str, ...], queries: Float[Tensor, "Q D"]) -> Iterator[Answer]:
-        classifier = self._classifier(parts)
+    @property
+    def weighed(self) -> tuple[str, ...]:
+        """The features whose weights answers have."""
+        judges = self.settings.judges
+        if judges is None or len(self._examples.parts) < 2 or not self._heads:
+            return ()
+        return tuple(self._weights(self._examples.parts))
+
+    def _weights(self, parts: tuple[str, ...]) -> dict[str, float]:
+        """How much each feature counts for clips of these parts; empty where nothing weighs."""
+        judges = self.settings.judges
+        if judges is None or parts not in self._heads:
+            return {}
+        named = {part: judges.features[part].name for part in self._examples.parts
+                 if part in judges.features}  # fmt: skip
+        if len(parts) == 1:
+            return {name: float(part == parts[0]) for part, name in named.items()}
+        weights = self._heads[parts].fitted.weights
+        if weights is None:
+            return {}
+        return dict(zip((named[part] for part in parts), weights, strict=True))
+
+    def _calibration(self, parts: tuple[str, ...]) -> Calibration:
+        """How far answers about clips of these parts can be trusted."""
+        of_gallery = self._classifier(parts).calibration
+        if self.settings.judges is None:
+            return of_gallery
+        of_head = self._head(parts).calibration
+        return replace(of_head, novelty_at_most=of_gallery.novelty_at_most)
+
+    def _predictions(
+        self, parts: tuple[str, ...], vectors: Mapping[str, Float[Tensor, "Q _"]]
+    ) -> Predictions:
+        units = [self._unit(part, vectors[part]) for part in parts]
+        queries, classifier = torch.cat(units, dim=-1), self._classifier(parts)
         if not classifier.index.exact and "+".join(parts) not in self._recall:
             recall = classifier.index.recall(queries, classifier.neighbours)
             self._recall["+".join(parts)] = recall
-        predictions = classifier.predict(queries, self.settings.top)
+        if self.settings.judges is None:
+            return classifier.predict(queries, self.settings.top)
+        found = self._head(parts).predict(vectors, self.settings.top)
+        return found._replace(novelty=classifier.novelty(queries))
+
+    def _answer(
+        self, parts: tuple[str, ...], vectors: Mapping[str, Float[Tensor, "Q _"]]
+    ) -> Iterator[Answer]:
+        predictions = self._predictions(parts, vectors)
+        weights = tuple(self._weights(parts).values()) if self.weighed else ()
         for class_ids, probabilities, novelty in zip(
             *(x.tolist() for x in predictions), strict=True
         ):
@@ -188,6 +249,7 @@ class Labeller:
                     for class_id, p in zip(class_ids, probabilities, strict=True)
                     if class_id >= 0
                 ),
+                weights,
             )
 
     def _classifier(self, parts: tuple[str, ...]) -> Classifier:
@@ -195,6 +257,32 @@ class Labeller:
         if parts not in self._classifiers:
             self._classifiers[parts] = self._fit(parts)
         return self._classifiers[parts]
+
+    def _head(self, parts: tuple[str, ...]) -> HeadClassifier:
+        """The head that judges clips of exactly these parts."""
+        if parts not in self._heads:
+            examples, judges = self._examples, self.settings.judges
+            assert judges is not None
+            has = torch.stack([examples.present[part] for part in parts])
+            judge = judges.of(parts)
+            # What is joined before the head, or judged by a head each, takes clips that have all.
+            any_will_do = isinstance(judge.fusion, WeighingFusion)
+            usable = self._usable & (has.any(0) if any_will_do else has.all(0))
+            clips = torch.nonzero(usable)[:, 0]
+            if not len(clips):
+                raise InputError(
+                    f"no labelled clip has {' and '.join(parts)}, and {judges.fusion} fusion needs "
+                    "one of each class that has both; use `fusion` weighted or another `mode`"
+                )
+            names = [n for n in examples.vectors if n in parts or n.startswith(STORED)]
+            shots = Labelled(
+                vectors={name: examples.vectors[name][clips] for name in names},
+                present={part: examples.present[part][clips] for part in parts},
+                class_ids=self._class_ids(clips),
+                groups=None if examples.groups is None else examples.groups[clips],
+            )
+            self._heads[parts] = HeadClassifier(judge, shots, self.settings.memory)
+        return self._heads[parts]
 
     def _fit(self, parts: tuple[str, ...]) -> Classifier:
         examples = self._examples

@@ -1,7 +1,8 @@
 """`learn predict`: labels for clips of a store from a few labelled ones, a CSV row a clip.
 
-A clip is judged by what it has (`labeller`). Stored vectors are centred by the support's own mean.
-Nothing is trained; another class is another row of the support.
+A clip is judged by what it has (`labeller`), by a head and a fusion of `learn episodes`
+(`fitted_head`) or the nearest in a gallery (`classifier`). Another class is another row of the
+support.
 """
 
 import csv
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from learn.inference.classifier import HEADS
 from learn.inference.embed import EmbeddedBatch, all_clips, embed, parts_of, refuse_unknown
 from learn.inference.examples import join, read_groups, read_labels
+from learn.inference.judges import Judges, judges_of
 from learn.inference.labeller import Labeller, LabellerSettings, LabelSummary, header, judged_by
 from learn.inference.selection import NONE, Selection, runs_of, select_one
 from learn.inference.vector_index import parse_index
@@ -37,13 +39,21 @@ class PredictSettings:
     output: Path
     labels: tuple[str, ...]
     group: str | None
-    head: str
+    by: str | None  # of the gallery
+    head: str | None
+    fusion: str | None
+    guard: str
     index: str
     top: int
     abstain_below: float
     memory_bytes: int
 
     def __post_init__(self) -> None:
+        if self.gallery and (self.head or self.fusion):
+            raise ConfigError(
+                "`head` and `fusion` judge by all labelled clips, `by` and an approximate `index` "
+                "look for the nearest; name one"
+            )
         if self.top < 1 or not 0 <= self.abstain_below <= 1:
             raise ConfigError(
                 f"top={self.top}, abstain_below={self.abstain_below}: top is at least 1, and "
@@ -55,10 +65,23 @@ class PredictSettings:
             folder, name = self.output.parent, self.output.name
             raise MissingFile(f"no directory {folder} to write {name} in; make it first")
 
-    def labeller(self, *, centred: bool) -> LabellerSettings:
+    @property
+    def gallery(self) -> bool:
+        """Whether the nearest of labelled clips, or of their means, answer."""
+        return self.by is not None or self.index != "exact"
+
+    def judges(self, selection: Selection) -> Judges | None:
+        """What answers; None: the gallery."""
+        if self.gallery:
+            return None
+        (run,) = selection.runs.values()
+        return judges_of(self.head, self.fusion, self.guard, run, selection.features)
+
+    def labeller(self, judges: Judges | None, *, centred: bool) -> LabellerSettings:
         """The settings of the labeller of one question."""
         return LabellerSettings(
-            head=self.head,
+            head=self.by or HEADS[0],
+            judges=judges,
             inverted=parse_index(self.index),
             centred=centred,
             top=self.top,
@@ -77,6 +100,8 @@ class PredictionSummary:
     projection: str
     features: Mapping[str, str]
     head: str
+    fusion: str  # "" where nothing is joined, and of a gallery
+    guard: str  # on or off; "" of stored vectors, and of a gallery
     index: str
     seconds: float
     labels: tuple[LabelSummary, ...]
@@ -91,6 +116,8 @@ class PredictionSummary:
             "projection": self.projection,
             "features": dict(self.features),
             "by": self.head,
+            "fusion": self.fusion,
+            "guard": self.guard,
             "index": self.index,
             "seconds": self.seconds,
             "labels": [label.to_dict() for label in self.labels],
@@ -107,7 +134,10 @@ def predict(
     group: str | None = None,
     mode: str | None = None,
     projection: str | Path | None = None,
-    by: str = HEADS[0],
+    head: str | None = None,
+    fusion: str | None = None,
+    guard: str = "on",
+    by: str | None = None,
     index: str = "exact",
     top: int = 5,
     abstain_below: float = 0.0,
@@ -119,8 +149,10 @@ def predict(
     """Label clips, and say how sure the answers are; the answers themselves are in `output`.
 
     `support` and `query` name clips of the store by `clip_id` (or `path`); without `query`, every
-    clip of the store that is not in the support is labelled. The file is written beside its final
-    name and renamed when it is whole.
+    clip of the store that is not in the support is labelled. `head`, `fusion` and `guard` are
+    those of `run_episodes`, which gives the same answers on the same shots; `by` prototypes or
+    nearest, or an approximate `index`, looks in a gallery instead. The file is written beside its
+    final name and renamed when it is whole.
 
     Raises:
         InputError, ConfigError, StoreError: one line that says what to do.
@@ -128,8 +160,8 @@ def predict(
     begun = time.monotonic()
     settings = PredictSettings(
         support=support, query=query, output=Path(output), labels=tuple(dict.fromkeys(labels)),
-        group=group, head=by, index=index, top=top, abstain_below=abstain_below,
-        memory_bytes=memory_bytes,
+        group=group, by=by, head=head, fusion=fusion, guard=guard, index=index, top=top,
+        abstain_below=abstain_below, memory_bytes=memory_bytes,
     )  # fmt: skip
     (run,) = runs_of([projection] if projection else []).values()
     store = open_store(store_path)
@@ -148,6 +180,7 @@ class _Prediction:
 
     settings: PredictSettings
     selection: Selection
+    judges: Judges | None
     ids: Sequence[str]
     in_support: int
     labellers: tuple[Labeller, ...]
@@ -155,7 +188,9 @@ class _Prediction:
     def write(self, progress: Progress | None) -> None:
         """Answer batch by batch; the file appears whole or not at all."""
         columns = [
-            c for labeller in self.labellers for c in header(labeller.label, self.settings.top)
+            column
+            for labeller in self.labellers
+            for column in header(labeller.label, self.settings.top, labeller.weighed)
         ]
         done = 0
         with (
@@ -164,7 +199,7 @@ class _Prediction:
         ):
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["clip_id", "mode", *columns])
-            for batch in _embed(self.selection, self.ids, self.settings):
+            for batch in _embed(self.selection, self.ids, self.settings, self.judges):
                 writer.writerows(self._rows(batch))
                 done += len(batch.ids)
                 if progress:
@@ -182,8 +217,18 @@ class _Prediction:
         columns = [labeller.answer(batch) for labeller in self.labellers]
         modes = judged_by(batch, _parts(self.selection))
         for i, clip in enumerate(batch.ids):
-            cells = (cell for column in columns for cell in column[i].cells(self.settings.top))
+            cells = (
+                cell
+                for labeller, column in zip(self.labellers, columns, strict=True)
+                for cell in column[i].cells(self.settings.top, len(labeller.weighed))
+            )
             yield [clip, modes[i], *cells]
+
+    def _guard(self) -> str:
+        (run,) = self.selection.runs.values()
+        if self.judges is None or run is None:
+            return ""
+        return "on" if self.judges.guard else "off"
 
     def summary(self, seconds: float) -> PredictionSummary:
         """The summary of what was written."""
@@ -196,7 +241,9 @@ class _Prediction:
             mode=mode,
             projection=projection,
             features={m: feature.name for m, feature in self.selection.features.items()},
-            head=self.settings.head,
+            head=self.judges.spec if self.judges else self.settings.by or HEADS[0],
+            fusion=self.judges.fusion if self.judges and len(_parts(self.selection)) > 1 else "",
+            guard=self._guard(),
             index=self.settings.index,
             seconds=round(seconds, 3),
             labels=tuple(labeller.summary() for labeller in self.labellers),
@@ -205,7 +252,8 @@ class _Prediction:
 
 def _prepare(settings: PredictSettings, store: "Store", selection: Selection) -> _Prediction:
     """Read the support and fit the labellers, refusing what is wrong before anything is written."""
-    labeller = settings.labeller(centred=None in selection.runs.values())
+    judges = settings.judges(selection)
+    labeller = settings.labeller(judges, centred=None in selection.runs.values())
     table = read_manifest(settings.support, ids_suffice=True)
     columns = {label: read_labels(table, label) for label in settings.labels}
     refuse_unknown(selection.features, table.clip_ids, str(settings.support))
@@ -216,11 +264,12 @@ def _prepare(settings: PredictSettings, store: "Store", selection: Selection) ->
     else:
         ids = [clip for clip in all_clips(selection.features) if clip not in support]
     groups = read_groups(table, store, settings.group)
-    batches = list(_embed(selection, table.clip_ids, settings))
+    batches = list(_embed(selection, table.clip_ids, settings, judges))
     examples = join(batches, _parts(selection), groups)
     return _Prediction(
         settings=settings,
         selection=selection,
+        judges=judges,
         ids=ids,
         in_support=sum(clip in support for clip in ids),
         labellers=tuple(
@@ -236,7 +285,8 @@ def _parts(selection: Selection) -> tuple[str, ...]:
 
 
 def _embed(
-    selection: Selection, ids: Sequence[str], settings: PredictSettings
+    selection: Selection, ids: Sequence[str], settings: PredictSettings, judges: Judges | None
 ) -> Iterator[EmbeddedBatch]:
     (run,) = selection.runs.values()
-    return embed(selection.features, ids, run, memory_bytes=settings.memory_bytes)
+    both = judges is not None and judges.guard
+    return embed(selection.features, ids, run, memory_bytes=settings.memory_bytes, both=both)

@@ -1,0 +1,93 @@
+"""What answers a question of `learn predict`: a head, what joins the senses, and the guard."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from learn.fewshot import default_head
+from learn.fewshot.fusions import DEFAULT, FAMILY, Fusion, Prior, equal
+from learn.fewshot.fusions._shipped import shipped
+from learn.fewshot.fusions.weighted import Weighted
+from learn.fewshot.guard import STAND_BACK, Guarded, GuardPrior, refusal
+from learn.fewshot.heads import ExtraShotsHead, Head
+from learn.fewshot.modes import mode_of
+from learn.inference.fitted_head import Judge
+from learn.training.runs import Run
+from store import plugins
+from store.errors import ConfigError
+
+if TYPE_CHECKING:
+    from store import Feature
+
+GUARDS = ("on", "off")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Judges:
+    """A head under a fusion, for whatever senses a clip has."""
+
+    spec: str  # the head's, in full
+    head: Head
+    fusion: str  # a SPEC, for clips that have several senses
+    guard: bool  # do stored vectors stand beside a projection's?
+    features: Mapping[str, "Feature"]
+
+    def of(self, parts: tuple[str, ...]) -> Judge:
+        """What judges clips that have exactly these vectors."""
+        kind = self._kind(parts) if len(parts) > 1 else None
+        if not self.guard:
+            return Judge(head=self.head, fusion=kind, prior=self._prior(kind, parts))
+        joint = parts[0] not in self.features  # a network's one vector of all
+        beside: Fusion | None = plugins.build(FAMILY, DEFAULT) if joint else kind
+        stored = self._prior(beside, tuple(self.features) if joint else parts)
+        both = Guarded(parts[0] if joint else mode_of(parts), beside, kind)
+        return Judge(
+            head=self.head,
+            fusion=both,
+            prior=GuardPrior.of(stored, self._prior(kind, parts), STAND_BACK),
+        )
+
+    def _kind(self, parts: tuple[str, ...]) -> Fusion:
+        built: Fusion = plugins.build(FAMILY, self.fusion)
+        if need := built.lacks(dict.fromkeys(parts)):
+            raise ConfigError(f"fusion {self.fusion} needs {need}; use weighted, early or late")
+        return built
+
+    def _prior(self, kind: Fusion | None, parts: tuple[str, ...]) -> Prior | None:
+        """Where weights begin: no other classes are looked at."""
+        if not isinstance(kind, Weighted):
+            return None
+        if kind.prior == "equal":
+            return equal(len(parts))
+        return shipped([str(self.features[p].spec.identity.get("network", "")) for p in parts])
+
+
+def judges_of(
+    head: str | None,
+    fusion: str | None,
+    guard: str,
+    run: Run | None,
+    features: Mapping[str, "Feature"],
+) -> Judges:
+    """The head and fusion asked for, or the defaults.
+
+    Raises:
+        ConfigError: an unknown head or fusion, or a head that a single clip can't be asked of.
+    """
+    if guard not in GUARDS:
+        raise ConfigError(f"`guard` {guard!r} is none of {', '.join(GUARDS)}")
+    spec = default_head.resolved(head or default_head.NAME)
+    built: Head = plugins.build("learn.fewshot.heads", spec)
+    if built.transductive:
+        raise ConfigError(
+            f"{spec} judges all clips of an episode at once, and here each is judged by itself; "
+            "use a head such as default or prototypes"
+        )
+    if isinstance(built, ExtraShotsHead):
+        raise ConfigError(
+            f"{spec} learns from more than labelled clips; use a head such as default or prototypes"
+        )
+    name = fusion or DEFAULT
+    kind: Fusion = plugins.build(FAMILY, name)
+    guarded = run is not None and guard == "on" and not refusal(built, kind)
+    return Judges(spec=spec, head=built, fusion=name, guard=guarded, features=features)
