@@ -20,14 +20,14 @@ from jaxtyping import AbstractArray, TypeCheckError
 from jaxtyping import _decorator as decorator
 
 
-class Refused(TypeCheckError):
+class RefusedError(TypeCheckError):
     """Says what jaxtyping's own message begins with."""
 
     def __init__(self, message: str) -> None:
         super().__init__(f"Type-check error: {message}")
 
 
-CONF = BeartypeConf(violation_type=Refused)
+CONF = BeartypeConf(violation_type=RefusedError)
 _theirs = decorator.jaxtyped
 _UNSET = decorator._sentinel
 

@@ -48,7 +48,7 @@ def counting(end: int) -> Iterator[int]:
 
 
 @checked
-def forward(value: "NobodyKnowsThis") -> "NobodyKnowsThis":  # noqa: F821
+def forward(value: "NobodyKnowsThis") -> "NobodyKnowsThis":
     return value
 
 

@@ -3,7 +3,8 @@
     python -m tests.store.faults OPERATION TEMPLATE OUT [POINTS LAST]
 
 runs an operation on a copy of the store TEMPLATE for each of the changes it makes (POINTS spread
-over them and the LAST ones, if POINTS is given), killed with SIGKILL just before that change, and leaves the copies under OUT.
+over them and the LAST ones, if POINTS is given), killed with SIGKILL just before that change, and
+leaves the copies under OUT.
 """
 
 import io

@@ -101,7 +101,7 @@ def check(path, promised):
 )
 @pytest.mark.parametrize(("first", "second"), list(product(OPERATIONS, OPERATIONS)))
 def test_nothing_is_lost_whatever_comes_between(template, tmp_path, first, second, every):
-    """At one change of each pair, early for some and late for others; in the soak at all of them."""
+    """At one change of each pair, early for some and late for others; at all in the soak."""
     changes = changes_of(template, tmp_path / "counted", first)
     assert changes
     share = OPERATIONS.index(second) / len(OPERATIONS)
