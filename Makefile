@@ -34,8 +34,9 @@ demo: $(VENV)/.ready
 	    -o $(DEMO)/results
 	$(BIN)/learn report $(DEMO)/results $(DEMO)/run -o $(DEMO)/report.html --media $(DEMO)/clips
 
+# With byte code kept: hundreds of processes are started, and each would compile what it imports.
 test: $(VENV)/.ready
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
 soak: $(VENV)/.ready
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -m soak -o faulthandler_timeout=3600

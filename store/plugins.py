@@ -12,6 +12,7 @@ is a switch (`simclrv2:untrained`).
 """
 
 import ast
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import Field, dataclass, fields
 from importlib import import_module
@@ -64,6 +65,9 @@ def module(family: str, name: str) -> ModuleType:
     Raises:
         UnknownPlugin: says what exists and what was probably meant.
     """
+    loaded = sys.modules.get(f"{family}.{name}")
+    if loaded is not None and name.isidentifier() and not name.startswith("_"):
+        return loaded  # looking into the folder again would be most of the time of small calls
     check_name(family, name)
     return import_module(f"{family}.{name}")
 

@@ -4,6 +4,16 @@ import os
 
 import pytest
 
+from tests import checking
+
+checking.install()
+
+
+def pytest_configure(config):
+    """No test can tell whether a flush reached the disk, and 10,000 of them are minutes."""
+    if "soak" not in config.option.markexpr:
+        os.fsync = os.fstat  # refuses what is no descriptor, as it would
+
 
 def pytest_collection_modifyitems(config, items):
     soak = "soak" in config.option.markexpr

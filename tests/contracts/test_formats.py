@@ -96,6 +96,20 @@ def exported(fs, tmp_path_factory):
     return get
 
 
+@pytest.fixture(scope="module")
+def brought(exported, tmp_path_factory):
+    """The store that one import of each format made, and what it said; tests change nothing."""
+    made = {}
+
+    def get(name):
+        if name not in made:
+            path = tmp_path_factory.mktemp("brought") / "back"
+            made[name] = path, bring(name, exported(name)[0], path)
+        return made[name]
+
+    return get
+
+
 def chosen(fs, name):
     several = "features" in plugins.build(FAMILY, name).keeps
     return () if several else ("toy-visual",)
@@ -127,11 +141,10 @@ def test_it_is_a_format(name, keeps):
     assert keeps <= KEEPS
 
 
-def test_what_it_keeps_comes_back(fs, exported, name, keeps, tmp_path):
-    output, facts = exported(name)
+def test_what_it_keeps_comes_back(fs, exported, brought, name, keeps):
+    facts = exported(name)[1]
     assert facts.clips > 20
-    bring(name, output, tmp_path / "back")
-    back = store.open(tmp_path / "back")
+    back = store.open(brought(name)[0])
     assert verify(back, deep=True).problems == []
     assert len(back.features) == (2 if "features" in keeps else 1)
     for feature in (back[one] for one in back.features):
@@ -188,27 +201,25 @@ def test_left_out_clips_are_counted(fs, exported, name, keeps):
     assert facts.status["decode-error"] > 0
 
 
-def test_identity_says_imported_and_from_where(exported, name, tmp_path):
-    output, _ = exported(name)
-    facts = bring(name, output, tmp_path / "back")
+def test_identity_says_imported_and_from_where(brought, name):
+    path, facts = brought(name)
     for one in facts.features:
-        spec = store.open(tmp_path / "back")[one].spec
+        spec = store.open(path)[one].spec
         assert spec.slug.startswith("imported-")
         assert spec.identity["imported"] == name
         assert len(spec.identity["source_sha256"]) == 64
 
 
-def test_a_second_import_adds_nothing(exported, name, tmp_path):
-    output, _ = exported(name)
-    first = bring(name, output, tmp_path / "back")
-    files = sorted(p for p in (tmp_path / "back").rglob("*"))
-    assert bring(name, output, tmp_path / "back") == first
-    assert sorted(p for p in (tmp_path / "back").rglob("*")) == files
+def test_a_second_import_adds_nothing(exported, brought, name):
+    path, first = brought(name)
+    files = sorted(path.rglob("*"))
+    assert bring(name, exported(name)[0], path) == first
+    assert sorted(path.rglob("*")) == files
 
 
 def test_an_interrupted_import_goes_on(exported, name, tmp_path, monkeypatch):
     output, _ = exported(name)
-    monkeypatch.setattr(importing, "UNIT_CLIPS", 8)
+    monkeypatch.setattr(importing, "UNIT_CLIPS", 10)
     bring(name, output, tmp_path / "whole")
     commit, calls = Feature.commit, []
 

@@ -108,9 +108,6 @@ def test_the_origin_decides_nothing(head, task):
     )
 
 
-SCALES = (1e-6, 1e-3, 0.3, 1e4)
-
-
 def settings_of(name):
     """Every combination of the head's switches and choices, as SPECs."""
     config = plugins.module("learn.fewshot.heads", name).Config
@@ -126,30 +123,54 @@ def settings_of(name):
         yield name + ":" + ",".join(f"{k}={v}" for k, v in zip(free, values, strict=True))
 
 
+def one_at_a_time(name):
+    """Of `settings_of`, the first, and those that differ from it in one setting."""
+    first, *others = settings_of(name)
+    yield first
+    words = first.split(",")
+    for spec in others:
+        if sum(a != b for a, b in zip(spec.split(","), words, strict=True)) == 1:
+            yield spec
+
+
 @every_head
-def test_heads_that_claim_to_be_scale_free_answer_alike_for_vectors_of_any_length(head, task):
+def test_a_head_that_is_not_scale_free_says_with_which_settings(head):
+    name = next(name for name, known in HEADS.items() if known is head)
+    claimed = {plugins.build("learn.fewshot.heads", spec).scale_free for spec in settings_of(name)}
+    doc = " ".join(import_module(f"learn.fewshot.heads.{name}").__doc__.split())
+    assert ("Not scale-free" in doc) == (False in claimed)
+
+
+@every_head
+@pytest.mark.parametrize(
+    ("settings", "scales"),
+    [
+        (one_at_a_time, (1e-6, 1e4)),
+        pytest.param(settings_of, (1e-6, 1e-3, 0.3, 1e4), marks=pytest.mark.soak),
+    ],
+    ids=["ends", "all"],
+)
+def test_heads_that_claim_to_be_scale_free_answer_alike_for_vectors_of_any_length(
+    head, task, settings, scales
+):
     support, query, context = task
     name = next(name for name, known in HEADS.items() if known is head)
-    claimed = set()
-    for spec in settings_of(name):
+    for spec in settings(name):
         built = plugins.build("learn.fewshot.heads", spec)
-        claimed.add(built.scale_free)
         if not built.scale_free:
             continue
         expected = built.fit(support, context)(query).argmax(-1)
-        for scale in SCALES:
+        for scale in scales:
             scaled = {
                 key: getattr(context, key) * scale
                 for key in ("support_mean", "query_mean", "origin")
             }
             scores = built.fit(support * scale, replace(context, **scaled))(query * scale)
             assert torch.equal(scores.argmax(-1), expected), (spec, scale)
-    doc = " ".join(import_module(f"learn.fewshot.heads.{name}").__doc__.split())
-    assert ("Not scale-free" in doc) == (False in claimed)
 
 
 @every_head
-@pytest.mark.parametrize("length", [1e-4, 1e-2, 1.0])
+@pytest.mark.parametrize("length", [1e-4, pytest.param(1e-2, marks=pytest.mark.soak), 1.0])
 def test_single_precision_gives_the_answers_of_double_precision_however_short_vectors_are(
     head, task, length
 ):
@@ -173,10 +194,10 @@ def test_looking_products_up_gives_what_vectors_give(head, task, one_mode):
     pair = Pair(support=left, query=left if one_mode else right, modality_dims=BLOCKS)
     if one_mode:
         context = replace(context, query_mean=context.support_mean)
-    indices = np.stack([rng.permutation(40)[: N * 5].reshape(N, 5) for _ in range(50)])
+    indices = np.stack([rng.permutation(40)[: N * 5].reshape(N, 5) for _ in range(20)])
     episodes = Episodes(
         indices=indices.astype(np.int32),
-        classes=np.tile(np.arange(N, dtype=np.int32), (50, 1)),
+        classes=np.tile(np.arange(N, dtype=np.int32), (20, 1)),
         shots=2,
         seed=0,
         clips_sha256="",

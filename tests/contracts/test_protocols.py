@@ -21,7 +21,7 @@ def path(tmp_path_factory):
     """A store whose splits share classes, with labels that tell what is seen and heard."""
     folder = tmp_path_factory.mktemp("protocols")
     testing.fill(
-        folder / "s", clips=400, rows=2, dim=6, classes=10, silent_share=0.1, separation=5.0,
+        folder / "s", clips=300, rows=2, dim=6, classes=10, silent_share=0.1, separation=5.0,
         disjoint=False,
     )  # fmt: skip
     return folder / "s"

@@ -5,7 +5,25 @@ import pytest
 
 import store
 from learn.data.clips import Clips
+from learn.training import unseen
 from store import testing
+
+EPISODES = unseen.EPISODES
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_episodes():
+    """Every training ends with episodes against stored rows: few of them, or they take a third of
+    the time of all trainings here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(unseen, "EPISODES", 40)
+        yield
+
+
+@pytest.fixture
+def many_episodes(monkeypatch):
+    """For tests of what these episodes say."""
+    monkeypatch.setattr(unseen, "EPISODES", EPISODES)
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,10 @@
 """Watching every change a program makes below a directory, and failing or dying at one of them.
 
-    python -m tests.store.faults OPERATION TEMPLATE OUT [POINTS]
+    python -m tests.store.faults OPERATION TEMPLATE OUT [POINTS LAST]
 
-runs an operation on a copy of the store TEMPLATE for each of the changes it makes (a sample, if
-POINTS is given), killed with SIGKILL just before that change, and leaves the copies under OUT.
+runs an operation on a copy of the store TEMPLATE for each of the changes it makes (POINTS spread
+over them and the LAST ones, if POINTS is given), killed with SIGKILL just before that change, and
+leaves the copies under OUT.
 """
 
 import io
@@ -96,8 +97,8 @@ def _audit(event, args):
 sys.addaudithook(_audit)
 
 
-def main(operation, template, out, points=0):
-    """Count the changes, then kill at all of them, or at so many and at each of the last 9."""
+def main(operation, template, out, points=0, last=0):
+    """Count the changes, then kill at all of them, or at so many and at each of the last."""
     import zarr  # noqa: F401 (imported before forking, so that each child starts at once)
 
     from tests.store import operations
@@ -106,7 +107,7 @@ def main(operation, template, out, points=0):
     assert _die_at(None, run, template, out / "counted") == 0
     events = json.loads((out / "counted" / "events.json").read_text())
     step = max(1, len(events) // points) if points else 1
-    killed = [n for n in range(len(events)) if n % step == 0 or n >= len(events) - 9]
+    killed = [n for n in range(len(events)) if n % step == 0 or n >= len(events) - last]
     for number in killed:
         code = _die_at(number, run, template, out / str(number))
         if code != -signal.SIGKILL:

@@ -253,7 +253,7 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize(
-    ("examples", "steps"), [(6, 20), pytest.param(200, 75, marks=pytest.mark.soak)]
+    ("examples", "steps"), [(4, 20), pytest.param(200, 75, marks=pytest.mark.soak)]
 )
 def test_a_store_is_a_dictionary(examples, steps):
     run_state_machine_as_test(

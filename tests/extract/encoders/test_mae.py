@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.special import erf
 
 import extract
 from extract.encoders.mae import wave_positions
@@ -41,9 +42,6 @@ def file(state, tmp_path_factory):
     path = tmp_path_factory.mktemp("mae") / "mae_pretrain_vit_base.pth"
     torch.save({"model": state}, path)
     return path
-
-
-erf = np.vectorize(math.erf)
 
 
 def reference(state, x):

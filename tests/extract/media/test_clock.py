@@ -3,6 +3,7 @@
 from fractions import Fraction
 
 import numpy as np
+import pytest
 import torch
 
 import store
@@ -88,14 +89,19 @@ def onsets(feature, clip_id):
     return times[large & ~np.roll(large, 1)] / 1000
 
 
-def errors(folder):
+def cases(every):
+    """Rate, delay and container; of every pair of them one case, or all cases."""
+    for i, j, k in np.ndindex(len(RATES), len(DELAYS), len(CONTAINERS)):
+        if every or (i + j + k) % 2 == 0:
+            yield [*RATES][i], DELAYS[j], CONTAINERS[k]
+
+
+def errors(folder, every):
     """By clip: seconds from each click to the flash nearest to it, and how many there must be."""
     clips = {}
-    for name, rate in RATES.items():
-        for delay in DELAYS:
-            for container in CONTAINERS:
-                clip_id = f"{name}-{delay}.{container}"
-                clips[clip_id] = render(folder / clip_id, rate, delay)
+    for name, delay, container in cases(every):
+        clip_id = f"{name}-{delay}.{container}"
+        clips[clip_id] = render(folder / clip_id, RATES[name], delay)
     manifest = write_manifest(folder, list(clips))
     # Looks so close together that every frame is taken, some of them again.
     policy = Sampling(fps=120.0)
@@ -119,9 +125,10 @@ def errors(folder):
         )
 
 
-def test_flash_and_click_agree_to_within_a_frame_and_a_hop(tmp_path):
-    measured = list(errors(tmp_path))
-    assert len(measured) == len(RATES) * len(DELAYS) * len(CONTAINERS)
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.soak)])
+def test_flash_and_click_agree_to_within_a_frame_and_a_hop(tmp_path, every):
+    measured = list(errors(tmp_path, every))
+    assert len(measured) == len(RATES) * len(DELAYS) * len(CONTAINERS) // (1 if every else 2)
     for clip_id, count, apart in measured:
         assert len(apart) == count, clip_id
         # Better than asked: both times are exact, only the hop and the codecs' edges remain.

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import dask
 import numpy as np
 import pytest
 from distributed.scheduler import KilledWorker
@@ -255,24 +256,28 @@ def test_over_tls(source, tmp_path):
     }
     with Cluster(tmp_path, workers=1, settings=settings, tls=["--protocol", "tls"]) as secure:
         assert secure.url.startswith("tls://")
-        stranger = trustme.CA()
-        stranger.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(
-            tmp_path / "stranger.pem"
-        )
-        theirs = {
-            f"{base}CLIENT__{what}": str(tmp_path / "stranger.pem") for what in ("CERT", "KEY")
-        }
-        whole, secure.environment = secure.environment, {**secure.environment, **theirs}
-        client = secure.client(source, tmp_path / "refused", size=12)
-        _, errors = client.communicate(timeout=120)
-        assert "no scheduler answers at tls://" in errors
-        assert client.returncode
+        stranger = trustme.CA().issue_cert("127.0.0.1")
+        stranger.private_key_and_cert_chain_pem.write_to_path(tmp_path / "stranger.pem")
+        options = Options(clips_per_unit=12, device="cpu", workers=1)
+        with (
+            client_shows(ca, str(tmp_path / "stranger.pem")),
+            pytest.raises(ClusterError, match="no scheduler answers at tls://"),
+        ):
+            run_on(secure.line, source, tmp_path / "refused", **SPECS, options=options)
         assert not (tmp_path / "refused").exists()
-        secure.environment = whole
-        client = secure.client(source, tmp_path / "s", size=12)
-        out, errors = client.communicate(timeout=120)
-        assert client.returncode == 0, errors
-        assert json.loads(out)["features"][0]["new"] == 12
+        with client_shows(ca, cert):
+            done = run_on(secure.line, source, tmp_path / "s", **SPECS, options=options)
+        assert done.features[0].new == 12
+
+
+def client_shows(ca, pem):
+    """Whom this process trusts as a client, and how it proves who it is."""
+    return dask.config.set(
+        {
+            "distributed.comm.tls.ca-file": ca, "distributed.comm.tls.client.cert": pem,
+            "distributed.comm.tls.client.key": pem, "distributed.comm.timeouts.connect": "5s",
+        }
+    )  # fmt: skip
 
 
 # ── kills ────────────────────────────────────────────────────────────────────────────────────────

@@ -154,7 +154,14 @@ def test_the_norms_fall_behind_the_convolutions_with_selective_kernels():
     assert len(key_of) == 87 + 4 * 71
 
 
-@pytest.mark.parametrize("ema", [False, True])
+@pytest.mark.parametrize(
+    ("published", "ema"),
+    [
+        (0, False), (1, True), pytest.param(0, True, marks=pytest.mark.soak),
+        pytest.param(1, False, marks=pytest.mark.soak),
+    ],
+    indirect=["published"],
+)  # fmt: skip
 def test_a_converted_file_is_the_network_itself(published, tmp_path, ema):
     sk, prefix, tensors, averaged = published
     output = tmp_path / "out" / "w.safetensors"
@@ -206,6 +213,7 @@ def ordered_keys(sk):
     return list(zip(names, keys, strict=True))
 
 
+@pytest.mark.parametrize("published", [1, pytest.param(0, marks=pytest.mark.soak)], indirect=True)
 def test_a_checkpoint_converts_to_the_same_bytes_every_time(published, tmp_path):
     sk, prefix, *_ = published
     first, second = (

@@ -45,18 +45,19 @@ def changed(value):
 @pytest.mark.parametrize(
     ("directory", "file", "step"),
     [
-        ("result", "result.json", 7),
-        ("result", "answers.json", 7),
-        ("evaluation", "evaluation.json", 7),
-        ("run", "done.json", 3),
-        ("run", "config.json", 29),
-        ("run", "provenance.json", 11),
+        ("result", "result.json", 23),
+        ("result", "answers.json", 17),
+        ("evaluation", "evaluation.json", 23),
+        ("run", "done.json", 11),
+        ("run", "config.json", 97),
+        ("run", "provenance.json", 29),
         *(
             pytest.param(*case, 1, marks=pytest.mark.soak)
             for case in (
                 ("result", "result.json"),
                 ("result", "answers.json"),
                 ("evaluation", "evaluation.json"),
+                ("run", "done.json"),
                 ("run", "config.json"),
                 ("run", "provenance.json"),
             )

@@ -15,7 +15,7 @@ from store import open as open_store
 from store import plugins
 from store.errors import ConfigError, InputError
 
-FEW = {"ways": 4, "queries": 5, "episodes": 60, "shots": (1, 3)}
+FEW = {"ways": 4, "queries": 5, "episodes": 15, "shots": (1, 3)}
 
 
 @pytest.fixture(scope="module")

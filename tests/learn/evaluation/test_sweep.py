@@ -15,6 +15,13 @@ QUICK = ("optimiser.epochs=2", "projection.hidden=16", "projection.dim_out=8")
 GRID = ("optimiser.learning_rate=1e-3,1e-2", "objective.temperature=0.07,0.5")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_episodes():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweeps, "EPISODES", 200)
+        yield
+
+
 @pytest.fixture(scope="module")
 def swept(paired, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep") / "s"

@@ -48,7 +48,7 @@ def ways(pattern):
     return [attend, masked, full if pattern.one_sided_window is None else banded]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     tokens=st.integers(1, 150),
     pattern=patterns,

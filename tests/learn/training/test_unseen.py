@@ -72,7 +72,7 @@ def test_classes_are_put_aside_where_as_many_stay(make_clips, classes, aside):
     assert again == found.val.classes != other
 
 
-def test_episodes_of_groups_take_fewer_queries_before_fewer_ways(make_clips):
+def test_episodes_of_groups_take_fewer_queries_before_fewer_ways(make_clips, many_episodes):
     clips = make_clips([4] * 5, groups=np.arange(20) // 2)  # two groups of two a class
     (one,) = unseen.draw(clips, 0)
     assert (one.shots, *one.classes.shape, one.query.shape[1]) == (1, 300, 5, 10)

@@ -88,7 +88,7 @@ clips = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.lists(clips, max_size=5),
     st.lists(st.tuples(halves, halves), max_size=8),

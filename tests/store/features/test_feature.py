@@ -24,7 +24,7 @@ def units(draw):
     return clips, draw(st.lists(st.sampled_from(every), max_size=12)), draw(st.integers(1, 9))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(units())
 def test_any_clips_in_any_order_come_back(tmp_path_factory, make_rows, drawn):
     clips, order, dim = drawn
@@ -85,7 +85,7 @@ def test_a_part_is_read_once_whatever_the_order(feature, make_rows, monkeypatch)
     assert len(asked) == 4  # of each part its index and its only chunk
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(data=st.data(), verify=st.booleans())
 def test_reading_is_what_zarr_reads(tmp_path_factory, make_rows, data, verify):
     """The fast paths against the obvious one, across chunks and shards, and table by table."""

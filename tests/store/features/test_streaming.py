@@ -71,7 +71,7 @@ def test_a_split_in_one_call(tmp_path):
     assert_same(rows_of(packed), rows_of(fs["synthetic-audio"].packed(packed.clip_ids)))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     clips=st.none() | st.integers(1, 70),
     memory=st.integers(1, 3000),

@@ -122,7 +122,7 @@ def arrays(draw):
     return form, values, spans
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(arrays(), st.booleans(), st.integers(1, 400))
 def test_any_spans_in_any_order_are_those_of_zarr(case, verify, read_bytes):
     form, values, wanted = case
@@ -187,7 +187,7 @@ def test_offsets_that_follow_each_other_in_different_files(tmp_path):
         assert same_bits(out[: len(spans)], np.stack(wanted))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.permutations(range(6)), st.lists(st.integers(0, 9), min_size=6, max_size=6))
 def test_chunks_in_any_order_with_gaps(order, gaps):
     values = random_values(23, 5, "float16", 1)

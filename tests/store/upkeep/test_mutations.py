@@ -88,7 +88,7 @@ def unit_of(fs, path):
     return (key[1] if key[0] == "data.zarr" and len(key) > 2 else ""), ""
 
 
-@pytest.mark.parametrize("mutations", [100, pytest.param(1000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("mutations", [40, pytest.param(1000, marks=pytest.mark.soak)])
 def test_verify_names_the_damaged_unit_and_no_other(copy, mutations):
     rng = np.random.default_rng(mutations)
     targets = [p for p in files_of(copy) if p.parts[-3] == "commits" or "data.zarr" in p.parts]
@@ -200,7 +200,7 @@ def read_everything(path):
     return outcomes
 
 
-@pytest.mark.parametrize("mutations", [40, pytest.param(2000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("mutations", [20, pytest.param(2000, marks=pytest.mark.soak)])
 def test_hostile_files_raise_only_our_errors(copy, mutations):
     """Metadata, records, manifests, tables and indexes; time and memory stay bounded."""
     rng = np.random.default_rng(mutations + 1)

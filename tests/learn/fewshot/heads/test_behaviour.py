@@ -59,6 +59,11 @@ def test_seeing_all_queries_helps_where_classes_are_clouds(name):
     assert accuracy(name, *task) > accuracy("prototypes", *task) + 0.03
 
 
+# As tests/contracts/test_heads.py holds every head to it, but in double precision.
+again = pytest.mark.soak
+
+
+@again
 @every_head
 def test_the_flag_tells_whether_queries_see_each_other(name):
     support, query, _ = toy(6, spread=0.9)
@@ -68,6 +73,7 @@ def test_the_flag_tells_whether_queries_see_each_other(name):
     assert torch.allclose(left, right, atol=1e-6) != HEADS[name].transductive
 
 
+@again
 @every_head
 @pytest.mark.parametrize("shots", [1, 3])
 def test_the_order_of_queries_and_classes_only_reorders_the_scores(name, shots):
@@ -80,6 +86,7 @@ def test_the_order_of_queries_and_classes_only_reorders_the_scores(name, shots):
     torch.testing.assert_close(scores(name, support[:, classes], query), plain[..., classes])
 
 
+@again
 @every_head
 def test_an_episode_does_not_see_the_others(name):
     support, query, _ = toy(7, shots=2, spread=0.9)

@@ -20,7 +20,7 @@ from tests.learn.references.cross_modal import literal
 FEW = {"ways": 4, "queries": 5, "episodes": 12}
 
 
-def task(shots, *, ways=4, count=3, dim=12):
+def task(shots, *, ways=4, count=2, dim=12):
     """Support, query, the same clips in another modality, and names."""
     rng = torch.Generator().manual_seed(shots)
 
@@ -90,8 +90,8 @@ def test_every_answer_is_that_of_a_loop_over_the_saved_episodes(paired, run, tmp
     file = tmp_path / "episodes.safetensors"
     heads = ("cross_modal", "cross_modal:sources=other", "cross_modal:sources=names")
     results = learn.run_episodes(
-        paired, **FEW, shots=(2,), heads=heads, projections=(run,), support=("v",),
-        query=("v", "a"), save_episodes=file,
+        paired, **{**FEW, "episodes": 4}, shots=(2,), heads=heads, projections=(run,),
+        support=("v",), query=("v", "a"), save_episodes=file,
     )  # fmt: skip
     with safe_open(file, framework="numpy") as opened:
         ids, indices = json.loads(opened.metadata()["clips"]), opened.get_tensor("0.indices")

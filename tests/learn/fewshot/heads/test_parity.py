@@ -23,7 +23,7 @@ import store
 from learn.fewshot.heads import Context, ExtraShotsHead
 from store import plugins
 
-EPISODES, JUDGED = 60, 3  # so many that heads look products up in a table; loops are slow
+EPISODES, JUDGED = 60, 2  # so many that heads look products up in a table; loops are slow
 SHOTS = (1, 5)
 MODES = {"v": ("visual",), "a": ("audio",), "av": ("visual", "audio")}
 

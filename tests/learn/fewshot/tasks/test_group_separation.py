@@ -77,7 +77,7 @@ def test_where_hardly_any_deal_is_right_it_is_found(make_clips, monkeypatch):
 def test_classes_that_cannot_be_filled_are_named(make_clips):
     """Each class could do alone, but what is left for queries in one is needed for shots."""
     opposite = make_clips([3, 3, 9], [0, 1, 1, 0, 0, 1, *range(2, 11)])
-    asked = {"ways": 2, "shots": 1, "queries": 2}
+    asked = {"ways": 2, "shots": 1, "queries": 2, "episodes": 100}
     assert meetings(opposite, draw(opposite, **asked, groups="strict")) == (0, 0)
     with pytest.raises(NotEnoughClips, match=r"class[01]: 3 in 2 groups.*`groups`"):
         draw(opposite, **asked | {"ways": 3}, groups="strict")
