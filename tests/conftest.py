@@ -4,6 +4,9 @@ import os
 
 import pytest
 
+os.environ["MICROSHOT_OFFLINE"] = "1"  # no test asks the network for weights
+os.environ.pop("MICROSHOT_WEIGHTS_DIR", None)
+
 
 def pytest_collection_modifyitems(config, items):
     soak = "soak" in config.option.markexpr

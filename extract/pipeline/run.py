@@ -33,18 +33,6 @@ from extract.pipeline.stages import Pipeline
 from store import Manifest, Store
 
 
-def sampling(
-    *,
-    fps: float | None = None,
-    frames: int | None = None,
-    sample: str | None = None,
-    max_seconds: float = 30.0,
-) -> Sampling:
-    """The sampling that these options mean; one frame a second if they say nothing."""
-    fps = 1.0 if fps is None and frames is None and sample is None else fps
-    return Sampling(fps=fps, frames=frames, sample=sample, max_seconds=max_seconds)
-
-
 def run(
     manifest: Manifest | Path | str,
     store_dir: Path | str,
@@ -74,7 +62,7 @@ def run(
     manifest = manifest if isinstance(manifest, Manifest) else store.read_manifest(manifest)
     manifest = readable(manifest)
     visual, audio, notes = named(visual, audio)
-    encoders = encoders_of(visual, audio, options.device, options.precision)
+    encoders = encoders_of(visual, audio, options)
     specs = specs_of(encoders, policy, options.decoder)
     watch = watch or Watch()
     on_commit = metrics_writer(watch.metrics)
