@@ -5,6 +5,8 @@ Importing this package is cheap; torch comes with the first encoder.
 
 from typing import TYPE_CHECKING
 
+__all__ = ["load_encoder"]
+
 if TYPE_CHECKING:
     from extract.encoders import Encoder
     from extract.weights.by_name import Fetching
@@ -40,3 +42,7 @@ def load_encoder(
     check_precision(parsed.name, precision, offered)
     encoder: Encoder = plugins.build(family, parsed, device=device, precision=precision)
     return encoder
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

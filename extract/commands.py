@@ -11,7 +11,7 @@ from store.console import InsecureTcp, Json, TrustPickle
 if TYPE_CHECKING:
     from extract.pipeline.options import Options
 
-app = console.app("Turn micro videos into features, once.")
+app = console.command_line("Turn micro videos into features, once.")
 weights_app = console.app("Published weights: list, fetch, convert.")
 app.add_typer(weights_app, name="weights")
 
@@ -312,7 +312,7 @@ def encoders_command(as_json: Json = False) -> int:
 
     family = "extract.encoders"
     rows = [
-        row | asdict(plugins.module(family, row["name"]).DESCRIPTION)
+        row | asdict(plugins.glance(family, row["name"], "DESCRIPTION"))
         for row in plugins.describe(family)
     ]
     console.give({"encoders": rows}, as_json, lambda: encoder_lines(rows))

@@ -190,19 +190,22 @@ def config_type(family: str, name: str) -> Any:
     return glance(family, name, "Config")
 
 
-def glance(family: str, name: str, wanted: str) -> Any:
+def glance(family: str, name: str, wanted: str, *default: Any) -> Any:
     """One name of a plug-in's module, likewise: an equal value, without what else it imports.
+
+    A `default` stands for what the module does not have.
 
     Raises:
         UnknownPlugin: says what exists and what was probably meant.
     """
     check_name(family, name)
-    return _glanced(f"{family}.{name}", wanted)
+    found = _glanced(f"{family}.{name}", wanted)
+    return found.get(wanted, *default) if default else found[wanted]
 
 
 @cache
-def _glanced(dotted: str, wanted: str) -> Any:
-    return _read(dotted, (wanted,))[wanted]
+def _glanced(dotted: str, wanted: str) -> dict[str, Any]:
+    return _read(dotted, (wanted,))
 
 
 def _read(dotted: str, wanted: Iterable[str]) -> dict[str, Any]:

@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from extract.weights.catalogue import CATALOGUE, Published
-from extract.weights.download import Progress, disk, read_json, write_json
-from extract.weights.fetch import Busy, alone_with, default_directory, fetch
 from store import plugins
 from store.errors import ConfigError, WeightsError, choices
 
@@ -26,6 +24,7 @@ PRETRAINED = "pretrained"
 POLL_SECONDS = 1.0
 
 Result = TypeVar("Result")
+Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, a line for people
 
 
 def _silent(done: int, total: int, message: str) -> None:
@@ -138,6 +137,8 @@ def _file(spec: plugins.Spec, published: Published, fetching: Fetching) -> Path:
 
 def _patiently(call: Callable[[], Result]) -> Result:
     """What the call gives once nobody else fetches the same file: workers start together."""
+    from extract.weights.fetch import Busy  # speaks http, which few calls need
+
     while True:
         try:
             return call()
@@ -146,6 +147,8 @@ def _patiently(call: Callable[[], Result]) -> Result:
 
 
 def _here(published: Published, fetching: Fetching) -> Path:
+    from extract.weights.fetch import default_directory, fetch
+
     folder = (fetching.directory or default_directory()) / published.name
     made = folder / f"{published.name}.safetensors"
     if published.use == "convert" and made.is_file():
@@ -164,6 +167,8 @@ def _here(published: Published, fetching: Fetching) -> Path:
 def _converted(published: Published, checkpoint: Path, made: Path) -> Path:
     """The file that its encoder reads, made of a checkpoint by whoever comes first."""
     from extract.weights.convert import convert
+    from extract.weights.download import disk, write_json
+    from extract.weights.fetch import alone_with
 
     with alone_with(made):
         if not made.is_file():
@@ -177,6 +182,8 @@ def _converted(published: Published, checkpoint: Path, made: Path) -> Path:
 
 def _unchanged(made: Path) -> Path:
     """A file that was made here, if it is still what it was."""
+    from extract.weights.download import disk, read_json
+
     with disk(made), made.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     recorded = read_json(made.with_name(f"{made.name}.json")).get("sha256")

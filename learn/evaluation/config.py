@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from learn.evaluation.missing_modality import Drop
+from learn.evaluation.drop import Drop
 from learn.fewshot import default_head, statistics
-from learn.fewshot.scoring import MEMORY
+from learn.fewshot.budget import MEMORY
 from learn.fewshot.tasks import CLASSIC
 from store.errors import ConfigError
 
