@@ -42,9 +42,9 @@ def report_command(
     as_json: Json = False,
 ) -> int:
     """Show what runs found in one page that opens offline: figures, tables, confused clips."""
-    from learn.commands import checks
+    from learn.commands.checks import check_page
 
-    checks.check_page(runs, output, media, map_by)
+    check_page(runs, output, media, map_by)
 
     import learn
     from extract.media.thumbnails import Segment, thumbnails

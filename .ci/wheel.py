@@ -18,6 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("extract", "store", "learn")
 FEW = "--split all --ways 3 --shots 1 --queries 2 --episodes 50"
+WHERE = "import cli, extract, learn, store\nfor m in cli, extract, learn, store: print(m.__file__)"
 COMMANDS = (  # (command, exit codes that are right)
     ("extract --version", {0}),
     ("extract weights list", {0}),
@@ -93,9 +94,8 @@ def run_commands(environment: Path, folder: Path) -> None:
     variables = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
     variables |= {"PATH": f"{environment / 'bin'}{os.pathsep}{variables['PATH']}"}
     variables |= {"MICROSHOT_OFFLINE": "1", "COLUMNS": "100"}
-    look = "import cli, extract, learn, store as s\\nfor m in cli, extract, learn, s: print(m.__file__)"
     found = subprocess.run(
-        ["python", "-c", look], cwd=place, env=variables, check=True, capture_output=True
+        ["python", "-c", WHERE], cwd=place, env=variables, check=True, capture_output=True
     ).stdout.decode().split()  # fmt: skip
     if strays := [file for file in found if not Path(file).is_relative_to(environment)]:
         sys.exit(f"not the wheel's: {', '.join(strays)}")

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperCommand
@@ -48,6 +48,9 @@ InsecureTcp = Annotated[
 ]
 
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
 class _Command(TyperCommand):
     """A command whose help shows every default alike, whether it is a value or said in words."""
 
@@ -56,7 +59,7 @@ class _Command(TyperCommand):
         for parameter in self.params:
             words = getattr(parameter, "show_default", None)
             if isinstance(words, str):  # typer would put them in parentheses
-                parameter._get_default_string = partial(_said, words)  # type: ignore[union-attr]
+                vars(parameter)["_get_default_string"] = partial(_said, words)
 
 
 def _said(words: str, **_: Any) -> str:
@@ -67,9 +70,11 @@ def _said(words: str, **_: Any) -> str:
 class CommandLine(typer.Typer):
     """A command line, or a group of its commands; without arguments it shows its help."""
 
-    def command(self, name: str | None = None, **how: Any) -> Any:
+    def command(  # type: ignore[override]
+        self, name: str | None = None, *, cls: type[TyperCommand] = _Command, **how: Any
+    ) -> Callable[[Function], Function]:
         """Register a command."""
-        return super().command(name, **{"cls": _Command, **how})
+        return super().command(name, cls=cls, **how)
 
 
 def app(summary: str) -> CommandLine:
@@ -187,15 +192,21 @@ def progress(noun: str, *, quiet: bool) -> Iterator[Callable[..., None]]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
+        DownloadColumn,
         MofNCompleteColumn,
         Progress,
+        ProgressColumn,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
+        TransferSpeedColumn,
     )
 
+    counted: tuple[ProgressColumn, ...] = (MofNCompleteColumn(), TextColumn(noun, markup=False))
+    if noun == "bytes":
+        counted = (DownloadColumn(), TransferSpeedColumn())
     columns = (
-        BarColumn(20), MofNCompleteColumn(), TextColumn(noun, markup=False), TimeElapsedColumn(),
+        BarColumn(20), *counted, TimeElapsedColumn(),
         TextColumn("left"), TimeRemainingColumn(),
         TextColumn("{task.fields[status]}", markup=False),
     )  # fmt: skip

@@ -199,12 +199,14 @@ def glance(family: str, name: str, wanted: str, *default: Any) -> Any:
         UnknownPlugin: says what exists and what was probably meant.
     """
     check_name(family, name)
-    found = _glanced(f"{family}.{name}", wanted)
+    dotted = f"{family}.{name}"
+    found = _glanced(dotted, wanted, _source(dotted))
     return found.get(wanted, *default) if default else found[wanted]
 
 
 @cache
-def _glanced(dotted: str, wanted: str) -> dict[str, Any]:
+def _glanced(dotted: str, wanted: str, text: str) -> dict[str, Any]:
+    """The name and what it rests on, read once for every text of the module."""
     return _read(dotted, (wanted,))
 
 

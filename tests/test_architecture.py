@@ -206,7 +206,8 @@ def wrong_ways(package: str, root: Path = ROOT) -> list[str]:
         name = module_name(path, root)
         here = floor_of(name)
         if here is None:
-            wrong += [f"{name} stands in no room"] if name != package else []
+            doors = (package, f"{package}.__main__")
+            wrong += [f"{name} stands in no room"] if name not in doors else []
             continue
         for other in sorted(imported(path, root)):
             there = floor_of(other) if other.startswith(f"{package}.") else None

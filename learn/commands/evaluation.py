@@ -188,7 +188,7 @@ def episodes_command(
 
     Example: learn episodes my_store --shots 1 --shots 5 --head prototypes --head ridge -o heads
     """
-    from learn.commands import checks
+    from learn.commands.checks import check_episodes
     from learn.evaluation.config import EpisodesConfig
     from learn.evaluation.drop import Drop
     from store.sizes import parse_size
@@ -209,7 +209,7 @@ def episodes_command(
         "drop": missing, "query_store": query_store, "query_manifest": query_manifest,
         "query_split": query_split, "ci": ci, "memory": parse_size(memory),
     }  # fmt: skip
-    checks.check_episodes(EpisodesConfig.of({"store_path": directory, **asked}), output)
+    check_episodes(EpisodesConfig.of({"store_path": directory, **asked}), output)
 
     import learn
     from learn.commands.tables import episodes_table
@@ -322,9 +322,9 @@ def evaluate_command(
 
     Example: learn evaluate my_store --protocol linear --label topic --per-class
     """
-    from learn.commands import checks
+    from learn.commands.checks import check_protocol
 
-    checks.check_protocol(
+    check_protocol(
         directory, protocol, output, manifest=manifest, split=split, labels=label, group=group,
         visual=visual, audio=audio, projections=projection, support=support, query=query,
     )  # fmt: skip
@@ -369,9 +369,9 @@ def compare_command(
     as_json: Json = False,
 ) -> int:
     """Tell which result is better, from differences on the same episodes."""
-    from learn.commands import checks
+    from learn.commands.checks import check_compare
 
-    checks.check_compare(runs, against=against, margin=margin, ci=ci)
+    check_compare(runs, against=against, margin=margin, ci=ci)
 
     import learn
     from learn.commands.tables import comparison_table

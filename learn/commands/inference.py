@@ -93,16 +93,14 @@ def predict_command(
 
     Example: learn predict my_store --support support.csv --top 2 -o answers.csv
     """
-    from learn.commands import checks
+    from learn.commands.checks import check_predict
     from learn.inference.settings import PredictSettings
 
     settings = PredictSettings(
         support=support, query=query, output=output, labels=tuple(label), group=group, head=by,
         index=index, top=top, abstain_below=abstain_below, memory_bytes=0,
     )  # fmt: skip
-    checks.check_predict(
-        directory, settings, mode=mode, projection=projection, visual=visual, audio=audio
-    )
+    check_predict(directory, settings, mode=mode, projection=projection, visual=visual, audio=audio)
 
     import learn
     from learn.commands.tables import prediction_lines
@@ -134,9 +132,9 @@ def search_command(
     as_json: Json = False,
 ) -> int:
     """Find the clips nearest to one clip, across modalities too."""
-    from learn.commands import checks
+    from learn.commands.checks import check_search
 
-    checks.check_search(
+    check_search(
         directory, top=top, modes=(source, target), projection=projection, visual=visual,
         audio=audio,
     )  # fmt: skip

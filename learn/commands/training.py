@@ -75,13 +75,11 @@ def train_command(
 
     Example: learn train my_store --recipe infonce --set optimiser.epochs=20 -o runs/infonce
     """
-    from learn.commands import checks
+    from learn.commands.checks import check_train
 
     aliases = {"data.labels": labels, "data.memory": memory}
     changes = (*setting, *(f"{key}={value}" for key, value in aliases.items() if value))
-    checks.check_train(
-        directory, recipe, changes, output, manifest=manifest, resume=resume, device=device
-    )
+    check_train(directory, recipe, changes, output, manifest=manifest, resume=resume, device=device)
 
     import learn
 
@@ -179,9 +177,9 @@ def sweep_command(
 
     Example: learn sweep my_store --recipe infonce --grid optimiser.learning_rate=1e-3,1e-4 -o grid
     """
-    from learn.commands import checks
+    from learn.commands.checks import check_sweep
 
-    checks.check_sweep(
+    check_sweep(
         directory, recipe, setting, grid, manifest=manifest, device=device, scheduler=scheduler,
         insecure_tcp=insecure_tcp,
     )  # fmt: skip
