@@ -100,13 +100,14 @@ def command_line(summary: str) -> CommandLine:
     return made
 
 
-def _show_version(wanted: bool) -> None:
+def _show_version(wanted: bool) -> bool:
     """Print the version, where it is asked for, and end."""
     if wanted:
         from importlib.metadata import version
 
         print(f"microshot {version('microshot')}")
         raise typer.Exit
+    return wanted
 
 
 # ── results ──────────────────────────────────────────────────────────────────────────────────────

@@ -5,7 +5,7 @@ of more than some 10,000 clips, is left to them.
 """
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,22 @@ TASKS, HEADS, FUSIONS = "learn.fewshot.tasks", "learn.fewshot.heads", "learn.few
 PROTOCOLS = "learn.evaluation.protocols"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """The clips, features, runs and modes that a call is about."""
+
+    store: str
+    manifest: str | Path | None
+    split: str | None
+    labels: Sequence[str]
+    group: str | None
+    visual: str | None
+    audio: str | None
+    projections: Sequence[str]
+    support: Sequence[str]
+    query: Sequence[str]
+
+
 def check_episodes(config: EpisodesConfig, output: Path | None) -> None:
     """Refuse what `learn episodes` cannot be asked.
 
@@ -44,18 +60,13 @@ def check_episodes(config: EpisodesConfig, output: Path | None) -> None:
         for spec in specs:
             if (family, spec) != (HEADS, OWN):
                 plugins.check(family, plugins.parse_spec(spec))
-    cells(config.support, config.query, ())
     _ = config.until  # refuses a width or a block that is none
     if config.episodes_file:
         _check_file(config.episodes_file, "episodes")
     else:
         _check_task(config)
-    fs = _check_runs_and_store(config.projections, config.store)
-    _check_features(fs, config.projections, config.visual, config.audio)
-    table = _table(fs, config.manifest)
-    if table is not None:
-        choose_split(table, config.split, "test")
-        _check_columns(table, [config.label], config.group)
+    same = {f.name: getattr(config, f.name) for f in fields(Asked) if f.name != "labels"}
+    fs = _check_asked(Asked(labels=[config.label], **same))
     if config.query_store:
         fs = store.open(config.query_store)
     if config.query_store or config.query_manifest:
@@ -64,11 +75,7 @@ def check_episodes(config: EpisodesConfig, output: Path | None) -> None:
             choose_split(table, config.query_split, "test")
 
 
-def check_protocol(
-    directory: str, protocol: str, output: Path | None, *, manifest: Path | None,
-    split: str | None, labels: Sequence[str], group: str | None, visual: str | None,
-    audio: str | None, projections: Sequence[Path], support: Sequence[str], query: Sequence[str],
-) -> None:  # fmt: skip
+def check_protocol(asked: Asked, protocol: str, output: Path | None) -> None:
     """Refuse what `learn evaluate` cannot be asked.
 
     Raises:
@@ -76,14 +83,7 @@ def check_protocol(
     """
     _check_new(output)
     plugins.check(PROTOCOLS, plugins.parse_spec(protocol))
-    cells(support, query, ())
-    named = list(map(str, projections))
-    fs = _check_runs_and_store(named, directory)
-    _check_features(fs, named, visual, audio)
-    table = _table(fs, manifest)
-    if table is not None:
-        choose_split(table, split, "test")
-        _check_columns(table, labels, group)
+    _check_asked(asked)
 
 
 def check_compare(runs: Sequence[Path], *, against: str, margin: float, ci: str) -> None:
@@ -173,6 +173,17 @@ def check_page(runs: Sequence[Path], output: Path, media: Sequence[Path], map_by
     """
     check_map(map_by)
     check_report(runs, output, media)
+
+
+def _check_asked(asked: Asked) -> "Store":
+    cells(asked.support, asked.query, ())
+    fs = _check_runs_and_store(asked.projections, asked.store)
+    _check_features(fs, asked.projections, asked.visual, asked.audio)
+    table = _table(fs, asked.manifest)
+    if table is not None:
+        choose_split(table, asked.split, "test")
+        _check_columns(table, asked.labels, asked.group)
+    return fs
 
 
 def _check_new(output: Path | None) -> None:

@@ -322,12 +322,13 @@ def evaluate_command(
 
     Example: learn evaluate my_store --protocol linear --label topic --per-class
     """
-    from learn.commands.checks import check_protocol
+    from learn.commands.checks import Asked, check_protocol
 
-    check_protocol(
-        directory, protocol, output, manifest=manifest, split=split, labels=label, group=group,
-        visual=visual, audio=audio, projections=projection, support=support, query=query,
+    asked = Asked(
+        store=directory, manifest=manifest, split=split, labels=label, group=group, visual=visual,
+        audio=audio, projections=list(map(str, projection)), support=support, query=query,
     )  # fmt: skip
+    check_protocol(asked, protocol, output)
 
     import learn
     from learn.commands.tables import evaluation_table
