@@ -16,6 +16,7 @@ import torch
 import store
 from extract.encoders import Encoder
 from extract.media.sampling import Sampling
+from extract.media.sampling import sampling as sampling
 from extract.pipeline.options import Options, readable
 from extract.pipeline.outputs import (
     decoded,
