@@ -343,6 +343,8 @@ def _options(command_line: typer.Typer, arguments: Sequence[str]) -> dict[str, s
         if inner is None:
             break
         command = inner
+    if hasattr(command, "commands"):  # a group: its own options are settings of nothing
+        return {}
     options = {
         parameter.name: next(option for option in parameter.opts if option.startswith("--"))
         for parameter in command.params
