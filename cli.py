@@ -42,6 +42,10 @@ def report_command(
     as_json: Json = False,
 ) -> int:
     """Show what runs found in one page that opens offline: figures, tables, confused clips."""
+    from learn.commands.checks import check_page
+
+    check_page(runs, output, media, map_by)
+
     import learn
     from extract.media.thumbnails import Segment, thumbnails
     from learn.commands.tables import report_lines

@@ -5,33 +5,44 @@ Importing this package is cheap; torch comes with the first encoder.
 
 from typing import TYPE_CHECKING
 
+__all__ = ["load_encoder"]
+
 if TYPE_CHECKING:
     from extract.encoders import Encoder
+    from extract.weights.by_name import Fetching
 
 
-def load_encoder(spec: str, device: str = "cpu", precision: str = "fp32") -> "Encoder":
+def load_encoder(
+    spec: str,
+    device: str = "cpu",
+    precision: str = "fp32",
+    *,
+    fetching: "Fetching | None" = None,
+) -> "Encoder":
     """The frozen network that SPEC names, ready to use.
 
     `precision="auto"` is bf16 on a GPU for encoders that keep their rows in it, and fp32 otherwise.
+    Weights that are named, or left to us, are fetched if need be, as `fetching` allows.
 
     Raises:
         UnknownPlugin, UnknownSetting: no such encoder or setting.
-        WeightsError: no weights given, or weights that do not fit.
+        WeightsError: weights that do not fit, are not here and cannot or may not be fetched.
         MissingFile: the weights' file is not there.
         ConfigError: a setting, device or precision out of range.
     """
+    from extract.weights import by_name
+    from extract.weights.choice import check_precision
     from store import plugins
-    from store.errors import ConfigError
 
     family = "extract.encoders"
-    parsed = plugins.parse_spec(spec)
+    parsed = by_name.resolved(plugins.parse_spec(spec), fetching or by_name.Fetching())
     offered = plugins.module(family, parsed.name).DESCRIPTION.precisions
     if precision == "auto":
         precision = "bf16" if device.startswith("cuda") and "bf16" in offered else "fp32"
-    if precision == "bf16" and precision not in offered:
-        raise ConfigError(
-            f"{parsed.name} keeps its rows in {', '.join(offered)} only (in bf16 they would point "
-            f"elsewhere by a cosine below .999); use precision=auto"
-        )
+    check_precision(parsed.name, precision, offered)
     encoder: Encoder = plugins.build(family, parsed, device=device, precision=precision)
     return encoder
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -11,7 +11,7 @@ from store.console import InsecureTcp, Json, TrustPickle
 if TYPE_CHECKING:
     from extract.pipeline.options import Options
 
-app = console.app("Turn micro videos into features, once.")
+app = console.command_line("Turn micro videos into features, once.")
 weights_app = console.app("Published weights: list, fetch, convert.")
 app.add_typer(weights_app, name="weights")
 
@@ -110,11 +110,42 @@ MaxFailures = Annotated[
 ]
 
 
+Offline = Annotated[
+    bool,
+    typer.Option(
+        "--offline",
+        help="Fetch nothing; also MICROSHOT_OFFLINE=1.",
+        rich_help_panel=WHAT,
+    ),
+]
+AcceptUnverified = Annotated[
+    bool,
+    typer.Option(
+        "--accept-unverified",
+        help="Fetch weights whose digest no publisher states too.",
+        rich_help_panel=WHAT,
+    ),
+]
+
+
 def _options(retry: str, **given: Any) -> "Options":
     """The settings that `extract run` and `extract plan` have in common."""
     from extract.pipeline.options import Options
 
     return Options(retry=tuple(filter(None, retry.split(","))), **given)
+
+
+def _fetch_named(specs: list[str], options: "Options", *, quiet: bool) -> None:
+    """Fetch the weights that are named and not here, before torch is imported."""
+    from dataclasses import replace
+
+    from extract.weights import by_name
+    from store import plugins
+
+    with console.progress("bytes", quiet=quiet) as progress:
+        fetching = replace(options.fetching, progress=progress)
+        for spec in specs:
+            by_name.resolved(plugins.parse_spec(spec), fetching)
 
 
 @app.command("run")
@@ -144,6 +175,8 @@ def run_command(
         typer.Option(metavar="URL", help="Workers of a dask scheduler do it: docs/cluster.md."),
     ] = None,
     insecure_tcp: InsecureTcp = False,
+    offline: Offline = False,
+    accept_unverified: AcceptUnverified = False,
     as_json: Json = False,
 ) -> int:
     """Decode every clip once and store what the encoders make of it.
@@ -153,30 +186,41 @@ def run_command(
 
     Example: extract run clips.csv --store my_store
 
-    Example: extract run clips.csv --store my_store --visual mobilenetv2:weights=v2.pth --fps 2
+    Example: extract run clips.csv --store my_store --visual simclrv2 --audio panns --fps 2
     """
-    from extract.pipeline import run
-    from extract.pipeline.progress import Watch
-    from extract.tables import run_table
+    from extract.media.sampling import sampling
+    from extract.pipeline.checks import check_run
 
     options = _options(
         retry, device=device, precision=precision, workers=workers, decoder=decoder,
         follow_links=follow_links, sandbox=sandbox, deadline_seconds=deadline_seconds,
-        max_failures=max_failures,
+        max_failures=max_failures, offline=offline, accept_unverified=accept_unverified,
     )  # fmt: skip
-    policy = run.sampling(fps=fps, frames=frames, sample=sample, max_seconds=max_seconds)
+    policy = sampling(fps=fps, frames=frames, sample=sample, max_seconds=max_seconds)
+    table = check_run(manifest, store_dir, visual, audio, options, elsewhere=scheduler is not None)
+    if scheduler is not None:
+        from store.cluster import check_url
+
+        check_url(scheduler, insecure_tcp)
+    else:  # elsewhere workers have caches of their own
+        _fetch_named([*visual, *audio], options, quiet=as_json)
+
+    from extract.pipeline import run
+    from extract.pipeline.progress import Watch
+    from extract.tables import run_table
+
     with console.progress("clips", quiet=as_json) as progress, console.interruptible() as stop:
         watch = Watch(metrics=metrics, stop=stop, progress=progress)
         if scheduler is not None:
             from extract.pipeline.cluster import Scheduler, run_on
 
             result = run_on(
-                Scheduler(url=scheduler, insecure_tcp=insecure_tcp), manifest, store_dir,
+                Scheduler(url=scheduler, insecure_tcp=insecure_tcp), table, store_dir,
                 visual=visual, audio=audio, sampling=policy, options=options, watch=watch,
             )  # fmt: skip
         else:
             result = run.run(
-                manifest, store_dir, visual=visual, audio=audio, sampling=policy, options=options,
+                table, store_dir, visual=visual, audio=audio, sampling=policy, options=options,
                 watch=watch,
             )  # fmt: skip
     console.give(result.to_dict(), as_json, lambda: run_table(result.to_dict()))
@@ -206,6 +250,8 @@ def plan_command(
     max_failures: MaxFailures = 0.05,
     clips: Annotated[int, typer.Option(help="How many clips to try.")] = 32,
     seed: Annotated[int, typer.Option(help="Which ones.")] = 0,
+    offline: Offline = False,
+    accept_unverified: AcceptUnverified = False,
     as_json: Json = False,
 ) -> int:
     """What a run would take: hours, bytes, decoders, bottleneck. Writes nothing.
@@ -214,24 +260,31 @@ def plan_command(
 
     Example: extract plan clips.csv --store my_store --audio yamnet:weights=yamnet.pth --clips 64
     """
-    from extract.pipeline import run
-    from extract.pipeline.plan import Sample, plan
-    from extract.tables import plan_table
+    from extract.media.sampling import sampling
+    from extract.pipeline.checks import Sample, check_run
 
     options = _options(
         retry, device=device, precision=precision, workers=workers, decoder=decoder,
         follow_links=follow_links, sandbox=sandbox, deadline_seconds=deadline_seconds,
-        max_failures=max_failures,
+        max_failures=max_failures, offline=offline, accept_unverified=accept_unverified,
     )  # fmt: skip
+    policy = sampling(fps=fps, frames=frames, sample=sample, max_seconds=max_seconds)
+    tried = Sample(clips=clips, seed=seed)
+    table = check_run(manifest, store_dir, visual, audio, options)
+    _fetch_named([*visual, *audio], options, quiet=as_json)
+
+    from extract.pipeline.plan import plan
+    from extract.tables import plan_table
+
     with console.progress("clips", quiet=as_json) as progress:
         result = plan(
-            manifest,
+            table,
             store_dir,
             visual=tuple(visual),
             audio=tuple(audio),
-            sampling=run.sampling(fps=fps, frames=frames, sample=sample, max_seconds=max_seconds),
+            sampling=policy,
             options=options,
-            sample=Sample(clips=clips, seed=seed),
+            sample=tried,
             progress=progress,
         )
     console.give(result.to_dict(), as_json, lambda: plan_table(result.to_dict()))
@@ -259,7 +312,7 @@ def encoders_command(as_json: Json = False) -> int:
 
     family = "extract.encoders"
     rows = [
-        row | asdict(plugins.module(family, row["name"]).DESCRIPTION)
+        row | asdict(plugins.glance(family, row["name"], "DESCRIPTION"))
         for row in plugins.describe(family)
     ]
     console.give({"encoders": rows}, as_json, lambda: encoder_lines(rows))
@@ -373,6 +426,8 @@ def weights_fetch_command(
     sha256: Annotated[
         str | None, typer.Option(metavar="HEX[,HEX…]", help="What each file's digest must be.")
     ] = None,
+    accept_unverified: AcceptUnverified = False,
+    offline: Offline = False,
     as_json: Json = False,
 ) -> int:
     """Fetch published weights; goes on where an earlier try stopped, and checks what it got."""
@@ -380,7 +435,10 @@ def weights_fetch_command(
     from extract.weights import fetch
 
     with console.progress("bytes", quiet=as_json) as progress:
-        result = fetch.fetch(name, sha256=sha256, progress=progress).to_dict()
+        result = fetch.fetch(
+            name, sha256=sha256, accept_unverified=accept_unverified, offline=offline,
+            progress=progress,
+        ).to_dict()  # fmt: skip
     console.give(result, as_json, lambda: fetched_lines(result))
     return console.DONE
 

@@ -135,9 +135,15 @@ def weights_table(rows: list[dict[str, Any]]) -> None:
         mark = "*" if row["present"] else " "
         download_size = size(row["size_bytes"]) if row["size_bytes"] else ""
         accuracy = (row["accuracy"] or "").partition(",")[0]
-        line = f"{mark} {row['name']:<37} {accuracy:<21} {row['licence'] or '':<10} {download_size}"
-        write_line(line.rstrip())
-    write_line("\n* is here; sources, attributions and how accuracy was measured: --json")
+        told = "" if row["verified"] else "unverified"
+        line = f"{mark} {row['name']:<37} {accuracy:<21} {row['licence'] or '':<12} {told:<10}"
+        write_line(f"{line} {download_size}".rstrip())
+    wrapped(
+        "\n* is here; unverified: no digest of the publisher is known, so `extract weights fetch` "
+        "wants --sha256 or --accept-unverified. Encoders take them by name: "
+        "simclrv2:variant=r50_1x_sk1,weights=supervised, and `pretrained` without a word. SPECs, "
+        "sources, attributions and how accuracy was measured: --json"
+    )
 
 
 def fetched_lines(result: Mapping[str, Any]) -> None:
@@ -145,3 +151,5 @@ def fetched_lines(result: Mapping[str, Any]) -> None:
     for path, digest in result["files"].items():
         write_line(f"{path}\n    sha256 {digest}")
     write_line(result["next_step"])
+    if result["spec"]:
+        write_line(f"or, by name: {result['spec']}")

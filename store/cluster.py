@@ -3,12 +3,13 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from distributed import Client
-from distributed.security import Security
-
 from store.errors import ClusterError, InputError
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 CONNECT_SECONDS = 10.0
 CLOSE_SECONDS = 5.0
@@ -36,13 +37,16 @@ def check_url(url: str, insecure_tcp: bool) -> None:
 
 
 @contextmanager
-def connected(url: str, insecure_tcp: bool = False) -> Iterator[Client]:
+def connected(url: str, insecure_tcp: bool = False) -> Iterator["Client"]:
     """A client of the scheduler at that address.
 
     Raises:
         InputError, ClusterError: as `check_url`; no certificates; nobody answers.
     """
     check_url(url, insecure_tcp)
+    from distributed import Client
+    from distributed.security import Security
+
     _quiet()
     security = Security()
     if url.startswith("tls:") and not security.tls_ca_file:

@@ -8,7 +8,7 @@ import typer
 from store import console
 from store.console import Json, StoreDir, TrustPickle
 
-app = console.app("Look into a feature store and check it.")
+app = console.command_line("Look into a feature store and check it.")
 
 Deep = Annotated[bool, typer.Option("--deep", help="Check sha256 too, not only size and crc32c.")]
 

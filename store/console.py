@@ -15,11 +15,13 @@ import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
+from typer.core import TyperCommand
 
 from store.errors import MicroshotError
 
@@ -46,9 +48,66 @@ InsecureTcp = Annotated[
 ]
 
 
-def app(summary: str) -> typer.Typer:
-    """A command line; without arguments it shows its help."""
-    return typer.Typer(no_args_is_help=True, help=summary, add_completion=False)
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class _Command(TyperCommand):
+    """A command whose help shows every default alike, whether it is a value or said in words."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for parameter in self.params:
+            words = getattr(parameter, "show_default", None)
+            if isinstance(words, str):  # typer would put them in parentheses
+                vars(parameter)["_get_default_string"] = partial(_said, words)
+
+
+def _said(words: str, **_: Any) -> str:
+    """The words for a default."""
+    return words
+
+
+class CommandLine(typer.Typer):
+    """A command line, or a group of its commands; without arguments it shows its help."""
+
+    def command(  # type: ignore[override]
+        self, name: str | None = None, *, cls: type[TyperCommand] = _Command, **how: Any
+    ) -> Callable[[Function], Function]:
+        """Register a command."""
+        return super().command(name, cls=cls, **how)
+
+
+def app(summary: str) -> CommandLine:
+    """A group of commands."""
+    return CommandLine(no_args_is_help=True, help=summary, add_completion=False)
+
+
+def command_line(summary: str) -> CommandLine:
+    """A whole command line, with --version and the completion of shells."""
+    made = CommandLine(no_args_is_help=True, help=summary)
+
+    @made.callback()
+    def whole(
+        version: Annotated[
+            bool,
+            typer.Option(
+                "--version", callback=_show_version, is_eager=True, help="Print the version."
+            ),
+        ] = False,
+    ) -> None:
+        """Nothing but the options of all commands."""
+
+    return made
+
+
+def _show_version(wanted: bool) -> bool:
+    """Print the version, where it is asked for, and end."""
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"microshot {version('microshot')}")
+        raise typer.Exit
+    return wanted
 
 
 # ── results ──────────────────────────────────────────────────────────────────────────────────────
@@ -134,15 +193,21 @@ def progress(noun: str, *, quiet: bool) -> Iterator[Callable[..., None]]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
+        DownloadColumn,
         MofNCompleteColumn,
         Progress,
+        ProgressColumn,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
+        TransferSpeedColumn,
     )
 
+    counted: tuple[ProgressColumn, ...] = (MofNCompleteColumn(), TextColumn(noun, markup=False))
+    if noun == "bytes":
+        counted = (DownloadColumn(), TransferSpeedColumn())
     columns = (
-        BarColumn(20), MofNCompleteColumn(), TextColumn(noun, markup=False), TimeElapsedColumn(),
+        BarColumn(20), *counted, TimeElapsedColumn(),
         TextColumn("left"), TimeRemainingColumn(),
         TextColumn("{task.fields[status]}", markup=False),
     )  # fmt: skip
@@ -196,7 +261,7 @@ def run(command_line: typer.Typer) -> None:
     # else wants the cores, as decode processes do: 2.7 times slower with 2 threads on 2 busy cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        code = command_line(standalone_mode=False)
+        code = command_line(standalone_mode=False, prog_name=Path(sys.argv[0]).name)
         sys.stdout.flush()
     except MicroshotError as error:
         _complain(error.kind, with_options(str(error), _options(command_line, sys.argv[1:])))
@@ -278,6 +343,8 @@ def _options(command_line: typer.Typer, arguments: Sequence[str]) -> dict[str, s
         if inner is None:
             break
         command = inner
+    if hasattr(command, "commands"):  # a group: its own options are settings of nothing
+        return {}
     options = {
         parameter.name: next(option for option in parameter.opts if option.startswith("--"))
         for parameter in command.params

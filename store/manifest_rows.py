@@ -116,7 +116,8 @@ def read_parquet(source: Path | BytesIO) -> Read:
     from pyarrow import parquet
 
     try:
-        table = parquet.read_table(source)
+        with parquet.ParquetFile(source) as file:  # `read_table` imports pandas, where it is there
+            table = file.read()
         columns = {
             name.strip(): table.column(i).to_pylist() for i, name in enumerate(table.column_names)
         }

@@ -7,6 +7,8 @@ import pytest
 from tests import checking
 
 checking.install()
+os.environ["MICROSHOT_OFFLINE"] = "1"  # no test asks the network for weights
+os.environ.pop("MICROSHOT_WEIGHTS_DIR", None)
 
 
 def pytest_configure(config):

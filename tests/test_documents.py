@@ -1,9 +1,13 @@
 """What the documents point at is there."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
+
+from extract.weights.catalogue import CATALOGUE
+from store import plugins
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "data_manifests/README.md"]
@@ -60,3 +64,34 @@ def test_the_python_of_the_page_on_learn_runs(tmp_path, monkeypatch):
 def test_blocks_of_python_are_seen_with_their_lines(tmp_path):
     (tmp_path / "x.md").write_text("a\n\n```python\nx = 1\n```\n```sh\ny\n```\n```python\nx\n```\n")
     assert python_blocks(tmp_path / "x.md") == [(3, "x = 1\n"), (9, "x\n")]
+
+
+# ── licences ─────────────────────────────────────────────────────────────────────────────────────
+
+LICENCES = (ROOT / "docs/licences.md").read_text()
+
+
+def test_the_table_of_licences_names_every_package():
+    """Of a run and of the extras that users have."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [needs for name, needs in project["optional-dependencies"].items() if name != "dev"]
+    wanted = {re.match(r"[\w-]+", one)[0] for one in sum(extras, project["dependencies"])}
+    table = LICENCES.split("## Weights")[0]
+    assert [name for name in sorted(wanted) if f"`{name}`" not in table] == []
+
+
+@pytest.mark.parametrize("name", plugins.names("extract.encoders"))
+def test_the_table_of_licences_says_what_each_encoder_says(name):
+    table = LICENCES.split("## Weights")[1]
+    (line,) = [line for line in table.splitlines() if line.startswith(f"| `{name}`")]
+    licence = plugins.glance("extract.encoders", name, "DESCRIPTION").licence
+    assert licence.partition(" (")[0] in line
+    assert licence.rpartition("trained on ")[2] in line
+
+
+def test_the_table_of_licences_agrees_with_the_catalogue():
+    table = LICENCES.split("## Weights")[1]
+    for entry in CATALOGUE.values():
+        name = plugins.parse_spec(entry.encoder).name
+        (line,) = [line for line in table.splitlines() if line.startswith(f"| `{name}`")]
+        assert entry.licence in line, entry.name

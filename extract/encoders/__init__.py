@@ -11,12 +11,14 @@ calls may change a row. The loader is `extract.load_encoder`. Each plug-in offer
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
+
+from extract.weights.packaged import Packaged
 
 # What clips are encoded with where nobody names an encoder: all that an install brings.
 DEFAULTS = {"visual": "efficientnet_lite", "audio": "logmel"}
@@ -30,6 +32,7 @@ class Description:
     dims: Mapping[str, int]  # embedding size by `variant=`; under "" where there is no such setting
     licence: str  # of the published weights
     weights: str = "file"  # that is named; or "package", installed with us, or "none"
+    packaged: Mapping[str, Packaged] = field(default_factory=dict)  # by `variant=`
     precisions: tuple[str, ...] = ("fp32", "bf16")  # in which rows point where those of fp32 do
 
 

@@ -94,6 +94,7 @@ DESCRIPTION = Description(
     dims=dict.fromkeys(VARIANTS, DIM),
     licence=LICENCE,
     weights="package",
+    packaged={name: variant.weights for name, variant in VARIANTS.items()},
     precisions=("fp32",),
 )
 

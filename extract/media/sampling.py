@@ -65,3 +65,15 @@ class Sampling:
     def __call__(self, footage: Footage) -> Int[np.ndarray, "T"]:
         """Indices of the frames that the policy picks, within the first seconds of a clip."""
         return self.sampler(footage.until(self.max_seconds))
+
+
+def sampling(
+    *,
+    fps: float | None = None,
+    frames: int | None = None,
+    sample: str | None = None,
+    max_seconds: float = 30.0,
+) -> Sampling:
+    """The sampling that these options mean; one frame a second if they say nothing."""
+    fps = 1.0 if fps is None and frames is None and sample is None else fps
+    return Sampling(fps=fps, frames=frames, sample=sample, max_seconds=max_seconds)

@@ -187,7 +187,7 @@ def _specs(settings: Settings) -> list[FeatureSpec]:
 @lru_cache(maxsize=1)
 def _loaded(settings: Settings) -> list[Encoder]:
     options = settings.options.resolved()
-    return encoders_of(settings.visual, settings.audio, options.device, options.precision)
+    return encoders_of(settings.visual, settings.audio, options)
 
 
 def _shared(options: Options) -> Options:

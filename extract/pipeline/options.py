@@ -5,14 +5,14 @@ identity but the decoder.
 import os
 from dataclasses import dataclass, replace
 
-import torch
-
 from extract.media.clip import DECODERS
 from extract.processes.sandbox import check_mode
+from extract.weights.by_name import Fetching
 from store import Manifest, Status
 from store.errors import ConfigError, InputError, choices
 
 CLIPS_PER_UNIT = {"cpu": 64, "cuda": 512}  # about a minute's work: what a kill may cost
+PRECISIONS = ("auto", "fp32", "bf16")
 BATCH_SIZE = {"cpu": 16, "cuda": 128}
 
 
@@ -31,6 +31,8 @@ class Options:
     max_failures: float = 0.05
     clips_per_unit: int = 0
     batch_size: int = 0
+    offline: bool = False  # weights that are named and not here are an error
+    accept_unverified: bool = False  # of weights whose digest nobody states, believe what comes
 
     def __post_init__(self) -> None:
         if self.decoder not in DECODERS:
@@ -38,6 +40,14 @@ class Options:
                 f"no decoder {self.decoder!r}; there are {choices(self.decoder, DECODERS)}"
             )
         check_mode(self.sandbox)
+        if self.device != "auto" and self.device.partition(":")[0] not in BATCH_SIZE:
+            raise ConfigError(
+                f"no device {self.device!r}; write {', '.join(['auto', *BATCH_SIZE])}"
+            )
+        if self.precision not in PRECISIONS:
+            raise ConfigError(
+                f"no precision {self.precision!r}; there are {choices(self.precision, PRECISIONS)}"
+            )
         if not 0 <= self.workers <= 1024:
             raise InputError(f"workers={self.workers} must be between 0 (one per core) and 1024")
         if not 0 < self.deadline_seconds <= 86_400:
@@ -56,22 +66,23 @@ class Options:
             _failure(kind)
 
     @property
+    def fetching(self) -> Fetching:
+        """How weights that are named may be had."""
+        return Fetching(offline=self.offline, accept_unverified=self.accept_unverified)
+
+    @property
     def again(self) -> frozenset[Status]:
         """The statuses of clips that are tried again."""
         return frozenset(map(_failure, self.retry))
 
     def resolved(self) -> "Options":
-        """The options with what is 0 or `auto` filled in for this machine.
+        """The options with what is 0 or `auto` filled in for this machine."""
+        import torch
 
-        Raises:
-            ConfigError: a device that nothing here runs on.
-        """
         device = self.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         family = device.partition(":")[0]
-        if family not in BATCH_SIZE:
-            raise ConfigError(f"no device {device!r}; write {', '.join(['auto', *BATCH_SIZE])}")
         return replace(
             self,
             device=device,

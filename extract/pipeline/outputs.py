@@ -19,8 +19,9 @@ from extract.pipeline.unit_encoder import UnitEncoder, feature_spec, provenance
 from extract.processes.child import Outcome
 from extract.processes.pool import Limits, process_map
 from extract.processes.sandbox import Sandbox
+from extract.weights.choice import check_modality
 from store import Feature, FeatureSpec, Manifest, Status, Store
-from store.errors import ConfigError, InputError
+from store.errors import InputError
 from store.spec import settings_of
 
 Named = TypeVar("Named", bound=str | Encoder)
@@ -76,13 +77,13 @@ def named(
     line = (
         f"no encoder is named: frames by {DEFAULTS['visual']} (ImageNet), sound by "
         f"{DEFAULTS['audio']} (statistics, nothing learnt); with a GPU and a download more can be "
-        "had: --visual simclrv2:weights=FILE --audio panns:weights=FILE (extract weights list)"
+        "had: --visual simclrv2 --audio panns (extract weights list)"
     )
     return (DEFAULTS["visual"],), (DEFAULTS["audio"],), [line]
 
 
 def encoders_of(
-    visual: Sequence[str | Encoder], audio: Sequence[str | Encoder], device: str, precision: str
+    visual: Sequence[str | Encoder], audio: Sequence[str | Encoder], options: Options
 ) -> list[Encoder]:
     """The visual and audio encoders, loaded.
 
@@ -90,8 +91,8 @@ def encoders_of(
         ConfigError: one that cannot be had, or of the other modality.
     """
     return [
-        *(_loaded(spec, "visual", device, precision) for spec in visual),
-        *(_loaded(spec, "audio", device, precision) for spec in audio),
+        *(_loaded(spec, "visual", options) for spec in visual),
+        *(_loaded(spec, "audio", options) for spec in audio),
     ]
 
 
@@ -290,12 +291,11 @@ def _file_of(request: Request) -> Path:
     return request.path
 
 
-def _loaded(encoder: str | Encoder, modality: str, device: str, precision: str) -> Encoder:
+def _loaded(encoder: str | Encoder, modality: str, options: Options) -> Encoder:
     """The encoder, loaded if it is a SPEC, which must be of this modality."""
     if isinstance(encoder, str):
-        encoder = load_encoder(encoder, device=device, precision=precision)
-    if encoder.modality != modality:
-        raise ConfigError(
-            f"{encoder.name} is an encoder for --{encoder.modality}, not for --{modality}"
+        encoder = load_encoder(
+            encoder, device=options.device, precision=options.precision, fetching=options.fetching
         )
+    check_modality(encoder.name, encoder.modality, modality)
     return encoder

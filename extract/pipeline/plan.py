@@ -26,6 +26,7 @@ from extract.encoders import Encoder
 from extract.media.clip import Clip, failed
 from extract.media.sampling import Sampling
 from extract.pipeline.batching import HalvingNetwork
+from extract.pipeline.checks import Sample
 from extract.pipeline.options import Options, cores, readable
 from extract.pipeline.outputs import (
     decoded,
@@ -40,10 +41,8 @@ from extract.pipeline.unit_encoder import UnitEncoder
 from extract.processes.child import Outcome
 from extract.processes.sandbox import Confinement
 from store import FeatureSpec, Manifest, Status
-from store.errors import InputError
 from store.parts.layout import CHUNK_BYTES
 
-SAMPLE_CLIPS = 32
 CLIP_BYTES = 150  # of a part's tables per clip, about
 HELD_BYTES = 1 << 30  # of decoded clips
 Z95 = 1.96
@@ -123,22 +122,6 @@ class _Trial:
     cpu_seconds: float = 0.0  # of all cores
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """The clips that are tried.
-
-    Raises:
-        InputError: none.
-    """
-
-    clips: int = SAMPLE_CLIPS
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.clips < 1:
-            raise InputError(f"a sample of {self.clips} clips says nothing; take 1 or more")
-
-
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Tried:
     """Costs and outcomes of the sampled clips."""
@@ -173,7 +156,7 @@ def plan(
     manifest = manifest if isinstance(manifest, Manifest) else store.read_manifest(manifest)
     manifest = readable(manifest)
     visual, audio, notes = named(visual, audio)
-    encoders = encoders_of(visual, audio, options.device, options.precision)
+    encoders = encoders_of(visual, audio, options)
     specs = specs_of(encoders, policy, options.decoder)
     trials = _trials(manifest, store_dir, encoders, specs, options)
     pending = sorted(set().union(*(trial.pending for trial in trials)))

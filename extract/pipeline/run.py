@@ -16,6 +16,7 @@ import torch
 import store
 from extract.encoders import Encoder
 from extract.media.sampling import Sampling
+from extract.media.sampling import sampling as sampling
 from extract.pipeline.options import Options, readable
 from extract.pipeline.outputs import (
     decoded,
@@ -31,18 +32,6 @@ from extract.pipeline.progress import RunProgress, Watch, metrics_writer
 from extract.pipeline.result import FeatureReport, RunResult, Timings
 from extract.pipeline.stages import Pipeline
 from store import Manifest, Store
-
-
-def sampling(
-    *,
-    fps: float | None = None,
-    frames: int | None = None,
-    sample: str | None = None,
-    max_seconds: float = 30.0,
-) -> Sampling:
-    """The sampling that these options mean; one frame a second if they say nothing."""
-    fps = 1.0 if fps is None and frames is None and sample is None else fps
-    return Sampling(fps=fps, frames=frames, sample=sample, max_seconds=max_seconds)
 
 
 def run(
@@ -74,7 +63,7 @@ def run(
     manifest = manifest if isinstance(manifest, Manifest) else store.read_manifest(manifest)
     manifest = readable(manifest)
     visual, audio, notes = named(visual, audio)
-    encoders = encoders_of(visual, audio, options.device, options.precision)
+    encoders = encoders_of(visual, audio, options)
     specs = specs_of(encoders, policy, options.decoder)
     watch = watch or Watch()
     on_commit = metrics_writer(watch.metrics)

@@ -1,6 +1,7 @@
 """The published weights, as data: what each file is, who gives it and what it is known to reach.
 
-A size or digest that its publisher does not state is None. Accuracies are the publishers' own.
+A size or digest that its publisher does not state is None, and a set without whole digests is
+`unverified`: it is fetched only where that is accepted. Accuracies are the publishers' own.
 
 Source: google-research/simclr (README, tables of SimCLRv2); Zenodo 3987831 and the PANNs
 repository; harritaylor/torchvggish; tensorflow/models; facebookresearch/mae (README).
@@ -23,6 +24,11 @@ class RemoteFile:
     size_bytes: int | None = None
     md5: str | None = None  # as far as it is published: all of it, or its first digits
 
+    @property
+    def verified(self) -> bool:
+        """True if its publisher states a whole digest, which what comes is held against."""
+        return self.md5 is not None and len(self.md5) == MD5_DIGITS
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
@@ -36,6 +42,25 @@ class Published:
     attribution: str
     accuracy: str | None
     source: str
+    word: str = "pretrained"  # what names it in the SPEC of its encoder
+    setting: str = "weights"  # the setting that takes the word, or a file
+
+    @property
+    def spec(self) -> str:
+        """The SPEC that asks for these weights by name."""
+        joint = "," if ":" in self.encoder else ":"
+        return f"{self.encoder}{joint}{self.setting}={self.word}"
+
+    @property
+    def verified(self) -> bool:
+        """True if every file's digest is its publisher's; else what comes first is believed."""
+        return all(file.verified for file in self.files)
+
+    @property
+    def command(self) -> str:
+        """The command that fetches it."""
+        accept = "" if self.verified else " --accept-unverified"
+        return f"extract weights fetch {self.name}{accept}"
 
     @property
     def size_bytes(self) -> int | None:
@@ -44,6 +69,7 @@ class Published:
         return None if None in sizes else sum(size for size in sizes if size is not None)
 
 
+MD5_DIGITS = 32
 _SIMCLR = "https://storage.googleapis.com/simclr-checkpoints/simclrv2"
 _STEPS = {
     "pretrained": 250228, "supervised": 28151, "finetuned_100pct": 37535,
@@ -90,6 +116,7 @@ def _simclrv2(variant: str, category: str) -> Published:
         attribution="SimCLRv2, Chen et al. 2020, google-research/simclr; trained on ImageNet",
         accuracy=f"ImageNet top-1 {top1} %, {protocol}",
         source="https://github.com/google-research/simclr",
+        word=category,
     )
 
 
@@ -108,7 +135,7 @@ def _panns(variant: str) -> Published:
     )
 
 
-def _vggish(name: str, file: str, accuracy: str | None) -> Published:
+def _vggish(name: str, file: str, accuracy: str | None, setting: str = "weights") -> Published:
     release = "https://github.com/harritaylor/torchvggish/releases/download/v0.1"
     return Published(
         name=name,
@@ -119,6 +146,7 @@ def _vggish(name: str, file: str, accuracy: str | None) -> Published:
         attribution="VGGish, Hershey et al. 2017, tensorflow/models; ported by torchvggish",
         accuracy=accuracy,
         source="https://github.com/harritaylor/torchvggish",
+        setting=setting,
     )
 
 
@@ -153,7 +181,7 @@ def _others() -> list[Published]:
     )
     return [
         _vggish("vggish", "vggish-10086976.pth", "AudioSet mAP 0.314, as features"),
-        _vggish("vggish-pca", "vggish_pca_params-970ea276.pth", None),
+        _vggish("vggish-pca", "vggish_pca_params-970ea276.pth", None, "pca"),
         yamnet,
         mae,
     ]

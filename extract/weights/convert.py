@@ -25,7 +25,7 @@ from jaxtyping import Shaped
 
 from extract.weights.tensorflow_checkpoint import Checkpoint
 from store.errors import WeightsError
-from store.plugins import configure, parse_spec
+from store.plugins import check, parse_spec
 
 CONVERTER = 1  # raise when a converted file changes
 ENCODER = "simclrv2"
@@ -67,7 +67,7 @@ def convert(checkpoint: Path, encoder: str, output: Path, *, ema: bool = False) 
         )
     if output.suffix != ".safetensors":
         raise WeightsError(f"output {output} must end in .safetensors")
-    variant = configure("extract.encoders", spec).variant
+    variant = check("extract.encoders", spec).variant
     source = Checkpoint(checkpoint)
     entries = _matched(source, _architecture(variant), AVERAGED if ema else "", variant)
     metadata = {

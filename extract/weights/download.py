@@ -9,6 +9,7 @@ Source: RFC 9110, sections 13.1.5 (If-Range) and 14 (range requests).
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +22,7 @@ from urllib.parse import urlsplit
 
 from extract.weights.paced import Http, Https, TooSlow
 from store.errors import WeightsError
+from store.sizes import size
 
 ATTEMPTS = 5  # in a row without a megabyte more than there ever was
 MAX_ATTEMPTS = 50  # in all; a line that breaks more often is asked again by hand
@@ -119,6 +121,7 @@ def _continue(
     with _answer(url, headers, part) as response:
         start, total = _extent(response, url, size_bytes)
         mark = _mark(response)
+        _refuse_if_no_room(part, total - start)
         same = start == have and total == known.get("total") and mark in ("", known.get("mark"))
         if start != 0 and not same:
             forget(part)
@@ -132,6 +135,20 @@ def _continue(
         with file:
             file.seek(start)
             _copy(response, file, start, total, progress, tally)
+
+
+def _refuse_if_no_room(part: Path, missing: int) -> None:
+    """Refuse a download that cannot be finished, before it fills the disk.
+
+    Raises:
+        WeightsError: names both sizes.
+    """
+    free = shutil.disk_usage(part.parent).free
+    if missing > free:
+        raise WeightsError(
+            f"{part.parent} has {size(free)} left, and {size(missing)} are still to come; make "
+            f"room there, or choose another directory with MICROSHOT_WEIGHTS_DIR"
+        )
 
 
 def _copy(

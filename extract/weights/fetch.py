@@ -4,7 +4,8 @@
     DIRECTORY/<name>/<file>.json       its sha256 and size as first fetched; checked ever after
     DIRECTORY/<name>/.<file>.part      what has come so far (`extract/weights/download.py`)
 
-A mirror (`MICROSHOT_WEIGHTS_URL`) serves the same tree, so any such directory can be one.
+A mirror (`MICROSHOT_WEIGHTS_URL`) serves the same tree, so any such directory can be one. Nothing
+is asked of the network where `MICROSHOT_OFFLINE` is set.
 """
 
 import hashlib
@@ -27,6 +28,10 @@ from store.lock import alone
 _MD5 = partial(hashlib.md5, usedforsecurity=False)
 
 
+class Busy(WeightsError):  # noqa: N818 (as all errors of ours)
+    """Another process fetches the same file."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetched:
     """Weights on disk, checked."""
@@ -35,6 +40,7 @@ class Fetched:
     files: tuple[Path, ...]
     sha256: tuple[str, ...]
     next_step: str  # a command, or the SPEC that loads them
+    spec: str  # that loads them by name; empty where no encoder reads them
 
     def to_dict(self) -> dict[str, Any]:
         """The object that `extract weights fetch --json` prints."""
@@ -42,6 +48,7 @@ class Fetched:
             "name": self.name,
             "files": {str(f): s for f, s in zip(self.files, self.sha256, strict=True)},
             "next_step": self.next_step,
+            "spec": self.spec,
         }
 
 
@@ -71,6 +78,11 @@ def default_directory() -> Path:
     return Path(cache) / "microshot" / "weights"
 
 
+def is_offline() -> bool:
+    """True if `MICROSHOT_OFFLINE` forbids the network."""
+    return os.environ.get("MICROSHOT_OFFLINE", "").lower() not in ("", "0", "false", "no")
+
+
 def listing(directory: Path | None = None) -> list[dict[str, Any]]:
     """One row for each set of published weights, with whether it is on disk."""
     root = directory or default_directory()
@@ -78,6 +90,8 @@ def listing(directory: Path | None = None) -> list[dict[str, Any]]:
         {
             "name": weights.name,
             "encoder": weights.encoder,
+            "spec": weights.spec if weights.use != "none" else None,
+            "verified": weights.verified,
             "files": [file.name for file in weights.files],
             "size_bytes": weights.size_bytes,
             "licence": weights.licence,
@@ -95,6 +109,8 @@ def fetch(
     directory: Path | None = None,
     *,
     sha256: str | None = None,
+    accept_unverified: bool = False,
+    offline: bool = False,
     base_url: str | None = None,
     progress: Progress = lambda done, total, message: None,
 ) -> Fetched:
@@ -102,20 +118,25 @@ def fetch(
 
     Args:
         sha256: what the file must hash to; for several files theirs in order, with commas.
+        accept_unverified: believe what comes first, where no digest says what it must be.
+        offline: ask nothing of the network. (also: `MICROSHOT_OFFLINE`)
         base_url: a mirror. (default: `MICROSHOT_WEIGHTS_URL`, else the publisher)
 
     Raises:
-        WeightsError: unknown name, no answer, or not the file that was expected.
+        WeightsError: unknown name, no answer, or not the file that was expected; files that are
+            not on disk and may not be fetched.
     """
     published = find(name)
     pins = _pins(published, sha256)
     folder = (directory or default_directory()) / name
+    if not all((folder / file.name).is_file() for file in published.files):
+        _refuse(published, folder, offline or is_offline(), accept_unverified or None not in pins)
     mirror = base_url or os.environ.get("MICROSHOT_WEIGHTS_URL")
     paths, digests = [], []
     for file, pin in zip(published.files, pins, strict=True):
         url = f"{mirror.rstrip('/')}/{name}/{quote(file.name)}" if mirror else file.url
         wanted = _Wanted(file=file, path=folder / file.name, url=_http(url), pin=pin)
-        with _alone(wanted.path):
+        with alone_with(wanted.path):
             digest = _on_disk(wanted) if wanted.path.is_file() else _fetched(wanted, progress)
         size = wanted.path.stat().st_size
         progress(size, size, f"{wanted.path}: {size} bytes, sha256 {digest}")
@@ -126,7 +147,28 @@ def fetch(
         files=tuple(paths),
         sha256=tuple(digests),
         next_step=_next_step(published, paths[0]),
+        spec="" if published.use == "none" else published.spec,
     )
+
+
+def _refuse(published: Published, folder: Path, offline: bool, accepted: bool) -> None:
+    """Refuse to fetch what may not be fetched.
+
+    Raises:
+        WeightsError: has the command that would.
+    """
+    if offline:
+        raise WeightsError(
+            f"{published.name} is not in {folder}, and nothing is fetched offline; where there is "
+            f"a network, run: {published.command}"
+        )
+    if not accepted and not published.verified:
+        digests = ",".join(["HEX"] * len(published.files))
+        raise WeightsError(
+            f"{published.name} is not in {folder}, and is unverified: no digest of its publisher "
+            f"is known that it could be held against; run: {published.command} (believes what "
+            f"comes first, and checks it ever after), or with --sha256 {digests}"
+        )
 
 
 def _on_disk(wanted: _Wanted) -> str:
@@ -188,15 +230,19 @@ def _record(wanted: _Wanted, path: Path, digest: str) -> None:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Two fetches of one file would write into the same part."""
+def alone_with(path: Path) -> Iterator[None]:
+    """Hold a file of weights: two fetches of one would write into the same part.
+
+    Raises:
+        Busy: another process holds it.
+    """
     with ExitStack() as stack:
         with disk(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 stack.enter_context(alone(path.with_name(f".{path.name}.lock")))
             except BlockingIOError:
-                raise WeightsError(
+                raise Busy(
                     f"{path} is being fetched by another process; wait until it is done"
                 ) from None
         yield

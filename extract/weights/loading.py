@@ -16,10 +16,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from store.errors import ConfigError, InputError, MissingFile, WeightsError
+from extract.weights import choice
+from store.errors import InputError, WeightsError
 from store.exchange.formats._torch import inspect_torch
 
-TORCH_SUFFIXES = (".pth", ".pt", ".bin")
 UNUSED = "num_batches_tracked"  # counts training steps; decides nothing at rest
 SHOWN = 3
 
@@ -42,15 +42,7 @@ def choose(encoder: str, weights: str, untrained: bool) -> Weights | None:
         MissingFile: the file is not there.
         ConfigError: both were asked for.
     """
-    if weights and untrained:
-        raise ConfigError(
-            f"{encoder}: weights={weights} and untrained exclude each other; drop one"
-        )
-    if not weights and not untrained:
-        raise WeightsError(
-            f"{encoder} needs weights=FILE (published ones: extract weights list), or "
-            f"{encoder}:untrained for random ones (results are then stamped untrained)"
-        )
+    choice.check_weights(encoder, weights, untrained)
     return read(Path(weights)) if weights else None
 
 
@@ -61,17 +53,11 @@ def read(path: Path) -> Weights:
         MissingFile: no such file.
         WeightsError: another format, a damaged file, or one that holds more than tensors.
     """
-    if not path.is_file():
-        raise MissingFile(f"weights {path} are not there; check the path")
+    choice.check_file(path)
     if path.suffix == ".safetensors":
         tensors, metadata = _read_safetensors(path)
-    elif path.suffix in TORCH_SUFFIXES:
-        tensors, metadata = _read_torch(path), {}
     else:
-        raise WeightsError(
-            f"weights {path} end in {path.suffix!r}; "
-            f"those read are .safetensors, {', '.join(TORCH_SUFFIXES)}"
-        )
+        tensors, metadata = _read_torch(path), {}
     bad = sorted(k for k, t in tensors.items() if t.is_floating_point() and not t.isfinite().all())
     if bad:
         raise WeightsError(f"weights {path}: not finite in {_few(bad)}; fetch the file again")

@@ -190,32 +190,37 @@ def episodes_command(
 
     Example: learn episodes my_store --shots 1 --shots 5 --head prototypes --head ridge -o heads
     """
-    import learn
-    from learn.commands.tables import episodes_table
-    from learn.evaluation.missing_modality import Drop
-    from learn.training.runs import refuse_existing
+    from learn.commands.checks import check_episodes
+    from learn.evaluation.config import EpisodesConfig
+    from learn.evaluation.drop import Drop
     from store.sizes import parse_size
 
-    if output:
-        refuse_existing(output)
     missing, fusions = None, specs(fusion)
     if drop:
         missing = Drop(
             modes=listed(drop), rates=numbers(drop_rates), fills=listed(fill),
             fusions=fusions, seed=seed,
         )  # fmt: skip
+    asked: dict[str, Any] = {
+        "manifest": manifest, "split": split, "label": label, "group": group, "groups": groups,
+        "inflation": inflation, "task": task, "ways": ways, "shots": tuple(shots),
+        "queries": queries, "episodes": episodes, "until_ci": until_ci,
+        "max_episodes": max_episodes, "seed": seed, "visual": visual, "audio": audio,
+        "heads": tuple(head), "fusions": fusions, "projections": tuple(projection),
+        "guard": guard, "support": listed(support), "query": listed(query),
+        "episodes_file": episodes_file, "drop": missing, "query_store": query_store,
+        "query_manifest": query_manifest,
+        "query_split": query_split, "ci": ci, "memory": parse_size(memory),
+    }  # fmt: skip
+    check_episodes(EpisodesConfig.of({"store_path": directory, **asked}), output)
+
+    import learn
+    from learn.commands.tables import episodes_table
+
     with console.progress("episodes", quiet=as_json) as progress:
         result = learn.run_episodes(
-            directory, manifest=manifest, split=split, label=label, group=group, groups=groups,
-            inflation=inflation, task=task, ways=ways, shots=tuple(shots), queries=queries,
-            episodes=episodes, until_ci=until_ci, max_episodes=max_episodes, seed=seed,
-            visual=visual, audio=audio, heads=tuple(head), fusions=fusions,
-            projections=tuple(projection), guard=guard, support=listed(support),
-            query=listed(query), save_episodes=save_episodes, episodes_file=episodes_file,
-            drop=missing,
-            query_store=query_store, query_manifest=query_manifest, query_split=query_split, ci=ci,
-            memory=parse_size(memory), progress=progress,
-        )  # fmt: skip
+            directory, **asked, save_episodes=save_episodes, progress=progress
+        )
     if output:
         result.save(output)
     shown = result.to_dict()
@@ -320,12 +325,17 @@ def evaluate_command(
 
     Example: learn evaluate my_store --protocol linear --label topic --per-class
     """
+    from learn.commands.checks import Asked, check_protocol
+
+    asked = Asked(
+        store=directory, manifest=manifest, split=split, labels=label, group=group, visual=visual,
+        audio=audio, projections=list(map(str, projection)), support=support, query=query,
+    )  # fmt: skip
+    check_protocol(asked, protocol, output)
+
     import learn
     from learn.commands.tables import evaluation_table
-    from learn.training.runs import refuse_existing
 
-    if output:
-        refuse_existing(output)
     with console.progress("findings", quiet=as_json) as progress:
         result = learn.run_protocol(
             directory, protocol, manifest=manifest, split=split, train_split=train_split,
@@ -363,6 +373,10 @@ def compare_command(
     as_json: Json = False,
 ) -> int:
     """Tell which result is better, from differences on the same episodes."""
+    from learn.commands.checks import check_compare
+
+    check_compare(runs, against=against, margin=margin, ci=ci)
+
     import learn
     from learn.commands.tables import comparison_table
 

@@ -113,6 +113,16 @@ def predict_command(
 
     Example: learn predict my_store --support support.csv --top 2 -o answers.csv
     """
+    from learn.commands.checks import check_predict
+    from learn.inference.settings import PredictSettings
+
+    settings = PredictSettings(
+        support=support, query=query, output=output, labels=tuple(label), group=group, by=by,
+        head=head, fusion=fusion, guard=guard, index=index, top=top,
+        abstain_below=abstain_below, memory_bytes=0,
+    )  # fmt: skip
+    check_predict(directory, settings, mode=mode, projection=projection, visual=visual, audio=audio)
+
     import learn
     from learn.commands.tables import prediction_lines
 
@@ -144,6 +154,13 @@ def search_command(
     as_json: Json = False,
 ) -> int:
     """Find the clips nearest to one clip, across modalities too."""
+    from learn.commands.checks import check_search
+
+    check_search(
+        directory, top=top, modes=(source, target), projection=projection, visual=visual,
+        audio=audio,
+    )  # fmt: skip
+
     import learn
     from learn.commands.tables import neighbours_table
 

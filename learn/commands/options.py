@@ -7,7 +7,7 @@ import typer
 
 from store import console
 
-app = console.app("Train on stored features; answer few-shot questions.")
+app = console.command_line("Train on stored features; answer few-shot questions.")
 
 DATA, EPISODES, COMPARED, OUTPUT = "Which clips", "Which episodes", "What is compared", "Output"
 MISSING, ELSEWHERE, TRAINING = "Missing modalities", "Queries from elsewhere", "How to train"

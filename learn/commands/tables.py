@@ -474,3 +474,12 @@ def _caveats(rows: Sequence[Mapping[str, Any]]) -> None:
         )
     if any(row["seen_in_training"] for row in rows):
         write_line("! the projection was trained on clips scored here")
+
+
+def recipe_lines(rows: Sequence[Mapping[str, str]]) -> None:
+    """Print the recipes: each with its command, its time and the number to expect."""
+    for row in rows:
+        wrapped(f"{row['name']}: {row['summary']}")
+        for fact in ("command", "time", "expect"):
+            if row[fact]:
+                wrapped(f"{fact + ':':<9}{row[fact]}", indent="    ")

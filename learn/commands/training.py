@@ -75,10 +75,14 @@ def train_command(
 
     Example: learn train my_store --recipe infonce --set optimiser.epochs=20 -o runs/infonce
     """
-    import learn
+    from learn.commands.checks import check_train
 
     aliases = {"data.labels": labels, "data.memory": memory}
     changes = (*setting, *(f"{key}={value}" for key, value in aliases.items() if value))
+    check_train(directory, recipe, changes, output, manifest=manifest, resume=resume, device=device)
+
+    import learn
+
     with (
         console.interruptible() as stop,
         console.progress("epochs", quiet=as_json) as progress,
@@ -173,6 +177,13 @@ def sweep_command(
 
     Example: learn sweep my_store --recipe infonce --grid optimiser.learning_rate=1e-3,1e-4 -o grid
     """
+    from learn.commands.checks import check_sweep
+
+    check_sweep(
+        directory, recipe, setting, grid, manifest=manifest, device=device, scheduler=scheduler,
+        insecure_tcp=insecure_tcp,
+    )  # fmt: skip
+
     import learn
     from learn.commands.tables import sweep_table
 
@@ -222,9 +233,10 @@ def labels_command(
 
 @app.command("recipes")
 def recipes_command(as_json: Json = False) -> int:
-    """List the recipes `learn train` knows by name."""
+    """List the recipes `learn train` knows by name: command, time, the number to expect."""
     import learn
+    from learn.commands.tables import recipe_lines
 
     rows = learn.recipes()
-    console.give({"recipes": rows}, as_json, lambda: console.table(rows, ["name", "summary"]))
+    console.give({"recipes": rows}, as_json, lambda: recipe_lines(rows))
     return console.DONE

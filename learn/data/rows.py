@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Bool, Float16, Float32, Int, Int64
 from torch import Tensor
 
-from store.errors import UnknownFeature
+from learn.data.features import MODALITIES as MODALITIES
+from learn.data.features import choose_feature as choose_feature
 
 if TYPE_CHECKING:
-    from store import Feature, Store
+    from store import Feature
 
-MODALITIES = ("visual", "audio")
 CLIPS_AT_ONCE = 512
 ROWS_AT_ONCE = 8192
 
@@ -129,28 +129,6 @@ def concatenated(parts: Sequence[Rows]) -> Rows:
         offsets=torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
         seconds=torch.cat([part.seconds for part in parts]),
     )
-
-
-def choose_feature(store: "Store", modality: str, name: str | None) -> "Feature | None":
-    """The feature asked for, or the only one of that modality, or None where there is none.
-
-    Raises:
-        UnknownFeature: no such feature, one of another modality, or several and none named.
-    """
-    if name is not None:
-        feature = store[name]
-        if feature.modality != modality:
-            raise UnknownFeature(
-                f"{feature.name} is {feature.modality}, not {modality}; name another"
-            )
-        return feature
-    known = [f for f in map(store.__getitem__, store.features) if f.modality == modality]
-    if len(known) > 1:
-        raise UnknownFeature(
-            f"the store has {len(known)} {modality} features; name one of them: "
-            f"{', '.join(f.name for f in known)}"
-        )
-    return known[0] if known else None
 
 
 def load_rows(feature: "Feature", ids: Sequence[str]) -> Rows:

@@ -53,7 +53,7 @@ class Benchmark:
     val: EvaluationSet | None  # of the same kind as `scored`, to choose settings on
     ids: frozenset[str]  # of the clips scored, as their stores have them
     apart: EvaluationSet | None = None  # clips of classes that are not asked about
-    guard: str = "off"  # of projections, by stored vectors: a word of `guard.CHOICES`
+    guard: str = "off"  # of projections, by stored vectors: on, off or both
 
     @property
     def size(self) -> int:

@@ -27,12 +27,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from learn.evaluation.how_compared import AGAINST, METHODS, check_comparison
 from learn.evaluation.results import Saved, load_result
 from learn.fewshot import statistics
-from store.errors import ConfigError, InputError, choices
+from store.errors import InputError
 
-METHODS = (*statistics.METHODS, "bootstrap")
-AGAINST = ("first", "best", "all")
 RESAMPLES = 2000
 # What a result is known by, in a draw.
 KEYS = ("run", "support", "query", "projection", "guard", "head", "fusion")
@@ -103,12 +102,7 @@ def compare(
     Raises:
         InputError: the runs were not scored on the same episodes, or there is nothing to compare.
     """
-    if against not in AGAINST:
-        raise ConfigError(f"`against` {against!r} is none of {choices(against, AGAINST)}")
-    if ci not in METHODS:
-        raise ConfigError(f"no interval {ci!r}; there are {choices(ci, METHODS)}")
-    if not 0 <= margin < 1:
-        raise ConfigError(f"margin={margin} is not in [0, 1)")
+    check_comparison(against, margin, ci)
     loaded = [load_result(Path(run)) for run in dict.fromkeys(map(str, runs))]
     _same_episodes(loaded)
     rows = [row for run in loaded for row in _rows(run)]

@@ -7,16 +7,16 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from learn.evaluation.missing_modality import Drop
+from learn.evaluation.drop import Drop
 from learn.fewshot import default_head, statistics
-from learn.fewshot.guard import CHOICES
-from learn.fewshot.scoring import MEMORY
+from learn.fewshot.budget import MEMORY
 from learn.fewshot.tasks import CLASSIC
 from store.errors import ConfigError, choices
 
 EPISODES = 10_000
 BLOCK = 1000  # episodes that `until_ci` adds at a time
 MOST = 100_000
+GUARDS = ("on", "off", "both")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +89,8 @@ class EpisodesConfig:
 
     def __post_init__(self) -> None:
         statistics.check(self.ci)
-        if self.guard not in CHOICES:
-            raise ConfigError(f"`guard` {self.guard!r} is none of {choices(self.guard, CHOICES)}")
+        if self.guard not in GUARDS:
+            raise ConfigError(f"`guard` {self.guard!r} is none of {choices(self.guard, GUARDS)}")
         if self.until is not None and self.episodes_file:
             raise ConfigError("`until_ci` draws episodes, and `episodes_file` has them: name one")
 

@@ -30,6 +30,8 @@ from torch import Tensor
 
 from learn.data.clips import Clips
 from learn.data.rows import Rows, concatenated
+from learn.evaluation.drop import FILLS, FUSIONS, OF_MODE
+from learn.evaluation.drop import Drop as Drop
 from learn.evaluation.evaluation_set import EvaluationSet
 from learn.fewshot import modes as views
 from learn.fewshot import statistics
@@ -39,41 +41,10 @@ from learn.fewshot.scoring import Score, accuracies, by_late_fusion, scorer
 from learn.fewshot.tasks import Episodes
 from learn.inference.selection import vectors_of
 from learn.training.runs import Run
-from store.errors import ConfigError, InputError, choices
+from store.errors import InputError
 
-FUSIONS = ("early", "late", "learned")
-FILLS = ("zero", "mean", "retrieved", "token", "ignored")
 ONLY = {"token": "learned", "ignored": "late"}  # fills of one fusion
-RATES = (0.0, 0.25, 0.5, 0.75, 1.0)
 NUMBERS_AT_ONCE = 8_000_000
-OF_MODE = {"v": "visual", "a": "audio"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drop:
-    """The modalities that go missing, the shares of clips that lack them, and what is filled in.
-
-    Raises:
-        ConfigError: a word that is none of those above, or a rate that is no share.
-    """
-
-    modes: Sequence[str] = ()
-    rates: Sequence[float] = RATES
-    fills: Sequence[str] = ()  # none: all that a fusion allows
-    fusions: Sequence[str] = ()  # none: all that a projection allows
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for words, known in (
-            (self.modes, tuple(OF_MODE)),
-            (self.fills, FILLS),
-            (self.fusions, FUSIONS),
-        ):
-            for word in words:
-                if word not in known:
-                    raise ConfigError(f"`drop`: no {word!r}; there are {choices(word, known)}")
-        if not self.rates or not all(0 <= rate <= 1 for rate in self.rates):
-            raise ConfigError(f"`drop` rates {list(self.rates)}: name shares from 0 to 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

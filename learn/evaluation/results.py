@@ -15,12 +15,13 @@ from learn.data import records
 from learn.data.clips import Clips
 from learn.evaluation.config import EpisodesConfig
 from learn.evaluation.confusion import Tally
+from learn.evaluation.how_compared import check_scored
 from learn.evaluation.missing_modality import Missing
 from learn.fewshot import episode_files
 from learn.fewshot.tasks import Episodes
 from learn.training.runs import refuse_existing
 from store import atomic
-from store.errors import InputError, MissingFile
+from store.errors import InputError
 
 CONFIG = "episodes_config.json"  # config.json is what tells a training's directory
 
@@ -176,13 +177,7 @@ def load_result(run_dir: Path) -> Saved:
         MissingFile: there is none.
         InputError: a training's directory, or files that were changed.
     """
-    if (run_dir / "config.json").is_file():
-        raise InputError(
-            f"{run_dir} is a training; score it first: learn episodes DIR --projection {run_dir} "
-            "-o RUN"
-        )
-    if not (run_dir / "result.json").is_file():
-        raise MissingFile(f"no result {run_dir}; make one with: learn episodes DIR -o {run_dir}")
+    check_scored(run_dir)
     try:
         path = run_dir / "result.json"
         result: records.EpisodesRecord = records.read(path, records.EpisodesRecord)

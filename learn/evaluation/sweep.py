@@ -5,7 +5,6 @@ on where it was stopped and a larger grid keeps what a smaller one has done. Com
 apart on the validation split: the best of many on the test split would be too good by chance.
 """
 
-import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from learn.data.clips import splits
 from learn.evaluation.episodes import run_episodes
+from learn.evaluation.grid import combinations, parse_grid
 from learn.evaluation.processes import each_in_a_process
 from learn.fewshot import modes as views
 from learn.inference.selection import absolute
@@ -99,7 +99,7 @@ def sweep(
         ClusterError: no scheduler, an unsafe line, or workers with other code.
     """
     axes, folder = parse_grid(grid), Path(directory).absolute()
-    cells = [_cell(recipe, settings, chosen, folder) for chosen in _combinations(axes)]
+    cells = [_cell(recipe, settings, chosen, folder) for chosen in combinations(axes)]
     _refuse(cells, folder, workers, scheduler)
     _refuse_without_val(store_path, manifest, cells)
     facts = {
@@ -193,31 +193,6 @@ def _outcomes(
             short = ", ".join(cells[number].changes)
             progress(done, len(cells), f"{short}: {_in_short(outcome)}")
     return outcomes
-
-
-def parse_grid(grid: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The values of each setting, from texts "section.key=a,b,c".
-
-    Raises:
-        ConfigError: another form, a setting twice, or a value twice.
-    """
-    axes: dict[str, tuple[str, ...]] = {}
-    for axis in grid:
-        key, has_values, text = axis.partition("=")
-        values = tuple(value.strip() for value in text.split(","))
-        if not has_values or "." not in key or not all(values):
-            raise ConfigError(f"`grid` {axis!r} is not SECTION.KEY=A,B,…")
-        if key in axes or len(set(values)) < len(values):
-            raise ConfigError(f"`grid` {axis!r} says something twice")
-        axes[key] = values
-    if not axes:
-        raise ConfigError("no `grid`; write `grid` optimiser.learning_rate=1e-3,1e-4")
-    return axes
-
-
-def _combinations(axes: Mapping[str, Sequence[str]]) -> Iterator[dict[str, str]]:
-    for values in itertools.product(*axes.values()):
-        yield dict(zip(axes, values, strict=True))
 
 
 def _cell(

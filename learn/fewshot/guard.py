@@ -27,7 +27,6 @@ from learn.fewshot.fusions.weighted import (
 )
 from learn.fewshot.heads import Context, ExtraShotsHead, Head
 
-CHOICES = ("on", "off", "both")
 STORED = "stored "  # before the names of stored vectors, among those of both sides
 ONE_SIDE = (1.0,)  # the weights of a side that has one block
 STAND_BACK = Prior(

@@ -18,9 +18,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from store.errors import ConfigError, InputError, choices
+from learn.fewshot.mode_pairs import MODES as MODES
+from learn.fewshot.mode_pairs import cells as cells
+from learn.fewshot.mode_pairs import mode_of as mode_of
+from store.errors import InputError
 
-MODES = {"v": ("visual",), "a": ("audio",), "av": ("visual", "audio")}
 _SINGLE = ("visual", "audio")
 
 
@@ -41,31 +43,6 @@ class Pair:
     def with_names(self, names: Float[Tensor, "C E"]) -> "Pair":
         """The same pair with vectors of class names, repeated for every modality of a vector."""
         return replace(self, names=names.repeat(1, len(self.modality_dims)))
-
-
-def cells(
-    support: Sequence[str], query: Sequence[str], modalities: Sequence[str]
-) -> list[tuple[str, str]]:
-    """(support mode, query mode) of every comparison asked for.
-
-    Both given: every combination. One given: the same on the other side. None: every mode that the
-    store's modalities allow, the same on both sides.
-
-    Raises:
-        ConfigError: an unknown mode.
-    """
-    for mode in (*support, *query):
-        if mode not in MODES:
-            raise ConfigError(f"no mode {mode!r}; there are {choices(mode, MODES)}")
-    if support and query:
-        return list(dict.fromkeys((s, q) for s in support for q in query))
-    possible = [mode for mode, of in MODES.items() if set(of) <= set(modalities)]
-    return [(mode, mode) for mode in dict.fromkeys(support or query or possible)]
-
-
-def mode_of(modalities: Collection[str]) -> str:
-    """The mode that looks at exactly these modalities."""
-    return next(mode for mode, of in MODES.items() if set(of) == set(modalities))
 
 
 def pair(

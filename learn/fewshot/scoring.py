@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Float64, Int, Int32
 from torch import Tensor
 
+from learn.fewshot.budget import MEMORY as MEMORY
 from learn.fewshot.fusions import FAMILY
 from learn.fewshot.heads import (
     EXTRA_SHOTS,
@@ -33,7 +34,6 @@ from learn.fewshot.tasks import EpisodeBatch, Episodes
 from store import plugins
 from store.errors import ConfigError
 
-MEMORY = 1 << 30  # bytes, by default
 TABLE_WORTH = 16  # products of a table that cost as much as fetching and comparing one query
 MAX_ENTRIES = 2**31 - 1  # of a table, as its indices have 32 bits
 NUMBERS_AT_ONCE = 1_000_000  # more is no faster

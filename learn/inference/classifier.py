@@ -40,10 +40,10 @@ from learn.inference.left_out import (
     sums_of,
     unit_parts,
 )
-from learn.inference.vector_index import Inverted, VectorIndex
-from store.errors import ConfigError, choices
+from learn.inference.settings import HEADS as HEADS
+from learn.inference.settings import Inverted, check_head
+from learn.inference.vector_index import VectorIndex
 
-HEADS = ("prototypes", "nearest")
 ENOUGH = 20  # clips left out, for a confidence that is called calibrated
 UNCALIBRATED = 0.1  # the temperature where no class has two clips apart
 
@@ -137,8 +137,7 @@ def fit(support: Support, *, head: str = HEADS[0], index: Inverted | None = None
     Raises:
         ConfigError: `head` is neither prototypes nor nearest.
     """
-    if head not in HEADS:
-        raise ConfigError(f"no classifier by {head!r}; there are {choices(head, HEADS)}")
+    check_head(head)
     if head == "prototypes":
         sums, counts = sums_of(support, support.class_ids, support.classes)
         items, present = joined_parts(unit_parts(sums), tuple(count > 0 for count in counts))

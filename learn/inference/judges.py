@@ -19,8 +19,6 @@ from store.errors import ConfigError
 if TYPE_CHECKING:
     from store import Feature
 
-GUARDS = ("on", "off")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Judges:
@@ -74,8 +72,6 @@ def judges_of(
     Raises:
         ConfigError: an unknown head or fusion, or a head that a single clip can't be asked of.
     """
-    if guard not in GUARDS:
-        raise ConfigError(f"`guard` {guard!r} is none of {', '.join(GUARDS)}")
     spec = default_head.resolved(head or default_head.NAME)
     built: Head = plugins.build("learn.fewshot.heads", spec)
     if built.transductive:

@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from learn.fewshot.budget import MEMORY
 from learn.fewshot.fusions import WeighingFusion
 from learn.fewshot.guard import STORED
-from learn.fewshot.scoring import MEMORY
 from learn.inference.classifier import Calibration, Classifier, Predictions, fit
 from learn.inference.embed import EmbeddedBatch
 from learn.inference.examples import Examples

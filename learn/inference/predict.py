@@ -12,81 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from learn.inference.classifier import HEADS
 from learn.inference.embed import EmbeddedBatch, all_clips, embed, parts_of, refuse_unknown
 from learn.inference.examples import join, read_groups, read_labels
 from learn.inference.judges import Judges, judges_of
 from learn.inference.labeller import Labeller, LabellerSettings, LabelSummary, header, judged_by
 from learn.inference.selection import NONE, Selection, runs_of, select_one
-from learn.inference.vector_index import parse_index
+from learn.inference.settings import HEADS, PredictSettings, parse_index
 from store import atomic, read_manifest
 from store import open as open_store
-from store.errors import ConfigError, InputError, MissingFile
 from store.features.streaming import MEMORY_BYTES
 
 if TYPE_CHECKING:
     from store import Store
 
 Progress = Callable[..., None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PredictSettings:
-    """The question and the way of answering it."""
-
-    support: str | Path
-    query: str | Path | None
-    output: Path
-    labels: tuple[str, ...]
-    group: str | None
-    by: str | None  # of the gallery
-    head: str | None
-    fusion: str | None
-    guard: str
-    index: str
-    top: int
-    abstain_below: float
-    memory_bytes: int
-
-    def __post_init__(self) -> None:
-        if self.gallery and (self.head or self.fusion):
-            raise ConfigError(
-                "`head` and `fusion` judge by all labelled clips, `by` and an approximate `index` "
-                "look for the nearest; name one"
-            )
-        if self.top < 1 or not 0 <= self.abstain_below <= 1:
-            raise ConfigError(
-                f"top={self.top}, abstain_below={self.abstain_below}: top is at least 1, and "
-                "abstain_below a probability from 0 to 1"
-            )
-        if self.output.exists():
-            raise InputError(f"{self.output} exists; name a new file")
-        if not self.output.parent.is_dir():
-            folder, name = self.output.parent, self.output.name
-            raise MissingFile(f"no directory {folder} to write {name} in; make it first")
-
-    @property
-    def gallery(self) -> bool:
-        """Whether the nearest of labelled clips, or of their means, answer."""
-        return self.by is not None or self.index != "exact"
-
-    def judges(self, selection: Selection) -> Judges | None:
-        """What answers; None: the gallery."""
-        if self.gallery:
-            return None
-        (run,) = selection.runs.values()
-        return judges_of(self.head, self.fusion, self.guard, run, selection.features)
-
-    def labeller(self, judges: Judges | None, *, centred: bool) -> LabellerSettings:
-        """The settings of the labeller of one question."""
-        return LabellerSettings(
-            head=self.by or HEADS[0],
-            judges=judges,
-            inverted=parse_index(self.index),
-            centred=centred,
-            top=self.top,
-            abstain_below=self.abstain_below,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,8 +191,8 @@ class _Prediction:
 
 def _prepare(settings: PredictSettings, store: "Store", selection: Selection) -> _Prediction:
     """Read the support and fit the labellers, refusing what is wrong before anything is written."""
-    judges = settings.judges(selection)
-    labeller = settings.labeller(judges, centred=None in selection.runs.values())
+    judges = _judges(settings, selection)
+    labeller = _labeller(settings, judges, centred=None in selection.runs.values())
     table = read_manifest(settings.support, ids_suffice=True)
     columns = {label: read_labels(table, label) for label in settings.labels}
     refuse_unknown(selection.features, table.clip_ids, str(settings.support))
@@ -275,6 +214,28 @@ def _prepare(settings: PredictSettings, store: "Store", selection: Selection) ->
         labellers=tuple(
             Labeller(label, names, examples, labeller) for label, names in columns.items()
         ),
+    )
+
+
+def _judges(settings: PredictSettings, selection: Selection) -> Judges | None:
+    """What answers; None: the gallery."""
+    if settings.gallery:
+        return None
+    (run,) = selection.runs.values()
+    return judges_of(settings.head, settings.fusion, settings.guard, run, selection.features)
+
+
+def _labeller(
+    settings: PredictSettings, judges: Judges | None, *, centred: bool
+) -> LabellerSettings:
+    """The settings of the labeller of one question."""
+    return LabellerSettings(
+        head=settings.by or HEADS[0],
+        judges=judges,
+        inverted=parse_index(settings.index),
+        centred=centred,
+        top=settings.top,
+        abstain_below=settings.abstain_below,
     )
 
 

@@ -6,7 +6,6 @@ are closer than rounding can tell, they are computed again, in double precision 
 Shapes: G = vectors of the index, Q = queries, D = size of a vector, k = neighbours.
 """
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,16 +14,14 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
-from store import plugins
-from store.errors import ConfigError, UnknownSetting, choices
-from store.settings import Settings, setting
+from learn.inference.settings import Inverted as Inverted
+from learn.inference.settings import parse_index as parse_index
 
 SLACK = 8  # neighbours fetched beyond k, so that ties at the edge are seen
 ROUNDING = 2e-6  # more than float32 products of vectors no longer than 1 are off
 QUERIES_AT_ONCE = 4096
 NUMBERS_AT_ONCE = 4_000_000
 RECALL_QUERIES = 500
-INDICES = ("exact", "ivf")
 
 
 class Neighbours(NamedTuple):
@@ -33,35 +30,6 @@ class Neighbours(NamedTuple):
 
     scores: Float32[Tensor, "Q k"]
     indices: Int64[Tensor, "Q k"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inverted(Settings):
-    """Settings of the index `ivf`: k-means cells, of which the nearest few are searched."""
-
-    cells: int = setting(0, at_least=0)  # 0: four times the root of the index's size
-    probes: int = setting(16, at_least=1)
-
-    @classmethod
-    def prefix(cls) -> str:
-        """The text that errors begin with."""
-        return "ivf: "
-
-
-def parse_index(text: str) -> Inverted | None:
-    """The settings of `ivf:cells=…,probes=…`, or None for `exact`.
-
-    Raises:
-        ConfigError: another word or setting.
-    """
-    spec = plugins.parse_spec(text)
-    if spec.name not in INDICES:
-        raise ConfigError(f"no index {spec.name!r}; there are {choices(spec.name, INDICES)}")
-    if spec.name == "exact":
-        if spec.settings:
-            raise UnknownSetting(f"exact has no setting {next(iter(spec.settings))!r}; it has none")
-        return None
-    return plugins.settle(Inverted, "ivf", spec.settings)
 
 
 class VectorIndex:

@@ -14,8 +14,9 @@ from learn.data import records
 from learn.evaluation.results import Saved, load_result
 from learn.evaluation.wording import CLASSIC
 from learn.inference.selection import NONE, modalities_of
+from learn.reporting.asked import check_result
 from learn.training.runs import load_run
-from store.errors import InputError, MissingFile
+from store.errors import InputError
 
 MAX_METRICS_BYTES = 1 << 30  # a line per step
 
@@ -171,15 +172,9 @@ def read_inputs(runs: Sequence[str | Path]) -> ReportInputs:
             trainings.append(_read_training(run))
         elif (run / "evaluation.json").is_file():
             evaluations.append(_read_evaluation(run))
-        elif (run / "result.json").is_file():
-            saved.append(load_result(run))
-        elif run.is_dir():
-            raise InputError(
-                f"{run} holds no result; a RUN is what learn episodes, learn evaluate or learn "
-                "train wrote with -o"
-            )
         else:
-            raise MissingFile(f"no directory {run}; a RUN is what learn … -o RUN wrote")
+            check_result(run)
+            saved.append(load_result(run))
     rows = [row for result in saved for row in result.result["results"]]
     rows += [row for evaluation in evaluations for row in evaluation.rows]
     projections = [Path(row["projection"]) for row in rows if row["projection"] != NONE]

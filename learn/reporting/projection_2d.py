@@ -16,9 +16,7 @@ from learn.fewshot.modes import MODES, pair
 from learn.inference.selection import vectors_of
 from learn.training.runs import Run
 from store import open as open_store
-from store.errors import ConfigError, choices
 
-METHODS = ("tsne", "pca", "none")
 MOST_CLIPS = 1500  # on one map; of more, as many spread evenly over their ids
 BEFORE_TSNE = 50  # dimensions
 NEIGHBOURS = 30.0
@@ -35,16 +33,6 @@ class Map:
     kinds: tuple[str, ...]  # the mode of each point
     points: Float[np.ndarray, "V 2"]
     kept: float | None  # share of the variance on a map by pca
-
-
-def check(method: str) -> None:
-    """Refuse an unknown method.
-
-    Raises:
-        ConfigError: names the methods there are.
-    """
-    if method not in METHODS:
-        raise ConfigError(f"no map {method!r}; there are {choices(method, METHODS)}")
 
 
 def maps(

@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from learn.reporting import projection_2d
+from learn.reporting.asked import METHODS, check_map, check_report
 from learn.reporting.caveats import Caveat, find_caveats
 from learn.reporting.episodes import episodes_section
 from learn.reporting.evaluations import evaluation_section
@@ -19,7 +19,6 @@ from learn.reporting.sections import Section
 from learn.reporting.stores import Stores
 from learn.reporting.trainings import training_section
 from store import atomic
-from store.errors import InputError, MissingFile
 
 TEMPLATE = "report.html.j2"
 
@@ -49,7 +48,7 @@ def report(
     output: str | Path,
     *,
     title: str = "",
-    map_by: str = projection_2d.METHODS[0],
+    map_by: str = METHODS[0],
     media: Sequence[str | Path] = (),
     thumbnails: Thumbnails | None = None,
     remote_stores: bool = False,
@@ -65,8 +64,8 @@ def report(
         ConfigError: no such map.
     """
     output = Path(output)
-    projection_2d.check(map_by)
-    _refuse(runs, output, media)
+    check_map(map_by)
+    check_report(runs, output, media)
     inputs = read_inputs(runs)
     stores = Stores(inputs, remote=remote_stores)
     sections = _sections(inputs, map_by, remote_stores)
@@ -114,19 +113,6 @@ def render(
         pictures=pictures,
         version=version("microshot"),
     )
-
-
-def _refuse(runs: Sequence[str | Path], output: Path, media: Sequence[str | Path]) -> None:
-    """Refuse wrong arguments before anything is read."""
-    if not runs:
-        raise InputError("no RUN; name a directory that learn episodes, evaluate or train wrote")
-    if output.exists():
-        raise InputError(f"{output} exists; name another `output`, or remove it")
-    if not output.parent.is_dir():
-        raise MissingFile(f"no directory {output.parent} to write {output.name} in; make it first")
-    for folder in map(Path, media):
-        if not folder.is_dir():
-            raise MissingFile(f"no directory {folder}; `media` is where the clips lie")
 
 
 def _sections(inputs: ReportInputs, map_by: str, remote: bool) -> list[Section]:

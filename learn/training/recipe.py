@@ -18,6 +18,7 @@
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ FAMILIES = {
     "network": "learn.models.networks",
     "objective": "learn.training.objectives",
 }
+FACTS = ("command", "time", "expect", "source")  # of a recipe's header
 PER_MODALITY = ("visual", "audio")
 
 
@@ -168,12 +170,31 @@ class Recipe:
 
 
 def recipes() -> list[dict[str, str]]:
-    """Name, first line of the header and path of every recipe that comes with the package."""
-    listed = []
-    for path in sorted(FOLDER.glob("*.toml")):
-        header = path.read_text().splitlines()[0].lstrip("# ")
-        listed.append({"name": path.stem, "summary": header, "path": str(path)})
-    return listed
+    """Name, path and header of every recipe that comes with the package: a summary, its command,
+    its time, the number to expect and its source."""
+    return [
+        {"name": path.stem, **_header(path.read_text()), "path": str(path)}
+        for path in sorted(FOLDER.glob("*.toml"))
+    ]
+
+
+def _header(text: str) -> dict[str, str]:
+    """The summary and the facts in the comment that a recipe begins with.
+
+    A fact is `# Word    what it says`, and goes on in lines that are indented as far.
+    """
+    comment = list(takewhile(lambda line: line.startswith("#"), text.splitlines()))
+    facts = {"summary": comment[0].lstrip("# ")} | dict.fromkeys(FACTS, "")
+    key = ""
+    for line in comment[1:]:
+        word, _, rest = line.lstrip("# ").partition(" ")
+        if line[2:3].strip():  # a new fact begins at the margin
+            key = word.lower() if word.lower() in FACTS else ""
+        else:
+            rest = line.lstrip("# ")
+        if key:
+            facts[key] = f"{facts[key]} {rest.strip()}".strip()
+    return facts
 
 
 def load(recipe: str | Path, changes: Sequence[str] = ()) -> Recipe:
@@ -259,7 +280,7 @@ def _closed_form(tables: Mapping[str, Any], source: str) -> bool:
 
 def is_solved(projection: plugins.Spec) -> bool:
     """Whether this projection has a closed form, and no use for an objective."""
-    traits = getattr(plugins.module(FAMILIES["projection"], projection.name), "TRAITS", None)
+    traits = plugins.glance(FAMILIES["projection"], projection.name, "TRAITS", None)
     return bool(traits and traits.closed_form)
 
 
@@ -360,7 +381,7 @@ def _plugin(section: str, table: Mapping[str, Any]) -> plugins.Spec:
         raise ConfigError(
             f"{section}.name is missing; there are {', '.join(plugins.names(family))}"
         )
-    config = plugins.configure(family, plugins.Spec(name, settings))
+    config = plugins.check(family, plugins.Spec(name, settings))
     assert is_dataclass(config)
     return plugins.Spec(name, {f.name: getattr(config, f.name) for f in fields(config)})
 

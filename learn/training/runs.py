@@ -39,17 +39,19 @@ from learn.training import recipe as recipes
 from learn.training.metrics_log import NAME as METRICS
 from learn.training.objectives import Objective, ObjectiveContext, Texts
 from learn.training.objectives._none import NoObjective
+from learn.training.run_files import CONFIG as CONFIG
+from learn.training.run_files import DONE as DONE
+from learn.training.run_files import PROVENANCE as PROVENANCE
+from learn.training.run_files import WEIGHTS as WEIGHTS
+from learn.training.run_files import check_finished
+from learn.training.run_files import refuse_existing as refuse_existing
 from store import atomic, plugins
-from store.errors import ConfigError, InputError, MicroshotError, MissingFile
+from store.errors import ConfigError, InputError, MicroshotError
 from store.lock import alone
 
 if TYPE_CHECKING:
     from store import Feature
 
-CONFIG = "config.json"
-PROVENANCE = "provenance.json"
-WEIGHTS = "weights.safetensors"
-DONE = "done.json"
 LOCK = ".lock"
 FILES = (CONFIG, PROVENANCE, METRICS, WEIGHTS)
 BANK = "bank.safetensors"
@@ -110,16 +112,6 @@ class Run:
         with torch.inference_mode():
             texts = torch.from_numpy(self.labels.of(names))
             return F.normalize(self.objective.eval().embed_texts(texts), dim=-1)
-
-
-def refuse_existing(run_dir: Path) -> None:
-    """Refuse a directory that exists, before long work rather than after it.
-
-    Raises:
-        InputError: something is there already.
-    """
-    if run_dir.exists():
-        raise InputError(f"{run_dir} exists; name a new directory")
 
 
 @contextmanager
@@ -249,12 +241,7 @@ def load_run(path: Path) -> Run:
         MissingFile: no run is there, or one that never finished.
         InputError: a file is not what the run wrote.
     """
-    if not (path / CONFIG).is_file():
-        raise MissingFile(f"no run {path}; make one with: learn train DIR --recipe NAME -o {path}")
-    if not (path / DONE).is_file():
-        raise MissingFile(
-            f"{path} is unfinished (no done.json); go on with: learn train … -o {path} --resume"
-        )
+    check_finished(path)
     try:
         _check_unchanged(path)
         return _restored(path)

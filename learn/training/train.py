@@ -22,6 +22,7 @@ from learn.models.embedder import Embedder
 from learn.training import against_stored, checkpoint, closed_form, runs
 from learn.training import recipe as recipes
 from learn.training.dataset import TrainingSetup, load_setup
+from learn.training.devices import check_device
 from learn.training.loop import Trainer, never
 from learn.training.metrics_log import NAME as METRICS
 from learn.training.metrics_log import MetricsLog, Scalars
@@ -212,12 +213,11 @@ def _device(name: str) -> torch.device:
     Raises:
         ConfigError: no such device here; nothing runs elsewhere silently.
     """
+    check_device(name)
     try:
         device = torch.device(name)
     except RuntimeError:
         raise ConfigError(f"no device {name!r}; there are cpu and cuda") from None
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"no device {name!r}; there are cpu and cuda")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError("`device` cuda, but torch finds no GPU; use `device` cpu")
     if device.type == "cuda" and device.index is None:

@@ -111,3 +111,34 @@ def test_a_new_file_is_a_new_plugin(family, tmp_path):
     Path(tmp_path, family, "gamma.py").write_text(PLUGIN)
     assert plugins.names(family) == ["alpha", "beta", "gamma"]
     assert plugins.build(family, "gamma")[0].size == 3
+
+
+# What is read without what else its module needs: here a library that nobody has.
+HEAVY = f"import nowhere_at_all\n{PLUGIN}\nTRAITS = ('open',)\n"
+
+
+@pytest.fixture
+def heavy(family, tmp_path):
+    (tmp_path / family / "gamma.py").write_text(HEAVY)
+    return family
+
+
+def test_settings_are_checked_without_what_else_the_module_needs(heavy):
+    assert plugins.check(heavy, plugins.parse_spec("gamma:size=7")).size == 7
+    with pytest.raises(UnknownSetting, match="did you mean 'size'"):
+        plugins.check(heavy, plugins.parse_spec("gamma:sise=7"))
+    with pytest.raises(ConfigError, match="not a number"):
+        plugins.check(heavy, plugins.parse_spec("gamma:size=many"))
+    with pytest.raises(UnknownPlugin):
+        plugins.check(heavy, plugins.parse_spec("gama"))
+    assert f"{heavy}.gamma" not in sys.modules
+    with pytest.raises(ModuleNotFoundError):
+        plugins.build(heavy, "gamma:size=7")
+
+
+def test_a_name_is_read_likewise_and_anew_where_the_module_changed(heavy, tmp_path):
+    assert plugins.glance(heavy, "gamma", "TRAITS") == ("open",)
+    assert plugins.glance(heavy, "gamma", "NOTHING", None) is None
+    path = tmp_path / heavy / "gamma.py"
+    path.write_text(path.read_text().replace("'open'", "'shut'"))
+    assert plugins.glance(heavy, "gamma", "TRAITS") == ("shut",)

@@ -7,8 +7,9 @@ import pytest
 
 import store
 from extract.media.sampling import Sampling
+from extract.pipeline.checks import Sample
 from extract.pipeline.options import Options
-from extract.pipeline.plan import Sample, plan
+from extract.pipeline.plan import plan
 from extract.pipeline.status import status
 from store.errors import InputError, NotAStore
 from tests.extract import media_files as media

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 import socket
 import struct
 import threading
@@ -125,6 +126,7 @@ def server(monkeypatch):
     monkeypatch.setattr(paced, "WINDOW_SECONDS", 0.2)
     monkeypatch.setattr(paced, "MAX_HEAD_BYTES", 100_000)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.delenv("MICROSHOT_OFFLINE")
     with Server() as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
@@ -156,7 +158,9 @@ def assert_nothing_under_its_name(folder):
 
 def test_a_file_is_fetched_once_and_recorded(server, tmp_path, folder):
     reports = []
-    fetched = fetch.fetch(NAME, tmp_path, progress=lambda *a: reports.append(a))
+    fetched = fetch.fetch(
+        NAME, tmp_path, accept_unverified=True, progress=lambda *a: reports.append(a)
+    )
     assert fetched.files == (folder / FILE,)
     assert fetched.sha256 == (DIGEST,)
     assert fetched.next_step == f"panns:variant=cnn14,weights={folder / FILE}"
@@ -164,14 +168,14 @@ def test_a_file_is_fetched_once_and_recorded(server, tmp_path, folder):
     assert reports[0][1] == reports[-1][0] == len(BODY)
     assert [done for done, _, _ in reports] == sorted(done for done, _, _ in reports)
     assert DIGEST in reports[-1][2]
-    assert fetch.fetch(NAME, tmp_path) == fetched
+    assert fetch.fetch(NAME, tmp_path, accept_unverified=True) == fetched
     assert server.seen == [("/mirror/panns-cnn14/Cnn14_mAP%3D0.431.pth", None)]
 
 
 @pytest.mark.parametrize("how", ["cut", "cut and reset"])
 def test_a_broken_transfer_goes_on_where_it_stopped(server, tmp_path, folder, how):
     server.plan = [(how, 3_000_000), None]
-    fetch.fetch(NAME, tmp_path)
+    fetch.fetch(NAME, tmp_path, accept_unverified=True)
     assert_whole(folder)
     if how == "cut":  # a reset may take bytes along that were sent
         assert server.seen[1][1] == "bytes=3000000-"
@@ -180,10 +184,10 @@ def test_a_broken_transfer_goes_on_where_it_stopped(server, tmp_path, folder, ho
 def test_a_later_call_goes_on_too(server, tmp_path, folder):
     server.plan = [("cut", 3_000_000), *[503] * 20]
     with pytest.raises(WeightsError, match=r"503.*attempts"):
-        fetch.fetch(NAME, tmp_path)
+        fetch.fetch(NAME, tmp_path, accept_unverified=True)
     assert_nothing_under_its_name(folder)
     server.plan, server.seen = [], []
-    fetch.fetch(NAME, tmp_path)
+    fetch.fetch(NAME, tmp_path, accept_unverified=True)
     assert_whole(folder)
     assert server.seen[0][1] == "bytes=3000000-"
     assert server.conditions[-1] == '"one"'
@@ -194,9 +198,9 @@ def test_an_answer_without_a_mark_ends_what_was_known_of_the_part(server, tmp_pa
         server.etag, server.body = etag, body
         server.plan = [("cut", cut), 404]
         with pytest.raises(WeightsError):
-            fetch.fetch(NAME, tmp_path)
+            fetch.fetch(NAME, tmp_path, accept_unverified=True)
     server.etag, server.body = '"one"', BODY
-    fetch.fetch(NAME, tmp_path)
+    fetch.fetch(NAME, tmp_path, accept_unverified=True)
     assert_whole(folder)
     assert server.seen[-1][1] is None
 
@@ -206,9 +210,9 @@ def test_a_whole_part_is_not_fetched_again(server, tmp_path, folder, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(fetch, "_check", lambda *a, **k: pytest.fail("killed here"))
         with pytest.raises(pytest.fail.Exception):
-            fetch.fetch(NAME, tmp_path)
+            fetch.fetch(NAME, tmp_path, accept_unverified=True)
     assert_nothing_under_its_name(folder)
-    fetch.fetch(NAME, tmp_path)
+    fetch.fetch(NAME, tmp_path, accept_unverified=True)
     assert_whole(folder)
     assert len(server.seen) == 1
 
@@ -216,7 +220,7 @@ def test_a_whole_part_is_not_fetched_again(server, tmp_path, folder, monkeypatch
 def test_a_server_without_ranges_starts_over(server, tmp_path, folder):
     server.ranges = False
     server.plan = [("cut", 3_000_000)]
-    fetch.fetch(NAME, tmp_path)
+    fetch.fetch(NAME, tmp_path, accept_unverified=True)
     assert_whole(folder)
     assert server.seen[1][1] == "bytes=3000000-"
 
@@ -225,7 +229,7 @@ def test_a_server_without_ranges_starts_over(server, tmp_path, folder):
 def test_a_server_without_a_strong_mark_is_never_continued(server, tmp_path, folder, etag):
     server.etag = etag
     server.plan = [("cut", 3_000_000)]
-    fetch.fetch(NAME, tmp_path)
+    fetch.fetch(NAME, tmp_path, accept_unverified=True)
     assert_whole(folder)
     assert server.seen[1][1] is None
 
@@ -236,16 +240,16 @@ def test_a_file_that_changes_between_two_attempts_is_not_patched_together(
 ):
     server.plan = [("cut", 3_000_000), *[500] * 4]
     with pytest.raises(WeightsError):
-        fetch.fetch(NAME, tmp_path)
+        fetch.fetch(NAME, tmp_path, accept_unverified=True)
     server.body, server.etag, server.careless = BODY[::-1], '"two"', careless
-    fetch.fetch(NAME, tmp_path)
+    fetch.fetch(NAME, tmp_path, accept_unverified=True)
     assert (folder / FILE).read_bytes() == BODY[::-1]
 
 
 @pytest.mark.parametrize("fault", [500, 503, 429, "reset", "silent"])
 def test_what_may_pass_is_tried_again(server, tmp_path, folder, fault):
     server.plan = [fault, fault]
-    fetch.fetch(NAME, tmp_path)
+    fetch.fetch(NAME, tmp_path, accept_unverified=True)
     assert_whole(folder)
     assert len(server.seen) == 3
 
@@ -271,7 +275,7 @@ def test_what_stays_wrong_is_one_line_and_leaves_nothing(
 ):
     server.plan = plan
     with pytest.raises(WeightsError, match=says) as error:
-        fetch.fetch(NAME, tmp_path)
+        fetch.fetch(NAME, tmp_path, accept_unverified=True)
     assert "\n" not in str(error.value)
     assert requests in (None, len(server.seen))
     assert_nothing_under_its_name(folder)
@@ -280,7 +284,7 @@ def test_what_stays_wrong_is_one_line_and_leaves_nothing(
 def test_a_redirect_keeps_the_range(server, tmp_path, folder):
     again = ("redirect", "/elsewhere")
     server.plan = [again, ("cut", 3_000_000), again]
-    fetch.fetch(NAME, tmp_path)
+    fetch.fetch(NAME, tmp_path, accept_unverified=True)
     assert_whole(folder)
     assert server.seen[-1] == ("/elsewhere", "bytes=3000000-")
 
@@ -297,29 +301,29 @@ def test_a_wrong_digest_keeps_nothing(server, tmp_path, folder):
 
 
 def test_a_file_that_changed_since_it_was_first_fetched_is_refused(server, tmp_path, folder):
-    fetch.fetch(NAME, tmp_path)
+    fetch.fetch(NAME, tmp_path, accept_unverified=True)
     (folder / FILE).unlink()
     server.body = BODY[::-1]
     with pytest.raises(WeightsError, match="when first fetched; nothing was kept"):
-        fetch.fetch(NAME, tmp_path)
+        fetch.fetch(NAME, tmp_path, accept_unverified=True)
     assert names(folder) == [f"{FILE}.json"]
     (folder / f"{FILE}.json").unlink()
-    fetch.fetch(NAME, tmp_path)
+    fetch.fetch(NAME, tmp_path, accept_unverified=True)
     assert (folder / FILE).read_bytes() == BODY[::-1]
 
 
 def test_a_file_that_rots_on_disk_is_noticed(server, tmp_path, folder):
-    fetch.fetch(NAME, tmp_path)
+    fetch.fetch(NAME, tmp_path, accept_unverified=True)
     with (folder / FILE).open("r+b") as file:
         file.write(b"\xff")
     with pytest.raises(WeightsError, match="when first fetched; delete"):
-        fetch.fetch(NAME, tmp_path)
+        fetch.fetch(NAME, tmp_path, accept_unverified=True)
 
 
 def test_a_file_put_there_by_hand_is_recorded(server, tmp_path, folder):
     folder.mkdir()
     (folder / FILE).write_bytes(BODY)
-    fetch.fetch(NAME, tmp_path)
+    fetch.fetch(NAME, tmp_path, accept_unverified=True)
     assert_whole(folder)
     assert server.seen == []
 
@@ -352,26 +356,68 @@ def test_all_files_of_a_checkpoint_come(server, tmp_path):
 def test_two_fetches_of_one_file_do_not_mix(server, tmp_path):
     server.plan = ["silent"]
     outcome = []
-    thread = threading.Thread(target=lambda: outcome.append(fetch.fetch(NAME, tmp_path)))
+    thread = threading.Thread(
+        target=lambda: outcome.append(fetch.fetch(NAME, tmp_path, accept_unverified=True))
+    )
     thread.start()
     while not server.seen:
         pass
     with pytest.raises(WeightsError, match="another process"):
-        fetch.fetch(NAME, tmp_path)
+        fetch.fetch(NAME, tmp_path, accept_unverified=True)
     thread.join()
     assert outcome[0].sha256 == (DIGEST,)
 
 
+def test_what_no_publisher_vouches_for_is_fetched_only_if_that_is_accepted(server, tmp_path):
+    with pytest.raises(WeightsError, match=r"fetch panns-cnn14 --accept-unverified .*--sha256 HEX"):
+        fetch.fetch(NAME, tmp_path)
+    assert server.seen == []
+    fetch.fetch(NAME, tmp_path, sha256=DIGEST)
+    fetch.fetch(NAME, tmp_path)  # it is there, and its record says what it is
+    assert len(server.seen) == 1
+    listed = {row["name"]: row["verified"] for row in fetch.listing(tmp_path)}
+    assert listed["panns-cnn10"]
+    assert not listed[NAME]
+
+
+@pytest.mark.parametrize("how", ["option", "environment"])
+def test_offline_nothing_is_asked_and_the_command_is_said(server, tmp_path, monkeypatch, how):
+    if how == "environment":
+        monkeypatch.setenv("MICROSHOT_OFFLINE", "1")
+    with pytest.raises(WeightsError, match=r"offline.* run: extract weights fetch panns-cnn10$"):
+        fetch.fetch("panns-cnn10", tmp_path, offline=how == "option")
+    assert (server.seen, list(tmp_path.iterdir())) == ([], [])
+
+
+def test_a_file_that_the_disk_has_no_room_for_is_not_begun(server, tmp_path, folder, monkeypatch):
+    free = shutil._ntuple_diskusage(10**9, 10**9 - 4_000_000, 4_000_000)
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda path: free)
+    with pytest.raises(WeightsError, match=r"4\.0 MB left, and 4\.1 MB are .* make room"):
+        fetch.fetch(NAME, tmp_path, accept_unverified=True)
+    assert names(folder) == []
+    monkeypatch.undo()
+    server.plan = [("cut", 3_000_000), 404]
+    monkeypatch.setattr(download, "BACKOFF_SECONDS", 0.001)
+    monkeypatch.setenv("MICROSHOT_WEIGHTS_URL", server.url)
+    monkeypatch.delenv("MICROSHOT_OFFLINE", raising=False)
+    with pytest.raises(WeightsError):
+        fetch.fetch(NAME, tmp_path, accept_unverified=True)
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda path: free)
+    fetch.fetch(NAME, tmp_path, accept_unverified=True)  # a part of it is there already
+    assert_whole(folder)
+
+
 @pytest.mark.parametrize("url", ["file:///etc", "ftp://host/x", "host/x", "http://", "http://[x"])
-def test_only_http_is_spoken(tmp_path, url):
+def test_only_http_is_spoken(tmp_path, url, monkeypatch):
+    monkeypatch.delenv("MICROSHOT_OFFLINE")
     with pytest.raises(WeightsError, match="no http or https address"):
-        fetch.fetch(NAME, tmp_path, base_url=url)
+        fetch.fetch(NAME, tmp_path, accept_unverified=True, base_url=url)
 
 
 def test_a_directory_that_cannot_be_written_is_named(server, tmp_path):
     (tmp_path / NAME).write_text("in the way")
     with pytest.raises(WeightsError, match=r"cannot use .*panns-cnn14"):
-        fetch.fetch(NAME, tmp_path)
+        fetch.fetch(NAME, tmp_path, accept_unverified=True)
 
 
 def test_the_directory_is_chosen_by_the_environment(monkeypatch, tmp_path):
@@ -384,7 +430,7 @@ def test_the_directory_is_chosen_by_the_environment(monkeypatch, tmp_path):
 
 def test_the_listing_says_what_is_there(server, tmp_path):
     assert not any(row["present"] for row in fetch.listing(tmp_path))
-    fetch.fetch(NAME, tmp_path)
+    fetch.fetch(NAME, tmp_path, accept_unverified=True)
     rows = fetch.listing(tmp_path)
     assert [row["name"] for row in rows if row["present"]] == [NAME]
     json.dumps(rows)
@@ -408,7 +454,7 @@ def test_a_server_that_never_ends_is_left(server, tmp_path, folder, monkeypatch,
     server.plan = [how] * 9
     begun = time.monotonic()
     with pytest.raises(WeightsError, match=rf"({says}).* \(2 attempts\); run the command again"):
-        fetch.fetch(NAME, tmp_path)
+        fetch.fetch(NAME, tmp_path, accept_unverified=True)
     assert time.monotonic() - begun < 20
     assert len(server.seen) == 2
     assert_nothing_under_its_name(folder)
@@ -416,7 +462,7 @@ def test_a_server_that_never_ends_is_left(server, tmp_path, folder, monkeypatch,
 
 def test_what_a_redirect_says_is_not_read(server, tmp_path, folder):
     server.plan = ["long redirect"]
-    fetch.fetch(NAME, tmp_path)
+    fetch.fetch(NAME, tmp_path, accept_unverified=True)
     assert_whole(folder)
 
 
@@ -434,7 +480,7 @@ def test_a_part_lost_and_won_again_is_no_progress(server, tmp_path, folder, monk
     server.careless = True
     server.plan = [("cut", 1_500_000)] * 200
     with pytest.raises(WeightsError, match=r"attempts\); run the command again to go on"):
-        fetch.fetch(NAME, tmp_path)
+        fetch.fetch(NAME, tmp_path, accept_unverified=True)
     assert len(server.seen) <= 12
 
 
@@ -443,10 +489,10 @@ def test_attempts_have_an_end_even_with_progress(server, tmp_path, folder, monke
     monkeypatch.setattr(download, "_BLOCK_BYTES", 1000)
     server.plan = [("cut", 100_000)] * 30
     with pytest.raises(WeightsError, match=r"broke off .* \(3 attempts\)"):
-        fetch.fetch(NAME, tmp_path)
+        fetch.fetch(NAME, tmp_path, accept_unverified=True)
     assert len(server.seen) == 3
     server.plan = []
-    fetch.fetch(NAME, tmp_path)  # and goes on
+    fetch.fetch(NAME, tmp_path, accept_unverified=True)  # and goes on
     assert_whole(folder)
 
 
@@ -454,22 +500,22 @@ def test_a_server_that_starts_over_and_over_is_left(server, tmp_path, folder):
     server.ranges = False
     server.plan = [("cut", 4_000_000)] * 30
     with pytest.raises(WeightsError, match=r"bytes came for a file of 4096000"):
-        fetch.fetch(NAME, tmp_path)
+        fetch.fetch(NAME, tmp_path, accept_unverified=True)
     assert len(server.seen) == 4
 
 
 def test_there_is_a_deadline(server, tmp_path, folder, monkeypatch):
     monkeypatch.setattr(download, "DEADLINE_SECONDS", 0.0)
     with pytest.raises(WeightsError, match=r"more than 0 hours \(1 attempts\); run the command"):
-        fetch.fetch(NAME, tmp_path)
+        fetch.fetch(NAME, tmp_path, accept_unverified=True)
     assert_nothing_under_its_name(folder)
 
 
 def test_a_part_of_another_length_is_not_continued(server, tmp_path, folder):
     server.plan = [("cut", 3_000_000), *[500] * 9]
     with pytest.raises(WeightsError):
-        fetch.fetch(NAME, tmp_path)
+        fetch.fetch(NAME, tmp_path, accept_unverified=True)
     server.body = BODY + b"more"  # under the same mark
     server.plan = []
-    fetch.fetch(NAME, tmp_path)
+    fetch.fetch(NAME, tmp_path, accept_unverified=True)
     assert (folder / FILE).read_bytes() == server.body

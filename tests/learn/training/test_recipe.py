@@ -14,8 +14,22 @@ def test_every_recipe_says_how_to_run_it_and_can_be_read(name):
     for word in ("Command", "Time", "Expect"):
         assert any(line.startswith(f"# {word}") for line in header), word
     assert f"--recipe {name} " in "".join(header)
+    assert f"--recipe {name} " in f"{entry['command']} "
+    assert f"# Time       {entry['time'][:20]}" in "\n".join(header)
+    assert entry["expect"].split() == words_of(header, "Expect")
     loaded = recipe.load(name)
     assert recipe.from_tables(loaded.to_dict(), source="") == loaded
+
+
+def words_of(header, fact):
+    """The words of a fact, counted here once more: its line, and those without a word in front."""
+    begins = next(i for i, line in enumerate(header) if line.startswith(f"# {fact}"))
+    words = header[begins].split()[2:]
+    for line in header[begins + 1 :]:
+        if not line.startswith("#   "):
+            break
+        words += line.split()[1:]
+    return words
 
 
 def test_changes_are_typed_like_the_recipe():

@@ -1,0 +1,102 @@
+"""What `learn predict` is asked, and how it is answered."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from learn.fewshot import default_head
+from store import plugins
+from store.errors import ConfigError, InputError, MissingFile, UnknownSetting, choices
+from store.settings import Settings, setting
+
+INDICES = ("exact", "ivf")
+HEADS = ("prototypes", "nearest")  # of the gallery
+GUARDS = ("on", "off")
+
+
+def check_head(head: str) -> None:
+    """Refuse a head that cannot answer about single clips.
+
+    Raises:
+        ConfigError: names those that can.
+    """
+    if head not in HEADS:
+        raise ConfigError(f"no classifier by {head!r}; there are {choices(head, HEADS)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inverted(Settings):
+    """Settings of the index `ivf`: k-means cells, of which the nearest few are searched."""
+
+    cells: int = setting(0, at_least=0)  # 0: four times the root of the index's size
+    probes: int = setting(16, at_least=1)
+
+    @classmethod
+    def prefix(cls) -> str:
+        """The text that errors begin with."""
+        return "ivf: "
+
+
+def parse_index(text: str) -> Inverted | None:
+    """The settings of `ivf:cells=…,probes=…`, or None for `exact`.
+
+    Raises:
+        ConfigError: another word or setting.
+    """
+    spec = plugins.parse_spec(text)
+    if spec.name not in INDICES:
+        raise ConfigError(f"no index {spec.name!r}; there are {choices(spec.name, INDICES)}")
+    if spec.name == "exact":
+        if spec.settings:
+            raise UnknownSetting(f"exact has no setting {next(iter(spec.settings))!r}; it has none")
+        return None
+    return plugins.settle(Inverted, "ivf", spec.settings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictSettings:
+    """The question and the way of answering it."""
+
+    support: str | Path
+    query: str | Path | None
+    output: Path
+    labels: tuple[str, ...]
+    group: str | None
+    by: str | None  # of the gallery
+    head: str | None  # SPECs; None: the default
+    fusion: str | None
+    guard: str
+    index: str
+    top: int
+    abstain_below: float
+    memory_bytes: int
+
+    def __post_init__(self) -> None:
+        if self.by is not None:
+            check_head(self.by)
+        if self.guard not in GUARDS:
+            raise ConfigError(f"`guard` {self.guard!r} is none of {choices(self.guard, GUARDS)}")
+        if self.gallery and (self.head or self.fusion):
+            raise ConfigError(
+                "`head` and `fusion` judge by all labelled clips, `by` and an approximate `index` "
+                "look for the nearest; name one"
+            )
+        if self.top < 1 or not 0 <= self.abstain_below <= 1:
+            raise ConfigError(
+                f"top={self.top}, abstain_below={self.abstain_below}: top is at least 1, and "
+                "abstain_below a probability from 0 to 1"
+            )
+        if self.output.exists():
+            raise InputError(f"{self.output} exists; name a new file")
+        if not self.output.parent.is_dir():
+            folder, name = self.output.parent, self.output.name
+            raise MissingFile(f"no directory {folder} to write {name} in; make it first")
+
+    @property
+    def gallery(self) -> bool:
+        """Whether the nearest of labelled clips, or of their means, answer."""
+        return self.by is not None or self.index != "exact"
+
+    @property
+    def head_spec(self) -> str | None:
+        """The full SPEC of the head; None of a gallery."""
+        return None if self.gallery else default_head.resolved(self.head or default_head.NAME)
