@@ -43,6 +43,7 @@ FLOORS = {
         ("inference",),
         ("evaluation",),
         ("reporting",),
+        ("trial",),
         ("commands",),
     ),
 }
