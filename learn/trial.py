@@ -31,6 +31,7 @@ from store.errors import InputError, NotEnoughClips, UnknownColumn, choices
 from store.lock import alone
 
 WAYS, SHOTS, QUERIES, EPISODES = 5, 5, 15, 2000  # at most
+MAP_BY = "tsne"  # of the page
 ENOUGH_CLASSES = 15  # from here on some are put aside: weights of the senses are told by them
 NAMED = 8  # classes in a line
 STORE, CLIPS, RESULTS, REPORT, SOURCE, DONE = (
@@ -319,7 +320,14 @@ def _asked(
     result.save(output / RESULTS)
     media = [manifest.root] if manifest.root else []
     title = f"Few-shot answers about {_name_of(output)}"
-    report((output / RESULTS,), output / REPORT, title=title, media=media, thumbnails=thumbnails)
+    report(
+        (output / RESULTS,),
+        output / REPORT,
+        title=title,
+        map_by=MAP_BY,
+        media=media,
+        thumbnails=thumbnails,
+    )
     return Trial(
         output=str(output), store=fs.name, report=str(output / REPORT), results=result.to_dict(),
         notes=(*notes, *said), findings=(f"of {len(manifest)} clips {failed}",) if failed else (),
