@@ -29,6 +29,7 @@ MAINS = {"extract": cli.extract_main, "store": cli.store_main, "learn": cli.lear
 APPS = {"extract": cli.extract_app, "store": cli.store_app, "learn": cli.learn_app}
 BLOCK = re.compile(r"(?:^|\n)([^\n]*)\n\n?```(\w+)\n(.*?)```", re.DOTALL)
 FILE = re.compile(r"`([\w.]+\.csv)`")
+CLIPS = 8  # of each class: five shots and three queries
 CLASSES = ("cooking", "dancing", *(f"topic{i}" for i in range(8)))
 
 
@@ -70,7 +71,7 @@ def run(text, folder):
 def clips(tmp_path_factory):
     """`my_clips`, with the classes and clips that README names."""
     folder = tmp_path_factory.mktemp("readme")
-    synth.render(folder / "made", classes=10, clips=10, seconds=0.5, workers=2)
+    synth.render(folder / "made", classes=len(CLASSES), clips=CLIPS, seconds=0.5, workers=2)
     named = [
         line.split(",")[0]
         for line in {kind: body for _, kind, body in blocks(README)}["csv"].split()
@@ -103,7 +104,7 @@ def test_the_blocks_run_as_written(clips, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert "report: my_answers/report.html" in out
     answers = (clips / "answers.csv").read_text().splitlines()
-    assert len(answers) == 1 + 100 - 6
+    assert len(answers) == 1 + len(CLASSES) * CLIPS - 6
     for made in ("my_answers/report.html", "report.html", "runs/infonce/done.json", "split.csv"):
         assert (clips / made).is_file(), made
 
