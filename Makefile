@@ -21,18 +21,21 @@ endif
 	$(BIN)/pip install --quiet --no-deps --editable .
 	@touch $@
 
-# Renders labelled clips, some silent and some broken, extracts with the encoders of the install, trains a
-# common space, asks few-shot questions with and without it, and writes a page.
+# Renders labelled clips, some silent and some broken, of which neither sense alone tells everything; extracts with the
+# encoders of the install, solves a projection on the base classes, asks about novel ones with and without it, compares what
+# sight, sound and both are worth, and writes a page. A projection that is worse than none ends it.
 demo: $(VENV)/.ready
 	rm -rf $(DEMO)
-	$(BIN)/extract synth $(DEMO)/clips --classes 20 --clips 12 --silent 0.04 --broken 0.02
-	$(BIN)/extract run $(DEMO)/clips/manifest.csv --store $(DEMO)/store || test $$? -eq 1
+	$(BIN)/extract synth $(DEMO)/clips --classes 28 --clips 12 --seconds 1.5 --visual 0.85 --audio 0.72 \
+	    --silent 0.04 --broken 0.02
+	$(BIN)/extract run $(DEMO)/clips --store $(DEMO)/store || test $$? -eq 1
 	$(BIN)/store info $(DEMO)/store
-	$(BIN)/learn train $(DEMO)/store --recipe infonce -o $(DEMO)/run || test $$? -eq 1
-	$(BIN)/learn episodes $(DEMO)/store --shots 1 --shots 5 --queries 5 --episodes 2000 \
-	    --head default --head prototypes --head nearest --projection none --projection $(DEMO)/run \
-	    -o $(DEMO)/results
-	$(BIN)/learn report $(DEMO)/results $(DEMO)/run -o $(DEMO)/report.html --media $(DEMO)/clips
+	$(BIN)/learn train $(DEMO)/store --recipe whiten -o $(DEMO)/whiten
+	$(BIN)/learn episodes $(DEMO)/store --shots 1 --shots 5 --queries 4 --episodes 2000 -o $(DEMO)/results
+	$(BIN)/learn compare $(DEMO)/results --against all
+	$(BIN)/learn episodes $(DEMO)/store --shots 1 --shots 5 --queries 4 --episodes 2000 --projection $(DEMO)/whiten \
+	    -o $(DEMO)/whitened
+	$(BIN)/learn report $(DEMO)/results $(DEMO)/whitened $(DEMO)/whiten -o $(DEMO)/report.html --media $(DEMO)/clips
 
 # With byte code kept: hundreds of processes are started, and each would compile what it imports.
 test: $(VENV)/.ready

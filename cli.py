@@ -1,20 +1,25 @@
-"""The three console scripts, and `learn report`, which needs both halves of the project.
+"""The three console scripts, and `learn report` and `learn try`, which need both halves.
 
 Commands stand in `extract/commands.py`, `store/commands.py` and `learn/commands/`; what all of them
 share, exit codes above all, in `store/console.py`.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from extract.commands import SandboxMode
 from extract.commands import app as extract_app
 from learn.commands import app as learn_app
+from learn.commands.options import Group
 from store import console
 from store.commands import app as store_app
 from store.console import Json
+
+if TYPE_CHECKING:
+    from learn.reporting.pictures import Media
 
 __all__ = ["extract_app", "extract_main", "learn_app", "learn_main", "store_app", "store_main"]
 
@@ -61,6 +66,62 @@ def report_command(
         ).to_dict()  # fmt: skip
     console.give(result, as_json, lambda: report_lines(result))
     return console.DONE
+
+
+@learn_app.command("try")
+def try_command(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="FOLDER|MANIFEST", help="Clips in class folders, or their table."),
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="DIR", help="The page, and all it is from.")
+    ],
+    label: Annotated[str, typer.Option(metavar="COLUMN", help="The column of labels.")] = "label",
+    group: Group = None,
+    sandbox: SandboxMode = "auto",
+    as_json: Json = False,
+) -> int:
+    """From clips to a page of answers: encodes them, asks what can be asked, writes a report.
+
+    With the encoders of the install, and as many ways, shots and queries as the clips allow. Run it
+    again to go on where it stopped.
+
+    Example: learn try my_clips -o my_answers
+    """
+    from extract.datasets.source import read_clips
+    from learn.trial import try_clips
+    from store import Manifest
+
+    with console.progress("clips", quiet=as_json) as progress, console.interruptible() as stop:
+
+        def extract(manifest: Manifest, store_dir: Path) -> list[str]:
+            from extract.pipeline.options import Options
+            from extract.pipeline.progress import Watch
+            from extract.pipeline.run import run
+
+            watch = Watch(stop=stop, progress=progress)
+            result = run(
+                manifest, store_dir, options=Options(sandbox=sandbox, max_failures=1.0), watch=watch
+            )
+            if result.interrupted:
+                raise KeyboardInterrupt
+            return list(result.notes)
+
+        def pictures(clips: Sequence["Media"]) -> list[bytes | None]:
+            from extract.media.thumbnails import Segment, thumbnails
+
+            segments = [Segment(c.root, c.path, c.start_seconds, c.end_seconds) for c in clips]
+            return thumbnails(segments, progress, sandbox=sandbox)
+
+        result = try_clips(
+            source, output, read=read_clips, extract=extract, label=label, group=group,
+            thumbnails=pictures, progress=progress,
+        ).to_dict()  # fmt: skip
+    from learn.commands.tables import trial_lines
+
+    console.give(result, as_json, lambda: trial_lines(result))
+    return console.FINDINGS if result["findings"] else console.DONE
 
 
 def extract_main() -> None:

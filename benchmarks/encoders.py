@@ -40,6 +40,8 @@ def specs() -> list[str]:
     for name in plugins.names(FAMILY):
         module = plugins.module(FAMILY, name)
         usual = getattr(module.Config(), "variant", "")
+        if not hasattr(module.Config(), "untrained"):
+            continue  # nothing is learnt there: `python -m benchmarks logmel`
         for variant in dict.fromkeys((next(iter(module.DESCRIPTION.dims)), usual)):
             found.append(f"{name}:untrained" + (f",variant={variant}" if variant else ""))
     return found

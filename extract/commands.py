@@ -16,7 +16,11 @@ weights_app = console.app("Published weights: list, fetch, convert.")
 app.add_typer(weights_app, name="weights")
 
 Manifest = Annotated[
-    Path, typer.Argument(metavar="MANIFEST", help="CSV, JSONL or Parquet with one row per clip.")
+    Path,
+    typer.Argument(
+        metavar="MANIFEST|FOLDER",
+        help="CSV, JSONL or Parquet with one row per clip, or a folder of clips.",
+    ),
 ]
 
 WHAT, FRAMES, HOW, WHERE = "What is extracted", "Which frames", "How it is done", "Where it runs"
@@ -184,7 +188,7 @@ def run_command(
     Run it again to go on where it stopped. A clip that fails becomes a row with a reason. Ctrl-C
     finishes the units in hand; a second one stops at once.
 
-    Example: extract run clips.csv --store my_store
+    Example: extract run my_clips --store my_store
 
     Example: extract run clips.csv --store my_store --visual simclrv2 --audio panns --fps 2
     """

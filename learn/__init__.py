@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from learn.data.labels import make_labels
+    from learn.data.split import split
     from learn.evaluation.compare import compare
     from learn.evaluation.episodes import run_episodes
     from learn.evaluation.evaluate import run_protocol
@@ -24,6 +25,7 @@ __all__ = [
     "run_episodes",
     "run_protocol",
     "search",
+    "split",
     "sweep",
     "train",
 ]
@@ -37,6 +39,7 @@ _HOME = {
     "run_episodes": "learn.evaluation.episodes",
     "run_protocol": "learn.evaluation.evaluate",
     "search": "learn.inference.search",
+    "split": "learn.data.split",
     "sweep": "learn.evaluation.sweep",
     "train": "learn.training.train",
 }

@@ -44,6 +44,7 @@ FLOORS = {
         ("inference",),
         ("evaluation",),
         ("reporting",),
+        ("trial",),
         ("commands",),
     ),
 }

@@ -18,6 +18,7 @@ from distributed import Client
 from distributed.scheduler import KilledWorker
 
 import store
+from extract.datasets.source import read_clips
 from extract.media.sampling import Sampling
 from extract.pipeline import cluster_worker
 from extract.pipeline.cluster_worker import Settings, UnitTask
@@ -200,10 +201,10 @@ def run_on(
     """
     options, watch = options or Options(), watch or Watch()
     where = Scheduler(url=scheduler) if isinstance(scheduler, str) else scheduler
-    manifest = readable(
-        manifest if isinstance(manifest, Manifest) else store.read_manifest(manifest)
-    )
-    visual, audio, notes = named(visual, audio)
+    manifest, notes = read_clips(manifest)
+    manifest = readable(manifest)
+    visual, audio, said = named(visual, audio)
+    notes += said
     on_commit = metrics_writer(watch.metrics)
     settings = Settings(
         visual=tuple(visual),

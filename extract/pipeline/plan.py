@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 import store
+from extract.datasets.source import read_clips
 from extract.encoders import Encoder
 from extract.media.clip import Clip, failed
 from extract.media.sampling import Sampling
@@ -153,9 +154,10 @@ def plan(
     sample = sample or Sample()
     options = (options or Options()).resolved()
     policy = sampling or Sampling(fps=1.0)
-    manifest = manifest if isinstance(manifest, Manifest) else store.read_manifest(manifest)
+    manifest, notes = read_clips(manifest)
     manifest = readable(manifest)
-    visual, audio, notes = named(visual, audio)
+    visual, audio, said = named(visual, audio)
+    notes += said
     encoders = encoders_of(visual, audio, options)
     specs = specs_of(encoders, policy, options.decoder)
     trials = _trials(manifest, store_dir, encoders, specs, options)

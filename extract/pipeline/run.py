@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 import store
+from extract.datasets.source import read_clips
 from extract.encoders import Encoder
 from extract.media.sampling import Sampling
 from extract.media.sampling import sampling as sampling
@@ -44,7 +45,7 @@ def run(
     options: Options | None = None,
     watch: Watch | None = None,
 ) -> RunResult:
-    """Store what every encoder makes of every clip of the manifest.
+    """Store what every encoder makes of every clip of the manifest, or of a folder of media.
 
     `visual` and `audio` are SPECs or loaded encoders; without any, those that an install brings
     (`extract.encoders.DEFAULTS`). Nothing is written before all that was asked
@@ -54,15 +55,16 @@ def run(
     the units that the networks have begun are finished and the run ends; the result says why.
 
     Raises:
-        InputError: a manifest that cannot be used; see also `store.read_manifest`.
+        InputError: a manifest that cannot be used; or a folder without media; see `read_clips`.
         ConfigError: an encoder, device or precision that cannot be had; see `load_encoder`.
         NotAStore: `store_dir` holds something else.
     """
     options = (options or Options()).resolved()
     policy = sampling or Sampling(fps=1.0)
-    manifest = manifest if isinstance(manifest, Manifest) else store.read_manifest(manifest)
+    manifest, notes = read_clips(manifest)
     manifest = readable(manifest)
-    visual, audio, notes = named(visual, audio)
+    visual, audio, said = named(visual, audio)
+    notes += said
     encoders = encoders_of(visual, audio, options)
     specs = specs_of(encoders, policy, options.decoder)
     watch = watch or Watch()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import store
+from extract.datasets.source import read_clips
 from store import Feature, Manifest, Status
 from store.errors import InputError
 
@@ -74,7 +75,7 @@ def status(manifest: Manifest | Path | str, store_dir: Path | str) -> StatusRepo
         InputError: a manifest that cannot be used; a store without features.
         NotAStore: `store_dir` is none.
     """
-    manifest = manifest if isinstance(manifest, Manifest) else store.read_manifest(manifest)
+    manifest, _ = read_clips(manifest)
     fs = store.open(store_dir)
     if not fs.features:
         raise InputError(f"{fs.name} has no features yet; fill it with `extract run`")

@@ -403,8 +403,8 @@ def specs(values: list[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def numbers(text: str) -> tuple[float, ...]:
-    """Numbers with commas between.
+def numbers(text: str, option: str = "--drop-rates") -> tuple[float, ...]:
+    """Numbers with commas between, of an option of shares.
 
     Raises:
         BadParameter: there is something else.
@@ -412,4 +412,4 @@ def numbers(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise typer.BadParameter(f"--drop-rates {text!r}: name shares as 0,0.5,1") from None
+        raise typer.BadParameter(f"{option} {text!r}: name shares as 0,0.5,1") from None

@@ -466,6 +466,19 @@ def report_lines(result: Mapping[str, Any]) -> None:
         wrapped(note, "  ")
 
 
+def trial_lines(result: Mapping[str, Any]) -> None:
+    """Print what was made of clips: accuracies, the page, and what to do next."""
+    for note in result["notes"]:
+        wrapped(note)
+    if result["report"]:
+        write_line()
+        episodes_table(result)
+        write_line(f"\nreport: {result['report']}")
+        wrapped(f"next: learn predict {result['store']} --support CSV -o answers.csv", "  ")
+    for finding in result["findings"]:
+        wrapped(f"finding: {finding}")
+
+
 def _caveats(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print the meaning of the marks behind numbers."""
     if any(row["untrained"] for row in rows):

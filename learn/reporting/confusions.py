@@ -23,7 +23,7 @@ def class_figures(question: Question, names: RowNames, key: str) -> Iterator[Fig
     only_in_table = len(table.rows) - BARS
     yield Figure(
         title="Classes",
-        lead=f"{first.shots}-shot, {first.head}"
+        lead=f"{first.shots}-shot, {names.head(first)}"
         + ("; the dashed line is chance" if question.chance else "")
         + ". The table has every head and number of shots."
         + (
@@ -42,7 +42,7 @@ def confused_pairs(question: Question, names: RowNames) -> Iterator[Confused]:
         if pairs := _pairs(row):
             yield Confused(
                 title=", ".join(filter(None, (mode_name(row.mode), names.without_head(row)))),
-                lead=f"{row.shots}-shot, {row.head}",
+                lead=f"{row.shots}-shot, {names.head(row)}",
                 pairs=pairs,
             )
 
@@ -70,7 +70,7 @@ def _recall_bars(rows: Sequence[Row], names: RowNames, key: str) -> Drawing:
     drawn = ranked[-BARS:]
     caption = Caption(
         key=key,
-        title=names.without_head(rows[0]) or rows[0].head,
+        title=names.without_head(rows[0]) or names.head(rows[0]),
         description=f"Share of right answers for each of {len(drawn)} classes by mode. Best: "
         f"{ranked[0]}, {100 * mean[ranked[0]]:.1f} percent on average; worst: {ranked[-1]}, "
         f"{100 * mean[ranked[-1]]:.1f}.",

@@ -49,7 +49,7 @@ def episodes_section(question: Question, inputs: ReportInputs, key: str, title: 
         lead=_lead(question),
         figures=tuple(figures),
         confused=tuple(confused_pairs(question, names)),
-        notes=tuple(_notes(question)),
+        notes=(*_notes(question), *_shortened(question, names)),
     )
 
 
@@ -82,6 +82,13 @@ def _notes(question: Question) -> Iterator[str]:
             "Some results were written before answers were kept: they have no classes and no "
             "confused pairs. Score them again to see these."
         )
+
+
+def _shortened(question: Question, names: RowNames) -> Iterator[str]:
+    """The heads whose settings are not in their names here."""
+    heads = {row.head: names.head(row) for row in question.rows}
+    if short := [head for head, name in heads.items() if head != name]:
+        yield f"Settings of head{'s' * (len(short) > 1)}: {'; '.join(short)}."
 
 
 # ── accuracy against shots ───────────────────────────────────────────────────────────────────────
@@ -247,8 +254,8 @@ def _weight_figures(question: Question, names: RowNames) -> Iterator[Figure]:
     columns = ("result", "fusion", "shots", *map(feature_name, features), "begins at")
     yield Figure(
         title="Which sense decided",
-        lead=f"{_both_against_one(question, weighed[0])} Weights are means over episodes ± their "
-        "deviation; they sum to 1.",
+        lead=f"{_both_against_one(question, names, weighed[0])} Weights are means over episodes ± "
+        "their deviation; they sum to 1.",
         tables=(Table(caption="Weights of senses", columns=columns, rows=rows),),
         open_tables=True,
     )
@@ -286,7 +293,7 @@ def _beside(question: Question, row: Row) -> str:
     return ""
 
 
-def _both_against_one(question: Question, of: Row) -> str:
+def _both_against_one(question: Question, names: RowNames, of: Row) -> str:
     """A sentence on what both senses are worth beside each alone, at the most shots."""
     shots = question.shots[-1]
     same = [
@@ -296,8 +303,8 @@ def _both_against_one(question: Question, of: Row) -> str:
         and row.support == row.query
         and row.fusion in ("", of.fusion)
     ]
-    told = ", ".join(f"{row.mode} {percent(row.accuracy)}" for row in same)
-    return f"At {shots} shots {of.head} has {told} % {question.measure}."
+    told = ", ".join(f"{row.mode} {100 * row.accuracy:.1f}" for row in same)
+    return f"At {shots} shots {names.head(of)} has {told} % {question.measure}."
 
 
 def _support_and_query(question: Question, names: RowNames, key: str) -> Iterator[Drawing]:

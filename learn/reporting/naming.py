@@ -18,7 +18,13 @@ class RowNames:
 
     def full(self, row: Row) -> str:
         """The name of a row: what tells it from others of its mode."""
-        return " · ".join(filter(None, (row.head, self.without_head(row))))
+        return " · ".join(filter(None, (self.head(row), self.without_head(row))))
+
+    def head(self, row: Row) -> str:
+        """The head's name, and its settings where another of that name has others."""
+        name = row.head.partition(":")[0]
+        of_name = {peer.head for peer in self.question.rows if peer.head.partition(":")[0] == name}
+        return name if len(of_name) == 1 else row.head
 
     def without_head(self, row: Row) -> str:
         """The projection, fusion, guard and directory of a row, where rows differ in them."""
@@ -90,5 +96,9 @@ def question_title(question: Question, inputs: ReportInputs) -> str:
 
 
 def _store_name(question: Question) -> str:
+    """The name of its store, with the folder's where that only says that it is one."""
     store = question.sampling.get("store")
-    return Path(store).name if store else question.results[0].path.name
+    if not store:
+        return question.results[0].path.name
+    path = Path(store)
+    return "/".join(path.parts[-2:]) if path.name == "store" else path.name

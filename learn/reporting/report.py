@@ -10,12 +10,13 @@ from learn.reporting.asked import METHODS, check_map, check_report
 from learn.reporting.caveats import Caveat, find_caveats
 from learn.reporting.episodes import episodes_section
 from learn.reporting.evaluations import evaluation_section
+from learn.reporting.in_short import answers_in_short
 from learn.reporting.inputs import ReportInputs, read_inputs
 from learn.reporting.maps import add_maps
 from learn.reporting.naming import page_title, question_title
 from learn.reporting.pictures import Thumbnails, clip_pictures, note_missing
 from learn.reporting.provenance import provenance_section
-from learn.reporting.sections import Section
+from learn.reporting.sections import Section, Table
 from learn.reporting.stores import Stores
 from learn.reporting.trainings import training_section
 from store import atomic
@@ -75,7 +76,8 @@ def report(
         pictures = clip_pictures(sections, stores, list(map(Path, media)), thumbnails)
         sections = [note_missing(section, pictures) for section in sections]
     sections.append(provenance_section(inputs, stores).add(notes=stores.notes()))
-    page = render(title or page_title(inputs), sections, caveats, pictures)
+    in_short = tuple(answers_in_short(inputs))
+    page = render(title or page_title(inputs), sections, caveats, pictures, in_short)
     atomic.write_text(output, page)
     return ReportSummary(
         output=str(output),
@@ -98,8 +100,10 @@ def render(
     sections: Sequence[Section],
     caveats: Sequence[Caveat],
     pictures: Mapping[str, str],
+    in_short: Sequence[Table] = (),
 ) -> str:
-    """The page as text. `pictures` are data URLs by clip id."""
+    """The page as text. `pictures` are data URLs by clip id, `in_short` what it opens on, after
+    whatever makes numbers worthless."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -110,6 +114,7 @@ def render(
         title=title,
         sections=sections,
         caveats=caveats,
+        in_short=in_short,
         pictures=pictures,
         version=version("microshot"),
     )

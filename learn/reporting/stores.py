@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from store import Manifest, Store
 
 
+NO_WEIGHTS = "none needed"  # the licence of an encoder that has none
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
     """The store, manifest and features that a result was computed from."""
@@ -98,7 +101,8 @@ class Stores:
         """The training data of each feature's network, as far as its weights say."""
         texts = {}
         for feature in self.features():
-            if feature.notes.get("untrained"):
+            learnt_nothing = feature.notes.get("licence") == NO_WEIGHTS
+            if learnt_nothing or feature.notes.get("untrained"):
                 continue
             weights = feature.notes.get("weights", "published weights")
             _, separator, data = str(feature.notes.get("licence", "")).partition("trained on ")

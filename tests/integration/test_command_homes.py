@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 OTHERWISE = {
     "store export": "store/exchange/exchange.py",  # both ways of one exchange
     "store import": "store/exchange/exchange.py",
+    "learn try": "learn/trial.py",  # `try` is a word of Python's own
     "extract weights list": "extract/weights/fetch.py",  # what can be fetched
 }
 COMMANDS = [

@@ -1,12 +1,13 @@
 """A folder of class folders: CLASS/clip.mp4, or SPLIT/CLASS/clip.mp4.
 
 The first level is taken for splits where every folder in it is called train, val, valid,
-validation, dev, test or eval. Deeper folders below a class belong to that class.
+validation, dev, test or eval. Deeper folders below a class belong to that class. A folder that
+holds all others, and no clip itself, is no class: VIDEOS/CLASS/clip.mp4.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from extract.datasets.layouts import Layout, Row
 from extract.datasets.layouts._lists import SPLITS
@@ -25,14 +26,26 @@ def build(config: Config) -> Layout:
     """The layout that these settings describe."""
 
     def rows(source: Path, media: MediaFiles) -> Iterator[Row]:
-        folders = [f.name for f in source.iterdir() if f.is_dir() and not f.name.startswith(".")]
-        has_splits = bool(folders) and all(name.lower() in SPLITS for name in folders)
-        depth = 3 if has_splits else 2
+        above = _folders_around_all(media.paths)
+        firsts = {path.parts[above] for path in media.paths if len(path.parts) > above + 1}
+        has_splits = bool(firsts) and all(name.lower() in SPLITS for name in firsts)
+        of_label = above + 1 if has_splits else above
         for path in media.paths:
-            if len(path.parts) >= depth:
-                columns = {config.label: path.parts[depth - 2]}
+            if len(path.parts) >= of_label + 2:
+                columns = {config.label: path.parts[of_label]}
                 if has_splits:
-                    columns["split"] = SPLITS[path.parts[0].lower()]
+                    columns["split"] = SPLITS[path.parts[above].lower()]
                 yield Row(names=(path.as_posix(),), columns=columns)
 
     return rows
+
+
+def _folders_around_all(paths: Sequence[PurePosixPath]) -> int:
+    """The number of leading folders that hold every clip in folders of their own."""
+    count = 0
+    while paths and all(len(path.parts) >= count + 3 for path in paths):
+        names = {path.parts[count] for path in paths}
+        if len(names) > 1 or names.pop().lower() in SPLITS:
+            break
+        count += 1
+    return count

@@ -42,7 +42,7 @@ def test_episodes_of_other_shapes_are_reported_without_chance(filled, tmp_path):
         scored.save(tmp_path / task)
     out = tmp_path / "r.html"
     learn.report((tmp_path / "any_way_any_shot", tmp_path / "imbalanced"), out, map_by="none")
-    ragged, even = Page(out.read_text()).html.split("</h2>")[2:4]
+    ragged, even = Page(out.read_text()).html.split("</h2>")[3:5]
     assert "task any_way_any_shot" in ragged
     assert "task imbalanced" in even
     assert "chance is" in even
@@ -62,7 +62,7 @@ def test_what_is_no_accuracy_is_not_called_so(tmp_path):
     several = {"task": "multi_label", "manifest": tmp_path / "m.csv", "ways": 3}
     learn.run_episodes(tmp_path / "s", **several, **few).save(tmp_path / "several")
     learn.report((tmp_path / "both", tmp_path / "several"), tmp_path / "r.html", map_by="pca")
-    both, several = Page((tmp_path / "r.html").read_text()).html.split("</h2>")[2:4]
+    both, several = Page((tmp_path / "r.html").read_text()).html.split("</h2>")[3:5]
     assert "Harmonic mean against shots" in both
     assert "mAP against shots" in several
     (row,) = result(tmp_path / "both")["results"]

@@ -1,0 +1,94 @@
+"""`learn split`: tables of clips, before anything is trained or asked."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from learn.commands.options import Group, app
+from store import console
+from store.console import Json
+
+
+@app.command("split")
+def split_command(
+    source: Annotated[
+        str, typer.Argument(metavar="MANIFEST|STORE", help="Clips with labels, or their store.")
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", metavar="CSV", help="The same with splits: --manifest."),
+    ],
+    by: Annotated[
+        str,
+        typer.Option(
+            metavar="classes|clips",
+            help="No class in two splits (base, val, novel), or every class in all.",
+        ),
+    ] = "classes",
+    label: Annotated[str, typer.Option(metavar="COLUMN", help="The column of labels.")] = "label",
+    group: Group = None,
+    stratify: Annotated[
+        list[str],
+        typer.Option(metavar="COLUMN", help="Its values are alike in all splits; may repeat."),
+    ] = [],  # noqa: B006
+    shares: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,C",
+            help="Shares of train, val, test; 0 leaves one out.",
+            show_default="0.6,0.15,0.25, with 5 classes in test if there are 10",
+        ),
+    ] = None,
+    min_clips: Annotated[
+        int, typer.Option(help="Smaller classes are for training only; by clips, too small.")
+    ] = 1,
+    drop_small: Annotated[
+        bool, typer.Option("--drop-small", help="By clips: too small classes are in no split.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Decides which goes where.")] = 0,
+    as_json: Json = False,
+) -> int:
+    """Split clips into train, val and test, sources (column `group`) kept together.
+
+    Example: learn split my_store -o split.csv
+
+    Example: learn split clips.csv --by clips --stratify language -o split.csv
+    """
+    from learn.commands.evaluation import numbers
+    from learn.data.split import split
+
+    shown = split(
+        source, output, by=by, label=label, group=group, stratify=tuple(stratify),
+        shares=None if shares is None else numbers(shares, "--shares"), min_clips=min_clips,
+        drop_small=drop_small, seed=seed,
+    ).to_dict()  # fmt: skip
+    console.give(shown, as_json, lambda: split_lines(shown))
+    return console.DONE
+
+
+def split_lines(result: Mapping[str, Any]) -> None:
+    """Print how many classes, clips and sources each split has, and what is in none."""
+    from learn.data.split import CALLED, SPLITS
+
+    called = dict(zip(SPLITS, CALLED, strict=True))
+    by_classes = result["by"] == "classes"
+    console.wrapped(
+        f"{result['manifest']}: {result['clips']} clips, "
+        + ("no class in two splits" if by_classes else "every class in all splits")
+        + f", seed {result['seed']}"
+    )
+    rows = [
+        {"split": f"{name} ({called[name]})" if by_classes else name, **counts}
+        for name, counts in result["splits"].items()
+    ]
+    console.table(rows, ["split", "classes", "clips", "sources"])
+    if result["without"]:
+        listed = ", ".join(f"{n} with {reason}" for reason, n in result["without"].items())
+        console.wrapped(f"in no split: {listed}")
+    for column, worst in result["uneven"].items():
+        listed = ", ".join(f"{worst[name]:.1%} of {name}" for name in result["splits"])
+        console.wrapped(f"most uneven of {column}: {worst['value'] or 'empty'}, {listed}")
+    for note in result["notes"]:
+        console.wrapped(note, "  ")
