@@ -13,6 +13,7 @@ from learn.commands.options import (
     MISSING,
     OUTPUT,
     AudioFeature,
+    Device,
     Group,
     KeepIn,
     Manifest,
@@ -181,6 +182,7 @@ def episodes_command(
             rich_help_panel=OUTPUT,
         ),
     ] = "1GiB",
+    device: Device = "auto",
     output: KeepIn = None,
     as_json: Json = False,
 ) -> int:
@@ -211,7 +213,7 @@ def episodes_command(
             projections=tuple(projection), support=listed(support), query=listed(query),
             save_episodes=save_episodes, episodes_file=episodes_file, drop=missing,
             query_store=query_store, query_manifest=query_manifest, query_split=query_split, ci=ci,
-            memory=parse_size(memory), progress=progress,
+            memory=parse_size(memory), device=device, progress=progress,
         )  # fmt: skip
     if output:
         result.save(output)
@@ -310,6 +312,7 @@ def evaluate_command(
         bool,
         typer.Option("--per-class", help="A table of the classes too.", rich_help_panel=OUTPUT),
     ] = False,
+    device: Device = "auto",
     output: KeepIn = None,
     as_json: Json = False,
 ) -> int:
@@ -328,7 +331,7 @@ def evaluate_command(
             directory, protocol, manifest=manifest, split=split, train_split=train_split,
             val_split=val_split, labels=tuple(label), group=group, visual=visual, audio=audio,
             projections=tuple(projection), support=tuple(support), query=tuple(query), seed=seed,
-            progress=progress,
+            device=device, progress=progress,
         )  # fmt: skip
     if output:
         result.save(output)

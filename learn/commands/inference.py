@@ -10,6 +10,7 @@ from learn.commands.options import (
     DATA,
     OUTPUT,
     AudioFeature,
+    Device,
     Group,
     Projection,
     VisualFeature,
@@ -87,6 +88,7 @@ def predict_command(
     ] = 0.0,
     visual: VisualFeature = None,
     audio: AudioFeature = None,
+    device: Device = "auto",
     as_json: Json = False,
 ) -> int:
     """Label clips from a handful of examples per class.
@@ -100,7 +102,8 @@ def predict_command(
         result = learn.predict(
             directory, support=support, output=output, query=query, labels=tuple(label),
             group=group, mode=mode, projection=projection, by=by, index=index, top=top,
-            abstain_below=abstain_below, visual=visual, audio=audio, progress=progress,
+            abstain_below=abstain_below, visual=visual, audio=audio, device=device,
+            progress=progress,
         ).to_dict()  # fmt: skip
     console.give(result, as_json, lambda: prediction_lines(result))
     return console.DONE
@@ -120,6 +123,7 @@ def search_command(
     ] = None,
     visual: VisualFeature = None,
     audio: AudioFeature = None,
+    device: Device = "auto",
     as_json: Json = False,
 ) -> int:
     """Find the clips nearest to one clip, across modalities too."""
@@ -128,7 +132,7 @@ def search_command(
 
     result = learn.search(
         directory, clip, projection=projection, top=top, source=source, target=target,
-        visual=visual, audio=audio,
+        visual=visual, audio=audio, device=device,
     ).to_dict()  # fmt: skip
     console.give(result, as_json, lambda: neighbours_table(result))
     return console.DONE

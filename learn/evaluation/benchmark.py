@@ -10,10 +10,12 @@ from math import hypot
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from learn.data.clips import Clips
+from learn.data.devices import CPU
 from learn.evaluation.compared import Compared, Fusions, fusions_for
 from learn.evaluation.confusion import EMPTY, tally
 from learn.evaluation.evaluation_set import EvaluationSet
@@ -24,7 +26,7 @@ from learn.fewshot.fusions import Fusion, Prior, senses_of
 from learn.fewshot.heads import ExtraShotsHead, Head
 from learn.fewshot.metrics import Measured, measure
 from learn.fewshot.tasks import Episodes, draw_again
-from learn.inference.selection import NONE, modalities_of, vectors_of
+from learn.inference.selection import NONE, modalities_of, vectors_of, vectors_on
 from learn.training.runs import Run
 from store.errors import ConfigError, InputError, NotEnoughClips
 
@@ -51,6 +53,7 @@ class Benchmark:
     memory: int
     val: EvaluationSet | None  # of the same kind as `scored`, to choose settings on
     ids: frozenset[str]  # of the clips scored, as their stores have them
+    device: torch.device = CPU  # where heads answer
     apart: EvaluationSet | None = None  # clips of classes that are not asked about
 
     @property
@@ -114,10 +117,11 @@ class Benchmark:
     def _compared(self, *, with_val: bool) -> Iterator[Compared]:
         """Every projection's vectors under every pair of modes that it can compare."""
         for projection, run in self.runs.items():
-            vectors = vectors_of(self.scored.rows, run)
-            of_val = vectors_of(self.val.rows, run) if self.val and with_val else None
-            of_base = vectors_of(self.base.rows, run) if self.base else None
+            vectors = vectors_on(self.device, self.scored.rows, run)
+            of_val = vectors_on(self.device, self.val.rows, run) if self.val and with_val else None
+            of_base = vectors_on(self.device, self.base.rows, run) if self.base else None
             names = self._names(self.heads[projection].values(), run)
+            names = None if names is None else names.to(self.device)
             for cell in self.cells[projection]:
                 yield Compared(
                     projection=projection,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from learn.fewshot.heads import Context, Head
 from learn.fewshot.heads._transform import Transform, taken_apart
 from learn.fewshot.metrics import AnyPredictor, Predictor
 from learn.fewshot.tasks import Episodes
-from learn.inference.selection import vectors_of
+from learn.inference.selection import vectors_of, vectors_on
 from learn.training import own_head
 from learn.training.runs import Run
 from store import plugins
@@ -48,6 +49,11 @@ class Compared:
     val: Mapping[str, Float[Tensor, "U _"]] | None
     names: Float[Tensor, "C E"] | None  # of the classes, where a head wants them
     caveats: Mapping[str, Any]  # what must be known of the vectors to quote a number
+
+    @property
+    def device(self) -> torch.device:
+        """Where the vectors are, and heads answer."""
+        return next(iter(self.vectors.values())).device
 
     def pairs(self, vectors: Vectors | None, fusion: Fusion | None) -> list[modes.Pair] | None:
         """Clips as support and as query: under a fusion in each of its views."""
@@ -105,7 +111,7 @@ class Compared:
         if clips is None:
             return None
         chosen, new = unseen(clips, self.run)
-        pairs, base = self.pairs(vectors_of(chosen.rows, self.run), fusion), None
+        pairs, base = self.pairs(vectors_on(self.device, chosen.rows, self.run), fusion), None
         assert pairs is not None
         base = self.pairs(self.base, fusion)
 

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from learn.data.devices import CPU
 from learn.inference.classifier import Calibration, Classifier, fit
 from learn.inference.embed import EmbeddedBatch
 from learn.inference.examples import Examples
@@ -64,6 +65,7 @@ class LabellerSettings:
     centred: bool  # stored vectors have a mean that says nothing; a trained space has none
     top: int
     abstain_below: float
+    device: torch.device = CPU  # that searches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,7 +216,8 @@ class Labeller:
             else None,
             groups=None if examples.groups is None else examples.groups[clips],
         )
-        return fit(support, head=self.settings.head, index=self.settings.inverted)
+        known = self.settings
+        return fit(support, head=known.head, index=known.inverted, device=known.device)
 
     def _middle(self, part: str) -> Float[Tensor, "D"]:
         """The mean of the classes' means, so that no class weighs more for having more clips."""

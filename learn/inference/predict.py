@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from learn.data import devices
 from learn.inference.classifier import HEADS
 from learn.inference.embed import EmbeddedBatch, all_clips, embed, parts_of, refuse_unknown
 from learn.inference.examples import join, read_groups, read_labels
@@ -42,6 +45,7 @@ class PredictSettings:
     top: int
     abstain_below: float
     memory_bytes: int
+    device: torch.device  # that embeds and searches
 
     def __post_init__(self) -> None:
         if self.top < 1 or not 0 <= self.abstain_below <= 1:
@@ -63,6 +67,7 @@ class PredictSettings:
             centred=centred,
             top=self.top,
             abstain_below=self.abstain_below,
+            device=self.device,
         )
 
 
@@ -114,6 +119,7 @@ def predict(
     visual: str | None = None,
     audio: str | None = None,
     memory_bytes: int = MEMORY_BYTES,
+    device: str = "auto",
     progress: Progress | None = None,
 ) -> PredictionSummary:
     """Label clips, and say how sure the answers are; the answers themselves are in `output`.
@@ -129,9 +135,9 @@ def predict(
     settings = PredictSettings(
         support=support, query=query, output=Path(output), labels=tuple(dict.fromkeys(labels)),
         group=group, head=by, index=index, top=top, abstain_below=abstain_below,
-        memory_bytes=memory_bytes,
+        memory_bytes=memory_bytes, device=devices.chosen(device),
     )  # fmt: skip
-    (run,) = runs_of([projection] if projection else []).values()
+    (run,) = runs_of([projection] if projection else [], settings.device).values()
     store = open_store(store_path)
     selection = select_one(
         store, str(projection or NONE), run, visual=visual, audio=audio,
