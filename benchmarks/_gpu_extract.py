@@ -193,12 +193,13 @@ def runs(kit: Kit) -> Iterator[Row]:
 
 def _decode_rate(kit: Kit, manifest, every, policy: Sampling, options: Options) -> float:
     """Clips a second of the decode processes alone, their start left out."""
-    done, begun, first = 0, 0.0, options.workers
+    warm = max(1, min(options.workers, len(every) // 4))
+    done, begun = 0, 0.0
     for _ in whole.decoded(manifest, every, policy, options, ordered=False):
         done += 1
-        if done == first or not begun:
-            begun, first = time.perf_counter(), done
-    return max(done - first, 1) / (time.perf_counter() - begun)
+        if done == warm:
+            begun = time.perf_counter()
+    return max(done - warm, 1) / (time.perf_counter() - begun)
 
 
 def speeds(kit: Kit) -> Iterator[Row]:

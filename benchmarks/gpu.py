@@ -65,7 +65,7 @@ STEPS = (
     Step("two", "_gpu_extract", "two", 30, "two encoders at once"),
     Step("threads", "_gpu_extract", "threads", 20, "fp32 under two threads"),
     Step("training", "_gpu_learn", "training", 60, "against the bare loop, repeated, resumed"),
-    Step("heads", "_gpu_learn", "heads", 60, "every head against the processor"),
+    Step("heads", "_gpu_learn", "heads", 90, "every head against the processor"),
     Step("search", "_gpu_learn", "search", 40, "exact search among a million"),
     Step("tests", "_gpu_machine", "marked", 120, "the tests marked gpu"),
     Step("compile", "_gpu_machine", "compiled", 100, "whether torch.compile pays"),

@@ -26,6 +26,11 @@ def as_stored(rows: Float[Tensor, "B D"]) -> Shaped[Tensor, "B D"]:
     return torch.where(rows.abs() <= MAX_FLOAT16, rows, torch.nan).half()
 
 
+def _event(*, enable_timing: bool = False) -> Any:
+    """An event of a GPU's, which torch leaves without types."""
+    return torch.cuda.Event(enable_timing=enable_timing)  # type: ignore[no-untyped-call]
+
+
 @dataclass(slots=True, eq=False)
 class Landed:
     """The rows of one batch: in memory once `Landing.wait` has been there."""
@@ -53,10 +58,11 @@ class DeviceClock:
         if device.type != "cuda":
             yield
             return
-        begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begun.record()
+        begun, ended = (_event(enable_timing=True) for _ in range(2))
+        stream = torch.cuda.current_stream(device)  # which need not be the current device's
+        begun.record(stream)
         yield
-        ended.record()
+        ended.record(stream)
         self._open.append((begun, ended))
         while self._open and self._open[0][1].query():
             self._add()
@@ -84,8 +90,8 @@ class Landing:
             return Landed(rows)
         pinned = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
         pinned.copy_(rows, non_blocking=True)
-        arrived = torch.cuda.Event()
-        arrived.record()
+        arrived = _event()
+        arrived.record(torch.cuda.current_stream(rows.device))
         landed = Landed(pinned, arrived)
         self._under_way.append(landed)
         while len(self._under_way) > BATCHES_AHEAD:

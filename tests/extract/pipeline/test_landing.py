@@ -217,9 +217,10 @@ def test_a_batch_that_memory_does_not_hold_is_smaller_for_good():
 
 def test_two_threads_leave_fp32_whole():
     """Each forward switched TF32 off and back on, for the other thread too."""
-    seen_on, inside, left = [], threading.Event(), threading.Event()
+    seen_on, (begun, inside, left) = [], (threading.Event() for _ in range(3))
 
     def first(x):
+        begun.set()
         inside.wait(5)
         return x
 
@@ -229,10 +230,12 @@ def test_two_threads_leave_fp32_whole():
         seen_on.append(torch.backends.cudnn.allow_tf32)
         return x
 
-    def run(network, done=None):
+    def run(network, after=None, done=None):
         with fake_card():
             frozen = Frozen(torch.nn.Identity(), device="cuda", precision="fp32")
             frozen._network = network
+            if after:
+                after.wait(5)
             frozen(torch.zeros(1, 1, device=CARD))
         if done:
             done.set()
@@ -240,8 +243,8 @@ def test_two_threads_leave_fp32_whole():
     before = torch.backends.cudnn.allow_tf32
     try:
         threads = [
-            threading.Thread(target=run, args=(first, left)),
-            threading.Thread(target=run, args=(second,)),
+            threading.Thread(target=run, args=(first, None, left)),
+            threading.Thread(target=run, args=(second, begun)),
         ]
         for thread in threads:
             thread.start()
