@@ -79,7 +79,7 @@ def smaller(size: int, device: torch.device, error: Exception) -> int:
 
 def give_back() -> None:
     """Let devices have the memory that torch keeps for later, which may be in the way."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()
 
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from learn.data.devices import sent
@@ -127,6 +127,10 @@ class FusedPredictor:
         weights = self.weights(episodes)
         return None if weights is None else sent(torch.from_numpy(weights), self.device)
 
+    def _of_part(self, batch: EpisodeBatch, part: slice) -> Int64[Tensor, "e"]:
+        """Which of all episodes the part of a batch holds, where the weights are."""
+        return sent(torch.from_numpy(batch.indices[part]), self.device)
+
     def _numbers(self, batch: EpisodeBatch) -> int:
         """How many numbers an episode takes."""
         if self.tables is not None and batch.mask is None:
@@ -189,7 +193,7 @@ class FusedPredictor:
 
         def scores(batch: EpisodeBatch, part: slice) -> Float[Tensor, "E M N"]:
             shots, contexts, queries = self._gathered(batch, part)
-            own = None if weights is None else weights[index(batch.indices[part], self.device)]
+            own = None if weights is None else weights[self._of_part(batch, part)]
             return self.fusion.fit(self.head, shots, contexts, own)(queries, None)
 
         return scores
@@ -227,7 +231,7 @@ class FusedPredictor:
 
         def scores(batch: EpisodeBatch, part: slice) -> Float[Tensor, "E M N"]:
             support, query = (index(x[part], self.device) for x in (batch.support, batch.query))
-            own, mixed = weights[index(batch.indices[part], self.device)], list[Tensor]()
+            own, mixed = weights[self._of_part(batch, part)], list[Tensor]()
             for b, table in enumerate(tables):
                 points = torch.cat([support.flatten(1), query + table.shift], dim=1)
                 gram = look_up(table.among, points, points)

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from learn.fewshot.fused import FusedPredictor
+from learn.fewshot.fusions import FAMILY, equal
 from learn.fewshot.heads import Context
+from learn.fewshot.heads._transform import taken_apart
 from learn.fewshot.modes import Pair
 from learn.fewshot.scoring import scorer
 from store import plugins
@@ -77,3 +80,35 @@ def test_a_head_answers_the_same_on_a_card(name, make_clips):
                           origin=x.mean(0))  # fmt: skip
         answers.append(asked_of(name, drawn, 10**9, x, context))
     assert (answers[0] == answers[1]).mean() > 0.98
+
+
+@pytest.mark.parametrize("queries", [0, 10**9], ids=["vectors", "table"])
+@pytest.mark.parametrize("head", ["prototypes", "label_propagation"])
+def test_fused_senses_are_weighed_on_a_card(head, queries, make_clips):
+    drawn = episodes(make_clips)
+    with fake_card():
+        vectors = torch.zeros(CLIPS, DIM, device=CARD)
+        pair = Pair(support=vectors, query=vectors, modality_dims=(DIM,))
+        context = Context(modality_dims=(DIM,), origin=torch.zeros(DIM, device=CARD))
+        predictor = FusedPredictor(
+            head=plugins.build(HEADS, head), fusion=plugins.build(FAMILY, "weighted"),
+            pairs=[pair, pair], contexts=[context, context], prior_of=lambda _: equal(2),
+            queries=queries,
+        )  # fmt: skip
+        assert (predictor.tables is not None) == bool(queries)
+        prior = predictor.prior(drawn)
+        for batch in drawn.batches():
+            weights = predictor._weights_of(batch, slice(0, 3), prior)
+            assert tuple(weights.shape) == (3, 2)
+            scores = predictor._by_vectors(torch.full((6, 2), 0.5, device=CARD))
+            found = scores(batch, slice(0, 3))
+            assert (found.device, tuple(found.shape)) == (CARD, (3, 6, 3))
+            if queries:
+                core = taken_apart(predictor.head)[0]
+                known = np.full((6, 2), 0.5, np.float32)
+                by_tables = (
+                    predictor._by_products(core, known, prior)
+                    if head == "prototypes"
+                    else predictor._by_gram(core, torch.from_numpy(known).to(CARD))
+                )
+                assert by_tables(batch, slice(0, 3)).device == CARD
