@@ -173,12 +173,14 @@ class Packer:
                 group.batch[group.filled :] = 0
                 self._run(group)
         self._groups = {}
-        self._landing.wait()
-        self.clock.settle()
 
     def finish(self) -> list[Float[Tensor, "_ D"]]:
-        """The rows of every clip put since the last call, on the CPU and in order."""
+        """The rows of every clip put since the last call, on the CPU and in order. What a GPU has
+        not done is waited for here, which may be in another thread than that which gives it work.
+        """
         self.flush()
+        self._landing.wait()
+        self.clock.settle()
         done, self._done = self._done, []
         return [
             torch.cat([batch.rows[place] for _, batch, place in sorted(parts, key=_first_row)])

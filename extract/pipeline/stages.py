@@ -122,7 +122,6 @@ class Pipeline:
             encoder.flush()
         output.items += encoder.packer.items
         output.slots += encoder.packer.slots
-        timings.device += encoder.packer.clock.seconds
         with timings.on("writing"):
             writer.put(lambda: self._commit(number, output, encoder))
 
@@ -130,6 +129,7 @@ class Pipeline:
         """Commit what a unit has gathered, in the writer's thread; returns its counts."""
         begun = time.perf_counter()
         rows, feature = unit.rows(), output.feature
+        self.progress.timings.device += unit.packer.clock.seconds
         retry = feature.tries(rows.clip_ids) if self.retrying else 0
         clips = new = len(rows.clip_ids)
         status, row_count = rows.status, len(rows.values)

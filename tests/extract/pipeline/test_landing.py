@@ -126,11 +126,14 @@ def test_the_host_runs_ahead_by_a_few_batches_and_no_more():
 
 def test_the_cards_time_is_told_by_events():
     """The clock of the host sees launches only."""
-    with fake_card():
+    with fake_card() as card:
         unit = UnitEncoder(small("simclrv2"), batch_size=4)
         for k in range(6):
             unit.put(str(k), seen(2))
         unit.flush()
+        assert card.waits == []  # the next unit's clips need not wait for the end of this one
+        assert unit.packer.clock.seconds == 0
+        unit.packer.clock.settle()
         # Six clips are prepared and three batches computed, at 2 ms each.
         assert unit.packer.clock.seconds == pytest.approx(9 * 0.002)
 
