@@ -117,15 +117,11 @@ def test_a_crop_is_cut_from_the_whole():
 
 
 @pytest.mark.parametrize("size", [(256, 455), (240, 426), (455, 256), (90, 61)], ids=str)
-    "size", [(256, 455), (240, 426), (455, 256), (300, 300), (90, 61)], ids=str
-)
 def test_the_pixels_that_a_crop_is_made_of_are_enough(size):
+    """Fewer columns may be summed in another order: one level of 256, hardly ever."""
+    target = tuple(256 * side // min(size) for side in size)
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (2, 3, *size), generator=generator).float()
-    target = tuple(256 * side // min(size) for side in size)
-    images = torch.randint(
-        0, 256, (2, 3, *size), generator=torch.Generator().manual_seed(0)
-    ).float()
     whole = resize(images, *target, kernel="bicubic", crop=224, eight_bits=True)
     rows, columns = (
         seen(a, b, kernel="bicubic", crop=224) for a, b in zip(size, target, strict=True)
