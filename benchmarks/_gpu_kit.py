@@ -50,6 +50,10 @@ class Kit:
         self._held = tempfile.TemporaryDirectory()
         self.folder = Path(self._held.name)
 
+    def close(self) -> None:
+        """Give the folder back."""
+        self._held.cleanup()
+
     @property
     def name(self) -> str:
         return self.device.type

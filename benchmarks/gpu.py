@@ -28,7 +28,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, Queue
@@ -79,9 +79,11 @@ def rows_of(step: Step, dry: bool) -> Iterator[Record]:
         from benchmarks._gpu_kit import Kit
 
         module = importlib.import_module(f"benchmarks.{step.module}")
-        for row in getattr(module, step.function)(Kit(dry)):
-            shown = row.to_dict() | ({"met": None} if dry else {})  # a processor is no card
-            yield {"event": "row", "step": step.name, **shown}
+        measure = getattr(module, step.function)
+        with closing(Kit(dry)) as kit:
+            for row in measure(kit):
+                shown = row.to_dict() | ({"met": None} if dry else {})  # a processor is no card
+                yield {"event": "row", "step": step.name, **shown}
     except Exception as error:  # a step that fails is a figure too
         status = "failed"
         why = f"{type(error).__name__}: {error} ({_place(error)})"
@@ -103,38 +105,45 @@ def _ended(step: Step, status: str, why: str, seconds: float) -> Record:
 def in_a_process(step: Step, command: Sequence[str], seconds: float) -> Iterator[Record]:
     """What a process says of a step, line by line; it is killed after so many seconds."""
     begun, path = time.monotonic(), os.pathsep.join([str(ROOT), *sys.path])
-    child = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
-        start_new_session=True, env=os.environ | {"PYTHONPATH": path},
-    )  # fmt: skip
     lines: Queue[str | None] = Queue()
     talk: list[str] = []
-    Thread(target=_read, args=(child.stdout, lines.put), daemon=True).start()
-    said = Thread(target=_read, args=(child.stderr, lambda x: talk.append(x) if x else None),
-                  daemon=True)  # fmt: skip
-    said.start()
-    ended = False
-    try:
-        while True:
-            left = seconds - (time.monotonic() - begun)
-            line = lines.get(timeout=max(left, 0.01))
-            if line is None:
-                break
-            with suppress(ValueError):  # what a library prints
-                record = json.loads(line)
-                if isinstance(record, dict) and "event" in record:
-                    ended = ended or record["event"] == "step"
-                    yield record
-    except Empty:
-        _kill(child)
+    ended = late = False
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        start_new_session=True, env=os.environ | {"PYTHONPATH": path},
+    ) as child:  # fmt: skip
+        readers = [
+            Thread(target=_read, args=(child.stdout, lines.put), daemon=True),
+            Thread(target=_read, args=(child.stderr, lambda x: talk.append(x or "")), daemon=True),
+        ]
+        for reader in readers:
+            reader.start()
+        try:
+            while True:
+                left = seconds - (time.monotonic() - begun)
+                line = lines.get(timeout=max(left, 0.01))
+                if line is None:
+                    break
+                with suppress(ValueError):  # what a library prints
+                    record = json.loads(line)
+                    if isinstance(record, dict) and "event" in record:
+                        ended = ended or record["event"] == "step"
+                        yield record
+        except Empty:
+            late = True
+        finally:
+            if late or sys.exc_info()[0] is not None:
+                _kill(child)
+            with suppress(subprocess.TimeoutExpired):  # it has said all, and may not end
+                child.wait(10)
+            _kill(child)
+            code = child.wait()
+            for reader in readers:
+                reader.join(2)
+    if late:
         yield _ended(step, "killed", f"not done after {seconds:.0f} s", time.monotonic() - begun)
-        return
-    finally:
-        _kill(child)
-    code = child.wait()
-    said.join(2)
-    if not ended:
-        last = talk[-1].strip() if talk else "it said nothing"
+    elif not ended:
+        last = next((line.strip() for line in reversed(talk) if line.strip()), "it said nothing")
         yield _ended(step, "died", f"exit code {code}: {last}", time.monotonic() - begun)
 
 

@@ -128,7 +128,9 @@ def test_the_cards_time_is_told_by_events():
     """The clock of the host sees launches only."""
     with fake_card() as card:
         unit = UnitEncoder(small("simclrv2"), batch_size=4)
-        for k in range(6):
+        unit.put("first", seen(2))
+        card.copies.clear()  # of the matrix
+        for k in range(5):
             unit.put(str(k), seen(2))
         unit.flush()
         assert card.waits == []  # the next unit's clips need not wait for the end of this one

@@ -95,12 +95,11 @@ def test_a_run_goes_on_with_smaller_batches_and_says_so(source, tmp_path):
 
 def test_a_unit_of_many_rows_is_committed_in_pieces(source, tmp_path, monkeypatch):
     """Where they end follows from the clips, so a run that goes on makes the same ones."""
-    bytes_of_clip = 3 * 6 * 2  # three rows of six numbers
-    monkeypatch.setattr(stages, "PIECE_BYTES", 2 * bytes_of_clip)
+    monkeypatch.setattr(stages, "PIECE_BYTES", 3 * 2 * 6 * 2)  # three clips' rows of six numbers
     result = quick(source, tmp_path / "s", clips_per_unit=5)
     assert result.features[0].new == CLIPS
     feature = store.open(tmp_path / "s")["fake-frames"]
-    assert sorted(len(part.clip_ids) for part in feature.parts()) == [1, 1, 2, 2, 2, 2, 2, 2]
+    assert sorted(len(part.clip_ids) for part in feature.parts()) == [1, 2, 2, 3, 3, 3]
     monkeypatch.undo()
     quick(source, tmp_path / "whole", clips_per_unit=2)  # the same batches
     for ours, theirs in zip(values(tmp_path / "s"), values(tmp_path / "whole"), strict=True):
