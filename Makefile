@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 
-.PHONY: demo test wheel soak bench check lock newest resolve footprint clean
+.PHONY: demo test wheel soak bench gpu check lock newest resolve footprint clean
 
 $(VENV)/.ready: $(LOCK) pyproject.toml
 	@$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), "microshot needs Python 3.11 to 3.13; try: make PYTHON=python3.12 ..."'
@@ -46,6 +46,11 @@ soak: $(VENV)/.ready
 
 bench: $(VENV)/.ready
 	$(BIN)/python -m benchmarks
+
+# For a machine with a GPU: ten minutes; gpu.jsonl and a table. GPU="--steps right,extract" for some.
+GPU ?=
+gpu: $(VENV)/.ready
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.gpu $(GPU)
 
 check: $(VENV)/.ready
 	$(BIN)/ruff check .

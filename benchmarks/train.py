@@ -18,9 +18,10 @@ import torch
 
 from benchmarks._table import show
 from learn.data.batching import cut
+from learn.data.devices import CPU
 from learn.models.embedder import Embedder
 from learn.training import runs
-from learn.training.dataset import TrainingData, load_job
+from learn.training.dataset import TrainingData, load_setup
 from learn.training.loop import Trainer
 from learn.training.objectives import Batch
 from learn.training.optimisers import make_optimiser
@@ -60,7 +61,7 @@ def row(path: Path, folder: Path, name: str, memory: str, threads: int) -> dict[
     file = folder / f"{name}.toml"
     file.write_text(RECIPE.format(name=name, epochs=EPOCHS[name]))
     recipe = load(file, (f"data.memory={memory}",))
-    data, whole = (load_job(path, None, r).data for r in (recipe, load(file)))
+    data, whole = (load_setup(path, None, r).data for r in (recipe, load(file)))
     kind = "streamed" if data.disk_blocks else "in memory"
     steps = recipe.stages[0].optimiser.epochs * len(cut(torch.arange(len(data.clips)), BATCH))
     ours, bare = [], []
@@ -95,21 +96,26 @@ def parts(recipe: Recipe, data: TrainingData) -> tuple[Embedder, Any]:
     return space, objective
 
 
-def trainer(recipe: Recipe, data: TrainingData, run_dir: Path) -> Trainer:
+def trainer(
+    recipe: Recipe, data: TrainingData, run_dir: Path, device: torch.device = CPU
+) -> Trainer:
     space, objective = parts(recipe, data)
     run_dir.mkdir()
     return Trainer(
         run_dir=run_dir, embedder=space, stages=recipe.stages, objectives=[objective], states={},
-        data=data, val=None, watches={}, seed=0, device=torch.device("cpu"),
+        data=data.to(device), val=None, watches={}, seed=0, device=device,
     )  # fmt: skip
 
 
-def bare_epoch(recipe: Recipe, data: TrainingData) -> Callable[[], None]:
+def bare_epoch(
+    recipe: Recipe, data: TrainingData, device: torch.device = CPU
+) -> Callable[[], None]:
     """All batches of an epoch, in memory as the network takes them."""
-    space, objective = parts(recipe, data)
-    labels = torch.from_numpy(data.clips.class_ids).long()
+    data = data.to(device)
+    space, objective = (part.to(device) for part in parts(recipe, data))
+    labels = torch.from_numpy(data.clips.class_ids).long().to(device)
     every = cut(torch.arange(len(data.clips)), BATCH)
-    ready = [(places, data.inputs(places)) for places in every]
+    ready = [(places.to(device), data.inputs(places)) for places in every]
     learning = dict(space.named_parameters()) | dict(objective.named_parameters())
     optimiser = make_optimiser(recipe.stages[0].optimiser, learning)
     space.train()

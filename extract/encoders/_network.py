@@ -96,22 +96,29 @@ class Frozen:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         network.to(self.device, self.dtype)
         self._copies: torch.cuda.Stream | None = None
+        if self.device.type == "cuda":
+            whole_fp32()
 
     def take(self, x: Tensor) -> Tensor:
-        """`x` on the network's device; to a GPU on a stream of its own, while it computes."""
+        """`x` on the network's device; to a GPU on a stream of its own, while it computes.
+
+        Cut from `x` first what is not needed: it is all copied.
+        """
         if self.device.type != "cuda" or x.device == self.device:
             return x.to(self.device)
         computing = torch.cuda.current_stream(self.device)
         if self._copies is None:
             self._copies = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         with torch.cuda.stream(self._copies):
-            moved = x.pin_memory().to(self.device, non_blocking=True)
+            # `pin_memory` of a view would pin all of what it is a view of.
+            pinned = torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x)
+            moved = pinned.to(self.device, non_blocking=True)
         computing.wait_stream(self._copies)
         moved.record_stream(computing)
         return moved
 
     def __call__(self, x: Float[Tensor, "B ..."]) -> Float[Tensor, "B D"]:
-        with torch.inference_mode(), _whole_fp32(self.device):
+        with torch.inference_mode():
             return self._network(x.to(self.device, self.dtype)).float()
 
 
@@ -130,14 +137,17 @@ def present(device: str) -> torch.device:
             f"no device {device!r}: this machine has {torch.cuda.device_count()} CUDA devices; "
             f"use device=cpu"
         )
+    if torch_device.type == "cuda" and torch_device.index is None:
+        torch_device = torch.device("cuda", torch.cuda.current_device())
     return torch_device
 
 
-@contextmanager
-def _whole_fp32(device: torch.device) -> Iterator[None]:
-    """fp32 means fp32: cuDNN would round inputs of convolutions to 10 bits (TF32) by default."""
-    if device.type != "cuda":
-        yield
-        return
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False):
-        yield
+def whole_fp32() -> None:
+    """Let fp32 mean fp32 on GPUs: cuDNN would round inputs of convolutions to 10 bits (TF32).
+
+    The switches are of the process: set around each call, one thread's would undo another's. So
+    they are set once, before the first network on a GPU, and stay.
+    """
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False  # the kernel, and so the last bits, chosen by the clock

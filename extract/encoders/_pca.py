@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from extract.encoders._resize import kept
 from extract.weights.loading import unpickle
 from store.errors import InputError, MissingFile, WeightsError
 from store.exchange.formats.npz import read_numbers
@@ -37,8 +38,13 @@ class Pca:
 
     def __call__(self, rows: Float[Tensor, "B D"]) -> Float[Tensor, "B P"]:
         """Whole numbers 0..255: the fraction is cut off, as TensorFlow does."""
-        parts = (rows - self.means.to(rows.device)) @ self.vectors.T.to(rows.device)
+        means, vectors = (kept(rows.device, _same, x) for x in (self.means, self.vectors))
+        parts = (rows - means) @ vectors.T
         return ((parts.clamp(-LIMIT, LIMIT) + LIMIT) * (255 / (2 * LIMIT))).floor()
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
 
 
 def read_pca(path: Path) -> Pca:

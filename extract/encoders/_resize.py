@@ -8,6 +8,7 @@ The rule is in the matrix alone, so it is the same on every device, and a batch 
 
 from collections.abc import Callable
 from functools import lru_cache, partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -54,6 +55,13 @@ def smooth_matrix(
 
 
 @lru_cache(maxsize=256)
+def seen(source: int, target: int, *, kernel: str, crop: int) -> slice:
+    """The source pixels that the middle `crop` target pixels are made of."""
+    used = smooth_matrix(source, target, kernel=kernel, crop=crop).any(0).nonzero()[:, 0]
+    return slice(int(used[0]), int(used[-1]) + 1)
+
+
+@lru_cache(maxsize=256)
 def tensorflow_bicubic_matrix(
     source: int, target: int, *, half_pixel: bool
 ) -> Float[Tensor, "T S"]:
@@ -81,6 +89,15 @@ def tensorflow_bicubic_matrix(
     return (matrix / matrix.sum(1, keepdim=True)).float()
 
 
+@lru_cache(maxsize=64)
+def kept(device: torch.device, build: Callable[..., Tensor], *args: Any, **named: Any) -> Tensor:
+    """What `build` gives, on a device that keeps it: a copy for every clip would wait for all work
+    that was given to the device before.
+    """
+    built = build(*args, **named)
+    return built.to(device)
+
+
 def resize(
     images: Float[Tensor, "B C H W"],
     height: int,
@@ -94,19 +111,43 @@ def resize(
 
     `eight_bits` rounds to 0..255 after each pass, as Pillow does.
     """
-    columns = smooth_matrix(images.shape[3], width, kernel=kernel, crop=crop)
-    rows = smooth_matrix(images.shape[2], height, kernel=kernel, crop=crop)
-    if not eight_bits:
-        return separable(images, rows, columns)
-    images = _eight_bits(images @ columns.T.to(images.device))
-    return _eight_bits(rows.to(images.device) @ images)
+    columns = kept(images.device, smooth_matrix, images.shape[3], width, kernel=kernel, crop=crop)
+    rows = kept(images.device, smooth_matrix, images.shape[2], height, kernel=kernel, crop=crop)
+    return separable(images, rows, columns, eight_bits=eight_bits)
+
+
+def resize_window(
+    window: Float[Tensor, "B C H W"],
+    source: tuple[int, int],
+    target: tuple[int, int],
+    *,
+    kernel: str,
+    crop: int,
+) -> Float[Tensor, "B C crop crop"]:
+    """The middle of images at another size, in eight bits, of which only the `seen` pixels came."""
+    rows, columns = (
+        kept(window.device, _window_matrix, of, to, kernel, crop)
+        for of, to in zip(source, target, strict=True)
+    )
+    return separable(window, rows, columns, eight_bits=True)
+
+
+def _window_matrix(source: int, target: int, kernel: str, crop: int) -> Float[Tensor, "T S"]:
+    pixels = seen(source, target, kernel=kernel, crop=crop)
+    return smooth_matrix(source, target, kernel=kernel, crop=crop)[:, pixels].contiguous()
 
 
 def separable(
-    images: Float[Tensor, "B C H W"], rows: Float[Tensor, "P H"], columns: Float[Tensor, "Q W"]
+    images: Float[Tensor, "B C H W"],
+    rows: Float[Tensor, "P H"],
+    columns: Float[Tensor, "Q W"],
+    *,
+    eight_bits: bool = False,
 ) -> Float[Tensor, "B C P Q"]:
     """The images under one matrix for their columns and one for their rows."""
-    return rows.to(images.device) @ (images @ columns.T.to(images.device))
+    if not eight_bits:
+        return rows @ (images @ columns.T)
+    return _eight_bits(rows @ _eight_bits(images @ columns.T))
 
 
 def _eight_bits(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:

@@ -192,7 +192,7 @@ class EfficientNetLiteEncoder:
     ) -> None:
         self.slug, self.identity, self.notes = slug, identity, notes
         self.short_side = side
-        self._network = network
+        self._network, self.device = network, network.device
 
     def preprocess(self, x: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B 3 S S"]:
         """The whole frame at the network's size, -127/128..1."""

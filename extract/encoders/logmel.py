@@ -108,6 +108,7 @@ class LogMelEncoder:
 
         self.slug, self.identity, self.notes = NAME, identity, {"licence": "none needed"}
         self.window_seconds, self.hop_seconds = config.window_seconds, config.hop_seconds
+        self.device = network.device
         self._network, self._windows = network, windows_of(config)
         mel = melscale_fbanks(
             FFT // 2 + 1, LOW_HZ, HIGH_HZ, BANDS, SAMPLE_RATE, norm=None, mel_scale="htk"

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from extract.encoders import Description
 from extract.encoders._network import Frozen
-from extract.encoders._resize import resize
+from extract.encoders._resize import kept, resize, resize_window, seen
 from extract.weights import loading as weight_files
 from store.settings import Settings, setting
 
@@ -133,7 +133,7 @@ class MAE:
         self, network: Frozen, slug: str, *, identity: Mapping[str, Any], notes: Mapping[str, Any]
     ) -> None:
         self.slug, self.identity, self.notes = slug, identity, notes
-        self._network = network
+        self._network, self.device = network, network.device
 
     def preprocess(self, x: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B 3 S S"]:
         """The centre of the frame at 224 pixels, standardised."""
@@ -141,10 +141,24 @@ class MAE:
             height, width = x.shape[1:3]
             short = min(height, width)
             rows, columns = (SHORT_SIDE * side // short for side in (height, width))
-            x = self._network.take(x).permute(0, 3, 1, 2).float()
-            x = resize(x, rows, columns, kernel="bicubic", crop=SIDE, eight_bits=True) / 255
-            mean, deviation = (torch.tensor(v, device=x.device) for v in (MEAN, DEVIATION))
+            if self.device.type == "cpu":
+                x = x.permute(0, 3, 1, 2).float()
+                x = resize(x, rows, columns, kernel="bicubic", crop=SIDE, eight_bits=True) / 255
+            else:
+                x = self._copied_middle(x, (rows, columns)) / 255
+            mean, deviation = (kept(x.device, torch.tensor, v) for v in (MEAN, DEVIATION))
             return (x - mean[:, None, None]) / deviation[:, None, None]
+
+    def _copied_middle(
+        self, x: UInt8[Tensor, "B H W 3"], target: tuple[int, int]
+    ) -> Float[Tensor, "B 3 S S"]:
+        """The centre on another device, which gets no more of the frame than it is made of."""
+        source = (x.shape[1], x.shape[2])
+        down, across = (
+            seen(of, to, kernel="bicubic", crop=SIDE) for of, to in zip(source, target, strict=True)
+        )
+        middle = self._network.take(x[:, down, across]).permute(0, 3, 1, 2).float()
+        return resize_window(middle, source, target, kernel="bicubic", crop=SIDE)
 
     def forward(self, x: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B D"]:
         return self._network(x)

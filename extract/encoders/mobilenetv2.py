@@ -122,7 +122,7 @@ class MobileNetV2Encoder:
         self, network: Frozen, slug: str, *, identity: Mapping[str, Any], notes: Mapping[str, Any]
     ) -> None:
         self.slug, self.identity, self.notes = slug, identity, notes
-        self._network = network
+        self._network, self.device = network, network.device
 
     def preprocess(self, x: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B 3 S S"]:
         """The whole frame at 224x224, -1..1."""

@@ -214,6 +214,7 @@ class PANNsEncoder:
         self.dim, self.sample_rate = variant.dim, variant.sample_rate
         self.window_seconds, self.hop_seconds = config.window_seconds, config.hop_seconds
         self._front = front.eval().requires_grad_(False).to(network.device)
+        self.device = network.device
         self._network, self._windows = network, windows
 
     def window_starts_seconds(self, samples: int) -> Float[np.ndarray, "W"]:

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from extract.encoders import Description
 from extract.encoders._network import Frozen, same_padding
-from extract.encoders._resize import separable, smooth_matrix, tensorflow_bicubic_matrix
+from extract.encoders._resize import kept, separable, smooth_matrix, tensorflow_bicubic_matrix
 from extract.weights import loading as weight_files
 from store.errors import ConfigError
 from store.settings import Settings, setting
@@ -233,12 +233,14 @@ class SimCLRv2:
     ) -> None:
         self.dim, self.slug, self.identity, self.notes = dim, slug, identity, notes
         self._network, self._config = network, config
+        self.device = network.device
 
     def preprocess(self, x: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B 3 S S"]:
         """The central square at 224 pixels, 0..1, without mean or deviation."""
         with torch.inference_mode():
-            x = central_square(self._network.take(x)).permute(0, 3, 1, 2).float() / 255
-            matrix = resize_matrix(x.shape[2], self._config)
+            # Only the square is copied: half of a wide frame.
+            x = self._network.take(central_square(x)).permute(0, 3, 1, 2).float() / 255
+            matrix = kept(x.device, resize_matrix, x.shape[2], self._config)
             return separable(x, matrix, matrix).clamp(0, 1)
 
     def forward(self, x: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B D"]:

@@ -117,6 +117,7 @@ class VGGishEncoder:
     ) -> None:
         self.slug, self.identity, self.notes = slug, identity, notes
         self.window_seconds, self.hop_seconds = config.window_seconds, config.hop_seconds
+        self.device = network.device
         self._network, self._pca, self._windows = network, pca, windows
         mel = htk_mel_matrix(
             sample_rate=SAMPLE_RATE, fft=FFT, bins=BINS, low_hz=LOW_HZ, high_hz=HIGH_HZ

@@ -127,6 +127,7 @@ class YAMNetEncoder:
     ) -> None:
         self.slug, self.identity, self.notes = slug, identity, notes
         self.window_seconds, self.hop_seconds = config.window_seconds, config.hop_seconds
+        self.device = network.device
         self._network, self._windows = network, windows
         mel = htk_mel_matrix(
             sample_rate=SAMPLE_RATE, fft=FFT, bins=BINS, low_hz=LOW_HZ, high_hz=HIGH_HZ

@@ -30,6 +30,8 @@ def _problem(value: object, request: Request) -> str:
         due = asked if stream.status.has_rows else set()
         if set(stream.data) != due:
             return f"{stream.status.kind} with data at {sorted(stream.data)}, not at {sorted(due)}"
+    if value.visual.more:
+        return f"frame {value.visual.more} would be next, and never comes"
     for side, frames in value.visual.data.items():
         if min(frames.pixels.shape[1:3]) > side:
             return f"frames of {frames.pixels.shape[1:3]} pixels for a short side of {side}"

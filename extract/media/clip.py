@@ -67,6 +67,7 @@ class Request:
     limit_seconds: float = float("inf")  # the most that is decoded; the detail says what is cut off
     pick: Callable[[Footage], Int[np.ndarray, "T"]] | None = None
     short_sides: tuple[int, ...] = ()  # pixels; larger frames are scaled down to each of these
+    first: int = 0  # of the frames picked, the first one wanted: the others have come
     sample_rates: tuple[int, ...] = ()  # Hz; the sound is given at each of these
     decoder: str = "auto"  # or "pyav" or "decord"
     because: str = "asked for"  # why PyAV, where it is `decoder`
@@ -95,6 +96,7 @@ class Stream(Generic[Data]):
     status: Status
     detail: str = ""
     data: Mapping[int, Data] = field(default_factory=dict)  # by short side or by sample rate
+    more: int = 0  # of the frames picked, the one that comes next; 0: that was all
 
     def __post_init__(self) -> None:
         if self.status == Status.PENDING or len(self.detail) > DETAIL_LENGTH:

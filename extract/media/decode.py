@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from extract.media.clip import Clip, Frames, Request, Sound, Stream, failed
 from extract.media.packets import Media
+from extract.media.parts import joined, rest_of
 from extract.media.probe import Failure, examined, inside, say
 from extract.media.sound import Samples, samples, sound_of
 from extract.media.track import Track
@@ -29,7 +30,11 @@ TOLERANCE_SECONDS = 0.5  # how far beyond the limit a clip may end before its de
 def decode(request: Request) -> Clip:
     """The clip's frames and sound; whatever is wrong with the file becomes a status."""
     with closing(Decoder()) as decoder:
-        return decoder(request)
+        parts, rest = [decoder(request)], request
+        while (following := rest_of(rest, parts[-1])) is not None:
+            rest = following
+            parts.append(decoder(rest))
+        return joined(parts) if len(parts) > 1 else parts[0]
 
 
 class Decoder:

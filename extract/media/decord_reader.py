@@ -20,7 +20,7 @@ from jaxtyping import UInt8
 
 from extract.media.frames import (
     HDR,
-    MAX_CLIP_BYTES,
+    PART_BYTES,
     Pictures,
     Plan,
     Scaler,
@@ -102,7 +102,7 @@ def pictures(media: Media, track: Track, plan: Plan, short_side: int, first: Any
     scaler = Scaler(track, (short_side,))
     expected = scaler(first).pixels[short_side]
     height, width, _ = expected.shape
-    if len(timestamps) * expected.nbytes > MAX_CLIP_BYTES:
+    if len(timestamps) * expected.nbytes > 2 * PART_BYTES:
         raise Unfit("much memory")
     at = {timestamp: k for k, timestamp in enumerate(plan.shown.timestamps)}
     pixels, seconds = _read(media, (width, height), [at[timestamp] for timestamp in timestamps])

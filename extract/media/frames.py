@@ -8,7 +8,7 @@ Shapes: N = frames of the clip, T = frames wanted, H, W = pixels.
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -25,7 +25,8 @@ from extract.media.track import Track
 from store import Status
 
 THUMBNAIL = 32  # pixels each way: enough to tell a cut
-MAX_CLIP_BYTES = 1 << 29  # of pixels handed out; a few copies must fit into a decode process
+MAX_CLIP_BYTES = 1 << 31  # of pixels of a clip, all parts together: half a minute at 120 a second
+PART_BYTES = 1 << 28  # of pixels handed out at once; a few copies must fit into a decode process
 # Area averaging does not alias when it shrinks; the flags give the same pixels on every CPU and
 # chroma of full resolution.
 SCALING = int(
@@ -57,6 +58,8 @@ class Plan:
     damage: str  # of the packets, and of frames that the sampler looked at
     first: int = 0  # time stamp of the piece's first frame
     note: str = ""  # where there is no picture for long
+    lead: int | None = None  # of a later part: time stamp of the clip's first wanted frame
+    more: int = 0  # number of the wanted frame that the next part begins with
 
     @property
     def share(self) -> float:
@@ -126,6 +129,34 @@ def plan(
     )
 
 
+def part_of(plan: Plan, track: Track, short_sides: tuple[int, ...], first: int) -> Plan:
+    """The plan of as many wanted frames as may be handed out at once, from `first` on.
+
+    Raises:
+        Failure: REFUSED, all of them together take too much memory.
+    """
+    context = track.stream.codec_context
+    wide = (max(1, round(context.width * pixel_aspect(track))), context.height)
+    sizes = [scaled(wide, side) for side in short_sides]
+    of_frame = max(1, sum(3 * w * h for w, h in sizes))
+    if len(plan.wanted) * of_frame > MAX_CLIP_BYTES:
+        raise _too_much()
+    count = max(1, PART_BYTES // of_frame)
+    if not first and len(plan.wanted) <= count:
+        return plan
+    stop = first + count
+    return replace(
+        plan,
+        wanted=plan.wanted[first:stop],
+        lead=plan.wanted[0][0] if first else None,
+        more=stop if stop < len(plan.wanted) else 0,
+    )
+
+
+def _too_much() -> Failure:
+    return Failure(Status.REFUSED, f"the frames wanted take more than {MAX_CLIP_BYTES} bytes")
+
+
 def _nothing_between(end: float, start: float) -> str:
     """Why a piece holds no frame."""
     if end <= start:
@@ -182,6 +213,8 @@ def pictures(track: Track, plan: Plan, short_sides: tuple[int, ...], reason: str
     """
     scale = Scaler(track, short_sides)
     timestamps = plan.timestamps
+    if plan.lead is not None:  # sizes, and which side is up, are of the first part's first frame
+        timestamps = sorted({plan.lead, *timestamps})
     if track.headers is not None and track.headers.turned:
         timestamps = sorted({plan.first, *timestamps})  # the first frame says how to turn them all
     scaled, damage = decoded(track, plan.shown, timestamps, scale, plan.damage)
@@ -234,10 +267,8 @@ class Scaler:
             if frame.color_trc in HDR:
                 self.note = f"HDR ({HDR[frame.color_trc]}) without tone mapping"
         self.bytes += sum(3 * w * h for w, h in self.sizes.values())
-        if self.bytes > MAX_CLIP_BYTES:
-            raise Failure(
-                Status.REFUSED, f"the frames wanted take more than {MAX_CLIP_BYTES} bytes"
-            )
+        if self.bytes > min(MAX_CLIP_BYTES, 2 * PART_BYTES):  # larger than the file said
+            raise _too_much()
         given = {}
         for side, (width, height) in self.sizes.items():
             rgb = frame.reformat(

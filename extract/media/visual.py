@@ -10,7 +10,7 @@ import numpy as np
 
 from extract.media import decord_reader
 from extract.media.clip import Frames, Request, Stream, detail
-from extract.media.frames import Pictures, Plan, pictures, plan
+from extract.media.frames import Pictures, Plan, part_of, pictures, plan
 from extract.media.packets import Media
 from extract.media.probe import Failure
 from extract.media.track import Track
@@ -33,6 +33,7 @@ def frames_of(
             start_seconds=request.start_seconds,
             end_seconds=request.stop_seconds,
         )
+        planned = part_of(planned, track, request.short_sides, request.first)
         decoded = _pictures(media, track, planned, request)
     except Failure as failure:
         return Stream(status=failure.status, detail=failure.detail)
@@ -66,7 +67,7 @@ def _stream(
     ]
     if not kept:
         reason = decoded.damage or "no frame came out of the decoder"
-        return Stream(status=Status.DECODE_ERROR, detail=reason)
+        return Stream(status=Status.DECODE_ERROR, detail=reason, more=planned.more)
     lost = len(planned.wanted) - len(kept)
     damage = decoded.damage or (
         f"{lost} of {len(planned.wanted)} frames do not decode" if lost else ""
@@ -82,4 +83,5 @@ def _stream(
             )
             for side in short_sides
         },
+        more=planned.more,
     )

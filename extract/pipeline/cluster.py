@@ -133,7 +133,7 @@ class _ClusterRun:
         timings, theirs = self.progress.timings, done["timings"]
         self.progress.clips -= done["already_done"]
         timings.clips += theirs["clips"]
-        for name in ("decode_cpu_seconds", "waiting", "encoding", "writing"):
+        for name in ("decode_cpu_seconds", "waiting", "encoding", "device", "writing"):
             setattr(timings, name, getattr(timings, name) + theirs[name])
         timings.decoder_bytes = max(timings.decoder_bytes, theirs["decoder_bytes"])
         if theirs["confinement"] is not None:

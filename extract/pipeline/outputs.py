@@ -11,13 +11,14 @@ from extract.encoders import DEFAULTS, AudioEncoder, Encoder, VisualEncoder
 from extract.media.answers import checked
 from extract.media.clip import Clip, Request, failed
 from extract.media.decode import Decoder, safely
+from extract.media.parts import joined, rest_of
 from extract.media.sampling import Sampling
-from extract.pipeline.batching import HalvingNetwork
+from extract.pipeline.batching import limits_of
 from extract.pipeline.media_folders import media_folders
 from extract.pipeline.options import Options
 from extract.pipeline.unit_encoder import UnitEncoder, feature_spec, provenance
 from extract.processes.child import Outcome
-from extract.processes.pool import Limits, process_map
+from extract.processes.pool import Limits, Parts, process_map
 from extract.processes.sandbox import Sandbox
 from extract.weights.choice import check_modality
 from store import Feature, FeatureSpec, Manifest, Status, Store
@@ -25,6 +26,7 @@ from store.errors import InputError
 from store.spec import settings_of
 
 Named = TypeVar("Named", bound=str | Encoder)
+PARTS = Parts(rest_of, joined)
 DEATHS = (Status.CRASH, Status.OUT_OF_MEMORY)  # of a decode process
 
 
@@ -40,18 +42,12 @@ class Output:
     by_others: int = 0  # clips done by this run that another had committed first
     items: int = 0  # given to the network by finished units
     slots: int = 0  # and what it computed, padding included
-    network: HalvingNetwork = field(init=False)
     units: dict[int, UnitEncoder] = field(default_factory=dict)  # begun and not finished
-
-    def __post_init__(self) -> None:
-        self.network = HalvingNetwork(self.encoder.forward)
 
     def encoder_of(self, number: int) -> UnitEncoder:
         """The encoder of a unit, which gathers its rows."""
         if number not in self.units:
-            self.units[number] = UnitEncoder(
-                self.encoder, batch_size=self.batch_size, forward=self.network
-            )
+            self.units[number] = UnitEncoder(self.encoder, batch_size=self.batch_size)
         return self.units[number]
 
     @property
@@ -61,7 +57,7 @@ class Output:
 
     def notes(self) -> dict[str, Any]:
         """Provenance of a part made now."""
-        size = min(self.batch_size, self.network.limit or self.batch_size)
+        size = limits_of(self.encoder).batch_size(self.batch_size)
         return provenance(device=self.device, batch_size=size)
 
 
@@ -237,6 +233,7 @@ def decoded(
         ordered=ordered,
         together=_file_of,
         again=safely,
+        parts=PARTS,
     )
     with closing(outcomes):
         for outcome in outcomes:
@@ -256,7 +253,7 @@ def _one_by_one(request: Request, outcome: Outcome, limits: Limits) -> Outcome:
         replace(request, pick=None, short_sides=(), alone=True),
     )
     clips = []
-    parts = process_map(Decoder(), alone, workers=1, limits=limits)
+    parts = process_map(Decoder(), alone, workers=1, limits=limits, parts=PARTS)
     for part, asked in zip(parts, alone, strict=True):
         part = checked(part, asked)
         clips.append(part.value or failed(part.status, part.detail))

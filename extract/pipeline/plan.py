@@ -26,7 +26,7 @@ from extract.datasets.source import read_clips
 from extract.encoders import Encoder
 from extract.media.clip import Clip, failed
 from extract.media.sampling import Sampling
-from extract.pipeline.batching import HalvingNetwork
+from extract.pipeline.batching import device_of
 from extract.pipeline.checks import Sample
 from extract.pipeline.options import Options, cores, readable
 from extract.pipeline.outputs import (
@@ -116,7 +116,6 @@ class _Trial:
     spec: FeatureSpec
     pending: set[int]  # rows of the manifest
     unit: UnitEncoder
-    network: HalvingNetwork
     clips: int = 0
     rows: int = 0
     seconds: float = 0.0
@@ -212,9 +211,8 @@ def _trials(
             for row, clip_id in enumerate(manifest.clip_ids)
             if is_wanted(manifest, row, known.get(clip_id), options.again)
         }
-        network = HalvingNetwork(encoder.forward)
-        unit = UnitEncoder(encoder, batch_size=options.batch_size, forward=network)
-        trials.append(_Trial(encoder, spec, left, unit, network))
+        unit = UnitEncoder(encoder, batch_size=options.batch_size)
+        trials.append(_Trial(encoder, spec, left, unit))
     return trials
 
 
@@ -238,9 +236,7 @@ def _gathered(
 
 def _try(trial: _Trial, clip_id: str, clip: Clip) -> None:
     if not trial.clips:
-        extra = UnitEncoder(
-            trial.encoder, batch_size=trial.unit.packer.batch_size, forward=trial.network
-        )
+        extra = UnitEncoder(trial.encoder, batch_size=trial.unit.batch_size)
         extra.put("warm-up", clip)
         extra.rows()
     with _clock(trial):
@@ -263,8 +259,9 @@ def _clock(trial: _Trial) -> Iterator[None]:
     """Add the time spent here to the trial's."""
     begun, cpu = time.perf_counter(), time.process_time()
     yield
-    if getattr(trial.encoder, "device", torch.device("cpu")).type == "cuda":
-        torch.cuda.synchronize()
+    device = device_of(trial.encoder)
+    if device.type == "cuda":  # which has been given the work, and may not have done it
+        torch.cuda.synchronize(device)
     trial.seconds += time.perf_counter() - begun
     trial.cpu_seconds += time.process_time() - cpu
 

@@ -93,6 +93,7 @@ class RunProgress:
             "seconds": round(time.perf_counter() - timings.begun, 3),
             "waiting_for_decode_seconds": round(timings.waiting, 3),
             "encoder_seconds": round(timings.encoding, 3),
+            "encoder_gpu_seconds": round(timings.device, 3),
             "waiting_for_disk_seconds": round(timings.writing, 3),
             "decode_cpu_seconds": round(timings.decode_cpu_seconds, 3),
             "failures": dict(self.failures),

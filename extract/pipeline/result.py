@@ -23,7 +23,8 @@ class Timings:
     clips: int = 0
     decode_cpu_seconds: float = 0.0
     waiting: float = 0.0  # seconds the encoders had nothing to do
-    encoding: float = 0.0
+    encoding: float = 0.0  # seconds they were given work, or that work was waited for
+    device: float = 0.0  # seconds a GPU worked on it, told by events; 0 on a processor
     writing: float = 0.0  # seconds they waited for the disk
     committing: float = 0.0  # seconds the writer was busy
     decoder_bytes: int = 0  # the most that a decode process was seen to hold
@@ -134,6 +135,7 @@ class RunResult:
             ),
             "waiting_for_decode_seconds": round(timings.waiting, 3),
             "encoder_seconds": round(timings.encoding, 3),
+            "encoder_gpu_seconds": round(timings.device, 3),
             "waiting_for_disk_seconds": round(timings.writing, 3),
             "commit_seconds": round(timings.committing, 3),
             "batch_fill": {r.feature: round(r.batch_fill, 3) for r in self.features},

@@ -26,6 +26,9 @@ from extract.processes.child import Outcome
 from store import Manifest, Status
 
 UNITS_AHEAD = 2  # that wait for the writer
+# Rows that are gathered before they are committed, though their unit goes on: 512 clips of every
+# frame would take gigabytes, several times over.
+PIECE_BYTES = 256 << 20
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -44,7 +47,7 @@ class Pipeline:
         """Take clips as they are decoded, encode them, and commit a unit when its last is in."""
         with _Writer() as writer:
             for number, position, outcome in self._in_turn(outcomes):
-                self._encode(number, position, outcome)
+                self._encode(number, position, outcome, writer)
                 self.progress.report_commits(writer.done())
                 if position + 1 == len(self.units[number]):
                     self._begun.discard(number)
@@ -81,7 +84,7 @@ class Pipeline:
             if position == len(self.units[number]):
                 del waiting[number], due[number]
 
-    def _encode(self, number: int, position: int, outcome: Outcome) -> None:
+    def _encode(self, number: int, position: int, outcome: Outcome, writer: "_Writer") -> None:
         row, wanted = self.units[number][position]
         timings = self.progress.timings
         self._begun.add(number)
@@ -94,6 +97,9 @@ class Pipeline:
         with timings.on("encoding"):
             for output in wanted:
                 output.encoder_of(number).put(self.manifest.clip_ids[row], clip)
+        for output in wanted:
+            if output.encoder_of(number).bytes >= PIECE_BYTES:
+                self._hand_over_piece(number, output, writer)
         modalities = {output.encoder.modality for output in wanted}
         statuses = [clip.stream(modality).status for modality in sorted(modalities)]
         if bad := [status for status in statuses if status.failed]:
@@ -104,18 +110,26 @@ class Pipeline:
         """Give what the unit's features have gathered to the writer."""
         unit = self.units[number]
         for output in {id(output): output for _, wanted in unit for output in wanted}.values():
-            encoder = output.units.pop(number)
-            with self.progress.timings.on("encoding"):
-                encoder.flush()
-            output.items += encoder.packer.items
-            output.slots += encoder.packer.slots
-            with self.progress.timings.on("writing"):
-                writer.put(lambda o=output, e=encoder: self._commit(number, o, e))
+            if number in output.units:  # a piece may have ended with the unit
+                self._hand_over_piece(number, output, writer)
+
+    def _hand_over_piece(self, number: int, output: Output, writer: "_Writer") -> None:
+        """Give what one feature has gathered of a unit so far to the writer. Where pieces end
+        follows from the clips alone, so that an interrupted run goes on with the same batches.
+        """
+        encoder, timings = output.units.pop(number), self.progress.timings
+        with timings.on("encoding"):
+            encoder.flush()
+        output.items += encoder.packer.items
+        output.slots += encoder.packer.slots
+        with timings.on("writing"):
+            writer.put(lambda: self._commit(number, output, encoder))
 
     def _commit(self, number: int, output: Output, unit: UnitEncoder) -> dict[str, Any]:
         """Commit what a unit has gathered, in the writer's thread; returns its counts."""
         begun = time.perf_counter()
         rows, feature = unit.rows(), output.feature
+        self.progress.timings.device += unit.packer.clock.seconds
         retry = feature.tries(rows.clip_ids) if self.retrying else 0
         clips = new = len(rows.clip_ids)
         status, row_count = rows.status, len(rows.values)

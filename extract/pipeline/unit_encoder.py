@@ -4,7 +4,7 @@ Shapes: n = rows of a clip, R = rows of the unit, D = embedding size.
 """
 
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
@@ -16,10 +16,10 @@ from torch import Tensor
 from extract.encoders import AudioEncoder, Encoder, VisualEncoder
 from extract.media.clip import DECODER, Clip, Stream
 from extract.media.sampling import Sampling
-from extract.pipeline.batching import Packer
+from extract.pipeline.batching import Halving, Packer, device_of, limits_of
+from extract.pipeline.landing import MAX_FLOAT16, as_stored
 from store import FeatureSpec, Status, UnitRows
 
-MAX_FLOAT16 = 65_504.0
 MAX_ROWS = 65_535
 
 
@@ -49,19 +49,24 @@ class UnitEncoder:
     are the same however often a run was interrupted.
     """
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        *,
-        batch_size: int,
-        forward: Callable[[Tensor], Tensor] | None = None,
-    ) -> None:
+    def __init__(self, encoder: Encoder, *, batch_size: int) -> None:
         self.encoder = encoder
         self.batch_size = batch_size
+        limits, self._device = limits_of(encoder), device_of(encoder)
+        self._preprocess = Halving(encoder.preprocess, limits.preprocess)
+        forward = Halving(lambda x: as_stored(encoder.forward(x)), limits.forward)
         # Windows over whole clips are rarely of one length: a batch would be mostly padding.
         whole = isinstance(encoder, AudioEncoder) and encoder.window_seconds == 0
-        self.packer = Packer(forward or encoder.forward, 1 if whole else batch_size)
+        self.packer = Packer(forward, 1 if whole else batch_size, limits.buffer)
         self._clear()
+
+    def __len__(self) -> int:
+        return len(self._clip_ids)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the rows that it holds, or will hold once its batches are through."""
+        return 2 * self.encoder.dim * sum(map(len, self._times))
 
     def _clear(self) -> None:
         self._clip_ids: list[str] = []
@@ -108,11 +113,15 @@ class UnitEncoder:
             pixels = stream.data[self.encoder.short_side].pixels
             for start in range(0, len(pixels), self.batch_size):
                 piece = np.ascontiguousarray(pixels[start : start + self.batch_size])
-                yield self.encoder.preprocess(torch.from_numpy(piece))
+                yield self._prepared(torch.from_numpy(piece))
             return
         assert isinstance(self.encoder, AudioEncoder)
         sound = stream.data[self.encoder.sample_rate]
-        yield self.encoder.preprocess(torch.from_numpy(sound.samples)[None])
+        yield self._prepared(torch.from_numpy(sound.samples)[None])
+
+    def _prepared(self, x: Tensor) -> Tensor:
+        with self.packer.clock.on(self._device):
+            return self._preprocess(x)
 
     def flush(self) -> None:
         """Let the network run what is left of the unit, in the thread that it belongs to."""
@@ -125,12 +134,11 @@ class UnitEncoder:
         count = np.zeros(len(self._clip_ids), np.uint16)
         with_rows = [i for i, status in enumerate(self._status) if status.has_rows]
         for i, rows, when in zip(with_rows, self.packer.finish(), self._times, strict=True):
-            # Not a range of its own: a comparison with NaN is false.
-            if not bool((rows.abs() <= MAX_FLOAT16).all()):
+            if not bool(rows.isfinite().all()):
                 self._status[i] = Status.NOT_FINITE
                 self._detail[i] = f"{self.encoder.name} gave NaN or more than {MAX_FLOAT16:.0f}"
                 continue
-            kept.append(rows.numpy().astype(np.float16))
+            kept.append(rows.numpy())
             times.append(when)
             count[i] = len(rows)
         unit = UnitRows(

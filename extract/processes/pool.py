@@ -37,6 +37,7 @@ FALSE_STARTS = 2
 TOGETHER = 16  # the most items in a row with one key that go to one child
 POLL_SECONDS = 0.05
 MESSAGE_SECONDS = 10  # a message that has begun to come must have come by then
+MOST_PARTS = 64  # of an answer
 NONSENSE_LENGTH = 300  # of what a child said, in a detail
 CPU_SLACK = 2.0  # times the deadline: a library may run two threads
 _ENVIRONMENT = ("HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "PYTHONHOME", "TMPDIR")
@@ -63,6 +64,14 @@ class Limits:
     sandbox: Sandbox = AUTO
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Answers that come in parts: what to ask for after one, and what they make together."""
+
+    rest: Callable[[Any, Any], Any]  # of item and answer: the item of what is left out, or None
+    joined: Callable[[list[Any]], Any]
+
+
 def process_map(
     function: Callable[[Any], Any],
     items: Iterable[Any],
@@ -72,13 +81,15 @@ def process_map(
     ordered: bool = True,
     together: Callable[[Any], Any] | None = None,
     again: Callable[[Any], Any] | None = None,
+    parts: Parts | None = None,
     shared: bool = SHARED,
 ) -> Generator[Outcome, None, None]:
     """`function(item)` of each item from `workers` child processes, in order if asked.
 
     Items in a row for which `together` gives the same value go to one child, one after the other.
     Where a child dies, or `function` has called `child.risk` and then takes more than half of its
-    time, `again(item)` is tried in what is left of it. Close the generator, or exhaust it, and
+    time, `again(item)` is tried in what is left of it. With `parts` an answer may leave something
+    out, which the same child is then asked for. Close the generator, or exhaust it, and
     every child is dead. `function` reads no files but those that `limits.sandbox` names, and
     answers with what `wire.py` knows.
 
@@ -94,6 +105,7 @@ def process_map(
         ordered=ordered,
         together=together,
         again=again,
+        parts=parts,
     )
     thread = threading.Thread(
         target=pool.drive, args=(iter(items), workers), name="decode", daemon=True
@@ -154,6 +166,10 @@ class _Slot:
         self.earlier = ""  # detail of the first try; not empty during the second
         self.left_seconds = 0.0  # for the second
         self.risk = ""  # what the child was about to do
+        self.asked: Any = None  # the item itself, or that of its part in hand
+        self.rest: Any = None  # that of the next part, once there is room for it
+        self.parts: list[Outcome] = []  # that have come
+        self.part_bytes = 0
         self.false_starts = 0  # children in a row that died before they were ready
         self.confinement: Confinement | None = None  # of the last child that was ready
         self.put(child)
@@ -164,7 +180,7 @@ class _Slot:
 
     def give(self, item: Any, allowed_seconds: float) -> None:
         self.since, self.allowed_seconds = time.monotonic(), allowed_seconds
-        self.risk = ""
+        self.risk, self.asked, self.rest = "", item, None
         self.child.served += 1
         with suppress(OSError):  # if it died idle, its closed connection says so soon
             self.child.connection.send(item)
@@ -181,8 +197,10 @@ class _Pool:
         ordered: bool,
         together: Callable[[Any], Any] | None,
         again: Callable[[Any], Any] | None,
+        parts: Parts | None = None,
     ) -> None:
         self.spawn, self.together, self.again = spawn, together, again
+        self.parts = parts
         self.limits, self.ordered = limits, ordered
         self.slots: list[_Slot] = []
         self.coming: deque[Any] = deque()  # looked at, not given to a slot
@@ -238,6 +256,8 @@ class _Pool:
     def _feed(self, items: Iterator[Any]) -> None:
         """Give idle children work: what waits for them, or what may be begun."""
         for slot in self.slots:
+            if slot.child.ready and slot.rest is not None and self._may_go_on(slot):
+                slot.give(slot.rest, self.limits.deadline_seconds)
             if not slot.child.ready or slot.working is not None:
                 continue
             if not slot.queue and self._may_begin():
@@ -253,6 +273,16 @@ class _Pool:
                 or self.waiting_bytes >= self.limits.ahead_bytes
             )
             return self.total is None and not full
+
+    def _may_go_on(self, slot: _Slot) -> bool:
+        """Whether there is room for another part; always for the oldest item, or nobody would ever
+        give any back.
+        """
+        begun = [s for s in self.slots if s.working is not None]
+        if slot is min(begun, key=lambda s: s.working[0] if s.working else 0):
+            return True
+        held = self.waiting_bytes + sum(s.part_bytes for s in begun)
+        return held < self.limits.ahead_bytes
 
     def _run(self, items: Iterator[Any]) -> list[Item]:
         """The next item, and those after it that belong to it."""
@@ -283,7 +313,9 @@ class _Pool:
 
     def _collect(self) -> None:
         """Take what is ready, and kill what is late."""
-        listening = [s for s in self.slots if s.working is not None or not s.child.ready]
+        listening = [
+            s for s in self.slots if (s.working is not None and s.rest is None) or not s.child.ready
+        ]
         if not listening:
             with self.changed:
                 self.changed.wait(POLL_SECONDS)
@@ -324,16 +356,17 @@ class _Pool:
                 slot.child.ready = True
                 slot.false_starts = 0
                 slot.confinement = message.confinement
-                if slot.working is not None:
+                if slot.working is not None and slot.rest is None:
                     assert self.again is not None
-                    slot.give(self.again(slot.working[1]), slot.left_seconds)
+                    slot.give(self.again(slot.asked), slot.left_seconds)
             case Risk() if slot.working is not None:
                 slot.risk = message.step
                 if self.again is not None and not slot.earlier:
                     share = 0.5 if message.step else 1.0
                     slot.allowed_seconds = share * self.limits.deadline_seconds
             case Outcome() if slot.working is not None:
-                self._finish(slot, message, size)
+                if not self._keep_part(slot, message, size):
+                    self._finish(slot, message, size)
                 grown = message.resident_bytes > self.limits.recycle_bytes
                 if grown or slot.child.served >= self.limits.recycle_items:
                     self._replace(slot)
@@ -384,10 +417,36 @@ class _Pool:
         slot.child.kill()
         slot.put(self.spawn())
 
+    def _keep_part(self, slot: _Slot, outcome: Outcome, size: int) -> bool:
+        """Keep an answer that left something out, to ask for that; False if it did not."""
+        if self.parts is None or outcome.status != Status.OK or len(slot.parts) >= MOST_PARTS:
+            return False
+        slot.rest = self.parts.rest(slot.asked, outcome.value)
+        if slot.rest is None:
+            return False
+        slot.parts.append(outcome)
+        slot.part_bytes += size
+        return True
+
+    def _whole(self, slot: _Slot, last: Outcome) -> Outcome:
+        """The outcome of all parts of an item."""
+        outcomes = [*slot.parts, last]
+        seconds = sum(outcome.cpu_seconds for outcome in outcomes)
+        if self.parts is None or last.status != Status.OK:
+            return replace(last, cpu_seconds=seconds)
+        try:
+            value = self.parts.joined([outcome.value for outcome in outcomes])
+        except Exception as error:  # its memory may be anybody's by now
+            detail = f"the decoder answered nonsense: {error}"[:NONSENSE_LENGTH]
+            return Outcome(status=Status.CRASH, detail=detail, cpu_seconds=seconds)
+        return replace(last, value=value, cpu_seconds=seconds)
+
     def _finish(self, slot: _Slot, outcome: Outcome, size: int) -> None:
         assert slot.working is not None
         index, _ = slot.working
-        slot.working = None
+        if slot.parts:
+            outcome, size = self._whole(slot, outcome), size + slot.part_bytes
+        slot.working, slot.rest, slot.parts, slot.part_bytes = None, None, [], 0
         with self.changed:
             known = replace(
                 outcome, index=index, earlier=slot.earlier, confinement=slot.confinement

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import store
 from learn.data.clips import choose_split
+from learn.data.device_names import check_device as check_device
 from learn.data.features import MODALITIES, choose_feature
 from learn.evaluation.config import EpisodesConfig
 from learn.evaluation.grid import combinations, parse_grid
@@ -19,7 +20,6 @@ from learn.fewshot.mode_pairs import cells
 from learn.inference.settings import PredictSettings, parse_index
 from learn.reporting.asked import check_map, check_report
 from learn.training import recipe as recipes
-from learn.training.devices import check_device
 from learn.training.run_files import check_finished, refuse_existing
 from store import plugins
 from store.errors import ConfigError, InputError, MissingFile

@@ -13,6 +13,7 @@ from learn.commands.options import (
     MISSING,
     OUTPUT,
     AudioFeature,
+    Device,
     Group,
     Guard,
     KeepIn,
@@ -183,6 +184,7 @@ def episodes_command(
             rich_help_panel=OUTPUT,
         ),
     ] = "1GiB",
+    device: Device = "auto",
     output: KeepIn = None,
     as_json: Json = False,
 ) -> int:
@@ -190,7 +192,7 @@ def episodes_command(
 
     Example: learn episodes my_store --shots 1 --shots 5 --head prototypes --head ridge -o heads
     """
-    from learn.commands.checks import check_episodes
+    from learn.commands.checks import check_device, check_episodes
     from learn.evaluation.config import EpisodesConfig
     from learn.evaluation.drop import Drop
     from store.sizes import parse_size
@@ -212,6 +214,7 @@ def episodes_command(
         "query_manifest": query_manifest,
         "query_split": query_split, "ci": ci, "memory": parse_size(memory),
     }  # fmt: skip
+    check_device(device)
     check_episodes(EpisodesConfig.of({"store_path": directory, **asked}), output)
 
     import learn
@@ -219,7 +222,7 @@ def episodes_command(
 
     with console.progress("episodes", quiet=as_json) as progress:
         result = learn.run_episodes(
-            directory, **asked, save_episodes=save_episodes, progress=progress
+            directory, **asked, device=device, save_episodes=save_episodes, progress=progress
         )
     if output:
         result.save(output)
@@ -318,6 +321,7 @@ def evaluate_command(
         bool,
         typer.Option("--per-class", help="A table of the classes too.", rich_help_panel=OUTPUT),
     ] = False,
+    device: Device = "auto",
     output: KeepIn = None,
     as_json: Json = False,
 ) -> int:
@@ -325,12 +329,13 @@ def evaluate_command(
 
     Example: learn evaluate my_store --protocol linear --label topic --per-class
     """
-    from learn.commands.checks import Asked, check_protocol
+    from learn.commands.checks import Asked, check_device, check_protocol
 
     asked = Asked(
         store=directory, manifest=manifest, split=split, labels=label, group=group, visual=visual,
         audio=audio, projections=list(map(str, projection)), support=support, query=query,
     )  # fmt: skip
+    check_device(device)
     check_protocol(asked, protocol, output)
 
     import learn
@@ -341,7 +346,7 @@ def evaluate_command(
             directory, protocol, manifest=manifest, split=split, train_split=train_split,
             val_split=val_split, labels=tuple(label), group=group, visual=visual, audio=audio,
             projections=tuple(projection), support=tuple(support), query=tuple(query), seed=seed,
-            progress=progress,
+            device=device, progress=progress,
         )  # fmt: skip
     if output:
         result.save(output)

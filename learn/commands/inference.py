@@ -10,6 +10,7 @@ from learn.commands.options import (
     DATA,
     OUTPUT,
     AudioFeature,
+    Device,
     Group,
     Guard,
     Projection,
@@ -107,13 +108,14 @@ def predict_command(
     ] = 0.0,
     visual: VisualFeature = None,
     audio: AudioFeature = None,
+    device: Device = "auto",
     as_json: Json = False,
 ) -> int:
     """Label clips from a handful of examples per class.
 
     Example: learn predict my_store --support support.csv --top 2 -o answers.csv
     """
-    from learn.commands.checks import check_predict
+    from learn.commands.checks import check_device, check_predict
     from learn.inference.settings import PredictSettings
 
     settings = PredictSettings(
@@ -121,6 +123,7 @@ def predict_command(
         head=head, fusion=fusion, guard=guard, index=index, top=top,
         abstain_below=abstain_below, memory_bytes=0,
     )  # fmt: skip
+    check_device(device)
     check_predict(directory, settings, mode=mode, projection=projection, visual=visual, audio=audio)
 
     import learn
@@ -131,7 +134,7 @@ def predict_command(
             directory, support=support, output=output, query=query, labels=tuple(label),
             group=group, mode=mode, projection=projection, head=head, fusion=fusion, guard=guard,
             by=by, index=index, top=top, abstain_below=abstain_below, visual=visual, audio=audio,
-            progress=progress,
+            device=device, progress=progress,
         ).to_dict()  # fmt: skip
     console.give(result, as_json, lambda: prediction_lines(result))
     return console.DONE
@@ -151,11 +154,13 @@ def search_command(
     ] = None,
     visual: VisualFeature = None,
     audio: AudioFeature = None,
+    device: Device = "auto",
     as_json: Json = False,
 ) -> int:
     """Find the clips nearest to one clip, across modalities too."""
-    from learn.commands.checks import check_search
+    from learn.commands.checks import check_device, check_search
 
+    check_device(device)
     check_search(
         directory, top=top, modes=(source, target), projection=projection, visual=visual,
         audio=audio,
@@ -166,7 +171,7 @@ def search_command(
 
     result = learn.search(
         directory, clip, projection=projection, top=top, source=source, target=target,
-        visual=visual, audio=audio,
+        visual=visual, audio=audio, device=device,
     ).to_dict()  # fmt: skip
     console.give(result, as_json, lambda: neighbours_table(result))
     return console.DONE

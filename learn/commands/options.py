@@ -70,8 +70,15 @@ Recipe = Annotated[
     str, typer.Option(metavar="NAME|FILE", help="See `learn recipes`.", rich_help_panel=TRAINING)
 ]
 TrainOn = Annotated[
-    str, typer.Option(metavar="cpu|cuda", help="Where to train.", rich_help_panel=TRAINING)
+    str, typer.Option(metavar="auto|cpu|cuda", help="Where to train.", rich_help_panel=TRAINING)
 ]
+Device = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|cpu|cuda", help="Where vectors are made and compared.",
+        rich_help_panel=OUTPUT,
+    ),
+]  # fmt: skip
 KeepIn = Annotated[
     Path | None,
     typer.Option(

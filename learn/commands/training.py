@@ -53,7 +53,7 @@ def train_command(
             rich_help_panel=TRAINING,
         ),
     ] = False,
-    device: TrainOn = "cpu",
+    device: TrainOn = "auto",
     tensorboard: Annotated[
         Path | None,
         typer.Option(
@@ -156,7 +156,7 @@ def sweep_command(
     queries: Annotated[
         int, typer.Option(help="Query clips per class.", rich_help_panel=EPISODES)
     ] = 5,
-    device: TrainOn = "cpu",
+    device: TrainOn = "auto",
     workers: Annotated[
         int, typer.Option(help="Trainings at a time, in processes here.", rich_help_panel=TRAINING)
     ] = 0,

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float16, Float32, Int, Int64
 from torch import Tensor
 
+from learn.data.devices import sent
 from learn.data.features import MODALITIES as MODALITIES
 from learn.data.features import choose_feature as choose_feature
 
@@ -41,9 +42,14 @@ class Rows:
     values: Float16[Tensor, "R D"]
     offsets: Int64[Tensor, "V_plus_1"]
     seconds: Float32[Tensor, "R"]
+    # In memory wherever the rows are: how long a batch is must not be asked of a GPU. Made here.
+    lengths: Int64[Tensor, "V"] | None = None
 
     def __post_init__(self) -> None:
+        if self.lengths is not None:
+            return  # they were made of rows that were looked at
         counts = self.offsets.diff()
+        object.__setattr__(self, "lengths", counts.cpu())
         if self.offsets[0] != 0 or self.offsets[-1] != len(self.values) or bool((counts < 0).any()):
             raise ValueError(f"offsets do not cover {len(self.values)} rows")
 
@@ -62,25 +68,32 @@ class Rows:
 
     @property
     def counts(self) -> Int64[Tensor, "V"]:
-        """The number of rows of each clip."""
-        return self.offsets.diff()
+        """The number of rows of each clip, on the CPU."""
+        assert self.lengths is not None
+        return self.lengths
 
     @property
     def valid(self) -> Bool[np.ndarray, "V"]:
         """A mask of the clips that have rows."""
-        return self.counts.cpu().numpy() > 0
+        return self.counts.numpy() > 0
 
     def padded(self, indices: Int[Tensor, "B"]) -> Padded:
-        """Rows, mask and times of these clips; padding is zero."""
-        start, count = self.offsets[indices], self.counts[indices]
-        step = torch.arange(max(1, int(count.max())), device=self.values.device)
+        """Rows, mask and times of these clips; padding is zero. Give `indices` on the CPU: others
+        have to be waited for.
+        """
+        indices, device = indices.cpu(), self.device
+        count = self.counts[indices]
+        longest = max(1, int(count.max()))
+        whole = bool((count == longest).all())
+        start, count = self.offsets[sent(indices, device)], sent(count, device)
+        step = torch.arange(longest, device=device)
         mask = step < count[:, None]
         row = torch.where(mask, start[:, None] + step, 0)
         if not len(self.values):  # no clip has any: there is no row 0 to stand for padding
             zeros = torch.zeros(*mask.shape, self.dim, device=self.values.device)
             return Padded(zeros, mask, torch.zeros_like(zeros[..., 0]))
         rows = self.values.index_select(0, row.view(-1)).float().view(*row.shape, self.dim)
-        if not bool(mask.all()):
+        if not whole:
             rows.mul_(mask[..., None])
         return Padded(rows, mask, self.seconds[row] * mask)
 
@@ -90,20 +103,22 @@ class Rows:
             values=self.values.to(device),
             offsets=self.offsets.to(device),
             seconds=self.seconds.to(device),
+            lengths=self.lengths,
         )
 
     def means(self) -> Float32[Tensor, "V D"]:
         """The mean of each clip's rows; zero for a clip without any."""
-        counts = self.counts
-        means = torch.zeros(len(self), self.dim, device=self.values.device)
+        counts, device = self.counts, self.device
+        means = torch.zeros(len(self), self.dim, device=device)
+        first = 0
         for start in range(0, len(self), CLIPS_AT_ONCE):
             chunk_counts = counts[start : start + CLIPS_AT_ONCE]
-            rows = self.values[
-                self.offsets[start] : self.offsets[start + len(chunk_counts)]
-            ].float()
-            clip = torch.repeat_interleave(chunk_counts)
+            stop = first + int(chunk_counts.sum())
+            rows = self.values[first:stop].float()
+            clip = sent(torch.repeat_interleave(chunk_counts), device)
             means[start : start + len(chunk_counts)].index_add_(0, clip, rows)
-        return means / counts.clamp_min(1)[:, None]
+            first = stop
+        return means / sent(counts, device).clamp_min(1)[:, None]
 
     def chunks(self) -> Iterator[Float16[Tensor, "_ D"]]:
         """All rows, at most `ROWS_AT_ONCE` at a time."""

@@ -80,7 +80,7 @@ class Streamed:
         window = self._held
         if window is None or (window.position_of[wanted] < 0).any():
             window = self._window(np.unique(wanted))
-        return window.rows.padded(torch.from_numpy(window.position_of[wanted]).to(self.device))
+        return window.rows.padded(torch.from_numpy(window.position_of[wanted]))
 
     def means(self) -> Float32[Tensor, "V D"]:
         """The mean of each clip's rows; zero for a clip without any."""

@@ -10,10 +10,12 @@ from math import hypot
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from learn.data.clips import Clips
+from learn.data.devices import CPU
 from learn.evaluation.compared import Compared, Fusions, Way, ways_for
 from learn.evaluation.confusion import EMPTY, tally
 from learn.evaluation.evaluation_set import EvaluationSet
@@ -25,7 +27,7 @@ from learn.fewshot.guard import Guarded
 from learn.fewshot.heads import ExtraShotsHead, Head
 from learn.fewshot.metrics import Measured, measure
 from learn.fewshot.tasks import Episodes, draw_again
-from learn.inference.selection import NONE, modalities_of, vectors_of
+from learn.inference.selection import NONE, modalities_of, vectors_of, vectors_on
 from learn.training.runs import Run
 from store.errors import ConfigError, InputError, NotEnoughClips
 
@@ -52,6 +54,7 @@ class Benchmark:
     memory: int
     val: EvaluationSet | None  # of the same kind as `scored`, to choose settings on
     ids: frozenset[str]  # of the clips scored, as their stores have them
+    device: torch.device = CPU  # where heads answer
     apart: EvaluationSet | None = None  # clips of classes that are not asked about
     guard: str = "off"  # of projections, by stored vectors: on, off or both
 
@@ -127,6 +130,7 @@ class Benchmark:
         for projection, run in self.runs.items():
             vectors, base, val = self._vectors(run, with_val=with_val)
             names = self._names(self.heads[projection].values(), run)
+            names = None if names is None else names.to(self.device)
             for cell in self.cells[projection]:
                 projected = Compared(
                     projection=projection,
@@ -160,9 +164,9 @@ class Benchmark:
     ]:
         """The vectors of the clips scored, of the train split and of the val split."""
         return (
-            vectors_of(self.scored.rows, run),
-            vectors_of(self.base.rows, run) if self.base else None,
-            vectors_of(self.val.rows, run) if self.val and with_val else None,
+            vectors_on(self.device, self.scored.rows, run),
+            vectors_on(self.device, self.base.rows, run) if self.base else None,
+            vectors_on(self.device, self.val.rows, run) if self.val and with_val else None,
         )
 
     def _result(

@@ -23,7 +23,7 @@ from learn.fewshot.heads import Context, Head
 from learn.fewshot.heads._transform import Transform, taken_apart
 from learn.fewshot.metrics import AnyPredictor, Predictor
 from learn.fewshot.tasks import Episodes
-from learn.inference.selection import vectors_of
+from learn.inference.selection import vectors_of, vectors_on
 from learn.training import own_head
 from learn.training.runs import Run
 from store import plugins
@@ -52,6 +52,11 @@ class Compared:
     names: Float[Tensor, "C E"] | None  # of the classes, where a head wants them
     caveats: Mapping[str, Any]  # what must be known of the vectors to quote a number
     stored: "Compared | None" = None  # the same clips as stored, where these are projected
+
+    @property
+    def device(self) -> torch.device:
+        """Where the vectors are, and heads answer."""
+        return next(iter(self.vectors.values())).device
 
     def pairs(self, vectors: Vectors | None, fusion: Fusion | None) -> list[modes.Pair] | None:
         """Clips as support and as query: under a fusion in each of its views."""
@@ -127,10 +132,13 @@ class Compared:
             if of_classes is None:
                 return None
             chosen = of_classes
-            vectors = both_sides(vectors_of(chosen.rows, self.run), vectors_of(chosen.rows, None))
+            vectors = both_sides(
+                vectors_on(self.device, chosen.rows, self.run),
+                vectors_on(self.device, chosen.rows, None),
+            )
         else:
             chosen, new = unseen(clips, self.run)
-            vectors = vectors_of(chosen.rows, self.run)
+            vectors = vectors_on(self.device, chosen.rows, self.run)
         pairs = self.pairs(vectors, fusion)
         assert pairs is not None
         base = self.pairs(self.seen(lambda x: x.base, fusion), fusion)

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
+from learn.data import devices
 from learn.data.clips import Clips, choose_split, splits
 from learn.evaluation import pools
 from learn.evaluation.benchmark import (
@@ -85,21 +87,23 @@ def run_episodes(
     query_split: str | None = None,
     ci: str = statistics.METHODS[0],
     memory: int = MEMORY,
+    device: str = "auto",
     progress: Progress | None = None,
 ) -> EpisodesResult:
     """Accuracy of every head × projection × mode × shots on the same episodes and clips.
 
-    All arguments but `save_episodes` and `progress` are settings of `EpisodesConfig`, which says
-    what each means. Where several projections are asked about a matrix of modes, each gives those
-    cells that it can, and any cell one at least. With `query_store`, `query_manifest` or both,
-    classes are those that have one name in both sets of clips, features the same in both.
+    All arguments but `save_episodes`, `device` and `progress` are settings of
+    `EpisodesConfig`, which says what each means. Where several projections are asked about a
+    matrix of modes, each gives those cells that it can, and any cell one at least. With
+    `query_store`, `query_manifest` or both, classes are those that have one name in both sets of
+    clips, features the same in both.
 
     Raises:
         NotEnoughClips: the episodes asked for cannot be drawn.
         InputError, ConfigError, StoreError: one line that says what to do.
     """
     config = EpisodesConfig.of(locals())
-    question = pose(config)
+    question = pose(config, devices.chosen(device))
     drawing = draw(config, question)
     if save_episodes:
         episode_files.save(Path(save_episodes), drawing.clips, drawing.draws)
@@ -118,6 +122,7 @@ class Question:
     scored: EvaluationSet
     val: EvaluationSet | None  # of the same kind as `scored`, to choose settings on
     query_split: str | None = None  # of the other collection, where queries come from one
+    device: torch.device = devices.CPU  # where heads answer
 
     @property
     def every_head(self) -> list[Head]:
@@ -143,13 +148,13 @@ class Drawing:
         return self.benchmark.draws
 
 
-def pose(config: EpisodesConfig) -> Question:
-    """Load runs, heads and clips.
+def pose(config: EpisodesConfig, device: torch.device = devices.CPU) -> Question:
+    """Load runs, heads and clips; the device is where vectors are made and heads answer.
 
     Raises:
         InputError, ConfigError, StoreError: one line that says what to do.
     """
-    runs = runs_of(config.projections)
+    runs = runs_of(config.projections, device)
     heads = {name: {h: _head(h, run) for h in config.head_specs} for name, run in runs.items()}
     every_head = [head for of_run in heads.values() for head in of_run.values()]
     store = open_store(config.store)
@@ -168,7 +173,7 @@ def pose(config: EpisodesConfig) -> Question:
         raise InputError(nothing_left(scored, split))
     question = Question(
         heads=heads, selection=selection, manifest=manifest, split=split, pool=pool,
-        scored=scored, val=None,
+        scored=scored, val=None, device=device,
     )  # fmt: skip
     if pool == "base":
         val = pools.of_val(scored, manifest, split)
@@ -222,7 +227,7 @@ def draw(config: EpisodesConfig, question: Question) -> Drawing:
         heads=question.heads, runs=runs, cells=cells,
         fusions=fusions, apart=_apart(config, question, fusions),
         features=question.selection.features, scored=scored, base=base, draws=draws,
-        memory=config.memory, val=question.val, guard=config.guard,
+        memory=config.memory, val=question.val, guard=config.guard, device=question.device,
         ids=frozenset(clip.partition("/")[2] if crossed else clip for clip in scored.clips.ids),
     )  # fmt: skip
     if config.until is None:

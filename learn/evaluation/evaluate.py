@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from learn.data import devices
 from learn.data.clips import choose_split
 from learn.evaluation.protocols import FAMILY, EvaluationProtocol, Finding, Material
 from learn.inference.selection import absolute, runs_of, select
@@ -61,6 +62,7 @@ def run_protocol(
     support: Sequence[str] = (),
     query: Sequence[str] = (),
     seed: int = 0,
+    device: str = "auto",
     progress: Progress | None = None,
 ) -> Evaluation:
     """The findings of a protocol about every label column × projection × pair of modes.
@@ -74,7 +76,7 @@ def run_protocol(
     config = plugins.configure(FAMILY, plugins.parse_spec(protocol))
     if not labels:
         raise ConfigError("no label column; name one at least")
-    runs = runs_of(projections)
+    runs = runs_of(projections, devices.chosen(device))
     store = open_store(store_path)
     table = read_manifest(manifest) if manifest else store.manifest()
     features = select(

@@ -80,7 +80,7 @@ def sweep(
     settings: Sequence[str] = (),
     directory: str | Path,
     manifest: str | Path | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     ways: int = 5,
     shots: int = 1,
     queries: int = 5,

@@ -14,9 +14,10 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
+from learn.data.devices import sent
 from learn.fewshot.fusions import Fusion, Prior, ProductFusion, WeighingFusion
 from learn.fewshot.fusions.weighted import of_blocks
 from learn.fewshot.heads import Context, ExtraShotsHead, GramHead, Head, ProductHead
@@ -64,6 +65,11 @@ class FusedPredictor:
     _weighed: list[tuple[Episodes, np.ndarray]] = field(default_factory=list)
     _priors: list[tuple[Episodes, Prior | None]] = field(default_factory=list)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the vectors are, and the head answers."""
+        return self.pairs[0].support.device
+
     def prior(self, episodes: Episodes) -> Prior | None:
         """What each sense is taken to count before the shots are looked at."""
         return _once(self._priors, episodes, lambda: self.prior_of(episodes))
@@ -88,7 +94,8 @@ class FusedPredictor:
         """A function from episodes to predictions, as positions among the ways."""
 
         def score(episodes: Episodes) -> np.ndarray:
-            return in_parts(self._scores(episodes), self._numbers, self.memory)(episodes)
+            scores = self._scores(episodes)
+            return in_parts(scores, self._numbers, self.memory, self.device)(episodes)
 
         return score
 
@@ -98,7 +105,7 @@ class FusedPredictor:
         score = self._by_vectors(self._weights_or_none(episodes))
         for batch in episodes.batches():
             for part in self._parts(batch):
-                yield batch, part, score(batch, part).numpy()
+                yield batch, part, score(batch, part).cpu().numpy()
 
     @cached_property
     def tables(self) -> list[Table] | None:
@@ -118,7 +125,11 @@ class FusedPredictor:
 
     def _weights_or_none(self, episodes: Episodes) -> Float[Tensor, "E B"] | None:
         weights = self.weights(episodes)
-        return None if weights is None else torch.from_numpy(weights)
+        return None if weights is None else sent(torch.from_numpy(weights), self.device)
+
+    def _of_part(self, batch: EpisodeBatch, part: slice) -> Int64[Tensor, "e"]:
+        """Which of all episodes the part of a batch holds, where the weights are."""
+        return sent(torch.from_numpy(batch.indices[part]), self.device)
 
     def _numbers(self, batch: EpisodeBatch) -> int:
         """How many numbers an episode takes."""
@@ -144,7 +155,7 @@ class FusedPredictor:
             size = max(1, NUMBERS_AT_ONCE // numbers)
             for first in range(0, len(batch), size):
                 part = slice(first, first + size)
-                found[batch.indices[part]] = self._weights_of(batch, part, prior).numpy()
+                found[batch.indices[part]] = self._weights_of(batch, part, prior).cpu().numpy()
 
     def _weights_of(self, batch: EpisodeBatch, part: slice, prior: Prior) -> Float[Tensor, "E B"]:
         assert isinstance(self.fusion, WeighingFusion)
@@ -154,7 +165,8 @@ class FusedPredictor:
         assert isinstance(self.fusion, ProductFusion)
         if batch.support.shape[2] == 1:
             return torch.tensor(prior.value).expand(len(batch.support[part]), -1)
-        support, transform = index(batch.support[part]).flatten(1), of_blocks(self.head)
+        support = index(batch.support[part], self.device).flatten(1)
+        transform = of_blocks(self.head)
         products = [
             transform.of_products(look_up(table.among, support, support))[0]
             for table in self.tables
@@ -182,7 +194,7 @@ class FusedPredictor:
 
         def scores(batch: EpisodeBatch, part: slice) -> Float[Tensor, "E M N"]:
             shots, contexts, queries = self._gathered(batch, part)
-            own = None if weights is None else weights[batch.indices[part]]
+            own = None if weights is None else weights[self._of_part(batch, part)]
             return self.fusion.fit(self.head, shots, contexts, own)(queries, None)
 
         return scores
@@ -196,7 +208,8 @@ class FusedPredictor:
         assert isinstance(fusion, ProductFusion)
 
         def scores(batch: EpisodeBatch, part: slice) -> Float[Tensor, "E M N"]:
-            support, query = index(batch.support[part]).flatten(1), index(batch.query[part])
+            support = index(batch.support[part], self.device).flatten(1)
+            query = index(batch.query[part], self.device)
             placed = [
                 transform.of_products(look_up(table.among, support, support)) for table in tables
             ]
@@ -204,8 +217,8 @@ class FusedPredictor:
             if np.isnan(weights[rows]).any():
                 of_shots = [products for products, _ in placed]
                 found = fusion.weigh_products(of_shots, batch.ways, prior)
-                weights[rows] = found.numpy()
-            own, mixed = torch.from_numpy(weights[rows]), list[Tensor]()
+                weights[rows] = found.cpu().numpy()
+            own, mixed = sent(torch.from_numpy(weights[rows]), self.device), list[Tensor]()
             for b, (table, (products, place)) in enumerate(zip(tables, placed, strict=True)):
                 moved, lengths = place(look_up(table.across, query, support), table.square[query])
                 mixed = _added(mixed, (products, moved, lengths), own[:, b])
@@ -220,8 +233,8 @@ class FusedPredictor:
         assert tables is not None
 
         def scores(batch: EpisodeBatch, part: slice) -> Float[Tensor, "E M N"]:
-            support, query = index(batch.support[part]), index(batch.query[part])
-            own, mixed = weights[batch.indices[part]], list[Tensor]()
+            support, query = (index(x[part], self.device) for x in (batch.support, batch.query))
+            own, mixed = weights[self._of_part(batch, part)], list[Tensor]()
             for b, table in enumerate(tables):
                 points = torch.cat([support.flatten(1), query + table.shift], dim=1)
                 gram = look_up(table.among, points, points)
@@ -236,13 +249,16 @@ class FusedPredictor:
     ) -> tuple[list[Tensor], list[Context], list[Tensor]]:
         """Shots, contexts and queries of each view."""
         check_ragged(self.head, batch)
-        support, query = index(batch.support[part]).long(), index(batch.query[part]).long()
-        mask = None if batch.mask is None else torch.from_numpy(batch.mask[part])
+        device = self.device
+        support, query = (index(x[part], device).long() for x in (batch.support, batch.query))
+        mask = None if batch.mask is None else sent(torch.from_numpy(batch.mask[part]), device)
         contexts = []
         for pair, context in zip(self.pairs, self.contexts, strict=True):
             extra = {}
             if isinstance(self.head, ExtraShotsHead):
-                extra = extra_shots_of(self.head, pair, support, index(batch.classes[part]).long())
+                extra = extra_shots_of(
+                    self.head, pair, support, index(batch.classes[part], device).long()
+                )
             contexts.append(replace(context, mask=mask, extra_shots=extra))
         return (
             [pair.support[support] for pair in self.pairs],

@@ -63,7 +63,7 @@ class Predictor:
             size = max(1, NUMBERS_AT_ONCE // (batch.clips * self.pair.support.shape[1]))
             for first in range(0, len(batch), size):
                 part = slice(first, first + size)
-                yield batch, part, score(batch, part).numpy()
+                yield batch, part, score(batch, part).cpu().numpy()
 
 
 AnyPredictor = Predictor | FusedPredictor

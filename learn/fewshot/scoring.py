@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Float64, Int, Int32
 from torch import Tensor
 
+from learn.data.devices import CPU, sent
 from learn.fewshot.budget import MEMORY as MEMORY
 from learn.fewshot.fusions import FAMILY
 from learn.fewshot.heads import (
@@ -37,6 +38,7 @@ from store.errors import ConfigError
 TABLE_WORTH = 16  # products of a table that cost as much as fetching and comparing one query
 MAX_ENTRIES = 2**31 - 1  # of a table, as its indices have 32 bits
 NUMBERS_AT_ONCE = 1_000_000  # more is no faster
+NUMBERS_ON_GPU = 64_000_000  # fewer leave it idle between its kernels
 BYTES_A_NUMBER = 64  # memory of a head's intermediate results, at most
 CLIPS_AT_ONCE = 512  # embedded in one call
 
@@ -90,22 +92,25 @@ def _one_table(head: Head, pair: Pair) -> bool:
 def by_vectors(head: Head, pair: Pair, context: Context, *, memory: int = MEMORY) -> Score:
     """The reference: gather the vectors of each episode, fit, predict."""
     numbers = pair.support.shape[1]
-    return in_parts(fitter(head, pair, context), lambda b: b.clips * numbers, memory)
+    at_once = partial(in_parts, memory=memory, device=pair.support.device)
+    return at_once(fitter(head, pair, context), lambda b: b.clips * numbers)
 
 
 def fitter(head: Head, pair: Pair, context: Context) -> BatchScores:
-    """A function that scores part of a batch of episodes from vectors."""
+    """A function that scores part of a batch of episodes from vectors, where these are."""
+    device = pair.support.device
 
     def scores(batch: EpisodeBatch, part: slice) -> Float[Tensor, "E M N"]:
-        support = index(batch.support[part]).long()
+        support = index(batch.support[part], device).long()
         known = context
         if isinstance(head, ExtraShotsHead):
-            class_ids = index(batch.classes[part]).long()
+            class_ids = index(batch.classes[part], device).long()
             known = replace(context, extra_shots=extra_shots_of(head, pair, support, class_ids))
         check_ragged(head, batch)
         if batch.mask is not None:
-            known = replace(known, mask=torch.from_numpy(batch.mask[part]))
-        return head.fit(pair.support[support], known)(pair.query[index(batch.query[part]).long()])
+            known = replace(known, mask=sent(torch.from_numpy(batch.mask[part]), device))
+        query = index(batch.query[part], device).long()
+        return head.fit(pair.support[support], known)(pair.query[query])
 
     return scores
 
@@ -184,8 +189,8 @@ def by_products(head: ProductHead, pair: Pair, context: Context, *, memory: int 
     def scores(batch: EpisodeBatch, part: slice) -> Float[Tensor, "E M N"]:
         if batch.mask is not None:
             return ragged(batch, part)
-        support = index(batch.support[part]).flatten(1)
-        query = index(batch.query[part])
+        support = index(batch.support[part], among.device).flatten(1)
+        query = index(batch.query[part], among.device)
         predict = head.fit_products(look_up(among, support, support), batch.ways)
         return predict(look_up(across, query, support), square[query])
 
@@ -197,6 +202,7 @@ def by_products(head: ProductHead, pair: Pair, context: Context, *, memory: int 
             else b.clips * pair.support.shape[1]
         ),
         memory,
+        among.device,
     )
 
 
@@ -209,11 +215,11 @@ def by_gram(head: GramHead, pair: Pair, context: Context, *, memory: int = MEMOR
     def scores(batch: EpisodeBatch, part: slice) -> Float[Tensor, "E M N"]:
         if batch.mask is not None:
             return ragged(batch, part)
-        support, query = index(batch.support[part]), index(batch.query[part])
+        support, query = (index(x[part], table.device) for x in (batch.support, batch.query))
         points = torch.cat([support.flatten(1), query + shift], dim=1)
         return head.from_gram(look_up(table, points, points), *support.shape[1:])
 
-    return in_parts(scores, lambda b: 4 * b.clips**2, memory)
+    return in_parts(scores, lambda b: 4 * b.clips**2, memory, table.device)
 
 
 def by_late_fusion(
@@ -243,10 +249,16 @@ def by_late_fusion(
     return in_parts(scores, lambda b: b.clips * numbers, MEMORY)
 
 
-def in_parts(scores: BatchScores, numbers: Callable[[EpisodeBatch], int], memory: int) -> Score:
+def in_parts(
+    scores: BatchScores,
+    numbers: Callable[[EpisodeBatch], int],
+    memory: int,
+    device: torch.device = CPU,
+) -> Score:
     """A function that predicts by the highest score, in bounded memory; -1 without a query."""
 
-    at_once = min(NUMBERS_AT_ONCE, memory // 2 // BYTES_A_NUMBER)
+    most = NUMBERS_AT_ONCE if device.type == "cpu" else NUMBERS_ON_GPU
+    at_once = min(most, memory // 2 // BYTES_A_NUMBER)
 
     @torch.inference_mode()
     def score(episodes: Episodes) -> Int[np.ndarray, "E M"]:
@@ -258,7 +270,7 @@ def in_parts(scores: BatchScores, numbers: Callable[[EpisodeBatch], int], memory
             )  # one array: kept parts would fragment the heap
             for first in range(0, len(batch), size):
                 part = slice(first, first + size)
-                best[part] = scores(batch, part).max(-1).indices
+                best[part] = scores(batch, part).max(-1).indices.cpu()
             if best.shape == predictions.shape:
                 return best  # one batch holds all episodes, in order
             predictions[batch.indices[:, None], batch.columns] = best
@@ -309,9 +321,9 @@ def _gram(x: Float[Tensor, "V D"]) -> Float[Tensor, "V V"]:
     return table
 
 
-def index(indices: np.ndarray) -> Int32[Tensor, "..."]:
+def index(indices: np.ndarray, device: torch.device = CPU) -> Int32[Tensor, "..."]:
     """Indices as a tensor: 32 bits are enough, and half the traffic of 64."""
-    return torch.from_numpy(np.ascontiguousarray(indices))
+    return sent(torch.from_numpy(np.ascontiguousarray(indices)), device)
 
 
 def look_up(

@@ -30,6 +30,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from learn.data.devices import CPU
 from learn.inference.left_out import (
     ITEMS_A_CLASS,
     SHARING,
@@ -131,8 +132,14 @@ class Classifier:
         return ((n - as_familiar) / (n + 1)).double()
 
 
-def fit(support: Support, *, head: str = HEADS[0], index: Inverted | None = None) -> Classifier:
-    """A classifier from the support alone.
+def fit(
+    support: Support,
+    *,
+    head: str = HEADS[0],
+    index: Inverted | None = None,
+    device: torch.device = CPU,
+) -> Classifier:
+    """A classifier from the support alone, which is searched on the device.
 
     Raises:
         ConfigError: `head` is neither prototypes nor nearest.
@@ -146,7 +153,7 @@ def fit(support: Support, *, head: str = HEADS[0], index: Inverted | None = None
     else:
         items, _ = joined_parts(support.vectors, support.present)
         item_classes = support.class_ids
-    searched = VectorIndex(items, index)
+    searched = VectorIndex(items, index, device)
     left_out, apart = leave_out(support, head, None if searched.exact else searched)
     return Classifier(
         searched,

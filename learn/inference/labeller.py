@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from learn.data.devices import CPU
 from learn.fewshot.budget import MEMORY
 from learn.fewshot.fusions import WeighingFusion
 from learn.fewshot.guard import STORED
@@ -77,6 +78,7 @@ class LabellerSettings:
     abstain_below: float
     judges: Judges | None = None  # what answers; None: the gallery
     memory: int = MEMORY  # bytes for labelled clips side by side
+    device: torch.device = CPU  # that searches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -302,7 +304,8 @@ class Labeller:
             else None,
             groups=None if examples.groups is None else examples.groups[clips],
         )
-        return fit(support, head=self.settings.head, index=self.settings.inverted)
+        known = self.settings
+        return fit(support, head=known.head, index=known.inverted, device=known.device)
 
     def _middle(self, part: str) -> Float[Tensor, "D"]:
         """The mean of the classes' means, so that no class weighs more for having more clips."""

@@ -8,10 +8,13 @@ support.
 import csv
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from learn.data import devices
 from learn.inference.embed import EmbeddedBatch, all_clips, embed, parts_of, refuse_unknown
 from learn.inference.examples import join, read_groups, read_labels
 from learn.inference.judges import Judges, judges_of
@@ -83,6 +86,7 @@ def predict(
     visual: str | None = None,
     audio: str | None = None,
     memory_bytes: int = MEMORY_BYTES,
+    device: str = "auto",
     progress: Progress | None = None,
 ) -> PredictionSummary:
     """Label clips, and say how sure the answers are; the answers themselves are in `output`.
@@ -102,13 +106,14 @@ def predict(
         group=group, by=by, head=head, fusion=fusion, guard=guard, index=index, top=top,
         abstain_below=abstain_below, memory_bytes=memory_bytes,
     )  # fmt: skip
-    (run,) = runs_of([projection] if projection else []).values()
+    where = devices.chosen(device)
+    (run,) = runs_of([projection] if projection else [], where).values()
     store = open_store(store_path)
     selection = select_one(
         store, str(projection or NONE), run, visual=visual, audio=audio,
         given=[mode] if mode else [],
     )  # fmt: skip
-    prediction = _prepare(settings, store, selection)
+    prediction = _prepare(settings, store, selection, where)
     prediction.write(progress)
     return prediction.summary(time.monotonic() - begun)
 
@@ -189,10 +194,14 @@ class _Prediction:
         )
 
 
-def _prepare(settings: PredictSettings, store: "Store", selection: Selection) -> _Prediction:
+def _prepare(
+    settings: PredictSettings, store: "Store", selection: Selection, device: torch.device
+) -> _Prediction:
     """Read the support and fit the labellers, refusing what is wrong before anything is written."""
     judges = _judges(settings, selection)
-    labeller = _labeller(settings, judges, centred=None in selection.runs.values())
+    labeller = replace(
+        _labeller(settings, judges, centred=None in selection.runs.values()), device=device
+    )
     table = read_manifest(settings.support, ids_suffice=True)
     columns = {label: read_labels(table, label) for label in settings.labels}
     refuse_unknown(selection.features, table.clip_ids, str(settings.support))

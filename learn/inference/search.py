@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from learn.data import devices
 from learn.fewshot import modes
 from learn.inference.embed import EmbeddedBatch, all_clips, embed, parts_of, refuse_unknown
 from learn.inference.selection import NONE, Selection, runs_of, select_one
@@ -69,6 +70,7 @@ def search(
     target: str | None = None,
     visual: str | None = None,
     audio: str | None = None,
+    device: str = "auto",
 ) -> SearchResult:
     """The `top` clips whose `target` is most like the clip's `source`, by cosine; ties by clip id.
 
@@ -80,7 +82,7 @@ def search(
     """
     if top < 1:
         raise ConfigError(f"top={top}: ask for at least one clip")
-    (run,) = runs_of([projection] if projection else []).values()
+    (run,) = runs_of([projection] if projection else [], devices.chosen(device)).values()
     selection = select_one(
         open_store(store_path), str(projection or NONE), run, visual=visual, audio=audio,
         given=[mode for mode in (source or target, target or source) if mode],

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from learn.data.devices import CPU
 from learn.data.rows import Rows, choose_feature
 from learn.fewshot import modes
 from learn.training.runs import Run, load_run
@@ -90,10 +92,14 @@ def _shared(features: Collection[str], runs: Mapping[str, Run | None]) -> list[s
     return [modality for modality in features if all(modality in known for known in trained)]
 
 
-def runs_of(projections: Sequence[str | Path]) -> dict[str, Run | None]:
-    """The runs of these directories by name, each once; "none", or no name, is stored vectors."""
+def runs_of(projections: Sequence[str | Path], device: torch.device = CPU) -> dict[str, Run | None]:
+    """The runs of these directories by name, each once, to embed on that device; "none", or no
+    name, is stored vectors."""
     paths = dict.fromkeys(map(str, projections or (NONE,)))
-    return {path: None if path == NONE else load_run(Path(path)) for path in paths}
+    runs = {path: None if path == NONE else load_run(Path(path)) for path in paths}
+    for run in filter(None, runs.values()):
+        run.space.to(device)
+    return runs
 
 
 def features_of(
@@ -160,6 +166,13 @@ def vectors_of(rows: Mapping[str, Rows], run: Run | None) -> dict[str, Float[Ten
     found = {m: stored.means() for m, stored in rows.items()} if run is None else run.embed(rows)
     first = [modality for modality in MODALITIES if modality in found]
     return {name: found[name] for name in [*first, *(n for n in found if n not in first)]}
+
+
+def vectors_on(
+    device: torch.device, rows: Mapping[str, Rows], run: Run | None
+) -> dict[str, Float[Tensor, "V _"]]:
+    """The same vectors, on that device."""
+    return {name: x.to(device) for name, x in vectors_of(rows, run).items()}
 
 
 def absolute(path: str | Path) -> str:

@@ -6,6 +6,7 @@ are closer than rounding can tell, they are computed again, in double precision 
 Shapes: G = vectors of the index, Q = queries, D = size of a vector, k = neighbours.
 """
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
+from learn.data.devices import CPU
 from learn.inference.settings import Inverted as Inverted
 from learn.inference.settings import parse_index as parse_index
 
@@ -22,6 +24,7 @@ ROUNDING = 2e-6  # more than float32 products of vectors no longer than 1 are of
 QUERIES_AT_ONCE = 4096
 NUMBERS_AT_ONCE = 4_000_000
 RECALL_QUERIES = 500
+MOST_ON_GPU = 2048  # neighbours, and cells searched: FAISS's kernels have no more
 
 
 class Neighbours(NamedTuple):
@@ -32,12 +35,28 @@ class Neighbours(NamedTuple):
     indices: Int64[Tensor, "Q k"]
 
 
-class VectorIndex:
-    """Vectors no longer than 1, to be searched; on a GPU where FAISS finds one."""
+@cache
+def _gpu_resources(number: int) -> Any:
+    """FAISS's scratch memory on a GPU: more than a GiB, so that all indices share it."""
+    import faiss
 
-    def __init__(self, vectors: Float[Tensor, "G D"], inverted: Inverted | None = None) -> None:
+    return faiss.StandardGpuResources()
+
+
+class VectorIndex:
+    """Vectors no longer than 1, to be searched; on a GPU where one is asked for, FAISS has one, and
+    the index fits it. `note` says why not, if so.
+    """
+
+    def __init__(
+        self,
+        vectors: Float[Tensor, "G D"],
+        inverted: Inverted | None = None,
+        device: torch.device = CPU,
+    ) -> None:
         import faiss  # seconds, which no other command should pay
 
+        self.note = ""
         self.vectors = np.ascontiguousarray(vectors.float().cpu().numpy())
         self.exact = inverted is None
         size, dim = self.vectors.shape
@@ -51,11 +70,40 @@ class VectorIndex:
             built.cp.min_points_per_centroid = 1
             built.nprobe = self._probes = min(inverted.probes, cells)
             built.train(self.vectors)
-        if faiss.get_num_gpus():
-            self._resources = faiss.StandardGpuResources()
-            built = faiss.index_cpu_to_gpu(self._resources, 0, built)
-        built.add(self.vectors)
-        self._index = built
+        self._built: Any = built
+        self._filled = False
+        self._on_gpu = self._copied(device) if device.type == "cuda" else None
+
+    def _copied(self, device: torch.device) -> Any:
+        """The index on that GPU, or nothing where FAISS cannot have it there."""
+        import faiss
+
+        number = device.index or 0
+        if number >= faiss.get_num_gpus():
+            self.note = "this FAISS has no GPU"
+            return None
+        try:
+            built = faiss.index_cpu_to_gpu(_gpu_resources(number), number, self._built)
+            built.add(self.vectors)
+        except RuntimeError as error:  # too large for its memory
+            self.note = f"the GPU does not take the index ({str(error).strip().splitlines()[-1]})"
+            return None
+        return built
+
+    def _found(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        if self._on_gpu is not None and max(k, self._probes) <= MOST_ON_GPU:
+            try:
+                scores, indices = self._on_gpu.search(queries, k)
+            except RuntimeError as error:
+                self.note = f"the GPU gave up ({str(error).strip().splitlines()[-1]})"
+                self._on_gpu = None
+            else:
+                return scores, indices
+        if not self._filled:  # only once it is needed: it is a copy of all vectors
+            self._built.add(self.vectors)
+            self._filled = True
+        scores, indices = self._built.search(queries, k)
+        return scores, indices
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -103,7 +151,7 @@ class VectorIndex:
 
     def _search_chunk(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         wide = min(len(self), k + SLACK)
-        scores, indices = self._index.search(queries, wide)
+        scores, indices = self._found(queries, wide)
         scores[indices < 0] = -np.inf
         with np.errstate(invalid="ignore"):  # -inf minus -inf, where little was found
             close = scores[:, :-1] - scores[:, 1:] < ROUNDING

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from learn.data.devices import sent
 from learn.data.rows import CLIPS_AT_ONCE, Padded
 from learn.data.streaming import Stored
 from learn.models.networks import Network
@@ -154,18 +155,25 @@ class Embedder(nn.Module):
 
     @torch.inference_mode()
     def embed(self, rows: Mapping[str, Stored]) -> dict[str, Float[Tensor, "V _"]]:
-        """The vectors of every clip, in eval mode."""
+        """The vectors of every clip, in eval mode, on the device of the rows; they are computed on
+        that of the weights.
+        """
         self.eval()
         if not rows:
             return {}
         (clips,) = {len(stored) for stored in rows.values()}
-        device = next(iter(rows.values())).device
+        home = next(iter(rows.values())).device
         parts = [
-            self({m: stored.padded(indices) for m, stored in rows.items()})
-            for indices in torch.split(torch.arange(clips, device=device), CLIPS_AT_ONCE)
+            self({m: self._here(stored.padded(indices)) for m, stored in rows.items()})
+            for indices in torch.split(torch.arange(clips), CLIPS_AT_ONCE)
         ]
         names = [name for name in parts[0] if name in self.outputs]
-        return {name: torch.cat([part[name] for part in parts]) for name in names}
+        return {name: torch.cat([part[name] for part in parts]).to(home) for name in names}
+
+    def _here(self, rows: Padded) -> Padded:
+        """The rows on the device of the weights."""
+        held = next(self.parameters(), next(self.buffers(), None))
+        return rows if held is None else Padded(*(sent(x, held.device) for x in rows))
 
     def part(self, name: str) -> nn.Module:
         """A part that a stage may train by name.

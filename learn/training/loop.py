@@ -23,6 +23,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from learn.data import batching
+from learn.data.devices import sent
 from learn.data.rows import Padded
 from learn.data.streaming import AT_ONCE
 from learn.models.embedder import Embedder
@@ -177,8 +178,7 @@ class Trainer:
                 self.data.hold(window.indices, windows[i + 1].indices if windows[i + 1 :] else None)
                 for batch in window.batches:
                     if step >= first:
-                        indices = batch.to(self.device)
-                        yield step, indices, self.data.inputs(indices)
+                        yield step, batch, self.data.inputs(batch)
                     step += 1
 
         if self.device.type != "cpu" or torch.get_num_threads() > 1:
@@ -201,9 +201,10 @@ class Trainer:
         *,
         training: bool,
     ) -> Batch:
-        """The batch of these clips, as the objective sees it."""
+        """The batch of these clips, as the objective sees it. `indices` are on the CPU."""
         seed, views = self._seed(), stage.views
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator(self.device).manual_seed(seed)
+        places = sent(indices, self.device)
         differ = views.subclip < 1 or views.feature_dropout > 0 or views.noise > 0
         copies = []
         for _ in range(views.copies):
@@ -220,8 +221,8 @@ class Trainer:
             embeddings=outputs[0],
             hidden={n: x for n, x in copies[0].items() if n in self.embedder.hidden},
             targets=self._targets(data, indices),
-            labels=labels[indices],
-            clips=indices if data is self.data else torch.full_like(indices, -1),
+            labels=labels[places],
+            clips=places if data is self.data else torch.full_like(places, -1),
             inputs=inputs,
             present={m: x.mask.any(1) for m, x in inputs.items()},
             copies=tuple(outputs),
@@ -233,7 +234,7 @@ class Trainer:
         if data.clips.targets is None:
             return None
         known = data.clips.targets[:, : len(self.data.clips.classes)]
-        return torch.from_numpy(known[indices.cpu().numpy()]).float().to(self.device)
+        return sent(torch.from_numpy(known[indices.numpy()]).float(), self.device)
 
     # ── what learns ──────────────────────────────────────────────────────────────────────────────
 
@@ -265,7 +266,6 @@ class Trainer:
             raise InputError(f"stage {stage.name} trains no parameter; see its `train`")
         self.model.eval()  # so that dropout and batch statistics stay as they are
         indices = torch.arange(min(len(self.data.clips), stage.optimiser.batch_size))
-        indices = indices.to(self.device)
         batch = self.batch(
             self.data, indices, self.data.inputs(indices), self.labels, stage, training=True
         )
@@ -378,8 +378,7 @@ class Trainer:
         self.model.eval()
         labels = torch.from_numpy(val.clips.class_ids).long().to(self.device)
         total = 0.0
-        for part in batching.cut(torch.arange(len(val.clips)), stage.optimiser.batch_size):
-            indices = part.to(self.device)
+        for indices in batching.cut(torch.arange(len(val.clips)), stage.optimiser.batch_size):
             inputs = val.inputs(indices)
             batch = self.batch(val, indices, inputs, labels, stage, training=False)
             total += objective(batch).item() * len(indices)
@@ -432,6 +431,19 @@ class Trainer:
         self.optimiser = make_optimiser(stage.optimiser, self._learning(stage, objective))
         checkpoint.unpack_optimiser(self.optimiser, tensors["optimiser"])
         torch.set_rng_state(tensors["random"]["cpu"])
-        if self.device.type == "cuda":
+        if self.device.type != "cuda":
+            return True
+        if "cuda" in tensors["random"]:
             torch.cuda.set_rng_state(tensors["random"]["cuda"], self.device)
+        else:  # it was taken on a processor: what is drawn from here on cannot be what it would be
+            with torch.cuda.device(self.device):
+                torch.cuda.manual_seed(self._seed())
+            self._say_other_device()
         return True
+
+    def _say_other_device(self) -> None:
+        if self.progress:
+            done = sum(map(len, self.state.rounds))
+            whole = sum(s.rounds * s.optimiser.epochs for s in self.stages)
+            self.progress(done, whole, "note: the checkpoint is of a CPU; the training goes on on "
+                          "a GPU, and is no longer the same to the last bit")  # fmt: skip

@@ -18,17 +18,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from learn.data import devices
 from learn.models.embedder import Embedder
 from learn.training import against_stored, checkpoint, closed_form, runs
 from learn.training import recipe as recipes
 from learn.training.dataset import TrainingSetup, load_setup
-from learn.training.devices import check_device
 from learn.training.loop import Trainer, never
 from learn.training.metrics_log import NAME as METRICS
 from learn.training.metrics_log import MetricsLog, Scalars
 from learn.training.recipe import Recipe
 from learn.training.state import TrainerState
-from store.errors import ConfigError, InputError
+from store.errors import InputError
 
 Progress = Callable[[int, int, str], None]
 
@@ -67,7 +67,7 @@ def train(
     run_dir: str | Path,
     manifest: str | Path | None = None,
     resume: bool = False,
-    device: str = "cpu",
+    device: str = "auto",
     tensorboard: str | Path | None = None,
     checkpoint_seconds: float = 30.0,
     stop: Callable[[], bool] = never,
@@ -75,7 +75,7 @@ def train(
 ) -> Training:
     """Train as the recipe says, changed by `section.key=value`, into a new directory.
 
-    The same store, recipe and seed give the same weights, bit for bit, on one machine with one
+    The same store, recipe and seed give the same weights, bit for bit, on one device with one
     number of threads; so does a training that was killed and goes on with `resume`. Where the
     manifest has the validation split, the weights of the best epoch of each round are kept.
 
@@ -87,7 +87,7 @@ def train(
         InputError: the directory exists, or is of another training; no clips to train on.
     """
     begun = time.monotonic()
-    run_dir, torch_device = Path(run_dir), _device(device)
+    run_dir, torch_device = Path(run_dir), devices.chosen(device)
     if not resume:
         runs.refuse_existing(run_dir)
     recipe_ = recipes.load(recipe, settings)
@@ -205,24 +205,6 @@ def _solve(setup: TrainingSetup, recipe_: Recipe, run_dir: Path, watch: _Watch) 
         chosen = ", ".join(f"{m} {of_one['shrinkage']:g}" for m, of_one in facts.items())
         watch.progress(1, 1, f"solved; shrinkage {chosen}")
     return result
-
-
-def _device(name: str) -> torch.device:
-    """The torch device of that name.
-
-    Raises:
-        ConfigError: no such device here; nothing runs elsewhere silently.
-    """
-    check_device(name)
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"no device {name!r}; there are cpu and cuda") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("`device` cuda, but torch finds no GPU; use `device` cpu")
-    if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", torch.cuda.current_device())
-    return device
 
 
 def _provenance(setup: TrainingSetup, recipe: Recipe, device: torch.device) -> dict[str, Any]:

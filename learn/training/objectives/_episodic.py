@@ -91,6 +91,7 @@ class OwnHead:
     @torch.no_grad()
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
         modality_dims = list(context.modality_dims)
+        self.objective.to(support.device)  # a run's is in memory, its vectors may be on a GPU
         shots = torch.split(support, modality_dims, -1)
 
         @torch.no_grad()

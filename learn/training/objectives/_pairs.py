@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from learn.data.devices import sent
 from learn.training.objectives import Batch
 
 
@@ -29,7 +30,7 @@ def same_class(labels: Int[Tensor, "B"]) -> Bool[Tensor, "B B"]:
 def by_clip(batch: Batch, drawn: Tensor) -> Tensor:
     """Random rows by clip, so that a clip keeps its own wherever it stands in the batch."""
     rank = batch.clips.argsort(stable=True).argsort(stable=True)
-    return drawn.to(batch.clips.device)[rank]
+    return sent(drawn, batch.clips.device)[rank]
 
 
 def dice(batch: Batch) -> Float[Tensor, "B B"]:

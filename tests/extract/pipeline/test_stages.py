@@ -16,8 +16,8 @@ import torch
 import store
 from extract.encoders._network import Frozen
 from extract.media.sampling import Sampling
-from extract.pipeline import progress
-from extract.pipeline.batching import HalvingNetwork, Packer
+from extract.pipeline import progress, stages
+from extract.pipeline.batching import Halving, Packer
 from store import Feature, Status
 from store.errors import ConfigError, InputError, StoreError
 from store.parts.unit_rows import UnitRows
@@ -59,7 +59,7 @@ def narrow(most):
 
 def test_a_batch_that_does_not_fit_is_halved_for_good():
     forward, sizes = narrow(3)
-    network = HalvingNetwork(forward)
+    network = Halving(forward)
     x = torch.arange(48.0).reshape(16, 3)
     assert torch.equal(network(x), x * 2)
     assert sizes == [16, 8, 4, 2, *[2] * 7]
@@ -75,7 +75,7 @@ def test_a_batch_that_does_not_fit_is_halved_for_good():
 
 def test_one_item_that_does_not_fit_is_said_so():
     with pytest.raises(ConfigError, match="not even one item fits the memory of cpu"):
-        HalvingNetwork(narrow(0)[0])(torch.zeros(4, 3))
+        Halving(narrow(0)[0])(torch.zeros(4, 3))
 
 
 def test_a_run_goes_on_with_smaller_batches_and_says_so(source, tmp_path):
@@ -91,6 +91,19 @@ def test_a_run_goes_on_with_smaller_batches_and_says_so(source, tmp_path):
     np.testing.assert_allclose(small.astype(float), whole.astype(float), atol=1e-3)
     notes = [part.attributes() for part in store.open(tmp_path / "small")["fake-frames"].parts()]
     assert {note["writer"]["batch_size"] for note in notes} == {2}
+
+
+def test_a_unit_of_many_rows_is_committed_in_pieces(source, tmp_path, monkeypatch):
+    """Where they end follows from the clips, so a run that goes on makes the same ones."""
+    monkeypatch.setattr(stages, "PIECE_BYTES", 3 * 2 * 6 * 2)  # three clips' rows of six numbers
+    result = quick(source, tmp_path / "s", clips_per_unit=5)
+    assert result.features[0].new == CLIPS
+    feature = store.open(tmp_path / "s")["fake-frames"]
+    assert sorted(len(part.clip_ids) for part in feature.parts()) == [1, 2, 2, 3, 3, 3]
+    monkeypatch.undo()
+    quick(source, tmp_path / "whole", clips_per_unit=2)  # the same batches
+    for ours, theirs in zip(values(tmp_path / "s"), values(tmp_path / "whole"), strict=True):
+        np.testing.assert_allclose(ours.astype(float), theirs.astype(float), atol=1e-3)
 
 
 @pytest.mark.gpu

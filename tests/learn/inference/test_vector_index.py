@@ -63,6 +63,55 @@ def test_an_index_on_a_gpu_gives_the_same():
 
     assert faiss.get_num_gpus()
     vectors, asked = unit(5000, 48), unit(300, 48, seed=1)
-    assert torch.equal(
-        VectorIndex(vectors).search(asked, 10).indices, by_matmul(vectors, asked, 10).indices
-    )
+    index = VectorIndex(vectors, device=torch.device("cuda", 0))
+    assert torch.equal(index.search(asked, 10).indices, by_matmul(vectors, asked, 10).indices)
+    assert index.note == ""
+
+
+class Refusing:
+    """An index on a GPU that has no room, or no kernel for so many neighbours."""
+
+    def __init__(self, most):
+        self.most, self.asked = most, []
+
+    def add(self, vectors):
+        if not self.most:
+            raise RuntimeError("Error in void faiss::gpu::…\nout of memory")
+
+    def search(self, queries, k):
+        self.asked.append(k)
+        raise RuntimeError("Error in GpuIndex.cu:\ngave up")
+
+
+@pytest.mark.parametrize(("most", "k", "says"), [(0, 5, "out of memory"), (2048, 2500, ""),
+                                                 (2048, 5, "gave up")])  # fmt: skip
+def test_what_a_gpu_does_not_take_a_processor_does(most, k, says, monkeypatch):
+    """It was a crash: exit 101."""
+    import faiss
+
+    from learn.inference import vector_index
+
+    built = []
+    vector_index._gpu_resources.cache_clear()
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(faiss, "StandardGpuResources", lambda: built.append(1), raising=False)
+    gpu = Refusing(most)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", lambda *_: gpu, raising=False)
+    vectors, asked = unit(3000, 8), unit(4, 8, seed=1)
+    card = torch.device("cuda", 0)
+    for _ in range(2):
+        index = VectorIndex(vectors, device=card)
+        found = index.search(asked, k)
+    assert torch.equal(found.indices, by_matmul(vectors, asked, k).indices)
+    assert says in index.note
+    assert built == [1]  # scratch memory is shared
+    assert all(n <= 2048 for n in gpu.asked)
+    vector_index._gpu_resources.cache_clear()
+
+
+def test_no_gpu_is_taken_unasked(monkeypatch):
+    import faiss
+
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", None, raising=False)
+    VectorIndex(unit(10, 4)).search(unit(2, 4), 3)
