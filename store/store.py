@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
@@ -81,6 +81,14 @@ class Store:
             )
         keys = self.keys_of(meant[0])
         return Feature(keys, read_spec(keys))
+
+    def __iter__(self) -> Iterator[str]:
+        """The names of the features."""
+        return iter(self.features)
+
+    def __contains__(self, name: object) -> bool:
+        """Whether a feature has exactly this name."""
+        return name in self.features
 
     def add_feature(self, spec: FeatureSpec) -> Feature:
         """The feature of this identity, made if it is not there yet.

@@ -152,6 +152,9 @@ def search_command(
     target: Annotated[
         str | None, typer.Option("--to", metavar="v|a|av", show_default="as --from")
     ] = None,
+    fusion: Annotated[
+        str, typer.Option(metavar="weighted|early", help="How av joins both similarities.")
+    ] = "weighted",
     visual: VisualFeature = None,
     audio: AudioFeature = None,
     device: Device = "auto",
@@ -171,6 +174,7 @@ def search_command(
 
     result = learn.search(
         directory, clip, projection=projection, top=top, source=source, target=target,
+        fusion=fusion,
         visual=visual, audio=audio, device=device,
     ).to_dict()  # fmt: skip
     console.give(result, as_json, lambda: neighbours_table(result))

@@ -359,6 +359,9 @@ def neighbours_table(result: Mapping[str, Any]) -> None:
         f"{result['clip']}, {result['from']}→{result['to']}, the nearest of "
         f"{result['looked_at']} clips; projection: {result['projection']}"
     )
+    if result["weights"]:
+        told = ", ".join(f"{feature_name(f)} {w:.2f}" for f, w in result["weights"].items())
+        wrapped(f"weights: {told} ({result['prior']}); a clip without one is compared by the other")
     rows = [{**row, "similarity": f"{row['similarity']:.4f}"} for row in result["results"]]
     table(rows, ["rank", "similarity", "clip_id"])
 

@@ -4,26 +4,33 @@ Shapes: B = clips of a batch, D = size of a vector.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from heapq import nsmallest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from learn.data import devices
 from learn.fewshot import modes
+from learn.fewshot.fusions import DEFAULT, FAMILY, equal
+from learn.fewshot.fusions._shipped import shipped
+from learn.fewshot.fusions.early import Early
+from learn.fewshot.fusions.weighted import Weighted
 from learn.inference.embed import EmbeddedBatch, all_clips, embed, parts_of, refuse_unknown
 from learn.inference.selection import NONE, Selection, runs_of, select_one
 from learn.training.runs import Run
 from store import open as open_store
+from store import plugins
 from store.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from store import Feature
+
+JOINED = ""  # the name of the one vector that a clip is compared by
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +51,9 @@ class SearchResult:
     source: str
     target: str
     features: Mapping[str, str]
+    fusion: str  # how the similarities of several senses are joined; "" of one
+    weights: Mapping[str, float]  # how much each feature counts, where several do
+    prior: str  # where the weights are from
     looked_at: int
     neighbours: tuple[Neighbour, ...]
 
@@ -55,6 +65,9 @@ class SearchResult:
             "from": self.source,
             "to": self.target,
             "features": dict(self.features),
+            "fusion": self.fusion,
+            "weights": dict(self.weights),
+            "prior": self.prior,
             "looked_at": self.looked_at,
             "results": [asdict(neighbour) for neighbour in self.neighbours],
         }
@@ -68,13 +81,16 @@ def search(
     top: int = 10,
     source: str | None = None,
     target: str | None = None,
+    fusion: str = DEFAULT,
     visual: str | None = None,
     audio: str | None = None,
     device: str = "auto",
 ) -> SearchResult:
     """The `top` clips whose `target` is most like the clip's `source`, by cosine; ties by clip id.
 
-    `source` and `target` are v, a or av; one alone stands for both. The whole store is looked at,
+    `source` and `target` are v, a or av; one alone stands for both. In av the cosines of the senses
+    that both clips have are averaged by weights known of the encoders (`fusion` weighted), or both
+    vectors are joined as they are, of clips that have both (early). The whole store is looked at,
     in bounded memory. The clip itself is left out where both sides are the same.
 
     Raises:
@@ -87,7 +103,7 @@ def search(
         open_store(store_path), str(projection or NONE), run, visual=visual, audio=audio,
         given=[mode for mode in (source or target, target or source) if mode],
     )  # fmt: skip
-    comparison = _compare(selection)
+    comparison = _compare(selection, fusion)
     query = comparison.query(clip)
     best: list[tuple[float, str]] = []
     looked_at = 0
@@ -105,6 +121,9 @@ def search(
         source=comparison.source,
         target=comparison.target,
         features={m: feature.name for m, feature in comparison.features.items()},
+        fusion=fusion if comparison.joins else "",
+        weights={comparison.features[m].name: w for m, w in comparison.weights.items()},
+        prior=comparison.origin,
         looked_at=looked_at,
         neighbours=tuple(
             Neighbour(rank=rank, clip_id=clip_id, similarity=-minus)
@@ -121,47 +140,78 @@ class _Comparison:
     features: Mapping[str, "Feature"]
     source: str
     target: str
+    weights: Mapping[str, float] = field(default_factory=dict)  # of senses compared one by one
+    origin: str = ""  # of the weights
 
     @property
     def across(self) -> bool:
         return self.source != self.target
 
-    def query(self, clip: str) -> Float[Tensor, "D"]:
-        """The clip's unit vector.
+    @property
+    def joins(self) -> bool:
+        """Whether several senses of a clip are compared with the same of another."""
+        return not self.across and len(parts_of(self.source, self.run)) > 1
+
+    def query(self, clip: str) -> dict[str, Float[Tensor, "D"]]:
+        """The clip's unit vectors, of the senses that are compared one by one, or joined.
 
         Raises:
             InputError: the clip is unknown, or has no rows.
         """
         refuse_unknown(self.features, [clip], "the search")
         (batch,) = embed(self.features, [clip], self.run)
-        for part in parts_of(self.source, self.run):
-            if part not in batch.present or not batch.present[part][0]:
-                raise InputError(
-                    f"{clip} has no {part} rows to search by; name another mode with `source`"
-                )
-        return F.normalize(self._pair(batch).support, dim=-1)[0]
+        parts = parts_of(self.source, self.run)
+        lacking = [p for p in parts if p not in batch.present or not batch.present[p][0]]
+        if len(lacking) == len(parts) or (lacking and not self.weights):
+            raise InputError(
+                f"{clip} has no {lacking[0]} rows to search by; name another mode with `source`"
+            )
+        if not self.weights:
+            return {JOINED: F.normalize(self._pair(batch).support, dim=-1)[0]}
+        return {p: F.normalize(batch.vectors[p][0], dim=-1) for p in parts if p not in lacking}
 
     def scores(
-        self, batch: EmbeddedBatch, query: Float[Tensor, "D"]
+        self, batch: EmbeddedBatch, query: Mapping[str, Float[Tensor, "D"]]
     ) -> Iterator[tuple[float, str]]:
-        """Cosines with the clips that have what the target mode joins."""
-        parts = parts_of(self.target, self.run)
-        whole = torch.stack([batch.present[part] for part in parts]).all(0)
-        unit = F.normalize(self._pair(batch).query.double(), dim=-1)
-        cosines = (unit * query.double()).sum(-1)
-        for i in torch.nonzero(whole)[:, 0].tolist():
-            yield float(cosines[i]), batch.ids[i]
+        """Similarities with the clips that have what the target mode joins; where senses are
+        compared one by one, with those that have one of the query's."""
+        if self.weights:
+            similar, there = self._one_by_one(batch, query)
+        else:
+            parts = parts_of(self.target, self.run)
+            there = torch.stack([batch.present[part] for part in parts]).all(0)
+            unit = F.normalize(self._pair(batch).query.double(), dim=-1)
+            similar = (unit * query[JOINED].double()).sum(-1)
+        for i in torch.nonzero(there)[:, 0].tolist():
+            yield float(similar[i]), batch.ids[i]
+
+    def _one_by_one(
+        self, batch: EmbeddedBatch, query: Mapping[str, Float[Tensor, "D"]]
+    ) -> tuple[Float64[Tensor, "B"], Bool[Tensor, "B"]]:
+        """Mean cosines of the senses that both have, and the clips that have any."""
+        total = torch.zeros(len(batch.ids), dtype=torch.float64)
+        counted = total.clone()
+        for part, x in query.items():
+            unit = F.normalize(batch.vectors[part].double(), dim=-1)
+            weight = self.weights[part] * batch.present[part].double()
+            total += weight * (unit @ x.double())
+            counted += weight
+        return total / counted.clamp_min(torch.finfo(counted.dtype).tiny), counted > 0
 
     def _pair(self, batch: EmbeddedBatch) -> modes.Pair:
         return modes.pair(batch.vectors, self.source, self.target, common=self.run is not None)
 
 
-def _compare(selection: Selection) -> _Comparison:
+def _compare(selection: Selection, fusion: str) -> _Comparison:
     """The comparison of the one pair of modes.
 
     Raises:
         InputError: its modes have no common space.
+        ConfigError: a fusion that compares no two clips.
     """
+    kind = plugins.build(FAMILY, fusion)
+    if not isinstance(kind, Weighted | Early):
+        raise ConfigError(f"fusion {fusion} compares no two clips; use {DEFAULT} or early")
     (run,) = selection.runs.values()
     ((source, target),) = selection.cells
     if source != target and run is None:
@@ -170,4 +220,11 @@ def _compare(selection: Selection) -> _Comparison:
             f"{source} cannot be compared with {target}: stored vectors of two encoders have no "
             f"common space ({', '.join(sizes)}); give `projection` RUN of `learn train`"
         )
-    return _Comparison(run=run, features=selection.features, source=source, target=target)
+    found = _Comparison(run=run, features=selection.features, source=source, target=target)
+    if not found.joins or not isinstance(kind, Weighted):
+        return found
+    parts = parts_of(source, run)
+    networks = [str(found.features[p].spec.identity.get("network", "")) for p in parts]
+    prior = equal(len(parts)) if kind.prior == "equal" else shipped(networks)
+    weights = dict(zip(parts, prior.value, strict=True))
+    return replace(found, weights=weights, origin=prior.origin)

@@ -5,7 +5,7 @@ import pytest
 
 import learn
 import store
-from store.errors import InputError
+from store.errors import ConfigError, InputError
 from tests.learn.inference.tables import unit, vectors
 
 
@@ -22,6 +22,32 @@ def test_the_nearest_clips_of_a_loop(filled):
     np.testing.assert_allclose([n.similarity for n in result.neighbours],
                                [-s for s, _ in want], atol=1e-5)  # fmt: skip
     assert result.looked_at == int((~np.isnan(x[:, 0])).sum()) - 1
+
+
+def test_both_senses_are_weighed_and_a_silent_clip_is_compared_by_sight(filled):
+    fs = store.open(filled)
+    ids = list(fs.manifest().clip_ids)
+    sight, sound = (
+        unit(vectors(next(fs[name] for name in fs if fs[name].modality == modality), ids))
+        for modality in ("visual", "audio")
+    )
+    whole = [i for i in range(len(ids)) if not np.isnan(sight[i, 0] + sound[i, 0])]
+    silent = [i for i in range(len(ids)) if np.isnan(sound[i, 0]) and not np.isnan(sight[i, 0])]
+    for clip in (whole[0], silent[0]):
+        v, a = sight @ sight[clip], sound @ sound[clip]
+        score = np.where(np.isnan(a), v, (v + a) / 2)  # weights are equal: none is known of these
+        want = sorted((-s, ids[i]) for i, s in enumerate(score) if s == s and i != clip)[:9]
+        result = learn.search(filled, ids[clip], top=9)
+        assert [n.clip_id for n in result.neighbours] == [c for _, c in want]
+        assert result.looked_at == int((~np.isnan(sight[:, 0])).sum()) - 1
+        assert set(result.weights.values()) == {0.5}
+        assert "none is known" in result.prior
+    early = learn.search(filled, ids[whole[0]], top=9, fusion="early")
+    assert early.looked_at == len(whole) - 1
+    with pytest.raises(InputError, match="no audio rows"):
+        learn.search(filled, ids[silent[0]], fusion="early")
+    with pytest.raises(ConfigError, match="compares no two clips"):
+        learn.search(filled, ids[silent[0]], fusion="late")
 
 
 def test_spaces_without_anything_in_common(filled):
