@@ -7,6 +7,7 @@ marked `gpu`.
 
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from unittest import mock
 
 import torch
@@ -72,6 +73,9 @@ class Event:
 
 
 class Stream:
+    def __init__(self, device=None):
+        pass
+
     def wait_stream(self, other):
         pass
 
@@ -160,6 +164,15 @@ def _apply(module, change, recurse=True):
     return module
 
 
+def _forget():
+    """Empty what is kept between calls: numbers here, and fakes there."""
+    from extract.encoders import _resize
+    from learn.fewshot.fusions import _evidence
+
+    for kept in (_resize.kept, _evidence.grid, _evidence._bell):
+        kept.cache_clear()
+
+
 @contextmanager
 def fake_card():
     """Within it there is one card, and all tensors are fakes."""
@@ -173,6 +186,13 @@ def fake_card():
         if hasattr(module, name)
     }
 
+    # Modules that are first imported within would keep what stands in for CUDA's classes.
+    import_module("torch._dynamo.device_interface")
+
+    class CardEvent(Event):
+        def __init__(self, enable_timing=False):
+            super().__init__(card, enable_timing)
+
     def emptied():
         card.empty_caches += 1
 
@@ -180,13 +200,13 @@ def fake_card():
         "device_count": lambda: 1,
         "current_device": lambda: 0,
         "current_stream": lambda device=None: Stream(),
-        "Stream": lambda device=None: Stream(),
+        "Stream": Stream,
         "stream": lambda stream: mock.MagicMock(),
-        "Event": lambda enable_timing=False: Event(card, enable_timing),
+        "Event": CardEvent,
         "synchronize": lambda device=None: None,
         "empty_cache": emptied,
     }
-    _resize.kept.cache_clear()
+    _forget()
     try:
         with (
             mock.patch.multiple(torch.cuda, **patches),
@@ -201,4 +221,4 @@ def fake_card():
                 stack.enter_context(mock.patch.object(module, name, _really(make, fakes)))
             yield card
     finally:
-        _resize.kept.cache_clear()
+        _forget()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import store
+from extract.datasets.source import read_clips
 from extract.pipeline.options import Options, readable
 from extract.weights.choice import check_encoder
 from store import Manifest
@@ -53,4 +54,4 @@ def check_run(
         for spec in specs:
             check_encoder(spec, modality, options.precision, elsewhere=elsewhere)
     store.find(store_dir)
-    return readable(store.read_manifest(manifest))
+    return readable(read_clips(manifest)[0])

@@ -76,13 +76,19 @@ class Options:
         return frozenset(map(_failure, self.retry))
 
     def resolved(self) -> "Options":
-        """The options with what is 0 or `auto` filled in for this machine."""
+        """The options with what is 0 or `auto` filled in for this machine.
+
+        Raises:
+            ConfigError: no such device here; nothing runs elsewhere silently.
+        """
         import torch
 
         device = self.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         family = device.partition(":")[0]
+        if family == "cuda" and not torch.cuda.is_available():
+            raise ConfigError("device cuda, but torch finds no CUDA device; use cpu or auto")
         return replace(
             self,
             device=device,

@@ -219,7 +219,8 @@ class Gone:
 
     def result(self):
         timings = {"clips": 1, "decode_cpu_seconds": 0.5, "waiting": 0.0, "encoding": 0.1,
-                 "writing": 0.0, "decoder_bytes": 7, "confinement": None}  # fmt: skip
+                 "writing": 0.0, "device": 0.0, "decoder_bytes": 7,
+                 "confinement": None}  # fmt: skip
         return {"unit": self.number, "worker": "w", "timings": timings, "commits": [],
                 "failures": {}, "outputs": {}, "already_done": 0}  # fmt: skip
 

@@ -55,7 +55,8 @@ def test_rows_that_float16_cannot_hold_are_a_finding(tmp_path, monkeypatch):
     media.write(tmp_path / "a.mp4", [0, 40], pictures=pictures)
     manifest = write_manifest(tmp_path, ["a.mp4"])
     monkeypatch.setattr("extract.pipeline.outputs.load_encoder", lambda *_, **__: Overflowing())
-    words = ["extract", "run", str(manifest), "--store", str(tmp_path / "s"), "--visual", "x"]
+    words = ["extract", "run", str(manifest), "--store", str(tmp_path / "s"), "--visual"]
+    words.append("efficientnet_lite")  # which it stands for
     monkeypatch.setattr(sys, "argv", words)
     with pytest.raises(SystemExit) as ended:
         cli.extract_main()

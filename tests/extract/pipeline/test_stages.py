@@ -160,7 +160,8 @@ from extract.pipeline import options; from extract.pipeline import run as runnin
 from tests.extract.fakes import Frames
 running.encoders_of = lambda *_: [Frames(pause=0.25)]
 source, directory = sys.argv[1:]
-sys.argv = ["extract", "run", source, "--store", directory, "--visual", "x", "--workers", "1"]
+sys.argv = ["extract", "run", source, "--store", directory, "--visual",
+            "efficientnet_lite", "--workers", "1"]
 options.CLIPS_PER_UNIT = {"cpu": 3}
 options.BATCH_SIZE = {"cpu": 1}
 cli.extract_main()

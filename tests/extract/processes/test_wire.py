@@ -121,14 +121,14 @@ def test_depth_is_bounded_both_ways():
 
 
 OK = '["enum","Status","OK"]'
-NO = f'["class","Stream",{OK},"",["dict"]]'
+NO = f'["class","Stream",{OK},"",["dict"],0]'
 SHA = '["bytes",32]'
 FRAMES = '["class","Frames",["array","uint8",2,3,4,3],["array","float64",2]]'
 SOUND = '["class","Sound",["array","float32",7],16000]'
 
 
 def stream(*data):
-    return f'["class","Stream",{OK},"",["dict"{"".join(f",{one}" for one in data)}]]'
+    return f'["class","Stream",{OK},"",["dict"{"".join(f",{one}" for one in data)}],0]'
 
 
 FORGED = {
@@ -187,13 +187,13 @@ FORGED_CLIPS = {
     "text for a stream": f'["class","Clip","x",{NO},{SHA}]',
     "sound for frames": f'["class","Clip",{stream("16000", SOUND)},{NO},{SHA}]',
     "frames for sound": f'["class","Clip",{NO},{stream("4", FRAMES)},{SHA}]',
-    "a list for a dictionary": f'["class","Clip",["class","Stream",{OK},"",["list"]],{NO},{SHA}]',
+    "a list for a dictionary": f'["class","Clip",["class","Stream",{OK},"",["list"],0],{NO},{SHA}]',
     "data by text": f'["class","Clip",{stream(chr(34) + "4" + chr(34), FRAMES)},{NO},{SHA}]',
     "a short digest": f'["class","Clip",{NO},{NO},["bytes",31]]',
     "text for a digest": f'["class","Clip",{NO},{NO},"{"x" * 32}"]',
-    "a status for a number": f'["class","Stream",{OK},{OK},["dict"]]',
-    "a number for a status": '["class","Stream",0,"",["dict"]]',
-    "never stored": '["class","Stream",["enum","Status","PENDING"],"",["dict"]]',
+    "a status for a number": f'["class","Stream",{OK},{OK},["dict"],0]',
+    "a number for a status": '["class","Stream",0,"",["dict"],0]',
+    "never stored": '["class","Stream",["enum","Status","PENDING"],"",["dict"],0]',
     "frames of floats": FRAMES.replace("uint8", "float32"),
     "frames without colours": FRAMES.replace(",3]", "]"),
     "frames of four colours": FRAMES.replace("4,3]", "4,4]"),

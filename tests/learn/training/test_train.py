@@ -519,7 +519,7 @@ def test_a_damaged_checkpoint_says_what_to_do(paired, tmp_path, monkeypatch):
 
 
 def test_a_device_that_is_not_there_is_refused(paired, tmp_path):
-    with pytest.raises(ConfigError, match="there are cpu and cuda"):
+    with pytest.raises(ConfigError, match="there are auto, cpu, cuda"):
         learn.train(paired, "infonce", run_dir=tmp_path / "r", device="tpu")
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="finds no GPU"):
