@@ -27,6 +27,8 @@ class RefusedError(TypeCheckError):
         super().__init__(f"Type-check error: {message}")
 
 
+# It holds values against array types by itself: each of its calls needs a frame of its own.
+ASKS_ITSELF = ("extract.processes.wire",)
 CONF = BeartypeConf(violation_type=RefusedError)
 _theirs = decorator.jaxtyped
 _UNSET = decorator._sentinel
@@ -40,7 +42,7 @@ def install() -> None:
 def jaxtyped(fn=_UNSET, *, typechecker=_UNSET):
     if fn is _UNSET:
         return functools.partial(jaxtyped, typechecker=typechecker)
-    if typechecker in (_UNSET, None) or not _is_plain(fn):
+    if typechecker in (_UNSET, None) or not _is_plain(fn) or fn.__module__ in ASKS_ITSELF:
         return _theirs(fn, typechecker=typechecker)
     hints = {name: decorator._destring_annotation(hint, fn.__globals__)
              for name, hint in fn.__annotations__.items()}  # fmt: skip
