@@ -108,7 +108,8 @@ def timed(words: list[str]) -> dict[str, Any]:
     begun = perf_counter()
     process = subprocess.Popen(
         [sys.executable, *words], stdout=subprocess.DEVNULL, stderr=writing, cwd=ROOT,
-        env=os.environ | {"MICROSHOT_OFFLINE": "1"},
+        env={k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+        | {"MICROSHOT_OFFLINE": "1"},  # byte code is kept, as by any installation
     )  # fmt: skip
     _, status, usage = os.wait4(process.pid, 0)
     seconds = perf_counter() - begun
