@@ -1,7 +1,8 @@
 """Ridge regression on one-hot targets with a free intercept, solved for all episodes at once.
 
 Minimises the squared error plus alpha times the squared weights. The weights lie in the span of the
-centred shots, so one Cholesky factor of S x S an episode is all there is to solve.
+centred shots, so one Cholesky factor of S x S an episode is all there is to solve; of one support
+with more clips than numbers the same weights are solved in D x D.
 
 Not scale-free with normalise=false and unit=false: alpha is held against squared lengths as they
 are.
@@ -19,6 +20,9 @@ from learn.fewshot.heads import Context, Head, Predict, PredictFromProducts, fit
 from learn.fewshot.heads._transform import Transform, Transforms, transformed
 from store.errors import ConfigError
 from store.settings import setting
+
+CLIPS_AT_ONCE = 4096
+MANY = 2048  # clips of one support: below, S x S is solved in no time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +48,9 @@ class Ridge:
 
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
         """Solve the regression from the shots' inner products, leaving out padding."""
+        clips = support.shape[1] * support.shape[2]
+        if len(support) == 1 and clips > max(MANY, support.shape[-1]):
+            return self._by_numbers(support, context)
         if context.mask is None:
             return fit_by_products(self, support, context)
         nothing, flat = support.new_zeros(0, support.shape[-1]), support.flatten(1, 2)
@@ -53,6 +60,32 @@ class Ridge:
         def of_queries(query: Float[Tensor, "E M D"]) -> Float[Tensor, "E M N"]:
             q = self.embed(nothing, query.flatten(0, 1), context)[1].view(query.shape)
             return predict(q @ shots.mT, q.square().sum(-1))
+
+        return of_queries
+
+    def _by_numbers(self, support: Float[Tensor, "1 N K D"], context: Context) -> Predict:
+        """The same weights by their own normal equations, D x D."""
+        origin = 0 if context.origin is None else context.origin
+        flat, ways = support[0].flatten(0, 1), support.shape[1]
+        labels = torch.arange(ways, device=flat.device).repeat_interleave(support.shape[2])
+        if context.mask is not None:
+            known = context.mask[0].flatten()
+            flat, labels = flat[known], labels[known]
+        count = torch.bincount(labels, minlength=ways).double()
+        sums = flat.new_zeros(ways, flat.shape[1], dtype=torch.float64)
+        scatter = flat.new_zeros(flat.shape[1], flat.shape[1], dtype=torch.float64)
+        for first in range(0, len(flat), CLIPS_AT_ONCE):
+            some = flat[first : first + CLIPS_AT_ONCE].double() - origin
+            sums.index_add_(0, labels[first : first + CLIPS_AT_ONCE], some)
+            scatter.addmm_(some.mT, some)
+        mean, share = sums.sum(0) / count.sum(), count / count.sum()
+        scatter = scatter - count.sum() * mean[:, None] * mean
+        scatter.diagonal().add_(self.config.alpha)
+        wanted = (sums - count[:, None] * mean).mT  # less the means, which the intercept has
+        weights = torch.linalg.solve(scatter, wanted)
+
+        def of_queries(query: Float[Tensor, "E M D"]) -> Float[Tensor, "E M N"]:
+            return (query.double() - origin - mean) @ weights + share
 
         return of_queries
 

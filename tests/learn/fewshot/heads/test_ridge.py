@@ -81,3 +81,26 @@ def test_short_vectors_get_the_answers_of_scikit_learn_in_single_precision_too(l
     for s, q, got in zip(support.double(), query.double(), scores, strict=True):
         judge = Ridge(alpha=1.0).fit(s.flatten(0, 1).numpy(), np.eye(5)[labels])
         assert np.array_equal(got.argmax(-1).numpy(), judge.predict(q.numpy()).argmax(-1))
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+def test_one_large_support_is_solved_by_its_numbers(ragged, monkeypatch):
+    """More clips than numbers: D x D gives the scores of S x S, padding or none."""
+    support, query = episodes(4, 20, count=1)
+    mask = torch.ones(1, 4, 20, dtype=torch.bool)
+    if ragged:
+        mask[0, 0, 5:] = mask[0, 2, 17:] = False
+        support = torch.where(mask[..., None], support, 99.0)
+    context = Context(
+        modality_dims=(24,), mask=mask if ragged else None, origin=support[0, 1].mean(0)
+    )
+    head = plugins.build("learn.fewshot.heads", "ridge:power=0.5,centre=support,unit=true")
+    reference = head.fit(support, context)(query)
+    monkeypatch.setattr("learn.fewshot.heads.ridge.MANY", 0)
+    called = []
+    way = type(head.core)._by_numbers
+    monkeypatch.setattr(
+        type(head.core), "_by_numbers", lambda *args: called.append(1) or way(*args)
+    )
+    torch.testing.assert_close(head.fit(support, context)(query), reference, atol=1e-6, rtol=1e-5)
+    assert called
