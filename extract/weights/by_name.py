@@ -157,11 +157,9 @@ def _here(published: Published, fetching: Fetching) -> Path:
         published.name, fetching.directory, accept_unverified=fetching.accept_unverified,
         offline=fetching.offline, progress=fetching.progress,
     )  # fmt: skip
-    return (
-        _converted(published, fetched.files[0], made)
-        if published.use == "convert"
-        else (fetched.files[0])
-    )
+    if published.use == "convert":
+        return _converted(published, fetched.files[0], made)
+    return fetched.files[0]
 
 
 def _converted(published: Published, checkpoint: Path, made: Path) -> Path:

@@ -292,8 +292,9 @@ def _number(value: float | None) -> str:
 def prediction_lines(result: Mapping[str, Any]) -> None:
     """Print the file of answers, their number, and how far their confidence can be trusted."""
     wrapped(
-        f"{result['output']}: {result['clips']} clips by {result['mode']}, {result['by']}, "
-        f"index {result['index']}, in {result['seconds']:.1f} s"
+        f"{result['output']}: {result['clips']} clips by {result['mode']}, {result['by']}"
+        + (f", index {result['index']}" if result["index"] != "exact" else "")
+        + f", in {result['seconds']:.1f} s"
     )
     for counts in result["labels"]:
         write_line()
