@@ -74,9 +74,8 @@ class EpisodesConfig:
     # network makes one vector of both, weighted elsewhere.
     fusions: tuple[str, ...] = ()
     projections: tuple[str, ...] = ()  # run directories; "none" is stored vectors as they are
-    guard: str = (
-        "on"  # stored vectors beside a projection's (learn/fewshot/guard.py): on, off, both
-    )
+    # Stored vectors beside a projection's (learn/fewshot/guard.py): on, off, or a row for either.
+    guard: str = "on"
     support: tuple[str, ...] = ()  # modes v, a, av; see `modes.cells`
     query: tuple[str, ...] = ()
     episodes_file: str | None = None  # episodes drawn before: then nothing above draws any
