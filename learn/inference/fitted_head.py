@@ -101,15 +101,19 @@ class FittedHead:
             return
         weights = None
         if isinstance(judge.fusion, WeighingFusion) and judge.prior is not None:
-            few = _spread(valid)
-            weights = judge.fusion.weigh(
-                judge.head, [x[:, few][:, :, :WEIGHED_CLIPS] for x in blocks],
-                [_cut(context, few) for context in contexts], judge.prior,
-            )  # fmt: skip
+            whole = all(torch.equal(mask, masks[0]) for mask in masks)
+            if whole:
+                few = _spread(valid)
+                weights = judge.fusion.weigh(
+                    judge.head, [x[:, few][:, :, :WEIGHED_CLIPS] for x in blocks],
+                    [_cut(context, few) for context in contexts], judge.prior,
+                )  # fmt: skip
+            else:  # means of fewer clips are further off, which would be held against the sense
+                weights = blocks[0].new_tensor([judge.prior.value])
             of_all = of_senses(weights, judge.prior)
             self.weights = None if of_all is None else of_all[0].tolist()
             of = judge.prior.stored if isinstance(judge.prior, GuardPrior) else judge.prior
-            self.origin = of.origin
+            self.origin = of.origin if whole else f"{of.origin}; kept, as some clips lack a sense"
         self._predict = judge.fusion.fit(judge.head, blocks, contexts, weights)
 
     @torch.inference_mode()

@@ -68,13 +68,6 @@ def mixture(scored: Sequence[Scored], weights: Sequence[float]) -> Scored:
     )
 
 
-def silent_where(scored: Scored, lacking: Bool[Tensor, "*E P"]) -> Scored:
-    """The distances, told apart by nothing for clips that lack the sense."""
-    return Scored(
-        scored.to_means.masked_fill(lacking[..., None], 0), scored.to_own.masked_fill(lacking, 0)
-    )
-
-
 def left_out(
     products: Float[Tensor, "E S S"], ways: int, mask: Bool[Tensor, "E N K"] | None = None
 ) -> tuple[Scored, Bool[Tensor, "*E S"]]:

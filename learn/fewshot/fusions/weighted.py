@@ -25,7 +25,6 @@ from learn.fewshot.fusions._evidence import (
     log_likelihood,
     mixture,
     of_queries,
-    silent_where,
     weights_of,
 )
 from learn.fewshot.fusions._views import one_each
@@ -175,8 +174,8 @@ def weigh_products(
 ) -> Float[Tensor, "E B"]:
     """The weights of each episode, from the products of its placed shots in each sense.
 
-    `masks` are of the shots that are no padding, in each sense: a shot that lacks one says nothing
-    of it.
+    `masks` are of the shots that are no padding, in each sense: only a shot that has all of them
+    says which is the better.
     """
     episodes, clips = products[0].shape[:2]
     shots = products[0].new_tensor(clips / ways)
@@ -189,8 +188,7 @@ def weigh_products(
     scored = [left_out(x, ways, mask) for x, mask in zip(products, masks, strict=True)]
     known = scored[0][1]
     if any(mask is not masks[0] for mask in masks):
-        known = torch.stack([of.expand(episodes, -1) for _, of in scored]).any(0)
-        scored = [(silent_where(of_sense, ~of), of) for of_sense, of in scored]
+        known = torch.stack([of.expand(episodes, -1) for _, of in scored]).all(0)
     truth = torch.arange(ways, device=products[0].device).repeat_interleave(clips // ways)
     weights = grid(len(products)).to(products[0])
     likelihood = log_likelihood([s for s, _ in scored], truth, known, weights)

@@ -160,3 +160,15 @@ def test_weights_stand_in_the_answers(filled, asked, tmp_path):
             "visual": "1.0000", "audio": "0.0000",
         }  # fmt: skip
     assert {row[f"label_weight_{name}"] for row in by_mode[""] for name in names} == {""}
+
+
+def test_clips_without_sound_do_not_say_that_sight_is_better():
+    """Two senses as good as each other keep their weights when some labelled clips are silent."""
+    shots = made(classes=12, each=5, noise=2.0)
+    lacking = torch.arange(60) % 5 == 4
+    present = {"visual": torch.ones(60, dtype=torch.bool), "audio": ~lacking}
+    sound = torch.where(lacking[:, None], 0, shots.vectors["audio"])
+    silent = replace(shots, vectors={**shots.vectors, "audio": sound}, present=present)
+    complete = shots.keep(torch.nonzero(~lacking)[:, 0])
+    weights = [FittedHead(weighted(), x, MEMORY).weights[0] for x in (silent, complete)]
+    assert weights[0] == pytest.approx(weights[1], abs=0.15)
