@@ -147,6 +147,10 @@ def _on_card(x):
     return isinstance(x, torch.Tensor) and x.device.type == "cuda"
 
 
+def _record_stream(self, stream):
+    """Nothing waits for a stream here."""
+
+
 def _apply(module, change, recurse=True):
     """What `Module.to` does; torch's own swaps tensors, which fakes do not let it."""
     for child in module.children():
@@ -186,8 +190,9 @@ def fake_card():
         if hasattr(module, name)
     }
 
-    # Modules that are first imported within would keep what stands in for CUDA's classes.
+    # What is first imported or listed within would keep what stands in for CUDA's classes.
     import_module("torch._dynamo.device_interface")
+    torch.overrides.get_overridable_functions()
 
     class CardEvent(Event):
         def __init__(self, enable_timing=False):
@@ -195,6 +200,9 @@ def fake_card():
 
     def emptied():
         card.empty_caches += 1
+
+    def processor_generator(device=None):
+        return generator()
 
     patches = {
         "device_count": lambda: 1,
@@ -210,8 +218,8 @@ def fake_card():
     try:
         with (
             mock.patch.multiple(torch.cuda, **patches),
-            mock.patch.object(torch.Tensor, "record_stream"),
-            mock.patch.object(torch, "Generator", side_effect=lambda device=None: generator()),
+            mock.patch.object(torch.Tensor, "record_stream", _record_stream),
+            mock.patch.object(torch, "Generator", processor_generator),
             mock.patch.object(torch.nn.Module, "_apply", _apply),
             FakeTensorMode(allow_non_fake_inputs=True) as fakes,
             _Recorder(card),
