@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import store
 from learn.data.clips import choose_split
 from learn.data.device_names import check_device as check_device
-from learn.data.features import MODALITIES, choose_feature
+from learn.data.features import MODALITIES, FeatureNames, choose_feature, names_of
 from learn.evaluation.config import EpisodesConfig
 from learn.evaluation.grid import combinations, parse_grid
 from learn.evaluation.how_compared import check_comparison, check_scored
@@ -42,8 +42,8 @@ class Asked:
     split: str | None
     labels: Sequence[str]
     group: str | None
-    visual: str | None
-    audio: str | None
+    visual: FeatureNames
+    audio: FeatureNames
     projections: Sequence[str]
     support: Sequence[str]
     query: Sequence[str]
@@ -135,7 +135,7 @@ def check_sweep(
 
 def check_predict(
     directory: str, settings: PredictSettings, *, mode: str | None, projection: Path | None,
-    visual: str | None, audio: str | None,
+    visual: FeatureNames, audio: FeatureNames,
 ) -> None:  # fmt: skip
     """Refuse what `learn predict` cannot be asked.
 
@@ -156,7 +156,7 @@ def check_predict(
 
 def check_search(
     directory: str, *, top: int, modes: Sequence[str | None], projection: Path | None,
-    visual: str | None, audio: str | None,
+    visual: FeatureNames, audio: FeatureNames,
 ) -> None:  # fmt: skip
     """Refuse what `learn search` cannot be asked.
 
@@ -220,8 +220,8 @@ def _check_runs_and_store(projections: Sequence[str], directory: str) -> "Store"
 
 
 def _check_place(
-    directory: str, modes: Sequence[str | None], projection: Path | None, visual: str | None,
-    audio: str | None,
+    directory: str, modes: Sequence[str | None], projection: Path | None, visual: FeatureNames,
+    audio: FeatureNames,
 ) -> None:  # fmt: skip
     """A store, the modes and features of it, and a run."""
     cells([mode for mode in modes if mode], (), ())
@@ -230,12 +230,13 @@ def _check_place(
 
 
 def _check_features(
-    fs: "Store", projections: Sequence[str], visual: str | None, audio: str | None
+    fs: "Store", projections: Sequence[str], visual: FeatureNames, audio: FeatureNames
 ) -> None:
     """The features named; which one is meant where none is, a run may say."""
-    for modality, name in zip(MODALITIES, (visual, audio), strict=True):
-        if name is not None and not (set(projections) - {NONE}):
-            choose_feature(fs, modality, name)
+    for modality, asked in zip(MODALITIES, (visual, audio), strict=True):
+        for name in names_of(asked):
+            if not (set(projections) - {NONE}):
+                choose_feature(fs, modality, name)
     if not fs.features:
         raise InputError("no visual or audio feature to score; run: extract run MANIFEST")
 

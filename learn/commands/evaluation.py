@@ -12,14 +12,14 @@ from learn.commands.options import (
     EPISODES,
     MISSING,
     OUTPUT,
-    AudioFeature,
+    AudioFeatures,
     Device,
     Group,
     Guard,
     KeepIn,
     Manifest,
     Projections,
-    VisualFeature,
+    VisualFeatures,
     app,
     modes_option,
 )
@@ -89,8 +89,8 @@ def episodes_command(
         int, typer.Option(help="Where --until-ci gives up.", rich_help_panel=EPISODES)
     ] = 100_000,
     seed: Annotated[int, typer.Option(help="Decides the episodes.", rich_help_panel=EPISODES)] = 0,
-    visual: VisualFeature = None,
-    audio: AudioFeature = None,
+    visual: VisualFeatures = [],  # noqa: B006
+    audio: AudioFeatures = [],  # noqa: B006
     head: Annotated[
         list[str],
         typer.Option(
@@ -300,8 +300,8 @@ def evaluate_command(
         ),
     ] = ["label"],  # noqa: B006
     group: Group = None,
-    visual: VisualFeature = None,
-    audio: AudioFeature = None,
+    visual: VisualFeatures = [],  # noqa: B006
+    audio: AudioFeatures = [],  # noqa: B006
     projection: Projections = [],  # noqa: B006 (typer copies it)
     support: Annotated[
         list[str],
@@ -315,6 +315,15 @@ def evaluate_command(
     query: Annotated[
         list[str],
         modes_option("query", "v|a|av", "Modes to answer in; may repeat.", "as the support"),
+    ] = [],  # noqa: B006
+    fusion: Annotated[
+        list[str],
+        typer.Option(
+            metavar="early|late|weighted",
+            help="How probes join several senses; may repeat.",
+            show_default="weighted",
+            rich_help_panel=COMPARED,
+        ),
     ] = [],  # noqa: B006
     seed: Annotated[int, typer.Option(help="Decides folds.", rich_help_panel=COMPARED)] = 0,
     per_class: Annotated[
@@ -346,7 +355,7 @@ def evaluate_command(
             directory, protocol, manifest=manifest, split=split, train_split=train_split,
             val_split=val_split, labels=tuple(label), group=group, visual=visual, audio=audio,
             projections=tuple(projection), support=tuple(support), query=tuple(query), seed=seed,
-            device=device, progress=progress,
+            fusions=specs(fusion), device=device, progress=progress,
         )  # fmt: skip
     if output:
         result.save(output)

@@ -9,12 +9,12 @@ from learn.commands.options import (
     COMPARED,
     DATA,
     OUTPUT,
-    AudioFeature,
+    AudioFeatures,
     Device,
     Group,
     Guard,
     Projection,
-    VisualFeature,
+    VisualFeatures,
     app,
 )
 from store import console
@@ -106,8 +106,8 @@ def predict_command(
             metavar="P", help="No answer where confidence is less.", rich_help_panel=OUTPUT
         ),
     ] = 0.0,
-    visual: VisualFeature = None,
-    audio: AudioFeature = None,
+    visual: VisualFeatures = [],  # noqa: B006
+    audio: AudioFeatures = [],  # noqa: B006
     device: Device = "auto",
     as_json: Json = False,
 ) -> int:
@@ -155,8 +155,8 @@ def search_command(
     fusion: Annotated[
         str, typer.Option(metavar="weighted|early", help="How av joins both similarities.")
     ] = "weighted",
-    visual: VisualFeature = None,
-    audio: AudioFeature = None,
+    visual: VisualFeatures = [],  # noqa: B006
+    audio: AudioFeatures = [],  # noqa: B006
     device: Device = "auto",
     as_json: Json = False,
 ) -> int:

@@ -30,20 +30,20 @@ Group = Annotated[
         rich_help_panel=DATA,
     ),
 ]
-VisualFeature = Annotated[
-    str | None,
+VisualFeatures = Annotated[
+    list[str],
     typer.Option(
         "--visual", "--visual-feature", metavar="FEATURE",
-        help="Which visual feature, where there are several.",
-        rich_help_panel=DATA,
+        help="Which visual feature, where there are several; may repeat.",
+        show_default="the only one", rich_help_panel=DATA,
     ),
 ]  # fmt: skip
-AudioFeature = Annotated[
-    str | None,
+AudioFeatures = Annotated[
+    list[str],
     typer.Option(
         "--audio", "--audio-feature", metavar="FEATURE",
-        help="Which audio feature, where there are several.",
-        rich_help_panel=DATA,
+        help="Which audio feature, where there are several; may repeat.",
+        show_default="the only one", rich_help_panel=DATA,
     ),
 ]  # fmt: skip
 Projections = Annotated[

@@ -1,5 +1,6 @@
 """The feature of a modality that a call is about."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from store.errors import UnknownFeature
@@ -8,6 +9,12 @@ if TYPE_CHECKING:
     from store import Feature, Store
 
 MODALITIES = ("visual", "audio")
+FeatureNames = str | Sequence[str] | None  # None: the only one of its modality
+
+
+def names_of(asked: FeatureNames) -> tuple[str, ...]:
+    """The names asked for, each once."""
+    return tuple(dict.fromkeys((asked,) if isinstance(asked, str) else asked or ()))
 
 
 def choose_feature(store: "Store", modality: str, name: str | None) -> "Feature | None":
@@ -26,7 +33,7 @@ def choose_feature(store: "Store", modality: str, name: str | None) -> "Feature 
     known = [f for f in map(store.__getitem__, store.features) if f.modality == modality]
     if len(known) > 1:
         raise UnknownFeature(
-            f"the store has {len(known)} {modality} features; name one of them: "
+            f"the store has {len(known)} {modality} features; name one or several of them: "
             f"{', '.join(f.name for f in known)}"
         )
     return known[0] if known else None

@@ -22,12 +22,12 @@ from learn.evaluation.evaluation_set import EvaluationSet
 from learn.evaluation.results import Leakage, Result
 from learn.evaluation.sense_prior import guard_prior, prior_of
 from learn.fewshot import modes, statistics
-from learn.fewshot.fusions import Fusion, Prior, senses_of
+from learn.fewshot.fusions import Fusion, Prior
 from learn.fewshot.guard import Guarded
 from learn.fewshot.heads import ExtraShotsHead, Head
 from learn.fewshot.metrics import Measured, measure
 from learn.fewshot.tasks import Episodes, draw_again
-from learn.inference.selection import NONE, modalities_of, vectors_of, vectors_on
+from learn.inference.selection import NONE, encoders_of, modalities_of, vectors_of, vectors_on
 from learn.training.runs import Run
 from store.errors import ConfigError, InputError, NotEnoughClips
 
@@ -62,7 +62,7 @@ class Benchmark:
     def size(self) -> int:
         """The number of results."""
         return len(self.draws) * sum(
-            len(ways_for(self.fusions[name], self.runs[name], head, cell, self.guard))
+            len(self._ways(name, head, cell))
             for name, heads in self.heads.items()
             for cell in self.cells[name]
             for head in heads.items()
@@ -73,10 +73,14 @@ class Benchmark:
         head."""
         tuning = self._tuning()
         for compared in self._compared(with_val=bool(tuning)):
-            of_run = self.fusions[compared.projection]
             for spec, head in self.heads[compared.projection].items():
-                for way in ways_for(of_run, compared.run, (spec, head), compared.cell, self.guard):
+                for way in self._ways(compared.projection, (spec, head), compared.cell):
                     yield from self._of_head(compared, spec, head, way, tuning, ci)
+
+    def _ways(self, projection: str, head: tuple[str, Head], cell: tuple[str, str]) -> list[Way]:
+        """The ways to score a head of a projection in these modes."""
+        fusions, run = self.fusions[projection], self.runs[projection]
+        return ways_for(fusions, run, head, cell, self.features, self.guard)
 
     def _of_head(
         self,
@@ -115,12 +119,9 @@ class Benchmark:
             return guard_prior(
                 head, stored, projected, compared.apart(self.apart, fusion), episodes
             )
-        networks = [
-            str(self.features[name].spec.identity.get("network", ""))
-            for name in senses_of(compared.vectors)
-        ]
+        encoders = encoders_of(self.features, compared.senses)
         apart = compared.apart(self.apart, fusion)
-        return prior_of(fusion, head, networks, apart, episodes)
+        return prior_of(fusion, head, encoders, apart, episodes)
 
     def _compared(self, *, with_val: bool) -> Iterator[Compared]:
         """Every projection's vectors under every pair of modes that it can compare."""
@@ -208,7 +209,12 @@ class Benchmark:
 
     def _untrained(self, cell: tuple[str, str]) -> bool:
         """Whether random weights made a feature that these modes look at."""
-        return any(bool(self.features[m].notes.get("untrained")) for m in modalities_of([cell]))
+        looked_at = modalities_of([cell])
+        return any(
+            bool(feature.notes.get("untrained"))
+            for name, feature in self.features.items()
+            if modes.modality_of(name) in looked_at
+        )
 
     def _tuning(self) -> list[Episodes]:
         """Episodes of the val split, one draw for each scored; none where it has too few clips."""

@@ -3,8 +3,8 @@
 Shapes: V, W and U = clips, E = size of the common space, C = classes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from learn.fewshot.fused import FusedPredictor
 from learn.fewshot.fusions import DEFAULT, FAMILY, Fusion, Prior, senses_of
 from learn.fewshot.guard import Guarded, GuardPrior, both_sides, of_senses, refusal
 from learn.fewshot.heads import Context, Head
-from learn.fewshot.heads._transform import Transform, taken_apart
+from learn.fewshot.heads._transform import Transform, is_skewed, taken_apart
 from learn.fewshot.metrics import AnyPredictor, Predictor
 from learn.fewshot.tasks import Episodes
 from learn.inference.selection import vectors_of, vectors_on
@@ -32,7 +32,7 @@ from store.errors import InputError
 if TYPE_CHECKING:
     from store import Feature
 
-BOTH = ("av", "av")  # the modes that join senses
+BOTH = ("av", "av")  # the modes that always join senses
 EARLY, LEARNED = "early", "learned"
 
 Fusions = Mapping[str, Mapping[str, Fusion]]  # by projection and SPEC
@@ -54,6 +54,16 @@ class Compared:
     stored: "Compared | None" = None  # the same clips as stored, where these are projected
 
     @property
+    def senses(self) -> list[str]:
+        """The senses that the pair of modes looks at."""
+        return senses_of(self._looked_at(self.vectors))
+
+    def _looked_at(self, vectors: Vectors) -> Vectors:
+        """The vectors of one mode's senses, and those that a network makes of several."""
+        names = (*modes.senses_in(self.cell[0], vectors), *(n for n in vectors if n in modes.MODES))
+        return {name: x for name, x in vectors.items() if name in names}
+
+    @property
     def device(self) -> torch.device:
         """Where the vectors are, and heads answer."""
         return next(iter(self.vectors.values())).device
@@ -65,9 +75,10 @@ class Compared:
         if fusion is None:
             found = [modes.pair(vectors, *self.cell, common=self.run is not None)]
         else:
+            seen = vectors if isinstance(fusion, Guarded) else self._looked_at(vectors)
             found = [
                 modes.Pair(support=x.vectors, query=x.vectors, modality_dims=x.modality_dims)
-                for x in fusion.views(vectors)
+                for x in fusion.views(seen)
             ]
         return found if self.names is None else [pair.with_names(self.names) for pair in found]
 
@@ -178,7 +189,7 @@ class Compared:
         at_first = of_senses(torch.tensor([prior.value], dtype=torch.float64), prior)
         if senses is None or at_first is None:
             return found
-        names = [features[name].name for name in senses_of(self.vectors)]
+        names = [features[name].name for name in self.senses]
         found["weights"] = {
             name: {"mean": float(w.mean()), "sd": float(w.std())}
             for name, w in zip(names, senses.numpy().T, strict=True)
@@ -195,10 +206,13 @@ def context_of(
     head: Head | None = None,
 ) -> Context:
     """The facts about these clips that a head may use beside the support."""
+    known = Context(
+        balanced=balanced, modality_dims=pair.modality_dims, skewed=is_skewed(pair.support)
+    )
     transform = Transform() if head is None else taken_apart(head)[1]
-    return Context(
-        balanced=balanced,
-        modality_dims=pair.modality_dims,
+    transform = transform.settled(known, pair.support)
+    return replace(
+        known,
         support_mean=None if base is None else transform.raised(base.support).mean(0),
         query_mean=None if base is None else transform.raised(base.query).mean(0),
         origin=pair.support.mean(0),
@@ -223,7 +237,7 @@ def fusions_of(
     found, lacking = dict[str, dict[str, Fusion]](), dict[str, str]()
     for projection, run in runs.items():
         found[projection] = {}
-        if BOTH not in cells[projection]:
+        if not any(joins(cell, scored.rows) for cell in cells[projection]):
             continue
         vectors = vectors_of(first.rows, run)
         offered = built if asked or learned.lacks(vectors) else {LEARNED: learned}
@@ -237,9 +251,16 @@ def fusions_of(
             raise InputError(
                 f"fusion {spec} fits none of the projections asked about: it needs {lacking[spec]}"
                 if spec in lacking
-                else f"fusion {spec} joins what mode av sees, and no av is asked about"
+                else f"fusion {spec} joins what several features tell, as in mode av, and each "
+                "mode asked about looks at one"
             )
     return found
+
+
+def joins(cell: tuple[str, str], senses: Iterable[str]) -> bool:
+    """Whether a pair of modes looks at several senses at once, the same on both sides."""
+    several = len(modes.senses_in(cell[0], senses)) > 1
+    return cell == BOTH or (cell[0] == cell[1] and several)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -257,13 +278,15 @@ def ways_for(
     run: Run | None,
     head: tuple[str, Head],
     cell: tuple[str, str],
+    senses: Iterable[str],
     guard: str,
 ) -> list[Way]:
     """The ways to score a head (SPEC and built) in these modes: by every fusion, and of a
     projection guarded, bare or both."""
     spec, built = head
-    kinds: dict[str, Fusion | None] = dict(fusions) if cell == BOTH else {"": None}
-    if cell == BOTH and spec == own_head.NAME and fusions.keys() == {DEFAULT}:
+    joined = joins(cell, senses)
+    kinds: dict[str, Fusion | None] = dict(fusions) if joined else {"": None}
+    if joined and spec == own_head.NAME and fusions.keys() == {DEFAULT}:
         kinds = {EARLY: plugins.build(FAMILY, EARLY)}  # as senses were joined in its training
     found = []
     for name, kind in kinds.items():

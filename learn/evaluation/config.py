@@ -67,8 +67,8 @@ class EpisodesConfig:
     until_ci: float | None = None  # add episodes until half of every interval is this narrow
     max_episodes: int = MOST
     seed: int = 0
-    visual: str | None = None  # a feature's name; None: the only one
-    audio: str | None = None
+    visual: str | tuple[str, ...] | None = None  # names of features; None: the only one
+    audio: str | tuple[str, ...] | None = None
     heads: tuple[str, ...] = ()  # none: the default; "own": the one that a run was trained with
     # How one head judges by both senses, plug-ins of learn/fewshot/fusions; none: learned where a
     # network makes one vector of both, weighted elsewhere.
@@ -97,7 +97,11 @@ class EpisodesConfig:
     def of(cls, arguments: Mapping[str, Any]) -> "EpisodesConfig":
         """The config of a call's arguments: paths become text, and lists become tuples."""
         given = {"store": arguments["store_path"], **arguments}
-        return cls(**{field.name: _plain(given[field.name]) for field in fields(cls)})
+        plain = {field.name: _plain(given[field.name]) for field in fields(cls)}
+        for key in ("visual", "audio"):  # one name or a list of one is the same question
+            if isinstance(plain[key], tuple) and len(plain[key]) < 2:
+                plain[key] = next(iter(plain[key]), None)
+        return cls(**plain)
 
     @property
     def until(self) -> Until | None:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from store.errors import ConfigError, choices
 
-FUSIONS = ("early", "late", "learned")
+FUSIONS = ("early", "late", "learned", "weighted")
+UNASKED = FUSIONS[:3]  # that are shown where none is named
 FILLS = ("zero", "mean", "retrieved", "token", "ignored")
 RATES = (0.0, 0.25, 0.5, 0.75, 1.0)
 OF_MODE = {"v": "visual", "a": "audio"}
@@ -22,7 +23,7 @@ class Drop:
     modes: Sequence[str] = ()
     rates: Sequence[float] = RATES
     fills: Sequence[str] = ()  # none: all that a fusion allows
-    fusions: Sequence[str] = ()  # none: all that a projection allows
+    fusions: Sequence[str] = ()  # none: early, late and learned, as a projection allows
     seed: int = 0
 
     def __post_init__(self) -> None:

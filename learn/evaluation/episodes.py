@@ -13,6 +13,7 @@ import torch
 
 from learn.data import devices
 from learn.data.clips import Clips, choose_split, splits
+from learn.data.features import FeatureNames
 from learn.evaluation import pools
 from learn.evaluation.benchmark import (
     Benchmark,
@@ -38,6 +39,7 @@ from learn.inference.selection import (
     NONE,
     Selection,
     absolute,
+    encoders_of,
     runs_of,
     same_feature,
     select,
@@ -71,8 +73,8 @@ def run_episodes(
     until_ci: float | None = None,
     max_episodes: int = MOST,
     seed: int = 0,
-    visual: str | None = None,
-    audio: str | None = None,
+    visual: FeatureNames = None,
+    audio: FeatureNames = None,
     heads: Sequence[str] = (),
     fusions: Sequence[str] = (),
     projections: Sequence[str | Path] = (),
@@ -268,9 +270,14 @@ def _points(config: EpisodesConfig, benchmark: Benchmark) -> Iterator[Missing]:
     if measure != "accuracy":
         raise ConfigError(f"`drop` is about accuracy, and these episodes: {measure}")
     assert config.drop is not None
+    if missing := sorted({"visual", "audio"} - set(benchmark.scored.rows)):
+        raise InputError(f"`drop` needs visual and audio features in play; {missing[0]} is not")
+    if len(benchmark.scored.rows) > 2:
+        raise InputError("`drop` is about one feature of each modality; name one")
     return curves(
         config.drop, heads=benchmark.heads, runs=benchmark.runs, scored=benchmark.scored,
         base=benchmark.base, draws=benchmark.draws, ci=config.ci,
+        encoders=encoders_of(benchmark.features, ("visual", "audio")),
     )  # fmt: skip
 
 

@@ -7,12 +7,13 @@ from typing import Any
 
 from learn.data import devices
 from learn.data.clips import choose_split
+from learn.data.features import FeatureNames
 from learn.evaluation.protocols import FAMILY, EvaluationProtocol, Finding, Material
 from learn.inference.selection import absolute, runs_of, select
 from learn.training.runs import refuse_existing
 from store import atomic, plugins, read_manifest
 from store import open as open_store
-from store.errors import ConfigError
+from store.errors import ConfigError, choices
 
 Progress = Callable[[int, int, str], None]
 
@@ -46,6 +47,25 @@ class Evaluation:
             atomic.write_json(staged / "evaluation.json", self.to_dict())
 
 
+def check_fusions(protocol: str, fusions: Sequence[str]) -> None:
+    """Refuse a way of joining senses that the protocol does not have.
+
+    Raises:
+        ConfigError: names those that it has.
+    """
+    spec = plugins.parse_spec(protocol)
+    known = getattr(plugins.build(FAMILY, protocol), "joins", ())
+    for fusion in fusions:
+        if fusion not in known:
+            raise ConfigError(
+                f"{spec.name} joins senses by {choices(fusion, known)}, not by {fusion!r}"
+                if known
+                else f"{spec.name} has one way to join senses; leave `fusion` out"
+            )
+    if fusions and spec.settings.get("fusion"):
+        raise ConfigError(f"{protocol} names a fusion, and so does `fusion`; name it once")
+
+
 def run_protocol(
     store_path: str | Path,
     protocol: str,
@@ -56,9 +76,10 @@ def run_protocol(
     val_split: str = "val",
     labels: Sequence[str] = ("label",),
     group: str | None = None,
-    visual: str | None = None,
-    audio: str | None = None,
+    visual: FeatureNames = None,
+    audio: FeatureNames = None,
     projections: Sequence[str | Path] = (),
+    fusions: Sequence[str] = (),
     support: Sequence[str] = (),
     query: Sequence[str] = (),
     seed: int = 0,
@@ -74,6 +95,7 @@ def run_protocol(
     """
     built: EvaluationProtocol = plugins.build(FAMILY, protocol)
     config = plugins.configure(FAMILY, plugins.parse_spec(protocol))
+    check_fusions(protocol, fusions)
     if not labels:
         raise ConfigError("no label column; name one at least")
     runs = runs_of(projections, devices.chosen(device))
@@ -87,6 +109,7 @@ def run_protocol(
         manifest=table, features=features, runs=runs, labels=tuple(dict.fromkeys(labels)),
         split=chosen, train_split=train_split, val_split=val_split, group=group,
         support=tuple(support), query=tuple(query), seed=seed,
+        fusions=tuple(dict.fromkeys(fusions)),
     )  # fmt: skip
     findings = []
     for finding in built(material):

@@ -7,19 +7,21 @@ it at one rate has none at higher ones, and curves of heads, fills and fusions a
             late       a head for each; the mean of their scores, each in units of the spread that
                        it gives the shots themselves
             learned    the one vector that a network makes of both
+            weighted   both vectors joined as the shots weigh them, from what is known of the
+                       encoders
     fill    zero       zeros: the vector's in early and late fusion, a row's before a network
             mean       the mean of all clips of the train split, where it is apart, else of those
                        scored
             retrieved  what the nearest clip by the other modality has: of the train split, or else
                        of the clips scored that are of other sources
             token      nothing: the network puts there what it learned to (learned fusion)
-            ignored    nothing: the other modality's head answers alone (late fusion)
+            ignored    nothing: the other modality answers alone (late and weighted fusion)
 
 Shapes: V = clips, W = clips to fill from, D = size of a vector, E = episodes, M = queries.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,20 +32,24 @@ from torch import Tensor
 
 from learn.data.clips import Clips
 from learn.data.rows import Rows, concatenated
-from learn.evaluation.drop import FILLS, FUSIONS, OF_MODE
+from learn.evaluation.drop import FILLS, FUSIONS, OF_MODE, UNASKED
 from learn.evaluation.drop import Drop as Drop
 from learn.evaluation.evaluation_set import EvaluationSet
 from learn.fewshot import modes as views
 from learn.fewshot import statistics
+from learn.fewshot.fusions import FAMILY, Fusion, Prior
+from learn.fewshot.fusions._shipped import Encoder, shipped
 from learn.fewshot.heads import Context, Head
-from learn.fewshot.heads._transform import taken_apart
-from learn.fewshot.scoring import Score, accuracies, by_late_fusion, scorer
+from learn.fewshot.heads._transform import is_skewed, taken_apart
+from learn.fewshot.scoring import Score, accuracies, by_fusion, scorer
 from learn.fewshot.tasks import Episodes
 from learn.inference.selection import vectors_of
 from learn.training.runs import Run
+from store import plugins
 from store.errors import InputError
 
-ONLY = {"token": "learned", "ignored": "late"}  # fills of one fusion
+ONLY = {"token": ("learned",), "ignored": ("late", "weighted")}  # fills of some fusions
+BY_SENSE = ("late", "weighted")  # fusions that see each modality by itself
 NUMBERS_AT_ONCE = 8_000_000
 
 
@@ -181,14 +187,13 @@ def curves(
     base: EvaluationSet | None,
     draws: Sequence[Episodes],
     ci: str,
+    encoders: Sequence[Encoder],
 ) -> Iterator[Missing]:
     """Every head × projection × fusion × fill × modality × rate × shots; refused at once or never.
 
     Raises:
         InputError: a fusion or fill that no projection allows.
     """
-    if missing := sorted(set(OF_MODE.values()) - set(scored.rows)):
-        raise InputError(f"`drop` needs visual and audio features in play; {missing[0]} is not")
     gaps = {name: Gaps.of(scored, base, run, drop.seed) for name, run in runs.items()}
     plans = {name: _plan(drop, of_run.fusions) for name, of_run in gaps.items()}
     if not any(plans.values()) and not drop.fusions and not drop.fills:
@@ -209,7 +214,7 @@ def curves(
         for mode in drop.modes
         for point in _Curve(
             spec=spec, head=head, projection=projection, gaps=of_run, fusion=fusion, fill=fill,
-            mode=mode, draws=draws, ci=ci,
+            mode=mode, draws=draws, ci=ci, prior=shipped(encoders),
         ).points(drop.rates)
     )  # fmt: skip
 
@@ -220,7 +225,7 @@ def _plan(drop: Drop, possible: Sequence[str]) -> list[tuple[str, str]]:
         (fusion, fill)
         for fusion in possible
         for fill in drop.fills or FILLS
-        if fusion in (drop.fusions or FUSIONS) and ONLY.get(fill, fusion) == fusion
+        if fusion in (drop.fusions or UNASKED) and fusion in ONLY.get(fill, FUSIONS)
     ]
 
 
@@ -237,6 +242,7 @@ class _Curve:
     mode: str  # that goes missing
     draws: Sequence[Episodes]
     ci: str
+    prior: Prior  # of the modalities' weights
 
     def points(self, rates: Sequence[float]) -> Iterator[Missing]:
         """A point for every rate and number of shots."""
@@ -270,16 +276,27 @@ class _Curve:
         filled = self.gaps.queries(self.fusion, self.fill, modality, lost)
         ignored = modality if self.fill == "ignored" else ""
         pairs, contexts, weights = [], [], []
-        for mode in ("v", "a") if self.fusion == "late" else ("av",):
+        for mode in ("v", "a") if self.fusion in BY_SENSE else ("av",):
             pair, context = self._seen_in(mode, filled)
             lacking = torch.from_numpy(lost & (OF_MODE.get(mode) == ignored))
             pairs.append(pair)
             contexts.append(context)
             weights.append(1.0 - lacking.float())
-        if self.fusion == "late":
-            return by_late_fusion(self.head, pairs, contexts, weights)
-        queries = sum(draw.query.size for draw in self.draws)
-        return scorer(self.head, pairs[0], contexts[0], queries=queries)
+        if self.fusion in BY_SENSE:
+            kind: Fusion = plugins.build(FAMILY, self.fusion)
+            if self.fusion == "weighted":  # a sense that is lacking is none of a fusion's
+                whole = [torch.ones_like(weight) for weight in weights]
+                fused = by_fusion(kind, self.head, pairs, contexts, whole, self.prior)
+                kept = 0 if ignored == "audio" else 1
+                alone = scorer(self.head, pairs[kept], contexts[kept], queries=self._queries)
+                return _either(alone, fused, lost) if ignored and lost.any() else fused
+            return by_fusion(kind, self.head, pairs, contexts, weights, self.prior)
+        return scorer(self.head, pairs[0], contexts[0], queries=self._queries)
+
+    @property
+    def _queries(self) -> int:
+        """The number of queries of all episodes."""
+        return sum(draw.query.size for draw in self.draws)
 
     def _seen_in(
         self, mode: str, filled: Mapping[str, Float[Tensor, "V _"]]
@@ -290,19 +307,29 @@ class _Curve:
             views.pair(_of_fusion(vectors, self.fusion), mode, mode, common=common)
             for vectors in (gaps.whole, filled, gaps.source)
         )
-        raised = taken_apart(self.head)[1].raised(base.support)
-        mean = raised.mean(0) if gaps.base else None
+        known = Context(modality_dims=support.modality_dims, skewed=is_skewed(support.support))
+        transform = taken_apart(self.head)[1].settled(known, support.support)
+        mean = transform.raised(base.support).mean(0) if gaps.base else None
         pair = views.Pair(
             support=support.support, query=query.query, modality_dims=support.modality_dims
         )
-        context = Context(
-            modality_dims=support.modality_dims,
+        context = replace(
+            known,
             support_mean=mean,
             query_mean=mean,
             origin=support.support.mean(0),
             balanced=all(draw.balanced for draw in self.draws),
         )
         return pair, context
+
+
+def _either(first: Score, second: Score, where: Bool[np.ndarray, "V"]) -> Score:
+    """The first's predictions for these clips, and the second's for all others."""
+
+    def score(episodes: Episodes) -> np.ndarray:
+        return np.where(where[episodes.query], first(episodes), second(episodes))
+
+    return score
 
 
 def _of_fusion(

@@ -19,7 +19,7 @@ from learn.evaluation.evaluation_set import EvaluationSet, load_evaluation_set
 from learn.evaluation.pools import TRAIN, VAL
 from learn.fewshot.fusions import Fusion, Prior, equal
 from learn.fewshot.fusions._evidence import from_classes
-from learn.fewshot.fusions._shipped import shipped
+from learn.fewshot.fusions._shipped import Encoder, shipped
 from learn.fewshot.fusions.weighted import Weighted, likelihood_of_queries
 from learn.fewshot.guard import STAND_BACK, GuardPrior
 from learn.fewshot.heads import Context, Head
@@ -104,7 +104,7 @@ class Apart:
 def prior_of(
     fusion: Fusion,
     head: Head,
-    networks: Sequence[str],
+    encoders: Sequence[Encoder],
     apart: Apart | None,
     episodes: Episodes,
 ) -> Prior | None:
@@ -112,8 +112,8 @@ def prior_of(
     if not isinstance(fusion, Weighted):
         return None
     if fusion.prior == "equal":
-        return equal(len(networks))
-    before = shipped(networks)
+        return equal(len(encoders))
+    before = shipped(encoders)
     if fusion.prior == "shipped" or apart is None:
         return before
     draw = _draw(apart.clips, episodes)

@@ -1,6 +1,10 @@
-"""The modes in which the two sides of an episode are seen, by name."""
+"""The modes in which the two sides of an episode are seen, by name.
 
-from collections.abc import Collection, Sequence
+A mode looks at modalities. A modality is a sense, or several where it has several features: the
+first is called by its modality, as `visual`, the others `visual 2`, `visual 3`.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
 
 from store.errors import ConfigError, choices
 
@@ -23,10 +27,28 @@ def cells(
             raise ConfigError(f"no mode {mode!r}; there are {choices(mode, MODES)}")
     if support and query:
         return list(dict.fromkeys((s, q) for s in support for q in query))
-    possible = [mode for mode, of in MODES.items() if set(of) <= set(modalities)]
+    known = set(map(modality_of, modalities))
+    possible = [mode for mode, of in MODES.items() if set(of) <= known]
     return [(mode, mode) for mode in dict.fromkeys(support or query or possible)]
 
 
-def mode_of(modalities: Collection[str]) -> str:
-    """The mode that looks at exactly these modalities."""
-    return next(mode for mode, of in MODES.items() if set(of) == set(modalities))
+def mode_of(senses: Collection[str]) -> str:
+    """The mode that looks at exactly the modalities of these senses."""
+    modalities = {modality_of(sense) for sense in senses}
+    return next(mode for mode, of in MODES.items() if set(of) == modalities)
+
+
+def modality_of(sense: str) -> str:
+    """The modality of a sense: `visual` of `visual 2`."""
+    return sense.partition(" ")[0]
+
+
+def named(modality: str, count: int) -> list[str]:
+    """The names of a modality's senses."""
+    return [modality, *(f"{modality} {n}" for n in range(2, count + 1))][:count]
+
+
+def senses_in(mode: str, known: Iterable[str]) -> tuple[str, ...]:
+    """The known senses that a mode looks at, modality by modality."""
+    names = list(known)
+    return tuple(n for modality in MODES[mode] for n in names if modality_of(n) == modality)

@@ -2,7 +2,8 @@
 
 A side is seen in a mode: `v` (visual), `a` (audio) or `av` (both).
 
-    one mode on both sides   v, a: the clip's vector; av: both, each scaled to length 1, joined
+    one mode on both sides   v, a: the clip's vector; av: both, each scaled to length 1, joined;
+                             so are several features of one modality
     two different modes      vectors in the common space of a projection; av: the mean of both
 
 A network that makes one vector of both gives it as `av`, which then stands for that mode.
@@ -20,7 +21,10 @@ from torch import Tensor
 
 from learn.fewshot.mode_pairs import MODES as MODES
 from learn.fewshot.mode_pairs import cells as cells
+from learn.fewshot.mode_pairs import modality_of as modality_of
 from learn.fewshot.mode_pairs import mode_of as mode_of
+from learn.fewshot.mode_pairs import named as named
+from learn.fewshot.mode_pairs import senses_in as senses_in
 from store.errors import InputError
 
 _SINGLE = ("visual", "audio")
@@ -113,7 +117,7 @@ def _vectors(vectors: Mapping[str, Float[Tensor, "V _"]], mode: str) -> list[Flo
     """The vectors of each modality of the mode, or the one of both where a network makes it."""
     if mode in vectors:
         return [vectors[mode]]
-    return [vectors[modality] for modality in MODES[mode]]
+    return [vectors[sense] for sense in senses_in(mode, vectors)]
 
 
 def _left_out(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from learn.data.devices import CPU, sent
 from learn.fewshot.budget import MEMORY as MEMORY
-from learn.fewshot.fusions import FAMILY
+from learn.fewshot.fusions import Fusion, Prior, WeighingFusion
 from learn.fewshot.heads import (
     EXTRA_SHOTS,
     Context,
@@ -32,7 +32,6 @@ from learn.fewshot.heads import (
 from learn.fewshot.heads._transform import taken_apart
 from learn.fewshot.modes import Pair
 from learn.fewshot.tasks import EpisodeBatch, Episodes
-from store import plugins
 from store.errors import ConfigError
 
 TABLE_WORTH = 16  # products of a table that cost as much as fetching and comparing one query
@@ -222,15 +221,16 @@ def by_gram(head: GramHead, pair: Pair, context: Context, *, memory: int = MEMOR
     return in_parts(scores, lambda b: 4 * b.clips**2, memory, table.device)
 
 
-def by_late_fusion(
+def by_fusion(
+    fusion: Fusion,
     head: Head,
     pairs: Sequence[Pair],
     contexts: Sequence[Context],
-    weights: Sequence[Float[Tensor, "V"]],
+    shares: Sequence[Float[Tensor, "V"]],
+    prior: Prior,
 ) -> Score:
-    """Predictions by late fusion of views of the same clips, of which each counts for each query
-    clip as `weights` say."""
-    fusion = plugins.build(FAMILY, "late")
+    """Predictions by a fusion of views of the same clips, of which each counts for each query clip
+    as `shares` say; a fusion that weighs begins at the prior."""
 
     def scores(batch: EpisodeBatch, part: slice) -> Float[Tensor, "E M N"]:
         if batch.mask is not None:
@@ -240,9 +240,13 @@ def by_late_fusion(
         else:
             contexts_of_part = list(contexts)
         support, query = (index(of[part]).long() for of in (batch.support, batch.query))
-        predict = fusion.fit(head, [pair.support[support] for pair in pairs], contexts_of_part)
-        shares = torch.stack([weight[query] for weight in weights], dim=-1)
-        found: Tensor = predict([pair.query[query] for pair in pairs], shares)
+        shots = [pair.support[support] for pair in pairs]
+        weights = None
+        if isinstance(fusion, WeighingFusion):
+            weights = fusion.weigh(head, shots, contexts_of_part, prior)
+        predict = fusion.fit(head, shots, contexts_of_part, weights)
+        counted = torch.stack([share[query] for share in shares], dim=-1)
+        found: Tensor = predict([pair.query[query] for pair in pairs], counted)
         return found
 
     numbers = max(pair.support.shape[1] for pair in pairs)

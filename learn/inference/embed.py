@@ -3,7 +3,7 @@
 Shapes: B = clips of a batch, D = size of a vector.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -38,9 +38,9 @@ class EmbeddedBatch(NamedTuple):
     present: Mapping[str, Bool[Tensor, "B"]]
 
 
-def parts_of(mode: str, run: Run | None) -> tuple[str, ...]:
-    """The vectors that a mode joins: one per modality, or the one of both that a network makes."""
-    return (mode,) if run and mode in run.space.outputs else modes.MODES[mode]
+def parts_of(mode: str, run: Run | None, senses: Iterable[str]) -> tuple[str, ...]:
+    """The vectors that a mode joins: of each of its senses, or the one that a network makes."""
+    return (mode,) if run and mode in run.space.outputs else modes.senses_in(mode, senses)
 
 
 def embed(

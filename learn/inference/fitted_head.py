@@ -24,14 +24,15 @@ from learn.fewshot.fusions import Fusion, PredictFused, Prior, View, WeighingFus
 from learn.fewshot.fusions._views import of_one_view
 from learn.fewshot.guard import STORED, GuardPrior, of_senses
 from learn.fewshot.heads import Context, Head, RaggedHead
-from learn.fewshot.heads._transform import taken_apart
+from learn.fewshot.heads._transform import is_skewed, taken_apart
 from learn.inference.classifier import Predictions, calibrated
-from learn.inference.left_out import SHARING, LeftOut, ranked
+from learn.inference.left_out import LeftOut, ranked
 from store.errors import ConfigError, InputError
 
 FOLDS = 10  # shares that each class is left out in, at most
 WEIGHED_CLASSES, WEIGHED_CLIPS = 64, 16  # classes, and clips of each, that tell the weights
 NUMBERS_AT_ONCE = 20_000_000
+KEPT_NUMBERS = 20_000_000  # scores of clips left out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -88,6 +89,7 @@ class FittedHead:
             Context(
                 modality_dims=view.modality_dims,
                 origin=view.vectors.mean(0),
+                skewed=is_skewed(view.vectors),
                 mask=None if bool(mask.all()) else mask[None],
             )
             for view, mask in zip(views, masks, strict=True)
@@ -101,19 +103,15 @@ class FittedHead:
             return
         weights = None
         if isinstance(judge.fusion, WeighingFusion) and judge.prior is not None:
-            whole = all(torch.equal(mask, masks[0]) for mask in masks)
-            if whole:
-                few = _spread(valid)
-                weights = judge.fusion.weigh(
-                    judge.head, [x[:, few][:, :, :WEIGHED_CLIPS] for x in blocks],
-                    [_cut(context, few) for context in contexts], judge.prior,
-                )  # fmt: skip
-            else:  # means of fewer clips are further off, which would be held against the sense
-                weights = blocks[0].new_tensor([judge.prior.value])
+            few = _spread(valid)
+            weights = judge.fusion.weigh(
+                judge.head, [x[:, few][:, :, :WEIGHED_CLIPS] for x in blocks],
+                [_cut(context, few) for context in contexts], judge.prior,
+            )  # fmt: skip
             of_all = of_senses(weights, judge.prior)
             self.weights = None if of_all is None else of_all[0].tolist()
             of = judge.prior.stored if isinstance(judge.prior, GuardPrior) else judge.prior
-            self.origin = of.origin if whole else f"{of.origin}; kept, as some clips lack a sense"
+            self.origin = of.origin
         self._predict = judge.fusion.fit(judge.head, blocks, contexts, weights)
 
     @torch.inference_mode()
@@ -158,7 +156,7 @@ class HeadClassifier:
         """The `top` best classes of each clip, of equals the first; no novelty."""
         scores = self.fitted.scores(vectors)
         best, order = scores.sort(dim=-1, descending=True, stable=True)
-        shared = (best[:, :SHARING] / self.calibration.temperature).softmax(-1)
+        shared = (best / self.calibration.temperature).softmax(-1)  # of all classes
         if not self.calibration.has_confidence:
             shared = torch.full_like(shared, torch.nan)
         lacking = max(0, top - order.shape[1])
@@ -170,8 +168,9 @@ class HeadClassifier:
 
 
 def leave_out(judge: Judge, shots: Labelled, memory_bytes: int) -> tuple[LeftOut, str]:
-    """Scores of labelled clips that have every sense, each against a head fitted without it and
-    its share of every class; and what was left out with a clip."""
+    """Scores of labelled clips that have every sense (of some, where all by all classes are too
+    many numbers), each against a head fitted without it and its share of every class; and what was
+    left out with a clip."""
     whole = torch.stack(list(shots.present.values())).all(0)
     count = int(shots.class_ids.max()) + 1
     attempts = [("clip", torch.arange(len(shots.class_ids)))]
@@ -182,14 +181,14 @@ def leave_out(judge: Judge, shots: Labelled, memory_bytes: int) -> tuple[LeftOut
         found = []
         for number in range(int(fold.max()) + 1):
             left, rest = torch.nonzero(fold != number)[:, 0], (fold == number) & whole
-            asked = torch.nonzero(rest)[:, 0]
+            asked = torch.nonzero(rest)[:, 0][:: max(1, int(whole.sum()) * count // KEPT_NUMBERS)]
             if not len(asked):
                 continue
             fitted = FittedHead(judge, _kept(judge.head, shots, left), memory_bytes)
             of_fold = fitted.scores({name: x[asked] for name, x in shots.vectors.items()})
             scores = of_fold.new_full((len(asked), count), -torch.inf)
             scores[:, fitted.classes] = of_fold
-            found.append(ranked(scores, shots.class_ids[asked]))
+            found.append(ranked(scores, shots.class_ids[asked], count))
         if found:
             return LeftOut(*(torch.cat(parts) for parts in zip(*found, strict=True))), apart
     return ranked(torch.zeros(0, count).double(), shots.class_ids[:0]), "nothing"

@@ -12,6 +12,7 @@ from learn.fewshot.guard import STAND_BACK, Guarded, GuardPrior, refusal
 from learn.fewshot.heads import ExtraShotsHead, Head
 from learn.fewshot.modes import mode_of
 from learn.inference.fitted_head import Judge
+from learn.inference.selection import encoders_of
 from learn.training.runs import Run
 from store import plugins
 from store.errors import ConfigError
@@ -57,7 +58,7 @@ class Judges:
             return None
         if kind.prior == "equal":
             return equal(len(parts))
-        return shipped([str(self.features[p].spec.identity.get("network", "")) for p in parts])
+        return shipped(encoders_of(self.features, parts))
 
 
 def judges_of(

@@ -22,6 +22,7 @@ from learn.data.devices import CPU
 from learn.fewshot.budget import MEMORY
 from learn.fewshot.fusions import WeighingFusion
 from learn.fewshot.guard import STORED
+from learn.fewshot.mode_pairs import MODES, mode_of
 from learn.inference.classifier import Calibration, Classifier, Predictions, fit
 from learn.inference.embed import EmbeddedBatch
 from learn.inference.examples import Examples
@@ -31,6 +32,7 @@ from learn.inference.left_out import Support, middle
 from learn.inference.vector_index import Inverted
 from store.errors import ConfigError, InputError
 
+SHOWN = 4  # digits of a confidence
 ANSWERED, ABSTAINED, NO_ROWS = "answered", "abstained", "no-rows"
 NO_MATCH = "no-match"  # it has rows, and no labelled clip has any of that kind
 
@@ -49,7 +51,9 @@ class Answer(NamedTuple):
         """The cells under the columns of `header`."""
         novelty = "" if math.isnan(self.novelty) else f"{self.novelty:.4f}"
         ranked = [
-            cell for name, p in self.ranked for cell in (name, "" if math.isnan(p) else f"{p:.4f}")
+            cell
+            for name, p in self.ranked
+            for cell in (name, "" if math.isnan(p) else f"{p:.{SHOWN}f}")
         ]
         weights = [f"{w:.4f}" for w in self.weights] or [""] * weighed
         lacking = [""] * (2 * top - len(ranked))
@@ -209,7 +213,8 @@ class Labeller:
         weights = self._heads[parts].fitted.weights
         if weights is None:
             return {}
-        return dict(zip((named[part] for part in parts), weights, strict=True))
+        of_parts = dict(zip((named[part] for part in parts), weights, strict=True))
+        return dict.fromkeys(named.values(), 0.0) | of_parts
 
     def _calibration(self, parts: tuple[str, ...]) -> Calibration:
         """How far answers about clips of these parts can be trusted."""
@@ -241,7 +246,8 @@ class Labeller:
             *(x.tolist() for x in predictions), strict=True
         ):
             asked = self.settings.abstain_below  # no confidence is less than any that is asked for
-            sure = class_ids[0] >= 0 and (not asked or probabilities[0] >= asked)
+            # As it is shown: a clip whose confidence reads .9 is answered where .9 is asked for.
+            sure = class_ids[0] >= 0 and (not asked or round(probabilities[0], SHOWN) >= asked)
             yield Answer(
                 ANSWERED if sure else ABSTAINED,
                 self.classes[class_ids[0]] if sure else "",
@@ -325,12 +331,13 @@ class Labeller:
 
 def judged_by(batch: EmbeddedBatch, parts: Sequence[str]) -> list[str]:
     """The mode of each clip: v, a, av or nothing."""
-    letters = [{"visual": "v", "audio": "a"}.get(part, part) for part in parts]
     present = torch.stack([batch.present[part] for part in parts]).T.tolist()
-    return [
-        "".join(sorted(letter for letter, has in zip(letters, mask, strict=True) if has))
-        for mask in present
-    ]
+    found = []
+    for mask in present:
+        there = [part for part, has in zip(parts, mask, strict=True) if has]
+        joint = next((part for part in there if part in MODES), None)  # a network's one of all
+        found.append(joint or (mode_of(there) if there else ""))
+    return found
 
 
 def _by_parts(

@@ -201,10 +201,12 @@ def _found_without(
     return LeftOut(*(torch.cat(x) for x in zip(*chunks, strict=True)))
 
 
-def ranked(scores: Float[Tensor, "n C"], class_ids: Int64[Tensor, "n"]) -> LeftOut:
+def ranked(
+    scores: Float[Tensor, "n C"], class_ids: Int64[Tensor, "n"], sharing: int = SHARING
+) -> LeftOut:
     """The scores of the classes that share the confidence, and that of each clip's own class."""
     ranked, order = scores.double().sort(dim=-1, descending=True, stable=True)
-    keep = slice(0, min(SHARING, scores.shape[1]))
+    keep = slice(0, min(sharing, scores.shape[1]))
     own = scores.double().gather(1, class_ids[:, None])[:, 0]
     correct = (order == class_ids[:, None]) & ~ranked.isneginf()
     return LeftOut(ranked[:, keep], correct[:, keep], own)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from learn.data import devices
+from learn.data.features import FeatureNames
 from learn.inference.embed import EmbeddedBatch, all_clips, embed, parts_of, refuse_unknown
 from learn.inference.examples import join, read_groups, read_labels
 from learn.inference.judges import Judges, judges_of
@@ -83,8 +84,8 @@ def predict(
     index: str = "exact",
     top: int = 5,
     abstain_below: float = 0.0,
-    visual: str | None = None,
-    audio: str | None = None,
+    visual: FeatureNames = None,
+    audio: FeatureNames = None,
     memory_bytes: int = MEMORY_BYTES,
     device: str = "auto",
     progress: Progress | None = None,
@@ -251,7 +252,7 @@ def _labeller(
 def _parts(selection: Selection) -> tuple[str, ...]:
     (run,) = selection.runs.values()
     ((mode, _),) = selection.cells
-    return parts_of(mode, run)
+    return parts_of(mode, run, selection.features)
 
 
 def _embed(

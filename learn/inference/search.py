@@ -15,13 +15,20 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from learn.data import devices
+from learn.data.features import FeatureNames
 from learn.fewshot import modes
 from learn.fewshot.fusions import DEFAULT, FAMILY, equal
 from learn.fewshot.fusions._shipped import shipped
 from learn.fewshot.fusions.early import Early
 from learn.fewshot.fusions.weighted import Weighted
 from learn.inference.embed import EmbeddedBatch, all_clips, embed, parts_of, refuse_unknown
-from learn.inference.selection import NONE, Selection, runs_of, select_one
+from learn.inference.selection import (
+    NONE,
+    Selection,
+    encoders_of,
+    runs_of,
+    select_one,
+)
 from learn.training.runs import Run
 from store import open as open_store
 from store import plugins
@@ -82,8 +89,8 @@ def search(
     source: str | None = None,
     target: str | None = None,
     fusion: str = DEFAULT,
-    visual: str | None = None,
-    audio: str | None = None,
+    visual: FeatureNames = None,
+    audio: FeatureNames = None,
     device: str = "auto",
 ) -> SearchResult:
     """The `top` clips whose `target` is most like the clip's `source`, by cosine; ties by clip id.
@@ -150,7 +157,7 @@ class _Comparison:
     @property
     def joins(self) -> bool:
         """Whether several senses of a clip are compared with the same of another."""
-        return not self.across and len(parts_of(self.source, self.run)) > 1
+        return not self.across and len(parts_of(self.source, self.run, self.features)) > 1
 
     def query(self, clip: str) -> dict[str, Float[Tensor, "D"]]:
         """The clip's unit vectors, of the senses that are compared one by one, or joined.
@@ -160,7 +167,7 @@ class _Comparison:
         """
         refuse_unknown(self.features, [clip], "the search")
         (batch,) = embed(self.features, [clip], self.run)
-        parts = parts_of(self.source, self.run)
+        parts = parts_of(self.source, self.run, self.features)
         lacking = [p for p in parts if p not in batch.present or not batch.present[p][0]]
         if len(lacking) == len(parts) or (lacking and not self.weights):
             raise InputError(
@@ -178,7 +185,7 @@ class _Comparison:
         if self.weights:
             similar, there = self._one_by_one(batch, query)
         else:
-            parts = parts_of(self.target, self.run)
+            parts = parts_of(self.target, self.run, self.features)
             there = torch.stack([batch.present[part] for part in parts]).all(0)
             unit = F.normalize(self._pair(batch).query.double(), dim=-1)
             similar = (unit * query[JOINED].double()).sum(-1)
@@ -223,8 +230,8 @@ def _compare(selection: Selection, fusion: str) -> _Comparison:
     found = _Comparison(run=run, features=selection.features, source=source, target=target)
     if not found.joins or not isinstance(kind, Weighted):
         return found
-    parts = parts_of(source, run)
-    networks = [str(found.features[p].spec.identity.get("network", "")) for p in parts]
-    prior = equal(len(parts)) if kind.prior == "equal" else shipped(networks)
+    parts = parts_of(source, run, found.features)
+    known = shipped(encoders_of(found.features, parts))
+    prior = equal(len(parts)) if kind.prior == "equal" else known
     weights = dict(zip(parts, prior.value, strict=True))
     return replace(found, weights=weights, origin=prior.origin)

@@ -3,7 +3,7 @@
 Shapes: V = clips, D = size of a vector.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from learn.data.devices import CPU
-from learn.data.rows import Rows, choose_feature
+from learn.data.features import FeatureNames, choose_feature, names_of
+from learn.data.rows import Rows
 from learn.fewshot import modes
+from learn.fewshot.fusions._shipped import Encoder
 from learn.training.runs import Run, load_run
 from store.errors import InputError
 
@@ -30,7 +32,7 @@ class Selection:
     """The projections, features and pairs of modes that a call compares."""
 
     runs: Mapping[str, Run | None]  # by projection; None for stored vectors
-    features: Mapping[str, "Feature"]  # by modality: those that decide which clips are scored
+    features: Mapping[str, "Feature"]  # by sense: those that decide which clips are scored
     cells: Sequence[tuple[str, str]]  # modes of support and query
 
 
@@ -38,8 +40,8 @@ def select(
     store: "Store",
     runs: Mapping[str, Run | None],
     *,
-    visual: str | None = None,
-    audio: str | None = None,
+    visual: FeatureNames = None,
+    audio: FeatureNames = None,
     support: Sequence[str] = (),
     query: Sequence[str] = (),
     extra_shots: bool = False,
@@ -69,8 +71,8 @@ def select_one(
     projection: str,
     run: Run | None,
     *,
-    visual: str | None = None,
-    audio: str | None = None,
+    visual: FeatureNames = None,
+    audio: FeatureNames = None,
     given: Sequence[str] = (),
 ) -> Selection:
     """One projection, and the pair of the modes `given`; of several possible ones the richest.
@@ -87,9 +89,9 @@ def select_one(
 
 
 def _shared(features: Collection[str], runs: Mapping[str, Run | None]) -> list[str]:
-    """The modalities that every run knows."""
+    """The senses that every run knows."""
     trained = [run.features for run in runs.values() if run]
-    return [modality for modality in features if all(modality in known for known in trained)]
+    return [sense for sense in features if all(sense in known for known in trained)]
 
 
 def runs_of(projections: Sequence[str | Path], device: torch.device = CPU) -> dict[str, Run | None]:
@@ -103,20 +105,39 @@ def runs_of(projections: Sequence[str | Path], device: torch.device = CPU) -> di
 
 
 def features_of(
-    store: "Store", runs: Mapping[str, Run | None], asked: Mapping[str, str | None]
+    store: "Store", runs: Mapping[str, Run | None], asked: Mapping[str, FeatureNames]
 ) -> dict[str, "Feature"]:
-    """The feature of each modality: asked for, trained on by a run, or the only one."""
+    """The features of each modality by sense: asked for, trained on by a run, or the only one.
+
+    Raises:
+        InputError: several of a modality beside a run, which was trained on one.
+    """
     chosen = {}
-    for modality, name in asked.items():
+    for modality, asked_for in asked.items():
+        names = names_of(asked_for)
+        if len(names) > 1 and any(runs.values()):
+            raise InputError(
+                f"a projection is of one {modality} feature, and {', '.join(names)} are "
+                "named; name one, or leave `projection` out"
+            )
         trained = (run.features.get(modality) for run in runs.values() if run)
         stored = (feature for feature in trained if feature in store.features)
-        feature = choose_feature(store, modality, name or next(stored, None))
-        if feature is None:
-            continue
-        for run in filter(None, runs.values()):
-            run.check(feature)
-        chosen[modality] = feature
+        known = [choose_feature(store, modality, name) for name in names or (next(stored, None),)]
+        for sense, feature in zip(modes.named(modality, len(known)), known, strict=True):
+            if feature is None:
+                continue
+            for run in filter(None, runs.values()):
+                run.check(feature)
+            chosen[sense] = feature
     return chosen
+
+
+def encoders_of(features: Mapping[str, "Feature"], senses: Iterable[str]) -> list[Encoder]:
+    """What made the features of these senses."""
+    return [
+        Encoder(modes.modality_of(sense), str(features[sense].spec.identity.get("network", "")))
+        for sense in senses
+    ]
 
 
 def same_feature(store: "Store", name: str) -> "Feature":
@@ -152,19 +173,23 @@ def in_play(
     needed = modalities_of(cells)
     if not needed:
         raise InputError("no visual or audio feature to score; run: extract run MANIFEST")
-    if missing := sorted(needed - set(features)):
+    if missing := sorted(needed - set(map(modes.modality_of, features))):
         raise InputError(
             f"the modes asked for need {missing[0]} features, and the store has none; run: "
             f"extract run MANIFEST --{missing[0]} SPEC"
         )
-    return {m: feature for m, feature in features.items() if m in needed or m in kept}
+    return {
+        sense: feature
+        for sense, feature in features.items()
+        if modes.modality_of(sense) in needed or sense in kept
+    }
 
 
 def vectors_of(rows: Mapping[str, Rows], run: Run | None) -> dict[str, Float[Tensor, "V _"]]:
-    """One vector per clip and modality, sight first: the mean row, or a unit vector in the common
+    """One vector per clip and sense, sight first: the mean row, or a unit vector in the common
     space."""
     found = {m: stored.means() for m, stored in rows.items()} if run is None else run.embed(rows)
-    first = [modality for modality in MODALITIES if modality in found]
+    first = [name for m in MODALITIES for name in found if modes.modality_of(name) == m]
     return {name: found[name] for name in [*first, *(n for n in found if n not in first)]}
 
 

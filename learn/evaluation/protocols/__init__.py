@@ -75,6 +75,7 @@ class Material:
     support: Sequence[str]  # modes asked for
     query: Sequence[str]
     seed: int
+    fusions: Sequence[str] = ()  # how senses are to be joined; none: as the protocol would
     _loaded: dict[tuple[str, str | None], EvaluationSet] = field(default_factory=dict)
 
     def has(self, split: str) -> bool:
@@ -105,6 +106,10 @@ class Material:
         """The pairs of modes asked for, or each mode with itself."""
         return views.cells(self.support, self.query, list(self.features))
 
+    def joins(self, cell: tuple[str, str]) -> bool:
+        """Whether a pair of modes looks at several senses at once, the same on both sides."""
+        return cell[0] == cell[1] and len(views.senses_in(cell[0], self.features)) > 1
+
     def vectors(self, scored: EvaluationSet, projection: str) -> dict[str, Float[Tensor, "V _"]]:
         """One vector per clip and modality."""
         return vectors_of(scored.rows, self.runs[projection])
@@ -129,7 +134,12 @@ class Material:
     ) -> Finding:
         """Metrics with the facts that must be known to quote them."""
         run = self.runs[projection]
-        notes = (self.features[m].notes for m in modalities_of([cell]) if m in self.features)
+        looked_at = modalities_of([cell])
+        notes = (
+            feature.notes
+            for name, feature in self.features.items()
+            if views.modality_of(name) in looked_at
+        )
         return Finding(
             label=label,
             projection=projection,
@@ -146,7 +156,10 @@ class Material:
 
 @runtime_checkable
 class EvaluationProtocol(Protocol):
-    """A protocol: findings about the clips of `material.split`, the same for the same seed."""
+    """A protocol: findings about the clips of `material.split`, the same for the same seed.
+
+    One that can join senses in several ways names them in `joins`.
+    """
 
     def __call__(self, material: Material) -> Iterator[Finding]:
         """The findings about every label, projection and pair of modes."""

@@ -4,7 +4,7 @@ It is fitted on the train split, its regularisation chosen on the val split wher
 with `folds=N`, on all folds but one of the scored split, clips of one group in one fold; or, with
 `fold=COLUMN`, on all values of that column but one.
 
-`fusion` of av: early, one probe on both vectors; late, the mean of what two probes say.
+Several senses are joined as `fusion` says (`_senses.py`), by default by weights.
 
 Shapes: V = clips, D = size of a vector, C = classes.
 """
@@ -19,7 +19,8 @@ from torch import Tensor
 
 from learn.evaluation import metrics
 from learn.evaluation.evaluation_set import EvaluationSet
-from learn.evaluation.protocols import Finding, Material, _logistic, positions
+from learn.evaluation.protocols import Finding, Material, _logistic, _senses, positions
+from learn.fewshot.mode_pairs import senses_in
 from store.errors import ConfigError, InputError
 from store.settings import Settings, setting
 
@@ -32,7 +33,7 @@ class Config(Settings):
     c: float = setting(0.0, at_least=0)
     folds: int = setting(0, at_least=0)  # cross-validation within the scored split
     fold: str = ""  # the same, the folds being those of a column
-    fusion: str = setting("early", among=("early", "late"))
+    fusion: str = setting("", among=("", "early", "late", "weighted"))  # that of the call; weighted
 
     def check(self) -> None:
         """Refuse settings that do not go together."""
@@ -45,6 +46,7 @@ class Linear:
     """A linear probe fitted on the train split, or on folds of the scored one."""
 
     config: Config
+    joins: tuple[str, ...] = _senses.WAYS
 
     def __call__(self, material: Material) -> Iterator[Finding]:
         """The findings about every label, projection and pair of modes."""
@@ -78,27 +80,36 @@ class Linear:
         for projection in material.runs:
             of_train, of_kept = (material.vectors(clips, projection) for clips in (train, kept))
             of_val = material.vectors(val[0], projection) if val else None
-            for cell in material.modes():
-                fit_on = _views(material, of_train, projection, cell, 0, self.config.fusion)
-                queries = _views(material, of_kept, projection, cell, 1, self.config.fusion)
-                tuned = (
-                    _views(material, of_val, projection, cell, 1, self.config.fusion)
-                    if of_val
-                    else None
+            for cell, fusion in self._ways(material):
+                fit_on, queries = (
+                    _views(material, x, projection, cell, side, fusion)
+                    for side, x in enumerate((of_train, of_kept))
                 )
-                probabilities, c, converged = _probe(
-                    fit_on, train.clips.class_ids, queries, len(names), self.config.c,
-                    (tuned, val[1]) if tuned and val else None,
+                tuned = None
+                if of_val and val:
+                    tuned = _views(material, of_val, projection, cell, 1, fusion), val[1]
+                fitted = _fitted(
+                    fit_on, train.clips.class_ids, train.clips.groups, len(names), self.config.c,
+                    tuned, fusion,
                 )  # fmt: skip
-                values, each = metrics.classification(probabilities, class_ids, names)
-                about = {"fitted_on": material.train_split, "c": c, "converged": converged}
+                values, each = metrics.classification(fitted.of(queries), class_ids, names)
+                about = {"fitted_on": material.train_split, "c": fitted.c}
+                about["converged"] = fitted.converged
                 if unknown:
                     about["clips_of_unknown_classes"] = unknown
-                if cell[1] == "av":
-                    about["fusion"] = self.config.fusion
+                about |= _said(material, cell, fusion, [fitted])
                 yield material.finding(
                     kept, projection, cell, values, label=label, classes=each, about=about
                 )
+
+    def _ways(self, material: Material) -> list[tuple[tuple[str, str], str]]:
+        """The pairs of modes, and how each joins its senses: "" of one."""
+        asked = (self.config.fusion,) if self.config.fusion else material.fusions
+        return [
+            (cell, fusion)
+            for cell in material.modes()
+            for fusion in ((asked or (_senses.WEIGHTED,)) if material.joins(cell) else ("",))
+        ]
 
     def _val(
         self, material: Material, label: str, names: Sequence[str]
@@ -119,30 +130,31 @@ class Linear:
         numbers = np.unique(folds)
         for projection in material.runs:
             vectors = material.vectors(scored, projection)
-            for cell in material.modes():
+            for cell, fusion in self._ways(material):
                 support, query = (
-                    _views(material, vectors, projection, cell, side, self.config.fusion)
-                    for side in (0, 1)
+                    _views(material, vectors, projection, cell, side, fusion) for side in (0, 1)
                 )
-                probabilities, converged = np.zeros((len(class_ids), len(names))), True
+                probabilities, every = np.zeros((len(class_ids), len(names))), []
+                groups = scored.clips.groups
                 for fold in numbers:
                     held = folds == fold
-                    probabilities[held], c, fold_converged = _probe(
-                        [x[~held] for x in support], class_ids[~held], [x[held] for x in query],
-                        len(names), self.config.c, None,
+                    fitted = _fitted(
+                        [x[~held] for x in support], class_ids[~held],
+                        None if groups is None else groups[~held], len(names), self.config.c,
+                        None, fusion,
                     )  # fmt: skip
-                    converged = converged and fold_converged
+                    probabilities[held] = fitted.of([x[held] for x in query])
+                    every.append(fitted)
                 values, each = metrics.classification(probabilities, class_ids, names)
                 correct = probabilities.argmax(1) == class_ids
                 of_folds = [float(correct[folds == fold].mean()) for fold in numbers]
                 values["top1_std_of_folds"] = float(np.std(of_folds))
                 about: dict[str, Any] = {
                     "fitted_on": f"{len(numbers)} folds of {material.split}",
-                    "c": c,
-                    "converged": converged,
+                    "c": every[-1].c,
+                    "converged": all(fitted.converged for fitted in every),
+                    **_said(material, cell, fusion, every),
                 }
-                if cell[1] == "av":
-                    about["fusion"] = self.config.fusion
                 yield material.finding(
                     scored, projection, cell, values, label=label, classes=each, about=about
                 )
@@ -194,22 +206,39 @@ def _views(
     side: int,
     fusion: str,
 ) -> list[Float[np.ndarray, "V _"]]:
-    """The vectors of each probe on one side of a pair of modes: all joined, or one per modality."""
-    if fusion == "late" and cell == ("av", "av") and {"visual", "audio"} <= set(vectors):
-        return [vectors[modality].double().numpy() for modality in ("visual", "audio")]
+    """The vectors of each probe on one side of a pair of modes: all joined, or one per sense."""
+    senses = senses_in(cell[0], vectors)
+    if fusion in (_senses.LATE, _senses.WEIGHTED) and len(senses) > 1:
+        return [vectors[sense].double().numpy() for sense in senses]
     pair = material.pair(vectors, projection, cell)
     return [(pair.query if side else pair.support).double().numpy()]
 
 
-def _probe(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Fitted:
+    """Probes of one question, and how they are joined."""
+
+    probes: Sequence[_logistic.Predict]
+    c: float
+    converged: bool
+    weights: tuple[float, ...] | None  # None: their mean
+
+    def of(self, queries: Sequence[Float[np.ndarray, "_ _"]]) -> Float[np.ndarray, "_ _"]:
+        """The probabilities of classes."""
+        said = [probe(x) for probe, x in zip(self.probes, queries, strict=True)]
+        return _senses.joined(said, self.weights)
+
+
+def _fitted(
     fit_on: Sequence[Float[np.ndarray, "_ _"]],
     class_ids: Int[np.ndarray, "_"],
-    queries: Sequence[Float[np.ndarray, "_ _"]],
+    groups: Int[np.ndarray, "_"] | None,
     classes: int,
     c: float,
     val: tuple[Sequence[Float[np.ndarray, "_ _"]], Int[np.ndarray, "_"]] | None,
-) -> tuple[Float[np.ndarray, "_ _"], float, bool]:
-    """The mean probabilities over the probes, the regularisation, and whether all converged."""
+    fusion: str,
+) -> _Fitted:
+    """The probes, with their regularisation and weights chosen."""
     best = c or 1.0
     if val and not c:
         accuracy = {}
@@ -219,8 +248,30 @@ def _probe(
             accuracy[candidate] = float((np.asarray(total).argmax(1) == val[1]).mean())
         best = max(accuracy, key=accuracy.__getitem__)
     fitted = [_logistic.fit(x, class_ids, classes, best) for x in fit_on]
-    probabilities = np.mean([p(x) for (p, _), x in zip(fitted, queries, strict=True)], axis=0)
-    return probabilities, best, all(converged for _, converged in fitted)
+    weights = None
+    if fusion == _senses.WEIGHTED and len(fit_on) > 1:
+        told = _senses.held_out(fit_on, class_ids, groups, classes, best) if val is None else (
+            [probe(x) for (probe, _), x in zip(fitted, val[0], strict=True)], val[1]
+        )  # fmt: skip
+        weights = (1 / len(fit_on),) * len(fit_on) if told is None else _senses.weights_of(*told)
+    return _Fitted(
+        probes=[probe for probe, _ in fitted],
+        c=best,
+        converged=all(converged for _, converged in fitted),
+        weights=weights,
+    )
+
+
+def _said(
+    material: Material, cell: tuple[str, str], fusion: str, fitted: Sequence[_Fitted]
+) -> dict[str, Any]:
+    """How senses were joined: the mean weights over all fits, by feature."""
+    found: dict[str, Any] = {"fusion": fusion} if fusion else {}
+    weights = [of.weights for of in fitted if of.weights is not None]
+    if weights:
+        names = [material.features[sense].name for sense in senses_in(cell[0], material.features)]
+        found["weights"] = dict(zip(names, np.mean(weights, axis=0).tolist(), strict=True))
+    return found
 
 
 def build(config: Config) -> Linear:

@@ -25,6 +25,7 @@ from store.errors import ConfigError
 
 FAMILY = "learn.fewshot.fusions"
 DEFAULT = "weighted"
+SPREAD = 0.1  # of a prior that is known
 
 # Scores from the queries of each view and, where senses may be lacking, how much each of them
 # counts for each query: [E, M, B].
@@ -47,7 +48,9 @@ class Prior:
 
     value: tuple[float, ...]  # of each sense; they sum to 1
     origin: str  # where it comes from, in words
-    spread: float = 0.1  # by how much an episode's weights differ from it, as a standard deviation
+    spread: float = (
+        SPREAD  # by how much an episode's weights differ from it, as a standard deviation
+    )
     alone_until: int = 1  # up to so many shots a class they say too little: it stands as it is
 
     def __post_init__(self) -> None:

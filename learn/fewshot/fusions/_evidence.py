@@ -69,10 +69,17 @@ def mixture(scored: Sequence[Scored], weights: Sequence[float]) -> Scored:
 
 
 def left_out(
-    products: Float[Tensor, "E S S"], ways: int, mask: Bool[Tensor, "E N K"] | None = None
+    products: Float[Tensor, "E S S"],
+    ways: int,
+    mask: Bool[Tensor, "E N K"] | None = None,
+    average: Float[Tensor, "E"] | None = None,
 ) -> tuple[Scored, Bool[Tensor, "*E S"]]:
     """Distances of shots to class means, that of its own without the shot; and which shots have
-    another of their class."""
+    another of their class.
+
+    Where counts are uneven, distances are as they would be on average with the `average` number of
+    shots in every class, which senses share: else that of this mask.
+    """
     shots = products.shape[-1] // ways
     count = products.new_full((1, ways), float(shots))
     if mask is not None:
@@ -88,9 +95,34 @@ def left_out(
     least = others.clamp_min(1)
     to_own = 2 * (of_own - own) / least - (square[..., None] - 2 * of_own + own) / least.square()
     known = (others > 0).expand(-1, -1, shots)
-    known = known if mask is None else known & mask
     to_means = sums * (2 / there)[:, None] - (square / there.square())[:, None]
+    if mask is not None:
+        known = known & mask
+        if average is None:
+            average = count.sum(1) / (count > 0).sum(1).clamp_min(1)
+        of_all, of_own_class = _for_few(own, square, count, average)
+        to_means = to_means + of_all[:, None]
+        to_own = to_own + of_own_class[..., None]
     return Scored(to_means, to_own.flatten(1)), known.flatten(1)
+
+
+def _for_few(
+    own: Float[Tensor, "E N K"],
+    square: Float[Tensor, "E N"],
+    count: Float[Tensor, "E N"],
+    average: Float[Tensor, "E"],
+) -> tuple[Float[Tensor, "E N"], Float[Tensor, "E N"]]:
+    """What minus squared distances to means of uneven counts lack beside those of the average one:
+    to the mean of all shots of a class, and of one less.
+
+    A mean of k shots is off by their variance / k, which says nothing of the sense.
+    """
+    there = count.clamp_min(1)
+    within = (own.sum(2) - square / there).sum(1)
+    variance = within / (count - 1).clamp_min(0).sum(1).clamp_min(1)
+    of_all = 1 / there - 1 / average.clamp_min(1)[:, None]
+    of_rest = 1 / (count - 1).clamp_min(1) - 1 / (average - 1).clamp_min(1)[:, None]
+    return variance[:, None] * of_all, variance[:, None] * of_rest
 
 
 def of_queries(

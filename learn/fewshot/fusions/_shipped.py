@@ -6,8 +6,12 @@ weights that classes of a collection want; round it, for other collections want 
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import NamedTuple
 
-from learn.fewshot.fusions import Prior, equal
+import numpy as np
+
+from learn.fewshot.fusions import SPREAD, Prior, equal
 
 # By networks in the order of visual, audio: as in `identity.network` of their features.
 PAIRS: Mapping[tuple[str, ...], tuple[tuple[float, ...], str]] = {
@@ -22,17 +26,39 @@ PAIRS: Mapping[tuple[str, ...], tuple[tuple[float, ...], str]] = {
 }
 
 
-def shipped(networks: Sequence[str]) -> Prior:
-    """The prior of these networks' features, in whatever order; equal where none is known, and
-    said. A projection of such features starts from it, too."""
-    pair = next((pair for pair in PAIRS if sorted(pair) == sorted(networks)), None)
-    if pair is None:
-        names = ", ".join(networks)
-        return Prior(
-            value=equal(len(networks)).value,
-            origin=f"equal: none is known of {names}",
-            spread=equal(len(networks)).spread,
-        )
-    weights, origin = PAIRS[pair]
-    weight_of = dict(zip(pair, weights, strict=True))
-    return Prior(value=tuple(weight_of[name] for name in networks), origin=f"shipped: {origin}")
+class Encoder(NamedTuple):
+    """What made a feature."""
+
+    modality: str
+    network: str
+
+
+def shipped(encoders: Sequence[Encoder]) -> Prior:
+    """The prior of these encoders' features, in whatever order; equal where none is known, and
+    said. A projection of such features starts from it, too.
+
+    Several features of a modality share its weight evenly, which is the mean over all known pairs
+    of encoders.
+    """
+    of_modality = {m: [e for e in encoders if e.modality == m] for m, _ in encoders}
+    known, origins = [], list[str]()
+    for combined in product(*of_modality.values()):
+        networks = [encoder.network for encoder in combined]
+        pair = next((pair for pair in PAIRS if sorted(pair) == sorted(networks)), None)
+        if pair is not None:
+            weights, origin = PAIRS[pair]
+            known.append([dict(zip(pair, weights, strict=True))[name] for name in networks])
+            origins.append(origin)
+    alone = len(of_modality) == len(encoders)
+    if not known:
+        names = ", ".join(encoder.network for encoder in encoders)
+        shares = dict.fromkeys(of_modality, 1 / len(of_modality))
+        origin = f"equal: none is known of {names}"
+    else:
+        shares = dict(zip(of_modality, np.mean(known, axis=0).tolist(), strict=True))
+        origin = f"shipped: {'; '.join(origins)}"
+    if not alone and len(of_modality) > 1:
+        origin += ", shared evenly by the features of a modality"
+    value = np.array([shares[m] / len(of_modality[m]) for m, _ in encoders])
+    spread = SPREAD if known and alone else equal(len(encoders)).spread
+    return Prior(value=tuple((value / value.sum()).tolist()), origin=origin, spread=spread)

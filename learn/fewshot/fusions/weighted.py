@@ -114,7 +114,8 @@ def fit_joined(
         weights = shots[0].new_full((len(shots[0]), len(shots)), 1 / len(shots))
     roots = weights.to(shots[0]).sqrt()
     fitted = [transform.fitted(x, c) for x, c in zip(shots, contexts, strict=True)]
-    inner = _joined_context([transform.after(context) for context in contexts], roots)
+    settled = [transform.settled(c, x) for x, c in zip(shots, contexts, strict=True)]
+    inner = _joined_context([t.after(c) for t, c in zip(settled, contexts, strict=True)], roots)
     blocks = [placed for placed, _ in fitted]
     masks = [context.mask for context in contexts]
     if any(mask is not masks[0] for mask in masks):  # what a shot lacks is where all shots' mean is
@@ -185,7 +186,8 @@ def weigh_products(
         shots = union.sum(2).to(products[0]).mean(1)
     if clips <= ways * prior.alone_until:
         return products[0].new_tensor(prior.value).expand(episodes, -1)
-    scored = [left_out(x, ways, mask) for x, mask in zip(products, masks, strict=True)]
+    average = shots.expand(episodes)
+    scored = [left_out(x, ways, mask, average) for x, mask in zip(products, masks, strict=True)]
     known = scored[0][1]
     if any(mask is not masks[0] for mask in masks):
         known = torch.stack([of.expand(episodes, -1) for _, of in scored]).all(0)

@@ -51,6 +51,7 @@ class Context:
     query_mean: Float[Tensor, "D"] | None = None  # of the base split, seen in the query's mode
     origin: Float[Tensor, "D"] | None = None
     mask: Bool[Tensor, "E N K"] | None = None  # of the shots, for a `RaggedHead`; None: no padding
+    skewed: bool | None = None  # are the vectors' numbers skewed to the right? None: ask the shots
     balanced: bool = True  # has every class as many queries as the others? known from the sampling
     # More shots of the classes, in the support's space, by what they are (`EXTRA_SHOTS`), for heads
     # that ask for them.

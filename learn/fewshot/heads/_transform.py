@@ -1,6 +1,8 @@
 """What is done to vectors before a head sees them, in one way for all heads.
 
-    power    sign(x) |x|^power of every number: 1 changes nothing, 0.5 is the signed root
+    power    sign(x) |x|^power of every number: 1 changes nothing, 0.5 is the signed root, and 0 is
+             the root of features that are skewed to the right, as means after a ReLU are, and
+             nothing of others: there the root costs what tells classes apart
     centre   less a mean of the vectors after the power: of the episode's shots (support), or of the
              base split (base)
     length   of each modality's part 1 (parts), or 1 / sqrt(B) of B parts, so that the vector's is 1
@@ -35,6 +37,9 @@ from learn.fewshot.heads import (
 from store.settings import Settings, setting
 
 CENTRES = ("none", "support", "base")
+SKEWNESS = 0.5  # of a feature's numbers, on average, at least: means after a ReLU have 1 to 3
+MOST_SKEWED = 3.0  # what a single number counts at most
+CLIPS_AT_ONCE = 4096
 ROUNDING = 32  # units in the last place: a vector no longer than that stands on its centre
 
 # Products of queries with shots, and with themselves, before and after a transform.
@@ -48,7 +53,8 @@ PlaceProducts = Callable[
 class Transforms(Settings):
     """Settings of every head that takes vectors."""
 
-    power: float = setting(1.0, above=0)  # of every number, keeping its sign; 0.5 is the root
+    # Of every number, keeping its sign; 0.5 is the root, 0 the root of skewed features only.
+    power: float = setting(1.0, at_least=0)
     centre: str = setting("none", among=CENTRES)  # whose mean is subtracted after the power
 
 
@@ -70,6 +76,13 @@ class Transform:
     def by_episode(self) -> bool:
         """Whether what becomes of a vector depends on its episode."""
         return self.centre == "support"
+
+    def settled(self, context: Context, support: Float[Tensor, "*shape"]) -> "Transform":
+        """The same with its power chosen, by what is known of the vectors or else by the shots."""
+        if self.power:
+            return self
+        skewed = is_skewed(support) if context.skewed is None else context.skewed
+        return replace(self, power=0.5 if skewed else 1.0)
 
     def raised(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """The power of every number, with its sign."""
@@ -97,11 +110,12 @@ class Transform:
         Float[Tensor, "E N K D"], Callable[[Float[Tensor, "E M D"]], Float[Tensor, "E M D"]]
     ]:
         """Transformed shots, and the function that transforms queries."""
-        raised = self.raised(support)
+        settled = self.settled(context, support)
+        raised = settled.raised(support)
         of_support, of_query = self.centres(raised, context)
 
         def place(query: Float[Tensor, "E M D"]) -> Float[Tensor, "E M D"]:
-            return self.placed(self.raised(query), of_query, context)
+            return self.placed(settled.raised(query), of_query, context)
 
         return self.placed(raised, of_support, context), place
 
@@ -215,7 +229,7 @@ class Transformed:
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
         """Fit the core on transformed shots; returns its scores of transformed queries."""
         shots, place = self.transform.fitted(support, context)
-        predict = self.core.fit(shots, self.transform.after(context))
+        predict = self.core.fit(shots, self.transform.settled(context, support).after(context))
         return lambda query: predict(place(query))
 
     def embed(
@@ -223,16 +237,17 @@ class Transformed:
     ) -> tuple[Float[Tensor, "V D"], Float[Tensor, "W D"]]:
         """The steps that need no episode, then the core's own."""
         assert isinstance(self.core, ProductHead | GramHead)
-        support, query = self.transform.raised(support), self.transform.raised(query)
-        if self.transform.by_episode:
+        transform = self.transform.settled(context, support)
+        support, query = transform.raised(support), transform.raised(query)
+        if transform.by_episode:
             if context.origin is not None:  # no answer changes, and products lose fewer bits
-                origin = self.transform.raised(context.origin)
+                origin = transform.raised(context.origin)
                 support, query = support - origin, query - origin
         else:
-            of_support, of_query = self.transform.centres(support[None, None], context)
-            support = self.transform.placed(support, of_support, context)
-            query = self.transform.placed(query, of_query, context)
-        return self.core.embed(support, query, self.transform.after(context))
+            of_support, of_query = transform.centres(support[None, None], context)
+            support = transform.placed(support, of_support, context)
+            query = transform.placed(query, of_query, context)
+        return self.core.embed(support, query, transform.after(context))
 
     def fit_products(self, products: Float[Tensor, "E S S"], ways: int) -> PredictFromProducts:
         """Fit the core on the products that transformed shots have."""
@@ -255,6 +270,27 @@ class TransformedExtra(Transformed):
     def __init__(self, core: ExtraShotsHead, transform: Transform) -> None:
         super().__init__(core, transform)
         self.extra_shots = core.extra_shots
+
+
+def is_skewed(x: Float[Tensor, "*V D"]) -> bool:
+    """Whether the numbers of vectors are skewed to the right: their mean skewness over clips,
+    corrected for few of these (G1 of Joanes and Gill, 1998)."""
+    flat = x.flatten(0, -2)
+    clips = len(flat)
+    if clips < 3:
+        return False
+    square, cube = (flat.new_zeros(flat.shape[1], dtype=torch.float64) for _ in range(2))
+    mean = flat.mean(0)
+    for part in torch.split(flat, CLIPS_AT_ONCE):
+        off = part - mean
+        square += off.square().sum(0)
+        cube += off.pow(3).sum(0)
+    varies = square > clips * torch.finfo(flat.dtype).eps ** 2 * mean.square()
+    if not bool(varies.any()):
+        return False
+    of_number = (cube / clips)[varies] / (square / clips)[varies].pow(1.5)
+    corrected = of_number * (clips * (clips - 1)) ** 0.5 / (clips - 2)
+    return bool(corrected.clamp(-MOST_SKEWED, MOST_SKEWED).mean() > SKEWNESS)
 
 
 def transformed(core: Head, transform: Transform) -> Head:

@@ -8,9 +8,10 @@ import learn
 from learn.commands.tables import episodes_table
 from learn.evaluation.evaluation_set import load_evaluation_set
 from learn.evaluation.missing_modality import Drop, Gaps
+from learn.fewshot.fusions import equal
 from learn.fewshot.heads import Context
 from learn.fewshot.modes import Pair
-from learn.fewshot.scoring import accuracies, by_late_fusion
+from learn.fewshot.scoring import accuracies, by_fusion
 from store import open as open_store
 from store import plugins
 from store.errors import ConfigError, InputError
@@ -151,7 +152,8 @@ def test_late_fusion_is_a_loop(make_clips, head):
     classifier = plugins.build("learn.fewshot.heads", head)
     contexts = [Context(modality_dims=(x.shape[1],)) for x in views]
     pairs = [Pair(support=x, query=x, modality_dims=(x.shape[1],)) for x in views]
-    predictions = by_late_fusion(classifier, pairs, contexts, weights)(draw)
+    late = plugins.build("learn.fewshot.fusions", "late")
+    predictions = by_fusion(late, classifier, pairs, contexts, weights, equal(2))(draw)
     correct = []
     for support, query in zip(draw.support, draw.query, strict=True):
         total = np.zeros((12, 3))
@@ -162,6 +164,24 @@ def test_late_fusion_is_a_loop(make_clips, head):
             total += share[query.astype(np.int64)].numpy()[:, None] * scores / own.std(ddof=1)
         correct.append((total.argmax(1) == draw.targets).mean())
     np.testing.assert_allclose(accuracies(draw, predictions), correct)
+
+
+def test_weighted_fusion_is_one_more_curve_and_sound_counts_less_where_it_lacks(paired):
+    """Without any sound left, sound that is ignored gives the answers of sight; half as many clips
+    without it cost less than all."""
+    asked = {"modes": ("a",), "rates": (0.0, 0.5, 1.0), "fills": ("ignored", "zero")}
+    drop = Drop(**asked, fusions=("weighted",))
+    result = learn.run_episodes(paired, **FEW, drop=drop, heads=("default",))
+    points = {(p.fill, p.shots, p.rate): p.accuracy for p in result.missing}
+    assert {p.fusion for p in result.missing} == {"weighted"}
+    alone = {r.shots: r.accuracy for r in result.results if (r.support, r.query) == ("v", "v")}
+    both = {r.shots: r.accuracy for r in result.results if (r.support, r.query) == ("av", "av")}
+    for shots in (1, 3):
+        assert points["zero", shots, 0.0] == pytest.approx(points["ignored", shots, 0.0])
+        assert points["ignored", shots, 0.0] == pytest.approx(both[shots], abs=0.02)
+        assert points["ignored", shots, 1.0] == pytest.approx(alone[shots], abs=0.02)
+    unasked = learn.run_episodes(paired, **FEW, drop=Drop(**{**asked, "fills": ("zero",)}))
+    assert {p.fusion for p in unasked.missing} == {"early", "late"}
 
 
 def test_the_json_and_the_table_have_every_point(paired, capsys):

@@ -94,7 +94,11 @@ def test_the_prior_is_of_classes_that_nobody_asks_about(filled, manifest):
     ("asked", "error", "says"),
     [
         ({"fusions": ("learned",)}, InputError, "fits none .* vector that a network makes"),
-        ({"fusions": ("late",), "support": ("v",)}, InputError, "no av is asked about"),
+        (
+            {"fusions": ("late",), "support": ("v",)},
+            InputError,
+            "each mode asked about looks at one",
+        ),
         ({"fusions": ("weighted:prior=mine",)}, ConfigError, "prior"),
         ({"fusions": ("weighed",)}, ConfigError, "did you mean 'weighted'"),
     ],

@@ -172,3 +172,15 @@ def test_clips_without_sound_do_not_say_that_sight_is_better():
     complete = shots.keep(torch.nonzero(~lacking)[:, 0])
     weights = [FittedHead(weighted(), x, MEMORY).weights[0] for x in (silent, complete)]
     assert weights[0] == pytest.approx(weights[1], abs=0.15)
+
+
+def test_confidence_is_honest_among_many_classes():
+    """Most clips are told wrong, and confidence says so, neither more nor far less."""
+    clips = made(classes=150, each=15, noise=1.6)
+    shots = torch.arange(150 * 15) % 15 < 5
+    fitted = HeadClassifier(weighted(), clips.keep(torch.nonzero(shots)[:, 0]), MEMORY)
+    rest = torch.nonzero(~shots)[:, 0]
+    found = fitted.predict({n: x[rest] for n, x in clips.vectors.items()}, 1)
+    right = float((found.class_ids[:, 0] == clips.class_ids[rest]).double().mean())
+    assert 0.05 < right < 0.3
+    assert 0.6 * right < float(found.probabilities[:, 0].mean()) < 1.3 * right

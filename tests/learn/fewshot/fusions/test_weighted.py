@@ -6,12 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from learn.fewshot.fused import FusedPredictor
 from learn.fewshot.fusions import FAMILY, Prior, equal
 from learn.fewshot.fusions._evidence import SHARPNESSES, from_classes, grid
-from learn.fewshot.fusions._shipped import shipped
-from learn.fewshot.fusions.weighted import likelihood_of_queries, of_blocks
+from learn.fewshot.fusions._shipped import Encoder, shipped
+from learn.fewshot.fusions.weighted import likelihood_of_queries, of_blocks, weigh_products
 from learn.fewshot.heads import Context
 from learn.fewshot.modes import Pair
 from learn.fewshot.tasks import Episodes
@@ -24,8 +25,17 @@ PRIOR = Prior(value=(0.8, 0.2), origin="given")
 
 
 def literal(blocks, mask, prior):
-    """The weights of one episode: every shot left out of its class in turn."""
+    """The weights of one episode: every shot left out of its class in turn; distances to means of
+    more or fewer shots than the average are told as of the average."""
     members = [(n, k) for n in range(N) for k in range(K) if mask[n, k]]
+    counts = mask.sum(1).tolist()
+    average = len(members) / N
+    variances = []
+    for z in blocks:
+        within = sum(
+            ((z[n, k] - z[n][mask[n]].mean(0)) ** 2).sum() for n, k in members
+        )  # fmt: skip
+        variances.append(within / (len(members) - N))
     lines = []
     for w in grid(2).double():
         alone = float(max(w) == 1) / 2
@@ -37,10 +47,12 @@ def literal(blocks, mask, prior):
                     continue
                 scores = []
                 for other in range(N):
-                    s = 0.0
-                    for weight, z in zip(w, blocks, strict=True):
+                    s, less = 0.0, int(other == n)
+                    for weight, z, variance in zip(w, blocks, variances, strict=True):
                         left = [z[m, j] for m, j in members if m == other and (m, j) != (n, k)]
                         s -= weight * ((z[n, k] - torch.stack(left).mean(0)) ** 2).sum()
+                        off = 1 / (counts[other] - less) - 1 / (average - less)
+                        s += weight * variance * off
                     scores.append(t * s)
                 total += float(torch.stack(scores).log_softmax(0)[n])
             lines.append((w, total, bell, alone))
@@ -155,13 +167,30 @@ def test_the_grid_covers_the_simplex(senses):
     assert all((weights == corner).all(1).any() for corner in torch.eye(senses))
 
 
+SIGHT, SOUND = Encoder("visual", "mobilenetv2"), Encoder("audio", "yamnet")
+
+
 def test_what_is_shipped_and_what_is_not_are_told():
-    assert shipped(["mobilenetv2", "yamnet"]).value == (0.8, 0.2)
-    assert "shipped" in shipped(["mobilenetv2", "yamnet"]).origin
-    assert shipped(["yamnet", "mobilenetv2"]).value == (0.2, 0.8)  # runs give sound first
-    assert shipped(["mobilenetv2", "mobilenetv2"]).value == (0.5, 0.5)
-    assert shipped(["mae", "vggish"]).value == (0.5, 0.5)
-    assert "none is known of mae, vggish" in shipped(["mae", "vggish"]).origin
+    assert shipped([SIGHT, SOUND]).value == pytest.approx((0.8, 0.2))
+    assert "shipped" in shipped([SIGHT, SOUND]).origin
+    assert shipped([SOUND, SIGHT]).value == pytest.approx((0.2, 0.8))  # runs give sound first
+    assert shipped([SIGHT, SIGHT]).value == (0.5, 0.5)
+    unknown = Encoder("visual", "mae"), Encoder("audio", "vggish")
+    assert shipped(unknown).value == (0.5, 0.5)
+    assert "none is known of mae, vggish" in shipped(unknown).origin
+
+
+def test_features_of_a_modality_share_its_weight():
+    lite = Encoder("visual", "efficientnet_lite")
+    several = shipped([SIGHT, lite, SOUND])
+    assert several.value == pytest.approx((0.4, 0.4, 0.2))
+    assert "shared evenly by the features of a modality" in several.origin
+    assert several.spread > shipped([SIGHT, SOUND]).spread  # how they share it is not known
+    logmel = Encoder("audio", "logmel")  # a pair of both rows: their mean
+    of_two = shipped([SIGHT, lite, SOUND, logmel])
+    assert of_two.value == pytest.approx((0.425, 0.425, 0.075, 0.075))
+    unknown = shipped([Encoder("visual", "a"), Encoder("visual", "b"), Encoder("audio", "c")])
+    assert unknown.value == pytest.approx((0.25, 0.25, 0.5))
 
 
 def test_two_senses_as_good_as_each_other_are_not_torn_apart_by_chance():
@@ -199,3 +228,20 @@ def test_two_senses_as_good_as_each_other_are_not_torn_apart_by_chance():
 def test_weights_that_are_none_are_refused():
     with pytest.raises(ConfigError, match="sums to 1"):
         Prior(value=(0.5, 0.6), origin="")
+
+
+def test_a_sense_that_some_clips_lack_is_not_told_worse_for_it():
+    """Means of fewer shots are further off, which says nothing of the sense."""
+    rng = torch.Generator().manual_seed(0)
+    products, ways, shots = [], 50, 5
+    for _ in range(2):
+        x = 0.25 * torch.randn(4, ways, 1, 512, generator=rng)
+        x = (x + torch.randn(4, ways, shots, 512, generator=rng)).flatten(1, 2)
+        x = F.normalize(x - x.mean(1, keepdim=True), dim=-1)
+        products.append(x @ x.mT)
+    lacking = torch.rand(4, ways, shots, generator=rng) < 0.2
+    masks = [torch.ones_like(lacking), ~lacking]
+    whole = weigh_products(products, ways, equal(2))[:, 0].mean()
+    uneven = weigh_products(products, ways, equal(2), masks)[:, 0].mean()
+    assert float(whole) == pytest.approx(0.5, abs=0.05)
+    assert float(uneven) == pytest.approx(float(whole), abs=0.12)

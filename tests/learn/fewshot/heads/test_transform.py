@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from learn.fewshot.heads import Context
-from learn.fewshot.heads._transform import Transform, Transformed
+from learn.fewshot.heads._transform import Transform, Transformed, is_skewed
 from store import plugins
 from store.errors import ConfigError
 
@@ -109,7 +109,37 @@ def test_nothing_to_do_leaves_the_head_itself():
     assert isinstance(plugins.build("learn.fewshot.heads", "ridge:power=0.9"), Transformed)
 
 
-@pytest.mark.parametrize("setting", ["power=0", "power=-1", "centre=query"])
+@pytest.mark.parametrize("setting", ["power=-0.5", "power=-1", "centre=query"])
 def test_impossible_steps_are_refused(setting):
     with pytest.raises(ConfigError, match=setting.partition("=")[0]):
         plugins.build("learn.fewshot.heads", f"ridge:{setting}")
+
+
+@pytest.mark.parametrize("clips", [5, 40, 3000])
+def test_features_after_a_relu_are_skewed_and_others_are_not(clips):
+    rng = torch.Generator().manual_seed(clips)
+    x = torch.randn(clips, 200, generator=rng)
+    assert is_skewed(x.relu())
+    assert is_skewed(1e-6 * x.exp())
+    for other in (x, -x.relu(), x + 100, torch.rand(clips, 200, generator=rng), 0 * x):
+        assert not is_skewed(other)
+    assert not is_skewed(x[:2].relu())  # nothing can be told of two clips
+
+
+def test_power_0_is_the_root_of_skewed_features_only(task):
+    """Decided by all the clips that are known, or else by the shots."""
+    support, query = task
+    chosen, root, plain = (
+        plugins.build("learn.fewshot.heads", f"prototypes:power={power},centre=support")
+        for power in (0, 0.5, 1)
+    )
+    for context in (Context(modality_dims=BLOCKS), Context(modality_dims=BLOCKS, skewed=False)):
+        expected = plain.fit(support, context)(query)
+        torch.testing.assert_close(chosen.fit(support, context)(query), expected)
+    skewed = Context(modality_dims=BLOCKS, skewed=True)
+    expected = root.fit(support, skewed)(query)
+    torch.testing.assert_close(chosen.fit(support, skewed)(query), expected)
+    positive = support.exp(), query.exp()
+    expected = root.fit(positive[0], Context(modality_dims=BLOCKS))(positive[1])
+    found = chosen.fit(positive[0], Context(modality_dims=BLOCKS))(positive[1])
+    torch.testing.assert_close(found, expected)
