@@ -7,11 +7,12 @@ from typing import Any
 
 import av
 
-from extract.media.headers import Headers
+from extract.media.headers import Entry, Headers
 from extract.media.probe import Failure
 from store import Status
 
 # Containers in which the length of a lone stream is that of the file.
+DECODING_TIMES = ("mov", "mpeg", "flv")  # containers that hold them, of frames out of order
 LENGTH_OF_ALL = ("matroska", "flv")
 
 
@@ -22,6 +23,7 @@ class Track:
     stream: Any
     tick: Fraction  # seconds of one time stamp unit
     timed: bool  # not AVI: its presentation times are made up, and wrong
+    ordered: bool = True  # decoding times are the file's own, not made up while reading
     packets: Sequence[Any] = ()
     first_pts: int | None = None  # of all packets that are shown, also those not in `packets`
     indexed: bool = False  # the file says of every packet how long it lasts
@@ -39,6 +41,7 @@ class Track:
             stream=stream,
             tick=tick,
             timed=name != "avi",
+            ordered=stream.type == "audio" or name.startswith(DECODING_TIMES),
             indexed=name.startswith("mov"),
             ends_ticks=ends_ticks(stream, tick),
             headers=headers,
@@ -52,6 +55,10 @@ class Track:
         """
         if self.packets and self.packets[0].has_sidedata("encryption_info"):
             raise Failure(Status.DECODE_ERROR, f"the {self.stream.type} is encrypted")
+
+    def begins_with(self, packet: Any) -> bool:
+        """Whether decoding may begin at a packet that is flagged so, as far as can be told."""
+        return self.headers is None or self.headers.entry(packet) in (Entry.YES, Entry.UNKNOWN)
 
     def timestamp(self, packet: Any) -> int | None:
         """The time stamp at which a packet is shown, or if there is none, decoded."""
