@@ -50,7 +50,7 @@ def outlined(file: BinaryIO, size: int) -> Outline:
 
 
 def _last(file: BinaryIO, header: re.Pattern[bytes]) -> int:
-    """Where the last file begins that stands in this one behind its own header; 0: there is none."""
+    """Where the last file begins that stands in this one behind its own header; 0: none does."""
     last, at, before = 0, 1, b""
     file.seek(at)
     while data := file.read(1 << 22):
@@ -113,7 +113,7 @@ def _matroska_bytes(head: bytes) -> int:
 
 
 def _clusters_rise(file: BinaryIO, size: int) -> bool:
-    """Whether every cluster of a Matroska file is later than the one before, if that can be seen."""
+    """Whether every cluster of a Matroska file is later than the one before, if that is seen."""
     at, latest = 0, -1
     for _ in range(MAX_BOXES):
         if at >= size:

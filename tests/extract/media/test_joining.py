@@ -239,10 +239,9 @@ def seen(reader, folder, data):
 
 def transport(packets, step=188, lead=0):
     """Transport packets with these PIDs."""
-    body = b"".join(
+    return b"".join(
         (bytes(lead) + b"\x47" + pid.to_bytes(2, "big")).ljust(step, b"\xff") for pid in packets
     )
-    return body
 
 
 @pytest.mark.parametrize(("step", "lead"), [(188, 0), (192, 4), (204, 0)])
