@@ -27,7 +27,7 @@ from extract.media.probe import (
     stated_seconds,
     unfit,
 )
-from extract.media.track import Track
+from extract.media.track import Track, count_out
 from store import Status
 
 SEEKING = ("mov", "matroska")  # containers whose time stamps are right wherever reading begins
@@ -81,6 +81,8 @@ class _Reading:
             met = [s for s in self.chain if any(p.stream_index == s.index for p in packets)]
             numbers = ", then ".join(str(stream.id) for stream in met)
             note = f"the stream changes (PID {numbers}): joined" if len(met) > 1 else ""
+        if self.track.headers is not None and len(self.parts) == 1:
+            note = count_out(self.track, packets) or note
         if file.open_ended and not error and self.packets and self.packets[-1].is_corrupt:
             damage = ""  # nobody knew how long the last packet would be
         if not self.done and not damage:

@@ -6,6 +6,7 @@ from fractions import Fraction
 from typing import Any
 
 import av
+import numpy as np
 
 from extract.media.headers import Entry, Headers
 from extract.media.probe import Failure
@@ -91,3 +92,26 @@ def _clock_seconds(text: str) -> float | None:
         return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
     except ValueError:
         return None
+
+
+def count_out(track: Track, packets: Sequence[Any]) -> str:
+    """A note, where frames have no time stamp at all: decoding times are then spread evenly between
+    those that are known, from the moment on at which the first frame is shown, and frames counted.
+    """
+    known = [k for k, packet in enumerate(packets) if packet.dts is not None]
+    lost = sum(packet.pts is None and packet.dts is None for packet in packets)
+    rate = track.stream.average_rate
+    if not lost or not track.timed or not known or not (rate or len(known) > 1):
+        return ""
+    times = np.interp(range(len(packets)), known, [packets[k].dts for k in known])
+    begin, end = known[0], known[-1]
+    if 2 * (end - begin) > len(packets) or not rate:
+        step = (times[end] - times[begin]) / (end - begin)
+    else:
+        step = float(1 / rate / track.tick)
+    times[:begin] -= step * np.arange(begin, 0, -1)
+    times[end + 1 :] += step * np.arange(1, len(packets) - end)
+    shown = next((p.pts - p.dts for p in packets if p.pts is not None and p.dts is not None), 0)
+    for packet, time in zip(packets, times, strict=True):
+        packet.pts, packet.dts = None, round(time) + shown
+    return f"{lost} of {len(packets)} frames have no time stamp: times are spread evenly"
