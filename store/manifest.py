@@ -7,6 +7,7 @@ labels; `;` separates several in one cell. Every cell is text.
 Shapes: n = clips.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -187,7 +188,9 @@ def from_rows(
         ManifestError: names every bad line.
     """
     if "path" not in columns:
-        raise ManifestError(f"{name} has no column 'path'; it has {choices('path', columns)}")
+        one = len(columns) == 1 and "path" in re.split(r"\W+", columns[0])
+        hint = "; commas, semicolons, tabs or | must part the names" if one else ""
+        raise ManifestError(f"{name} has no column 'path'; it has {choices('path', columns)}{hint}")
     doubled = sorted({column for column in columns if columns.count(column) > 1})
     if doubled or "" in columns:
         fault = (

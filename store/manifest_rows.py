@@ -53,34 +53,40 @@ def read_csv(path: Path) -> Read:
 
 
 def _csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    begins = 1
+    begins, before = 1, 0
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            delimiter = _delimiter(file)
+            delimiter, before = _delimiter(file)
+            begins += before
             reader = csv.reader(file, strict=True, delimiter=delimiter)
             for cells in reader:
                 stripped = [cell.strip(" \t\r\n") for cell in cells]
                 if stripped not in ([], [""]):
                     yield begins, stripped
-                begins = reader.line_num + 1
+                begins = reader.line_num + 1 + before
     except csv.Error as error:
         raise ManifestError(f"{path}: line {begins}: {error}") from error
     except UnicodeDecodeError as error:
         raise ManifestError(f"{path} is not UTF-8 after line {begins}; save it as UTF-8") from error
 
 
-def _delimiter(file: TextIO) -> str:
-    """What separates the cells: the character by which the header names a column that is needed.
+def _delimiter(file: TextIO) -> tuple[str, int]:
+    """What separates the cells, and how many lines say nothing else: the character by which the
+    header names a column that is needed. The file is then at its first line of cells.
 
-    Programs of many countries write semicolons where they say commas.
+    Programs of many countries write semicolons where they say commas, and some a line `sep=;`.
     """
+    first = file.readline()
+    if (said := re.fullmatch(r"sep=(.)\s*", first.strip('"\r\n'))) is not None:
+        return said[1], 1
+    file.seek(0)
     header = next((line for line in file if line.strip()), "")
     file.seek(0)
     for delimiter in _DELIMITERS:
         names = {name.strip(' \t\r\n"') for name in header.split(delimiter)}
         if len(names) > 1 and names & {"path", "clip_id"}:
-            return delimiter
-    return ","
+            return delimiter, 0
+    return ",", 0
 
 
 def read_jsonl(path: Path) -> Read:

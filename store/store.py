@@ -164,13 +164,23 @@ def open(where: str | Path) -> Store:
     """
     storage = storage_at(where)
     if not storage.exists("store.json"):
-        path = storage.local_path
-        problem = "is no store" if path is None or path.exists() else "does not exist"
-        raise NotAStore(
-            f"{storage.name} {problem}; make one with: extract run MANIFEST --store {storage.name}"
-        )
+        raise NotAStore(_no_store(storage))
     data = storage.get("store.json", limit_bytes=MAX_STORE_JSON_BYTES)
     return Store(storage, parse_store_json(data, where=storage.name))
+
+
+def _no_store(storage: Storage) -> str:
+    """What is wrong with a place that holds no store, and how to make one."""
+    name, path = storage.name, storage.local_path
+    if path is not None and path.is_file():
+        return f"{name} is a file, no store; make one with: extract run {name} --store DIR"
+    if path is not None and path.is_dir() and any(path.iterdir()):
+        return (
+            f"{name} is no store, but a folder of other things; if they are clips: "
+            f"extract run {name} --store DIR"
+        )
+    problem = "is no store" if path is None or path.exists() else "does not exist"
+    return f"{name} {problem}; make one with: extract run MANIFEST --store {name}"
 
 
 def find(where: str | Path) -> Store | None:

@@ -70,6 +70,7 @@ def not_for(
         "several video streams": len(media.container.streams.video) != 1,
         "pixels not square": pixel_aspect(track) != 1,
         "damage": bool(plan.damage),
+        "time begins anew": bool(track.note),
         "frames not to be shown": not whole or not plan.shown.timed,
         "a negative time": whole and track.seconds(plan.shown.timestamps[0]) < 0,
         "a piece": whole and plan.shown.timestamps[0] != track.first_pts,

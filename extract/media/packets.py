@@ -8,24 +8,26 @@ Time stamps that fall back (joined files, streams that began anew) are set right
 follows where the one before has ended in sight and sound, and the track says so.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import av
 
 from extract.media.headers import Entry, Headers
-from extract.media.joining import Parts, falls_back, joined
+from extract.media.joining import Clock, Parts, joined
+from extract.media.pids import begins_late, chain_of
 from extract.media.probe import (
     Failure,
     File,
     best_streams,
     opened,
+    rank,
     say,
     stated_seconds,
     unfit,
 )
-from extract.media.track import Track
+from extract.media.track import Track, count_out
 from store import Status
 
 SEEKING = ("mov", "matroska")  # containers whose time stamps are right wherever reading begins
@@ -46,14 +48,18 @@ class _Reading:
     damage: str = ""
     done: bool = False  # the end of the piece is read
     parts: list[int] = field(default_factory=lambda: [0])  # where time stamps begin anew
-    before: tuple[Any, ...] = ()  # the packets read last
     last_seconds: float = 0.0  # of all parts together
+    chain: Sequence[Any] = ()  # streams that follow one another, if there are several
+    left_out: str = ""  # what of them is not read
+    clock: Clock = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.clock = Clock(self.track)
 
     def keep(self, packet: Any) -> None:
         pts = self.track.timestamp(packet)
-        if self.track.timed and falls_back(self.before, packet, self.track.tick):
+        if self.clock.begins_anew(packet):
             self.parts.append(len(self.packets))
-        self.before = (*self.before[-1:], packet)
         self.packets.append(packet)
         if pts is not None and not packet.is_discard and len(self.parts) == 1:
             self.first_pts = pts if self.first_pts is None else min(self.first_pts, pts)
@@ -65,16 +71,28 @@ class _Reading:
         del self.packets[:-1]
         self.parts = [0] * len(self.parts)
 
-    def finished(self, error: str, file: File) -> Track:
-        """The track; `error` ended the reading of all of them."""
+    def finished(self, error: str, file: File, reached: int) -> Track:
+        """The track; `error` ended the reading of all of them, at the byte `reached` or behind."""
         damage = error or self.damage
+        packets, note = self.packets, ""
+        if len(self.chain) > 1:  # the last packet of a stream that has ended comes at the very end
+            order = {stream.index: k for k, stream in enumerate(self.chain)}
+            packets = sorted(packets, key=lambda packet: order[packet.stream_index])
+            met = [s for s in self.chain if any(p.stream_index == s.index for p in packets)]
+            numbers = ", then ".join(str(stream.id) for stream in met)
+            note = f"the stream changes (PID {numbers}): joined" if len(met) > 1 else ""
+        if self.track.headers is not None and len(self.parts) == 1:
+            note = count_out(self.track, packets) or note
         if file.open_ended and not error and self.packets and self.packets[-1].is_corrupt:
             damage = ""  # nobody knew how long the last packet would be
         if not self.done and not damage:
-            damage = file.damage
+            damage = self.left_out or file.damage
+            if 0 < file.followed <= reached and not file.cut_short and not self.left_out:
+                damage, note = "", "another file follows in this one: joined"
         return replace(
             self.track,
-            packets=self.packets,
+            packets=packets,
+            note=note,
             first_pts=self.first_pts,
             damage=damage,
             last_seconds=self.last_seconds,
@@ -96,7 +114,7 @@ class Media:
         self._open()
 
     def _open(self) -> None:
-        self.container = opened(self.file.path)
+        self.container = opened(self.file.path, begins_late(self.file.spans))
         self.fresh = True  # reading begins at the front
         try:
             self.video, self.audio = best_streams(self.container)
@@ -106,6 +124,15 @@ class Media:
             self.close()
             raise
         self.streams = [s for s in (self.video, self.audio) if s is not None]
+        self.chains = {
+            stream.index: chain_of(
+                stream,
+                [s for s in self.container.streams if s.type == stream.type],
+                self.file.spans,
+                rank,
+            )
+            for stream in self.streams
+        }
         self.headers = Headers(self.video.codec_context) if self.video else None
 
     def close(self) -> None:
@@ -167,19 +194,23 @@ class Media:
             stream.index: _Reading(
                 Track.of(stream, self.headers if stream is self.video else None),
                 front[stream.index].first_pts if front else None,
+                chain=self.chains[stream.index][0],
+                left_out=self.chains[stream.index][1],
             )
             for stream in self.streams
         }
+        reading_of = {s.index: reading for reading in readings.values() for s in reading.chain}
+        streams = [stream for reading in readings.values() for stream in reading.chain]
         parts = Parts()
         origin = _origin(front) if front else float("inf")
         error = ""
         try:
-            for count, packet in enumerate(self.container.demux(self.streams)):
+            for count, packet in enumerate(self.container.demux(streams)):
                 if not packet.size:
                     continue
                 if count > MAX_PACKETS:
                     raise Failure(Status.REFUSED, f"more than {MAX_PACKETS} packets")
-                reading = readings[packet.stream_index]
+                reading = reading_of[packet.stream_index]
                 reading.keep(packet)
                 if reading.first_pts is None:
                     continue
@@ -198,9 +229,12 @@ class Media:
                     reading.drop()  # nothing before this frame is needed any more
         except av.error.FFmpegError as broken:
             error = say(broken)
-        tracks = {index: r.finished(error, self.file) for index, r in readings.items()}
-        begins = {index: r.parts for index, r in readings.items()}
-        return joined(tracks, begins, origin)
+        except IndexError:  # of PyAV, once all has been read
+            error = "streams begin in the middle that nothing named before"
+        reached = max((p.pos or 0 for r in readings.values() for p in r.packets[-1:]), default=0)
+        tracks = {index: r.finished(error, self.file, reached) for index, r in readings.items()}
+        anew = any(len(r.parts) > 1 for r in readings.values())
+        return joined(tracks) if anew else tracks
 
     def _begins_piece(
         self, reading: _Reading, packet: Any, origin: float, start_seconds: float
@@ -208,7 +242,7 @@ class Media:
         """Whether a piece may be decoded from this packet on."""
         track = reading.track
         return (
-            packet.stream is self.video
+            track.stream is self.video
             and packet.is_keyframe
             and track.timed
             and packet.pts is not None
@@ -220,7 +254,7 @@ class Media:
 
     def _sought(self, start_seconds: float, end_seconds: float) -> dict[int, Track] | None:
         """The piece's packets without what lies before it; None if that cannot be had."""
-        if not self.container.format.name.startswith(SEEKING):
+        if not self.container.format.name.startswith(SEEKING) or not self.file.steady:
             return None
         if start_seconds <= FRONT_SECONDS + BEFORE_SECONDS[0]:
             return None
@@ -255,7 +289,7 @@ class Media:
             assert self.headers is not None
             sure = self.headers.entry(track.packets[0]) == Entry.YES
             return sure and first <= second and not track.note
-        return first <= second - SOUND_BEFORE_SECONDS
+        return first <= second - SOUND_BEFORE_SECONDS and not track.note
 
     def _cut_seconds(self, index: int) -> float:
         """The second of the first frame that an ISO file's index places beyond its end."""

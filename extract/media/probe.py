@@ -10,7 +10,8 @@ import hashlib
 import os
 import re
 import stat
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import av
 from av.container import InputContainer
 
 from extract.media.outline import outlined
+from extract.media.pids import Span
 from store import Status
 
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,flv,gif,mp3,wav,ogg,flac,aac"
@@ -27,6 +29,7 @@ MAX_PIXELS = 36_000_000  # a frame of 8K has 33 million
 MAX_SECONDS = 24 * 3600.0  # of the file a clip is a piece of
 # Containers whose header says how long they are; elsewhere it is a guess from the rate of bits.
 STATING = ("mov", "matroska", "avi", "wav", "ogg", "flac", "flv", "gif")
+_KIND = av.stream.Disposition
 # PyAV 19 reads texts that are not UTF-8 without being asked.
 _TEXTS: dict[str, Any] = (
     {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
@@ -53,7 +56,9 @@ class File:
     version: tuple[int, ...]  # changes when the file does
     cut_short: bool  # it is shorter than its own header says
     open_ended: bool = False  # its header leaves the length open
-    followed: bool = False  # a second file begins where it ends
+    followed: int = 0  # where another file begins in it; 0: none does
+    steady: bool = True  # its parts say that time only rises, so it may be sought in
+    spans: Mapping[int, Span] = field(default_factory=dict)  # of a transport stream's PIDs
 
     @property
     def damage(self) -> str:
@@ -102,6 +107,8 @@ def examined(path: Path, known: File | None = None) -> File:
                 cut_short=outline.declared_bytes > info.st_size,
                 open_ended=outline.open_ended,
                 followed=outline.followed,
+                steady=outline.steady,
+                spans=outline.spans,
             )
     except (FileNotFoundError, NotADirectoryError):
         raise Failure(Status.MISSING, "no such file") from None
@@ -109,17 +116,21 @@ def examined(path: Path, known: File | None = None) -> File:
         raise Failure(Status.UNREADABLE, error.strerror or str(error)) from None
 
 
-def opened(path: Path) -> InputContainer:
-    """The file's container, open for reading; the caller closes it.
+def opened(path: Path, begins_late: int = 0) -> InputContainer:
+    """The file's container, open for reading; the caller closes it. Streams are looked for up to
+    the byte `begins_late`.
 
     Raises:
         Failure: REFUSED or UNREADABLE.
     """
+    deep = {"scan_all_pmts": "1", "probesize": f"{begins_late + (1 << 20)}"}
+    deep["analyzeduration"] = f"{round(MAX_SECONDS * av.time_base)}"
     try:
         container = av.open(
             # An absolute path, so that no file name reads as a protocol ("concat:…").
             f"file:{path.absolute()}",
-            options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"},
+            options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
+            | (deep if begins_late else {}),
             **_TEXTS,
         )
     except av.error.ArgumentError:
@@ -143,6 +154,16 @@ def stated_seconds(container: InputContainer) -> float:
     return (container.duration or 0) / av.time_base if stating else 0.0
 
 
+def rank(stream: Any) -> tuple[bool, int, int, int]:
+    """How good a stream is, the best one being the one to decode."""
+    context, default = stream.codec_context, bool(stream.disposition & _KIND.default)
+    if context is None:
+        return False, 0, 0, -stream.index
+    if stream.type == "video":
+        return default, context.width * context.height, 0, -stream.index
+    return default, context.channels, context.sample_rate or 0, -stream.index
+
+
 def best_streams(container: InputContainer) -> tuple[Any | None, Any | None]:
     """The video and the audio stream to decode, of those that can be.
 
@@ -152,16 +173,8 @@ def best_streams(container: InputContainer) -> tuple[Any | None, Any | None]:
     Raises:
         Failure: UNREADABLE, there is neither, known or unknown; REFUSED, frames are too large.
     """
-    kind = av.stream.Disposition
-
-    def rank(stream: Any) -> tuple[bool, int, int, int]:
-        context, default = stream.codec_context, bool(stream.disposition & kind.default)
-        if stream.type == "video":
-            return default, context.width * context.height, 0, -stream.index
-        return default, context.channels, context.sample_rate or 0, -stream.index
-
     decodable = [s for s in container.streams if s.type in ("video", "audio") and s.codec_context]
-    shown = [s for s in decodable if s.type == "video" and not s.disposition & kind.attached_pic]
+    shown = [s for s in decodable if s.type == "video" and not s.disposition & _KIND.attached_pic]
     video = max(shown, key=rank, default=None)
     audio = max((s for s in decodable if s.type == "audio"), key=rank, default=None)
     if video is None and audio is None and not unfit(container, video, audio):

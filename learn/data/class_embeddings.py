@@ -190,11 +190,13 @@ def _table(path: Path) -> Iterator[tuple[str, np.ndarray]]:
     """Names and vectors of a CSV: a header, then a row per name; all numbers may be in one cell."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.reader(file)
-            next(rows, None)
-            for row in rows:
+            header = file.readline()
+            delimiter = next((mark for mark in ",;\t|" if mark in header), ",")
+            for row in csv.reader(file, delimiter=delimiter):
                 if row:
                     cells = row[1].strip("[] ").split() if len(row) == 2 else row[1:]
+                    if not cells:
+                        raise InputError(f"{path} has no numbers for {row[0][:40]!r}")
                     yield row[0], _numbers(path, cells)
     except (csv.Error, UnicodeDecodeError) as error:
         raise InputError(f"{path} is no table of names and vectors ({error})") from None

@@ -95,5 +95,12 @@ def renaming(path: Path) -> dict[str, str]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file)
         if not {"original", "manual"} <= set(rows.fieldnames or ()):
-            raise InputError(f"{path} has no columns original and manual")
-        return {row["original"]: row["manual"] for row in rows}
+            raise InputError(f"{path} has no columns original and manual, parted by commas")
+        names: dict[str, str] = {}
+        for row in rows:
+            original, manual = row["original"], row["manual"] or ""
+            if names.setdefault(original, manual) != manual:
+                raise InputError(
+                    f"{path} has two names for {original!r}: {names[original]!r}, {manual!r}"
+                )
+        return names

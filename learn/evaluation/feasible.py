@@ -27,6 +27,8 @@ def remedies(
     words = ""
     if scored.vanished:
         words += f". For lack of rows ({_lacking(scored.dropped)}) {named(scored.vanished)}"
+    elif lacking := _lacking(scored.dropped):
+        words += f". Left out are {lacking}; name modes with `support` that they have"
     if numbers := numbers_that_work(scored.clips, ways, max(shots), queries, groups):
         settings = zip(("ways", "shots", "queries"), numbers, strict=True)
         words += ". It would work with " + ", ".join(f"`{key}` {n}" for key, n in settings)

@@ -209,7 +209,7 @@ def hold(world: Path, words: str, examples: int) -> None:
 
 @pytest.mark.parametrize("words", [words for words in ARGUMENTS if words not in SLOW])
 def test_any_options_end_well(world, words):
-    hold(world, words, 12)
+    hold(world, words, 20)
 
 
 @pytest.mark.soak

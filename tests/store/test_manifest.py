@@ -279,3 +279,15 @@ def test_several_labels_in_a_cell_do_not_make_semicolons_the_delimiter(write):
 def test_a_folder_in_place_of_a_manifest_names_the_command(tmp_path):
     with pytest.raises(MissingFile, match=rf"extract manifest folder {tmp_path} -o {tmp_path}/m"):
         read_manifest(tmp_path)
+
+
+def test_a_first_line_may_say_what_separates_the_cells(write):
+    manifest = read_manifest(write("sep=;\npath;a,b\nx.mp4;1,5\n"))
+    assert (manifest.paths, manifest.column("a,b")) == (("x.mp4",), ("1,5",))
+    with pytest.raises(ManifestError, match="line 3: has 1 cells"):
+        read_manifest(write("sep=\t\npath\tlabel\nx.mp4\n"))
+
+
+def test_cells_that_nothing_known_separates_are_refused_with_what_would(write):
+    with pytest.raises(ManifestError, match=r"it has path label; commas, semicolons, tabs or \|"):
+        read_manifest(write("path label\nx.mp4 y\n"))

@@ -46,7 +46,9 @@ def clip_blocks(
     """
     for name in ("values", "clip_id"):
         if name not in arrays:
-            raise InputError(f"{where} has no {name!r}; it has {choices(name, arrays)}")
+            raise InputError(
+                f"{where} has no {name!r}, so call one that; it has {choices(name, arrays)}"
+            )
     clips, rows = lengths["clip_id"], lengths["values"]
     each = {"status": clips, "row_time_ms": rows, "offsets": clips + 1}
     for name, wanted in each.items():

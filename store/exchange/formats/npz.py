@@ -106,6 +106,11 @@ class Npz:
                     f"{source} has no rows {config.values!r}; say npz:values=NAME; "
                     f"it has {has[:300]}"
                 )
+            if config.clip_id not in members:
+                has = choices(config.clip_id, members)
+                raise InputError(
+                    f"{source} has no {config.clip_id!r}; say npz:clip_id=NAME; it has {has[:300]}"
+                )
             used = {name: m for name, m in members.items() if self._is_used(name, m, members)}
             for name, member in used.items():
                 if member.dtype.hasobject and not trust_pickle:
@@ -156,12 +161,6 @@ class Npz:
         for role, array in arrays.items():
             if array.ndim != (2 if role == "values" else 1):
                 raise InputError(f"{source}: {role} has {array.ndim} axes")
-        if "clip_id" not in arrays:
-            has = choices(self._config.clip_id, unclaimed)
-            raise InputError(
-                f"{source} has no {self._config.clip_id!r}; say npz:clip_id=NAME; "
-                f"it has {has[:300]}"
-            )
         clips = len(arrays["clip_id"])
         columns: list[str] = [role for role in _COLUMNS if role in arrays]
         for name, array in unclaimed.items():

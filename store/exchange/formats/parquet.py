@@ -119,7 +119,8 @@ class Parquet:
             for name in ("embedding", "class_name"):
                 if known.count(name) != 1:
                     raise InputError(
-                        f"{source} has no column {name!r}; it has {choices(name, known)}"
+                        f"{source} has no column {name!r}, so call one that; "
+                        f"it has {choices(name, known)}"
                     )
             first = next(file.iter_batches(batch_size=1, columns=["embedding"]), None)
             if first is None or not first.num_rows:

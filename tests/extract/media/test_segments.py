@@ -108,7 +108,9 @@ def test_a_seek_that_lands_too_late_is_not_believed(tmp_path, minute, monkeypatc
 def test_pieces_of_one_file_share_one_open_and_read_little(minute, monkeypatch):
     opens, read = [], []
     keep = packets._Reading.keep
-    monkeypatch.setattr(packets, "opened", lambda path: opens.append(path) or probe.opened(path))
+    monkeypatch.setattr(
+        packets, "opened", lambda *given: opens.append(given) or probe.opened(*given)
+    )
     monkeypatch.setattr(
         packets._Reading, "keep", lambda self, packet: read.append(packet) or keep(self, packet)
     )

@@ -167,3 +167,28 @@ def test_a_guessed_length_is_no_fact(tmp_path):
     assert len(clip.audio.data[16_000].samples) / 16_000 == pytest.approx(8.1, abs=0.2)
     assert "first" not in clip.audio.detail
     assert "the first 3 s of more" in look(path, limit_seconds=3.0).audio.detail
+
+
+@pytest.mark.parametrize("noisy", [True, False])
+def test_frames_without_time_stamps_are_spread_evenly(tmp_path, noisy):
+    """H.264 in a programme stream, which gives a time to one frame a packet only."""
+    pictures = media.noisy(50) if noisy else None
+    path = media.write(
+        tmp_path / "x.mpg", EVERY_40_MS, gop=10, options={"bf": "2"}, tick=Fraction(1, 25),
+        pictures=pictures,
+    )  # fmt: skip
+    with av.open(str(path)) as container:
+        packets = [p for p in container.demux(video=0) if p.size]
+        assert any(p.pts is None and p.dts is None for p in packets)
+    with av.open(str(path)) as container:
+        shown = [f.to_ndarray(format="gray") for f in container.decode(video=0)]
+    clip = look(path)
+    frames = clip.visual.data[4096]
+    assert clip.visual.status == Status.OK
+    assert frames.seconds == pytest.approx([0.04 * k for k in range(50)], abs=1e-3)
+    assert "frames have no time stamp: times are spread evenly" in clip.visual.detail
+    apart = [np.abs(a.mean(axis=2) - b).mean() for a, b in zip(frames.pixels, shown, strict=True)]
+    assert max(apart) < 20
+    sparse = look(path, pick=Sampling(fps=2.0)).visual.data[4096]
+    picked = np.rint(sparse.seconds / 0.04).astype(int)
+    np.testing.assert_array_equal(sparse.pixels, frames.pixels[picked])

@@ -30,3 +30,13 @@ def test_words_of_a_name_are_taken_as_they_are_spelt_too(tmp_path):
     found = first_numbers(tmp_path, ["Polish turkey", "polish Turkey"], average_words=True)
     np.testing.assert_allclose(found, [2.5, 2.5])
     assert first_numbers(tmp_path, ["Turkey march"], average_words=True) == [3.0]
+
+
+@pytest.mark.parametrize("mark", ",;\t|")
+def test_a_table_is_read_as_its_header_is_separated(tmp_path, mark):
+    path = tmp_path / "t.csv"
+    path.write_text("\n".join(mark.join(row) for row in ("nxy", "a12", "b34")))
+    assert class_embeddings.read(path).of(["b", "a"]).tolist() == [[3, 4], [1, 2]]
+    path.write_text(f"n{mark}x\na\n")
+    with pytest.raises(InputError, match="no numbers for 'a'"):
+        class_embeddings.read(path)

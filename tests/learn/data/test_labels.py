@@ -96,6 +96,9 @@ def test_other_files(tmp_path):
             class_embeddings.read(tmp_path / name, trust_pickle=True)
     (tmp_path / "r.csv").write_text("original,manual,category\nApplyEyeMakeup,eye makeup,x\n")
     assert labels.renaming(tmp_path / "r.csv") == {"ApplyEyeMakeup": "eye makeup"}
+    (tmp_path / "r.csv").write_text("original,manual\na,x\na,x\na,y\n")
+    with pytest.raises(InputError, match="two names for 'a': 'x', 'y'"):
+        labels.renaming(tmp_path / "r.csv")
     (tmp_path / "r.csv").write_text("a,b\n")
     with pytest.raises(InputError, match="original and manual"):
         labels.renaming(tmp_path / "r.csv")

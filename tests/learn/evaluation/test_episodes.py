@@ -289,6 +289,14 @@ def test_a_store_of_silent_clips_is_refused_in_a_line(tmp_path):
         learn.run_episodes(tmp_path / "s", split="all", episodes=5, support=("av",))
 
 
+def test_clips_left_out_for_lack_of_sound_are_told_where_too_few_remain(tmp_path):
+    testing.fill(tmp_path / "s", clips=80, rows=1, dim=8, classes=4, silent_share=0.5)
+    with pytest.raises(NotEnoughClips, match=r"Left out are \d+ with no audio; name modes with"):
+        learn.run_episodes(
+            tmp_path / "s", split="all", ways=4, queries=19, episodes=5, support=("av",)
+        )
+
+
 def test_classes_gone_for_lack_of_sound_are_named_with_numbers_that_work(tmp_path):
     fs = testing.fill(tmp_path / "s", clips=80, rows=1, dim=8, classes=4, disjoint=False)
     table = fs.manifest()

@@ -722,3 +722,8 @@ def test_real_cnn14_embeddings_of_ucf101(tmp_path):
     export(store.open(tmp_path / "fs"), "hdf5", tmp_path / "f.h5")
     facts = import_("hdf5", tmp_path / "f.h5", tmp_path / "again")
     assert facts.status == {"ok": 3543}
+
+
+def test_an_npz_without_names_says_all_that_it_has(tmp_path):
+    np.savez(tmp_path / "a.npz", values=np.ones((3, 2)), paths=["a", "b", "c"], targets=[0, 1, 2])
+    refused("npz", tmp_path / "a.npz", tmp_path / "fs", "it has paths, targets, values")

@@ -238,6 +238,12 @@ def test_making_and_opening(tmp_path):
         store.open(tmp_path / "none")
     with pytest.raises(NotAStore, match="is no store"):
         store.open(tmp_path)
+    (tmp_path / "clips").mkdir()
+    for name, problem in (("clips/a.mp4", "is a file, no store"), ("clips", "of other things")):
+        (tmp_path / "clips/a.mp4").write_bytes(b"")
+        path = tmp_path / name
+        with pytest.raises(NotAStore, match=rf"{problem}.*extract run {path} --store DIR"):
+            store.open(path)
     made = store.create(tmp_path / "deep" / "er")
     assert store.create(made.path).store_id == made.store_id == store.open(str(made.path)).store_id
     (tmp_path / "full").mkdir()
