@@ -37,6 +37,7 @@ from learn.fewshot import modes as views
 from learn.fewshot import statistics
 from learn.fewshot.heads import Context, Head
 from learn.fewshot.heads._transform import taken_apart
+from learn.fewshot.kept import queries_of
 from learn.fewshot.scoring import Score, accuracies, by_late_fusion, scorer
 from learn.fewshot.tasks import Episodes
 from learn.inference.selection import vectors_of
@@ -278,7 +279,7 @@ class _Curve:
             weights.append(1.0 - lacking.float())
         if self.fusion == "late":
             return by_late_fusion(self.head, pairs, contexts, weights)
-        queries = sum(draw.query.size for draw in self.draws)
+        queries = queries_of(self.draws)
         return scorer(self.head, pairs[0], contexts[0], queries=queries)
 
     def _seen_in(

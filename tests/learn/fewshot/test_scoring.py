@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from learn.fewshot import scoring
+from learn.fewshot import products, scoring
 from learn.fewshot.heads import Context, ExtraShotsHead
 from learn.fewshot.modes import Pair
 from learn.fewshot.tasks import Episodes
@@ -81,8 +81,8 @@ def test_as_many_episodes_go_together_as_memory_holds(pair, episodes, memory, at
 def test_a_table_is_made_where_it_fits_and_pays(monkeypatch, pair, episodes, name, both):
     if not both:
         pair = Pair(support=pair.support, query=pair.support.clone(), modality_dims=(DIM,))
-    looked, look_up = [], scoring.look_up
-    monkeypatch.setattr(scoring, "look_up", lambda *a: looked.append(1) or look_up(*a))
+    looked, look_up = [], products.look_up
+    monkeypatch.setattr(products, "look_up", lambda *a: looked.append(1) or look_up(*a))
 
     def looks_up(**asked):
         looked.clear()
@@ -95,19 +95,3 @@ def test_a_table_is_made_where_it_fits_and_pays(monkeypatch, pair, episodes, nam
     assert looks_up(queries=10**6, memory=wanted)
     assert not looks_up(queries=10**6, memory=wanted - 2)
     assert not looks_up(queries=1, memory=wanted)
-
-
-def test_products_of_all_clips_are_a_matrix_product():
-    x = torch.randn(700, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(scoring._gram(x), x @ x.T)
-
-
-def test_two_sides_under_two_means_are_embedded_apart(pair):
-    means = torch.zeros(DIM), torch.ones(DIM)
-    context = Context(modality_dims=(DIM,), support_mean=means[0], query_mean=means[1])
-    head = plugins.build("learn.fewshot.heads", "prototypes:centre=base")
-    left, right = scoring._embedded(head, pair, context)
-    expected = head.embed(pair.support, pair.query, context)
-    assert torch.equal(left, expected[0])
-    assert torch.equal(right, expected[1])
-    assert not torch.equal(left, right)
