@@ -73,7 +73,7 @@ def unit(x: np.ndarray) -> np.ndarray:
 
 
 def placed(name: str, support: np.ndarray, query: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What the default head does to vectors first: signed roots less the shots' mean at length 1."""
+    """What the default head does first: signed roots less the shots' mean, at length 1."""
     if name != "default":
         return support, query
     support, query = (np.sign(x) * np.sqrt(np.abs(x)) for x in (support, query))

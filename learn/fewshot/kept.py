@@ -33,6 +33,7 @@ FETCHED, COMPARED = 32, 4
 TABLE_WORTH = FETCHED + 5 * COMPARED  # of a query of 5-way 1-shot episodes
 MAX_ENTRIES = 2**31 - 1  # of a table, as its indices have 32 bits
 CLIPS_AT_ONCE = 512  # embedded in one call
+EMBEDDED_IF = 2  # clips a query, at most: of more the few that are drawn are embedded as they come
 
 
 def queries_of(draws: Iterable[Episodes]) -> int:
@@ -88,7 +89,8 @@ class Kept:
         wanted = vectors + 4 * entries
         numbers = NUMBERS_GATHERED if pair.support.device.type == "cpu" else NUMBERS_ON_GPU
         gathered = partial(Gathered, numbers=min(numbers, half // BYTES_A_NUMBER))
-        if vectors > half:
+        few = EMBEDDED_IF * queries < len(pair.support)
+        if vectors > half or few:
             return gathered(left=pair.support, right=pair.query, embed=_of_rows(head, context))
         entry = self._known(head, pair, context, gram=gram)
         if entry is None:

@@ -10,6 +10,7 @@ support clips, M = queries, N = ways, T = S + M points, P = clips of an episode.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from learn.data.devices import CPU, sent
 
-NUMBERS_GATHERED = 500_000  # on a processor: rows that its caches hold
+NUMBERS_GATHERED = 350_000  # on a processor: rows that its caches hold
 NUMBERS_ON_GPU = 64_000_000  # fewer leave it idle between its kernels
 ROWS_AT_ONCE = 512  # squared in one call
 BYTES_A_NUMBER = 16  # of memory allowed, for each number that is gathered
@@ -48,11 +49,17 @@ class Table(NamedTuple):
     def of(self, support: Int32[Tensor, "E S"], query: Int32[Tensor, "E M"], means: int = 0) -> Of:
         """The products of shots with each other, of queries with shots and with themselves.
 
-        Where a head wants no more of the shots than the means of so many classes, these may stand
-        in their place.
+        With `means` those of so many classes stand in the place of the shots, for heads that want
+        no more of them than their squared lengths and their products with queries.
         """
-        across = look_up(self.across, support, query).mT
-        return look_up(self.among, support, support), across, self.square[query]
+        across = look_up(self.across, support, query)
+        if not means:
+            return look_up(self.among, support, support), across.mT, self.square[query]
+        of_class = support.reshape(len(support) * means, -1)
+        lengths = look_up(self.among, of_class, of_class).mean((1, 2)).view(len(support), means)
+        by_class = across.view(len(across), means, -1, across.shape[-1])
+        across = reduce(torch.add, by_class.unbind(2)) / by_class.shape[2]
+        return torch.diag_embed(lengths), across.mT, self.square[query]
 
     def of_points(
         self, support: Int32[Tensor, "E S"], query: Int32[Tensor, "E M"]

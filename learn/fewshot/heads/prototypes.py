@@ -38,7 +38,7 @@ class Prototypes:
     scale_free = True
     ragged = True
     by_products = True
-    by_means = True  # products with means of shots are as good as with shots
+    by_means = True  # lengths of class means and their products with queries are enough
 
     def __init__(self, *, cosine: bool) -> None:
         self.cosine = cosine

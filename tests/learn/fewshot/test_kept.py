@@ -119,6 +119,16 @@ def test_clips_that_do_not_fit_are_embedded_as_they_are_gathered(pair, context):
         torch.testing.assert_close(x, y)
 
 
+def test_few_episodes_of_many_clips_embed_no_more_than_they_draw(pair, context, monkeypatch):
+    monkeypatch.setattr(kept, "embedded", lambda *a: pytest.fail("all clips"))
+    found = asked(pair, context)("ridge:power=0.5", queries=CLIPS // 2 - 1)
+    monkeypatch.undo()
+    drawn = torch.arange(12, dtype=torch.int32).view(2, 6)
+    expected = asked(pair, context)("ridge:power=0.5").of(drawn, drawn + 20)
+    for x, y in zip(found.of(drawn, drawn + 20), expected, strict=True):
+        torch.testing.assert_close(x, y)
+
+
 def test_queries_count_by_what_they_are_compared_with():
     def episodes(shots):
         indices = np.arange(5 * (shots + 3), dtype=np.int32).reshape(1, 5, shots + 3)

@@ -50,14 +50,16 @@ def test_every_way_gives_the_products(sides, drawn):
         torch.testing.assert_close(of_points.of_points(support, query), points @ points.mT)
 
 
-def test_means_of_shots_may_stand_in_their_place(sides, drawn):
+@pytest.mark.parametrize("shots", [1, 2])
+def test_means_of_shots_may_stand_in_their_place(sides, drawn, shots):
     left, right = sides
-    support, query = drawn
-    means, q = left[support.long()].view(EPISODES, 3, 2, DIM).mean(2), right[query.long()]
-    products = Gathered(left=left, right=right, numbers=200)
-    among, across, _ = products.of(support, query, means=3)
-    torch.testing.assert_close(among, means @ means.mT)
-    torch.testing.assert_close(across, q @ means.mT)
+    support, query = drawn[0][:, : 3 * shots], drawn[1]
+    means, q = left[support.long()].view(EPISODES, 3, shots, DIM).mean(2), right[query.long()]
+    for products, _ in ways(left, right):
+        among, across, square = products.of(support, query, means=3)
+        torch.testing.assert_close(among.diagonal(dim1=1, dim2=2), means.square().sum(-1))
+        torch.testing.assert_close(across, q @ means.mT)
+        torch.testing.assert_close(square, q.square().sum(-1))
 
 
 def test_rows_that_are_written_over_change_nothing_given_before(sides, drawn):
