@@ -24,7 +24,7 @@ from learn.fewshot.heads import Context, ExtraShotsHead, GramHead, Head, Product
 from learn.fewshot.heads._transform import taken_apart, transformed
 from learn.fewshot.kept import Kept
 from learn.fewshot.modes import Pair
-from learn.fewshot.products import Products, Table, index
+from learn.fewshot.products import Products, Table, index, of_means
 from learn.fewshot.scoring import (
     MEMORY,
     NUMBERS_AT_ONCE,
@@ -143,7 +143,7 @@ class FusedPredictor:
         """How many numbers an episode takes."""
         if self.products is not None and batch.mask is None:
             shots, queries = batch.support[0].size, batch.query.shape[1]
-            return 2 * len(self.pairs) * (queries + shots) * shots
+            return len(self.pairs) * (queries + shots) * shots
         return batch.clips * sum(pair.support.shape[1] for pair in self.pairs)
 
     def _parts(self, batch: EpisodeBatch) -> Iterator[slice]:
@@ -209,6 +209,7 @@ class FusedPredictor:
     ) -> BatchScores:
         """The same from products that are mixed; fills in weights on the way."""
         transform, views, fusion = of_blocks(self.head), self.products, self.fusion
+        means = bool(getattr(core, "by_means", False))
         assert views is not None
         assert isinstance(fusion, ProductFusion)
 
@@ -227,6 +228,8 @@ class FusedPredictor:
                 zip(found_of, placed, strict=True)
             ):
                 moved, lengths = place(*of_query)
+                if means:
+                    products, moved = of_means(products, moved, batch.ways)
                 mixed = _added(mixed, (products, moved, lengths), own[:, b])
             among, across, square = mixed
             return core.fit_products(among, batch.ways)(across, square)

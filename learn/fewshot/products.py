@@ -57,9 +57,7 @@ class Table(NamedTuple):
             return look_up(self.among, support, support), across.mT, self.square[query]
         of_class = support.reshape(len(support) * means, -1)
         lengths = look_up(self.among, of_class, of_class).mean((1, 2)).view(len(support), means)
-        by_class = across.view(len(across), means, -1, across.shape[-1])
-        across = reduce(torch.add, by_class.unbind(2)) / by_class.shape[2]
-        return torch.diag_embed(lengths), across.mT, self.square[query]
+        return torch.diag_embed(lengths), _mean_of_classes(across, means).mT, self.square[query]
 
     def of_points(
         self, support: Int32[Tensor, "E S"], query: Int32[Tensor, "E M"]
@@ -145,6 +143,22 @@ class Gathered:
 
 
 Products = Table | Gathered
+
+
+def of_means(
+    among: Float[Tensor, "E S S"], across: Float[Tensor, "E M S"], ways: int
+) -> tuple[Float[Tensor, "E N N"], Float[Tensor, "E M N"]]:
+    """The products that class means have, from those of shots: as `of` gives them with `means`."""
+    shots = among.shape[1] // ways
+    of_class = among.reshape(-1, ways, shots, ways, shots).diagonal(dim1=1, dim2=3)  # E K K N
+    lengths = of_class.mean((1, 2))
+    return torch.diag_embed(lengths), _mean_of_classes(across.mT, ways).mT
+
+
+def _mean_of_classes(x: Float[Tensor, "E S _"], ways: int) -> Float[Tensor, "E N _"]:
+    """The mean over the shots of each class; as a sum of slices it is faster."""
+    by_class = x.reshape(len(x), ways, -1, x.shape[-1])
+    return reduce(torch.add, by_class.unbind(2)) / by_class.shape[2]
 
 
 def squared_lengths(x: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape"]:

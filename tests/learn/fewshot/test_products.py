@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from learn.fewshot.kept import _table
-from learn.fewshot.products import Gathered, index, look_up, squared_lengths
+from learn.fewshot.products import Gathered, index, look_up, of_means, squared_lengths
 
 CLIPS, DIM, EPISODES, SHOTS, QUERIES = 30, 7, 11, 6, 4
 
@@ -60,6 +60,9 @@ def test_means_of_shots_may_stand_in_their_place(sides, drawn, shots):
         torch.testing.assert_close(among.diagonal(dim1=1, dim2=2), means.square().sum(-1))
         torch.testing.assert_close(across, q @ means.mT)
         torch.testing.assert_close(square, q.square().sum(-1))
+        told = of_means(*products.of(support, query)[:2], 3)
+        torch.testing.assert_close(told[0].diagonal(dim1=1, dim2=2), means.square().sum(-1))
+        torch.testing.assert_close(told[1], q @ means.mT)
 
 
 def test_rows_that_are_written_over_change_nothing_given_before(sides, drawn):
