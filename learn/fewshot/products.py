@@ -163,7 +163,7 @@ def _mean_of_classes(x: Float[Tensor, "E S _"], ways: int) -> Float[Tensor, "E N
 
 def squared_lengths(x: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape"]:
     """Squared lengths, without a second copy of everything."""
-    parts = [part.square().sum(-1) for part in x.split(ROWS_AT_ONCE)]
+    parts = [part.square().sum(-1) for part in torch.split(x, ROWS_AT_ONCE)]
     return torch.cat(parts) if parts else x.new_empty(x.shape[:-1])
 
 

@@ -261,11 +261,13 @@ def by_parts(
 
 def split_by_modality(pair: Pair, context: Context) -> list[tuple[Pair, Context]]:
     """The parts of joined vectors, with what is known of each."""
-    dims = pair.modality_dims
-    support = [x.contiguous() for x in pair.support.split(dims, dim=1)]
+    dims = list(pair.modality_dims)
+    support = [x.contiguous() for x in torch.split(pair.support, dims, dim=1)]
     one = pair.query is pair.support
-    query = support if one else [x.contiguous() for x in pair.query.split(dims, dim=1)]
-    origins = [None] * len(dims) if context.origin is None else context.origin.split(dims)
+    query = support if one else [x.contiguous() for x in torch.split(pair.query, dims, dim=1)]
+    origins: Sequence[Tensor | None] = [None] * len(dims)
+    if context.origin is not None:
+        origins = torch.split(context.origin, dims)
     return [
         (
             Pair(support=s, query=q, modality_dims=(dim,)),

@@ -51,6 +51,30 @@ def test_memory_changes_no_answer(head, pair, episodes):
     assert len(np.unique(predictions[2])) == 4
 
 
+SPECS = [
+    *(name for name, head in HEADS.items() if getattr(head, "by_products", False)),
+    *(name for name, head in HEADS.items() if getattr(head, "by_gram", False)),
+    "ridge:power=0.5,centre=support,unit=true",
+    "prototypes:metric=cl2n,centre=support",
+    "prototypes:metric=cosine",
+    "nearest:power=0.5,unit=true",
+]
+
+
+@pytest.mark.parametrize("dims", [(DIM,), (DIM // 4, DIM - DIM // 4)], ids=["one", "joined"])
+@pytest.mark.parametrize("spec", SPECS)
+def test_every_way_to_products_answers_as_vectors_do(spec, dims, pair, episodes):
+    head = plugins.build("learn.fewshot.heads", spec)
+    context = Context(modality_dims=dims, origin=pair.support.mean(0))
+    pair = Pair(support=pair.support, query=pair.query, modality_dims=dims)
+    episodes = replace(episodes, indices=episodes.indices[:20], classes=episodes.classes[:20])
+    expected = scoring.by_vectors(head, pair, context)(episodes)
+    for queries in (1, CLIPS, 10**6):  # embedded as gathered, gathered, looked up
+        found = scoring.scorer(head, pair, context, queries=queries)(episodes)
+        # A query between two classes may fall to either by rounding alone.
+        assert (found != expected).sum() <= 1, queries
+
+
 class Spy:
     """Answers the first class, and remembers how many episodes it saw at once."""
 
