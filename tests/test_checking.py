@@ -11,7 +11,7 @@ from beartype import beartype
 from jaxtyping import Float, TypeCheckError
 
 import extract.media.sampling
-import learn.fewshot.scoring
+import learn.fewshot.kept
 import store.sizes
 
 Vector = Float[np.ndarray, "N"]
@@ -104,7 +104,7 @@ def test_what_is_right_passes():
         lambda: Pair(ONE, right=None),
         lambda: store.sizes.parse_size(3.5),
         lambda: extract.media.sampling.Sampling(fps="x"),
-        lambda: learn.fewshot.scoring._gram(3),
+        lambda: learn.fewshot.kept._gram(3),
     ],
 )
 def test_what_is_wrong_is_refused(wrong):

@@ -5,7 +5,7 @@ Shapes: V, W and U = clips, E = episodes, C = classes.
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import hypot
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from learn.fewshot import modes, statistics
 from learn.fewshot.fusions import Fusion, Prior
 from learn.fewshot.guard import Guarded
 from learn.fewshot.heads import ExtraShotsHead, Head
+from learn.fewshot.kept import Kept, queries_of
 from learn.fewshot.metrics import Measured, measure
 from learn.fewshot.tasks import Episodes, draw_again
 from learn.inference.selection import NONE, encoders_of, modalities_of, vectors_of, vectors_on
@@ -57,6 +58,7 @@ class Benchmark:
     device: torch.device = CPU  # where heads answer
     apart: EvaluationSet | None = None  # clips of classes that are not asked about
     guard: str = "off"  # of projections, by stored vectors: on, off or both
+    kept: Kept = field(default_factory=Kept)  # products that heads, shots and modes share
 
     @property
     def size(self) -> int:
@@ -69,8 +71,8 @@ class Benchmark:
         )
 
     def results(self, ci: str) -> Iterator[Result]:
-        """The results one by one; vectors are made once per projection, tables of products once per
-        head."""
+        """The results one by one; vectors are made once per projection, tables of products once for
+        all heads and modes that see the clips alike."""
         tuning = self._tuning()
         for compared in self._compared(with_val=bool(tuning)):
             for spec, head in self.heads[compared.projection].items():
@@ -95,8 +97,8 @@ class Benchmark:
         predictor, val = compared.predictors(
             head, way.kind, lambda episodes: self._prior(compared, head, way.kind, episodes),
             balanced=all(episodes.balanced for episodes in self.draws),
-            queries=sum(episodes.query.size for episodes in self.draws),
-            memory=self.memory,
+            queries=queries_of(self.draws),
+            memory=self.memory, kept=self.kept,
         )  # fmt: skip
         for i, episodes in enumerate(self.draws):
             begun = time.monotonic()

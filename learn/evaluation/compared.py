@@ -21,6 +21,7 @@ from learn.fewshot.fusions import DEFAULT, FAMILY, Fusion, Prior, senses_of
 from learn.fewshot.guard import Guarded, GuardPrior, both_sides, of_senses, refusal
 from learn.fewshot.heads import Context, Head
 from learn.fewshot.heads._transform import Transform, is_skewed, taken_apart
+from learn.fewshot.kept import Kept
 from learn.fewshot.metrics import AnyPredictor, Predictor
 from learn.fewshot.tasks import Episodes
 from learn.inference.selection import vectors_of, vectors_on
@@ -101,6 +102,7 @@ class Compared:
         balanced: bool,
         queries: int,
         memory: int,
+        kept: Kept,
     ) -> tuple[AnyPredictor, AnyPredictor | None]:
         """The head on the clips scored and on those of the val split."""
         every: tuple[Callable[[Compared], Vectors | None], ...] = (
@@ -120,14 +122,14 @@ class Compared:
                 found.append(
                     Predictor(
                         head=head, pair=chosen[0], context=contexts[0], queries=queries,
-                        memory=memory,
+                        memory=memory, kept=kept,
                     )
                 )  # fmt: skip
             else:
                 found.append(
                     FusedPredictor(
                         head=head, fusion=fusion, pairs=chosen, contexts=contexts, prior_of=prior,
-                        queries=queries, memory=memory,
+                        queries=queries, memory=memory, kept=kept,
                     )
                 )  # fmt: skip
         assert found[0] is not None

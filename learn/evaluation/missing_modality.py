@@ -41,6 +41,7 @@ from learn.fewshot.fusions import FAMILY, Fusion, Prior
 from learn.fewshot.fusions._shipped import Encoder, shipped
 from learn.fewshot.heads import Context, Head
 from learn.fewshot.heads._transform import is_skewed, taken_apart
+from learn.fewshot.kept import queries_of
 from learn.fewshot.scoring import Score, accuracies, by_fusion, scorer
 from learn.fewshot.tasks import Episodes
 from learn.inference.selection import vectors_of
@@ -288,15 +289,10 @@ class _Curve:
                 whole = [torch.ones_like(weight) for weight in weights]
                 fused = by_fusion(kind, self.head, pairs, contexts, whole, self.prior)
                 kept = 0 if ignored == "audio" else 1
-                alone = scorer(self.head, pairs[kept], contexts[kept], queries=self._queries)
+                alone = scorer(self.head, pairs[kept], contexts[kept], queries=queries_of(self.draws))
                 return _either(alone, fused, lost) if ignored and lost.any() else fused
             return by_fusion(kind, self.head, pairs, contexts, weights, self.prior)
-        return scorer(self.head, pairs[0], contexts[0], queries=self._queries)
-
-    @property
-    def _queries(self) -> int:
-        """The number of queries of all episodes."""
-        return sum(draw.query.size for draw in self.draws)
+        return scorer(self.head, pairs[0], contexts[0], queries=queries_of(self.draws))
 
     def _seen_in(
         self, mode: str, filled: Mapping[str, Float[Tensor, "V _"]]

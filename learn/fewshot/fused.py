@@ -22,20 +22,17 @@ from learn.fewshot.fusions import Fusion, Prior, ProductFusion, WeighingFusion
 from learn.fewshot.fusions.weighted import of_blocks
 from learn.fewshot.heads import Context, ExtraShotsHead, GramHead, Head, ProductHead
 from learn.fewshot.heads._transform import taken_apart, transformed
+from learn.fewshot.kept import Kept
 from learn.fewshot.modes import Pair
+from learn.fewshot.products import Products, Table, index, of_means
 from learn.fewshot.scoring import (
     MEMORY,
     NUMBERS_AT_ONCE,
     BatchScores,
     Score,
-    Table,
     check_ragged,
     extra_shots_of,
     in_parts,
-    index,
-    look_up,
-    table_fits,
-    table_of,
 )
 from learn.fewshot.tasks import EpisodeBatch, Episodes
 
@@ -60,8 +57,11 @@ class FusedPredictor:
     pairs: Sequence[Pair]  # of each view of the fusion
     contexts: Sequence[Context]
     prior_of: Callable[[Episodes], Prior | None] = lambda _: None
-    queries: int = 0  # of all episodes to come; decides whether tables of products pay
+    queries: int = (
+        0  # of all episodes to come (`queries_of`): decides whether tables of products pay
+    )
     memory: int = MEMORY  # bytes
+    kept: Kept = field(default_factory=Kept)  # what other heads may have in common with this one
     _weighed: list[tuple[Episodes, np.ndarray]] = field(default_factory=list)
     _priors: list[tuple[Episodes, Prior | None]] = field(default_factory=list)
 
@@ -108,20 +108,28 @@ class FusedPredictor:
                 yield batch, part, score(batch, part).cpu().numpy()
 
     @cached_property
-    def tables(self) -> list[Table] | None:
-        """The products of all clips in each sense; None where they do not pay or are no use."""
+    def products(self) -> list[Products] | None:
+        """The products of clips in each sense; None where they are no use."""
         core = taken_apart(self.head)[0]
         by_products = isinstance(core, ProductHead) and core.by_products
         by_gram = isinstance(core, GramHead) and core.by_gram
         if not isinstance(self.fusion, ProductFusion) or not (by_products or by_gram):
             return None
-        share = self.memory // len(self.pairs)
-        cells = list(zip(self.pairs, self.contexts, strict=True))
-        if not all(table_fits(*cell, self.queries, share, gram=by_gram) for cell in cells):
-            return None
         head = transformed(core, of_blocks(self.head))
         assert isinstance(head, ProductHead | GramHead)
-        return [table_of(head, *cell, gram=by_gram) for cell in cells]
+        return [
+            self.kept.products(
+                head, pair, context, queries=self.queries, memory=self.memory,
+                senses=len(self.pairs), gram=by_gram,
+            )
+            for pair, context in zip(self.pairs, self.contexts, strict=True)
+        ]  # fmt: skip
+
+    @property
+    def tables(self) -> list[Table] | None:
+        """Tables of the products in each sense; None where not all of them pay or are of use."""
+        found = [x for x in self.products or () if isinstance(x, Table)]
+        return found if len(found) == len(self.pairs) else None
 
     def _weights_or_none(self, episodes: Episodes) -> Float[Tensor, "E B"] | None:
         weights = self.weights(episodes)
@@ -133,9 +141,9 @@ class FusedPredictor:
 
     def _numbers(self, batch: EpisodeBatch) -> int:
         """How many numbers an episode takes."""
-        if self.tables is not None and batch.mask is None:
+        if self.products is not None and batch.mask is None:
             shots, queries = batch.support[0].size, batch.query.shape[1]
-            return 2 * len(self.pairs) * (queries + shots) * shots
+            return len(self.pairs) * (queries + shots) * shots
         return batch.clips * sum(pair.support.shape[1] for pair in self.pairs)
 
     def _parts(self, batch: EpisodeBatch) -> Iterator[slice]:
@@ -150,7 +158,7 @@ class FusedPredictor:
         for batch in episodes.batches():
             shots = batch.support[0].size
             numbers = shots * shots * len(self.pairs) + 4 * shots * batch.ways * len(self.pairs)
-            if self.tables is None or batch.mask is not None:
+            if self.products is None or batch.mask is not None:
                 numbers += shots * sum(pair.support.shape[1] for pair in self.pairs)
             size = max(1, NUMBERS_AT_ONCE // numbers)
             for first in range(0, len(batch), size):
@@ -159,7 +167,7 @@ class FusedPredictor:
 
     def _weights_of(self, batch: EpisodeBatch, part: slice, prior: Prior) -> Float[Tensor, "E B"]:
         assert isinstance(self.fusion, WeighingFusion)
-        if self.tables is None or batch.mask is not None:
+        if self.products is None or batch.mask is not None:
             shots, contexts, _ = self._gathered(batch, part)
             return self.fusion.weigh(self.head, shots, contexts, prior)
         assert isinstance(self.fusion, ProductFusion)
@@ -167,27 +175,24 @@ class FusedPredictor:
             return torch.tensor(prior.value).expand(len(batch.support[part]), -1)
         support = index(batch.support[part], self.device).flatten(1)
         transform = of_blocks(self.head)
-        products = [
-            transform.of_products(look_up(table.among, support, support))[0]
-            for table in self.tables
-        ]
+        products = [transform.of_products(x.of_shots(support))[0] for x in self.products]
         return self.fusion.weigh_products(products, batch.ways, prior)
 
     def _scores(self, episodes: Episodes) -> BatchScores:
         core, prior = taken_apart(self.head)[0], self.prior(episodes)
-        if self.tables is None or prior is None:
+        if self.products is None or prior is None:
             return self._by_vectors(self._weights_or_none(episodes))
         if isinstance(core, ProductHead):
-            by_tables = self._by_products(core, self._known(episodes), prior)
+            by_products = self._by_products(core, self._known(episodes), prior)
         else:
             weights = self._weights_or_none(episodes)
             assert isinstance(core, GramHead)
             assert weights is not None
-            by_tables = self._by_gram(core, weights)
+            by_products = self._by_gram(core, weights)
         if all(batch.mask is None for batch in episodes.batches()):
-            return by_tables
+            return by_products
         by_vectors = self._by_vectors(self._weights_or_none(episodes))
-        return lambda batch, part: (by_tables if batch.mask is None else by_vectors)(batch, part)
+        return lambda batch, part: (by_products if batch.mask is None else by_vectors)(batch, part)
 
     def _by_vectors(self, weights: Float[Tensor, "E B"] | None) -> BatchScores:
         """The reference: gather the vectors of each sense, fit, predict."""
@@ -202,25 +207,29 @@ class FusedPredictor:
     def _by_products(
         self, core: ProductHead, weights: Float[np.ndarray, "E B"], prior: Prior
     ) -> BatchScores:
-        """The same from products that are looked up and mixed; fills in weights on the way."""
-        transform, tables, fusion = of_blocks(self.head), self.tables, self.fusion
-        assert tables is not None
+        """The same from products that are mixed; fills in weights on the way."""
+        transform, views, fusion = of_blocks(self.head), self.products, self.fusion
+        means = bool(getattr(core, "by_means", False))
+        assert views is not None
         assert isinstance(fusion, ProductFusion)
 
         def scores(batch: EpisodeBatch, part: slice) -> Float[Tensor, "E M N"]:
             support = index(batch.support[part], self.device).flatten(1)
             query = index(batch.query[part], self.device)
-            placed = [
-                transform.of_products(look_up(table.among, support, support)) for table in tables
-            ]
+            found_of = [view.of(support, query) for view in views]
+            placed = [transform.of_products(among) for among, _, _ in found_of]
             rows = batch.indices[part]
             if np.isnan(weights[rows]).any():
                 of_shots = [products for products, _ in placed]
                 found = fusion.weigh_products(of_shots, batch.ways, prior)
                 weights[rows] = found.cpu().numpy()
             own, mixed = sent(torch.from_numpy(weights[rows]), self.device), list[Tensor]()
-            for b, (table, (products, place)) in enumerate(zip(tables, placed, strict=True)):
-                moved, lengths = place(look_up(table.across, query, support), table.square[query])
+            for b, ((_, *of_query), (products, place)) in enumerate(
+                zip(found_of, placed, strict=True)
+            ):
+                moved, lengths = place(*of_query)
+                if means:
+                    products, moved = of_means(products, moved, batch.ways)
                 mixed = _added(mixed, (products, moved, lengths), own[:, b])
             among, across, square = mixed
             return core.fit_products(among, batch.ways)(across, square)
@@ -229,15 +238,14 @@ class FusedPredictor:
 
     def _by_gram(self, core: GramHead, weights: Float[Tensor, "E B"]) -> BatchScores:
         """The same for heads that need the products of all points."""
-        transform, tables = of_blocks(self.head), self.tables
-        assert tables is not None
+        transform, views = of_blocks(self.head), self.products
+        assert views is not None
 
         def scores(batch: EpisodeBatch, part: slice) -> Float[Tensor, "E M N"]:
             support, query = (index(x[part], self.device) for x in (batch.support, batch.query))
             own, mixed = weights[self._of_part(batch, part)], list[Tensor]()
-            for b, table in enumerate(tables):
-                points = torch.cat([support.flatten(1), query + table.shift], dim=1)
-                gram = look_up(table.among, points, points)
+            for b, view in enumerate(views):
+                gram = view.of_points(support.flatten(1), query)
                 gram = transform.of_gram(gram, support[0].numel())
                 mixed = _added(mixed, (gram,), own[:, b])
             return core.from_gram(mixed[0], *support.shape[1:])

@@ -31,6 +31,7 @@ from jaxtyping import Bool, Float, Int
 from learn.data.clips import Clips
 from learn.fewshot.fused import FusedPredictor
 from learn.fewshot.heads import Context, Head
+from learn.fewshot.kept import Kept
 from learn.fewshot.modes import Pair
 from learn.fewshot.scoring import MEMORY, NUMBERS_AT_ONCE, Score, accuracies, fitter, scorer
 from learn.fewshot.tasks import EpisodeBatch, Episodes
@@ -47,13 +48,19 @@ class Predictor:
     head: Head
     pair: Pair
     context: Context
-    queries: int = 0  # of all episodes to come; decides whether a table of products pays
+    queries: int = (
+        0  # of all episodes to come (`queries_of`): decides whether a table of products pays
+    )
     memory: int = MEMORY  # bytes
+    kept: Kept = field(default_factory=Kept)  # what other heads may have in common with this one
 
     @cached_property
     def predict(self) -> Score:
         """A function from episodes to predictions, as positions among the ways."""
-        return scorer(self.head, self.pair, self.context, queries=self.queries, memory=self.memory)
+        return scorer(
+            self.head, self.pair, self.context, queries=self.queries, memory=self.memory,
+            kept=self.kept,
+        )  # fmt: skip
 
     @torch.inference_mode()
     def scores(self, episodes: Episodes) -> Iterator[tuple[EpisodeBatch, slice, np.ndarray]]:

@@ -1,7 +1,7 @@
 """Scoring episodes: head in, answers to every query out, in bounded memory.
 
-Heads that need only inner products (`ProductHead`, `GramHead`) look them up in one table of all
-clips; others get the vectors of a few episodes at a time. Both ways give the same answers.
+Heads that need only inner products (`ProductHead`, `GramHead`) get these (`products.py`), others
+the vectors of a few episodes at a time. Both ways give the same answers.
 
 Shapes: V = clips, D = size of a vector, E = episodes, S = support clips, M = queries, N = ways,
 K = shots.
@@ -10,11 +10,10 @@ K = shots.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int, Int32
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from learn.data.devices import CPU, sent
@@ -29,29 +28,34 @@ from learn.fewshot.heads import (
     ProductHead,
     RaggedHead,
 )
-from learn.fewshot.heads._transform import taken_apart
+from learn.fewshot.heads._transform import Transform, taken_apart, transformed
+from learn.fewshot.kept import Kept, table_of
 from learn.fewshot.modes import Pair
+from learn.fewshot.products import NUMBERS_ON_GPU, Products, index
 from learn.fewshot.tasks import EpisodeBatch, Episodes
 from store.errors import ConfigError
 
-TABLE_WORTH = 16  # products of a table that cost as much as fetching and comparing one query
-MAX_ENTRIES = 2**31 - 1  # of a table, as its indices have 32 bits
 NUMBERS_AT_ONCE = 1_000_000  # more is no faster
-NUMBERS_ON_GPU = 64_000_000  # fewer leave it idle between its kernels
 BYTES_A_NUMBER = 64  # memory of a head's intermediate results, at most
-CLIPS_AT_ONCE = 512  # embedded in one call
 
 Score = Callable[[Episodes], Int[np.ndarray, "E M"]]
 BatchScores = Callable[[EpisodeBatch, slice], Float[Tensor, "E M N"]]
 
 
 def scorer(
-    head: Head, pair: Pair, context: Context, *, queries: int, memory: int = MEMORY
+    head: Head,
+    pair: Pair,
+    context: Context,
+    *,
+    queries: int,
+    memory: int = MEMORY,
+    kept: Kept | None = None,
 ) -> Score:
     """A function that predicts the queries of episodes of these clips, as positions among the ways.
 
-    `queries`, of all episodes to come, decides whether a table of products pays. `memory` in bytes,
-    beside the vectors: half for a table, half for as many episodes at once as fit, one at least.
+    `queries`, `queries_of` all episodes to come, decides whether a table of products pays. `memory`
+    in bytes, beside the vectors: half for embedded clips and tables, of which `kept` has those of
+    other heads, half for as many episodes at once as fit, one at least.
 
     Raises:
         ConfigError: the head lives of what these clips do not have.
@@ -63,29 +67,37 @@ def scorer(
             "`projection` a run of both modalities and ask for one of them, or a run trained with "
             "vectors of class names"
         )
-    fits = partial(table_fits, pair, context, queries, memory)
-    if _one_table(head, pair):
-        if isinstance(head, ProductHead) and head.by_products and fits(gram=False):
-            return by_products(head, pair, context, memory=memory)
-        if isinstance(head, GramHead) and head.by_gram and fits(gram=True):
-            return by_gram(head, pair, context, memory=memory)
+    products = partial((kept or Kept()).products, queries=queries, memory=memory)
+    wants_products = isinstance(head, ProductHead) and head.by_products
+    if _by_parts(head, pair):
+        if not isinstance(head, ProductHead) or not wants_products:
+            return by_vectors(head, pair, context, memory=memory)
+        core = transformed(*_of_one_part(head))
+        assert isinstance(core, ProductHead)
+        views = split_by_modality(pair, context)
+        parts = [products(core, *view, senses=len(views)) for view in views]
+        return by_parts(head, pair, context, parts, memory=memory)
+    if isinstance(head, ProductHead) and wants_products:
+        known = products(head, pair, context)
+        return by_products(head, pair, context, memory=memory, products=known)
+    if isinstance(head, GramHead) and head.by_gram:
+        known = products(head, pair, context, gram=True)
+        return by_gram(head, pair, context, memory=memory, products=known)
     return by_vectors(head, pair, context, memory=memory)
 
 
-def table_fits(pair: Pair, context: Context, queries: int, memory: int, *, gram: bool) -> bool:
-    """Whether a table of products of these clips fits into half the memory, and pays."""
-    clips, side_count = len(pair.support), 2 - _one_side(pair, context)
-    entries = clips**2 * (side_count**2 if gram else side_count)
-    wanted = 4 * (entries + side_count * pair.support.numel())  # the table and its vectors
-    worth = min(MAX_ENTRIES, TABLE_WORTH * side_count**2 * queries)
-    return entries <= worth and wanted <= memory // 2
-
-
-def _one_table(head: Head, pair: Pair) -> bool:
-    """Whether products of whole vectors are all that the head needs: not where each modality's part
-    is brought to one length after it lost what the episode has in common."""
+def _by_parts(head: Head, pair: Pair) -> bool:
+    """Whether each modality's part is brought to one length after it lost what the episode has in
+    common: products of whole vectors are then not all that the head needs."""
     transform = taken_apart(head)[1]
-    return not (transform.by_episode and transform.length and len(pair.modality_dims) > 1)
+    by_part = transform.length in ("parts", "unit") and len(pair.modality_dims) > 1
+    return transform.by_episode and by_part
+
+
+def _of_one_part(head: Head) -> tuple[Head, Transform]:
+    """The head's core and transform, for one part alone."""
+    core, transform = taken_apart(head)
+    return core, replace(transform, length="unit")
 
 
 def by_vectors(head: Head, pair: Pair, context: Context, *, memory: int = MEMORY) -> Score:
@@ -156,42 +168,25 @@ def _gather(
     return {source: x[indices[source]] for source, x in extra.items()}
 
 
-class Table(NamedTuple):
-    """Products of all clips."""
-
-    among: Float[Tensor, "V V"]  # of a Gram table: of supports and queries, where these differ
-    across: Float[Tensor, "W V"]  # queries by supports
-    square: Float[Tensor, "W"]  # of queries with themselves
-    shift: int  # of a Gram table: where queries begin
-
-
-def table_of(
-    head: ProductHead | GramHead, pair: Pair, context: Context, *, gram: bool = False
-) -> Table:
-    """The products of all clips as the head embeds them."""
-    left, right = _embedded(head, pair, context)
-    if gram:
-        joined = left if right is left else torch.cat([left, right])
-        among = _gram(joined)
-        return Table(among, among, among.diagonal(), len(joined) - len(left))
-    among = _gram(left)
-    across = among if right is left else right @ left.T
-    return Table(among, across, right.square().sum(1), 0)
-
-
-def by_products(head: ProductHead, pair: Pair, context: Context, *, memory: int = MEMORY) -> Score:
-    """Predictions by look-ups in a table of the products of all clips."""
-    table = table_of(head, pair, context)
-    among, across, square = table.among, table.across, table.square
-    ragged = fitter(head, pair, context)
+def by_products(
+    head: ProductHead,
+    pair: Pair,
+    context: Context,
+    *,
+    memory: int = MEMORY,
+    products: Products | None = None,
+) -> Score:
+    """Predictions from inner products, by default out of a table of all clips."""
+    known = products or table_of(head, pair, context)
+    ragged, means = fitter(head, pair, context), bool(getattr(head, "by_means", False))
 
     def scores(batch: EpisodeBatch, part: slice) -> Float[Tensor, "E M N"]:
         if batch.mask is not None:
             return ragged(batch, part)
-        support = index(batch.support[part], among.device).flatten(1)
-        query = index(batch.query[part], among.device)
-        predict = head.fit_products(look_up(among, support, support), batch.ways)
-        return predict(look_up(across, query, support), square[query])
+        support = index(batch.support[part], known.device).flatten(1)
+        query = index(batch.query[part], known.device)
+        among, across, square = known.of(support, query, batch.ways if means else 0)
+        return head.fit_products(among, batch.ways)(across, square)
 
     return in_parts(
         scores,
@@ -201,24 +196,84 @@ def by_products(head: ProductHead, pair: Pair, context: Context, *, memory: int 
             else b.clips * pair.support.shape[1]
         ),
         memory,
-        among.device,
+        known.device,
     )
 
 
-def by_gram(head: GramHead, pair: Pair, context: Context, *, memory: int = MEMORY) -> Score:
+def by_gram(
+    head: GramHead,
+    pair: Pair,
+    context: Context,
+    *,
+    memory: int = MEMORY,
+    products: Products | None = None,
+) -> Score:
     """Predictions as in `by_products`, with the queries' products among themselves too."""
-    of_all = table_of(head, pair, context, gram=True)
-    table, shift = of_all.among, of_all.shift
+    known = products or table_of(head, pair, context, gram=True)
     ragged = fitter(head, pair, context)
 
     def scores(batch: EpisodeBatch, part: slice) -> Float[Tensor, "E M N"]:
         if batch.mask is not None:
             return ragged(batch, part)
-        support, query = (index(x[part], table.device) for x in (batch.support, batch.query))
-        points = torch.cat([support.flatten(1), query + shift], dim=1)
-        return head.from_gram(look_up(table, points, points), *support.shape[1:])
+        support, query = (index(x[part], known.device) for x in (batch.support, batch.query))
+        gram = known.of_points(support.flatten(1), query)
+        return head.from_gram(gram, *support.shape[1:])
 
-    return in_parts(scores, lambda b: 4 * b.clips**2, memory, table.device)
+    return in_parts(scores, lambda b: 4 * b.clips**2, memory, known.device)
+
+
+def by_parts(
+    head: ProductHead, pair: Pair, context: Context, parts: Sequence[Products], *, memory: int
+) -> Score:
+    """Predictions from products of each modality's part, brought to one length after it lost what
+    the episode has in common."""
+    core, transform = taken_apart(head)
+    assert isinstance(core, ProductHead)
+    share = 1 / len(parts) if transform.length == "unit" else 1.0
+    alone, ragged = replace(transform, length="unit"), fitter(head, pair, context)
+
+    def scores(batch: EpisodeBatch, part: slice) -> Float[Tensor, "E M N"]:
+        if batch.mask is not None:
+            return ragged(batch, part)
+        support = index(batch.support[part], parts[0].device).flatten(1)
+        query = index(batch.query[part], parts[0].device)
+        total: list[Tensor] = []
+        for products in parts:
+            among, across, square = products.of(support, query)
+            among, place = alone.of_products(among)
+            placed = [among, *place(across, square)]
+            total = [t + x for t, x in zip(total, placed, strict=True)] if total else placed
+        among, across, square = (share * x for x in total)
+        return core.fit_products(among, batch.ways)(across, square)
+
+    return in_parts(
+        scores,
+        lambda b: (
+            6 * b.query[0].size * b.support[0].size
+            if b.mask is None
+            else b.clips * pair.support.shape[1]
+        ),
+        memory,
+        parts[0].device,
+    )
+
+
+def split_by_modality(pair: Pair, context: Context) -> list[tuple[Pair, Context]]:
+    """The parts of joined vectors, with what is known of each."""
+    dims = list(pair.modality_dims)
+    support = [x.contiguous() for x in torch.split(pair.support, dims, dim=1)]
+    one = pair.query is pair.support
+    query = support if one else [x.contiguous() for x in torch.split(pair.query, dims, dim=1)]
+    origins: Sequence[Tensor | None] = [None] * len(dims)
+    if context.origin is not None:
+        origins = torch.split(context.origin, dims)
+    return [
+        (
+            Pair(support=s, query=q, modality_dims=(dim,)),
+            Context(modality_dims=(dim,), origin=origin, balanced=context.balanced),
+        )
+        for s, q, dim, origin in zip(support, query, dims, origins, strict=True)
+    ]
 
 
 def by_fusion(
@@ -287,52 +342,3 @@ def accuracies(episodes: Episodes, predictions: Int[np.ndarray, "E M"]) -> Float
     """The share of correct predictions in each episode."""
     correct = (predictions == episodes.targets).sum(-1)
     return np.asarray(correct / (episodes.query >= 0).sum(-1))
-
-
-def _one_side(pair: Pair, context: Context) -> bool:
-    """True if support and query are the same vectors under the same mean."""
-    left, right = context.support_mean, context.query_mean
-    if pair.support is not pair.query or left is None or right is None:
-        return pair.support is pair.query and left is right
-    return torch.equal(left, right)
-
-
-def _embedded(
-    head: ProductHead | GramHead, pair: Pair, context: Context
-) -> tuple[Float[Tensor, "V D"], Float[Tensor, "V D"]]:
-    """Support and query vectors as the head sees them; only once where they are the same."""
-    nothing = pair.support[:0]
-    left = torch.empty_like(pair.support)
-    shared = _one_side(pair, context)
-    right = left if shared else torch.empty_like(pair.query)
-    for first in range(0, len(left), CLIPS_AT_ONCE):
-        part = slice(first, first + CLIPS_AT_ONCE)
-        query = nothing if shared else pair.query[part]
-        left[part], of_query = head.embed(pair.support[part], query, context)
-        if not shared:
-            right[part] = of_query
-    return left, right
-
-
-def _gram(x: Float[Tensor, "V D"]) -> Float[Tensor, "V V"]:
-    """x x^T, each product once but for blocks on the diagonal."""
-    table = x.new_empty(len(x), len(x))
-    size = max(256, len(x) // 6)
-    for first in range(0, len(x), size):
-        last = first + size
-        table[first:last, :last] = x[first:last] @ x[:last].T
-        table[:first, first:last] = table[first:last, :first].T
-    return table
-
-
-def index(indices: np.ndarray, device: torch.device = CPU) -> Int32[Tensor, "..."]:
-    """Indices as a tensor: 32 bits are enough, and half the traffic of 64."""
-    return sent(torch.from_numpy(np.ascontiguousarray(indices)), device)
-
-
-def look_up(
-    table: Float[Tensor, "V W"], rows: Int32[Tensor, "E A"], columns: Int32[Tensor, "E B"]
-) -> Float[Tensor, "E A B"]:
-    """The table's entries at these rows and columns, laid out column by column: there are few."""
-    entries = (rows * table.shape[1])[:, None] + columns[:, :, None]
-    return table.view(-1).index_select(0, entries.view(-1)).view(entries.shape).mT

@@ -25,6 +25,7 @@ from learn.data.clips import UNLABELLED, Clips
 from learn.fewshot import modes as views
 from learn.fewshot.default_head import NAME, resolved
 from learn.fewshot.heads import Context, Head
+from learn.fewshot.kept import queries_of
 from learn.fewshot.scoring import scorer
 from learn.fewshot.tasks import Episodes
 from store import plugins
@@ -178,7 +179,7 @@ def correct(
     head = head or plugins.build("learn.fewshot.heads", HEAD)
     pair = views.pair(vectors, support, query, common=common)
     context = Context(modality_dims=pair.modality_dims, origin=pair.support.mean(0))
-    predictions = scorer(head, pair, context, queries=episodes.query.size)(episodes)
+    predictions = scorer(head, pair, context, queries=queries_of([episodes]))(episodes)
     return np.asarray(predictions == episodes.targets, np.float64)
 
 

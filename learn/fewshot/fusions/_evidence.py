@@ -33,7 +33,7 @@ from learn.fewshot.fusions import Prior
 SHARPNESSES = (4.0, 12.0, 36.0)  # each three times the one before
 MOST_WEIGHTS = 300  # of a grid: the finest step of those below that has no more
 STEPS = (10, 5, 4, 3, 2, 1)  # parts of the simplex's edge
-NUMBERS_AT_ONCE = 1_000_000
+NUMBERS_AT_ONCE = 150_000  # more would be new memory time and again, which costs more than the sums
 WORST = 1e4  # of a clip's log odds: what is beyond is as good as impossible
 CLIPS_A_CLASS = 4  # how many clips a class of known labels counts as
 EVEN_BEFORE = 0.1  # share of a prior that other classes can overrule

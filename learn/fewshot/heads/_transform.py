@@ -225,6 +225,7 @@ class Transformed:
         self.ragged = bool(getattr(core, "ragged", False))
         self.by_products = isinstance(core, ProductHead) and core.by_products
         self.by_gram = isinstance(core, GramHead) and core.by_gram
+        self.by_means = bool(getattr(core, "by_means", False)) and not transform.by_episode
 
     def fit(self, support: Float[Tensor, "E N K D"], context: Context) -> Predict:
         """Fit the core on transformed shots; returns its scores of transformed queries."""

@@ -38,6 +38,7 @@ class Prototypes:
     scale_free = True
     ragged = True
     by_products = True
+    by_means = True  # lengths of class means and their products with queries are enough
 
     def __init__(self, *, cosine: bool) -> None:
         self.cosine = cosine

@@ -101,8 +101,13 @@ def test_tables_give_what_vectors_give(clips, mode, head):
     fast, slow = (predictor(clips, "good", mode, sides, head=head, queries=n) for n in (10**6, 0))
     assert fast.tables is not None
     assert slow.tables is None
-    np.testing.assert_array_equal(fast.predict(episodes), slow.predict(episodes))
-    np.testing.assert_allclose(fast.weights(episodes), slow.weights(episodes), atol=2e-5)
+    gathered, reference = (predictor(clips, "good", mode, sides, head=head) for _ in range(2))
+    reference.__dict__["products"] = None  # from vectors
+    gathered = replace(gathered, queries=CLASSES * EACH)
+    assert gathered.tables is None
+    for other in (slow, gathered, reference):
+        np.testing.assert_array_equal(fast.predict(episodes), other.predict(episodes))
+        np.testing.assert_allclose(fast.weights(episodes), other.weights(episodes), atol=2e-5)
     np.testing.assert_allclose(fast.weights(episodes).sum(1), 1, atol=1e-5)
 
 

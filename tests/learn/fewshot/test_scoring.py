@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from learn.fewshot import scoring
+from learn.fewshot import products, scoring
 from learn.fewshot.heads import Context, ExtraShotsHead
 from learn.fewshot.modes import Pair
 from learn.fewshot.tasks import Episodes
@@ -51,6 +51,30 @@ def test_memory_changes_no_answer(head, pair, episodes):
     assert len(np.unique(predictions[2])) == 4
 
 
+SPECS = [
+    *(name for name, head in HEADS.items() if getattr(head, "by_products", False)),
+    *(name for name, head in HEADS.items() if getattr(head, "by_gram", False)),
+    "ridge:power=0.5,centre=support,unit=true",
+    "prototypes:metric=cl2n,centre=support",
+    "prototypes:metric=cosine",
+    "nearest:power=0.5,unit=true",
+]
+
+
+@pytest.mark.parametrize("dims", [(DIM,), (DIM // 4, DIM - DIM // 4)], ids=["one", "joined"])
+@pytest.mark.parametrize("spec", SPECS)
+def test_every_way_to_products_answers_as_vectors_do(spec, dims, pair, episodes):
+    head = plugins.build("learn.fewshot.heads", spec)
+    context = Context(modality_dims=dims, origin=pair.support.mean(0))
+    pair = Pair(support=pair.support, query=pair.query, modality_dims=dims)
+    episodes = replace(episodes, indices=episodes.indices[:20], classes=episodes.classes[:20])
+    expected = scoring.by_vectors(head, pair, context)(episodes)
+    for queries in (1, CLIPS, 10**6):  # embedded as gathered, gathered, looked up
+        found = scoring.scorer(head, pair, context, queries=queries)(episodes)
+        # A query between two classes may fall to either by rounding alone.
+        assert (found != expected).sum() <= 1, queries
+
+
 class Spy:
     """Answers the first class, and remembers how many episodes it saw at once."""
 
@@ -81,8 +105,8 @@ def test_as_many_episodes_go_together_as_memory_holds(pair, episodes, memory, at
 def test_a_table_is_made_where_it_fits_and_pays(monkeypatch, pair, episodes, name, both):
     if not both:
         pair = Pair(support=pair.support, query=pair.support.clone(), modality_dims=(DIM,))
-    looked, look_up = [], scoring.look_up
-    monkeypatch.setattr(scoring, "look_up", lambda *a: looked.append(1) or look_up(*a))
+    looked, look_up = [], products.look_up
+    monkeypatch.setattr(products, "look_up", lambda *a: looked.append(1) or look_up(*a))
 
     def looks_up(**asked):
         looked.clear()
@@ -95,19 +119,3 @@ def test_a_table_is_made_where_it_fits_and_pays(monkeypatch, pair, episodes, nam
     assert looks_up(queries=10**6, memory=wanted)
     assert not looks_up(queries=10**6, memory=wanted - 2)
     assert not looks_up(queries=1, memory=wanted)
-
-
-def test_products_of_all_clips_are_a_matrix_product():
-    x = torch.randn(700, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(scoring._gram(x), x @ x.T)
-
-
-def test_two_sides_under_two_means_are_embedded_apart(pair):
-    means = torch.zeros(DIM), torch.ones(DIM)
-    context = Context(modality_dims=(DIM,), support_mean=means[0], query_mean=means[1])
-    head = plugins.build("learn.fewshot.heads", "prototypes:centre=base")
-    left, right = scoring._embedded(head, pair, context)
-    expected = head.embed(pair.support, pair.query, context)
-    assert torch.equal(left, expected[0])
-    assert torch.equal(right, expected[1])
-    assert not torch.equal(left, right)
