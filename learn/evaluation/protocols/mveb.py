@@ -174,7 +174,9 @@ def _apart(
         return None, {"groups": "not known; `learn groups` finds them"}
     own, others = (np.array([of_clip[clip] for clip in part.ids]) for part in (train, scored))
     apart = [(pool[~np.isin(own[pool], others[held])], held) for pool, held in halves]
-    left_out = max(len(pool) - len(rest) for (pool, _), (rest, _) in zip(halves, apart, strict=True))
+    left_out = max(
+        len(pool) - len(rest) for (pool, _), (rest, _) in zip(halves, apart, strict=True)
+    )
     about = {"train_clips_of_groups_asked_about": left_out}
     if not left_out:
         return halves, about
