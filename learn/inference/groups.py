@@ -19,7 +19,7 @@ import numpy as np
 
 from learn.data.features import MODALITIES, choose_feature
 from learn.data.group_file import GROUP
-from learn.inference.linkage import RATIO, Background, linked
+from learn.inference.linkage import RATIO, Background, Sense, joined, sense
 from learn.inference.signatures import signatures
 from store import atomic
 from store import open as open_store
@@ -107,41 +107,42 @@ def groups(
     output = check_groups(output, by, ratio)
     store = open_store(store_path)
     manifest = store.manifest()
-    found = _Found(len(manifest))
     features = dict(_features(store, by, visual, audio))
     if not features:
         raise InputError("the store has no feature to compare by; run: extract run MANIFEST")
     position = {clip: i for i, clip in enumerate(manifest.clip_ids)}
-    if DIGEST in by:
-        for members in _same_files(features.values(), position):
-            found.join(members, DIGEST, np.ones(len(members)))
-    compared, notes = {}, []
+    same = list(_same_files(features.values(), position)) if DIGEST in by else []
+    senses: dict[str, Sense] = {}
+    plain, notes = Counter[str](), list[str]()
     for done, (modality, feature) in enumerate(features.items()):
-        sense = SENSE_OF[modality]
-        if sense not in by:
+        name = SENSE_OF[modality]
+        if name not in by:
             continue
         if progress:
-            progress(done, len(features), f"comparing by {sense}")
+            progress(done, len(features), f"comparing by {name}")
         of = signatures(feature, position, seed)
+        plain[name] = int(of.plain.sum())
         usable = of.keep(~of.plain)
         if len(usable) < FEWEST:
-            notes.append(f"{len(usable)} clips can be compared by {sense}: too few, left out")
+            notes.append(f"{len(usable)} clips can be compared by {name}: too few, left out")
             continue
-        result = linked(usable, ratio, seed)
-        for members in result.groups:
-            found.join(usable.clips[members], sense, 1 - result.ratio[members])
-        compared[sense] = Compared(
-            feature=feature.name, clips=len(usable), plain=int(of.plain.sum()),
-            background=result.background,
-        )  # fmt: skip
-    number = found.numbers()
-    atomic.write_text(output, _table(manifest, number, found), replace=False)
+        senses[name] = sense(usable, len(manifest), ratio, seed)
+    number = joined(len(manifest), same, list(senses.values()), seed)
+    scores = _scores(number, same, senses)
+    atomic.write_text(output, _table(manifest, number, scores), replace=False)
     sizes = Counter(Counter(number[number >= 0].tolist()).values())
     return Groups(
         store=str(store_path), output=str(output), clips=len(manifest),
         groups=sum(sizes.values()), grouped=int((number >= 0).sum()), sizes=sizes,
-        reasons=dict(Counter(found.reason(i) for i in np.flatnonzero(number >= 0).tolist())),
-        compared=compared, known=_against_known(manifest, number),
+        reasons=dict(Counter(_reason(scores[i]) for i in np.flatnonzero(number >= 0).tolist())),
+        compared={
+            name: Compared(
+                feature=features[MODALITIES[list(SENSE_OF.values()).index(name)]].name,
+                clips=len(own.of), plain=plain[name], background=own.background,
+            )
+            for name, own in senses.items()
+        },
+        known=_against_known(manifest, number),
         seconds=time.monotonic() - begun, notes=tuple(notes),
     )  # fmt: skip
 
@@ -168,37 +169,27 @@ def check_groups(output: str | Path, by: Sequence[str], ratio: float) -> Path:
     return output
 
 
-class _Found:
-    """Clips that something connects."""
+def _scores(
+    number: np.ndarray, same: Sequence[Sequence[int]], senses: Mapping[str, Sense]
+) -> Mapping[int, Mapping[str, float]]:
+    """What connects each clip to others of its group, and how near the nearest of them is."""
+    found: dict[int, dict[str, float]] = defaultdict(dict)
+    for clips in same:
+        for clip in clips:
+            found[clip][DIGEST] = 1.0
+    for name, own in senses.items():
+        within = number[own.pairs[:, 0]] == number[own.pairs[:, 1]]
+        within &= number[own.pairs[:, 0]] >= 0
+        nearest = np.full(len(number), np.inf)
+        for side in (0, 1):
+            np.minimum.at(nearest, own.pairs[within, side], own.ratios[within])
+        for clip in np.flatnonzero(np.isfinite(nearest)).tolist():
+            found[clip][name] = float(np.clip(1 - nearest[clip], 0, 1))
+    return found
 
-    def __init__(self, clips: int) -> None:
-        self._parent = list(range(clips))
-        self.scores: dict[int, dict[str, float]] = defaultdict(dict)
 
-    def _root(self, clip: int) -> int:
-        while self._parent[clip] != clip:
-            self._parent[clip] = self._parent[self._parent[clip]]
-            clip = self._parent[clip]
-        return clip
-
-    def join(self, clips: Sequence[int] | np.ndarray, reason: str, scores: np.ndarray) -> None:
-        """Put clips into one group."""
-        first = self._root(int(clips[0]))
-        for clip, score in zip(map(int, clips), scores.tolist(), strict=True):
-            self._parent[self._root(clip)] = first
-            self.scores[clip][reason] = max(score, 0.0)
-
-    def numbers(self) -> np.ndarray:
-        """The number of each clip's group, in the order of their first clips; -1 without one."""
-        number = np.full(len(self._parent), -1)
-        known: dict[int, int] = {}
-        for clip in sorted(self.scores):
-            number[clip] = known.setdefault(self._root(clip), len(known))
-        return number
-
-    def reason(self, clip: int) -> str:
-        """What connects a clip to others."""
-        return "+".join(name for name in REASONS if name in self.scores[clip])
+def _reason(scores: Mapping[str, float]) -> str:
+    return "+".join(name for name in REASONS if name in scores)
 
 
 def _features(
@@ -225,7 +216,7 @@ def _same_files(
     yield from (list(clips) for clips in of_digest.values() if len(clips) > 1)
 
 
-def _table(manifest: "Manifest", number: np.ndarray, found: _Found) -> str:
+def _table(manifest: "Manifest", number: np.ndarray, scores: Mapping[int, Mapping[str, float]]) -> str:
     """The groups as CSV, in the order of the manifest."""
     text = io.StringIO(newline="")
     table = csv.writer(text)
@@ -235,8 +226,8 @@ def _table(manifest: "Manifest", number: np.ndarray, found: _Found) -> str:
         if number[i] < 0:
             table.writerow((clip, "", "", ""))
             continue
-        score = max(found.scores[i].values())
-        table.writerow((clip, f"s{number[i]:0{width}d}", found.reason(i), f"{score:.3f}"))
+        score = f"{max(scores[i].values()):.3f}"
+        table.writerow((clip, f"s{number[i]:0{width}d}", _reason(scores[i]), score))
     return text.getvalue()
 
 

@@ -13,11 +13,11 @@ does) says what it is among all.
 Pairs are joined the nearest first (single linkage). A join holds only if enough of the pairs across
 it are near too, so that no chain of neighbours becomes a group.
 
-Shapes: V = clips, P = pairs.
+Shapes: V = clips known to a sense, C = all clips, P = near pairs, Q = other pairs.
 Source: Lowe, IJCV 2004 (the ratio of distances).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -57,32 +57,87 @@ class Background:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Linked:
-    """The groups of one sense, as positions among its signatures, and the pairs behind them."""
+class Sense:
+    """Clips as one sense knows them: signatures, surroundings, and the pairs that are near."""
 
-    groups: list[Int64[np.ndarray, "_"]]  # of two clips or more
-    ratio: Float[np.ndarray, "V"]  # of the nearest clip of the group; 1 without one
+    of: Signatures
+    around: Float[np.ndarray, "V"]
     background: Background
+    pairs: Int64[np.ndarray, "P 2"]  # of clips, as positions among all
+    ratios: Float[np.ndarray, "P"]
+    place: Int64[np.ndarray, "C"]  # of each clip of all among the signatures; -1: it has none
+
+    def ratios_of(self, pairs: Int[np.ndarray, "Q 2"]) -> Float[np.ndarray, "Q"]:
+        """The distance of each pair of clips, of what their surroundings are away; infinite where
+        one is not known to this sense."""
+        own = self.place[pairs]
+        known = (own >= 0).all(axis=1)
+        found = np.full(len(pairs), np.inf)
+        found[known] = _ratios(similarity(self.of, own[known]), own[known], self.around)
+        return found
 
 
-def linked(of: Signatures, ratio: float = RATIO, seed: int = 0) -> Linked:
-    """The groups of clips that are copies of one another in one sense."""
+def sense(of: Signatures, clips: int, ratio: float = RATIO, seed: int = 0) -> Sense:
+    """The pairs of clips, of so many, that are near in one sense."""
     pairs = candidates(of)
     alike = similarity(of, pairs)
     background = background_of(of, ratio, seed)
     around = _around(pairs, alike, len(of), background)
-    near = _ratios(alike, pairs, around)
-    order = np.argsort(near, kind="stable")
-    order = order[near[order] <= ratio]
-    groups = list(_groups(of, pairs[order], around, seed))
-    number = np.arange(len(of))
-    for i, members in enumerate(groups):
-        number[members] = len(of) + i
-    best = np.ones(len(of))
-    own = number[pairs[:, 0]] == number[pairs[:, 1]]
-    for side in (0, 1):
-        np.minimum.at(best, pairs[own, side], near[own])
-    return Linked(groups=groups, ratio=best, background=background)
+    ratios = _ratios(alike, pairs, around)
+    near = ratios <= ratio
+    place = np.full(clips, -1)
+    place[of.clips] = np.arange(len(of))
+    return Sense(
+        of=of, around=around, background=background, pairs=of.clips[pairs[near]],
+        ratios=ratios[near], place=place,
+    )  # fmt: skip
+
+
+def joined(
+    clips: int, same: Iterable[Sequence[int]], senses: Sequence[Sense], seed: int = 0
+) -> Int64[np.ndarray, "C"]:
+    """The number of each clip's group, or -1: sets of clips that are the `same` for certain, and
+    those that pairs of any sense join, the nearest first."""
+    rng = np.random.default_rng(seed)
+    members: dict[int, list[int]] = {}
+
+    def join(a: int, b: int, *, certain: bool) -> None:
+        left, right = members.setdefault(a, [a]), members.setdefault(b, [b])
+        if left is right or not (certain or _holds(left, right, senses, rng)):
+            return
+        left, right = (left, right) if len(left) >= len(right) else (right, left)
+        left.extend(right)
+        for clip in right:
+            members[clip] = left
+
+    for first, *others in same:
+        for other in others:
+            join(first, other, certain=True)
+    nothing = np.empty((0, 2), np.int64), np.empty(0)
+    pairs, ratios = (
+        np.concatenate(x) for x in zip(nothing, *((s.pairs, s.ratios) for s in senses), strict=True)
+    )
+    for a, b in pairs[np.argsort(ratios, kind="stable")].tolist():
+        join(a, b, certain=False)
+    number = np.full(clips, -1)
+    groups = {id(group): sorted(group) for group in members.values() if len(group) > 1}
+    for i, group in enumerate(sorted(groups.values())):
+        number[group] = i
+    return number
+
+
+def _holds(
+    left: list[int], right: list[int], senses: Sequence[Sense], rng: np.random.Generator
+) -> bool:
+    """Whether enough pairs across a join are near in some sense; always between single clips."""
+    if len(left) == len(right) == 1:
+        return True
+    sides = [
+        rng.permutation(side)[:ACROSS] if len(side) > ACROSS else side for side in (left, right)
+    ]
+    across = np.stack(np.meshgrid(*sides, indexing="ij"), axis=-1).reshape(-1, 2)
+    ratios = np.min([own.ratios_of(across) for own in senses], axis=0)
+    return float((ratios <= RATIO_ACROSS).mean()) >= SHARE_ACROSS
 
 
 def background_of(of: Signatures, ratio: float = RATIO, seed: int = 0) -> Background:
@@ -133,35 +188,3 @@ def _ratios(
 ) -> Float[np.ndarray, "P"]:
     """The distance of each pair, of what the nearer surroundings of both are away."""
     return (1 - alike) / (1 - around[pairs].max(axis=1))
-
-
-def _groups(
-    of: Signatures, pairs: Int[np.ndarray, "P 2"], around: Float[np.ndarray, "V"], seed: int
-) -> Iterator[Int64[np.ndarray, "_"]]:
-    """The clips that are joined, by pairs that are near enough, the nearest first."""
-    rng = np.random.default_rng(seed)
-    members = {clip: [clip] for clip in np.unique(pairs).tolist()}
-    for a, b in pairs.tolist():
-        left, right = members[a], members[b]
-        if left is right or not _holds(of, left, right, around, rng):
-            continue
-        left, right = (left, right) if len(left) >= len(right) else (right, left)
-        left.extend(right)
-        for clip in right:
-            members[clip] = left
-    for joined in {id(group): group for group in members.values()}.values():
-        if len(joined) > 1:
-            yield np.sort(np.array(joined, np.int64))
-
-
-def _holds(
-    of: Signatures, left: list[int], right: list[int], around: Float[np.ndarray, "V"],
-    rng: np.random.Generator,
-) -> bool:  # fmt: skip
-    """Whether enough pairs across a join are near; always between single clips."""
-    if len(left) == len(right) == 1:
-        return True
-    sides = [rng.permutation(side)[:ACROSS] if len(side) > ACROSS else side for side in (left, right)]
-    across = np.stack(np.meshgrid(*sides, indexing="ij"), axis=-1).reshape(-1, 2)
-    near = _ratios(similarity(of, across), across, around) <= RATIO_ACROSS
-    return float(near.mean()) >= SHARE_ACROSS
