@@ -129,7 +129,13 @@ def groups_command(
 
     with console.progress("senses", quiet=as_json) as progress:
         shown = groups(
-            directory, output, by=listed([by]), visual=visual, audio=audio, ratio=ratio, seed=seed,
+            directory,
+            output,
+            by=listed([by]),
+            visual=visual,
+            audio=audio,
+            ratio=ratio,
+            seed=seed,
             progress=progress,
         ).to_dict()
     console.give(shown, as_json, lambda: groups_lines(shown, GROUP))

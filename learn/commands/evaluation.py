@@ -15,6 +15,7 @@ from learn.commands.options import (
     AudioFeature,
     Device,
     Group,
+    GroupFile,
     Guard,
     KeepIn,
     Manifest,
@@ -41,6 +42,7 @@ def episodes_command(
         str, typer.Option(metavar="COLUMN", help="The column of labels.", rich_help_panel=DATA)
     ] = "label",
     group: Group = None,
+    group_file: GroupFile = None,
     groups: Annotated[
         str,
         typer.Option(
@@ -204,7 +206,8 @@ def episodes_command(
             fusions=fusions, seed=seed,
         )  # fmt: skip
     asked: dict[str, Any] = {
-        "manifest": manifest, "split": split, "label": label, "group": group, "groups": groups,
+        "manifest": manifest, "split": split, "label": label, "group": group,
+        "group_file": group_file, "groups": groups,
         "inflation": inflation, "task": task, "ways": ways, "shots": tuple(shots),
         "queries": queries, "episodes": episodes, "until_ci": until_ci,
         "max_episodes": max_episodes, "seed": seed, "visual": visual, "audio": audio,
@@ -300,6 +303,7 @@ def evaluate_command(
         ),
     ] = ["label"],  # noqa: B006
     group: Group = None,
+    group_file: GroupFile = None,
     visual: VisualFeature = None,
     audio: AudioFeature = None,
     projection: Projections = [],  # noqa: B006 (typer copies it)
@@ -344,8 +348,8 @@ def evaluate_command(
     with console.progress("findings", quiet=as_json) as progress:
         result = learn.run_protocol(
             directory, protocol, manifest=manifest, split=split, train_split=train_split,
-            val_split=val_split, labels=tuple(label), group=group, visual=visual, audio=audio,
-            projections=tuple(projection), support=tuple(support), query=tuple(query), seed=seed,
+            val_split=val_split, labels=tuple(label), group=group, group_file=group_file,
+            visual=visual, audio=audio, projections=tuple(projection), support=tuple(support), query=tuple(query), seed=seed,
             device=device, progress=progress,
         )  # fmt: skip
     if output:

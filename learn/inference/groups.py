@@ -203,9 +203,7 @@ def _features(
             yield modality, choose_feature(store, modality, name)
 
 
-def _same_files(
-    features: Iterable["Feature"], position: Mapping[str, int]
-) -> Iterator[list[int]]:
+def _same_files(features: Iterable["Feature"], position: Mapping[str, int]) -> Iterator[list[int]]:
     """Clips whose media have one digest: copies of a file, and pieces of one."""
     of_digest: dict[bytes, dict[int, None]] = defaultdict(dict)
     for feature in features:
@@ -216,7 +214,9 @@ def _same_files(
     yield from (list(clips) for clips in of_digest.values() if len(clips) > 1)
 
 
-def _table(manifest: "Manifest", number: np.ndarray, scores: Mapping[int, Mapping[str, float]]) -> str:
+def _table(
+    manifest: "Manifest", number: np.ndarray, scores: Mapping[int, Mapping[str, float]]
+) -> str:
     """The groups as CSV, in the order of the manifest."""
     text = io.StringIO(newline="")
     table = csv.writer(text)

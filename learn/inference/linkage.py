@@ -157,9 +157,7 @@ def background_of(of: Signatures, ratio: float = RATIO, seed: int = 0) -> Backgr
     expected = ndtri(0.5 ** (1 / beside))
     of_all = float(ndtri(0.5 ** (1 / max(clips - 1, 1))))
     slope = float(np.polyfit(expected, medians, 1)[0]) if len(beside) > 1 else 0.0
-    below, median, above = np.quantile(
-        nearest[:, -1], (DEVIATION, 0.5, 1 - DEVIATION)
-    ).tolist()
+    below, median, above = np.quantile(nearest[:, -1], (DEVIATION, 0.5, 1 - DEVIATION)).tolist()
     # Copies among the others drawn are above: the narrower side is the background's.
     deviation = max(min(median - below, above - median), LEAST_DEVIATION)
     shift = max(slope, 0.0) * max(of_all - float(expected[-1]), 0.0)
