@@ -88,8 +88,7 @@ def fill(path, found, table, rng):
     fs = store.create(path)
     fs.add_manifest(table)
     of_post = {
-        str(post): i
-        for i, post in enumerate(np.concatenate([of["post"] for of in found.values()]))
+        str(post): i for i, post in enumerate(np.concatenate([of["post"] for of in found.values()]))
     }
     order = np.array([of_post[clip] for clip in table.clip_ids])
     values = {

@@ -34,7 +34,9 @@ def benchmark_command(
     head: Annotated[
         list[str],
         typer.Option(
-            metavar="SPEC", help="As `learn episodes` has it; may repeat.", show_default="default",
+            metavar="SPEC",
+            help="As `learn episodes` has it; may repeat.",
+            show_default="default",
             rich_help_panel=COMPARED,
         ),
     ] = [],  # noqa: B006

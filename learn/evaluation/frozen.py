@@ -191,7 +191,7 @@ def choose(plan: Plan, table: Manifest, usable: Sequence[bool]) -> tuple[Manifes
         )
     large.sort(key=lambda name: (-len(of_class[name]), name))
     kept = table.select(
-        [table.clip_ids[row] for name in sorted(large[: sum(plan.classes)]) for row in taken[name]]
+        sorted(table.clip_ids[r] for name in large[: sum(plan.classes)] for r in taken[name])
     )
     total = sum(plan.classes)
     dealt = splits_of(
@@ -211,9 +211,7 @@ def choose(plan: Plan, table: Manifest, usable: Sequence[bool]) -> tuple[Manifes
     return _sources_apart(chosen, notes), notes
 
 
-def _of_class(
-    plan: Plan, rows: Sequence[int], table: Manifest, values: Sequence[str]
-) -> list[int]:
+def _of_class(plan: Plan, rows: Sequence[int], table: Manifest, values: Sequence[str]) -> list[int]:
     """The clips of a class that are taken: of each value as many as it has of all, and of one no
     more than its share; which, their ids and the seed decide."""
     of_value = defaultdict[str, list[int]](list)

@@ -63,7 +63,7 @@ class Groups:
     sizes: Mapping[int, int]  # groups by number of clips
     reasons: Mapping[str, int]  # grouped clips by what connects them
     compared: Mapping[str, Compared]  # by sense
-    known: Mapping[str, float] | None  # against the manifest's column `group`, pair by pair
+    known: Mapping[str, float | int] | None  # against the manifest's column `group`, pair by pair
     seconds: float
     notes: tuple[str, ...]
 
@@ -231,7 +231,7 @@ def _table(
     return text.getvalue()
 
 
-def _against_known(manifest: "Manifest", number: np.ndarray) -> dict[str, float] | None:
+def _against_known(manifest: "Manifest", number: np.ndarray) -> dict[str, float | int] | None:
     """How pairs of one group agree with those of the manifest's column `group`."""
     if GROUP not in manifest.columns or not any(manifest.column(GROUP)):
         return None
