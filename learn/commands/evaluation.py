@@ -349,7 +349,8 @@ def evaluate_command(
         result = learn.run_protocol(
             directory, protocol, manifest=manifest, split=split, train_split=train_split,
             val_split=val_split, labels=tuple(label), group=group, group_file=group_file,
-            visual=visual, audio=audio, projections=tuple(projection), support=tuple(support), query=tuple(query), seed=seed,
+            visual=visual, audio=audio, projections=tuple(projection), support=tuple(support),
+            query=tuple(query), seed=seed,
             device=device, progress=progress,
         )  # fmt: skip
     if output:

@@ -49,7 +49,7 @@ def benchmark_command(
     device: Device = "auto",
     as_json: Json = False,
 ) -> int:
-    """Make a benchmark of a store's clips: splits and frozen episodes by ids, scores, control tasks.
+    """Make a benchmark of a store: splits and frozen episodes by ids, scores, control tasks.
 
     Example: learn benchmark 3massiv-5k my_store --group-file groups.csv -o 3massiv-5k
     """

@@ -134,7 +134,8 @@ def predict_command(
     with console.progress("clips", quiet=as_json) as progress:
         result = learn.predict(
             directory, support=support, output=output, query=query, labels=tuple(label),
-            group=group, group_file=group_file, mode=mode, projection=projection, head=head, fusion=fusion, guard=guard,
+            group=group, group_file=group_file, mode=mode, projection=projection, head=head,
+            fusion=fusion, guard=guard,
             by=by, index=index, top=top, abstain_below=abstain_below, visual=visual, audio=audio,
             device=device, progress=progress,
         ).to_dict()  # fmt: skip

@@ -203,7 +203,8 @@ def sweep_command(
         result = learn.sweep(
             directory, recipe, grid=tuple(grid), settings=tuple(setting), directory=output,
             manifest=manifest, group_file=group_file, device=device, ways=ways, shots=shots,
-            queries=queries, workers=workers, scheduler=scheduler, insecure_tcp=insecure_tcp, progress=progress,
+            queries=queries, workers=workers, scheduler=scheduler, insecure_tcp=insecure_tcp,
+            progress=progress,
         )  # fmt: skip
     console.give(result.to_dict(), as_json, lambda: sweep_table(result.to_dict()))
     return console.FINDINGS if result.failed else console.DONE

@@ -46,7 +46,8 @@ def with_groups(
         return manifest
     if group is not None:
         raise ConfigError(
-            f"`group` {group} and `group_file` {group_file} both say what is of one source: name one"
+            f"`group` {group} and `group_file` {group_file} both say what is of one source; "
+            "name one"
         )
     of_clip = read_groups(group_file)
     if not any(clip in of_clip for clip in manifest.clip_ids):

@@ -4,10 +4,10 @@ A plan says which classes and how many clips; lists and a seed decide the rest, 
 lists makes the same benchmark, and two digests prove it. What may be passed on is `ids.json`: ids
 of clips by split and digests of the episodes, no label and no medium.
 
-3massiv-5k: 20 base, 6 val and 8 novel concepts of 3MASSIV, 150 clips each at most, Hindi for 30 % of
-them at most and other languages as they are; concepts of one family on one side. Control tasks ask
-about the format of the sound and of the picture: there the weight of a fusion must go to sound and
-to sight.
+3massiv-5k: 20 base, 6 val and 8 novel concepts of 3MASSIV, 150 clips each at most, of these 30 %
+in Hindi at most and in other languages as they are; concepts of one family on one side. Control
+tasks ask about the format of the sound and of the picture: there the weight of a fusion must go to
+sound and to sight.
 """
 
 import hashlib
@@ -254,7 +254,7 @@ def _control(
     least = plan.control_shots + plan.queries
     ways = min(plan.ways, sum(n >= least for name, n in sizes.items() if name))
     row: dict[str, Any] = {"label": column, "weight_should_go_to": modality, "ways": ways}
-    if ways < 2:  # noqa: PLR2004
+    if ways < 2:
         return {**row, "why_not": f"fewer than 2 values have {least} novel clips"}
     result = run_episodes(
         store_path, manifest=path, split=SPLITS[2], label=column, shots=(plan.control_shots,),

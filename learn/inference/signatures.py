@@ -9,12 +9,12 @@ Source: Jégou and Chum, ECCV 2012, "Negative evidences and co-occurences in ima
 whitening); Arandjelović and Zisserman, CVPR 2012 (roots).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float, Float16, Float32, Float64, Int, Int64
+from jaxtyping import Bool, Float, Float16, Float32, Int, Int64
 
 if TYPE_CHECKING:
     from store import Feature

@@ -3,9 +3,8 @@
 Of each draw the train split is shuffled anew, the first 8 clips of each label are learnt from, and
 all clips of the scored split are asked about; a number is the mean over the draws. Vectors are
 taken as they are. Every draw begins with the same seed and shuffles what the last one left, as
-mteb does, so that numbers are equal to its own where rows stand in the order of our clip ids, as
-`store export --format hf` writes them. With `folds` there is no other split: mteb's
-cross-validation.
+mteb does, so that numbers are equal to its own where rows stand in the order of their clip ids.
+With `folds` there is no other split: mteb's cross-validation.
 
 Beside mteb's numbers: the half width of the 95 % interval over draws and, where groups are known,
 the accuracy with training clips left out whose group is asked about.

@@ -51,7 +51,7 @@ def test_the_missing_concept_is_filled_and_families_come_from_numbers(tmp_path):
 def test_lists_that_differ_are_refused_unless_one_counts(tmp_path):
     posts = [("train", "1", "Travel", "Hindi"), ("train", "2", "News", "Hindi")]
     lists(tmp_path / "d", posts, [("1", "Dance", 16), ("2", "news", 29)])
-    with pytest.raises(InputError, match="concept of 1 of 2 posts.*'Travel'.*'Dance'"):
+    with pytest.raises(InputError, match=r"concept of 1 of 2 posts.*'Travel'.*'Dance'"):
         read(tmp_path / "d")
     assert read(tmp_path / "d", "3massiv:concept_of=concepts")["1"]["concept"] == "Dance"
     assert read(tmp_path / "d", "3massiv:concept_of=topics")["1"]["concept"] == "Travel"
@@ -83,7 +83,7 @@ def test_cross_lingual_splits_share_no_language(tmp_path):
     assert {c: r["split"] for c, r in rows.items() if r["split"]} == {
         "0Hindi": "train", "1Odia": "val", "2Tamil": "test",
     }  # fmt: skip
-    with pytest.raises(InputError, match="no post is in 'Tamul'.*Tamil"):
+    with pytest.raises(InputError, match=r"no post is in 'Tamul'.*Tamil"):
         read(tmp_path / "d", "3massiv:test_languages=Tamul")
     for wrong in ("val_languages=Odia", "test_languages=Odia,val_languages=Odia"):
         with pytest.raises(ConfigError):

@@ -1,4 +1,4 @@
-"""Frozen benchmarks: which clips are taken, and that they and their episodes are always the same."""
+"""Frozen benchmarks: which clips are taken, and that all is the same each time."""
 
 import json
 from collections import Counter, defaultdict

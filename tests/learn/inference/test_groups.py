@@ -175,7 +175,7 @@ def test_what_cannot_be_asked_is_one_line(copied, tmp_path):
     for asked in ({"by": ("smell",)}, {"by": ()}, {"ratio": 1.5}):
         with pytest.raises(ConfigError):
             learn.groups(copied, tmp_path / "g.csv", **asked)
-    with pytest.raises(InputError, match="not called .csv"):
+    with pytest.raises(InputError, match=r"not called .csv"):
         learn.groups(copied, tmp_path / "g.txt")
     (tmp_path / "there.csv").touch()
     with pytest.raises(InputError, match="exists"):
@@ -192,8 +192,8 @@ def test_groups_of_a_file_keep_copies_apart_and_tell_what_they_add(copied, tmp_p
     assert plain.to_dict()["episodes"]["group"] is None
     result = learn.run_episodes(copied, group_file=made.output, inflation=True, **asked).to_dict()
     assert result["episodes"]["group_file"] == made.output
-    (gain,) = result["inflation"]["results"] if "results" in result["inflation"] else [None]
-    assert gain is None or gain["mixed"] >= gain["guarded"] - 0.02
+    (gain,) = result["inflation"]
+    assert gain["inflation"] > 0.02  # a copy among the shots tells
     split = learn.split(
         copied, tmp_path / "split.csv", by="clips", group_file=made.output
     ).to_dict()

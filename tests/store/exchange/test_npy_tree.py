@@ -25,7 +25,7 @@ def test_features_of_3massiv_as_they_lie(tmp_path):
     assert {fs[name].modality: fs[name].dim for name in fs.features} == {"visual": 4, "audio": 3}
     audio = next(fs[name] for name in fs.features if fs[name].modality == "audio")
     assert audio.read(["2"])[0].tolist() == [[2.0] * 3]
-    assert audio.clip_ids == ["1", "2"] or tuple(audio.clip_ids) == ("1", "2")
+    assert list(audio.clip_ids) == ["1", "2"]
 
 
 def test_several_files_of_a_clip_are_its_rows_in_order(tmp_path):
@@ -44,7 +44,8 @@ def test_folders_tell_labels_and_paths_are_ids(tmp_path):
     spec = "npy_tree:pattern={split}/{label}/{clip_id}.npy,modality=audio"
     import_(spec, tmp_path / "t", tmp_path / "s")
     table = store.open(tmp_path / "s").manifest()
-    assert sorted(zip(table.clip_ids, table.column("split"), table.column("label"), strict=True)) == [
+    told = zip(table.clip_ids, table.column("split"), table.column("label"), strict=True)
+    assert sorted(told) == [
         ("x", "train", "dog"), ("y", "test", "cat"),
     ]  # fmt: skip
     import_("npy_tree:pattern={clip_path}.npy,modality=audio", tmp_path / "t", tmp_path / "p")
