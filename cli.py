@@ -13,7 +13,7 @@ import typer
 from extract.commands import SandboxMode
 from extract.commands import app as extract_app
 from learn.commands import app as learn_app
-from learn.commands.options import Group
+from learn.commands.options import Group, GroupFile
 from store import console
 from store.commands import app as store_app
 from store.console import Json
@@ -79,6 +79,7 @@ def try_command(
     ],
     label: Annotated[str, typer.Option(metavar="COLUMN", help="The column of labels.")] = "label",
     group: Group = None,
+    group_file: GroupFile = None,
     sandbox: SandboxMode = "auto",
     as_json: Json = False,
 ) -> int:
@@ -116,7 +117,7 @@ def try_command(
 
         result = try_clips(
             source, output, read=read_clips, extract=extract, label=label, group=group,
-            thumbnails=pictures, progress=progress,
+            group_file=group_file, thumbnails=pictures, progress=progress,
         ).to_dict()  # fmt: skip
     from learn.commands.tables import trial_lines
 

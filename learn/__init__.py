@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from learn.evaluation.episodes import run_episodes
     from learn.evaluation.evaluate import run_protocol
     from learn.evaluation.sweep import sweep
+    from learn.inference.groups import groups
     from learn.inference.predict import predict
     from learn.inference.search import search
     from learn.reporting.report import report
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "compare",
+    "groups",
     "make_labels",
     "predict",
     "recipes",
@@ -32,6 +34,7 @@ __all__ = [
 
 _HOME = {
     "compare": "learn.evaluation.compare",
+    "groups": "learn.inference.groups",
     "make_labels": "learn.data.labels",
     "predict": "learn.inference.predict",
     "recipes": "learn.training.recipe",

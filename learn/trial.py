@@ -24,6 +24,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from learn.data.clips import Clips, load_clips, splits
+from learn.data.group_file import with_groups
 from learn.data.split import SplitConfig, splits_of, write_table
 from store import Feature, Manifest, Status, Store, atomic
 from store import open as open_store
@@ -89,6 +90,7 @@ def try_clips(
     thumbnails: Thumbnails | None = None,
     label: str = "label",
     group: str | None = None,
+    group_file: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Trial:
     """Encode clips, ask as many few-shot questions of them as they allow, and write the page.
@@ -100,6 +102,7 @@ def try_clips(
     source, output = Path(source), Path(output)
     _refuse_foreign(source, output)
     manifest, notes = read(source)
+    manifest = with_groups(manifest, group_file, group)
     say = progress or _silent
     for note in notes:
         say(0, None, note)

@@ -22,7 +22,7 @@ from learn.reporting.asked import check_map, check_report
 from learn.training import recipe as recipes
 from learn.training.run_files import check_finished, refuse_existing
 from store import plugins
-from store.errors import ConfigError, InputError, MissingFile
+from store.errors import ConfigError, InputError, MissingFile, choices
 
 if TYPE_CHECKING:
     from store import Manifest, Store
@@ -31,6 +31,7 @@ SMALL_BYTES = 4 << 20  # of a table of 10,000 clips, with room
 NONE, OWN = "none", "own"
 TASKS, HEADS, FUSIONS = "learn.fewshot.tasks", "learn.fewshot.heads", "learn.fewshot.fusions"
 PROTOCOLS = "learn.evaluation.protocols"
+BENCHMARKS = ("3massiv-5k",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +85,18 @@ def check_protocol(asked: Asked, protocol: str, output: Path | None) -> None:
     _check_new(output)
     plugins.check(PROTOCOLS, plugins.parse_spec(protocol))
     _check_asked(asked)
+
+
+def check_benchmark(name: str, output: Path, device: str) -> None:
+    """Refuse what `learn benchmark` cannot be asked.
+
+    Raises:
+        InputError, ConfigError: one line that says what to do.
+    """
+    if name not in BENCHMARKS:
+        raise InputError(f"no benchmark {name!r}; there are {choices(name, BENCHMARKS)}")
+    check_device(device)
+    refuse_existing(output)
 
 
 def check_compare(runs: Sequence[Path], *, against: str, margin: float, ci: str) -> None:

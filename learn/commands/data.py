@@ -1,4 +1,4 @@
-"""`learn split`: tables of clips, before anything is trained or asked."""
+"""`learn split` and `groups`: tables of clips, before anything is trained or asked."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from learn.commands.options import Group, app
+from learn.commands.options import AudioFeature, Group, GroupFile, VisualFeature, app
 from store import console
-from store.console import Json
+from store.console import Json, StoreDir
 
 
 @app.command("split")
@@ -29,6 +29,7 @@ def split_command(
     ] = "classes",
     label: Annotated[str, typer.Option(metavar="COLUMN", help="The column of labels.")] = "label",
     group: Group = None,
+    group_file: GroupFile = None,
     stratify: Annotated[
         list[str],
         typer.Option(metavar="COLUMN", help="Its values are alike in all splits; may repeat."),
@@ -60,7 +61,8 @@ def split_command(
     from learn.data.split import split
 
     shown = split(
-        source, output, by=by, label=label, group=group, stratify=tuple(stratify),
+        source, output, by=by, label=label, group=group, group_file=group_file,
+        stratify=tuple(stratify),
         shares=None if shares is None else numbers(shares, "--shares"), min_clips=min_clips,
         drop_small=drop_small, seed=seed,
     ).to_dict()  # fmt: skip
@@ -92,3 +94,82 @@ def split_lines(result: Mapping[str, Any]) -> None:
         console.wrapped(f"most uneven of {column}: {worst['value'] or 'empty'}, {listed}")
     for note in result["notes"]:
         console.wrapped(note, "  ")
+
+
+@app.command("groups")
+def groups_command(
+    directory: StoreDir,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="CSV", help="A new table: --group-file.")
+    ],
+    by: Annotated[
+        str,
+        typer.Option(
+            metavar="WHAT,…", help="What may connect clips: digest (of files), sight, sound."
+        ),
+    ] = "digest,sight,sound",
+    ratio: Annotated[
+        float,
+        typer.Option(help="How near copies are, of the way to a clip's twelfth neighbour."),
+    ] = 0.6,
+    visual: VisualFeature = None,
+    audio: AudioFeature = None,
+    seed: Annotated[int, typer.Option(help="Decides which clips tell what is usual.")] = 0,
+    as_json: Json = False,
+) -> int:
+    """Find which clips are of one source: the same file, near copies by sight, by sound.
+
+    Example: learn groups my_store -o groups.csv
+
+    Example: learn episodes my_store --group-file groups.csv --inflation
+    """
+    from learn.commands.evaluation import listed
+    from learn.data.group_file import GROUP
+    from learn.inference.groups import groups
+
+    with console.progress("senses", quiet=as_json) as progress:
+        shown = groups(
+            directory,
+            output,
+            by=listed([by]),
+            visual=visual,
+            audio=audio,
+            ratio=ratio,
+            seed=seed,
+            progress=progress,
+        ).to_dict()
+    console.give(shown, as_json, lambda: groups_lines(shown, GROUP))
+    return console.DONE
+
+
+def groups_lines(result: Mapping[str, Any], column: str) -> None:
+    """Print how many groups there are, what connects them, and what that was set against."""
+    console.wrapped(
+        f"{result['output']}: {result['grouped']} of {result['clips']} clips are in "
+        f"{result['groups']} groups; {result['seconds']:g} s"
+    )
+    if result["sizes"]:
+        sizes = ", ".join(f"{n} of {size}" for size, n in result["sizes"].items())
+        console.wrapped(f"groups by clips: {sizes}", "  ")
+        told = sorted(result["reasons"].items(), key=lambda item: -item[1])
+        console.wrapped(f"clips by reason: {', '.join(f'{n} {why}' for why, n in told)}", "  ")
+    for sense, own in result["compared"].items():
+        plain = f", {own['plain']} more that tell nothing" if own["plain"] else ""
+        console.wrapped(
+            f"by {sense}: {own['clips']} clips of {own['feature']}{plain}; copies are nearer than "
+            f"{own['ratio']:g} of the way to a clip's twelfth neighbour; in this collection the "
+            f"nearest clip of another source is about {own['median']:.2f} alike "
+            f"(± {own['deviation']:.2f})",
+            "  ",
+        )
+    if known := result["known"]:
+        console.wrapped(
+            f"against the column {column}: {known['pairs_in_both']} of its {known['pairs_known']} "
+            f"pairs found, {known['pairs_found'] - known['pairs_in_both']} pairs more",
+            "  ",
+        )
+    for note in result["notes"]:
+        console.wrapped(note, "  ")
+    if result["groups"]:
+        console.wrapped(f"next: learn episodes {result['store']} --group-file {result['output']} "
+                        "--inflation", "  ")  # fmt: skip

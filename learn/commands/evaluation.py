@@ -15,6 +15,7 @@ from learn.commands.options import (
     AudioFeatures,
     Device,
     Group,
+    GroupFile,
     Guard,
     KeepIn,
     Manifest,
@@ -41,6 +42,7 @@ def episodes_command(
         str, typer.Option(metavar="COLUMN", help="The column of labels.", rich_help_panel=DATA)
     ] = "label",
     group: Group = None,
+    group_file: GroupFile = None,
     groups: Annotated[
         str,
         typer.Option(
@@ -204,7 +206,8 @@ def episodes_command(
             fusions=fusions, seed=seed,
         )  # fmt: skip
     asked: dict[str, Any] = {
-        "manifest": manifest, "split": split, "label": label, "group": group, "groups": groups,
+        "manifest": manifest, "split": split, "label": label, "group": group,
+        "group_file": group_file, "groups": groups,
         "inflation": inflation, "task": task, "ways": ways, "shots": tuple(shots),
         "queries": queries, "episodes": episodes, "until_ci": until_ci,
         "max_episodes": max_episodes, "seed": seed, "visual": visual, "audio": audio,
@@ -300,6 +303,7 @@ def evaluate_command(
         ),
     ] = ["label"],  # noqa: B006
     group: Group = None,
+    group_file: GroupFile = None,
     visual: VisualFeatures = [],  # noqa: B006
     audio: AudioFeatures = [],  # noqa: B006
     projection: Projections = [],  # noqa: B006 (typer copies it)
@@ -353,9 +357,10 @@ def evaluate_command(
     with console.progress("findings", quiet=as_json) as progress:
         result = learn.run_protocol(
             directory, protocol, manifest=manifest, split=split, train_split=train_split,
-            val_split=val_split, labels=tuple(label), group=group, visual=visual, audio=audio,
-            projections=tuple(projection), support=tuple(support), query=tuple(query), seed=seed,
-            fusions=specs(fusion), device=device, progress=progress,
+            val_split=val_split, labels=tuple(label), group=group, group_file=group_file,
+            visual=visual, audio=audio, projections=tuple(projection), support=tuple(support),
+            query=tuple(query), seed=seed, fusions=specs(fusion), device=device,
+            progress=progress,
         )  # fmt: skip
     if output:
         result.save(output)

@@ -12,6 +12,7 @@ from learn.commands.options import (
     AudioFeatures,
     Device,
     Group,
+    GroupFile,
     Guard,
     Projection,
     VisualFeatures,
@@ -52,6 +53,7 @@ def predict_command(
         ),
     ] = ["label"],  # noqa: B006
     group: Group = None,
+    group_file: GroupFile = None,
     mode: Annotated[
         str | None,
         typer.Option(
@@ -119,8 +121,8 @@ def predict_command(
     from learn.inference.settings import PredictSettings
 
     settings = PredictSettings(
-        support=support, query=query, output=output, labels=tuple(label), group=group, by=by,
-        head=head, fusion=fusion, guard=guard, index=index, top=top,
+        support=support, query=query, output=output, labels=tuple(label), group=group,
+        group_file=group_file, by=by, head=head, fusion=fusion, guard=guard, index=index, top=top,
         abstain_below=abstain_below, memory_bytes=0,
     )  # fmt: skip
     check_device(device)
@@ -132,7 +134,8 @@ def predict_command(
     with console.progress("clips", quiet=as_json) as progress:
         result = learn.predict(
             directory, support=support, output=output, query=query, labels=tuple(label),
-            group=group, mode=mode, projection=projection, head=head, fusion=fusion, guard=guard,
+            group=group, group_file=group_file, mode=mode, projection=projection, head=head,
+            fusion=fusion, guard=guard,
             by=by, index=index, top=top, abstain_below=abstain_below, visual=visual, audio=audio,
             device=device, progress=progress,
         ).to_dict()  # fmt: skip

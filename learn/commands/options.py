@@ -30,6 +30,14 @@ Group = Annotated[
         rich_help_panel=DATA,
     ),
 ]
+GroupFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="CSV",
+        help="Clips of one source by a table of `learn groups`.",
+        rich_help_panel=DATA,
+    ),
+]
 VisualFeatures = Annotated[
     list[str],
     typer.Option(

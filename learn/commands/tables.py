@@ -63,6 +63,11 @@ def _question_lines(drawn: Mapping[str, Any]) -> None:
         f"{asked}, {drawn['episodes']} episodes; "
         f"{drawn['clips']} clips of {drawn['classes']} classes, split {drawn['split']}, {apart}"
     )
+    if drawn["group"] is None:
+        wrapped(
+            "no groups are known: copies of a clip may be in support and query, and numbers too "
+            f"high; find them: learn groups {drawn['store']} -o groups.csv, then --group-file"
+        )
     if "query_store" in drawn:
         where = drawn["query_manifest"] or drawn["query_store"]
         wrapped(f"queries from {where}, split {drawn['query_split']}; shots from the others")

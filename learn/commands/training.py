@@ -5,7 +5,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from learn.commands.options import DATA, EPISODES, OUTPUT, TRAINING, Manifest, Recipe, TrainOn, app
+from learn.commands.options import (
+    DATA,
+    EPISODES,
+    OUTPUT,
+    TRAINING,
+    GroupFile,
+    Manifest,
+    Recipe,
+    TrainOn,
+    app,
+)
 from store import console
 from store.console import InsecureTcp, Json, StoreDir, TrustPickle
 
@@ -28,6 +38,7 @@ def train_command(
         ),
     ] = [],  # noqa: B006
     manifest: Manifest = None,
+    group_file: GroupFile = None,
     labels: Annotated[
         Path | None,
         typer.Option(
@@ -90,7 +101,7 @@ def train_command(
         try:
             result = learn.train(
                 directory, recipe, settings=changes, run_dir=output, manifest=manifest,
-                resume=resume, device=device, tensorboard=tensorboard,
+                group_file=group_file, resume=resume, device=device, tensorboard=tensorboard,
                 checkpoint_seconds=checkpoint_seconds, stop=stop.is_set, progress=progress,
             )  # fmt: skip
         except KeyboardInterrupt:
@@ -147,6 +158,7 @@ def sweep_command(
         ),
     ] = [],  # noqa: B006
     manifest: Manifest = None,
+    group_file: GroupFile = None,
     ways: Annotated[
         int, typer.Option(help="Classes of the episodes that compare.", rich_help_panel=EPISODES)
     ] = 5,
@@ -190,8 +202,9 @@ def sweep_command(
     with console.progress("trainings", quiet=as_json) as progress:
         result = learn.sweep(
             directory, recipe, grid=tuple(grid), settings=tuple(setting), directory=output,
-            manifest=manifest, device=device, ways=ways, shots=shots, queries=queries,
-            workers=workers, scheduler=scheduler, insecure_tcp=insecure_tcp, progress=progress,
+            manifest=manifest, group_file=group_file, device=device, ways=ways, shots=shots,
+            queries=queries, workers=workers, scheduler=scheduler, insecure_tcp=insecure_tcp,
+            progress=progress,
         )  # fmt: skip
     console.give(result.to_dict(), as_json, lambda: sweep_table(result.to_dict()))
     return console.FINDINGS if result.failed else console.DONE

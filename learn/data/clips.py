@@ -166,12 +166,21 @@ def load_clips(
     )
 
 
+def group_names(manifest: "Manifest", group: str | None) -> dict[str, str] | None:
+    """The group of every clip by id, one of its own where the cell is empty; None where groups are
+    not known, or switched off by "none"."""
+    if group == "none" or (group is None and "group" not in manifest.columns):
+        return None
+    cells = zip(manifest.clip_ids, manifest.column(group or "group"), strict=True)
+    return {clip: f"of {cell}" if cell else f"alone {clip}" for clip, cell in cells}
+
+
 def _groups(
     manifest: "Manifest", group: str | None, rows: list[int]
 ) -> Int32[np.ndarray, "V"] | None:
-    if group == "none" or (group is None and "group" not in manifest.columns):
+    of_clip = group_names(manifest, group)
+    if of_clip is None:
         return None
-    cells = manifest.column(group or "group")
-    names = [("of", cells[i]) if cells[i] else ("alone", str(i)) for i in rows]
+    names = [of_clip[manifest.clip_ids[i]] for i in rows]
     code = {name: c for c, name in enumerate(dict.fromkeys(names))}
     return np.array([code[name] for name in names], np.int32)

@@ -52,6 +52,7 @@ class Sampled(TypedDict):
     seed: int
     label: str
     group: str | None
+    group_file: NotRequired[str]
     classes: int
     clips: int
     clips_sha256: NotRequired[str]

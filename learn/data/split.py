@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from learn.data.group_file import with_groups
 from learn.data.stratified import Block, deal, whole_numbers
 from store import Manifest, atomic, read_manifest
 from store import open as open_store
@@ -37,6 +38,7 @@ class SplitConfig:
     by: str = BY[0]
     label: str = "label"
     group: str | None = None  # None: the column `group`, if there is one; "none": no column
+    group_file: str | Path | None = None  # sources by a table beside the manifest
     stratify: tuple[str, ...] = ()  # columns whose values each split is to have alike
     shares: tuple[int | float, ...] | None = None  # of classes or clips, for train, val, test
     min_clips: int = 1  # smaller classes are not asked about
@@ -93,6 +95,7 @@ class Split:
         return {
             "manifest": self.manifest,
             **settings,
+            "group_file": str(self.config.group_file) if self.config.group_file else None,
             "stratify": list(self.config.stratify),
             "shares": list(self.config.parts),
             "clips": self.clips,
@@ -120,6 +123,7 @@ def split(source: str | Path, output: str | Path, **settings: Any) -> Split:
         raise InputError(f"{output} exists; move it away or write another file")
     in_store = "://" in str(source) or (Path(source) / "store.json").is_file()
     manifest = open_store(source).manifest() if in_store else read_manifest(source)
+    manifest = with_groups(manifest, config.group_file, config.group)
     dealt = splits_of(manifest, config)
     notes = list(dealt.notes)
     if "split" in manifest.columns:

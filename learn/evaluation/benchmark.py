@@ -275,7 +275,8 @@ def check_group_separation(clips: Clips, draw: Episodes) -> None:
     if clips.groups is None:
         raise ConfigError(
             "`inflation` needs to know which clips are of one source: give the manifest a column "
-            "'group', or name one with `group`"
+            "'group', name one with `group`, or find them: learn groups STORE -o CSV, then "
+            "`group_file` CSV"
         )
     if draw.facts.get("groups") == "mixed":
         raise ConfigError("`inflation` is against groups apart; leave out `groups` mixed")

@@ -55,6 +55,7 @@ class EpisodesConfig:
     split: str | None = None  # None: test where there are splits, else all clips
     label: str = "label"
     group: str | None = None  # column of sources; None: "group" if there is one
+    group_file: str | None = None  # sources by a table beside the manifest, of `learn groups`
     # Groups of support and query are apart within each class, across all classes of an episode
     # (strict), or not (mixed).
     groups: str = "within"

@@ -14,6 +14,7 @@ import torch
 from learn.data import devices
 from learn.data.clips import Clips, choose_split, splits
 from learn.data.features import FeatureNames
+from learn.data.group_file import manifest_of
 from learn.evaluation import pools
 from learn.evaluation.benchmark import (
     Benchmark,
@@ -63,6 +64,7 @@ def run_episodes(
     split: str | None = None,
     label: str = "label",
     group: str | None = None,
+    group_file: str | Path | None = None,
     groups: str = "within",
     inflation: bool = False,
     task: str = CLASSIC,
@@ -160,7 +162,7 @@ def pose(config: EpisodesConfig, device: torch.device = devices.CPU) -> Question
     heads = {name: {h: _head(h, run) for h in config.head_specs} for name, run in runs.items()}
     every_head = [head for of_run in heads.values() for head in of_run.values()]
     store = open_store(config.store)
-    manifest = read_manifest(config.manifest) if config.manifest else store.manifest()
+    manifest = manifest_of(store, config.manifest, config.group_file, config.group)
     selection = select(
         store, runs, visual=config.visual, audio=config.audio, support=config.support,
         query=config.query, extra_shots=makes_use(every_head, "other"),
@@ -303,6 +305,7 @@ def _sampling(config: EpisodesConfig, question: Question, drawing: Drawing) -> d
         "split": question.split,
         "label": config.label,
         "group": None if clips.groups is None else config.group or "group",
+        **({"group_file": absolute(config.group_file)} if config.group_file else {}),
         "classes": len(clips.classes),
         "clips": len(clips),
         "clips_sha256": clips.sha256,

@@ -8,10 +8,11 @@ from typing import Any
 from learn.data import devices
 from learn.data.clips import choose_split
 from learn.data.features import FeatureNames
+from learn.data.group_file import manifest_of
 from learn.evaluation.protocols import FAMILY, EvaluationProtocol, Finding, Material
 from learn.inference.selection import absolute, runs_of, select
 from learn.training.runs import refuse_existing
-from store import atomic, plugins, read_manifest
+from store import atomic, plugins
 from store import open as open_store
 from store.errors import ConfigError, choices
 
@@ -76,6 +77,7 @@ def run_protocol(
     val_split: str = "val",
     labels: Sequence[str] = ("label",),
     group: str | None = None,
+    group_file: str | Path | None = None,
     visual: FeatureNames = None,
     audio: FeatureNames = None,
     projections: Sequence[str | Path] = (),
@@ -100,7 +102,7 @@ def run_protocol(
         raise ConfigError("no label column; name one at least")
     runs = runs_of(projections, devices.chosen(device))
     store = open_store(store_path)
-    table = read_manifest(manifest) if manifest else store.manifest()
+    table = manifest_of(store, manifest, group_file, group)
     features = select(
         store, runs, visual=visual, audio=audio, support=support, query=query
     ).features
@@ -122,6 +124,7 @@ def run_protocol(
         data={
             "store": absolute(store_path),
             "manifest": absolute(manifest) if manifest else None,
+            **({"group_file": absolute(group_file)} if group_file else {}),
             "split": chosen,
             "labels": list(material.labels),
             "features": {modality: feature.name for modality, feature in features.items()},

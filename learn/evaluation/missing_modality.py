@@ -289,7 +289,8 @@ class _Curve:
                 whole = [torch.ones_like(weight) for weight in weights]
                 fused = by_fusion(kind, self.head, pairs, contexts, whole, self.prior)
                 kept = 0 if ignored == "audio" else 1
-                alone = scorer(self.head, pairs[kept], contexts[kept], queries=queries_of(self.draws))
+                count = queries_of(self.draws)
+                alone = scorer(self.head, pairs[kept], contexts[kept], queries=count)
                 return _either(alone, fused, lost) if ignored and lost.any() else fused
             return by_fusion(kind, self.head, pairs, contexts, weights, self.prior)
         return scorer(self.head, pairs[0], contexts[0], queries=queries_of(self.draws))

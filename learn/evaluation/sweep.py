@@ -80,6 +80,7 @@ def sweep(
     settings: Sequence[str] = (),
     directory: str | Path,
     manifest: str | Path | None = None,
+    group_file: str | Path | None = None,
     device: str = "auto",
     ways: int = 5,
     shots: int = 1,
@@ -109,6 +110,7 @@ def sweep(
     common = {
         "store_path": absolute(store_path),
         "manifest": absolute(manifest) if manifest else None,
+        "group_file": absolute(group_file) if group_file else None,
         "device": device,
         "recipe": absolute(recipe) if Path(recipe).is_file() else str(recipe),
     }
@@ -124,7 +126,7 @@ def sweep(
     trained = [cell.run for cell, outcome in zip(cells, outcomes, strict=True) if outcome["done"]]
     scores, reason = _scores(
         store_path, manifest, data.val_split, trained, label=data.label, ways=ways, shots=shots,
-        queries=queries,
+        queries=queries, group_file=group_file,
     )  # fmt: skip
     episodes = {"ways": ways, "shots": shots, "queries": queries}
     scored_on = {"scored_on": None if reason else data.val_split, "not_scored": reason}
@@ -215,13 +217,13 @@ class _Pool(Protocol):
 
 def run_cell(
     *, store_path: str, manifest: str | None, device: str, recipe: str, settings: Sequence[str],
-    run: str,
+    run: str, group_file: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train one cell, or go on with it, in any process; errors of ours become its outcome."""
     try:
         done = train(
-            store_path, recipe, settings=settings, run_dir=run, manifest=manifest, device=device,
-            resume=True,
+            store_path, recipe, settings=settings, run_dir=run, manifest=manifest,
+            group_file=group_file, device=device, resume=True,
         )  # fmt: skip
     except MicroshotError as error:
         return {"done": None, "error": f"{type(error).__name__}: {error}"}
@@ -274,7 +276,7 @@ def _cluster(scheduler: str | None, insecure_tcp: bool) -> Iterator[_Pool | None
 
 def _scores(
     store_path: str | Path, manifest: str | Path | None, split: str, runs: Sequence[Path], *,
-    label: str, ways: int, shots: int, queries: int,
+    label: str, ways: int, shots: int, queries: int, group_file: str | Path | None,
 ) -> tuple[dict[Path, list[dict[str, Any]]], str | None]:  # fmt: skip
     """Few-shot accuracy of each run on the validation split, or why there is none."""
     table = read_manifest(manifest) if manifest else open_store(store_path).manifest()
@@ -289,6 +291,7 @@ def _scores(
             result = run_episodes(
                 store_path, manifest=manifest, split=split, label=label, ways=ways, shots=(shots,),
                 queries=queries, episodes=EPISODES, projections=(run,), support=modes_of_run,
+                group_file=group_file,
             )  # fmt: skip
         except MicroshotError as error:
             return {}, str(error)

@@ -270,10 +270,24 @@ def split_by_modality(pair: Pair, context: Context) -> list[tuple[Pair, Context]
     return [
         (
             Pair(support=s, query=q, modality_dims=(dim,)),
-            Context(modality_dims=(dim,), origin=origin, balanced=context.balanced),
+            Context(
+                modality_dims=(dim,),
+                origin=origin,
+                balanced=context.balanced,
+                skewed=context.skewed,
+            ),
         )
         for s, q, dim, origin in zip(support, query, dims, origins, strict=True)
     ]
+
+
+def known_of(pair: Pair) -> Context:
+    """What a head may know of these clips beside the shots, where there is no base split."""
+    return Context(
+        modality_dims=pair.modality_dims,
+        origin=pair.support.mean(0),
+        skewed=is_skewed(pair.support),
+    )
 
 
 def by_fusion(

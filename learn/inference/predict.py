@@ -16,6 +16,7 @@ import torch
 
 from learn.data import devices
 from learn.data.features import FeatureNames
+from learn.data.group_file import with_groups
 from learn.inference.embed import EmbeddedBatch, all_clips, embed, parts_of, refuse_unknown
 from learn.inference.examples import join, read_groups, read_labels
 from learn.inference.judges import Judges, judges_of
@@ -75,6 +76,7 @@ def predict(
     query: str | Path | None = None,
     labels: Sequence[str] = ("label",),
     group: str | None = None,
+    group_file: str | Path | None = None,
     mode: str | None = None,
     projection: str | Path | None = None,
     head: str | None = None,
@@ -104,7 +106,8 @@ def predict(
     begun = time.monotonic()
     settings = PredictSettings(
         support=support, query=query, output=Path(output), labels=tuple(dict.fromkeys(labels)),
-        group=group, by=by, head=head, fusion=fusion, guard=guard, index=index, top=top,
+        group=group, group_file=group_file, by=by, head=head, fusion=fusion, guard=guard,
+        index=index, top=top,
         abstain_below=abstain_below, memory_bytes=memory_bytes,
     )  # fmt: skip
     where = devices.chosen(device)
@@ -212,7 +215,9 @@ def _prepare(
         refuse_unknown(selection.features, ids, str(settings.query))
     else:
         ids = [clip for clip in all_clips(selection.features) if clip not in support]
-    groups = read_groups(table, store, settings.group)
+    groups = read_groups(
+        with_groups(table, settings.group_file, settings.group), store, settings.group
+    )
     batches = list(_embed(selection, table.clip_ids, settings, judges))
     examples = join(batches, _parts(selection), groups)
     return _Prediction(

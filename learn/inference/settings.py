@@ -61,6 +61,7 @@ class PredictSettings:
     output: Path
     labels: tuple[str, ...]
     group: str | None
+    group_file: str | Path | None = None
     by: str | None  # of the gallery
     head: str | None  # SPECs; None: the default
     fusion: str | None

@@ -70,7 +70,7 @@ def _groups_ignored(question: Question) -> Iterator[Caveat]:
         title="Sources not kept apart",
         text=f"In the {sampling['ways']}-way episodes of column {sampling['label']}, clips cut "
         "from one source may be in support and query, which makes numbers too high where sources "
-        "gave several clips each.",
+        "gave several clips each. `learn groups` finds them.",
         serious=True,
     )
 

@@ -17,13 +17,14 @@ from torch import Tensor
 from learn.data import class_embeddings
 from learn.data.class_embeddings import ClassEmbeddings
 from learn.data.clips import UNLABELLED, Clips, choose_split, load_clips, splits
+from learn.data.group_file import manifest_of
 from learn.data.rows import Padded, choose_feature, load_rows
 from learn.data.streaming import BLOCKS, Stored, Streamed, blocks_of, row_bytes
 from learn.training import unseen, validation
 from learn.training.objectives import Traits
 from learn.training.recipe import DataSettings, Recipe
 from store import open as open_store
-from store import plugins, read_manifest
+from store import plugins
 from store.errors import ConfigError, InputError
 from store.sizes import parse_size
 
@@ -79,7 +80,10 @@ class TrainingSetup:
 
 
 def load_setup(
-    store_path: str | Path, manifest_path: str | Path | None, recipe: Recipe
+    store_path: str | Path,
+    manifest_path: str | Path | None,
+    recipe: Recipe,
+    group_file: str | Path | None = None,
 ) -> TrainingSetup:
     """The clips to train and validate on, and their rows.
 
@@ -88,7 +92,7 @@ def load_setup(
         ConfigError: settings that exclude each other.
     """
     store = open_store(store_path)
-    manifest = read_manifest(manifest_path) if manifest_path else store.manifest()
+    manifest = manifest_of(store, manifest_path, group_file)
     features = _features(store, recipe)
     if not features:
         raise InputError(f"{store_path} has no feature to train on; run: extract run MANIFEST")

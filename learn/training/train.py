@@ -66,6 +66,7 @@ def train(
     settings: Sequence[str] = (),
     run_dir: str | Path,
     manifest: str | Path | None = None,
+    group_file: str | Path | None = None,
     resume: bool = False,
     device: str = "auto",
     tensorboard: str | Path | None = None,
@@ -94,7 +95,7 @@ def train(
     plain = recipe_.to_dict()
     digest = sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
     config = {"recipe": plain, "from": str(recipe), "set": list(settings), "sha256": digest}
-    setup = load_setup(store_path, manifest, recipe_)
+    setup = load_setup(store_path, manifest, recipe_, group_file)
     provenance = _provenance(setup, recipe_, torch_device)
     with runs.held(run_dir, new=not resume):
         if done := runs.begin(run_dir, config, provenance):

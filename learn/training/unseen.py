@@ -24,9 +24,9 @@ from torch import Tensor
 from learn.data.clips import UNLABELLED, Clips
 from learn.fewshot import modes as views
 from learn.fewshot.default_head import NAME, resolved
-from learn.fewshot.heads import Context, Head
+from learn.fewshot.heads import Head
 from learn.fewshot.kept import queries_of
-from learn.fewshot.scoring import scorer
+from learn.fewshot.scoring import known_of, scorer
 from learn.fewshot.tasks import Episodes
 from store import plugins
 from store.errors import NotEnoughClips
@@ -178,7 +178,7 @@ def correct(
     """1 for every query that is answered rightly, else 0."""
     head = head or plugins.build("learn.fewshot.heads", HEAD)
     pair = views.pair(vectors, support, query, common=common)
-    context = Context(modality_dims=pair.modality_dims, origin=pair.support.mean(0))
+    context = known_of(pair)
     predictions = scorer(head, pair, context, queries=queries_of([episodes]))(episodes)
     return np.asarray(predictions == episodes.targets, np.float64)
 

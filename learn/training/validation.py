@@ -17,9 +17,9 @@ from torch import Tensor
 
 from learn.data.clips import UNLABELLED, Clips
 from learn.fewshot import modes as views
-from learn.fewshot.heads import Context, Head
+from learn.fewshot.heads import Head
 from learn.fewshot.kept import queries_of
-from learn.fewshot.scoring import accuracies, scorer
+from learn.fewshot.scoring import accuracies, known_of, scorer
 from learn.fewshot.tasks import Episodes
 from store import plugins
 from store.errors import NotEnoughClips
@@ -59,7 +59,7 @@ def accuracy(
     for support in unit:
         for query in unit:
             pair = views.pair(unit, modes[support], modes[query], common=True)
-            context = Context(modality_dims=pair.modality_dims, origin=pair.support.mean(0))
+            context = known_of(pair)
             score = scorer(head, pair, context, queries=queries_of([episodes]))
             means.append(float(accuracies(episodes, score(episodes)).mean()))
     return sum(means) / len(means)

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 OTHERWISE = {
     "store export": "store/exchange/exchange.py",  # both ways of one exchange
     "store import": "store/exchange/exchange.py",
+    "learn benchmark": "learn/evaluation/frozen.py",  # benchmark.py is what scores episodes
     "learn try": "learn/trial.py",  # `try` is a word of Python's own
     "extract weights list": "extract/weights/fetch.py",  # what can be fetched
 }

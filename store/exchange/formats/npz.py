@@ -26,6 +26,7 @@ from store.exchange.formats import Clips, Track
 from store.exchange.formats._arrays import clip_blocks
 from store.exchange.formats._common import CELL_KINDS, check_swell, only, opened
 from store.exchange.formats._names import quoted, unquoted
+from store.exchange.formats._npy import header
 from store.settings import Settings
 
 _ROLES = ("values", "offsets", "clip_id", "row_time_ms", "status")
@@ -229,7 +230,7 @@ def _members(archive: zipfile.ZipFile, source: Path) -> dict[str, _Member]:
 
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: Path) -> _Member:
     with archive.open(info) as file:
-        shape, dtype = _header(file, info.filename, source)
+        shape, dtype = header(file, info.filename, source)
         items = prod(int(n) for n in shape)
         size = items * dtype.itemsize
         if dtype.hasobject:
@@ -239,26 +240,12 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: Path) -> _M
     return _Member(shape=shape, dtype=dtype)
 
 
-def _header(file: Any, name: str, source: Path) -> tuple[tuple[int, ...], np.dtype]:
-    version = np.lib.format.read_magic(file)
-    header = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
-    if version not in header:
-        raise InputError(f"{source}: {name} is npy of version {version}")
-    shape, _, dtype = header[version](file)
-    if not all(type(n) is int and n >= 0 for n in shape):
-        raise InputError(f"{source}: {name} has the shape {str(shape)[:60]}")
-    return tuple(shape), dtype
-
-
 def _load(archive: zipfile.ZipFile, name: str, member: _Member, source: Path) -> np.ndarray:
     info = archive.getinfo(f"{name}.npy")
     with archive.open(info) as file:
         if not member.dtype.hasobject:
             return np.lib.format.read_array(file, allow_pickle=False)
-        _header(file, name, source)
+        header(file, name, source)
         where = f"{source}: {name}"
         content = safe_pickle.load(io.BytesIO(file.read()), name=where)
         items = safe_pickle.items(content, name=where)

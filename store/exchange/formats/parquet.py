@@ -11,15 +11,13 @@ Source: easyfsl, `FeaturesDataset.from_dataframe`.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow
-from pyarrow import compute, parquet
+from pyarrow import parquet
 
 from store.errors import InputError, choices
 from store.exchange.formats import Clips, Track
@@ -28,20 +26,23 @@ from store.exchange.formats._common import (
     SMALL_BYTES,
     UNIT_CLIPS,
     cell,
-    check_swell,
     gathered,
     label_cells,
     labels,
-    matrix,
     means,
     only,
-    opened,
     text,
     with_rows,
 )
+from store.exchange.formats._parquet import (
+    embeddings,
+    is_cell,
+    items,
+    opened_table,
+    text_bytes,
+)
 from store.settings import Settings, setting
 
-_WIDTH = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8, "INT96": 12}
 _BLOCK_BYTES = 64 << 20  # of rows at once
 _OWN = ("embedding", "class_name", "clip_id", "row_time_ms")
 
@@ -114,7 +115,7 @@ class Parquet:
 
     def read(self, source: Path, *, trust_pickle: bool) -> Sequence[Track]:
         """The one track of the table; see `Format`."""
-        with _opened(source) as file:
+        with opened_table(source) as file:
             known = file.schema_arrow.names
             for name in ("embedding", "class_name"):
                 if known.count(name) != 1:
@@ -125,9 +126,9 @@ class Parquet:
             first = next(file.iter_batches(batch_size=1, columns=["embedding"]), None)
             if first is None or not first.num_rows:
                 raise InputError(f"{source} has no rows")
-            dim = len(_embeddings(first.column(0), source)[0])
+            dim = len(embeddings(first.column(0), source)[0])
             schema = file.schema_arrow
-        columns = [f.name for f in schema if f.name not in _OWN and _is_cell(f.type)]
+        columns = [f.name for f in schema if f.name not in _OWN and is_cell(f.type)]
         left_out = [
             f"{field.name} ({field.type})"
             for field in schema
@@ -150,7 +151,7 @@ class Parquet:
     def _clips(
         self, source: Path, dim: int, columns: Sequence[str], left_out: list[str]
     ) -> Iterator[Clips]:
-        with _opened(source) as file:
+        with opened_table(source) as file:
             blocks = _blocks(file, dim, columns, source)
             if "clip_id" in file.schema_arrow.names:
                 # rows of one clip may lie anywhere
@@ -175,17 +176,6 @@ class _Block(NamedTuple):
     times: np.ndarray | None
 
 
-@contextmanager
-def _opened(source: Path) -> Iterator[parquet.ParquetFile]:
-    """The file; its text stays as it is stored, a dictionary and numbers, until it is counted."""
-    with opened(source, parquet.ParquetFile) as file:
-        _check_size(file, source)
-        leaves = [file.schema.column(i) for i in range(len(file.schema))]
-        stored = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
-    with opened(source, partial(parquet.ParquetFile, read_dictionary=stored)) as file:
-        yield file
-
-
 def _blocks(
     file: parquet.ParquetFile, dim: int, columns: Sequence[str], source: Path
 ) -> Iterator[_Block]:
@@ -199,23 +189,23 @@ def _blocks(
             column = batch.column(name)
             if name in ("embedding", "row_time_ms"):
                 continue
-            left -= _text_bytes(column)
+            left -= text_bytes(column)
             if left < 0:
                 raise InputError(f"{where}: the columns name the same text too often")
-            items = _items(column)
-            if name == "class_name" and None in items:
+            of_clip = items(column)
+            if name == "class_name" and None in of_clip:
                 text(None, where)
             if name in ("class_name", "label"):
-                made[name] = label_cells(items, f"{where}: {name}")
+                made[name] = label_cells(of_clip, f"{where}: {name}")
             elif name == "clip_id":
-                made[name] = [text(item, where) for item in items]
+                made[name] = [text(item, where) for item in of_clip]
             else:
-                made[name] = [cell(item, f"{where}: {name}") for item in items]
+                made[name] = [cell(item, f"{where}: {name}") for item in of_clip]
         if "" in made["class_name"]:
             raise InputError(f"{where} has a row without a class_name")
         has_times = "row_time_ms" in wanted
         yield _Block(
-            rows=_embeddings(batch.column("embedding"), source),
+            rows=embeddings(batch.column("embedding"), source),
             columns=made,
             times=batch.column("row_time_ms").to_numpy(zero_copy_only=False) if has_times else None,
         )
@@ -249,79 +239,3 @@ def _identified(blocks: Sequence[_Block], source: Path, left_out: list[str]) -> 
 def _clip_numbers(ids: Sequence[str]) -> np.ndarray:
     number_of: dict[str, int] = {}
     return np.array([number_of.setdefault(name, len(number_of)) for name in ids], dtype=np.int64)
-
-
-def _check_size(file: parquet.ParquetFile, source: Path) -> None:
-    """Refuse what swells: a page of one number repeated has a few bytes for a billion of them."""
-    size = 0
-    for i in range(file.metadata.num_row_groups):
-        group = file.metadata.row_group(i)
-        for k in range(group.num_columns):
-            column = group.column(k)
-            unpacked = column.num_values * _WIDTH.get(column.physical_type, 1)
-            size += max(column.total_uncompressed_size, unpacked, 0)
-    check_swell(str(source), source.stat().st_size, size)
-
-
-def _is_text(kind: pyarrow.DataType) -> bool:
-    types = pyarrow.types
-    return bool(
-        types.is_string(kind) or types.is_large_string(kind)
-        or types.is_binary(kind) or types.is_large_binary(kind)
-    )  # fmt: skip
-
-
-def _is_cell(kind: pyarrow.DataType) -> bool:
-    """True for scalars, categories of them, and lists of text."""
-    types = pyarrow.types
-    if types.is_dictionary(kind):
-        return _is_cell(kind.value_type) and not types.is_nested(kind.value_type)
-    if types.is_list(kind) or types.is_large_list(kind):
-        inner = kind.value_type
-        return _is_text(inner.value_type if types.is_dictionary(inner) else inner)
-    return bool(
-        _is_text(kind) or types.is_boolean(kind) or types.is_integer(kind)
-        or types.is_floating(kind) or types.is_temporal(kind) or types.is_null(kind)
-        or types.is_fixed_size_binary(kind) or types.is_decimal(kind)
-    ) and not types.is_interval(kind)  # fmt: skip
-
-
-def _text_bytes(column: pyarrow.Array) -> int:
-    """The bytes that the text of a column has when its dictionary is written out."""
-    if pyarrow.types.is_nested(column.type):
-        column = column.flatten()
-    if not pyarrow.types.is_dictionary(column.type) or not _is_text(column.type.value_type):
-        return int(column.nbytes)
-    lengths = compute.binary_length(column.dictionary).cast(pyarrow.int64())
-    return int(compute.sum(lengths.take(column.indices)).as_py() or 0)
-
-
-def _items(column: pyarrow.Array) -> list[Any]:
-    types = pyarrow.types
-    if types.is_timestamp(column.type) or types.is_duration(column.type):
-        column = column.cast(pyarrow.string())  # Python has no nanoseconds
-    if types.is_floating(column.type):
-        return list(column.to_numpy(zero_copy_only=False))  # in their own precision
-    if types.is_decimal(column.type):
-        column = column.cast(pyarrow.string())
-    items = column.to_pylist()
-    if types.is_nested(column.type):
-        return [None if item is None else ";".join(map(_plain, item)) for item in items]
-    return items
-
-
-def _plain(item: Any) -> str:
-    return item.decode("utf-8", "replace") if isinstance(item, bytes) else item or ""
-
-
-def _embeddings(column: pyarrow.Array, source: Path) -> np.ndarray:
-    """Lists of numbers of one length, as rows."""
-    kind = column.type
-    is_list = pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind)
-    if not (is_list or pyarrow.types.is_fixed_size_list(kind)) or column.null_count:
-        raise InputError(f"{source}: embedding is {kind}, not lists of numbers")
-    lengths = set(column.value_lengths().to_pylist())
-    if len(lengths) != 1 or column.flatten().null_count:
-        raise InputError(f"{source}: embeddings are not of one length: {sorted(lengths)[:4]}")
-    flat = column.flatten().to_numpy(zero_copy_only=False)
-    return matrix(flat.reshape(len(column), lengths.pop()), str(source))

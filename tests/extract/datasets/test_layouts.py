@@ -151,7 +151,7 @@ def lists():
         ("vggsound", "vggsound_test.csv", 15446, {"label": 309, "split": 1}),
         ("coop", "split_zhou_UCF101.json", 13320, {"label": 101, "split": 3}),
         ("avca", "avca_gzsl_UCF", None, {"seen": 2, "split": 2}),
-        ("3massiv", "example_3massiv_format.csv", None, {"language": None, "topic": None}),
+        ("3massiv", "example_3massiv_format.csv", None, {"language": None, "concept": None}),
     ],
 )
 def test_real_lists_are_read_whole(lists, tmp_path, layout, source, clips, distinct):
