@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import store
+from learn.annotation.asked import AnnotateSettings
 from learn.data.clips import choose_split
 from learn.data.device_names import check_device as check_device
 from learn.data.features import MODALITIES, choose_feature
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 SMALL_BYTES = 4 << 20  # of a table of 10,000 clips, with room
 NONE, OWN = "none", "own"
 TASKS, HEADS, FUSIONS = "learn.fewshot.tasks", "learn.fewshot.heads", "learn.fewshot.fusions"
-PROTOCOLS = "learn.evaluation.protocols"
+PROTOCOLS, STRATEGIES = "learn.evaluation.protocols", "learn.annotation.strategies"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +167,19 @@ def check_search(
     if top < 1:
         raise ConfigError(f"top={top}: ask for at least one clip")
     _check_place(directory, modes, projection, visual, audio)
+
+
+def check_annotate(settings: AnnotateSettings) -> None:
+    """Refuse what `learn annotate` cannot be asked.
+
+    Raises:
+        InputError, ConfigError, StoreError: one line that says what to do.
+    """
+    for family, spec in ((HEADS, settings.head_spec), (STRATEGIES, settings.strategy)):
+        plugins.check(family, plugins.parse_spec(spec))
+    _check_place(
+        settings.store, [settings.mode], settings.projection, settings.visual, settings.audio
+    )
 
 
 def check_page(runs: Sequence[Path], output: Path, media: Sequence[Path], map_by: str) -> None:
