@@ -146,8 +146,8 @@ def annotate_command(
         settings,
         pictures=lambda clips: thumbnails(
             [Segment(c.root, c.path, c.start_seconds, c.end_seconds) for c in clips],
-            sandbox=sandbox,
-        ),
+            sandbox=sandbox, workers=1,
+        ),  # fmt: skip
         ready=lambda address: say(f"open {address}\nCtrl-C ends; every answer is kept"),
         say=say,
     ).to_dict()

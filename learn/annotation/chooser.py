@@ -31,6 +31,7 @@ from store.errors import MicroshotError
 
 TOP = 9  # classes proposed: as many as there are digits
 AHEAD = 24  # clips put in order by a fit
+EARLIER = 8  # points of the curve that are made again when a file of labels is gone on with
 
 Proposal = tuple[str, float]  # a class, and the confidence in it; NaN where there is none
 Groups = Callable[[Sequence[str]], Tensor | None]
@@ -88,6 +89,7 @@ class Chooser:
         self._fits = {c: Fit(column=c, acts=-1) for c in annotations.columns}
         self._curves: dict[str, list[Estimate]] = {c: [] for c in annotations.columns}
         self._wanted: dict[str, None] = dict.fromkeys(annotations.columns)
+        self._earlier = [(c, n) for c in annotations.columns for n in self._counts(c)]
         self._wake, self._closed = Condition(), False
         self._thread = Thread(target=self._run, name="annotate-fit", daemon=True)
 
@@ -118,14 +120,20 @@ class Chooser:
     def _run(self) -> None:
         while True:
             with self._wake:
-                while not self._wanted and not self._closed:
+                while not (self._wanted or self._earlier or self._closed):
                     self._wake.wait()
                 if self._closed:
                     return
-                column = next(iter(self._wanted))
-                del self._wanted[column]
+                column, count = next(iter(self._wanted), ""), 0
+                if column:
+                    del self._wanted[column]
+                else:
+                    column, count = self._earlier.pop()
             try:
-                self.fit(column)
+                if count:
+                    self._look_back(column, count)
+                else:
+                    self.fit(column)
             except (MicroshotError, OSError, MemoryError) as error:
                 acts = self._annotations.acts
                 self._fits[column] = Fit(column=column, acts=acts, fault=str(error))
@@ -155,11 +163,26 @@ class Chooser:
             seconds=time.monotonic() - begun,
         )  # fmt: skip
         if judged is not None:
-            curve = self._curves[column]
-            before = [point for point in curve if point.clips < judged.estimate.clips]
-            self._curves[column] = [*before, judged.estimate]
+            self._add(column, judged.estimate)
         self._fits[column] = fit
         return fit
+
+    def _counts(self, column: str) -> list[int]:
+        """Numbers of labelled clips, evenly below those that there are now."""
+        now = len(self._annotations.named(column))
+        return sorted({now * i // (EARLIER + 1) for i in range(1, EARLIER + 1)} - {0})
+
+    def _look_back(self, column: str, count: int) -> None:
+        """The point of the curve at which so many clips were labelled."""
+        named = dict(list(self._annotations.named(column).items())[:count])
+        clips = self._pool.candidates(self._annotations.answered(column))
+        if clips and (judged := self._judge(column, named, self._pool.of(clips))) is not None:
+            self._add(column, judged.estimate)
+
+    def _add(self, column: str, estimate: Estimate) -> None:
+        """Put a point on the curve; of equally many clips the later one holds."""
+        of = {point.clips: point for point in self._curves[column]} | {estimate.clips: estimate}
+        self._curves[column] = [of[clips] for clips in sorted(of)]
 
     def _pick(
         self, clips: Sequence[str], named: Sequence[str], judged: _Judged | None

@@ -7,7 +7,8 @@ from threading import Condition, Thread
 from learn.annotation.media import MediaFiles, Pictures
 from store.errors import MicroshotError
 
-AT_ONCE = 16
+AT_ONCE = 24
+REST_SECONDS = 3.0  # between two lots: to start what decodes costs more than a picture
 KEPT = 5000  # of some 5 kB each
 
 
@@ -56,6 +57,8 @@ class Thumbnails:
             with self._wake:
                 while not self._wanted and not self._closed:
                     self._wake.wait()
+                if self._made and not self._closed:
+                    self._wake.wait_for(lambda: self._closed, timeout=REST_SECONDS)
                 if self._closed:
                     return
                 count = min(AT_ONCE, len(self._wanted))

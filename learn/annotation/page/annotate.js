@@ -12,7 +12,8 @@ let state = null; // as the server last told
 let column = columnAtFirst || "";
 let busy = false; // an act is under way: keys mean nothing meanwhile
 let shown = ""; // what the player has
-let muted = false;
+let muted = false; // by the user
+let hushed = false; // by the browser, which has seen no key yet
 
 function element(kind, text, attributes = {}) {
   const made = document.createElement(kind);
@@ -146,10 +147,11 @@ function showClip() {
 
 function play() {
   const player = at("player");
+  hushed = false;
   player.muted = muted;
   player.play().catch((error) => {
-    // A browser that has seen no key yet plays no sound.
     if (error.name !== "NotAllowedError") return;
+    hushed = true;
     player.muted = true;
     player.play().catch(() => {});
   });
@@ -289,7 +291,7 @@ const KEYS = {
   Backspace: () => act("undo"),
   " ": () => { const player = at("player"); if (player.paused) play(); else player.pause(); },
   r: () => { at("player").currentTime = state.clip ? state.clip.start : 0; play(); },
-  m: () => { muted = !at("player").muted; at("player").muted = muted; },
+  m: () => { hushed = false; muted = !at("player").muted; at("player").muted = muted; },
   c: () => turnTo(state.columns[(state.columns.indexOf(column) + 1) % state.columns.length]),
   "?": help,
 };
@@ -331,7 +333,7 @@ at("none").addEventListener("click", KEYS[0]);
 at("skip").addEventListener("click", KEYS.s);
 at("undo").addEventListener("click", KEYS.u);
 at("help-button").addEventListener("click", help);
-at("player").addEventListener("volumechange", () => { if (!at("player").paused) muted = at("player").muted; });
+at("player").addEventListener("volumechange", () => { if (!hushed) muted = at("player").muted; });
 at("player").addEventListener("timeupdate", () => {
   const clip = state && state.clip;
   if (clip && clip.end && at("player").currentTime >= clip.end) at("player").pause();
