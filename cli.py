@@ -45,12 +45,24 @@ def report_command(
     remote_stores: Annotated[
         bool, typer.Option("--remote-stores", help="Read stores in buckets that runs name.")
     ] = False,
+    figures: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="A new directory: every figure as SVG, PDF and PNG for a paper's column, every "
+            "table as CSV and LaTeX.",
+        ),
+    ] = None,
+    link_media: Annotated[
+        bool,
+        typer.Option("--link-media", help="Let clips be played from where they lie below --media."),
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """Show what runs found in one page that opens offline: figures, tables, confused clips."""
     from learn.commands.checks import check_page
 
-    check_page(runs, output, media, map_by)
+    check_page(runs, output, media, map_by, figures)
 
     import learn
     from extract.media.thumbnails import Segment, thumbnails
@@ -59,7 +71,7 @@ def report_command(
     with console.progress("pictures", quiet=as_json) as progress:
         result = learn.report(
             tuple(runs), output, title=title, map_by=map_by, media=tuple(media),
-            remote_stores=remote_stores,
+            remote_stores=remote_stores, figures=figures, link_media=link_media,
             thumbnails=lambda clips: thumbnails(
                 [Segment(c.root, c.path, c.start_seconds, c.end_seconds) for c in clips], progress,
                 sandbox=sandbox,
@@ -78,7 +90,9 @@ def annotate_command(
     output: Annotated[
         Path,
         typer.Option(
-            "-o", "--output", metavar="CSV",
+            "-o",
+            "--output",
+            metavar="CSV",
             help="The labels: a new file, or one to go on with. A line is appended for every key.",
         ),
     ],
@@ -102,9 +116,7 @@ def annotate_command(
     projection: Projection = None,
     head: Annotated[
         str | None,
-        typer.Option(
-            metavar="SPEC", help="The classifier that proposes.", show_default="default"
-        ),
+        typer.Option(metavar="SPEC", help="The classifier that proposes.", show_default="default"),
     ] = None,
     visual: VisualFeature = None,
     audio: AudioFeature = None,
@@ -146,7 +158,8 @@ def annotate_command(
         settings,
         pictures=lambda clips: thumbnails(
             [Segment(c.root, c.path, c.start_seconds, c.end_seconds) for c in clips],
-            sandbox=sandbox, workers=1,
+            sandbox=sandbox,
+            workers=1,
         ),  # fmt: skip
         ready=lambda address: say(f"open {address}\nCtrl-C ends; every answer is kept"),
         say=say,

@@ -90,7 +90,9 @@ def collection(path: Path, label: str = "label") -> Collection:
     """The clips of a store that have every sense and a label."""
     fs = open_store(path)
     selection = select_one(fs, NONE, None)
-    source = Source(selection=selection, judges=judges_of(None, None, "on", None, selection.features))
+    source = Source(
+        selection=selection, judges=judges_of(None, None, "on", None, selection.features)
+    )
     table = fs.manifest()
     of_clip = dict(zip(table.clip_ids, table.column(label), strict=True))
     clips = [clip for clip in source.all_clips() if of_clip.get(clip)]
@@ -215,7 +217,17 @@ def measure(
             needed.append(points[-1].clips)
             ends.append(points[-1])
             kept += [
-                (data.name, name, seed, p.clips, p.asked, p.left, p.expected, p.left_out, best[seed])
+                (
+                    data.name,
+                    name,
+                    seed,
+                    p.clips,
+                    p.asked,
+                    p.left,
+                    p.expected,
+                    p.left_out,
+                    best[seed],
+                )
                 for p in points
             ]
         base = base or needed
@@ -260,6 +272,8 @@ if __name__ == "__main__":
     parser.add_argument("--label", default="label", help="The column that is the truth.")
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--batch", type=int, default=BATCH, help="Labels between two fits.")
-    parser.add_argument("--names", nargs="+", default=STRATEGIES, help="Strategies; first the base.")
+    parser.add_argument(
+        "--names", nargs="+", default=STRATEGIES, help="Strategies; first the base."
+    )
     parser.add_argument("--curves", type=Path, metavar="CSV", help="Write every point.")
     show(measure(**vars(parser.parse_args())))

@@ -198,9 +198,7 @@ class Chooser:
         picked: list[int] = self._strategy.pick(candidates, AHEAD, self._generator).tolist()
         return picked
 
-    def _judge(
-        self, column: str, named: Mapping[str, str], batch: EmbeddedBatch
-    ) -> _Judged | None:
+    def _judge(self, column: str, named: Mapping[str, str], batch: EmbeddedBatch) -> _Judged | None:
         """What the default head says; None of fewer than two classes."""
         if len(set(named.values())) < 2:
             return None
@@ -233,9 +231,7 @@ class Chooser:
     def _labeller(self, column: str, named: Mapping[str, str]) -> Labeller:
         """What `learn predict` would answer with on these shots."""
         clips = list(named)
-        examples: Examples = join(
-            [self._pool.of(clips)], self._source.parts, self._groups(clips)
-        )
+        examples: Examples = join([self._pool.of(clips)], self._source.parts, self._groups(clips))
         settings = LabellerSettings(
             head=HEADS[0], judges=self._source.judges, inverted=None, top=TOP, abstain_below=0.0,
             centred=None in self._source.selection.runs.values(),

@@ -62,7 +62,9 @@ class MediaFiles:
         self._manifest = manifest
         self._line: Mapping[str, int] = {}
         if manifest is not None:
-            self._line = {clip: i for i, clip in enumerate(manifest.clip_ids) if clip in self._clips}
+            self._line = {
+                clip: i for i, clip in enumerate(manifest.clip_ids) if clip in self._clips
+            }
             self._start, self._end = manifest.start_seconds, manifest.end_seconds
 
     def find(self, clip: str) -> Media | None:

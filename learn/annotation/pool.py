@@ -141,5 +141,3 @@ class Pool:
                 {name: torch.cat([old.present[name], x]) for name, x in new.present.items()},
             )
         self.batch, self._seen = new, None
-
-

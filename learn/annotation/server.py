@@ -333,5 +333,3 @@ def _number(asked: Mapping[str, Any]) -> int:
     if not isinstance(value, int):
         raise TypeError("version")
     return value
-
-

@@ -182,14 +182,17 @@ def check_annotate(settings: AnnotateSettings) -> None:
     )
 
 
-def check_page(runs: Sequence[Path], output: Path, media: Sequence[Path], map_by: str) -> None:
+def check_page(
+    runs: Sequence[Path], output: Path, media: Sequence[Path], map_by: str,
+    figures: Path | None = None,
+) -> None:  # fmt: skip
     """Refuse what `learn report` cannot be asked.
 
     Raises:
         InputError, ConfigError: one line that says what to do.
     """
     check_map(map_by)
-    check_report(runs, output, media)
+    check_report(runs, output, media, figures)
 
 
 def _check_asked(asked: Asked) -> "Store":

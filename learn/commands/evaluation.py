@@ -21,6 +21,7 @@ from learn.commands.options import (
     Projections,
     VisualFeature,
     app,
+    keep_command,
     modes_option,
 )
 from store import console
@@ -226,6 +227,7 @@ def episodes_command(
         )
     if output:
         result.save(output)
+        keep_command(output)
     shown = result.to_dict()
     console.give(shown, as_json, lambda: episodes_table(shown))
     return console.DONE
@@ -350,6 +352,7 @@ def evaluate_command(
         )  # fmt: skip
     if output:
         result.save(output)
+        keep_command(output)
     shown = result.to_dict()
     console.give(shown, as_json, lambda: evaluation_table(shown, per_class=per_class))
     return console.DONE

@@ -464,6 +464,8 @@ def report_lines(result: Mapping[str, Any]) -> None:
         f"{result['output']}: {result['bytes'] / 1e6:.1f} MB, {result['figures']} figures, "
         f"{result['thumbnails']} pictures; from {runs}"
     )
+    if result["files"]:
+        wrapped(f"{result['files']} files of figures and tables for a paper", "  ")
     if result["stamps"]:
         wrapped(f"stamped: {', '.join(result['stamps'])}", "  ")
     for note in result["notes"]:

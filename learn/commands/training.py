@@ -5,7 +5,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from learn.commands.options import DATA, EPISODES, OUTPUT, TRAINING, Manifest, Recipe, TrainOn, app
+from learn.commands.options import (
+    DATA,
+    EPISODES,
+    OUTPUT,
+    TRAINING,
+    Manifest,
+    Recipe,
+    TrainOn,
+    app,
+    keep_command,
+)
 from store import console
 from store.console import InsecureTcp, Json, StoreDir, TrustPickle
 
@@ -99,6 +109,7 @@ def train_command(
             return console.Stopped(
                 f"{output} has a checkpoint, go on with the same command and --resume"
             )
+    keep_command(output)
     console.give(result.to_dict(), as_json, lambda: _training_table(result))
     return console.FINDINGS if result.worse else console.DONE
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from learn.evaluation.wording import NOT_SHARES, SHORT
 from learn.reporting import plots
+from learn.reporting.answers import evaluation_figures
 from learn.reporting.inputs import ReportInputs, SavedEvaluation
 from learn.reporting.plots import Caption, Drawing
 from learn.reporting.sections import BARS, Figure, Section, Table, number, percent
@@ -31,7 +32,11 @@ def evaluation_section(evaluation: SavedEvaluation, inputs: ReportInputs, key: s
         + (f" of {Path(data['store']).name}" if "store" in data else "")
         + (f"; {settings}" if settings else "")
         + ".",
-        figures=(metrics, *_class_figures(evaluation.rows, inputs, key)),
+        figures=(
+            metrics,
+            *_class_figures(evaluation.rows, inputs, key),
+            *evaluation_figures(evaluation, inputs, key),
+        ),
     )
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from learn.evaluation import metrics
 from learn.evaluation.evaluation_set import EvaluationSet
-from learn.evaluation.protocols import Finding, Material, _logistic, positions
+from learn.evaluation.protocols import Finding, Material, _logistic, answers_of, positions
 from store.errors import ConfigError, InputError
 from store.settings import Settings, setting
 
@@ -97,8 +97,9 @@ class Linear:
                 if cell[1] == "av":
                     about["fusion"] = self.config.fusion
                 yield material.finding(
-                    kept, projection, cell, values, label=label, classes=each, about=about
-                )
+                    kept, projection, cell, values, label=label, classes=each, about=about,
+                    answers=answers_of(probabilities, class_ids, names),
+                )  # fmt: skip
 
     def _val(
         self, material: Material, label: str, names: Sequence[str]
@@ -144,8 +145,9 @@ class Linear:
                 if cell[1] == "av":
                     about["fusion"] = self.config.fusion
                 yield material.finding(
-                    scored, projection, cell, values, label=label, classes=each, about=about
-                )
+                    scored, projection, cell, values, label=label, classes=each, about=about,
+                    answers=answers_of(probabilities, class_ids, names),
+                )  # fmt: skip
 
     def _folds(self, material: Material, scored: EvaluationSet) -> Int[np.ndarray, "V"]:
         """The fold of each clip.
