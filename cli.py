@@ -160,7 +160,7 @@ def annotate_command(
             [Segment(c.root, c.path, c.start_seconds, c.end_seconds) for c in clips],
             sandbox=sandbox,
             workers=1,
-        ),  # fmt: skip
+        ),
         ready=lambda address: say(f"open {address}\nCtrl-C ends; every answer is kept"),
         say=say,
     ).to_dict()

@@ -17,6 +17,7 @@ from learn.annotation import strategies
 from learn.annotation.annotations import Annotations
 from learn.annotation.asked import AnnotateSettings
 from learn.annotation.chooser import Chooser
+from learn.annotation.estimate import draw_order
 from learn.annotation.label_file import held
 from learn.annotation.media import MediaFiles, Pictures
 from learn.annotation.pool import Pool, Source
@@ -123,7 +124,9 @@ def opened(settings: AnnotateSettings, pictures: Pictures) -> Iterator[Workplace
         seed = settings.seed + len(file.lines)  # another draw when it is started again
         strategy: Strategy = plugins.build(strategies.FAMILY, settings.strategy)
         pool = Pool(source, clips, settings.pool, seed)
-        chooser = Chooser(source, pool, annotations, strategy, groups=group_of, seed=seed)
+        chooser = Chooser(
+            source, pool, annotations, strategy, groups=group_of, drawn=draw_order(clips), seed=seed
+        )
         thumbnails = Thumbnails(files, pictures)
         order = np.random.default_rng(seed).permutation(len(clips)).tolist()
         session = Session(annotations, chooser, files, thumbnails, [clips[i] for i in order])

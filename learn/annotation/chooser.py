@@ -4,9 +4,10 @@ A fit reads the labels of a column, has the default head of `learn predict` judg
 and lets a strategy put the next few clips in order. Pages read the last fit, which is replaced
 whole, so an answer to a key waits for no fit.
 
-Two estimates say when to stop, both of clips of the classes named so far. Left out: the share of
-labelled clips that are told right by the others, lower than what is to be expected where the
-hardest clips are labelled first. Expected: the mean confidence about the clips that are left.
+Two estimates say when to stop, both of clips of the classes named so far. Checked: the share of
+clips that nobody has chosen (`learn/annotation/estimate.py`) that the other labels tell. Expected:
+the mean confidence about the clips that are left; as it is fitted on clips that were chosen for
+being hard, it is rather low.
 
 Shapes: P = candidates, k = classes proposed.
 """
@@ -14,6 +15,7 @@ Shapes: P = candidates, k = classes proposed.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from threading import Condition, Thread
 
 import torch
@@ -21,6 +23,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from learn.annotation.annotations import Annotations
+from learn.annotation.estimate import EVERY, sample_of, told_right
 from learn.annotation.pool import Pool, Source
 from learn.annotation.strategies import Candidates, Strategy
 from learn.inference.embed import EmbeddedBatch
@@ -31,6 +34,7 @@ from store.errors import MicroshotError
 
 TOP = 9  # classes proposed: as many as there are digits
 AHEAD = 24  # clips put in order by a fit
+DRAWN_AHEAD = 3  # clips that nobody chooses, which are judged with the candidates
 EARLIER = 8  # points of the curve that are made again when a file of labels is gone on with
 
 Proposal = tuple[str, float]  # a class, and the confidence in it; NaN where there is none
@@ -44,7 +48,8 @@ class Estimate:
     clips: int  # with a class
     classes: int
     expected: float | None  # the mean confidence about candidates
-    left_out: float | None  # the accuracy on labelled clips, each told by the others
+    checked: float | None  # the accuracy on clips that nobody has chosen, told by the others
+    checks: int  # such clips
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,11 +85,12 @@ class Chooser:
 
     def __init__(
         self, source: Source, pool: Pool, annotations: Annotations, strategy: Strategy, *,
-        groups: Groups = lambda clips: None, seed: int = 0,
+        groups: Groups = lambda clips: None, drawn: Sequence[str] = (), seed: int = 0,
     ) -> None:  # fmt: skip
-        """`groups` numbers the sources of clips, which are kept apart where clips are left out."""
+        """`groups` numbers the sources of clips, which are kept apart where confidence is fitted;
+        `drawn` is the order of those that nobody chooses."""
         self._source, self._pool, self._annotations = source, pool, annotations
-        self._strategy, self._groups = strategy, groups
+        self._strategy, self._groups, self.drawn = strategy, groups, tuple(drawn)
         self._generator = torch.Generator().manual_seed(seed)
         self._fits = {c: Fit(column=c, acts=-1) for c in annotations.columns}
         self._curves: dict[str, list[Estimate]] = {c: [] for c in annotations.columns}
@@ -145,6 +151,9 @@ class Chooser:
         clips = self._pool.candidates(self._annotations.answered(column))
         if named:
             self._pool.of(list(named))  # so that they lie in memory with the candidates
+        answered = self._annotations.answered(column)
+        drawn = list(islice((c for c in self.drawn if c not in answered), DRAWN_AHEAD))
+        clips = list(dict.fromkeys([*clips, *drawn]))
         if not clips:
             self._fits[column] = Fit(column=column, acts=acts)
             return self._fits[column]
@@ -155,10 +164,14 @@ class Chooser:
             fault = str(error)
         chosen = self._pick(clips, list(named), judged)
         queue = tuple(clips[i] for i in chosen)
+        at = {clip: i for i, clip in enumerate(clips)}
+        told = list(dict.fromkeys([*chosen, *(at[clip] for clip in drawn)]))
         fit = Fit(
             column=column, acts=acts, queue=queue, candidates=len(clips), fault=fault,
-            proposals=_proposals(queue, chosen, judged),
-            novelty={} if judged is None else _numbers(queue, judged.novelty[chosen].tolist()),
+            proposals=_proposals([clips[i] for i in told], told, judged),
+            novelty={}
+            if judged is None
+            else dict(zip((clips[i] for i in told), judged.novelty[told].tolist(), strict=True)),
             calibrated=judged is not None and judged.calibrated,
             seconds=time.monotonic() - begun,
         )  # fmt: skip
@@ -207,15 +220,15 @@ class Chooser:
         class_ids = torch.full((count, TOP), -1)
         confidence = torch.zeros(count, TOP).double()
         novelty = torch.full((count,), torch.nan).double()
-        left_out, clips_left_out, enough = 0.0, 0, False
+        most, enough = 0, False
         for _, clips, found, calibration in labeller.judged(batch):
             confidence[clips] = found.probabilities
             novelty[clips] = found.novelty
             class_ids[clips] = found.class_ids
-            if calibration.accuracy is not None and calibration.clips > clips_left_out:
-                left_out, clips_left_out = calibration.accuracy, calibration.clips
-                enough = calibration.enough
+            if calibration.clips > most:
+                most, enough = calibration.clips, calibration.enough
         first = confidence[:, 0]
+        checked, checks = self._checked(column, named)
         return _Judged(
             classes=labeller.classes, class_ids=class_ids, confidence=confidence, novelty=novelty,
             margin=(first - confidence[:, 1]).nan_to_num(0).float(),
@@ -224,19 +237,40 @@ class Chooser:
                 clips=len(named),
                 classes=len(labeller.classes),
                 expected=None if bool(first.isnan().all()) else float(first.nanmean()),
-                left_out=left_out if clips_left_out else None,
+                checked=checked,
+                checks=checks,
             ),
         )  # fmt: skip
+
+    def _checked(self, column: str, named: Mapping[str, str]) -> tuple[float | None, int]:
+        """The accuracy on clips that nobody has chosen, and how many they are."""
+        answered = self._annotations.answered(column)
+        in_sample = sample_of(self.drawn, answered, len(answered) // EVERY)
+        clips = list(named)
+        position = {clip: i for i, clip in enumerate(clips)}
+        sample = torch.tensor([position[c] for c in in_sample if c in position], dtype=torch.int64)
+        if not len(sample):
+            return None, 0
+        number = {name: i for i, name in enumerate(sorted(set(named.values())))}
+        class_ids = torch.tensor([number[named[clip]] for clip in clips], dtype=torch.int64)
+        right = told_right(self._source.judges, self._examples(clips), class_ids, sample)
+        return float(right.double().mean()), len(sample)
 
     def _labeller(self, column: str, named: Mapping[str, str]) -> Labeller:
         """What `learn predict` would answer with on these shots."""
         clips = list(named)
-        examples: Examples = join([self._pool.of(clips)], self._source.parts, self._groups(clips))
         settings = LabellerSettings(
-            head=HEADS[0], judges=self._source.judges, inverted=None, top=TOP, abstain_below=0.0,
+            head=HEADS[0],
+            judges=self._source.judges,
+            inverted=None,
+            top=TOP,
+            abstain_below=0.0,
             centred=None in self._source.selection.runs.values(),
-        )  # fmt: skip
-        return Labeller(column, [named[clip] for clip in clips], examples, settings)
+        )
+        return Labeller(column, [named[c] for c in clips], self._examples(clips), settings)
+
+    def _examples(self, clips: Sequence[str]) -> Examples:
+        return join([self._pool.of(clips)], self._source.parts, self._groups(clips))
 
 
 def _proposals(
@@ -249,7 +283,3 @@ def _proposals(
         clip: tuple((judged.classes[c], p) for c, p in zip(*of_clip, strict=True) if c >= 0)
         for clip, *of_clip in zip(queue, ids, confidence, strict=True)
     }
-
-
-def _numbers(queue: Sequence[str], values: Sequence[float]) -> dict[str, float]:
-    return dict(zip(queue, values, strict=True))

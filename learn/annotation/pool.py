@@ -109,8 +109,8 @@ class Pool:
         )
 
     def seen_as(self, parts: Sequence[str], *, stored: bool) -> Float[Tensor, "P D"]:
-        """Unit vectors of all clips in memory, as the default head sees them: of stored rows, signed
-        roots less their mean; each part at one length, zero where a clip lacks it."""
+        """Unit vectors of all clips in memory, as the default head sees them: of stored rows,
+        signed roots less their mean; each part at one length, zero where a clip lacks it."""
         assert self.batch is not None
         if self._seen is not None:
             return self._seen

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from learn.annotation.annotations import Annotations, StaleError
 from learn.annotation.chooser import TOP, Chooser, Fit
+from learn.annotation.estimate import half_width, is_due
 from learn.annotation.media import MediaFiles
 from learn.annotation.thumbnails import Thumbnails
 from store.errors import ConfigError, InputError
@@ -16,6 +17,7 @@ from store.errors import ConfigError, InputError
 WINDOWS = 50  # that are remembered
 GONE_SECONDS = 90.0  # after which a window that says nothing holds no clip
 RECENT, UPCOMING, POINTS = 12, 8, 120
+FEWEST = 5  # clips that were drawn, for a share of them to be shown
 
 
 class Clock(Protocol):
@@ -125,7 +127,7 @@ class Session:
         return window
 
     def _next(self, name: str, window: Window) -> str | None:
-        """The first clip of the queue that nobody looks at; or any that is left; or a skipped one."""
+        """The first clip of the queue that nobody looks at, or any that is left, or a skipped."""
         column = window.column
         elsewhere = self._shown_elsewhere(name)
         answered = self.annotations.answered(column)
@@ -134,7 +136,8 @@ class Session:
             return clip not in answered and clip not in elsewhere
 
         fit = self.chooser.fit_of(column)
-        for clips in (fit.queue, self._clips):
+        drawn = self.chooser.drawn if is_due(len(answered)) else ()
+        for clips in (drawn, fit.queue, self._clips):
             found = next((c for c in clips if free(c) and c not in window.skipped), None)
             if found is not None:
                 return found
@@ -184,6 +187,7 @@ class Session:
             "upcoming": [self._small(clip, column) for clip in upcoming],
             "recent": [self._small(clip, column) for clip in recent],
             "curve": self._curve(column),
+            "half": self._half(column),
             "fit": _fit_facts(fit, self.annotations.acts),
         }
 
@@ -217,7 +221,16 @@ class Session:
         points = self.chooser.curve(column)
         step = -(-len(points) // POINTS) or 1
         kept = [p for i, p in enumerate(points) if (len(points) - 1 - i) % step == 0]
-        return [[p.clips, p.expected, p.left_out] for p in kept]
+        return [
+            [p.clips, p.expected, p.checked if p.checks >= FEWEST else None, p.checks] for p in kept
+        ]
+
+    def _half(self, column: str) -> float | None:
+        """Half the width of the interval of the last share of clips that were drawn."""
+        points = self.chooser.curve(column)
+        if not points or points[-1].checked is None:
+            return None
+        return half_width(points[-1].checked, points[-1].checks)
 
     def _refuse_unknown(self, clip: str) -> None:
         if clip not in self._known:

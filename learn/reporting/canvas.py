@@ -43,7 +43,7 @@ class Look:
 _STAND_INS = ("#0a0b0c", "#0a0b0d", "#0a0b0e", "#0a0b0f")
 PAGE = Look(
     ink=_STAND_INS[0], muted=_STAND_INS[1], grid=_STAND_INS[2], paper=_STAND_INS[3],
-    series=tuple(f"#0b0c{i:02x}" for i in range(SERIES)), points=12, legends=False,
+    series=tuple(f"#0b0c{i:02x}" for i in range(SERIES)), points=12.0, legends=False,
 )  # fmt: skip
 PAPER = Look(
     ink="#1b1f24", muted="#57606a", grid="#d9dde2", paper="#ffffff",

@@ -84,8 +84,8 @@ def _not_beside_stored(question: Question) -> Iterator[Caveat]:
             kind="not-beside-stored",
             title="No stored vectors beside a run",
             text=f"{len(alone)} results of projections stand without those of the stored vectors "
-            "they were made from, so nobody can say whether training helped; score these too: learn "
-            "episodes … --projection none --projection RUN",
+            "they were made from, so nobody can say whether training helped; score these too: "
+            "learn episodes … --projection none --projection RUN",
             serious=False,
         )
 
@@ -108,11 +108,13 @@ def _centred(inputs: ReportInputs) -> Iterator[Caveat]:
         if row.centred_by != "none":
             by_mean.setdefault(row.centred_by, {})[row.head] = None
     if by_mean:
-        listed = "; ".join(f"{_listed(centred)} by the {mean}" for mean, centred in by_mean.items())
+        listed = "; ".join(
+            f"that of the {mean} by {_listed(centred)}" for mean, centred in by_mean.items()
+        )
         yield Caveat(
             kind="centred",
-            title="Whose mean was taken off",
-            text=f"Vectors were centred: {listed}.",
+            title="How vectors were centred",
+            text=f"A mean was taken off before vectors were compared: {listed}.",
             serious=False,
         )
 

@@ -83,7 +83,10 @@ def _recall_bars(rows: Sequence[Row], names: RowNames, key: str) -> Drawing:
     return plots.bars(
         caption,
         drawn,
-        {mode: [recalls.get(name) for name in drawn] for mode, recalls in by_mode.items()},
+        {
+            mode_name(mode): [recalls.get(name) for name in drawn]
+            for mode, recalls in by_mode.items()
+        },
         label="right answers, %",
         reference=chance_line(names.question),
     )

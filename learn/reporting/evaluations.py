@@ -8,6 +8,7 @@ from learn.evaluation.wording import NOT_SHARES, SHORT
 from learn.reporting import plots
 from learn.reporting.answers import evaluation_figures
 from learn.reporting.inputs import ReportInputs, SavedEvaluation
+from learn.reporting.naming import MODES
 from learn.reporting.plots import Caption, Drawing
 from learn.reporting.sections import BARS, Figure, Section, Table, number, percent
 
@@ -120,7 +121,10 @@ def _bars(
         description=f"{measure} of {len(drawn)} classes by mode; best {names[0]}, worst "
         f"{names[-1]}.",
     )
-    values = {mode: [recalls.get(name) for name in drawn] for mode, recalls in by_mode.items()}
+    values = {
+        MODES.get(mode, mode): [recalls.get(name) for name in drawn]
+        for mode, recalls in by_mode.items()
+    }
     return plots.bars(caption, drawn, values, label=f"{measure}, %")
 
 

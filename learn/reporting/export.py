@@ -23,8 +23,8 @@ MOST_LETTERS = 60
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
     "_": r"\_", "%": r"\%", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "±": r"$\pm$", "→": r"$\rightarrow$", "−": r"$-$", "·": r"$\cdot$", "…": r"\dots{}",
-    "≤": r"$\leq$", "≥": r"$\geq$", "×": r"$\times$", "<": r"$<$", ">": r"$>$", "|": r"$|$",
+    "±": r"$\pm$", "→": r"$\rightarrow$", "\u2212": r"$-$", "·": r"$\cdot$", "…": r"\dots{}",
+    "≤": r"$\leq$", "≥": r"$\geq$", "\u00d7": r"$\times$", "<": r"$<$", ">": r"$>$", "|": r"$|$",
     "\u00a0": "~", '"': "''",
 }  # fmt: skip
 _NUMBER = re.compile(r"[+-]?[\d,]*\.?\d+(e[+-]?\d+)?( ± [\d.]+)?|")

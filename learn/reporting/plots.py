@@ -289,7 +289,7 @@ def confusion(
         axes.set_xlim(-0.5, len(classes) - 0.5)
         axes.set_ylim(len(classes) - 0.5, -0.5)
         axes.set_xlabel("taken for")
-        axes.set_ylabel("is")
+        axes.set_ylabel("the clip is")
         axes.tick_params(length=0)
         axes.spines[:].set_color(canvas.look.grid)
         axes.spines[:].set_visible(True)
@@ -307,6 +307,8 @@ def bars(
     percent: bool = True,
 ) -> Drawing:
     """Bars from left to right, a cluster for each name, a bar in it for each group's value."""
+    from matplotlib.ticker import MaxNLocator
+
     thick, scale = 0.8 / len(groups), 100 if percent else 1
 
     def paint(canvas: Canvas) -> None:
@@ -323,6 +325,8 @@ def bars(
         if percent:
             axes.set_xlim(0, 100)
             axes.set_xticks(range(0, 101, 25))
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.set_xlabel(label)
         axes.grid(axis="x")
         axes.tick_params(axis="y", length=0)

@@ -23,9 +23,9 @@ def verdict_figures(question: Question, names: RowNames) -> Iterator[Figure]:
     rows = tuple(_row(one, title) for one in found.differences)
     yield Figure(
         title="Which is better",
-        lead=f"As learn compare says: every result against the best one, on the same episodes. The "
-        f"same is what differs by {100 * found.margin:g} points at most, for sure; p is adjusted by "
-        "Holm's method. It holds for these clips and says nothing of others.",
+        lead="As learn compare says: every result against the best one, on the same episodes. The "
+        f"same is what differs by {100 * found.margin:g} points at most, for sure; p is adjusted "
+        "by Holm's method. It holds for these clips and says nothing of others.",
         tables=(
             Table(
                 caption="Verdicts",
@@ -65,7 +65,7 @@ def _row(one: Difference, title: Mapping[tuple[str, ...], str]) -> tuple[str, ..
     return (
         str(one.shots), _name(one.b, title), f"{100 * one.accuracy_b:.2f}", _name(one.a, title),
         f"{100 * one.accuracy_a:.2f}", f"{100 * one.difference:+.2f}", spread,
-        f"{one.p_adjusted:.2g}", VERDICTS[one.verdict],
+        "< 1e-300" if one.p_adjusted < 1e-300 else f"{one.p_adjusted:.2g}", VERDICTS[one.verdict],
     )  # fmt: skip
 
 

@@ -70,8 +70,8 @@ def _weights(weighed: Sequence[Row], features: Sequence[str], names: RowNames, k
     caption = Caption(
         key=f"{key}-weights",
         title=f"{first if len(drawn) == 1 else 'Each feature'} counts{rest}",
-        description=f"Weights of senses in percent against the number of shots, {len(lines)} lines; "
-        f"at most {100 * max(max(line.y) for line in lines):.0f}.",
+        description=f"Weights of senses in percent against the number of shots, {len(lines)} "
+        f"lines; at most {100 * max(max(line.y) for line in lines):.0f}.",
     )
     return plots.lines(
         caption, lines, x=XAxis(label="shots a class", every_value=True),

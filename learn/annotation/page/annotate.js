@@ -210,11 +210,15 @@ function showEstimate() {
   const last = curve[curve.length - 1];
   const behind = state.fit.behind ? ` ${state.fit.behind} answers are not in it yet.` : "";
   at("estimate").textContent = last
-    ? `${last[0]} labelled clips: ${last[1] === null ? "not known" : percent(last[1])} expected of the clips left`
-      + `${last[2] === null ? "" : `, ${percent(last[2])} of labelled ones told by the others`}.${behind}`
+    ? `${last[0]} labelled clips. ${checked(last)}${last[1] === null ? "" : ` Mean confidence about the clips left: ${percent(last[1])}.`}${behind}`
     : "Known when two classes have clips.";
   at("advice").textContent = advice(curve);
   drawCurve(curve);
+}
+
+function checked(last) {
+  if (last[2] === null) return "Every eighth clip is drawn, as a check; too few of these so far.";
+  return `Of ${last[3]} that were drawn, as a check, the others tell ${percent(last[2])} ± ${Math.round(100 * state.half)}.`;
 }
 
 function advice(curve) {
@@ -224,7 +228,7 @@ function advice(curve) {
   const before = curve.filter((point) => point[0] <= since && point[1] !== null).pop();
   if (!before) return "";
   const gained = 100 * (last[1] - before[1]);
-  const told = `The last ${last[0] - before[0]} labels changed it by ${gained >= 0 ? "+" : "−"}${Math.abs(gained).toFixed(1)} points.`;
+  const told = `The last ${last[0] - before[0]} labels changed the confidence by ${gained >= 0 ? "+" : "−"}${Math.abs(gained).toFixed(1)} points.`;
   return Math.abs(gained) < 1 ? `${told} More labels change little: you could stop.` : told;
 }
 
@@ -248,7 +252,7 @@ function drawCurve(curve) {
     svg("text", { x: x(part * most), y: 178, "text-anchor": anchor },
       part === 1 ? `${most} labelled clips` : Math.round(part * most));
   }
-  for (const [name, which] of [["a", 1], ["b", 2]]) {
+  for (const [name, which] of [["a", 2], ["b", 1]]) {
     const points = curve.filter((point) => point[which] !== null);
     if (points.length === 1) { // a short stroke, where a line would be a dot
       const [only] = points;
