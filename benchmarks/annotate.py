@@ -260,6 +260,7 @@ def measure(
                 for p in points
             ]
         base = base or needed
+        seconds = (time.perf_counter() - begun) / seeds
         ratio = sum(needed) / sum(base)
         told = ", ".join(map(str, needed))
         off = [(p.expected or 0) - p.left for p in ends]
@@ -267,7 +268,8 @@ def measure(
         against = (
             f"{names[0]} {np.mean(base):.0f}; by seed {told}; all labels give "
             f"{100 * np.mean(best):.1f} %; of the clips left: checked {100 * np.mean(out):+.1f}, "
-            f"confidence {100 * np.mean(off):+.1f} points off; {(time.perf_counter() - begun) / seeds:.0f} s"
+            f"confidence {100 * np.mean(off):+.1f} points off; "
+            f"{seconds:.0f} s"
         )
         goal = GOAL if store is None and name == strategies.DEFAULT else None
         of_base = None if name == names[0] else ratio

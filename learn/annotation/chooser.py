@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from threading import Condition, Thread
+from threading import Condition, Lock, Thread
 
 import torch
 from jaxtyping import Float, Int64
@@ -97,6 +97,7 @@ class Chooser:
         self._wanted: dict[str, None] = dict.fromkeys(annotations.columns)
         self._earlier = [(c, n) for c in annotations.columns for n in self._counts(c)]
         self._wake, self._closed = Condition(), False
+        self._fitting = Lock()
         self._thread = Thread(target=self._run, name="annotate-fit", daemon=True)
 
     def start(self) -> None:
@@ -137,7 +138,8 @@ class Chooser:
                     column, count = self._earlier.pop()
             try:
                 if count:
-                    self._look_back(column, count)
+                    with self._fitting:
+                        self._look_back(column, count)
                 else:
                     self.fit(column)
             except (MicroshotError, OSError, MemoryError) as error:
@@ -146,6 +148,10 @@ class Chooser:
 
     def fit(self, column: str) -> Fit:
         """Fit on what is known of a column now, and keep it as the last."""
+        with self._fitting:
+            return self._fit(column)
+
+    def _fit(self, column: str) -> Fit:
         begun, acts = time.monotonic(), self._annotations.acts
         named = self._annotations.named(column)
         clips = self._pool.candidates(self._annotations.answered(column))

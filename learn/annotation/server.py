@@ -139,7 +139,8 @@ class Asked(Guarded):
         """The state of a window."""
         self._give(
             lambda: self.site.session.state(
-                self.get_query_argument("window")[:64], self.get_query_argument("column")
+                self.get_query_argument("window")[:64],
+                self.get_query_argument("column", strip=False),
             )
         )
 
@@ -201,7 +202,7 @@ class Picture(Guarded):
         Raises:
             HTTPError: 404 of no picture.
         """
-        made = self.site.session.thumbnails.get(self.get_query_argument("clip"))
+        made = self.site.session.thumbnails.get(self.get_query_argument("clip", strip=False))
         if made is None:
             raise web.HTTPError(404)
         self.set_header("Content-Type", "image/jpeg")
@@ -223,7 +224,7 @@ class MediaFile(Guarded, web.StaticFileHandler):
         Raises:
             HTTPError: 404 of a clip that is unknown or has no file.
         """
-        found = self.site.session.files.find(self.get_query_argument("clip"))
+        found = self.site.session.files.find(self.get_query_argument("clip", strip=False))
         if found is None:
             raise web.HTTPError(404)
         self._found = found

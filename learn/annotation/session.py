@@ -3,9 +3,9 @@
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from learn.annotation.annotations import Annotations, StaleError
 from learn.annotation.chooser import TOP, Chooser, Fit
@@ -20,10 +20,7 @@ RECENT, UPCOMING, POINTS = 12, 8, 120
 FEWEST = 5  # clips that were drawn, for a share of them to be shown
 
 
-class Clock(Protocol):
-    """Seconds that never go back."""
-
-    def __call__(self) -> float: ...
+Clock = Callable[[], float]  # seconds that never go back
 
 
 @dataclass(slots=True)
@@ -222,7 +219,8 @@ class Session:
         step = -(-len(points) // POINTS) or 1
         kept = [p for i, p in enumerate(points) if (len(points) - 1 - i) % step == 0]
         return [
-            [p.clips, p.expected, p.checked if p.checks >= FEWEST else None, p.checks] for p in kept
+            [float(p.clips), p.expected, p.checked if p.checks >= FEWEST else None, float(p.checks)]
+            for p in kept
         ]
 
     def _half(self, column: str) -> float | None:

@@ -180,10 +180,10 @@ def _counts(counts: Sequence[tuple[str, int]], key: str) -> Iterator[Figure]:
         description=f"{sum(n for _, n in counts)} clips of {len(counts)} classes, from {fewest[1]} "
         f"({fewest[0]}) to {most[1]} ({most[0]}).",
     )  # fmt: skip
+    sizes = [float(n) for _, n in drawn]
     bars = plots.bars(
-        caption, [name for name, _ in drawn], {"clips": [n for _, n in drawn]}, label="clips",
-        percent=False,
-    )  # fmt: skip
+        caption, [name for name, _ in drawn], {"clips": sizes}, label="clips", percent=False
+    )
     yield Figure(
         title="How many clips",
         lead="Classes of few clips are asked about less, and their numbers are the less sure."

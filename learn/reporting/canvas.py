@@ -86,7 +86,7 @@ class Canvas:
     axes: "Axes"
     look: Look
 
-    def size(self, points: float) -> float:
+    def size(self, points: float | int) -> float:
         """A size of text, given at the page's 12."""
         return points * self.look.points / PAGE.points
 

@@ -279,3 +279,17 @@ def test_several_labels_in_a_cell_do_not_make_semicolons_the_delimiter(write):
 def test_a_folder_in_place_of_a_manifest_names_the_command(tmp_path):
     with pytest.raises(MissingFile, match=rf"extract manifest folder {tmp_path} -o {tmp_path}/m"):
         read_manifest(tmp_path)
+
+
+def test_of_a_history_the_last_row_of_a_clip_holds(write):
+    path = write(
+        "clip_id,label,none_of,annotated_at\na,x,,t1\nb,y,,t2\na,z,,t3\nc,x,,t4\nb,,,\nd,,label,t5\n"
+    )
+    table = read_manifest(path, ids_suffice=True)
+    assert table.clip_ids == ("a", "c", "d")
+    assert table.column("label") == ("z", "x", "")
+    assert table.label_columns == ("label",)
+    with pytest.raises(ManifestError, match="occurs twice"):
+        read_manifest(write("clip_id,label\na,x\na,y\n"), ids_suffice=True)
+    with pytest.raises(ManifestError, match="no clips"):
+        read_manifest(write("clip_id,label,annotated_at\na,,\n"), ids_suffice=True)
