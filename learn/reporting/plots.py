@@ -9,7 +9,6 @@ Shapes: N = points.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
 from typing import Any
 
 import numpy as np
@@ -375,7 +374,7 @@ def scatter(
         axes.set_aspect("equal", adjustable="datalim")
         axes.spines[:].set_visible(True)
         axes.spines[:].set_color(canvas.look.grid)
-        _legend(canvas, legend, columns=2)
+        _legend(canvas, legend)
 
     legend = tuple(
         Entry(name=name, colour=i % SERIES, marker=_marker(i), kind="point")
@@ -386,14 +385,14 @@ def scatter(
     return draw(caption, paint, height=300, legend=legend)
 
 
-def _legend(canvas: Canvas, entries: Sequence[Entry], columns: int = 1) -> None:
+def _legend(canvas: Canvas, entries: Sequence[Entry]) -> None:
     """A legend below the plot, where the drawing stands by itself."""
     if not canvas.look.legends or len(entries) < 2:
         return
     handles, labels = canvas.axes.get_legend_handles_labels()
-    columns = columns if columns > 1 or len(entries) > 4 else len(entries)
-    longest = max(map(len, labels)) + 6
-    columns = max(1, min(columns, 64 // longest, ceil(len(entries) / 1)))
+    letters = min(56, max(map(len, labels)))
+    fits = canvas.figure.get_figwidth() / (0.6 + 0.075 * letters)  # inches of a handle and letters
+    columns = max(1, min(len(entries), int(fits)))
     canvas.figure.legend(
         handles, [_short(label, 56) for label in labels], loc="outside lower left",
         ncols=columns, handlelength=3.2, numpoints=1,
