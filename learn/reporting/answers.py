@@ -139,8 +139,8 @@ def calibration_figures(told: Mapping[str, Answers], key: str, lead: str) -> Ite
         description=f"The share of right answers by their confidence. Mean distance, {off}.",
     )  # fmt: skip
     drawing = plots.lines(
-        caption, lines, x=XAxis(label="confidence, %", limits=(0, 100)),
-        y=YAxis(label="right answers, %", limits=(0, 1.02), diagonal=True),
+        caption, lines, x=XAxis(label="confidence, %", limits=(0.0, 100.0)),
+        y=YAxis(label="right answers, %", limits=(0.0, 1.02), diagonal=True),
     )  # fmt: skip
     yield Figure(
         title="Can confidence be believed?",
