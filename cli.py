@@ -1,9 +1,10 @@
-"""The three console scripts, and `learn report` and `learn try`, which need both halves.
+"""The three console scripts, and `learn report`, `annotate` and `try`, which need both halves.
 
 Commands stand in `extract/commands.py`, `store/commands.py` and `learn/commands/`; what all of them
 share, exit codes above all, in `store/console.py`.
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,10 +14,10 @@ import typer
 from extract.commands import SandboxMode
 from extract.commands import app as extract_app
 from learn.commands import app as learn_app
-from learn.commands.options import Group, GroupFile
+from learn.commands.options import AudioFeature, Group, GroupFile, Projection, VisualFeature
 from store import console
 from store.commands import app as store_app
-from store.console import Json
+from store.console import Json, StoreDir
 
 if TYPE_CHECKING:
     from learn.reporting.pictures import Media
@@ -44,12 +45,24 @@ def report_command(
     remote_stores: Annotated[
         bool, typer.Option("--remote-stores", help="Read stores in buckets that runs name.")
     ] = False,
+    figures: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="A new directory: every figure as SVG, PDF and PNG for a paper's column, every "
+            "table as CSV and LaTeX.",
+        ),
+    ] = None,
+    link_media: Annotated[
+        bool,
+        typer.Option("--link-media", help="Let clips be played from where they lie below --media."),
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """Show what runs found in one page that opens offline: figures, tables, confused clips."""
     from learn.commands.checks import check_page
 
-    check_page(runs, output, media, map_by)
+    check_page(runs, output, media, map_by, figures)
 
     import learn
     from extract.media.thumbnails import Segment, thumbnails
@@ -58,13 +71,100 @@ def report_command(
     with console.progress("pictures", quiet=as_json) as progress:
         result = learn.report(
             tuple(runs), output, title=title, map_by=map_by, media=tuple(media),
-            remote_stores=remote_stores,
+            remote_stores=remote_stores, figures=figures, link_media=link_media,
             thumbnails=lambda clips: thumbnails(
                 [Segment(c.root, c.path, c.start_seconds, c.end_seconds) for c in clips], progress,
                 sandbox=sandbox,
             ),
         ).to_dict()  # fmt: skip
     console.give(result, as_json, lambda: report_lines(result))
+    return console.DONE
+
+
+@learn_app.command("annotate")
+def annotate_command(
+    directory: StoreDir,
+    media: Annotated[
+        list[Path], typer.Option(metavar="DIR", help="Where the clips lie; may repeat.")
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="CSV",
+            help="The labels: a new file, or one to go on with. A line is appended for every key.",
+        ),
+    ],
+    label: Annotated[
+        list[str], typer.Option(metavar="COLUMN", help="A column of labels to fill; may repeat.")
+    ] = ["label"],  # noqa: B006
+    classes: Annotated[
+        list[str],
+        typer.Option("--class", metavar="NAME", help="Offered from the beginning; may repeat."),
+    ] = [],  # noqa: B006
+    strategy: Annotated[
+        str, typer.Option(metavar="SPEC", help="What comes next (see `learn strategies`).")
+    ] = "uncertain_diverse",
+    group: Group = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(
+            metavar="v|a|av", help="What clips are judged by.", show_default="all there is"
+        ),
+    ] = None,
+    projection: Projection = None,
+    head: Annotated[
+        str | None,
+        typer.Option(metavar="SPEC", help="The classifier that proposes.", show_default="default"),
+    ] = None,
+    visual: VisualFeature = None,
+    audio: AudioFeature = None,
+    pool: Annotated[
+        int, typer.Option(metavar="N", help="Clips that are candidates at once, drawn of more.")
+    ] = 20_000,
+    seed: Annotated[int, typer.Option(help="What is drawn, and in which order.")] = 0,
+    port: Annotated[
+        int, typer.Option(metavar="N", help="Of this machine.", show_default="any that is free")
+    ] = 0,
+    sandbox: SandboxMode = "auto",
+    as_json: Json = False,
+) -> int:
+    """Label clips by keyboard on a page of this machine, the most useful first.
+
+    The classes that the labels so far suggest are proposed with their confidence. The address is
+    printed; nobody else can reach it. Ctrl-C ends; the same command goes on where it stopped.
+
+    Example: learn annotate my_store --media clips -o labels.csv
+    """
+    from learn.annotation.asked import AnnotateSettings
+    from learn.commands.checks import check_annotate
+
+    settings = AnnotateSettings(
+        store=directory, media=tuple(media), output=output, labels=tuple(label),
+        classes=tuple(classes), strategy=strategy, group=group, mode=mode, projection=projection,
+        head=head, visual=visual, audio=audio, pool=pool, port=port, seed=seed,
+    )  # fmt: skip
+    check_annotate(settings)
+
+    from extract.media.thumbnails import Segment, thumbnails
+    from learn.annotation.annotate import annotate
+    from learn.commands.tables import annotation_lines
+
+    def say(text: str) -> None:
+        print(console.visible(text), file=sys.stderr, flush=True)
+
+    result = annotate(
+        settings,
+        pictures=lambda clips: thumbnails(
+            [Segment(c.root, c.path, c.start_seconds, c.end_seconds) for c in clips],
+            sandbox=sandbox,
+            workers=1,
+        ),
+        ready=lambda address: say(f"open {address}\nCtrl-C ends; every answer is kept"),
+        say=say,
+    ).to_dict()
+    console.give(result, as_json, lambda: annotation_lines(result))
     return console.DONE
 
 

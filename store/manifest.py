@@ -4,6 +4,10 @@ Columns with a meaning: `path` (relative to the manifest; required), `clip_id` (
 with `#start-end` for pieces), `start_seconds`, `end_seconds`, `split`, `group`. All others are
 labels; `;` separates several in one cell. Every cell is text.
 
+A table with a column `annotated_at` is a history, as `learn annotate` appends to: the last row of a
+clip holds, and one without a time takes the clip back. `none_of` names columns of labels that were
+looked at and have no answer.
+
 Shapes: n = clips.
 """
 
@@ -26,11 +30,12 @@ from store.errors import (
     UnknownColumn,
     choices,
 )
-from store.manifest_rows import Row, checked, read_csv, read_jsonl, read_parquet
+from store.manifest_rows import Row, checked, latest, read_csv, read_jsonl, read_parquet
 from store.spec import canonical_json
 
 MAX_KEPT_BYTES = 1 << 30
-RESERVED = ("path", "clip_id", "start_seconds", "end_seconds", "split", "group")
+HISTORY = ("none_of", "annotated_at")
+RESERVED = ("path", "clip_id", "start_seconds", "end_seconds", "split", "group", *HISTORY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -171,6 +176,8 @@ def read_manifest(path: str | Path, *, ids_suffice: bool = False) -> Manifest:
     if ids_suffice and "path" not in columns and "clip_id" in columns:
         columns = ["path", *columns]
         rows = [replace(row, cells={"path": row.cells["clip_id"], **row.cells}) for row in rows]
+    if HISTORY[1] in columns:
+        rows = latest(rows, HISTORY[1])
     return from_rows(columns, rows, problems, name=str(path), root=path.parent)
 
 

@@ -164,6 +164,13 @@ def _as_text(value: Any) -> str:
     raise TypeError(f"has a cell of type {type(value).__name__}")
 
 
+def latest(rows: Sequence[Row], time: str) -> list[Row]:
+    """The last row of each clip, in the order of their first; none of a clip whose last has no
+    time."""
+    last = {row.cells.get("clip_id") or _default_clip_id(row.cells): row for row in rows}
+    return [row for row in last.values() if row.cells.get(time)]
+
+
 def checked(rows: Sequence[Row]) -> tuple[list[str], list[Problem]]:
     """The clip id of every row, and everything that is wrong with any."""
     clip_ids: list[str] = []

@@ -42,7 +42,7 @@ FLOORS = {
         ("fewshot", "models"),
         ("training",),
         ("inference",),
-        ("evaluation",),
+        ("annotation", "evaluation"),
         ("reporting",),
         ("trial",),
         ("commands",),

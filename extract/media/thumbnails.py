@@ -36,6 +36,7 @@ def thumbnails(
     progress: Callable[[int, int], None] | None = None,
     *,
     sandbox: str = "auto",
+    workers: int = WORKERS,
 ) -> list[bytes | None]:
     """A JPEG of the middle of each clip; None where no picture comes out of it.
 
@@ -61,7 +62,7 @@ def thumbnails(
     decoding = process_map(
         Decoder(),
         requests,
-        workers=WORKERS,
+        workers=workers,
         limits=Limits(
             deadline_seconds=DEADLINE_SECONDS, sandbox=Sandbox(mode=sandbox, readable=roots)
         ),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import store
+from learn.annotation.asked import AnnotateSettings
 from learn.data.clips import choose_split
 from learn.data.device_names import check_device as check_device
 from learn.data.features import MODALITIES, FeatureNames, choose_feature, names_of
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 SMALL_BYTES = 4 << 20  # of a table of 10,000 clips, with room
 NONE, OWN = "none", "own"
 TASKS, HEADS, FUSIONS = "learn.fewshot.tasks", "learn.fewshot.heads", "learn.fewshot.fusions"
-PROTOCOLS = "learn.evaluation.protocols"
+PROTOCOLS, STRATEGIES = "learn.evaluation.protocols", "learn.annotation.strategies"
 BENCHMARKS = ("3massiv-5k",)
 
 
@@ -181,14 +182,30 @@ def check_search(
     _check_place(directory, modes, projection, visual, audio)
 
 
-def check_page(runs: Sequence[Path], output: Path, media: Sequence[Path], map_by: str) -> None:
+def check_annotate(settings: AnnotateSettings) -> None:
+    """Refuse what `learn annotate` cannot be asked.
+
+    Raises:
+        InputError, ConfigError, StoreError: one line that says what to do.
+    """
+    for family, spec in ((HEADS, settings.head_spec), (STRATEGIES, settings.strategy)):
+        plugins.check(family, plugins.parse_spec(spec))
+    _check_place(
+        settings.store, [settings.mode], settings.projection, settings.visual, settings.audio
+    )
+
+
+def check_page(
+    runs: Sequence[Path], output: Path, media: Sequence[Path], map_by: str,
+    figures: Path | None = None,
+) -> None:  # fmt: skip
     """Refuse what `learn report` cannot be asked.
 
     Raises:
         InputError, ConfigError: one line that says what to do.
     """
     check_map(map_by)
-    check_report(runs, output, media)
+    check_report(runs, output, media, figures)
 
 
 def _check_asked(asked: Asked) -> "Store":

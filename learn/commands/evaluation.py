@@ -22,6 +22,7 @@ from learn.commands.options import (
     Projections,
     VisualFeatures,
     app,
+    keep_command,
     modes_option,
 )
 from store import console
@@ -229,6 +230,7 @@ def episodes_command(
         )
     if output:
         result.save(output)
+        keep_command(output)
     shown = result.to_dict()
     console.give(shown, as_json, lambda: episodes_table(shown))
     return console.DONE
@@ -364,6 +366,7 @@ def evaluate_command(
         )  # fmt: skip
     if output:
         result.save(output)
+        keep_command(output)
     shown = result.to_dict()
     console.give(shown, as_json, lambda: evaluation_table(shown, per_class=per_class))
     return console.DONE

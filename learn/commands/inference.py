@@ -182,3 +182,13 @@ def search_command(
     ).to_dict()  # fmt: skip
     console.give(result, as_json, lambda: neighbours_table(result))
     return console.DONE
+
+
+@app.command("strategies")
+def strategies_command(as_json: Json = False) -> int:
+    """List how `learn annotate` can choose the clip that comes next."""
+    from store import plugins
+
+    rows = plugins.describe("learn.annotation.strategies")
+    console.give({"strategies": rows}, as_json, lambda: console.plugin_table(rows))
+    return console.DONE

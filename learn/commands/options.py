@@ -1,11 +1,14 @@
 """The `learn` command line itself, and the options that several of its commands have."""
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from store import console
+from learn.training.run_files import COMMAND
+from store import atomic, console
 
 app = console.command_line("Train on stored features; answer few-shot questions.")
 
@@ -38,6 +41,22 @@ GroupFile = Annotated[
         rich_help_panel=DATA,
     ),
 ]
+VisualFeature = Annotated[
+    str | None,
+    typer.Option(
+        "--visual", "--visual-feature", metavar="FEATURE",
+        help="Which visual feature, where there are several.",
+        rich_help_panel=DATA,
+    ),
+]  # fmt: skip
+AudioFeature = Annotated[
+    str | None,
+    typer.Option(
+        "--audio", "--audio-feature", metavar="FEATURE",
+        help="Which audio feature, where there are several.",
+        rich_help_panel=DATA,
+    ),
+]  # fmt: skip
 VisualFeatures = Annotated[
     list[str],
     typer.Option(
@@ -94,6 +113,16 @@ KeepIn = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]  # fmt: skip
+
+
+def keep_command(run_dir: Path | None) -> None:
+    """Keep what was typed beside the result; each time on a line, as of a training gone on with."""
+    if run_dir is None:
+        return
+    path = run_dir / COMMAND
+    before = path.read_text() if path.is_file() else ""
+    line = shlex.join(["learn", *sys.argv[1:]])
+    atomic.write_text(path, f"{before}{' '.join(line.splitlines())}\n")
 
 
 def modes_option(name: str, metavar: str, text: str, default: str) -> Any:

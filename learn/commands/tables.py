@@ -469,6 +469,8 @@ def report_lines(result: Mapping[str, Any]) -> None:
         f"{result['output']}: {result['bytes'] / 1e6:.1f} MB, {result['figures']} figures, "
         f"{result['thumbnails']} pictures; from {runs}"
     )
+    if result["files"]:
+        wrapped(f"{result['files']} files of figures and tables for a paper", "  ")
     if result["stamps"]:
         wrapped(f"stamped: {', '.join(result['stamps'])}", "  ")
     for note in result["notes"]:
@@ -505,3 +507,13 @@ def recipe_lines(rows: Sequence[Mapping[str, str]]) -> None:
         for fact in ("command", "time", "expect"):
             if row[fact]:
                 wrapped(f"{fact + ':':<9}{row[fact]}", indent="    ")
+
+
+def annotation_lines(result: Mapping[str, Any]) -> None:
+    """Print what a session of `learn annotate` left."""
+    for column, clips in result["labelled"].items():
+        write_line(
+            f"{column}: {clips} of {result['clips']} clips in {result['classes'][column]} classes, "
+            f"{result['none_of_these'][column]} of none of these"
+        )
+    write_line(f"{result['acts']} acts appended to {result['output']}")

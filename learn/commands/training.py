@@ -15,6 +15,7 @@ from learn.commands.options import (
     Recipe,
     TrainOn,
     app,
+    keep_command,
 )
 from store import console
 from store.console import InsecureTcp, Json, StoreDir, TrustPickle
@@ -110,6 +111,7 @@ def train_command(
             return console.Stopped(
                 f"{output} has a checkpoint, go on with the same command and --resume"
             )
+    keep_command(output)
     console.give(result.to_dict(), as_json, lambda: _training_table(result))
     return console.FINDINGS if result.worse else console.DONE
 

@@ -121,11 +121,38 @@ class Confusion(TypedDict):
     clips: list[ConfusedClip]
 
 
+class MatrixRecord(TypedDict):
+    """What every class was taken for."""
+
+    classes: list[str]
+    times: list[list[int]]
+    of: list[list[int]]
+
+
+class BinRecord(TypedDict):
+    """Answers of about one confidence."""
+
+    confidence: float
+    right: float
+    answers: int
+
+
+class CalibrationRecord(TypedDict):
+    """Confidence against truth."""
+
+    answers: int
+    error: float
+    temperature: float | None
+    bins: list[BinRecord]
+
+
 class TallyRecord(TypedDict):
     """One of `answers.json`."""
 
     classes: list[Answered]
     confusions: list[Confusion]
+    matrix: NotRequired[MatrixRecord]
+    calibration: NotRequired[CalibrationRecord]
 
 
 class ClassScore(TypedDict):
@@ -148,6 +175,13 @@ class Evaluated(TypedDict):
     classes: list[ClassScore]
     untrained: bool
     seen_in_training: int
+
+
+class EvaluatedAnswers(TypedDict):
+    """One of `answers.json` of `learn evaluate`."""
+
+    matrix: NotRequired[MatrixRecord]
+    calibration: NotRequired[CalibrationRecord]
 
 
 class EvaluatedData(TypedDict):

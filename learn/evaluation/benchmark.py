@@ -16,6 +16,7 @@ from torch import Tensor
 
 from learn.data.clips import Clips
 from learn.data.devices import CPU
+from learn.evaluation import calibration
 from learn.evaluation.compared import Compared, Fusions, Way, ways_for
 from learn.evaluation.confusion import EMPTY, tally
 from learn.evaluation.evaluation_set import EvaluationSet
@@ -106,7 +107,11 @@ class Benchmark:
             measured = measure(self.scored.clips, episodes, predictor, tuned=tuned)
             seconds = round(time.monotonic() - begun, 3)
             weighed = compared.weighed(way, predictor, episodes, self.features)
-            yield self._result(compared, spec, head, episodes, measured, ci, seconds, weighed)
+            result = self._result(compared, spec, head, episodes, measured, ci, seconds, weighed)
+            if measured.predictions is not None and episodes.measure == "accuracy":
+                curve = calibration.of_episodes(episodes, predictor)
+                result = replace(result, tally=replace(result.tally, calibration=curve))
+            yield result
 
     def _prior(
         self, compared: Compared, head: Head, fusion: Fusion | None, episodes: Episodes

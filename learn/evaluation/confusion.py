@@ -1,4 +1,4 @@
-"""Recalls of the classes of episodes, and the pairs of classes that were confused.
+"""Recalls of the classes of episodes, and the classes that were confused.
 
 A pair stands beside how often it could have been confused at all, because a class meets few of the
 others in an episode.
@@ -14,10 +14,12 @@ import numpy as np
 from jaxtyping import Int
 
 from learn.data.clips import Clips
+from learn.evaluation.calibration import Calibration
 from learn.fewshot.tasks import Episodes
 
 PAIRS = 30  # of one result, most confused first
 EXAMPLES = 3  # clips of a pair
+MATRIX = 60  # classes whose confusions are kept whole
 TABLE = 4_000_000  # pairs that are counted in a table; more are sorted
 
 
@@ -50,15 +52,39 @@ class Confusion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Matrix:
+    """All answers: rows are classes, columns what they were taken for."""
+
+    classes: tuple[str, ...]
+    times: tuple[tuple[int, ...], ...]
+    of: tuple[tuple[int, ...], ...]  # queries of the row's class in episodes that had both
+
+    def to_dict(self) -> dict[str, Any]:
+        """The matrix as answers.json has it."""
+        return {
+            "classes": list(self.classes),
+            "times": [list(row) for row in self.times],
+            "of": [list(row) for row in self.of],
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tally:
-    """The counts of one result: by class, and of the pairs confused most."""
+    """The counts of one result: by class, of the pairs confused most, and what is kept whole."""
 
     classes: tuple[OfClass, ...]
     confusions: tuple[Confusion, ...]
+    matrix: Matrix | None = None  # of few classes
+    calibration: Calibration | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The tally as answers.json has it."""
-        return {key: list(value) for key, value in asdict(self).items()}
+        whole = {"matrix": self.matrix, "calibration": self.calibration}
+        return {
+            "classes": [asdict(one) for one in self.classes],
+            "confusions": [asdict(one) for one in self.confusions],
+            **{key: value.to_dict() for key, value in whole.items() if value is not None},
+        }
 
 
 EMPTY = Tally(classes=(), confusions=())  # of queries with several right answers
@@ -101,6 +127,38 @@ def tally(clips: Clips, draw: Episodes, predictions: Int[np.ndarray, "E M"]) -> 
             for c in np.flatnonzero(asked)
         ),
         confusions=tuple(confusions),
+        matrix=_matrix(clips.classes, truth, answer, queries_of) if size <= MATRIX else None,
+    )
+
+
+def matrix_of(
+    classes: Sequence[str], truth: Int[np.ndarray, "_"], answer: Int[np.ndarray, "_"]
+) -> Matrix | None:
+    """The matrix of answers that could be any class; None of many classes."""
+    size = len(classes)
+    if size > MATRIX or not len(truth):
+        return None
+    asked = np.bincount(truth, minlength=size).astype(np.int32)
+    return _matrix(classes, truth, answer, asked[None])
+
+
+def _matrix(
+    classes: Sequence[str],
+    truth: Int[np.ndarray, "_"],
+    answer: Int[np.ndarray, "_"],
+    queries_of: Int[np.ndarray, "E C"],
+) -> Matrix:
+    """The matrix of the classes that were asked about."""
+    size = len(classes)
+    times = np.bincount(truth.astype(np.int64) * size + answer, minlength=size**2)
+    met = queries_of >= 0
+    of = np.maximum(queries_of, 0).T.astype(np.int64) @ met
+    shown = np.flatnonzero(of.any(1))
+    table = times.reshape(size, size)
+    return Matrix(
+        classes=tuple(classes[c] for c in shown),
+        times=tuple(tuple(row) for row in table[np.ix_(shown, shown)].tolist()),
+        of=tuple(tuple(row) for row in of[np.ix_(shown, shown)].tolist()),
     )
 
 

@@ -46,6 +46,9 @@ class Evaluation:
         refuse_existing(run_dir)
         with atomic.directory(run_dir) as staged:
             atomic.write_json(staged / "evaluation.json", self.to_dict())
+            if any(finding.answers for finding in self.findings):
+                answers = [dict(finding.answers) for finding in self.findings]
+                atomic.write_json(staged / "answers.json", answers, indent=None)
 
 
 def check_fusions(protocol: str, fusions: Sequence[str]) -> None:

@@ -170,6 +170,18 @@ class Labeller:
         self._statuses.update(answer.status for answer in batch_answers)
         return batch_answers
 
+    def judged(
+        self, batch: EmbeddedBatch
+    ) -> Iterator[tuple[tuple[str, ...], Int64[Tensor, "Q"], Predictions, Calibration]]:
+        """Of clips that have the same parts: these, the clips, what is predicted, and how far to
+        trust that; nothing of clips that no example can be compared with."""
+        for parts, clips in _by_parts(batch, self._examples.parts):
+            if any(bool((self._usable & self._examples.present[p]).any()) for p in parts):
+                names = [*parts, *(n for n in batch.vectors if n.startswith(STORED))]
+                vectors = {name: batch.vectors[name][clips] for name in names}
+                found = self._predictions(parts, vectors)
+                yield parts, clips, found, self._calibration(parts)
+
     @property
     def answered(self) -> int:
         """The number of clips answered so far."""

@@ -19,7 +19,10 @@ def check_map(method: str) -> None:
         raise ConfigError(f"no map {method!r}; there are {choices(method, METHODS)}")
 
 
-def check_report(runs: Sequence[str | Path], output: Path, media: Sequence[str | Path]) -> None:
+def check_report(
+    runs: Sequence[str | Path], output: Path, media: Sequence[str | Path],
+    figures: Path | None = None,
+) -> None:  # fmt: skip
     """Refuse wrong arguments before anything is read."""
     if not runs:
         raise InputError("no RUN; name a directory that learn episodes, evaluate or train wrote")
@@ -27,6 +30,10 @@ def check_report(runs: Sequence[str | Path], output: Path, media: Sequence[str |
         raise InputError(f"{output} exists; name another `output`, or remove it")
     if not output.parent.is_dir():
         raise MissingFile(f"no directory {output.parent} to write {output.name} in; make it first")
+    if figures is not None and (figures.exists() or figures.is_symlink()):
+        raise InputError(f"{figures} exists; name another directory for `figures`, or remove it")
+    if figures is not None and not figures.parent.is_dir():
+        raise MissingFile(f"no directory {figures.parent} to write `figures` in; make it first")
     for folder in map(Path, media):
         if not folder.is_dir():
             raise MissingFile(f"no directory {folder}; `media` is where the clips lie")

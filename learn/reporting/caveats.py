@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from learn.reporting.inputs import Question, ReportInputs
+from learn.reporting.weights import stored_beside
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +23,7 @@ def find_caveats(inputs: ReportInputs, pretraining: Mapping[str, str]) -> list[C
         *_untrained(inputs),
         *_seen_in_training(inputs),
         *(caveat for question in inputs.questions for caveat in _groups_ignored(question)),
+        *(caveat for question in inputs.questions for caveat in _not_beside_stored(question)),
         *_transductive(inputs),
         *_centred(inputs),
         *_unfinished(inputs),
@@ -75,6 +77,19 @@ def _groups_ignored(question: Question) -> Iterator[Caveat]:
     )
 
 
+def _not_beside_stored(question: Question) -> Iterator[Caveat]:
+    alone = [r for r in question.rows if stored_beside(question, r)[0] == "not scored"]
+    if alone:
+        yield Caveat(
+            kind="not-beside-stored",
+            title="No stored vectors beside a run",
+            text=f"{len(alone)} results of projections stand without those of the stored vectors "
+            "they were made from, so nobody can say whether training helped; score these too: "
+            "learn episodes … --projection none --projection RUN",
+            serious=False,
+        )
+
+
 def _transductive(inputs: ReportInputs) -> Iterator[Caveat]:
     heads = dict.fromkeys(row.head for row in inputs.rows if row.transductive)
     if heads:
@@ -93,11 +108,13 @@ def _centred(inputs: ReportInputs) -> Iterator[Caveat]:
         if row.centred_by != "none":
             by_mean.setdefault(row.centred_by, {})[row.head] = None
     if by_mean:
-        listed = "; ".join(f"{_listed(centred)} by the {mean}" for mean, centred in by_mean.items())
+        listed = "; ".join(
+            f"that of the {mean} by {_listed(centred)}" for mean, centred in by_mean.items()
+        )
         yield Caveat(
             kind="centred",
-            title="Whose mean was taken off",
-            text=f"Vectors were centred: {listed}.",
+            title="How vectors were centred",
+            text=f"A mean was taken off before vectors were compared: {listed}.",
             serious=False,
         )
 

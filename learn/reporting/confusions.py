@@ -38,13 +38,18 @@ def class_figures(question: Question, names: RowNames, key: str) -> Iterator[Fig
 
 def confused_pairs(question: Question, names: RowNames) -> Iterator[Confused]:
     """The pairs of classes that each drawn row confused most."""
-    for row in (row for rows in _drawn_rows(question) for row in rows):
+    for row in drawn_rows(question):
         if pairs := _pairs(row):
             yield Confused(
                 title=", ".join(filter(None, (mode_name(row.mode), names.without_head(row)))),
                 lead=f"{row.shots}-shot, {names.head(row)}",
                 pairs=pairs,
             )
+
+
+def drawn_rows(question: Question) -> list[Row]:
+    """The rows of which classes are drawn, side by side."""
+    return [row for rows in _drawn_rows(question) for row in rows]
 
 
 def _drawn_rows(question: Question) -> list[list[Row]]:
@@ -78,7 +83,10 @@ def _recall_bars(rows: Sequence[Row], names: RowNames, key: str) -> Drawing:
     return plots.bars(
         caption,
         drawn,
-        {mode: [recalls.get(name) for name in drawn] for mode, recalls in by_mode.items()},
+        {
+            mode_name(mode): [recalls.get(name) for name in drawn]
+            for mode, recalls in by_mode.items()
+        },
         label="right answers, %",
         reference=chance_line(names.question),
     )

@@ -8,21 +8,18 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
-from learn.evaluation.wording import (
-    CLASSIC,
-    NOT_SHARES,
-    TASK_SETTINGS,
-    feature_name,
-    never_drawn,
-    weight_text,
-)
+from learn.evaluation.wording import CLASSIC, NOT_SHARES, TASK_SETTINGS, never_drawn
+from learn.inference.selection import NONE
 from learn.reporting import plots
-from learn.reporting.confusions import class_figures, confused_pairs
+from learn.reporting.answers import question_figures
+from learn.reporting.confusions import class_figures, confused_pairs, drawn_rows
 from learn.reporting.inputs import Question, ReportInputs, Row
 from learn.reporting.missing_modality import inflation_figures, missing_figures
 from learn.reporting.naming import MODES, RowNames, chance_line, mode_name
 from learn.reporting.plots import SERIES, Caption, Drawing, Line, Matrix, XAxis, YAxis
 from learn.reporting.sections import Figure, Section, Table, number, percent
+from learn.reporting.verdicts import verdict_figures
+from learn.reporting.weights import guard_figures, stored_beside, weight_figures
 
 SOURCES = {
     "within": "clips of one source are kept apart within a class",
@@ -36,12 +33,14 @@ def episodes_section(question: Question, inputs: ReportInputs, key: str, title: 
     names = RowNames(question=question, inputs=inputs)
     figures = chain(
         [_accuracy_figure(question, names, key)],
+        verdict_figures(question, names),
         _modality_figures(question, names, key),
-        _weight_figures(question, names),
-        _guard_figures(question, names),
+        weight_figures(question, names, key),
+        guard_figures(question, names),
         missing_figures(question, inputs, key),
         inflation_figures(question, inputs),
         class_figures(question, names, key),
+        question_figures(drawn_rows(question), question, names, key),
     )
     return Section(
         key=key,
@@ -151,13 +150,19 @@ def _accuracy_lines(question: Question, names: RowNames, modes: Sequence[str]) -
 
 
 def _accuracy_table(question: Question, names: RowNames) -> Table:
+    """Every number, and beside a run's that of the stored vectors it was made from."""
+    runs = any(row.projection != NONE for row in question.rows)
     return Table(
         caption=_capitalised(question.measure),
-        columns=("result", "mode", "shots", "%", "± 95 %", "episodes", "interval", "notes"),
+        columns=(
+            "result", "mode", "shots", "%", "± 95 %", *(("stored %", "points") if runs else ()),
+            "episodes", "interval", "notes",
+        ),
         rows=tuple(
             (
                 names.full(row), row.mode, str(row.shots), percent(row.accuracy),
-                percent(row.ci95), f"{row.episodes:,}", row.ci_method, _remarks(row),
+                percent(row.ci95), *(stored_beside(question, row) if runs else ()),
+                f"{row.episodes:,}", row.ci_method, _remarks(row),
             )
             for row in question.rows
         ),
@@ -235,76 +240,6 @@ def _modality_table(question: Question, names: RowNames) -> Table:
             for row in question.rows
         ),
     )  # fmt: skip
-
-
-def _weight_figures(question: Question, names: RowNames) -> Iterator[Figure]:
-    """A table of how much each sense counted where a fusion weighs them."""
-    weighed = [row for row in question.rows if row.weights]
-    if not weighed:
-        return
-    features = list(dict.fromkeys(feature for row in weighed for feature in row.weights))
-    rows = tuple(
-        (
-            names.full(row), row.fusion, str(row.shots),
-            *(weight_text(row.weights[f]) if f in row.weights else "" for f in features),
-            row.prior["from"],
-        )
-        for row in weighed
-    )  # fmt: skip
-    columns = ("result", "fusion", "shots", *map(feature_name, features), "begins at")
-    yield Figure(
-        title="Which sense decided",
-        lead=f"{_both_against_one(question, names, weighed[0])} Weights are means over episodes ± "
-        "their deviation; they sum to 1.",
-        tables=(Table(caption="Weights of senses", columns=columns, rows=rows),),
-        open_tables=True,
-    )
-
-
-def _guard_figures(question: Question, names: RowNames) -> Iterator[Figure]:
-    """A table of how much projections counted beside the stored vectors they were made from."""
-    guarded = [row for row in question.rows if row.guard == "on" and row.projected]
-    if not guarded:
-        return
-    rows = tuple(
-        (
-            names.full(row), row.mode, str(row.shots), weight_text(row.projected),
-            percent(row.accuracy), _beside(question, row), row.projected["from"],
-        )
-        for row in guarded
-    )  # fmt: skip
-    columns = ("result", "mode", "shots", "projection counts", "%", "stored %", "begins at")
-    yield Figure(
-        title="Projections beside stored vectors",
-        lead="Guarded: stored and projected vectors are mixed in every episode, so that a "
-        "projection can lose little. 0 is stored vectors alone, 1 the projection alone; means over "
-        "episodes ± their deviation.",
-        tables=(Table(caption="How much projections count", columns=columns, rows=rows),),
-    )
-
-
-def _beside(question: Question, row: Row) -> str:
-    """The accuracy of stored vectors beside a projection's, in percent; "" if it is unknown."""
-    wanted = row.shots, row.head, row.fusion, row.support, row.query
-    for peer in question.rows:
-        found = peer.shots, peer.head, peer.fusion, peer.support, peer.query
-        if not peer.guard and found == wanted:
-            return percent(peer.accuracy)
-    return ""
-
-
-def _both_against_one(question: Question, names: RowNames, of: Row) -> str:
-    """A sentence on what both senses are worth beside each alone, at the most shots."""
-    shots = question.shots[-1]
-    same = [
-        row
-        for row in question.rows
-        if (row.shots, row.head, row.projection, row.run) == (shots, of.head, of.projection, of.run)
-        and row.support == row.query
-        and row.fusion in ("", of.fusion)
-    ]
-    told = ", ".join(f"{row.mode} {100 * row.accuracy:.1f}" for row in same)
-    return f"At {shots} shots {names.head(of)} has {told} % {question.measure}."
 
 
 def _support_and_query(question: Question, names: RowNames, key: str) -> Iterator[Drawing]:

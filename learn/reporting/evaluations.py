@@ -6,7 +6,9 @@ from typing import Any
 
 from learn.evaluation.wording import NOT_SHARES, SHORT
 from learn.reporting import plots
+from learn.reporting.answers import evaluation_figures
 from learn.reporting.inputs import ReportInputs, SavedEvaluation
+from learn.reporting.naming import MODES
 from learn.reporting.plots import Caption, Drawing
 from learn.reporting.sections import BARS, Figure, Section, Table, number, percent
 
@@ -31,7 +33,11 @@ def evaluation_section(evaluation: SavedEvaluation, inputs: ReportInputs, key: s
         + (f" of {Path(data['store']).name}" if "store" in data else "")
         + (f"; {settings}" if settings else "")
         + ".",
-        figures=(metrics, *_class_figures(evaluation.rows, inputs, key)),
+        figures=(
+            metrics,
+            *_class_figures(evaluation.rows, inputs, key),
+            *evaluation_figures(evaluation, inputs, key),
+        ),
     )
 
 
@@ -115,7 +121,10 @@ def _bars(
         description=f"{measure} of {len(drawn)} classes by mode; best {names[0]}, worst "
         f"{names[-1]}.",
     )
-    values = {mode: [recalls.get(name) for name in drawn] for mode, recalls in by_mode.items()}
+    values = {
+        MODES.get(mode, mode): [recalls.get(name) for name in drawn]
+        for mode, recalls in by_mode.items()
+    }
     return plots.bars(caption, drawn, values, label=f"{measure}, %")
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from learn.inference.selection import NONE
 from learn.reporting.inputs import Question, ReportInputs
 from learn.reporting.naming import RowNames, question_title
 from learn.reporting.sections import Table
@@ -18,9 +19,12 @@ def answers_in_short(inputs: ReportInputs) -> Iterator[Table]:
 def _table(question: Question, names: RowNames, inputs: ReportInputs) -> Table:
     sampling, head = question.sampling, question.rows[0].head
     cells: dict[str, dict[int, str]] = {}
-    for row in question.rows:
-        if row.head != head:
-            continue
+    modes = {mode: i for i, mode in enumerate(question.modes)}
+    stored_first = sorted(
+        (row for row in question.rows if row.head == head),
+        key=lambda row: (modes[row.mode], row.projection != NONE),
+    )
+    for row in stored_first:
         name = ", ".join(filter(None, (SENSES.get(row.mode, row.mode), names.without_head(row))))
         margin = "" if row.ci95 is None else f" ± {100 * row.ci95:.1f}"
         cells.setdefault(name, {})[row.shots] = f"{100 * row.accuracy:.1f}{margin}"

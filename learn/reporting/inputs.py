@@ -109,6 +109,7 @@ class SavedEvaluation:
 
     path: Path
     record: Mapping[str, Any]  # as `learn.evaluation.evaluate.Evaluation`
+    answers: tuple[Mapping[str, Any], ...] = ()  # of its rows; none of an older one
 
     @property
     def rows(self) -> Sequence[Mapping[str, Any]]:
@@ -278,7 +279,10 @@ def _read_evaluation(run: Path) -> SavedEvaluation:
         raise InputError(f"{run} is not a result of learn evaluate ({error})") from None
     if not record["results"]:
         raise InputError(f"{run} is not a result of learn evaluate (it has no results)")
-    return SavedEvaluation(path=run, record=record)
+    answers: list[records.EvaluatedAnswers] = []
+    if (run / "answers.json").is_file():
+        answers = records.read(run / "answers.json", list[records.EvaluatedAnswers])
+    return SavedEvaluation(path=run, record=record, answers=tuple(answers))
 
 
 def _read_training(run: Path) -> SavedTraining:

@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,14 +32,30 @@ class Media:
 Thumbnails = Callable[[Sequence[Media]], Sequence[bytes | None]]  # JPEGs
 
 
-def clip_pictures(
-    sections: Iterable[Section], stores: Stores, roots: Sequence[Path], thumbnails: Thumbnails
-) -> dict[str, str]:
-    """The picture of each clip of the confused pairs as a data URL, where there is one."""
+def shown_media(
+    sections: Iterable[Section], stores: Stores, roots: Sequence[Path]
+) -> dict[str, Media]:
+    """The media of the clips of the confused pairs, where they are found."""
     shown = dict.fromkeys(clip for section in sections for clip in section.shown_clips)
-    if not shown:
+    return _find_media(shown, stores, roots) if shown else {}
+
+
+def clip_links(media: Mapping[str, Media]) -> dict[str, str]:
+    """The address of each clip's file on this machine, its piece as a fragment."""
+    links = {}
+    for clip, found in media.items():
+        address = (found.root / found.path).resolve().as_uri()
+        start, end = found.start_seconds, found.end_seconds
+        if start or isfinite(end):
+            address += f"#t={start:g}" + (f",{end:g}" if isfinite(end) else "")
+        links[clip] = address
+    return links
+
+
+def clip_pictures(media: Mapping[str, Media], thumbnails: Thumbnails) -> dict[str, str]:
+    """The picture of each clip as a data URL, where there is one."""
+    if not media:
         return {}
-    media = _find_media(shown, stores, roots)
     pictures = zip(media, thumbnails(list(media.values())), strict=True)
     return {clip: _data_url(jpeg) for clip, jpeg in pictures if jpeg is not None}
 

@@ -1,81 +1,33 @@
-"""Plain data drawn as SVG that follows the page: its colours are the page's, its words are text.
+"""Plain data drawn: lines, bars, rankings, heat maps, points.
 
-Every drawing is a small one, made for the width of a phone; pages lay several side by side. Colours
-are drawn as stand-ins and then become CSS variables (`--ink`, `--s0` …), so that one drawing serves
-light and dark. Nothing depends on colour alone: lines differ in marker or dash, cells hold numbers.
+Every drawing is a small one, made for the width of a phone; pages lay several side by side, under
+one legend. Nothing depends on colour alone: lines differ in marker or dash, bars in hatching, cells
+hold numbers. What has one value only is a bar, never a dot.
 
 Shapes: N = points.
 """
 
-import math
-import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
-from io import StringIO
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from learn.reporting.canvas import HEIGHT as HEIGHT
+from learn.reporting.canvas import SERIES as SERIES
+from learn.reporting.canvas import WIDE, WIDTH, Canvas, Entry, draw
+from learn.reporting.canvas import Caption as Caption
+from learn.reporting.canvas import Drawing as Drawing
 
-WIDTH, HEIGHT = 360, 270  # pixels at which text has its size
-SERIES = 8
 FEW = 12  # values that may all be ticks
 DENSE = 30  # points of a line, of more without markers
 LEGEND_CLASSES = 24  # that a legend holds
-_INK, _MUTED, _GRID, _PAPER = "#0a0b0c", "#0a0b0d", "#0a0b0e", "#0a0b0f"
-_OF_SERIES = tuple(f"#0b0c{i:02x}" for i in range(SERIES))
-_VARIABLES = {_INK: "--ink", _MUTED: "--muted", _GRID: "--grid", _PAPER: "--paper"} | {
-    colour: f"--s{i}" for i, colour in enumerate(_OF_SERIES)
-}
+NUMBERED = 12  # classes of a matrix, of more without numbers
+STROKE = 0.12  # half the length of what stands for a line of one point, in ticks
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 _HATCHES = ("", "////", "....", "xxxx")
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "font.size": 10,
-    "text.parse_math": False,  # a class may be called $x$
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _MUTED,
-    "axes.facecolor": "none",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "grid.color": _GRID,
-    "grid.linewidth": 0.8,
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
-    "xtick.labelcolor": _INK,
-    "ytick.labelcolor": _INK,
-    "legend.frameon": False,
-    "legend.fontsize": 9.5,
-    "lines.markersize": 5,
-    "hatch.linewidth": 0.6,
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Caption:
-    """The name and description of a drawing, for those who do not see it; `key` begins its ids."""
-
-    key: str
-    title: str
-    description: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drawing:
-    """An SVG element with its caption."""
-
-    caption: Caption
-    svg: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +40,14 @@ class Line:
     half: tuple[float | None, ...] = ()
     colour: int = 0
     dash: int = 0
+
+    @property
+    def entry(self) -> Entry:
+        """Its line of a legend."""
+        return Entry(
+            name=self.name, colour=self.colour % SERIES, dash=self.dash % len(_DASHES),
+            marker="" if len(self.x) > DENSE else _marker(self.colour),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +65,7 @@ class XAxis:
     label: str
     marks: tuple[float, ...] = ()  # dotted lines
     every_value: bool = False  # exactly the values that occur are ticks, evenly apart
+    limits: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +76,7 @@ class YAxis:
     percent: bool = True  # values are shares
     limits: tuple[float, float] | None = None
     reference: Reference | None = None
+    diagonal: bool = False  # a dashed line where y is x
 
     @property
     def scale(self) -> int:
@@ -135,55 +97,73 @@ class Matrix:
 
 
 def lines(caption: Caption, drawn: Sequence[Line], *, x: XAxis, y: YAxis) -> Drawing:
-    """Lines with intervals."""
+    """Lines with intervals; of one x only, bars."""
     values = sorted({value for line in drawn for value in line.x})
-    with _canvas(HEIGHT + 17 * _legend_rows(drawn)) as (figure, axes):
+    if len(values) == 1 and not y.diagonal:
+        return _ranking(caption, drawn, y, f"{y.label}, at {values[0]:g} {x.label}")
+
+    def paint(canvas: Canvas) -> None:
+        axes = canvas.axes
         for number, line in enumerate(drawn):
             at: Sequence[float] = line.x
             if x.every_value:
                 shift = (number - (len(drawn) - 1) / 2) * min(0.05, 0.4 / len(drawn))
                 at = [values.index(value) + shift for value in line.x]
-            _draw_line(axes, line, at, y.scale)
+            _draw_line(canvas, line, at, y.scale, values[-1] - values[0])
         for mark in x.marks:
-            axes.axvline(mark, color=_MUTED, linewidth=0.8, linestyle=":")
+            axes.axvline(mark, color=canvas.look.muted, linewidth=0.8, linestyle=":")
         if y.reference:
-            _draw_reference(axes, y.reference, y.scale)
+            _draw_reference(canvas, y.reference, y.scale)
+        if y.diagonal:
+            axes.plot(
+                [0, 100], [0, 100], color=canvas.look.muted, linewidth=1, linestyle=(0, (2, 2))
+            )
         _set_x_ticks(axes, values, every=x.every_value)
+        if x.limits:
+            axes.set_xlim(*x.limits)
+            axes.set_xticks(np.linspace(*x.limits, 5))
         if y.limits:
             axes.set_ylim(y.scale * y.limits[0], y.scale * y.limits[1])
         axes.set_xlabel(x.label)
         axes.set_ylabel(y.label)
         axes.grid(axis="y")
-        _legend(figure, drawn)
-        return _finished(figure, caption)
+        _legend(canvas, legend)
+
+    legend = tuple(line.entry for line in drawn)
+    return draw(caption, paint, legend=legend)
 
 
-def _draw_line(axes: "Axes", line: Line, at: Sequence[float], scale: int) -> None:
+def _draw_line(canvas: Canvas, line: Line, at: Sequence[float], scale: int, span: float) -> None:
     style: dict[str, Any] = {
         "label": line.name,
-        "color": _OF_SERIES[line.colour % SERIES],
+        "color": canvas.colour(line.colour),
         "linestyle": _DASHES[line.dash % len(_DASHES)],
-        "marker": "" if len(line.x) > DENSE else _marker(line.colour),
-        "linewidth": 1.6,
+        "marker": line.entry.marker,
     }
-    y = [scale * value for value in line.y]
-    if any(half is not None for half in line.half):
-        error = [scale * (half or 0.0) for half in line.half]
-        axes.errorbar(list(at), y, yerr=error, capsize=2.5, elinewidth=1.2, **style)
+    y, half = [scale * value for value in line.y], list(line.half)
+    if len(at) == 1:  # a stroke, where a line would be a dot
+        reach = STROKE if span < FEW else STROKE * span / 4
+        at, y, half = [at[0] - reach, at[0], at[0] + reach], 3 * y, [None, *half, None][:3]
+        style["marker"] = ""
+    if any(h is not None for h in half):
+        error = [scale * (h or 0.0) for h in half] + [0.0] * (len(y) - len(half))
+        canvas.axes.errorbar(
+            list(at), y, yerr=error, capsize=canvas.size(3.5), elinewidth=1.2, **style
+        )
     else:
-        axes.plot(list(at), y, **style)
+        canvas.axes.plot(list(at), y, **style)
 
 
-def _draw_reference(axes: "Axes", reference: Reference, scale: int) -> None:
+def _draw_reference(canvas: Canvas, reference: Reference, scale: int) -> None:
     y = scale * reference.value
-    axes.axhline(y, color=_MUTED, linestyle=(0, (2, 2)), linewidth=1)
-    axes.annotate(
-        reference.name, (1, y), (-2, 3), ha="right", color=_INK,
-        xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=9,
+    canvas.axes.axhline(y, color=canvas.look.muted, linestyle=(0, (2, 2)), linewidth=1)
+    canvas.axes.annotate(
+        reference.name, (1, y), (-2, 3), ha="right", color=canvas.look.ink,
+        xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=canvas.size(11),
     )  # fmt: skip
 
 
-def _set_x_ticks(axes: "Axes", values: Sequence[float], *, every: bool) -> None:
+def _set_x_ticks(axes: Any, values: Sequence[float], *, every: bool) -> None:
     from matplotlib.ticker import MaxNLocator
 
     names = [f"{x:g}" for x in values]
@@ -193,18 +173,60 @@ def _set_x_ticks(axes: "Axes", values: Sequence[float], *, every: bool) -> None:
     elif len(values) <= FEW:
         axes.set_xticks(values, names)
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=all(x == int(x) for x in values)))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=all(x == int(x) for x in values)))
+
+
+def _ranking(caption: Caption, drawn: Sequence[Line], y: YAxis, label: str) -> Drawing:
+    """A bar from left to right for each line's only value, with its interval and its number."""
+
+    def paint(canvas: Canvas) -> None:
+        axes, most = canvas.axes, max(y.scale * line.y[0] for line in drawn)
+        for row, line in enumerate(drawn):
+            value = y.scale * line.y[0]
+            half = line.half[0] if line.half else None
+            axes.barh(row, value, height=0.62, color=canvas.colour(line.colour), alpha=0.85,
+                      hatch=_HATCHES[line.dash % len(_HATCHES)], edgecolor=canvas.look.paper,
+                      linewidth=0, xerr=None if half is None else y.scale * half,
+                      error_kw={"ecolor": canvas.look.ink, "elinewidth": 1.2,
+                                "capsize": canvas.size(3.5)})  # fmt: skip
+            told = f"{value:.1f}" if y.percent else f"{value:.4g}"
+            axes.annotate(
+                told, (value + y.scale * (half or 0.0), row), (4, 0), va="center",
+                textcoords="offset points", fontsize=canvas.size(11.5),
+            )  # fmt: skip
+        axes.set_yticks(range(len(drawn)), [_folded(line.name, 20) for line in drawn])
+        axes.set_ylim(len(drawn) - 0.4, -0.6)
+        axes.set_xlim(0, 118 if y.percent else 1.25 * most)
+        if y.percent:
+            axes.set_xticks(range(0, 101, 25))
+        axes.set_xlabel(label)
+        axes.grid(axis="x")
+        axes.tick_params(axis="y", length=0)
+        if y.reference:
+            axes.axvline(
+                y.scale * y.reference.value,
+                color=canvas.look.ink,
+                linestyle=(0, (2, 2)),
+                linewidth=1,
+            )
+            axes.annotate(
+                y.reference.name, (y.scale * y.reference.value, 1), (3, 0),
+                xycoords=("data", "axes fraction"), textcoords="offset points", va="bottom",
+                fontsize=canvas.size(11),
+            )  # fmt: skip
+
+    return draw(caption, paint, height=90 + 38 * len(drawn))
 
 
 def matrix(caption: Caption, content: Matrix) -> Drawing:
     """A heat map of shares with their numbers in it."""
-    with _canvas(60 + 58 * len(content.rows)) as (figure, axes):
+
+    def paint(canvas: Canvas) -> None:
+        axes = canvas.axes
         for y, row in enumerate(content.rows):
             for x, column in enumerate(content.columns):
                 if (row, column) in content.cells:
-                    _draw_cell(axes, x, y, content.cells[row, column], content.lowest)
-                else:
-                    axes.text(x, y, "·", ha="center", va="center", color=_MUTED)
+                    _draw_cell(canvas, x, y, content.cells[row, column], content.lowest)
         axes.set_xticks(range(len(content.columns)), content.columns)
         short = ["\n".join(_short(part, 18) for part in row.split(" · ")) for row in content.rows]
         axes.set_yticks(range(len(content.rows)), short)
@@ -214,24 +236,64 @@ def matrix(caption: Caption, content: Matrix) -> Drawing:
         axes.set_ylabel(content.row_label)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        return _finished(figure, caption)
+
+    return draw(caption, paint, height=64 + 60 * len(content.rows))
 
 
 def _draw_cell(
-    axes: "Axes", x: int, y: int, cell: tuple[float, float | None], lowest: float
+    canvas: Canvas, x: int, y: int, cell: tuple[float, float | None], lowest: float
 ) -> None:
-    from matplotlib.patches import Rectangle
-
     value, half = cell
     strength = min(1.0, max(0.0, (value - lowest) / (1 - lowest)))
-    box = Rectangle(
-        (x - 0.48, y - 0.46), 0.96, 0.92, facecolor=_OF_SERIES[0],
-        alpha=0.04 + 0.5 * strength, edgecolor="none",
-    )  # fmt: skip
-    axes.add_patch(box)
-    axes.text(x, y - 0.08, f"{100 * value:.1f}", ha="center", va="center", fontsize=13)
+    _box(canvas, x, y, 0.04 + 0.5 * strength, gap=0.04)
+    text = {"ha": "center", "va": "center"}
+    canvas.axes.text(x, y - 0.08, f"{100 * value:.1f}", fontsize=canvas.size(14), **text)
     if half is not None:
-        axes.text(x, y + 0.26, f"± {100 * half:.1f}", ha="center", va="center", fontsize=9)
+        told = f"± {100 * half:.1f}"
+        canvas.axes.text(x, y + 0.27, told, fontsize=canvas.size(11), **text)
+
+
+def _box(canvas: Canvas, x: int, y: int, strength: float, *, gap: float) -> None:
+    from matplotlib.patches import Rectangle
+
+    half = 0.5 - gap / 2
+    box = Rectangle(
+        (x - half, y - half), 2 * half, 2 * half, facecolor=canvas.colour(0), alpha=strength,
+        edgecolor="none",
+    )  # fmt: skip
+    canvas.axes.add_patch(box)
+
+
+def confusion(
+    caption: Caption, classes: Sequence[str], shares: Sequence[Sequence[float | None]]
+) -> Drawing:
+    """Rows are what clips are, columns what they were taken for; cells are shares of the row."""
+    many = len(classes) > NUMBERED
+
+    def paint(canvas: Canvas) -> None:
+        axes = canvas.axes
+        for y, row in enumerate(shares):
+            for x, share in enumerate(row):
+                if not share:
+                    continue
+                _box(canvas, x, y, 0.08 + 0.57 * share, gap=0.02)
+                told = f"{100 * share:.0f}"
+                if told != "0" and (not many or (share >= 0.05 and len(classes) <= 2 * NUMBERED)):
+                    size = canvas.size(10.5 if many else 12)
+                    axes.text(x, y, told, ha="center", va="center", fontsize=size)
+        size = canvas.size(8.5 if len(classes) > 30 else 11)
+        short = [_short(name, 16) for name in classes]
+        axes.set_xticks(range(len(classes)), short, rotation=90, fontsize=size)
+        axes.set_yticks(range(len(classes)), short, fontsize=size)
+        axes.set_xlim(-0.5, len(classes) - 0.5)
+        axes.set_ylim(len(classes) - 0.5, -0.5)
+        axes.set_xlabel("taken for")
+        axes.set_ylabel("the clip is")
+        axes.tick_params(length=0)
+        axes.spines[:].set_color(canvas.look.grid)
+        axes.spines[:].set_visible(True)
+
+    return draw(caption, paint, height=WIDE if many else WIDTH, wide=many)
 
 
 def bars(
@@ -241,29 +303,44 @@ def bars(
     *,
     label: str,
     reference: Reference | None = None,
+    percent: bool = True,
 ) -> Drawing:
-    """Bars from left to right, a cluster for each name, a bar in it for each group's share."""
-    thick = 0.8 / len(groups)
-    with _canvas(70 + len(names) * (8 + 10 * len(groups)) + 17) as (figure, axes):
-        for number, (name, values) in enumerate(groups.items()):
+    """Bars from left to right, a cluster for each name, a bar in it for each group's value."""
+    from matplotlib.ticker import MaxNLocator
+
+    thick, scale = 0.8 / len(groups), 100 if percent else 1
+
+    def paint(canvas: Canvas) -> None:
+        axes = canvas.axes
+        for number, values in enumerate(groups.values()):
             at = np.arange(len(names)) + (number - (len(groups) - 1) / 2) * thick
             axes.barh(
-                at, [100 * (value or 0.0) for value in values], height=0.86 * thick, label=name,
-                color=_OF_SERIES[number % SERIES], hatch=_HATCHES[number % len(_HATCHES)],
-                edgecolor=_PAPER, linewidth=0,
+                at, [scale * (value or 0.0) for value in values], height=0.86 * thick,
+                label=legend[number].name, color=canvas.colour(number),
+                hatch=_HATCHES[number % len(_HATCHES)], edgecolor=canvas.look.paper, linewidth=0,
             )  # fmt: skip
-        axes.set_yticks(range(len(names)), [_short(name, 22) for name in names])
+        axes.set_yticks(range(len(names)), [_short(name, 20) for name in names])
         axes.set_ylim(len(names) - 0.4, -0.6)
-        axes.set_xlim(0, 100)
+        if percent:
+            axes.set_xlim(0, 100)
+            axes.set_xticks(range(0, 101, 25))
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.set_xlabel(label)
         axes.grid(axis="x")
         axes.tick_params(axis="y", length=0)
         if reference:
-            axes.axvline(100 * reference.value, color=_INK, linestyle=(0, (2, 2)), linewidth=1)
-        if len(groups) > 1:
-            handles, labels = axes.get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside upper center", ncols=len(groups))
-        return _finished(figure, caption)
+            axes.axvline(
+                100 * reference.value, color=canvas.look.ink, linestyle=(0, (2, 2)), linewidth=1
+            )
+        _legend(canvas, legend)
+
+    legend = tuple(
+        Entry(name=name, colour=i % SERIES, hatch=i % len(_HATCHES), kind="bar")
+        for i, name in enumerate(groups)
+    )
+    height = 76 + len(names) * (10 + 11 * len(groups))
+    return draw(caption, paint, height=height, legend=legend)
 
 
 def scatter(
@@ -277,65 +354,49 @@ def scatter(
     The legend leaves classes out where there are more than it can hold.
     """
     names = sorted(set(classes))
-    listed = names if len(names) <= LEGEND_CLASSES else []
     hollow = [kind == max(kinds) for kind in kinds] or [False] * len(classes)
-    with _canvas(290 + 16 * math.ceil(len(listed) / 2)) as (figure, axes):
+
+    def paint(canvas: Canvas) -> None:
+        axes = canvas.axes
         for number, name in enumerate(names):
             members = [i for i, c in enumerate(classes) if c == name]
             for drawn_hollow in (False, True):
                 chosen = [i for i in members if hollow[i] == drawn_hollow]
-                label = _short(name, 20) if name in listed and not drawn_hollow else None
                 if chosen:
-                    _draw_points(axes, points[chosen], number, label, hollow=drawn_hollow)
+                    colour = canvas.colour(number)
+                    axes.plot(
+                        points[chosen, 0], points[chosen, 1], linestyle="", markeredgecolor=colour,
+                        marker=_marker(number), markerfacecolor="none" if drawn_hollow else colour,
+                        label=name if not drawn_hollow else None,
+                    )  # fmt: skip
         axes.set_xticks([])
         axes.set_yticks([])
         axes.set_aspect("equal", adjustable="datalim")
         axes.spines[:].set_visible(True)
-        axes.spines[:].set_color(_GRID)
-        if listed:
-            handles, labels = axes.get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside lower center", ncols=2)
-        return _finished(figure, caption)
+        axes.spines[:].set_color(canvas.look.grid)
+        _legend(canvas, legend)
+
+    legend = tuple(
+        Entry(name=name, colour=i % SERIES, marker=_marker(i), kind="point")
+        for i, name in enumerate(names)
+    )
+    if len(names) > LEGEND_CLASSES:
+        legend = ()
+    return draw(caption, paint, height=300, legend=legend)
 
 
-def _draw_points(
-    axes: "Axes", points: Float[np.ndarray, "_ 2"], number: int, label: str | None, *, hollow: bool
-) -> None:
-    """The points of the class of that number."""
-    colour = _OF_SERIES[number % SERIES]
-    axes.plot(
-        points[:, 0], points[:, 1], linestyle="", marker=_marker(number),
-        markerfacecolor="none" if hollow else colour, markeredgecolor=colour, label=label,
+def _legend(canvas: Canvas, entries: Sequence[Entry]) -> None:
+    """A legend below the plot, where the drawing stands by itself."""
+    if not canvas.look.legends or len(entries) < 2:
+        return
+    handles, labels = canvas.axes.get_legend_handles_labels()
+    letters = min(56, max(map(len, labels)))
+    fits = canvas.figure.get_figwidth() / (0.6 + 0.075 * letters)  # inches of a handle and letters
+    columns = max(1, min(len(entries), int(fits)))
+    canvas.figure.legend(
+        handles, [_short(label, 56) for label in labels], loc="outside lower left",
+        ncols=columns, handlelength=3.2, numpoints=1,
     )  # fmt: skip
-
-
-@contextmanager
-def _canvas(height: int) -> Iterator[tuple["Figure", "Axes"]]:
-    """A figure of that height in pixels with one plot; no pyplot, so nothing is global."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context(_STYLE), warnings.catch_warnings():
-        # The page's fonts have letters that matplotlib's own lacks.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure = Figure(figsize=(WIDTH / 72, height / 72), layout="constrained")
-        yield figure, figure.add_subplot()
-
-
-def _legend_rows(drawn: Sequence[Line]) -> int:
-    return len(drawn) if len(drawn) > 1 else 0
-
-
-def _legend(figure: "Figure", drawn: Sequence[Line]) -> None:
-    if _legend_rows(drawn):
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(
-            handles,
-            [_short(label, 56) for label in labels],
-            loc="outside lower left",
-            handlelength=3.2,
-            numpoints=1,
-        )
 
 
 def _marker(number: int) -> str:
@@ -347,34 +408,8 @@ def _short(name: str, most: int) -> str:
     return name if len(name) <= most else name[: most - 1] + "…"
 
 
-def _finished(figure: "Figure", caption: Caption) -> Drawing:
-    import matplotlib as mpl
-
-    out = StringIO()
-    with mpl.rc_context({"svg.hashsalt": caption.key}):
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(out, format="svg", transparent=True, metadata=nothing)
-    return Drawing(caption=caption, svg=_as_page_element(out.getvalue(), caption))
-
-
-def _as_page_element(svg: str, caption: Caption) -> str:
-    """The drawing as an element of a page: ids of its own, the page's colours, a name."""
-    key = caption.key
-    svg = svg[svg.index("<svg") :]
-    head, body = svg.split(">", 1)
-    box = re.search(r'viewBox="([^"]+)"', head)
-    assert box is not None, "matplotlib gives a viewBox"
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', body))
-    body = re.sub(r' id="([^"]+)"', lambda m: f' id="{key}-{m[1]}"' if m[1] in used else "", body)
-    body = re.sub(r'(url\(#|href="#)', rf"\g<1>{key}-", body).replace("xlink:href", "href")
-    body = re.sub(r"#0[ab]0[bc][0-9a-f]{2}", lambda m: f"var({_VARIABLES[m[0]]})", body)
-    body = re.sub(r"<style.*?</style>|font-family: [^;\"]*; ", "", body, flags=re.DOTALL)
-    body = re.sub(r"\s*\n\s*", "\n", body)
-    _, _, width, height = (float(x) for x in box[1].split())
-    return (
-        f'<svg viewBox="{box[1]}" width="{width:g}" height="{height:g}" role="img" '
-        f'aria-labelledby="{key}-title {key}-desc">'
-        f'<title id="{key}-title">{escape(caption.title)}</title>'
-        f'<desc id="{key}-desc">{escape(caption.description)}</desc>{body}'
-    )
+def _folded(name: str, most: int) -> str:
+    """A name of several parts, one below the other where that is needed."""
+    if len(name) <= most:
+        return name
+    return "\n".join(_short(part, most) for part in name.split(" · "))

@@ -4,10 +4,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from learn.data import records
 from learn.reporting.inputs import ReportInputs
 from learn.reporting.sections import Figure, Section, Table
 from learn.reporting.stores import SourceFeature, Stores
+from learn.training.run_files import COMMAND
+from store.errors import InputError
 
+MOST_BYTES = 1 << 20  # of what was typed
 DIGITS = 16  # of a digest, in hex
 
 
@@ -23,6 +27,8 @@ def provenance_section(inputs: ReportInputs, stores: Stores) -> Section:
     if features := tuple(_feature(feature) for feature in stores.features()):
         columns = ("feature", "store", "network", "weights", "sha256 of weights", "licence")
         tables.append(Table(caption="Features", columns=columns, rows=features))
+    lines = tuple(_lines(inputs))
+    tables.append(Table(caption="Command lines", columns=("run", "command line"), rows=lines))
     return Section(
         key="provenance",
         title="Provenance",
@@ -53,6 +59,24 @@ def _runs(inputs: ReportInputs) -> Iterator[tuple[str, ...]]:
             inputs.run_name(training.path), "learn train", f"store {about['store_id']}",
             about["split"], *_features_and_seed(about), training.recipe["sha256"][:DIGITS],
         )  # fmt: skip
+
+
+def _lines(inputs: ReportInputs) -> Iterator[tuple[str, ...]]:
+    """What was typed, where the run keeps it."""
+    saved = [result.path for question in inputs.questions for result in question.results]
+    paths = [*saved, *(e.path for e in inputs.evaluations), *(t.path for t in inputs.trainings)]
+    for path in paths:
+        kept = command_of(path)
+        yield inputs.run_name(path), kept or "not kept: called from Python, or by an older version"
+
+
+def command_of(run: Path) -> str:
+    """The command line that made a run; "" where it keeps none that can be read."""
+    try:
+        text = records.read_bytes(run / COMMAND, limit=MOST_BYTES).decode()
+    except (InputError, OSError, UnicodeDecodeError):
+        return ""
+    return "; ".join(line for line in text.splitlines() if line.strip())
 
 
 def _features_and_seed(record: Mapping[str, Any]) -> tuple[str, str]:

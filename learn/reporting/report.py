@@ -10,11 +10,18 @@ from learn.reporting.asked import METHODS, check_map, check_report
 from learn.reporting.caveats import Caveat, find_caveats
 from learn.reporting.episodes import episodes_section
 from learn.reporting.evaluations import evaluation_section
+from learn.reporting.export import export
 from learn.reporting.in_short import answers_in_short
 from learn.reporting.inputs import ReportInputs, read_inputs
 from learn.reporting.maps import add_maps
 from learn.reporting.naming import page_title, question_title
-from learn.reporting.pictures import Thumbnails, clip_pictures, note_missing
+from learn.reporting.pictures import (
+    Thumbnails,
+    clip_links,
+    clip_pictures,
+    note_missing,
+    shown_media,
+)
 from learn.reporting.provenance import provenance_section
 from learn.reporting.sections import Section, Table
 from learn.reporting.stores import Stores
@@ -22,6 +29,8 @@ from learn.reporting.trainings import training_section
 from store import atomic
 
 TEMPLATE = "report.html.j2"
+# matplotlib's markers as letters, for the legend of a page
+MARKERS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚", "X": "✖", "*": "★"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +43,7 @@ class ReportSummary:
     sections: tuple[str, ...]  # their titles
     figures: int
     thumbnails: int
+    files: int  # of figures and tables, beside the page
     caveats: tuple[str, ...]  # their kinds, each once
     notes: tuple[str, ...]
 
@@ -53,11 +63,15 @@ def report(
     media: Sequence[str | Path] = (),
     thumbnails: Thumbnails | None = None,
     remote_stores: bool = False,
+    figures: str | Path | None = None,
+    link_media: bool = False,
 ) -> ReportSummary:
     """Write the page and say what is in it.
 
     `media` are directories that the paths of manifests are relative to; `thumbnails` makes pictures
-    of clips found there. Stores in buckets, which results name, are read with `remote_stores` only.
+    of clips found there, and with `link_media` the page links to their files, by their addresses on
+    this machine. `figures` is a new directory of figures and tables for a paper. Stores in buckets,
+    which results name, are read with `remote_stores` only.
 
     Raises:
         MissingFile, InputError: a directory that is no run, or was changed; results that cannot
@@ -66,18 +80,25 @@ def report(
     """
     output = Path(output)
     check_map(map_by)
-    check_report(runs, output, media)
+    check_report(runs, output, media, None if figures is None else Path(figures))
     inputs = read_inputs(runs)
     stores = Stores(inputs, remote=remote_stores)
     sections = _sections(inputs, map_by, remote_stores)
     caveats = find_caveats(inputs, stores.pretraining())
     pictures: dict[str, str] = {}
+    links: dict[str, str] = {}
+    found = {}
+    if thumbnails is not None or link_media:
+        found = shown_media(sections, stores, list(map(Path, media)))
+    if link_media:
+        links = clip_links(found)
     if thumbnails is not None:
-        pictures = clip_pictures(sections, stores, list(map(Path, media)), thumbnails)
+        pictures = clip_pictures(found, thumbnails)
         sections = [note_missing(section, pictures) for section in sections]
     sections.append(provenance_section(inputs, stores).add(notes=stores.notes()))
     in_short = tuple(answers_in_short(inputs))
-    page = render(title or page_title(inputs), sections, caveats, pictures, in_short)
+    page = render(title or page_title(inputs), sections, caveats, pictures, in_short, links)
+    files = 0 if figures is None else export(Path(figures), sections, in_short)
     atomic.write_text(output, page)
     return ReportSummary(
         output=str(output),
@@ -90,6 +111,7 @@ def report(
         sections=tuple(section.title for section in sections),
         figures=sum(len(figure.drawings) for section in sections for figure in section.figures),
         thumbnails=len(pictures),
+        files=files,
         caveats=tuple(dict.fromkeys(caveat.kind for caveat in caveats)),
         notes=tuple(note for section in sections for note in section.notes),
     )
@@ -101,9 +123,10 @@ def render(
     caveats: Sequence[Caveat],
     pictures: Mapping[str, str],
     in_short: Sequence[Table] = (),
+    links: Mapping[str, str] | None = None,
 ) -> str:
-    """The page as text. `pictures` are data URLs by clip id, `in_short` what it opens on, after
-    whatever makes numbers worthless."""
+    """The page as text. `pictures` are data URLs and `links` files by clip id, `in_short` what it
+    opens on, after whatever makes numbers worthless."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -116,6 +139,8 @@ def render(
         caveats=caveats,
         in_short=in_short,
         pictures=pictures,
+        links=links or {},
+        markers=MARKERS,
         version=version("microshot"),
     )
 

@@ -6,6 +6,7 @@ Nothing here knows HTML; `report` renders sections, `plots` draws.
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from learn.reporting.canvas import Entry
 from learn.reporting.plots import Drawing
 
 BARS = 60  # classes drawn; of more, the worst
@@ -29,6 +30,17 @@ class Figure:
     drawings: tuple[Drawing, ...] = ()
     tables: tuple[Table, ...] = ()
     open_tables: bool = False  # the table is all there is to see
+
+    @property
+    def legend(self) -> tuple[Entry, ...]:
+        """The lines of a legend of all drawings, each once."""
+        entries = tuple(dict.fromkeys(e for drawing in self.drawings for e in drawing.legend))
+        return entries if len(entries) > 1 else ()
+
+    @property
+    def beside(self) -> bool:
+        """Whether its tables stand beside its only drawing, where the page is wide enough."""
+        return len(self.drawings) == 1 and bool(self.tables) and not self.drawings[0].wide
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

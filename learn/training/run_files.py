@@ -11,6 +11,7 @@ CONFIG = "config.json"
 PROVENANCE = "provenance.json"
 WEIGHTS = "weights.safetensors"
 DONE = "done.json"
+COMMAND = "command.txt"  # what was typed; of a directory of any command's results
 
 
 def refuse_existing(run_dir: Path) -> None:

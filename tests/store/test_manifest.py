@@ -291,3 +291,17 @@ def test_a_first_line_may_say_what_separates_the_cells(write):
 def test_cells_that_nothing_known_separates_are_refused_with_what_would(write):
     with pytest.raises(ManifestError, match=r"it has path label; commas, semicolons, tabs or \|"):
         read_manifest(write("path label\nx.mp4 y\n"))
+
+
+def test_of_a_history_the_last_row_of_a_clip_holds(write):
+    path = write(
+        "clip_id,label,none_of,annotated_at\na,x,,t1\nb,y,,t2\na,z,,t3\nc,x,,t4\nb,,,\nd,,label,t5\n"
+    )
+    table = read_manifest(path, ids_suffice=True)
+    assert table.clip_ids == ("a", "c", "d")
+    assert table.column("label") == ("z", "x", "")
+    assert table.label_columns == ("label",)
+    with pytest.raises(ManifestError, match="occurs twice"):
+        read_manifest(write("clip_id,label\na,x\na,y\n"), ids_suffice=True)
+    with pytest.raises(ManifestError, match="no clips"):
+        read_manifest(write("clip_id,label,annotated_at\na,,\n"), ids_suffice=True)

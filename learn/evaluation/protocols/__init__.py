@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from learn.data.clips import splits
+from learn.evaluation import calibration
+from learn.evaluation.confusion import matrix_of
 from learn.evaluation.evaluation_set import EvaluationSet, load_evaluation_set
 from learn.evaluation.metrics import OfClass
 from learn.fewshot import modes as views
@@ -43,6 +45,8 @@ class Finding:
     about: Mapping[str, Any]  # what else must be known to read the numbers
     untrained: bool
     seen_in_training: int  # clips scored here that the projection was trained on
+    # What every class was taken for, and confidence against truth: kept in answers.json.
+    answers: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The finding as JSON has it."""
@@ -131,6 +135,7 @@ class Material:
         classes: Sequence[OfClass] = (),
         clips: int | None = None,
         about: Mapping[str, Any] | None = None,
+        answers: Mapping[str, Any] | None = None,
     ) -> Finding:
         """Metrics with the facts that must be known to quote them."""
         run = self.runs[projection]
@@ -150,6 +155,7 @@ class Material:
             classes=tuple(classes),
             about=about or {},
             untrained=any(bool(of_feature.get("untrained")) for of_feature in notes),
+            answers=answers or {},
             seen_in_training=len(run.trained_on & set(scored.clips.ids)) if run else 0,
         )
 
@@ -169,3 +175,12 @@ def positions(names: Sequence[str], among: Sequence[str]) -> np.ndarray:
     """The index of each name among others, or -1."""
     index = {name: i for i, name in enumerate(among)}
     return np.array([index.get(name, -1) for name in names], np.int64)
+
+
+def answers_of(
+    probabilities: Float[np.ndarray, "V C"], class_ids: Int[np.ndarray, "V"], names: Sequence[str]
+) -> dict[str, Any]:
+    """What every class was taken for, and confidence against truth, as answers.json has them."""
+    matrix = matrix_of(names, class_ids, probabilities.argmax(1))
+    curve = calibration.of_probabilities(probabilities, class_ids).to_dict()
+    return {"calibration": curve, **({} if matrix is None else {"matrix": matrix.to_dict()})}

@@ -12,7 +12,7 @@ import torch
 
 from learn.data.rows import MODALITIES
 from learn.evaluation import metrics
-from learn.evaluation.protocols import Finding, Material, positions
+from learn.evaluation.protocols import Finding, Material, answers_of, positions
 from learn.fewshot.modes import MODES
 from learn.training.own_head import class_shares
 from store.errors import InputError
@@ -66,6 +66,7 @@ class Classify:
                     yield material.finding(
                         kept, projection, (mode, mode), values, label=label, classes=each,
                         about={"clips_of_unknown_classes": unknown} if unknown else {},
+                        answers=answers_of(by_mode[mode].double().numpy(), class_ids, run.classes),
                     )  # fmt: skip
 
 

@@ -19,7 +19,14 @@ from torch import Tensor
 
 from learn.evaluation import metrics
 from learn.evaluation.evaluation_set import EvaluationSet
-from learn.evaluation.protocols import Finding, Material, _logistic, _senses, positions
+from learn.evaluation.protocols import (
+    Finding,
+    Material,
+    _logistic,
+    _senses,
+    answers_of,
+    positions,
+)
 from learn.fewshot.mode_pairs import senses_in
 from store.errors import ConfigError, InputError
 from store.settings import Settings, setting
@@ -92,15 +99,17 @@ class Linear:
                     fit_on, train.clips.class_ids, train.clips.groups, len(names), self.config.c,
                     tuned, fusion,
                 )  # fmt: skip
-                values, each = metrics.classification(fitted.of(queries), class_ids, names)
+                probabilities = fitted.of(queries)
+                values, each = metrics.classification(probabilities, class_ids, names)
                 about = {"fitted_on": material.train_split, "c": fitted.c}
                 about["converged"] = fitted.converged
                 if unknown:
                     about["clips_of_unknown_classes"] = unknown
                 about |= _said(material, cell, fusion, [fitted])
                 yield material.finding(
-                    kept, projection, cell, values, label=label, classes=each, about=about
-                )
+                    kept, projection, cell, values, label=label, classes=each, about=about,
+                    answers=answers_of(probabilities, class_ids, names),
+                )  # fmt: skip
 
     def _ways(self, material: Material) -> list[tuple[tuple[str, str], str]]:
         """The pairs of modes, and how each joins its senses: "" of one."""
@@ -156,8 +165,9 @@ class Linear:
                     **_said(material, cell, fusion, every),
                 }
                 yield material.finding(
-                    scored, projection, cell, values, label=label, classes=each, about=about
-                )
+                    scored, projection, cell, values, label=label, classes=each, about=about,
+                    answers=answers_of(probabilities, class_ids, names),
+                )  # fmt: skip
 
     def _folds(self, material: Material, scored: EvaluationSet) -> Int[np.ndarray, "V"]:
         """The fold of each clip.

@@ -114,3 +114,32 @@ def test_changed_answers_are_noticed(filled, tmp_path):
         load_result(tmp_path / "r")
     path.unlink()  # older results have none
     assert load_result(tmp_path / "r").tallies == ()
+
+
+def test_the_matrix_holds_every_answer_and_every_meeting():
+    rng = np.random.default_rng(3)
+    of = clips(9, 12)
+    draw = drawn(of, 4, 2, 3, 40, rng)
+    predictions = rng.integers(0, 4, draw.query.shape)
+    found = tally(of, draw, predictions).matrix
+    times, met = Counter(), Counter()
+    for e in range(len(draw)):
+        names = [of.classes[c] for c in draw.classes[e]]
+        for m, clip in enumerate(draw.query[e]):
+            truth = of.classes[of.class_ids[clip]]
+            times[truth, names[predictions[e, m]]] += 1
+            met.update((truth, name) for name in names)
+    for i, truth in enumerate(found.classes):
+        for j, answer in enumerate(found.classes):
+            assert (found.times[i][j], found.of[i][j]) == (times[truth, answer], met[truth, answer])
+    assert sum(map(sum, found.times)) == draw.query.size
+
+
+def test_the_matrix_of_many_classes_is_not_kept(monkeypatch):
+    monkeypatch.setattr(confusion, "MATRIX", 8)
+    rng = np.random.default_rng(3)
+    of = clips(9, 12)
+    draw = drawn(of, 4, 2, 3, 10, rng)
+    counted = tally(of, draw, rng.integers(0, 4, draw.query.shape))
+    assert counted.matrix is None
+    assert "matrix" not in counted.to_dict()

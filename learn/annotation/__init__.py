@@ -1,0 +1,1 @@
+"""`learn annotate`: clips labelled by keyboard on a page, the ones worth most first."""
