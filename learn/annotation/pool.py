@@ -39,7 +39,7 @@ class Source:
         """The vectors that a clip may have."""
         (run,) = self.selection.runs.values()
         ((mode, _),) = self.selection.cells
-        return parts_of(mode, run)
+        return parts_of(mode, run, self.features)
 
     def all_clips(self) -> list[str]:
         """Every clip that has rows to judge by.
