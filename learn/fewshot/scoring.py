@@ -28,7 +28,7 @@ from learn.fewshot.heads import (
     ProductHead,
     RaggedHead,
 )
-from learn.fewshot.heads._transform import Transform, taken_apart, transformed
+from learn.fewshot.heads._transform import Transform, is_skewed, taken_apart, transformed
 from learn.fewshot.kept import Kept, table_of
 from learn.fewshot.modes import Pair
 from learn.fewshot.products import NUMBERS_ON_GPU, Products, index
