@@ -20,6 +20,7 @@ from torch import Tensor
 from learn.data.devices import sent
 from learn.fewshot.fusions import Fusion, Prior, ProductFusion, WeighingFusion
 from learn.fewshot.fusions.weighted import of_blocks
+from learn.fewshot.guard import silent
 from learn.fewshot.heads import Context, ExtraShotsHead, GramHead, Head, ProductHead
 from learn.fewshot.heads._transform import taken_apart, transformed
 from learn.fewshot.kept import Kept
@@ -216,17 +217,18 @@ class FusedPredictor:
         def scores(batch: EpisodeBatch, part: slice) -> Float[Tensor, "E M N"]:
             support = index(batch.support[part], self.device).flatten(1)
             query = index(batch.query[part], self.device)
-            found_of = [view.of(support, query) for view in views]
-            placed = [transform.of_products(among) for among, _, _ in found_of]
+            none = silent(prior, batch.support.shape[2])
+            found_of = {b: v.of(support, query) for b, v in enumerate(views) if b not in none}
+            placed = {b: transform.of_products(among) for b, (among, _, _) in found_of.items()}
             rows = batch.indices[part]
             if np.isnan(weights[rows]).any():
-                of_shots = [products for products, _ in placed]
+                some = next(iter(placed.values()))  # of no consequence where a view is silent
+                of_shots = [placed.get(b, some)[0] for b in range(len(views))]
                 found = fusion.weigh_products(of_shots, batch.ways, prior)
                 weights[rows] = found.cpu().numpy()
             own, mixed = sent(torch.from_numpy(weights[rows]), self.device), list[Tensor]()
-            for b, ((_, *of_query), (products, place)) in enumerate(
-                zip(found_of, placed, strict=True)
-            ):
+            for b, (products, place) in placed.items():
+                _, *of_query = found_of[b]
                 moved, lengths = place(*of_query)
                 if means:
                     products, moved = of_means(products, moved, batch.ways)

@@ -85,6 +85,16 @@ def of_senses(weights: Float[Tensor, "E B"], prior: Prior) -> Float[Tensor, "E _
     return weights.view(len(weights), 2, senses).sum(1)
 
 
+def silent(prior: Prior, shots: int) -> frozenset[int]:
+    """The blocks that count nothing in any episode of so many shots, whatever these say."""
+    if not isinstance(prior, GuardPrior) or shots > prior.sides.alone_until:
+        return frozenset()
+    count = len(prior.stored.value)
+    blocks = range(count), range(count, len(prior.value))
+    pairs = zip(blocks, prior.sides.value, strict=True)
+    return frozenset(b for of_side, share in pairs if share == 0 for b in of_side)
+
+
 class Guarded:
     """Both sides of one mode; a fusion for each side that has several senses."""
 

@@ -13,6 +13,7 @@ from learn.fewshot.guard import STAND_BACK, STORED, Guarded, GuardPrior
 from learn.fewshot.heads import Context
 from learn.fewshot.metrics import Predictor
 from learn.fewshot.modes import Pair
+from learn.fewshot.products import Table
 from learn.fewshot.tasks import Episodes
 from store import plugins
 
@@ -115,6 +116,23 @@ def test_tables_give_what_vectors_give(clips, mode, head):
 def test_one_or_two_shots_leave_an_unknown_projection_out(clips, shots):
     weights = predictor(clips, "good", "v", STAND_BACK).weights(drawn(shots))
     np.testing.assert_array_equal(weights, np.tile([[1.0, 0.0]], (150, 1)))
+
+
+@pytest.mark.parametrize("shots", [1, 2, 3])
+@pytest.mark.parametrize("mode", ["v", "av"])
+def test_what_counts_nothing_is_not_looked_up(clips, mode, shots, monkeypatch):
+    episodes, looked = drawn(shots), []
+    guarded = predictor(clips, "good", mode, STAND_BACK)
+    tables, of = guarded.tables, Table.of
+    monkeypatch.setattr(Table, "of", lambda self, *a: looked.append(self) or of(self, *a))
+    found = guarded.predict(episodes)
+    used = [any(table is x for x in looked) for table in tables]
+    senses = len(SENSES[mode])
+    assert used == [True] * senses + [shots > 2] * senses
+    reference = predictor(clips, "good", mode, STAND_BACK)
+    reference.__dict__["products"] = None
+    np.testing.assert_array_equal(found, reference.predict(episodes))
+    np.testing.assert_allclose(guarded.weights(episodes), reference.weights(episodes), atol=2e-5)
 
 
 @pytest.mark.parametrize("mode", ["v", "av"])
