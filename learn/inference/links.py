@@ -7,6 +7,8 @@ cut shorter, or whose frames were taken at other times, is still the same.
 Shapes: V = clips, P = pairs, S = size of a signature, T = rows of a clip (padded).
 """
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float32, Int, Int64
 
@@ -26,7 +28,7 @@ def candidates(of: Signatures) -> Int64[np.ndarray, "P 2"]:
 
     keys, clip = of.keys(KEYS)
     size, dim = keys.shape
-    index = faiss.IndexFlatIP(dim)
+    index: Any = faiss.IndexFlatIP(dim)
     if size > EXACT_KEYS:
         cells = int(2 * size**0.5)
         index = faiss.IndexIVFFlat(index, dim, cells, faiss.METRIC_INNER_PRODUCT)

@@ -76,12 +76,12 @@ def build(config: Config) -> Layout:
         for path, table in tables.items():
             for row in table:
                 post = row["PostIndex"]
-                columns = {"clip_id": post, **told[post]}
-                columns |= {ASPECTS[name]: row[name] for name in ASPECTS}
+                cells = {"clip_id": post, **told[post]}
+                cells |= {ASPECTS[name]: row[name] for name in ASPECTS}
                 if has_splits:
                     split = split_in(path.stem)
-                    columns["split"] = across.split(split, row[LANGUAGE]) if across else split
-                yield Row(names=(post,), columns=columns)
+                    cells["split"] = across.split(split, row[LANGUAGE]) if across else split
+                yield Row(names=(post,), columns=cells)
 
     return rows
 

@@ -123,12 +123,13 @@ class Hf:
                         "which with hf:embedding=NAME,clip_id=NAME"
                     )
             dim = note.get("dim") or self._dim(file, files[0])
+        origin = note.get("known")
         return Track(
             name=config.name or str(note.get("name") or unquoted(folder.name)),
             modality=config.modality or str(note.get("modality") or "other"),
             dim=int(dim),
             clips=lambda: self._clips(files, int(dim), left_out),
-            known=note.get("known") if isinstance(note.get("known"), dict) else {},
+            known=origin if isinstance(origin, dict) else {},
             files=tuple(files),
             left_out=left_out,
         )
