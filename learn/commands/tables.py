@@ -414,11 +414,12 @@ def evaluation_table(result: Mapping[str, Any], *, per_class: bool = False) -> N
                 "mode": _mode(row)
                 + ("*" if row["untrained"] else "!" * bool(row["seen_in_training"]))
             }
-            | {"clips": row["clips"]}
+            | {"fusion": row.get("fusion", ""), "clips": row["clips"]}
             | {SHORT.get(n, n): _shown(n, row["metrics"].get(n)) for n in names}
             for row in chosen
         ]
-        table(lines, ["mode", "clips", *(SHORT.get(name, name) for name in names)])
+        joined = ["fusion"] if any(line["fusion"] for line in lines) else []
+        table(lines, ["mode", *joined, "clips", *(SHORT.get(name, name) for name in names)])
         for fact in dict.fromkeys(_facts(row) for row in chosen):
             wrapped(fact, "  ")
         if per_class:
@@ -449,14 +450,17 @@ def _facts(row: Mapping[str, Any]) -> str:
     """The facts that must be known beside a row's numbers."""
     shown = (
         "label", "level", "projection", "support", "query", "clips", "metrics", "classes",
-        "untrained", "seen_in_training",
+        "untrained", "seen_in_training", "fusion",
     )  # fmt: skip
     facts = {key: value for key, value in row.items() if key not in shown and value not in ([], "")}
     texts = [f"{key.replace('_', ' ')}: {_listed(value)}" for key, value in facts.items()]
-    return f"{_mode(row)}  " + ", ".join(texts) if texts else ""
+    mode = f"{_mode(row)} {row['fusion']}" if row.get("fusion") else _mode(row)
+    return f"{mode}  " + ", ".join(texts) if texts else ""
 
 
 def _listed(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(f"{name} {part:.2f}" for name, part in value.items())
     if not isinstance(value, list):
         return f"{value:g}" if isinstance(value, float) else str(value)
     return " ".join(map(str, value[:8])) + (f" … ({len(value)})" if len(value) > 8 else "")

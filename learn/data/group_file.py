@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from store import read_manifest
-from store.errors import ConfigError, InputError
+from store.errors import ConfigError, InputError, MissingFile
 from store.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -65,5 +65,7 @@ def read_groups(path: str | Path) -> Mapping[str, str]:
     Raises:
         MissingFile, ManifestError, UnknownColumn: no such table.
     """
+    if not Path(path).is_file():
+        raise MissingFile(f"no group file {path}; make one with: learn groups STORE -o {path}")
     table = read_manifest(path, ids_suffice=True)
     return dict(zip(table.clip_ids, table.column(GROUP), strict=True))

@@ -31,6 +31,8 @@ from learn.fewshot.mode_pairs import senses_in
 from store.errors import ConfigError, InputError
 from store.settings import Settings, setting
 
+ALL = "all"  # the probe on all vectors
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
@@ -216,12 +218,15 @@ def _views(
     side: int,
     fusion: str,
 ) -> list[Float[np.ndarray, "V _"]]:
-    """The vectors of each probe on one side of a pair of modes: all joined, or one per sense."""
+    """The vectors of each probe on one side of a pair of modes: all joined, one per sense, or
+    both."""
     senses = senses_in(cell[0], vectors)
-    if fusion in (_senses.LATE, _senses.WEIGHTED) and len(senses) > 1:
-        return [vectors[sense].double().numpy() for sense in senses]
     pair = material.pair(vectors, projection, cell)
-    return [(pair.query if side else pair.support).double().numpy()]
+    found = [(pair.query if side else pair.support).double().numpy()]
+    if fusion in (_senses.LATE, _senses.WEIGHTED) and len(senses) > 1:
+        alone = [vectors[sense].double().numpy() for sense in senses]
+        found = alone if fusion == _senses.LATE else [*alone, *found]
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,7 +285,8 @@ def _said(
     weights = [of.weights for of in fitted if of.weights is not None]
     if weights:
         names = [material.features[sense].name for sense in senses_in(cell[0], material.features)]
-        found["weights"] = dict(zip(names, np.mean(weights, axis=0).tolist(), strict=True))
+        of_probes = zip((*names, ALL), np.mean(weights, axis=0).tolist(), strict=True)
+        found["weights"] = dict(of_probes)
     return found
 
 

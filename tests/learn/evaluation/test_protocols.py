@@ -8,11 +8,13 @@ from sklearn.preprocessing import StandardScaler
 
 import learn
 import store
+from learn.commands.tables import evaluation_table
 from learn.data.clips import load_clips
 from learn.data.rows import choose_feature, load_rows
 from learn.training.runs import load_run
 from store import testing
 from store.errors import ConfigError, InputError
+from store.upkeep.merge import merge
 
 
 def first(path, protocol, **asked):
@@ -106,6 +108,58 @@ def test_late_fusion_is_the_mean_of_two_probes(filled):
     assert modes["late"]["av"] >= max(modes["late"]["v"], modes["late"]["a"]) - 0.05
     finding = learn.run_protocol(filled, "linear:fusion=late", support=("av",)).findings[0]
     assert finding.about["fusion"] == "late"
+
+
+@pytest.fixture(scope="module")
+def lopsided(tmp_path_factory):
+    """Sight that tells classes apart, and sound that does not."""
+    path = tmp_path_factory.mktemp("lopsided") / "s"
+    testing.fill(path, clips=160, rows=1, dim=8, classes=4, separation=3.0, disjoint=False)
+    fs = store.open(path)
+    sound = next(name for name in fs if fs[name].modality == "audio")
+    noise = tmp_path_factory.mktemp("noise") / "s"
+    testing.fill(noise, clips=160, rows=1, dim=8, classes=4, separation=0.0, disjoint=False, seed=1)
+    merge(path, [noise])
+    sounds = [name for name in store.open(path) if store.open(path)[name].modality == "audio"]
+    return path, next(name for name in sounds if name != sound)
+
+
+def test_the_weighted_probe_listens_to_what_tells_classes_apart(lopsided, capsys):
+    path, sound = lopsided
+    fs = store.open(path)
+    sight = next(n for n in fs if fs[n].modality == "visual" and fs[n].spec.identity["separation"])
+    result = learn.run_protocol(
+        path, "linear:folds=4", split="all", visual=sight, audio=sound,
+        fusions=("weighted", "early"),
+    )  # fmt: skip
+    rows = {(f.query, f.about.get("fusion", "")): f for f in result.findings}
+    weights = rows["av", "weighted"].about["weights"]
+    assert list(weights) == [sight, sound, "all"]
+    assert sum(weights.values()) == pytest.approx(1)
+    assert weights[sound] < 0.1
+    told = {key: row.metrics["top1"] for key, row in rows.items()}
+    assert told["a", ""] < 0.4
+    assert told["av", "weighted"] >= told["v", ""] - 0.02
+    evaluation_table(result.to_dict())
+    assert "av weighted  fitted on: 4 folds of all" in capsys.readouterr().out
+    (unasked,) = learn.run_protocol(
+        path, "linear:folds=4", split="all", visual=sight, audio=sound, support=("av",)
+    ).findings
+    assert unasked.about["fusion"] == "weighted"
+    assert unasked.metrics == rows["av", "weighted"].metrics
+
+
+@pytest.mark.parametrize(
+    ("protocol", "fusions", "says"),
+    [
+        ("retrieval", ("late",), "retrieval has one way to join senses"),
+        ("linear", ("lat",), "did you mean 'late'"),
+        ("linear:fusion=late", ("early",), "name it once"),
+    ],
+)
+def test_a_fusion_that_a_protocol_does_not_have_is_refused(filled, protocol, fusions, says):
+    with pytest.raises(ConfigError, match=says):
+        learn.run_protocol(filled, protocol, fusions=fusions)
 
 
 @pytest.fixture(scope="module")
