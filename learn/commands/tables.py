@@ -245,6 +245,7 @@ def comparison_table(result: Mapping[str, Any]) -> None:
     )
     for shots in dict.fromkeys(row["shots"] for row in rows):
         write_line(f"\n{shots}-shot")
+        wrapped(_in_a_sentence([row for row in rows if row["shots"] == shots], keys))
         for reference in dict.fromkeys(json.dumps(row["a"]) for row in rows):
             compared = [
                 row for row in rows if row["shots"] == shots and json.dumps(row["a"]) == reference
@@ -370,6 +371,22 @@ def neighbours_table(result: Mapping[str, Any]) -> None:
         wrapped(f"weights: {told} ({result['prior']}); a clip without one is compared by the other")
     rows = [{**row, "similarity": f"{row['similarity']:.4f}"} for row in result["results"]]
     table(rows, ["rank", "similarity", "clip_id"])
+
+
+def _in_a_sentence(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> str:
+    """What the differences of one number of shots come to: the best result, and against whom that
+    is sure."""
+    means = {_called(row[s], keys): row[f"accuracy_{s}"] for row in rows for s in "ab"}
+    best = max(means, key=lambda name: means[name])
+    against = {"beaten": 0, "the same": 0, "undecided": 0}
+    for row in rows:
+        names = [_called(row[s], keys) for s in "ab"]
+        if best in names:
+            sure = row["verdict"] in ("better", "worse")
+            same = "the same" if row["verdict"] == "same" else "undecided"
+            against["beaten" if sure else same] += 1
+    others = ", ".join(f"{count} {word}" for word, count in against.items() if count)
+    return f"best: {best}, {100 * means[best]:.1f} %; of those it is held against: {others}"
 
 
 def _compared(row: Mapping[str, Any], keys: Sequence[str]) -> dict[str, str]:

@@ -1,12 +1,14 @@
 """`learn compare`: differences on the same episodes, and what may be said of them."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
 import learn
+from learn.commands.tables import comparison_table
 from learn.evaluation.compare import holm, interval, paired_t
 from learn.evaluation.results import load_result
 from store.errors import ConfigError, InputError, MissingFile
@@ -130,3 +132,19 @@ def test_a_changed_result_is_refused(runs, tmp_path):
     np.save(changed / "accuracy.npy", table[::-1])
     with pytest.raises(InputError, match="changed"):
         learn.compare([changed])
+
+
+def test_the_table_says_in_a_sentence_what_is_best(runs, capsys):
+    result = learn.compare([runs / "one"], against="best").to_dict()
+    comparison_table(result)
+    printed = " ".join(capsys.readouterr().out.split())
+    for shots in {row["shots"] for row in result["differences"]}:
+        rows = [row for row in result["differences"] if row["shots"] == shots]
+        verdicts = [row["verdict"] for row in rows]
+        sure = sum(verdict in ("better", "worse") for verdict in verdicts)
+        best = max(row["accuracy_a"] for row in rows)
+        sentence = printed.partition(f"{shots}-shot best: ")[2].partition(" result ")[0]
+        assert f", {100 * best:.1f} %; of those it is held against:" in sentence
+        counts = [int(n) for n in re.findall(r"(\d+) (?:beaten|the same|undecided)", sentence)]
+        assert sum(counts) == len(rows)
+        assert (f"{sure} beaten" in sentence) == bool(sure)
