@@ -34,7 +34,7 @@ from torch import Tensor
 
 from benchmarks._table import show
 from learn.annotation import strategies
-from learn.annotation.estimate import EVERY, is_due, sample_of, told_right
+from learn.annotation.estimate import is_due, sample_of, told_right
 from learn.annotation.pool import Pool, Source
 from learn.annotation.strategies import Candidates, Strategy
 from learn.inference.embed import EmbeddedBatch
@@ -207,8 +207,8 @@ def _checked(
     data: Collection, shots: Labelled, chosen: Int64[Tensor, "_"], drawn: Int64[Tensor, "_"]
 ) -> float | None:
     """The page's estimate on the clips that were drawn."""
-    answered = set(chosen.tolist())
-    sample = sample_of(drawn.tolist(), answered, len(chosen) // EVERY)
+    names = [str(clip) for clip in drawn.tolist()]
+    sample = list(map(int, sample_of(names, [str(clip) for clip in chosen.tolist()])))
     position = {clip: i for i, clip in enumerate(chosen.tolist())}
     examples = Examples(vectors=shots.vectors, present=shots.present, groups=None)
     where = torch.tensor([position[clip] for clip in sample], dtype=torch.int64)

@@ -73,6 +73,17 @@ class Annotations:
         with self._lock:
             return {clip for clip, labels in self._of.items() if labels.answered(column)}
 
+    def in_order(self, column: str) -> list[str]:
+        """The clips that are answered in a column, in the order in which they were first."""
+        found: dict[str, None] = {}
+        with self._lock:
+            for act in self._acts:
+                if act.column == column and act.after.answered(column):
+                    found.setdefault(act.clip)
+                elif act.column == column:
+                    found.pop(act.clip, None)
+        return list(found)
+
     def named(self, column: str) -> dict[str, str]:
         """The class of each clip that has one, in the order in which they were given."""
         with self._lock:

@@ -23,7 +23,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from learn.annotation.annotations import Annotations
-from learn.annotation.estimate import EVERY, sample_of, told_right
+from learn.annotation.estimate import sample_of, told_right
 from learn.annotation.pool import Pool, Source
 from learn.annotation.strategies import Candidates, Strategy
 from learn.inference.embed import EmbeddedBatch
@@ -250,8 +250,7 @@ class Chooser:
 
     def _checked(self, column: str, named: Mapping[str, str]) -> tuple[float | None, int]:
         """The accuracy on clips that nobody has chosen, and how many they are."""
-        answered = self._annotations.answered(column)
-        in_sample = sample_of(self.drawn, answered, len(answered) // EVERY)
+        in_sample = sample_of(self.drawn, self._annotations.in_order(column))
         clips = list(named)
         position = {clip: i for i, clip in enumerate(clips)}
         sample = torch.tensor([position[c] for c in in_sample if c in position], dtype=torch.int64)

@@ -2,15 +2,15 @@
 
 Labels that a strategy asks for are of the hardest clips, so nothing that is counted on them says
 what to expect of the others. So one clip in eight is the next of an order that knows nothing of
-clips but their names. Those of the order's beginning that are answered, whoever asked for them, are
-a fair sample of all clips; each is held against a head fitted without it.
+clips but their names: a fair sample of what was left then. Each is held against a head fitted
+without it. Which they are follows from the order of answers, so no file says so.
 
 Shapes: S = labelled clips, n = clips of the sample, D = size of a vector.
 """
 
 from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
 from hashlib import sha256
+from itertools import islice
 
 import torch
 from jaxtyping import Bool, Int64
@@ -24,6 +24,7 @@ from learn.inference.fitted_head import FittedHead, Labelled
 from learn.inference.judges import Judges
 
 EVERY = 8  # clips, of which one is drawn
+PASSED_OVER = 8  # clips of the order that may be waiting
 FOLDS = 5  # shares in which the sample is left out
 
 
@@ -37,14 +38,16 @@ def is_due(answers: int) -> bool:
     return answers % EVERY == EVERY - 1
 
 
-def sample_of(order: Sequence[str], answered: AbstractSet[str], drawn: int) -> tuple[str, ...]:
-    """The answered clips at the beginning of the order, up to that of the `drawn`-th answer."""
+def sample_of(order: Sequence[str], answers: Sequence[str]) -> tuple[str, ...]:
+    """Of clips in the order in which they were answered, those that had been drawn; each was one of
+    the first few of the order that had no answer, as some are skipped or shown in another window.
+    """
+    done: set[str] = set()
     found: list[str] = []
-    for clip in order:
-        if len(found) >= drawn:
-            break
-        if clip in answered:
+    for number, clip in enumerate(answers):
+        if is_due(number) and clip in islice((c for c in order if c not in done), PASSED_OVER):
             found.append(clip)
+        done.add(clip)
     return tuple(found)
 
 

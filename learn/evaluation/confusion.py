@@ -156,7 +156,7 @@ def _matrix(
     shown = np.flatnonzero(of.any(1))
     table = times.reshape(size, size)
     return Matrix(
-        classes=tuple(classes[c] for c in shown),
+        classes=tuple(classes[c] for c in shown.tolist()),
         times=tuple(tuple(row) for row in table[np.ix_(shown, shown)].tolist()),
         of=tuple(tuple(row) for row in of[np.ix_(shown, shown)].tolist()),
     )

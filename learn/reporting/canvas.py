@@ -120,7 +120,7 @@ class Drawing:
         out = BytesIO()
         with _canvas(PAPER, inches, tall) as canvas:
             self.paint(canvas)
-            salt = {"svg.hashsalt": self.caption.key, "pdf.fonttype": 42}
+            salt: Any = {"svg.hashsalt": self.caption.key, "pdf.fonttype": 42}
             nothing: dict[str, Any] = {
                 "svg": {"Date": None, "Creator": None},
                 "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
@@ -166,7 +166,7 @@ def _canvas(look: Look, wide: float, tall: float) -> Iterator[Canvas]:
         yield Canvas(figure=figure, axes=figure.add_subplot(), look=look)
 
 
-def _style(look: Look) -> dict[str, Any]:
+def _style(look: Look) -> Any:
     part = look.points / PAGE.points
     return {
         "svg.fonttype": "none",

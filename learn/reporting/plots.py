@@ -246,7 +246,7 @@ def _draw_cell(
     value, half = cell
     strength = min(1.0, max(0.0, (value - lowest) / (1 - lowest)))
     _box(canvas, x, y, 0.04 + 0.5 * strength, gap=0.04)
-    text = {"ha": "center", "va": "center"}
+    text: dict[str, Any] = {"ha": "center", "va": "center"}
     canvas.axes.text(x, y - 0.08, f"{100 * value:.1f}", fontsize=canvas.size(14), **text)
     if half is not None:
         told = f"± {100 * half:.1f}"

@@ -31,6 +31,7 @@ KEPT_SMALL = {
     "max_episodes": ("0", "1", "1000"),
     "until_ci": ("0", "0.2", "0.9", "2"),
     "map_by": ("pca", "none", "x"),
+    "figures": ("fs", "run1", "no/such"),  # elsewhere than in the world, or nowhere
     "older_than": ("0s", "1s", "24h", "-1s", "x"),
     "memory": ("1MiB", "1GiB", "0", "x"),
     "head": (*tuple(plugins.names("learn.fewshot.heads")), "own", "ridge:alpha=0", "nearest:k=3"),

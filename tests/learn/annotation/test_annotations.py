@@ -81,3 +81,15 @@ def test_names_that_no_table_could_hold_are_refused(annotations, name):
     with pytest.raises(ConfigError):
         say(annotations, "a", name)
     assert annotations.acts == 0
+
+
+def test_clips_stand_in_the_order_of_their_first_answers(annotations):
+    for clip, name in (("a", "x"), ("b", "y"), ("c", "z"), ("a", "y")):
+        say(annotations, clip, name)
+    say(annotations, "d", "good", column="mood")
+    assert annotations.in_order("label") == ["a", "b", "c"]
+    annotations.undo("w")
+    annotations.undo("w")
+    say(annotations, "a", "", none=True)
+    assert annotations.in_order("label") == ["a", "b", "c"]
+    assert annotations.in_order("mood") == []

@@ -18,11 +18,14 @@ def test_the_order_knows_names_only_and_one_clip_in_eight_is_due():
     assert [n for n in range(33) if is_due(n)] == [7, 15, 23, 31]
 
 
-def test_the_sample_is_the_answered_beginning_of_the_order():
-    order = list("abcdef")
-    assert sample_of(order, {"b", "c", "f"}, 2) == ("b", "c")
-    assert sample_of(order, {"f"}, 3) == ("f",)
-    assert sample_of(order, set(order), 0) == ()
+def test_the_sample_is_what_was_drawn_and_not_what_was_chosen():
+    order = [f"{i:02d}" for i in range(40)]
+    answers = [*order[20:27], "00", *order[27:34], "39", *order[34:38], "02", "01"]
+    assert sample_of(order, answers) == ("00",)  # 39 was chosen, though a draw was due
+    skipped = [*order[20:27], "00", *order[27:34], "03"]  # 01 and 02 wait
+    assert sample_of(order, skipped) == ("00", "03")
+    assert sample_of(order, order[:8]) == ("07",)
+    assert sample_of(order, []) == ()
 
 
 def test_clips_are_told_by_heads_that_never_saw_them(filled, monkeypatch):
