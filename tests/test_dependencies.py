@@ -23,7 +23,10 @@ NOT_IMPORTED = {
     "flask-cors": "moto's server",
 }
 # Imported where somebody has it, and declared nowhere.
-NOT_DECLARED = {"tensorflow"}  # a second judge of the reader of its checkpoints; 600 MB
+NOT_DECLARED = {
+    "tensorflow",  # a second judge of the reader of its checkpoints; 600 MB
+    "datasets",  # a second judge of exported folders
+}
 # One import name, several distributions: the one that is declared.
 SAME = {"faiss-cpu": "faiss-gpu", "distributed": "dask"}
 

@@ -58,7 +58,7 @@ def held_out(
     groups: Int[np.ndarray, "V"] | None,
     classes: int,
     c: float,
-) -> tuple[list[Shares], Int[np.ndarray, "_"]] | None:
+) -> tuple[list[Float[np.ndarray, "_ C"]], Int[np.ndarray, "_"]] | None:
     """What probes on four fifths of the clips say of the others, clips of a group on one side; and
     the classes of these: of each fifth in turn where clips are few. None where too few are left to
     fit on."""

@@ -35,16 +35,10 @@ def read_rows(path: Path, dim: int | None = None) -> np.ndarray:
         InputError: no such array, Python objects, or rows of another size than `dim`.
     """
     try:
-        with path.open("rb") as file:
-            shape, dtype = header(file, path.name, path)
-            whole = prod(shape) * dtype.itemsize == path.stat().st_size - file.tell()
-            if dtype.hasobject or not whole or dtype.kind not in "fiu":
-                raise InputError(f"{path} holds {dtype}{list(shape)}, not rows of numbers")
-            file.seek(0)
-            rows = np.lib.format.read_array(file, allow_pickle=False)
-    except (ValueError, EOFError, OSError, SyntaxError) as error:
-        if isinstance(error, InputError):
-            raise
+        rows = _numbers(path)
+    except InputError:
+        raise
+    except Exception as error:  # numpy raises many types on damaged headers
         lines = str(error).splitlines() or [type(error).__name__]
         raise InputError(f"{path} cannot be read ({lines[0][:160]})") from error
     if rows.ndim == 1 and rows.size:
@@ -53,3 +47,14 @@ def read_rows(path: Path, dim: int | None = None) -> np.ndarray:
         wanted = f" of {dim} numbers" if dim else ""
         raise InputError(f"{path} is {rows.dtype}{list(rows.shape)}, not rows{wanted}")
     return rows
+
+
+def _numbers(path: Path) -> np.ndarray:
+    """The array of a file that holds one of numbers, and nothing else."""
+    with path.open("rb") as file:
+        shape, dtype = header(file, path.name, path)
+        whole = prod(shape) * dtype.itemsize == path.stat().st_size - file.tell()
+        if dtype.hasobject or not whole or dtype.kind not in "fiu":
+            raise InputError(f"{path} holds {dtype}{list(shape)}, not rows of numbers")
+        file.seek(0)
+        return np.asarray(np.lib.format.read_array(file, allow_pickle=False))

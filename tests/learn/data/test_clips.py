@@ -143,7 +143,9 @@ def test_the_feature_asked_for_or_the_only_one(tmp_path):
     p = fs.add_feature(specs[0])
     assert choose_feature(fs, "visual", None).name == p.name
     fs.add_feature(specs[1])
-    with pytest.raises(UnknownFeature, match=r"2 visual features; name one of them: p-.*, q-"):
+    with pytest.raises(
+        UnknownFeature, match=r"2 visual features; name one or several of them: p-.*, q-"
+    ):
         choose_feature(fs, "visual", None)
     assert choose_feature(fs, "visual", "p").name == p.name
     with pytest.raises(UnknownFeature, match="is visual, not audio"):
