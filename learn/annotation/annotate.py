@@ -1,6 +1,7 @@
 """`learn annotate`: a page on this machine on which clips are labelled by keyboard."""
 
 import asyncio
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from store import Manifest, Store
 
 Say = Callable[[str], None]
+SWITCH_SECONDS = 0.0005  # a turn of the interpreter; ten times as long is Python's own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,8 +101,23 @@ def annotate(
                 asyncio.Event(),
             )  # fmt: skip
 
-        asyncio.run(run())
+        with _page_first():
+            asyncio.run(run())
         return workplace.summary(settings, time.monotonic() - begun)
+
+
+@contextmanager
+def _page_first() -> Iterator[None]:
+    """Let a fit stand in nobody's way: a key waits for a turn of the interpreter a few times, and a
+    fit leaves one processor free."""
+    turns, threads = sys.getswitchinterval(), torch.get_num_threads()
+    sys.setswitchinterval(SWITCH_SECONDS)
+    torch.set_num_threads(max(1, threads - 1))
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(turns)
+        torch.set_num_threads(threads)
 
 
 @contextmanager

@@ -39,7 +39,8 @@ def test_every_caveat_has_its_reason(paired, filled, runs, tmp_path):
         return set(summary.caveats) - {"pre-training"}
 
     assert caveats(tmp_path / "mixed") == {"groups-ignored"}
-    assert caveats(tmp_path / "own") == {"seen-in-training", "groups-ignored"}
+    alone = {"seen-in-training", "groups-ignored", "not-beside-stored"}
+    assert caveats(tmp_path / "own") == alone
     assert caveats(runs["heads"]) == {"transductive", "groups-ignored"}
     assert caveats(changed) == {"untrained", "transductive", "groups-ignored"}
     assert caveats(unfinished) == {"unfinished"}
