@@ -191,6 +191,7 @@ def load_result(run_dir: Path) -> Saved:
         tallies: tuple[records.TallyRecord, ...] = ()
         if (run_dir / "answers.json").is_file():
             tallies = tuple(records.read(run_dir / "answers.json", list[records.TallyRecord]))
+            sound = sound and all(map(_square, tallies))
             accuracies = zip(map(_accuracy, tallies), means, strict=True)
             # Where episodes differ in queries, or are measured otherwise, a mean over episodes is
             # not the share of all queries.
@@ -201,6 +202,16 @@ def load_result(run_dir: Path) -> Saved:
     if not sound:
         raise InputError(f"{run_dir} was changed since it was written; score it again")
     return Saved(path=run_dir, result=result, of_episodes=of_episodes, tallies=tallies)
+
+
+def _square(tally: records.TallyRecord) -> bool:
+    """Whether the matrix, if there is one, has a row and a column for each class."""
+    matrix = tally.get("matrix")
+    if matrix is None:
+        return True
+    size = len(matrix["classes"])
+    tables = matrix["times"], matrix["of"]
+    return all(len(rows) == size and {len(row) for row in rows} <= {size} for rows in tables)
 
 
 def _accuracy(tally: Mapping[str, Any]) -> float:
