@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from store.errors import InputError
+from store.exchange.formats._common import opened
 
 
 def header(file: Any, name: str, source: Path) -> tuple[tuple[int, ...], np.dtype]:
@@ -34,27 +35,17 @@ def read_rows(path: Path, dim: int | None = None) -> np.ndarray:
     Raises:
         InputError: no such array, Python objects, or rows of another size than `dim`.
     """
-    try:
-        rows = _numbers(path)
-    except InputError:
-        raise
-    except Exception as error:  # numpy raises many types on damaged headers
-        lines = str(error).splitlines() or [type(error).__name__]
-        raise InputError(f"{path} cannot be read ({lines[0][:160]})") from error
+    # Whatever type numpy raises for a damaged header becomes one line.
+    with opened(path, lambda file: file.open("rb")) as stream:
+        shape, dtype = header(stream, path.name, path)
+        whole = prod(shape) * dtype.itemsize == path.stat().st_size - stream.tell()
+        if dtype.hasobject or not whole or dtype.kind not in "fiu":
+            raise InputError(f"{path} holds {dtype}{list(shape)}, not rows of numbers")
+        stream.seek(0)
+        rows = np.lib.format.read_array(stream, allow_pickle=False)
     if rows.ndim == 1 and rows.size:
         rows = rows[None]
     if rows.ndim != 2 or (dim is not None and rows.shape[1] != dim):
         wanted = f" of {dim} numbers" if dim else ""
         raise InputError(f"{path} is {rows.dtype}{list(rows.shape)}, not rows{wanted}")
     return rows
-
-
-def _numbers(path: Path) -> np.ndarray:
-    """The array of a file that holds one of numbers, and nothing else."""
-    with path.open("rb") as file:
-        shape, dtype = header(file, path.name, path)
-        whole = prod(shape) * dtype.itemsize == path.stat().st_size - file.tell()
-        if dtype.hasobject or not whole or dtype.kind not in "fiu":
-            raise InputError(f"{path} holds {dtype}{list(shape)}, not rows of numbers")
-        file.seek(0)
-        return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
