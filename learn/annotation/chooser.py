@@ -34,6 +34,7 @@ from store.errors import MicroshotError
 
 TOP = 9  # classes proposed: as many as there are digits
 AHEAD = 24  # clips put in order by a fit
+PAUSE_SECONDS = 0.1  # between an answer and its fit
 DRAWN_AHEAD = 3  # clips that nobody chooses, which are judged with the candidates
 EARLIER = 8  # points of the curve that are made again when a file of labels is gone on with
 
@@ -129,6 +130,8 @@ class Chooser:
             with self._wake:
                 while not (self._wanted or self._earlier or self._closed):
                     self._wake.wait()
+                if self._wanted:  # the answer to the key goes out first
+                    self._wake.wait_for(lambda: self._closed, timeout=PAUSE_SECONDS)
                 if self._closed:
                     return
                 column, count = next(iter(self._wanted), ""), 0
