@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from threading import Condition, Lock, Thread
+from threading import Condition, Lock, Thread, current_thread
 
 import torch
 from jaxtyping import Float, Int64
@@ -34,6 +34,7 @@ from store.errors import MicroshotError
 
 TOP = 9  # classes proposed: as many as there are digits
 AHEAD = 24  # clips put in order by a fit
+ENDS_IN_SECONDS = 30  # a fit, at most
 PAUSE_SECONDS = 0.1  # between an answer and its fit
 DRAWN_AHEAD = 3  # clips that nobody chooses, which are judged with the candidates
 EARLIER = 8  # points of the curve that are made again when a file of labels is gone on with
@@ -106,10 +107,12 @@ class Chooser:
         self._thread.start()
 
     def close(self) -> None:
-        """Ask the thread to end after what it does now."""
+        """End the thread after what it does now: a fit that outlives the interpreter aborts it."""
         with self._wake:
             self._closed = True
             self._wake.notify()
+        if self._thread.is_alive() and self._thread is not current_thread():
+            self._thread.join(ENDS_IN_SECONDS)
 
     def want(self, column: str) -> None:
         """Ask for a fit of what is known now."""
