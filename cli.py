@@ -20,7 +20,7 @@ from store.commands import app as store_app
 from store.console import Json, StoreDir
 
 if TYPE_CHECKING:
-    from learn.reporting.pictures import Media
+    from learn.data.media import Media
 
 __all__ = ["extract_app", "extract_main", "learn_app", "learn_main", "store_app", "store_main"]
 
@@ -66,7 +66,7 @@ def report_command(
 
     import learn
     from extract.media.thumbnails import Segment, thumbnails
-    from learn.commands.tables import report_lines
+    from learn.commands.comparison_tables import report_lines
 
     with console.progress("pictures", quiet=as_json) as progress:
         result = learn.report(
@@ -149,7 +149,7 @@ def annotate_command(
 
     from extract.media.thumbnails import Segment, thumbnails
     from learn.annotation.annotate import annotate
-    from learn.commands.tables import annotation_lines
+    from learn.commands.answer_tables import annotation_lines
 
     def say(text: str) -> None:
         print(console.visible(text), file=sys.stderr, flush=True)
@@ -219,7 +219,7 @@ def try_command(
             source, output, read=read_clips, extract=extract, label=label, group=group,
             group_file=group_file, thumbnails=pictures, progress=progress,
         ).to_dict()  # fmt: skip
-    from learn.commands.tables import trial_lines
+    from learn.commands.comparison_tables import trial_lines
 
     console.give(result, as_json, lambda: trial_lines(result))
     return console.FINDINGS if result["findings"] else console.DONE

@@ -8,6 +8,7 @@ marked `gpu`.
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
+from threading import Lock
 from unittest import mock
 
 import torch
@@ -15,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 
 CARD = torch.device("cuda", 0)
+_FREE = Lock()
 aten = torch.ops.aten
 # What needs a number of the device's before the program can go on.
 ASKING = (aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal, aten.is_nonzero)
@@ -179,7 +181,11 @@ def _forget():
 
 @contextmanager
 def fake_card():
-    """Within it there is one card, and all tensors are fakes."""
+    """Within it there is one card, and all tensors are fakes.
+
+    One at a time: what two threads put in torch's place, each could put back in the wrong order.
+    """
+    assert _FREE.acquire(blocking=False), "a fake card is in use"
     from extract.encoders import _resize, mae, simclrv2
 
     card, generator = Card(), torch.Generator
@@ -230,3 +236,4 @@ def fake_card():
             yield card
     finally:
         _forget()
+        _FREE.release()

@@ -20,12 +20,13 @@ from learn.annotation.asked import AnnotateSettings
 from learn.annotation.chooser import Chooser
 from learn.annotation.estimate import draw_order
 from learn.annotation.label_file import held
-from learn.annotation.media import MediaFiles, Pictures
+from learn.annotation.media import MediaFiles
 from learn.annotation.pool import Pool, Source
 from learn.annotation.session import Session
 from learn.annotation.strategies import Strategy
 from learn.annotation.thumbnails import Thumbnails
 from learn.data import devices
+from learn.data.media import Pictures
 from learn.inference.judges import judges_of
 from learn.inference.selection import NONE, runs_of, select_one
 from store import open as open_store
@@ -57,7 +58,7 @@ class AnnotationSummary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Workplace:
+class Labelling:
     """An open session, and the threads that work for it."""
 
     session: Session
@@ -90,20 +91,20 @@ def annotate(
     from learn.annotation.server import serve
 
     begun = time.monotonic()
-    with opened(settings, pictures) as workplace:
-        for note in workplace.notes:
+    with opened(settings, pictures) as labelling:
+        for note in labelling.notes:
             say(note)
         title = Path(settings.store).name or "clips"
 
         async def run() -> None:
             await serve(
-                workplace.session, title, settings.port, lambda site: ready(site.address),
+                labelling.session, title, settings.port, lambda site: ready(site.address),
                 asyncio.Event(),
             )  # fmt: skip
 
         with _page_first():
             asyncio.run(run())
-        return workplace.summary(settings, time.monotonic() - begun)
+        return labelling.summary(settings, time.monotonic() - begun)
 
 
 @contextmanager
@@ -121,7 +122,7 @@ def _page_first() -> Iterator[None]:
 
 
 @contextmanager
-def opened(settings: AnnotateSettings, pictures: Pictures) -> Iterator[Workplace]:
+def opened(settings: AnnotateSettings, pictures: Pictures) -> Iterator[Labelling]:
     """The session, its file held and its threads at work.
 
     Raises:
@@ -151,7 +152,7 @@ def opened(settings: AnnotateSettings, pictures: Pictures) -> Iterator[Workplace
         chooser.start()
         thumbnails.start()
         try:
-            yield Workplace(session=session, before=annotations.acts, notes=tuple(notes))
+            yield Labelling(session=session, before=annotations.acts, notes=tuple(notes))
         finally:
             chooser.close()
             thumbnails.close()

@@ -16,13 +16,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from threading import Condition, Lock, Thread, current_thread
+from threading import Lock
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from learn.annotation.annotations import Annotations
+from learn.annotation.background import Background
 from learn.annotation.estimate import sample_of, told_right
 from learn.annotation.pool import Pool, Source
 from learn.annotation.strategies import Candidates, Strategy
@@ -34,7 +35,6 @@ from store.errors import MicroshotError
 
 TOP = 9  # classes proposed: as many as there are digits
 AHEAD = 24  # clips put in order by a fit
-ENDS_IN_SECONDS = 30  # a fit, at most
 PAUSE_SECONDS = 0.1  # between an answer and its fit
 DRAWN_AHEAD = 3  # clips that nobody chooses, which are judged with the candidates
 EARLIER = 8  # points of the curve that are made again when a file of labels is gone on with
@@ -82,7 +82,7 @@ class _Judged:
     calibrated: bool
 
 
-class Chooser:
+class Chooser(Background):
     """Fits, one after another, on a thread of its own."""
 
     def __init__(
@@ -91,6 +91,7 @@ class Chooser:
     ) -> None:  # fmt: skip
         """`groups` numbers the sources of clips, which are kept apart where confidence is fitted;
         `drawn` is the order of those that nobody chooses."""
+        super().__init__("annotate-fit")
         self._source, self._pool, self._annotations = source, pool, annotations
         self._strategy, self._groups, self.drawn = strategy, groups, tuple(drawn)
         self._generator = torch.Generator().manual_seed(seed)
@@ -98,21 +99,7 @@ class Chooser:
         self._curves: dict[str, list[Estimate]] = {c: [] for c in annotations.columns}
         self._wanted: dict[str, None] = dict.fromkeys(annotations.columns)
         self._earlier = [(c, n) for c in annotations.columns for n in self._counts(c)]
-        self._wake, self._closed = Condition(), False
         self._fitting = Lock()
-        self._thread = Thread(target=self._run, name="annotate-fit", daemon=True)
-
-    def start(self) -> None:
-        """Begin to fit behind the caller."""
-        self._thread.start()
-
-    def close(self) -> None:
-        """End the thread after what it does now: a fit that outlives the interpreter aborts it."""
-        with self._wake:
-            self._closed = True
-            self._wake.notify()
-        if self._thread.is_alive() and self._thread is not current_thread():
-            self._thread.join(ENDS_IN_SECONDS)
 
     def want(self, column: str) -> None:
         """Ask for a fit of what is known now."""

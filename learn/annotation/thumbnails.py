@@ -2,9 +2,10 @@
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from threading import Condition, Thread
 
-from learn.annotation.media import MediaFiles, Pictures
+from learn.annotation.background import Background
+from learn.annotation.media import MediaFiles
+from learn.data.media import Pictures
 from store.errors import MicroshotError
 
 AT_ONCE = 24
@@ -12,27 +13,14 @@ REST_SECONDS = 3.0  # between two lots: to start what decodes costs more than a 
 KEPT = 5000  # of some 5 kB each
 
 
-class Thumbnails:
+class Thumbnails(Background):
     """Pictures by clip id; what was asked for last is made first."""
 
     def __init__(self, files: MediaFiles, pictures: Pictures) -> None:
+        super().__init__("annotate-pictures")
         self._files, self._pictures = files, pictures
         self._made: OrderedDict[str, bytes | None] = OrderedDict()
         self._wanted: OrderedDict[str, None] = OrderedDict()
-        self._wake, self._closed = Condition(), False
-        self._thread = Thread(target=self._run, name="annotate-pictures", daemon=True)
-
-    def start(self) -> None:
-        """Begin to make pictures."""
-        self._thread.start()
-
-    def close(self) -> None:
-        """End after the pictures that are being made now."""
-        with self._wake:
-            self._closed = True
-            self._wake.notify()
-        if self._thread.is_alive():
-            self._thread.join(timeout=30)
 
     def want(self, clips: Iterable[str]) -> None:
         """Ask for the pictures of these clips, the first first."""

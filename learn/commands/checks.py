@@ -17,6 +17,7 @@ from learn.data.features import MODALITIES, FeatureNames, choose_feature, names_
 from learn.evaluation.config import EpisodesConfig
 from learn.evaluation.grid import combinations, parse_grid
 from learn.evaluation.how_compared import check_comparison, check_scored
+from learn.evaluation.wording import JOINED_BY
 from learn.fewshot.mode_pairs import cells
 from learn.inference.settings import PredictSettings, parse_index
 from learn.reporting.asked import check_map, check_report
@@ -77,7 +78,9 @@ def check_episodes(config: EpisodesConfig, output: Path | None) -> None:
             choose_split(table, config.query_split, "test")
 
 
-def check_protocol(asked: Asked, protocol: str, output: Path | None) -> None:
+def check_protocol(
+    asked: Asked, protocol: str, output: Path | None, fusions: Sequence[str] = ()
+) -> None:
     """Refuse what `learn evaluate` cannot be asked.
 
     Raises:
@@ -85,6 +88,9 @@ def check_protocol(asked: Asked, protocol: str, output: Path | None) -> None:
     """
     _check_new(output)
     plugins.check(PROTOCOLS, plugins.parse_spec(protocol))
+    for way in fusions:
+        if way not in JOINED_BY:
+            raise ConfigError(f"probes join senses by {choices(way, JOINED_BY)}, not by {way!r}")
     _check_asked(asked)
 
 

@@ -351,10 +351,10 @@ def evaluate_command(
         audio=audio, projections=list(map(str, projection)), support=support, query=query,
     )  # fmt: skip
     check_device(device)
-    check_protocol(asked, protocol, output)
+    check_protocol(asked, protocol, output, specs(fusion))
 
     import learn
-    from learn.commands.tables import evaluation_table
+    from learn.commands.comparison_tables import evaluation_table
 
     with console.progress("findings", quiet=as_json) as progress:
         result = learn.run_protocol(
@@ -400,7 +400,7 @@ def compare_command(
     check_compare(runs, against=against, margin=margin, ci=ci)
 
     import learn
-    from learn.commands.tables import comparison_table
+    from learn.commands.comparison_tables import comparison_table
 
     result = learn.compare(tuple(runs), against=against, margin=margin, ci=ci).to_dict()
     console.give(result, as_json, lambda: comparison_table(result))

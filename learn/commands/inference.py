@@ -129,7 +129,7 @@ def predict_command(
     check_predict(directory, settings, mode=mode, projection=projection, visual=visual, audio=audio)
 
     import learn
-    from learn.commands.tables import prediction_lines
+    from learn.commands.answer_tables import prediction_lines
 
     with console.progress("clips", quiet=as_json) as progress:
         result = learn.predict(
@@ -173,7 +173,7 @@ def search_command(
     )  # fmt: skip
 
     import learn
-    from learn.commands.tables import neighbours_table
+    from learn.commands.answer_tables import neighbours_table
 
     result = learn.search(
         directory, clip, projection=projection, top=top, source=source, target=target,

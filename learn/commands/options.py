@@ -41,38 +41,21 @@ GroupFile = Annotated[
         rich_help_panel=DATA,
     ),
 ]
-VisualFeature = Annotated[
-    str | None,
-    typer.Option(
-        "--visual", "--visual-feature", metavar="FEATURE",
-        help="Which visual feature, where there are several.",
-        rich_help_panel=DATA,
-    ),
-]  # fmt: skip
-AudioFeature = Annotated[
-    str | None,
-    typer.Option(
-        "--audio", "--audio-feature", metavar="FEATURE",
-        help="Which audio feature, where there are several.",
-        rich_help_panel=DATA,
-    ),
-]  # fmt: skip
-VisualFeatures = Annotated[
-    list[str],
-    typer.Option(
-        "--visual", "--visual-feature", metavar="FEATURE",
-        help="Which visual feature, where there are several; may repeat.",
+
+
+def _feature(modality: str, *, several: bool = False) -> Any:
+    """The option of a feature's name, or of several."""
+    return typer.Option(
+        f"--{modality}", f"--{modality}-feature", metavar="FEATURE",
+        help=f"Which {modality} feature, where there are several{'; may repeat' * several}.",
         show_default="the only one", rich_help_panel=DATA,
-    ),
-]  # fmt: skip
-AudioFeatures = Annotated[
-    list[str],
-    typer.Option(
-        "--audio", "--audio-feature", metavar="FEATURE",
-        help="Which audio feature, where there are several; may repeat.",
-        show_default="the only one", rich_help_panel=DATA,
-    ),
-]  # fmt: skip
+    )  # fmt: skip
+
+
+VisualFeature = Annotated[str | None, _feature("visual")]
+AudioFeature = Annotated[str | None, _feature("audio")]
+VisualFeatures = Annotated[list[str], _feature("visual", several=True)]
+AudioFeatures = Annotated[list[str], _feature("audio", several=True)]
 Projections = Annotated[
     list[Path],
     typer.Option(

@@ -1,6 +1,5 @@
-"""Tables of results of the `learn` commands, for people."""
+"""Tables of `learn episodes` on a terminal, and what the other tables share with them."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,8 +16,6 @@ from learn.evaluation.wording import (
 from store.console import table, wrapped, write_line
 
 LONG = 24  # letters of a head's SPEC
-STRANGE = 0.95  # the novelty above which a clip is called stranger than what is known
-CLIPS_FOR_STRANGE = 20  # clips left out, for a novelty that can be above that
 
 
 def episodes_table(result: Mapping[str, Any]) -> None:
@@ -32,11 +29,13 @@ def episodes_table(result: Mapping[str, Any]) -> None:
         if projections != ["none"]:
             write_line(f"\nprojection: {projection}")
         of_run = [row for row in rows if row["projection"] == projection]
-        if len({row["support"] for row in of_run}) > 1 and any("→" in _mode(row) for row in of_run):
+        if len({row["support"] for row in of_run}) > 1 and any(
+            "→" in mode_shown(row) for row in of_run
+        ):
             _matrices(of_run)
         else:
             _accuracies(of_run, most, list(dict.fromkeys(row["shots"] for row in rows)))
-    _caveats(rows)
+    caveat_lines(rows)
     _weights_table(rows)
     _guard_table(rows)
     _parts_table(rows)
@@ -93,7 +92,7 @@ def _accuracies(rows: Sequence[Mapping[str, Any]], most: str, shots: Sequence[in
     """Print one projection's results: modes and heads down, shots across."""
     lines: dict[tuple[str, ...], dict[str, str]] = {}
     for row in rows:
-        key = _mode(row), row.get("guard", ""), row.get("fusion", ""), row["head"]
+        key = mode_shown(row), row.get("guard", ""), row.get("fusion", ""), row["head"]
         line = lines.setdefault(key, {})
         line[f"{most}{row['shots']}-shot"] = _percent(row)
     names = ["mode", "guard", "fusion", "head"]
@@ -160,7 +159,7 @@ def _guard_table(rows: Sequence[Mapping[str, Any]]) -> None:
         several = len({row["projection"] for row in guarded}) > 1
         lines: dict[tuple[str, ...], dict[str, str]] = {}
         for row in guarded:
-            key = (_mode(row), row["fusion"], row["head"], row["projection"])
+            key = (mode_shown(row), row["fusion"], row["head"], row["projection"])
             line = lines.setdefault(key, {})
             line[f"{row['shots']}-shot"] = weight_text(row["projected"])
         names = ["mode", "fusion", "head", "projection"]
@@ -175,7 +174,9 @@ def _guard_table(rows: Sequence[Mapping[str, Any]]) -> None:
     bare = [row for row in projected if row["guard"] == "off"]
     for reason in dict.fromkeys(row["projected"]["from"] for row in bare):
         if reason != NOT_ASKED:
-            of = dict.fromkeys(_mode(row) for row in bare if row["projected"]["from"] == reason)
+            of = dict.fromkeys(
+                mode_shown(row) for row in bare if row["projected"]["from"] == reason
+            )
             wrapped(f"not guarded ({', '.join(of)}): {reason}")
 
 
@@ -187,8 +188,8 @@ def _parts_table(rows: Sequence[Mapping[str, Any]]) -> None:
     write_line(f"\n{with_parts[0]['metric'].replace('_', ' ')}, of")
     names = [key for key, value in with_parts[0]["parts"].items() if isinstance(value, float)]
     lines = [
-        {"mode": _mode(row), "shots": row["shots"], "head": row["head"]}
-        | {SHORT.get(n, n.replace("_", " ")): _shown(n, row["parts"][n]) for n in names}
+        {"mode": mode_shown(row), "shots": row["shots"], "head": row["head"]}
+        | {SHORT.get(n, n.replace("_", " ")): metric_shown(n, row["parts"][n]) for n in names}
         for row in with_parts
     ]
     table(lines, list(lines[0]))
@@ -225,7 +226,7 @@ def _leakage_table(rows: Sequence[Mapping[str, Any]]) -> None:
     several = len({row["projection"] for row in rows}) > 1
     lines: dict[tuple[str, ...], dict[str, str]] = {}
     for row in rows:
-        mode = " ".join(filter(None, (_mode(row), row.get("fusion", ""))))
+        mode = " ".join(filter(None, (mode_shown(row), row.get("fusion", ""))))
         line = lines.setdefault((mode, row["head"], row["projection"]), {})
         margin = "" if row["ci95"] is None else f" ± {100 * row['ci95']:.1f}"
         line[f"{row['shots']}-shot"] = f"{100 * row['inflation']:+.1f}{margin}"
@@ -234,284 +235,18 @@ def _leakage_table(rows: Sequence[Mapping[str, Any]]) -> None:
     table(shown, [*names[: 2 + several], *(f"{k}-shot" for k in shots)])
 
 
-def comparison_table(result: Mapping[str, Any]) -> None:
-    """Print differences in points with their intervals and verdicts, a row per pair."""
-    rows = result["differences"]
-    keys = [k for k in rows[0]["a"] if len({row[s][k] for row in rows for s in "ab"}) > 1]
-    wrapped(
-        f"{result['episodes']} episodes ({result['sha256'][:12]}); difference in points of "
-        f"accuracy with its 95 % interval ({result['ci_method']}), p adjusted by Holm's method; "
-        f"same: within ± {100 * result['margin']:g}"
-    )
-    for shots in dict.fromkeys(row["shots"] for row in rows):
-        write_line(f"\n{shots}-shot")
-        wrapped(_in_a_sentence([row for row in rows if row["shots"] == shots], keys))
-        for reference in dict.fromkeys(json.dumps(row["a"]) for row in rows):
-            compared = [
-                row for row in rows if row["shots"] == shots and json.dumps(row["a"]) == reference
-            ]
-            if not compared:
-                continue
-            first = compared[0]
-            wrapped(f"against {_called(first['a'], keys)} ({100 * first['accuracy_a']:.1f} %)")
-            table(
-                [_compared(row, keys) for row in compared],
-                ["result", "%", "points", "p", "verdict"],
-            )
-    write_line()
-    wrapped("It holds for episodes of these clips, and says nothing of other clips or classes.")
-
-
-def sweep_table(result: Mapping[str, Any]) -> None:
-    """Print the validation loss and accuracy in percent by mode, a row per combination."""
-    rows = []
-    for number, cell in enumerate(result["cells"]):
-        done = cell["training"] or {}
-        row = {"#": f"{number + 1}{'*' if number == result['best'] else ''}"}
-        row |= {key.rpartition(".")[2]: value for key, value in cell["settings"].items()}
-        row["val loss"] = _number(done.get("val_loss"))
-        for score in cell["scores"]:
-            margin = f" ± {100 * score['ci95']:.1f}" if score["ci95"] is not None else ""
-            row[_mode(score)] = f"{100 * score['accuracy']:.1f}{margin}"
-        rows.append(row)
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    columns = [c for c in columns if any(row.get(c, "-") != "-" for row in rows)]
-    if result["scored_on"]:
-        wrapped(
-            f"{result['ways']}-way {result['shots']}-shot accuracy on split "
-            f"{result['scored_on']}, percent; the same episodes for all"
-        )
-    else:
-        wrapped(f"not scored: {result['not_scored']}")
-    table([{c: row.get(c, "-") for c in columns} for row in rows], columns)
-    if result["best"] is not None:
-        write_line(f"* the best: {result['cells'][result['best']]['run']}")
-    for number, cell in enumerate(result["cells"], 1):
-        if cell["error"]:
-            wrapped(f"{number}: {cell['error']}")
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
-def prediction_lines(result: Mapping[str, Any]) -> None:
-    """Print the file of answers, their number, and how far their confidence can be trusted."""
-    wrapped(
-        f"{result['output']}: {result['clips']} clips by {result['mode']}, {result['by']}"
-        + (f", index {result['index']}" if result["index"] != "exact" else "")
-        + f", in {result['seconds']:.1f} s"
-    )
-    for counts in result["labels"]:
-        write_line()
-        wrapped(
-            f"{counts['label']}: {counts['answered']} answered, {counts['abstained']} abstained, "
-            f"{counts['no-rows']} without rows"
-            + (f", {n} with rows that no support clip has" if (n := counts["no-match"]) else "")
-            + f"; {counts['classes']} class{'es' * (counts['classes'] != 1)}, "
-            f"{counts['support']} support clips"
-            + (f", {n} more without rows" if (n := counts["support_without_rows"]) else "")
-        )
-        if lost := counts["classes_without_rows"]:
-            wrapped(f"never answered, having no rows: {', '.join(lost)}", indent="    ")
-        for fitted in counts["calibration"]:
-            wrapped(f"confidence by {fitted['parts']}: {_trust(fitted)}", indent="    ")
-            if about_novelty := _novelty_limit(fitted):
-                wrapped(f"novelty by {fitted['parts']}: {about_novelty}", indent="    ")
-        for parts, weights in counts["weights"].items():
-            told = ", ".join(f"{feature_name(f)} {w:.2f}" for f, w in weights.items())
-            if "+" in parts:
-                wrapped(f"weights by {parts}: {told}", indent="    ")
-                wrapped(f"begin at {counts['prior'][parts]}", indent="        ")
-        for parts, recall in counts.get("recall", {}).items():
-            write_line(f"    recall of the index by {parts}: {recall:.4f}")
-
-
-def _trust(fitted: Mapping[str, Any]) -> str:
-    if fitted["classes"] < 2:
-        return "none, as there is one class and nothing that it could be mistaken for; left empty"
-    if not fitted["clips"]:
-        reason = "as no class has two clips apart"
-        if not fitted["exact"]:
-            return f"none, {reason} to tell what the index misses; left empty"
-        return f"not calibrated, {reason}; take it as a rank"
-    right = f"{100 * fitted['accuracy']:.1f} % right"
-    if not fitted["enough"]:  # a share of a few would sound like one of many
-        right = f"{round(fitted['accuracy'] * fitted['clips'])} right"
-    text = (
-        f"{fitted['clips']} clips left out in turn ({fitted['apart']}): "
-        f"{right}, {100 * fitted['confidence']:.1f} % sure"
-    )
-    if fitted["found"] is not None:
-        text += f"; the index finds the class of {100 * fitted['found']:.1f} %, and no confidence "
-        text += "is above that"
-    return text if fitted["enough"] else f"{text}; too few clips to call it calibrated"
-
-
-def _novelty_limit(fitted: Mapping[str, Any]) -> str:
-    """The most that novelty can be, where it cannot tell what is strange from what is not."""
-    if fitted["novelty_at_most"] is None:
-        return "none, as no clip could be left out"
-    if fitted["novelty_at_most"] > STRANGE:
-        return ""
-    return (
-        f"{fitted['novelty_at_most']:.2f} at most with {fitted['clips']} clips left out, so no "
-        f"clip can be above {STRANGE:g}; that takes {CLIPS_FOR_STRANGE}"
-    )
-
-
-def neighbours_table(result: Mapping[str, Any]) -> None:
-    """Print the nearest clips, best first."""
-    wrapped(
-        f"{result['clip']}, {result['from']}→{result['to']}, the nearest of "
-        f"{result['looked_at']} clips; projection: {result['projection']}"
-    )
-    if result["weights"]:
-        told = ", ".join(f"{feature_name(f)} {w:.2f}" for f, w in result["weights"].items())
-        wrapped(f"weights: {told} ({result['prior']}); a clip without one is compared by the other")
-    rows = [{**row, "similarity": f"{row['similarity']:.4f}"} for row in result["results"]]
-    table(rows, ["rank", "similarity", "clip_id"])
-
-
-def _in_a_sentence(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> str:
-    """What the differences of one number of shots come to: the best result, and against whom that
-    is sure."""
-    means = {_called(row[s], keys): row[f"accuracy_{s}"] for row in rows for s in "ab"}
-    best = max(means, key=lambda name: means[name])
-    against = {"beaten": 0, "the same": 0, "undecided": 0}
-    for row in rows:
-        names = [_called(row[s], keys) for s in "ab"]
-        if best in names:
-            sure = row["verdict"] in ("better", "worse")
-            same = "the same" if row["verdict"] == "same" else "undecided"
-            against["beaten" if sure else same] += 1
-    others = ", ".join(f"{count} {word}" for word, count in against.items() if count)
-    return f"best: {best}, {100 * means[best]:.1f} %; of those it is held against: {others}"
-
-
-def _compared(row: Mapping[str, Any], keys: Sequence[str]) -> dict[str, str]:
-    margin = "" if row["low"] is None else f" [{100 * row['low']:+.2f}, {100 * row['high']:+.2f}]"
-    return {
-        "result": _called(row["b"], keys),
-        "%": f"{100 * row['accuracy_b']:.1f}",
-        "points": f"{100 * row['difference']:+.2f}{margin}",
-        "p": "<.001" if row["p_adjusted"] < 0.001 else f"{row['p_adjusted']:.3f}".lstrip("0"),
-        "verdict": row["verdict"],
-    }
-
-
-def _called(key: Mapping[str, str], differing: Sequence[str]) -> str:
-    """The name of a result: what tells it from the others."""
-    parts = [key[k] for k in differing if k not in ("support", "query") and key[k]]
-    if {"support", "query"} & set(differing):
-        parts.insert(0, _mode(key))
-    return " ".join(parts)
-
-
-def _mode(row: Mapping[str, Any]) -> str:
+def mode_shown(row: Mapping[str, Any]) -> str:
     support, query = row["support"], row["query"]
     return str(support if support == query else f"{support}→{query}")
 
 
-def evaluation_table(result: Mapping[str, Any], *, per_class: bool = False) -> None:
-    """Print the metrics of a protocol, shares in percent, a row per mode and projection."""
-    data, rows = result["data"], result["results"]
-    wrapped(f"{result['protocol']}, split {data['split']}, {rows[0]['clips']} clips")
-    kinds = [(row["label"], row.get("level", ""), row["projection"]) for row in rows]
-    for label, level, projection in dict.fromkeys(kinds):
-        chosen = [
-            row for row, kind in zip(rows, kinds, strict=True) if kind == (label, level, projection)
-        ]
-        parts = {"label": label, "level": level, "projection": projection}
-        facts = [f"{key} {value}" for key, value in parts.items() if value not in ("", "none")]
-        write_line("\n" + ", ".join(facts))
-        names = list(dict.fromkeys(name for row in chosen for name in row["metrics"]))
-        lines = [
-            {
-                "mode": _mode(row)
-                + ("*" if row["untrained"] else "!" * bool(row["seen_in_training"]))
-            }
-            | {"fusion": row.get("fusion", ""), "clips": row["clips"]}
-            | {SHORT.get(n, n): _shown(n, row["metrics"].get(n)) for n in names}
-            for row in chosen
-        ]
-        joined = ["fusion"] if any(line["fusion"] for line in lines) else []
-        table(lines, ["mode", *joined, "clips", *(SHORT.get(name, name) for name in names)])
-        for fact in dict.fromkeys(_facts(row) for row in chosen):
-            wrapped(fact, "  ")
-        if per_class:
-            for row in chosen:
-                _class_table(row)
-    _caveats(rows)
-
-
-def _class_table(row: Mapping[str, Any]) -> None:
-    """Print every class of a row, best first."""
-    if not row["classes"]:
-        return
-    keys = [key for key in row["classes"][0] if key not in ("name", "clips")]
-    ranked_by = "average_precision" if "average_precision" in keys else "recall"
-    ranked = sorted(row["classes"], key=lambda c: -c[ranked_by])
-    lines = [{**c, **{SHORT.get(k, k): _shown(k, c[k]) for k in keys}} for c in ranked]
-    write_line(f"\nmode {_mode(row)}")
-    table(lines, ["name", "clips", *(SHORT.get(key, key) for key in keys)])
-
-
-def _shown(name: str, value: float | None) -> str:
+def metric_shown(name: str, value: float | None) -> str:
     if value is None:
         return ""
     return f"{value:.3g}" if name in NOT_SHARES else f"{100 * value:.1f}"
 
 
-def _facts(row: Mapping[str, Any]) -> str:
-    """The facts that must be known beside a row's numbers."""
-    shown = (
-        "label", "level", "projection", "support", "query", "clips", "metrics", "classes",
-        "untrained", "seen_in_training", "fusion",
-    )  # fmt: skip
-    facts = {key: value for key, value in row.items() if key not in shown and value not in ([], "")}
-    texts = [f"{key.replace('_', ' ')}: {_listed(value)}" for key, value in facts.items()]
-    mode = f"{_mode(row)} {row['fusion']}" if row.get("fusion") else _mode(row)
-    return f"{mode}  " + ", ".join(texts) if texts else ""
-
-
-def _listed(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return " ".join(f"{name} {part:.2f}" for name, part in value.items())
-    if not isinstance(value, list):
-        return f"{value:g}" if isinstance(value, float) else str(value)
-    return " ".join(map(str, value[:8])) + (f" … ({len(value)})" if len(value) > 8 else "")
-
-
-def report_lines(result: Mapping[str, Any]) -> None:
-    """Print the page that was written, and the caveats of its numbers."""
-    runs = ", ".join(f"{n} of learn {command}" for command, n in result["runs"].items() if n)
-    wrapped(
-        f"{result['output']}: {result['bytes'] / 1e6:.1f} MB, {result['figures']} figures, "
-        f"{result['thumbnails']} pictures; from {runs}"
-    )
-    if result["files"]:
-        wrapped(f"{result['files']} files of figures and tables for a paper", "  ")
-    if result["stamps"]:
-        wrapped(f"stamped: {', '.join(result['stamps'])}", "  ")
-    for note in result["notes"]:
-        wrapped(note, "  ")
-
-
-def trial_lines(result: Mapping[str, Any]) -> None:
-    """Print what was made of clips: accuracies, the page, and what to do next."""
-    for note in result["notes"]:
-        wrapped(note)
-    if result["report"]:
-        write_line()
-        episodes_table(result)
-        write_line(f"\nreport: {result['report']}")
-        wrapped(f"next: learn predict {result['store']} --support CSV -o answers.csv", "  ")
-    for finding in result["findings"]:
-        wrapped(f"finding: {finding}")
-
-
-def _caveats(rows: Sequence[Mapping[str, Any]]) -> None:
+def caveat_lines(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print the meaning of the marks behind numbers."""
     if any(row["untrained"] for row in rows):
         write_line(
@@ -519,22 +254,3 @@ def _caveats(rows: Sequence[Mapping[str, Any]]) -> None:
         )
     if any(row["seen_in_training"] for row in rows):
         write_line("! the projection was trained on clips scored here")
-
-
-def recipe_lines(rows: Sequence[Mapping[str, str]]) -> None:
-    """Print the recipes: each with its command, its time and the number to expect."""
-    for row in rows:
-        wrapped(f"{row['name']}: {row['summary']}")
-        for fact in ("command", "time", "expect"):
-            if row[fact]:
-                wrapped(f"{fact + ':':<9}{row[fact]}", indent="    ")
-
-
-def annotation_lines(result: Mapping[str, Any]) -> None:
-    """Print what a session of `learn annotate` left."""
-    for column, clips in result["labelled"].items():
-        write_line(
-            f"{column}: {clips} of {result['clips']} clips in {result['classes'][column]} classes, "
-            f"{result['none_of_these'][column]} of none of these"
-        )
-    write_line(f"{result['acts']} acts appended to {result['output']}")

@@ -199,7 +199,7 @@ def sweep_command(
     )  # fmt: skip
 
     import learn
-    from learn.commands.tables import sweep_table
+    from learn.commands.comparison_tables import sweep_table
 
     with console.progress("trainings", quiet=as_json) as progress:
         result = learn.sweep(
@@ -250,7 +250,7 @@ def labels_command(
 def recipes_command(as_json: Json = False) -> int:
     """List the recipes `learn train` knows by name: command, time, the number to expect."""
     import learn
-    from learn.commands.tables import recipe_lines
+    from learn.commands.comparison_tables import recipe_lines
 
     rows = learn.recipes()
     console.give({"recipes": rows}, as_json, lambda: recipe_lines(rows))

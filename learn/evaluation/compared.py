@@ -20,7 +20,7 @@ from learn.fewshot.fused import FusedPredictor
 from learn.fewshot.fusions import DEFAULT, FAMILY, Fusion, Prior, senses_of
 from learn.fewshot.guard import Guarded, GuardPrior, both_sides, of_senses, refusal
 from learn.fewshot.heads import Context, Head
-from learn.fewshot.heads._transform import Transform, is_skewed, taken_apart
+from learn.fewshot.heads._transform import Transform, known_of, taken_apart
 from learn.fewshot.kept import Kept
 from learn.fewshot.metrics import AnyPredictor, Predictor
 from learn.fewshot.tasks import Episodes
@@ -208,16 +208,13 @@ def context_of(
     head: Head | None = None,
 ) -> Context:
     """The facts about these clips that a head may use beside the support."""
-    known = Context(
-        balanced=balanced, modality_dims=pair.modality_dims, skewed=is_skewed(pair.support)
-    )
+    known = replace(known_of(pair.support, pair.modality_dims), balanced=balanced)
     transform = Transform() if head is None else taken_apart(head)[1]
     transform = transform.settled(known, pair.support)
     return replace(
         known,
         support_mean=None if base is None else transform.raised(base.support).mean(0),
         query_mean=None if base is None else transform.raised(base.query).mean(0),
-        origin=pair.support.mean(0),
     )
 
 

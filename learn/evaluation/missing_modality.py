@@ -21,7 +21,7 @@ Shapes: V = clips, W = clips to fill from, D = size of a vector, E = episodes, M
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ from torch import Tensor
 
 from learn.data.clips import Clips
 from learn.data.rows import Rows, concatenated
+from learn.evaluation.compared import context_of
 from learn.evaluation.drop import FILLS, FUSIONS, OF_MODE, UNASKED
 from learn.evaluation.drop import Drop as Drop
 from learn.evaluation.evaluation_set import EvaluationSet
@@ -40,7 +41,6 @@ from learn.fewshot import statistics
 from learn.fewshot.fusions import FAMILY, Fusion, Prior
 from learn.fewshot.fusions._shipped import Encoder, shipped
 from learn.fewshot.heads import Context, Head
-from learn.fewshot.heads._transform import is_skewed, taken_apart
 from learn.fewshot.kept import queries_of
 from learn.fewshot.scoring import Score, accuracies, by_fusion, scorer
 from learn.fewshot.tasks import Episodes
@@ -304,20 +304,11 @@ class _Curve:
             views.pair(_of_fusion(vectors, self.fusion), mode, mode, common=common)
             for vectors in (gaps.whole, filled, gaps.source)
         )
-        known = Context(modality_dims=support.modality_dims, skewed=is_skewed(support.support))
-        transform = taken_apart(self.head)[1].settled(known, support.support)
-        mean = transform.raised(base.support).mean(0) if gaps.base else None
         pair = views.Pair(
             support=support.support, query=query.query, modality_dims=support.modality_dims
         )
-        context = replace(
-            known,
-            support_mean=mean,
-            query_mean=mean,
-            origin=support.support.mean(0),
-            balanced=all(draw.balanced for draw in self.draws),
-        )
-        return pair, context
+        balanced = all(draw.balanced for draw in self.draws)
+        return pair, context_of(pair, base if gaps.base else None, balanced, self.head)
 
 
 def _either(first: Score, second: Score, where: Bool[np.ndarray, "V"]) -> Score:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 NOT_ASKED = "not asked for"  # why a projection is not guarded, where that is what was wanted
+JOINED_BY = ("early", "late", "weighted")  # how probes join senses
 CLASSIC = "n_way_k_shot"  # the task that needs no mention
 TASK_SETTINGS = ("ways", "queries", "min_ways", "max_ways", "max_queries", "max_shots", "alpha")
 NOT_SHARES = ("median_rank", "threshold", "labels_a_clip", "beta")  # metrics, never in percent

@@ -28,7 +28,7 @@ from learn.fewshot.heads import (
     ProductHead,
     RaggedHead,
 )
-from learn.fewshot.heads._transform import Transform, is_skewed, taken_apart, transformed
+from learn.fewshot.heads._transform import Transform, taken_apart, transformed
 from learn.fewshot.kept import Kept, table_of
 from learn.fewshot.modes import Pair
 from learn.fewshot.products import NUMBERS_ON_GPU, Products, index
@@ -279,15 +279,6 @@ def split_by_modality(pair: Pair, context: Context) -> list[tuple[Pair, Context]
         )
         for s, q, dim, origin in zip(support, query, dims, origins, strict=True)
     ]
-
-
-def known_of(pair: Pair) -> Context:
-    """What a head may know of these clips beside the shots, where there is no base split."""
-    return Context(
-        modality_dims=pair.modality_dims,
-        origin=pair.support.mean(0),
-        skewed=is_skewed(pair.support),
-    )
 
 
 def by_fusion(

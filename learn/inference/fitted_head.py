@@ -24,7 +24,7 @@ from learn.fewshot.fusions import Fusion, PredictFused, Prior, View, WeighingFus
 from learn.fewshot.fusions._views import of_one_view
 from learn.fewshot.guard import STORED, GuardPrior, of_senses
 from learn.fewshot.heads import Context, Head, RaggedHead
-from learn.fewshot.heads._transform import is_skewed, taken_apart
+from learn.fewshot.heads._transform import known_of, taken_apart
 from learn.inference.classifier import Predictions, calibrated
 from learn.inference.left_out import LeftOut, ranked
 from store.errors import ConfigError, InputError
@@ -86,10 +86,8 @@ class FittedHead:
             )
         check_uneven(judge.head, valid)
         contexts = [
-            Context(
-                modality_dims=view.modality_dims,
-                origin=view.vectors.mean(0),
-                skewed=is_skewed(view.vectors),
+            replace(
+                known_of(view.vectors, view.modality_dims),
                 mask=None if bool(mask.all()) else mask[None],
             )
             for view, mask in zip(views, masks, strict=True)

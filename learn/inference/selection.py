@@ -135,8 +135,9 @@ def features_of(
 def encoders_of(features: Mapping[str, "Feature"], senses: Iterable[str]) -> list[Encoder]:
     """What made the features of these senses."""
     return [
-        Encoder(modes.modality_of(sense), str(features[sense].spec.identity.get("network", "")))
+        Encoder(modes.modality_of(sense), str(spec.identity.get("network", spec.slug)))
         for sense in senses
+        for spec in [features[sense].spec]
     ]
 
 

@@ -1,12 +1,11 @@
 """Pictures of the clips that a report names, where their media files are still there."""
 
 import base64
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from math import isfinite
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from learn.data.media import Media, Pictures
 from learn.reporting.sections import Section
 from learn.reporting.stores import Stores
 
@@ -17,19 +16,6 @@ MISSING = (
     "Some clips have no picture: their media files were not found (learn report --media DIR says "
     "where they lie) or show nothing."
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Media:
-    """The piece of a media file that a clip's picture is taken from."""
-
-    root: Path
-    path: str
-    start_seconds: float
-    end_seconds: float
-
-
-Thumbnails = Callable[[Sequence[Media]], Sequence[bytes | None]]  # JPEGs
 
 
 def shown_media(
@@ -44,15 +30,15 @@ def clip_links(media: Mapping[str, Media]) -> dict[str, str]:
     """The address of each clip's file on this machine, its piece as a fragment."""
     links = {}
     for clip, found in media.items():
-        address = (found.root / found.path).resolve().as_uri()
-        start, end = found.start_seconds, found.end_seconds
-        if start or isfinite(end):
-            address += f"#t={start:g}" + (f",{end:g}" if isfinite(end) else "")
+        address = found.file.resolve().as_uri()
+        start, end = found.piece
+        if start or end is not None:
+            address += f"#t={start:g}" + ("" if end is None else f",{end:g}")
         links[clip] = address
     return links
 
 
-def clip_pictures(media: Mapping[str, Media], thumbnails: Thumbnails) -> dict[str, str]:
+def clip_pictures(media: Mapping[str, Media], thumbnails: Pictures) -> dict[str, str]:
     """The picture of each clip as a data URL, where there is one."""
     if not media:
         return {}

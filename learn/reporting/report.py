@@ -6,6 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from learn.data.media import Pictures
 from learn.reporting.asked import METHODS, check_map, check_report
 from learn.reporting.caveats import Caveat, find_caveats
 from learn.reporting.episodes import episodes_section
@@ -16,7 +17,6 @@ from learn.reporting.inputs import ReportInputs, read_inputs
 from learn.reporting.maps import add_maps
 from learn.reporting.naming import page_title, question_title
 from learn.reporting.pictures import (
-    Thumbnails,
     clip_links,
     clip_pictures,
     note_missing,
@@ -61,7 +61,7 @@ def report(
     title: str = "",
     map_by: str = METHODS[0],
     media: Sequence[str | Path] = (),
-    thumbnails: Thumbnails | None = None,
+    thumbnails: Pictures | None = None,
     remote_stores: bool = False,
     figures: str | Path | None = None,
     link_media: bool = False,

@@ -25,8 +25,9 @@ from learn.data.clips import UNLABELLED, Clips
 from learn.fewshot import modes as views
 from learn.fewshot.default_head import NAME, resolved
 from learn.fewshot.heads import Head
+from learn.fewshot.heads._transform import known_of
 from learn.fewshot.kept import queries_of
-from learn.fewshot.scoring import known_of, scorer
+from learn.fewshot.scoring import scorer
 from learn.fewshot.tasks import Episodes
 from store import plugins
 from store.errors import NotEnoughClips
@@ -178,7 +179,7 @@ def correct(
     """1 for every query that is answered rightly, else 0."""
     head = head or plugins.build("learn.fewshot.heads", HEAD)
     pair = views.pair(vectors, support, query, common=common)
-    context = known_of(pair)
+    context = known_of(pair.support, pair.modality_dims)
     predictions = scorer(head, pair, context, queries=queries_of([episodes]))(episodes)
     return np.asarray(predictions == episodes.targets, np.float64)
 

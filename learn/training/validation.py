@@ -18,8 +18,9 @@ from torch import Tensor
 from learn.data.clips import UNLABELLED, Clips
 from learn.fewshot import modes as views
 from learn.fewshot.heads import Head
+from learn.fewshot.heads._transform import known_of
 from learn.fewshot.kept import queries_of
-from learn.fewshot.scoring import accuracies, known_of, scorer
+from learn.fewshot.scoring import accuracies, scorer
 from learn.fewshot.tasks import Episodes
 from store import plugins
 from store.errors import NotEnoughClips
@@ -59,7 +60,7 @@ def accuracy(
     for support in unit:
         for query in unit:
             pair = views.pair(unit, modes[support], modes[query], common=True)
-            context = known_of(pair)
+            context = known_of(pair.support, pair.modality_dims)
             score = scorer(head, pair, context, queries=queries_of([episodes]))
             means.append(float(accuracies(episodes, score(episodes)).mean()))
     return sum(means) / len(means)

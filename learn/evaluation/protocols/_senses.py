@@ -16,9 +16,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from learn.evaluation.protocols import _logistic
+from learn.evaluation.wording import JOINED_BY
 from learn.fewshot.fusions._evidence import grid
 
-EARLY, LATE, WEIGHTED = WAYS = ("early", "late", "weighted")
+_, LATE, WEIGHTED = JOINED_BY
 SHARPNESSES = (0.5, 1.0, 2.0)
 LEAST = 1e-6  # of a probability: one probe alone rules out no class
 FIFTH, FEW = 5, 2000  # of so few clips every fifth is held out in turn

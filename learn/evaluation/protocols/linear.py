@@ -27,6 +27,7 @@ from learn.evaluation.protocols import (
     answers_of,
     positions,
 )
+from learn.evaluation.wording import JOINED_BY
 from learn.fewshot.mode_pairs import senses_in
 from store.errors import ConfigError, InputError
 from store.settings import Settings, setting
@@ -55,7 +56,7 @@ class Linear:
     """A linear probe fitted on the train split, or on folds of the scored one."""
 
     config: Config
-    joins: tuple[str, ...] = _senses.WAYS
+    joins: tuple[str, ...] = JOINED_BY
 
     def __call__(self, material: Material) -> Iterator[Finding]:
         """The findings about every label, projection and pair of modes."""

@@ -294,6 +294,11 @@ def is_skewed(x: Float[Tensor, "*V D"]) -> bool:
     return bool(corrected.clamp(-MOST_SKEWED, MOST_SKEWED).mean() > SKEWNESS)
 
 
+def known_of(vectors: Float[Tensor, "V D"], modality_dims: tuple[int, ...]) -> Context:
+    """What a head may know of these clips beside the shots, where there is no base split."""
+    return Context(modality_dims=modality_dims, origin=vectors.mean(0), skewed=is_skewed(vectors))
+
+
 def transformed(core: Head, transform: Transform) -> Head:
     """The head that sees vectors after the transform; the core itself where that is none."""
     if transform.changes_nothing:

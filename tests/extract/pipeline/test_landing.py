@@ -6,6 +6,7 @@ from importlib import import_module
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import extract
 from extract.encoders._network import Frozen
@@ -235,25 +236,22 @@ def test_two_threads_leave_fp32_whole():
         seen_on.append(torch.backends.cudnn.allow_tf32)
         return x
 
-    def run(network, after=None, done=None):
-        with fake_card():
-            frozen = Frozen(torch.nn.Identity(), device="cuda", precision="fp32")
-            frozen._network = network
-            if after:
-                after.wait(5)
+    def beside(frozen):
+        with FakeTensorMode(allow_non_fake_inputs=True):  # a mode is of one thread
             frozen(torch.zeros(1, 1, device=CARD))
-        if done:
-            done.set()
+        left.set()
 
     before = torch.backends.cudnn.allow_tf32
     try:
-        threads = [
-            threading.Thread(target=run, args=(first, None, left)),
-            threading.Thread(target=run, args=(second, begun)),
-        ]
-        for thread in threads:
+        with fake_card():
+            one, other = (
+                Frozen(torch.nn.Identity(), device="cuda", precision="fp32") for _ in range(2)
+            )
+            one._network, other._network = first, second
+            thread = threading.Thread(target=beside, args=(one,))
             thread.start()
-        for thread in threads:
+            begun.wait(5)
+            other(torch.zeros(1, 1, device=CARD))
             thread.join(10)
     finally:
         torch.backends.cudnn.allow_tf32 = before

@@ -46,8 +46,8 @@ def no_pictures(media):
 
 @pytest.fixture
 def session(settings):
-    with opened(settings, no_pictures) as workplace:
-        yield workplace.session
+    with opened(settings, no_pictures) as labelling:
+        yield labelling.session
 
 
 @pytest.fixture

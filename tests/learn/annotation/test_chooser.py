@@ -16,8 +16,8 @@ def label(session, truth, count, column="label"):
 
 
 def test_proposals_are_the_answers_of_learn_predict(settings, truth, tmp_path, small):
-    with opened(settings, lambda media: [None] * len(media)) as workplace:
-        session = workplace.session
+    with opened(settings, lambda media: [None] * len(media)) as labelling:
+        session = labelling.session
         label(session, truth, 30)
         fit = session.chooser.fit("label")
         assert fit.calibrated
@@ -61,10 +61,10 @@ def test_when_all_is_answered_nothing_comes(session, truth):
 
 
 def test_the_curve_is_made_again_when_labelling_goes_on(settings, truth):
-    with opened(settings, lambda media: [None] * len(media)) as workplace:
-        label(workplace.session, truth, 40)
-    with opened(settings, lambda media: [None] * len(media)) as workplace:
-        chooser = workplace.session.chooser
+    with opened(settings, lambda media: [None] * len(media)) as labelling:
+        label(labelling.session, truth, 40)
+    with opened(settings, lambda media: [None] * len(media)) as labelling:
+        chooser = labelling.session.chooser
         counts = chooser._counts("label")
         assert len(counts) == 8
         assert max(counts) < 40

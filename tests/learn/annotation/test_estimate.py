@@ -48,3 +48,20 @@ def test_clips_are_told_by_heads_that_never_saw_them(filled, monkeypatch):
         scores = FittedHead(judges.of((part,)), shots, 1 << 30).scores({part: x[clip : clip + 1]})
         assert told == (int(scores.argmax()) == int(class_ids[clip]))
     assert 0 < right.double().mean() <= 1
+
+
+def test_a_clip_that_only_itself_would_tell_is_not_told(filled):
+    """Labels that mean nothing: a head that saw the clip is right, one that did not guesses."""
+    selection = select_one(open_store(filled), NONE, None)
+    judges = judges_of(None, None, "on", None, selection.features)
+    part = next(iter(selection.features))
+    rng = np.random.default_rng(1)
+    x = torch.from_numpy(rng.standard_normal((60, 200))).float()
+    class_ids = torch.from_numpy(rng.permutation(np.arange(60) % 4))
+    has = torch.ones(60, dtype=torch.bool)
+    whole = Labelled(vectors={part: x}, present={part: has}, class_ids=class_ids)
+    seen = FittedHead(judges.of((part,)), whole, 1 << 30).scores({part: x}).argmax(1)
+    assert (seen == class_ids).double().mean() > 0.95
+    examples = Examples(vectors={part: x}, present={part: has}, groups=None)
+    right = told_right(judges, examples, class_ids, torch.arange(60))
+    assert right.double().mean() < 0.5

@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import ttest_rel
 
 import learn
-from learn.commands.tables import comparison_table
+from learn.commands.comparison_tables import comparison_table
 from learn.evaluation.compare import holm, interval, paired_t
 from learn.evaluation.results import load_result
 from store.errors import ConfigError, InputError, MissingFile

@@ -8,7 +8,7 @@ from sklearn.preprocessing import StandardScaler
 
 import learn
 import store
-from learn.commands.tables import evaluation_table
+from learn.commands.comparison_tables import evaluation_table
 from learn.data.clips import load_clips
 from learn.data.rows import choose_feature, load_rows
 from learn.training.runs import load_run

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from learn.commands.tables import prediction_lines
+from learn.commands.answer_tables import prediction_lines
 from learn.inference.embed import EmbeddedBatch
 from learn.inference.examples import Examples
 from learn.inference.labeller import (
