@@ -35,7 +35,7 @@ def load_encoder(
     from store import plugins
 
     family = "extract.encoders"
-    parsed = by_name.resolved(plugins.parse_spec(spec), fetching or by_name.Fetching())
+    parsed = by_name.resolved(plugins.parse_spec(spec, family), fetching or by_name.Fetching())
     offered = plugins.module(family, parsed.name).DESCRIPTION.precisions
     if precision == "auto":
         precision = "bf16" if device.startswith("cuda") and "bf16" in offered else "fp32"

@@ -149,7 +149,7 @@ def _fetch_named(specs: list[str], options: "Options", *, quiet: bool) -> None:
     with console.progress("bytes", quiet=quiet) as progress:
         fetching = replace(options.fetching, progress=progress)
         for spec in specs:
-            by_name.resolved(plugins.parse_spec(spec), fetching)
+            by_name.resolved(plugins.parse_spec(spec, by_name.FAMILY), fetching)
 
 
 @app.command("run")

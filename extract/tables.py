@@ -123,7 +123,10 @@ def encoder_lines(rows: list[dict[str, Any]]) -> None:
         wrapped(f"{row['name']} ({row['modality']}): {row['summary']}")
         dims = ", ".join(f"{variant} {dim}".strip() for variant, dim in row["dims"].items())
         wrapped(f"dimension: {dims}", indent="    ")
-        settings = ", ".join(f"{key}={value}" for key, value in row["settings"].items())
+        settings = ", ".join(
+            f"{key}={value}" + (" (main)" if key == row["main"] else "")
+            for key, value in row["settings"].items()
+        )
         wrapped(f"settings: {settings}", indent="    ")
         wrapped(f"precisions: {', '.join(row['precisions'])}", indent="    ")
         wrapped(f"weights: {row['licence']}", indent="    ")

@@ -170,8 +170,9 @@ def plugin_table(rows: list[dict[str, Any]]) -> None:
         wrapped(f"{row['name']}: {row['summary']}")
         shown = []
         for key, value in row["settings"].items():
-            bounds = row["bounds"].get(key)
-            shown.append(f"{key}={value!r}" + (f" ({bounds})" if bounds else ""))
+            facts = ["main"] if key == row["main"] else []
+            facts += [bounds] if (bounds := row["bounds"].get(key)) else []
+            shown.append(f"{key}={value!r}" + (f" ({'; '.join(facts)})" if facts else ""))
         wrapped(", ".join(shown), "    ")
 
 

@@ -7,14 +7,13 @@ extend and no decorator to forget. Each module offers
     build(config, ...)      the only constructor; what follows `config` is fixed by the family
     TRAITS                  what the family must know before it builds one, in families that ask
 
-A SPEC is how people write one down: `name` or `name:key=value,key=value`. A key without a value
-is a switch (`simclrv2:untrained`).
+A SPEC is how people write one down: `name` or `name:key=value,key=value` (`store/grammar.py`).
 """
 
 import ast
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import Field, dataclass, fields
+from dataclasses import Field, fields
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -23,34 +22,55 @@ from pkgutil import iter_modules
 from types import ModuleType
 from typing import Any, get_type_hints
 
+from store import grammar
 from store.errors import ConfigError, UnknownPlugin, UnknownSetting, choices
+from store.grammar import Spec as Spec
 from store.settings import Bounds
 
 
-@dataclass(frozen=True, slots=True)
-class Spec:
-    """One plug-in and its settings, as text from a command line or a recipe."""
+def parse_spec(text: str, family: str | None = None) -> Spec:
+    """Split a SPEC into name and settings; values stay text until `configure` types them.
 
-    name: str
-    settings: Mapping[str, Any]
+    The `family` knows which setting the plug-in's main argument is; without one there is none.
 
-
-def parse_spec(text: str) -> Spec:
-    """Split `name:key=value,…` into its parts; values stay text until `configure` types them.
+    >>> parse_spec("fps:2", "extract.media.samplers")
+    Spec(name='fps', settings={'rate': '2'})
 
     Raises:
-        ConfigError: an empty name, an empty key or a key given twice.
+        ConfigError: no name, a key that is empty or given twice, a quote that is not closed, or an
+            argument for a plug-in that has no main one.
     """
-    name, _, rest = text.partition(":")
+    name, words = grammar.parse(text)
+    config = config_type(family, name) if family and name in names(family) else None
     settings: dict[str, Any] = {}
-    for item in filter(None, (part.strip() for part in rest.split(","))):
-        key, has_value, value = item.partition("=")
-        if not key or key in settings:
-            raise ConfigError(f"{text!r}: {'empty' if not key else 'repeated'} key at {item!r}")
-        settings[key] = value if has_value else True
-    if not name:
-        raise ConfigError(f"{text!r} names nothing; write NAME or NAME:key=value,…")
-    return Spec(name.replace("-", "_"), settings)  # as their files are called
+    for place, word in enumerate(words):
+        try:
+            key, value = _meaning(word, config if place == 0 else None)
+        except ConfigError as error:
+            raise ConfigError(f"{text!r}: {error}") from None
+        if key in settings:
+            raise ConfigError(f"{text!r}: repeated key {key!r}")
+        settings[key] = value
+    return Spec(name, settings)
+
+
+def _meaning(word: grammar.Word, config: Any) -> tuple[str, Any]:
+    """The setting and value of a word; `config` is that of a plug-in whose first word it is."""
+    if word.key is not None:
+        return word.key, word.value
+    main = main_setting(config)
+    is_switch = not word.quoted and main and get_type_hints(config).get(word.value) is bool
+    if main and not is_switch:
+        return main, word.value
+    if word.quoted:
+        raise ConfigError(f"{word.value!r} is no main argument here; write KEY={word.value}")
+    return word.value, True
+
+
+def main_setting(config: Any) -> str | None:
+    """The setting that a first word without `=` is the value of; None if there is none."""
+    own = fields(config) if config is not None else ()
+    return next((f.name for f in own if f.metadata.get("main")), None)
 
 
 def names(family: str) -> list[str]:
@@ -129,7 +149,7 @@ def settle(config_type: Any, name: str, settings: Mapping[str, Any]) -> Any:
 
 def build(family: str, spec: Spec | str, *args: Any, **kwargs: Any) -> Any:
     """Build a plug-in from its SPEC; further arguments go to its `build`."""
-    spec = parse_spec(spec) if isinstance(spec, str) else spec
+    spec = parse_spec(spec, family) if isinstance(spec, str) else spec
     config = configure(family, spec)
     return module(family, spec.name).build(config, *args, **kwargs)
 
@@ -175,6 +195,7 @@ def describe(family: str) -> list[dict[str, Any]]:
                 "summary": (parsed["__doc__"] or "").strip().splitlines()[0],
                 "settings": {setting.name: setting.default for setting in settings},
                 "bounds": bounds,
+                "main": main_setting(parsed["Config"]),
             }
         )
     return rows

@@ -73,16 +73,19 @@ def setting(
     below: int | float | None = None,
     at_most: int | float | None = None,
     words: Mapping[str, Any] | None = None,
+    main: bool = False,
 ) -> Any:
     """A field with bounds, which are checked when a `Config` is made and shown in listings.
 
-    `words` may stand for values where settings are written down: `{"same": 0}`.
+    `words` may stand for values where settings are written down: `{"same": 0}`. The `main` setting
+    is the one that a SPEC may give without its key: `fps:2`.
     """
     bounds = Bounds(
         among=tuple(among), above=above, at_least=at_least, below=below, at_most=at_most,
         words=words or {},
     )  # fmt: skip
-    return field(default=default, metadata={"bounds": bounds})
+    known = {"bounds": bounds} if bounds != Bounds() else {}
+    return field(default=default, metadata={**known, "main": main})
 
 
 class Settings:

@@ -21,7 +21,7 @@ HEAVY = ("av", "dask", "faiss", "h5py", "numpy", "pyarrow", "sklearn", "torch", 
 FLOORS = {
     "store": (
         ("atomic", "errors", "lock", "names", "pickles"),
-        ("cluster", "safe_pickle", "settings", "sizes", "spec", "status", "storage"),
+        ("cluster", "grammar", "safe_pickle", "settings", "sizes", "spec", "status", "storage"),
         ("plugins", "console", "manifest_rows"),
         ("manifest", "parts"),
         ("features",),

@@ -52,7 +52,7 @@ def write(
         InputError: lists of another layout, nothing found, a clip twice, or `output` exists or
             lies beside the media.
     """
-    spec = plugins.parse_spec(layout)
+    spec = plugins.parse_spec(layout, FAMILY)
     if trust_pickle:
         spec = plugins.Spec(spec.name, {**spec.settings, "trust_pickle": True})
     read: Layout = plugins.build(FAMILY, spec)

@@ -103,7 +103,7 @@ DESCRIPTION = Description(
 class Config(Settings):
     """Settings of the encoder `efficientnet_lite`."""
 
-    variant: str = setting("lite0", among=tuple(VARIANTS))
+    variant: str = setting("lite0", among=tuple(VARIANTS), main=True)
     weights: str = ""  # none: those that come with the variant's package
     untrained: bool = False
     seed: int = 0  # of untrained weights

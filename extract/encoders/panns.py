@@ -79,7 +79,7 @@ DESCRIPTION = Description(
 class Config(Settings):
     """Settings of the encoder `panns`."""
 
-    variant: str = setting("cnn14", among=tuple(VARIANTS))
+    variant: str = setting("cnn14", among=tuple(VARIANTS), main=True)
     weights: str = ""  # a published .pth, or its tensors as safetensors
     untrained: bool = False
     seed: int = 0  # of untrained weights

@@ -65,7 +65,7 @@ DESCRIPTION = Description(
 class Config(Settings):
     """Settings of the encoder `simclrv2`."""
 
-    variant: str = setting("r50_1x_sk1", among=tuple(VARIANTS))
+    variant: str = setting("r50_1x_sk1", among=tuple(VARIANTS), main=True)
     weights: str = ""  # a safetensors file with the names above
     untrained: bool = False
     seed: int = 0  # of untrained weights

@@ -37,7 +37,7 @@ class Sampling:
             raise InputError(f"give one of fps, frames and sample, not {len(given)} of them")
         if not 0 < self.max_seconds <= 3600:
             raise InputError(f"max_seconds={self.max_seconds} must be above 0 and at most 3600")
-        spec = self._short() if self.sample is None else plugins.parse_spec(self.sample)
+        spec = self._short() if self.sample is None else plugins.parse_spec(self.sample, FAMILY)
         object.__setattr__(self, "sampler", plugins.build(FAMILY, spec))
         if (most := self.sampler.most_frames(self.max_seconds)) > MAX_ROWS:
             raise InputError(

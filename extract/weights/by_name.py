@@ -91,7 +91,7 @@ def is_packaged(spec: plugins.Spec) -> bool:
 
 
 def _encoder(published: Published) -> plugins.Spec:
-    return plugins.parse_spec(published.encoder)
+    return plugins.parse_spec(published.encoder, FAMILY)
 
 
 def _fits(published: Published, settings: Mapping[str, Any]) -> bool:

@@ -20,7 +20,7 @@ def check_encoder(
     Raises:
         UnknownPlugin, UnknownSetting, ConfigError, WeightsError, MissingFile: says what to write.
     """
-    spec = plugins.parse_spec(text)
+    spec = plugins.parse_spec(text, by_name.FAMILY)
     config = plugins.check(by_name.FAMILY, spec)
     description = plugins.glance(by_name.FAMILY, spec.name, "DESCRIPTION")
     check_modality(spec.name, description.modality, modality)

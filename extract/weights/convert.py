@@ -59,7 +59,7 @@ def convert(checkpoint: Path, encoder: str, output: Path, *, ema: bool = False) 
         MissingFile: a file of the checkpoint is not there.
         WeightsError: it is damaged, or its variables are not exactly those of the network.
     """
-    spec = parse_spec(encoder)
+    spec = parse_spec(encoder, "extract.encoders")
     if spec.name != ENCODER:
         raise WeightsError(
             f"cannot convert for {spec.name}: only {ENCODER} is published as TensorFlow "

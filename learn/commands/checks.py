@@ -62,7 +62,7 @@ def check_episodes(config: EpisodesConfig, output: Path | None) -> None:
     for family, specs in ((HEADS, config.head_specs), (FUSIONS, config.fusions)):
         for spec in specs:
             if (family, spec) != (HEADS, OWN):
-                plugins.check(family, plugins.parse_spec(spec))
+                plugins.check(family, plugins.parse_spec(spec, family))
     _ = config.until  # refuses a width or a block that is none
     if config.episodes_file:
         _check_file(config.episodes_file, "episodes")
@@ -87,7 +87,7 @@ def check_protocol(
         InputError, ConfigError, StoreError: one line that says what to do.
     """
     _check_new(output)
-    plugins.check(PROTOCOLS, plugins.parse_spec(protocol))
+    plugins.check(PROTOCOLS, plugins.parse_spec(protocol, PROTOCOLS))
     for way in fusions:
         if way not in JOINED_BY:
             raise ConfigError(f"probes join senses by {choices(way, JOINED_BY)}, not by {way!r}")
@@ -165,7 +165,7 @@ def check_predict(
     parse_index(settings.index)
     for family, spec in ((HEADS, settings.head_spec), (FUSIONS, settings.fusion)):
         if spec is not None:
-            plugins.check(family, plugins.parse_spec(spec))
+            plugins.check(family, plugins.parse_spec(spec, family))
     _check_place(directory, [mode], projection, visual, audio)
     for path, columns in ((settings.support, settings.labels), (settings.query, ())):
         if path is None or not _is_small(Path(path)):
@@ -195,7 +195,7 @@ def check_annotate(settings: AnnotateSettings) -> None:
         InputError, ConfigError, StoreError: one line that says what to do.
     """
     for family, spec in ((HEADS, settings.head_spec), (STRATEGIES, settings.strategy)):
-        plugins.check(family, plugins.parse_spec(spec))
+        plugins.check(family, plugins.parse_spec(spec, family))
     _check_place(
         settings.store, [settings.mode], settings.projection, settings.visual, settings.audio
     )
@@ -239,7 +239,7 @@ def _check_task(config: EpisodesConfig) -> None:
     """The task with the settings of every draw; see `learn/evaluation/episodes.py`."""
     if not config.shots:
         raise ConfigError("no number of shots; name one at least")
-    spec = plugins.parse_spec(config.task)
+    spec = plugins.parse_spec(config.task, TASKS)
     known = {field.name for field in fields(plugins.config_type(TASKS, spec.name))}
     given = {key: value for key, value in config.drawn.items() if key in known}
     given |= dict(spec.settings)

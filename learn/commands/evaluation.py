@@ -27,6 +27,7 @@ from learn.commands.options import (
 )
 from store import console
 from store.console import Json, StoreDir
+from store.grammar import split_specs
 
 
 @app.command("episodes")
@@ -413,16 +414,8 @@ def listed(values: list[str]) -> tuple[str, ...]:
 
 
 def specs(values: list[str]) -> tuple[str, ...]:
-    """SPECs of an option that may repeat or hold several with commas between; what follows a comma
-    and is `key=value` belongs to the SPEC before."""
-    found: list[str] = []
-    for part in listed(values):
-        name, has_value, _ = part.partition("=")
-        if has_value and ":" not in name and found:
-            found[-1] = f"{found[-1]},{part}"
-        else:
-            found.append(part)
-    return tuple(found)
+    """SPECs of an option that may repeat or hold several with commas between."""
+    return tuple(split_specs(",".join(values))) if values else ()
 
 
 def numbers(text: str, option: str = "--drop-rates") -> tuple[float, ...]:

@@ -318,7 +318,7 @@ def _task_of(config: EpisodesConfig) -> str:
     """The name of the task; of episodes from a file, the file's."""
     if config.episodes_file:
         return episode_files.task_of(Path(config.episodes_file))
-    return plugins.parse_spec(config.task).name
+    return plugins.parse_spec(config.task, FAMILY).name
 
 
 def _head(spec: str, run: Run | None) -> Head:
@@ -364,7 +364,7 @@ def _draws_or_remedies(config: EpisodesConfig, scored: EvaluationSet) -> list[Ep
             raise
         if scored.clips.targets is not None:
             raise
-        spec = plugins.parse_spec(config.task).settings
+        spec = plugins.parse_spec(config.task, FAMILY).settings
         asked = {key: int(spec.get(key, getattr(config, key))) for key in ("ways", "queries")}
         shots = (int(spec["shots"]),) if "shots" in spec else config.shots
         groups = str(spec.get("groups", config.groups))
@@ -377,7 +377,7 @@ def _draws(config: EpisodesConfig, clips: Clips, seed: int) -> list[Episodes]:
     """A draw for each number of shots, or one where the task draws that itself."""
     if not config.shots:
         raise ConfigError("no number of shots; name one at least")
-    spec = plugins.parse_spec(config.task)
+    spec = plugins.parse_spec(config.task, FAMILY)
     known = {field.name for field in fields(plugins.module(FAMILY, spec.name).Config)}
     given = {key: value for key, value in config.drawn.items() if key in known}
     given |= dict(spec.settings)

@@ -57,7 +57,7 @@ def check_fusions(protocol: str, fusions: Sequence[str]) -> None:
     Raises:
         ConfigError: names those that it has.
     """
-    spec = plugins.parse_spec(protocol)
+    spec = plugins.parse_spec(protocol, FAMILY)
     known = getattr(plugins.build(FAMILY, protocol), "joins", ())
     for fusion in fusions:
         if fusion not in known:
@@ -99,7 +99,7 @@ def run_protocol(
         InputError, ConfigError, StoreError: one line that says what to do.
     """
     built: EvaluationProtocol = plugins.build(FAMILY, protocol)
-    config = plugins.configure(FAMILY, plugins.parse_spec(protocol))
+    config = plugins.configure(FAMILY, plugins.parse_spec(protocol, FAMILY))
     check_fusions(protocol, fusions)
     if not labels:
         raise ConfigError("no label column; name one at least")
@@ -122,7 +122,7 @@ def run_protocol(
         if progress:
             progress(len(findings), len(findings), "")
     return Evaluation(
-        protocol=plugins.parse_spec(protocol).name,
+        protocol=plugins.parse_spec(protocol, FAMILY).name,
         settings={f.name: getattr(config, f.name) for f in fields(config)},
         data={
             "store": absolute(store_path),

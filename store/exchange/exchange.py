@@ -77,7 +77,7 @@ def export(
         ConfigError: no such format, or no such setting of it.
     """
     made: Format = plugins.build(FAMILY, format_spec)
-    name = plugins.parse_spec(format_spec).name
+    name = plugins.parse_spec(format_spec, FAMILY).name
     chosen = _chosen(store, features, made, name)
     table = _columns(store)
     advance = _counter(progress, sum(len(feature.clip_ids) for feature in chosen))
@@ -113,7 +113,7 @@ def import_(
         InputError: it is not of this format, damaged, or a pickle nobody trusts.
         ConfigError: no such format, or no such setting of it.
     """
-    parsed = plugins.parse_spec(format_spec)
+    parsed = plugins.parse_spec(format_spec, FAMILY)
     settings = asdict(plugins.configure(FAMILY, parsed))
     made: Format = plugins.build(FAMILY, parsed)
     if not source.exists():

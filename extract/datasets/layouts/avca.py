@@ -39,7 +39,7 @@ LISTS = {
 class Config(Settings):
     """Settings of the layout `avca`."""
 
-    stage: int = setting(1, among=tuple(LISTS))  # whose training clips
+    stage: int = setting(1, among=tuple(LISTS), main=True)  # whose training clips
     split: str = "main_split"  # or cls_split
 
 

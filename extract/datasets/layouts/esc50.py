@@ -21,7 +21,7 @@ from store.settings import Settings, setting
 class Config(Settings):
     """Settings of the layout `esc50`."""
 
-    test_fold: int = setting(5, at_least=1, at_most=5)
+    test_fold: int = setting(5, at_least=1, at_most=5, main=True)
     val_fold: int = setting(0, at_least=0, at_most=5)  # 0: none
     esc10: bool = False  # only the ten classes of ESC-10
 

@@ -12,14 +12,14 @@ from pathlib import Path, PurePosixPath
 from extract.datasets.layouts import Layout, Row
 from extract.datasets.layouts._lists import SPLITS
 from extract.datasets.media_files import MediaFiles
-from store.settings import Settings
+from store.settings import Settings, setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(Settings):
     """Settings of the layout `folder`."""
 
-    label: str = "label"  # name of the label column
+    label: str = setting("label", main=True)  # name of the label column
 
 
 def build(config: Config) -> Layout:

@@ -23,7 +23,7 @@ USES = {"1": "train", "2": "test"}
 class Config(Settings):
     """Settings of the layout `hmdb51`."""
 
-    fold: int = setting(1, among=(1, 2, 3))  # of the three published ones
+    fold: int = setting(1, among=(1, 2, 3), main=True)  # of the three published ones
 
 
 def build(config: Config) -> Layout:

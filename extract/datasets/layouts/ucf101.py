@@ -21,7 +21,7 @@ from store.settings import Settings, setting
 class Config(Settings):
     """Settings of the layout `ucf101`."""
 
-    fold: int = setting(1, among=(1, 2, 3))  # of the three published ones
+    fold: int = setting(1, among=(1, 2, 3), main=True)  # of the three published ones
 
 
 def build(config: Config) -> Layout:

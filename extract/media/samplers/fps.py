@@ -17,7 +17,7 @@ from store.settings import setting
 class Config(SamplerSettings):
     """Settings of the sampler `fps`."""
 
-    rate: float = setting(1.0, above=0, at_most=1000)  # looks a second
+    rate: float = setting(1.0, above=0, at_most=1000, main=True)  # looks a second
 
 
 def build(config: Config) -> Sampler:

@@ -18,7 +18,7 @@ from store.settings import setting
 class Config(SamplerSettings):
     """Settings of the sampler `keyframes`."""
 
-    most: int = setting(32, at_least=1)  # frames a clip
+    most: int = setting(32, at_least=1, main=True)  # frames a clip
 
 
 def build(config: Config) -> Sampler:

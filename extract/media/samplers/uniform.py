@@ -17,7 +17,7 @@ from store.settings import setting
 class Config(SamplerSettings):
     """Settings of the sampler `uniform`."""
 
-    frames: int = setting(8, at_least=1)
+    frames: int = setting(8, at_least=1, main=True)
 
 
 def build(config: Config) -> Sampler:

@@ -25,7 +25,7 @@ LOOKED_AT = 2000  # candidates, drawn anew for each pick, that a first clip stan
 class Config(Settings):
     """How much likeness counts."""
 
-    distance: float = setting(0.5, at_least=0)  # a power; 0: the margin alone decides
+    distance: float = setting(0.5, at_least=0, main=True)  # a power; 0: the margin alone decides
 
 
 class UncertainDiverse:

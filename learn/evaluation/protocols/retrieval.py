@@ -23,7 +23,7 @@ class Config(Settings):
     """Settings of the protocol `retrieval`."""
 
     # or mixed: clips of the query's group stay in the gallery
-    groups: str = setting("apart", among=("apart", "mixed"))
+    groups: str = setting("apart", among=("apart", "mixed"), main=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

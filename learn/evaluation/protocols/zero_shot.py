@@ -31,7 +31,7 @@ from learn.evaluation.protocols import Finding, Material, positions
 from learn.fewshot import modes
 from learn.fewshot.metrics import harmonic
 from store.errors import ConfigError, InputError
-from store.settings import Settings
+from store.settings import Settings, setting
 
 VAL = "val"
 MOST = 400  # values of beta tried
@@ -41,7 +41,7 @@ MOST = 400  # values of beta tried
 class Config(Settings):
     """Settings of the protocol `zero_shot`."""
 
-    beta: str = VAL  # or a number
+    beta: str = setting(VAL, main=True)  # or a number
 
     def check(self) -> None:
         """Refuse settings that do not go together."""

@@ -39,7 +39,7 @@ PRIORS = ("auto", "shipped", "equal")
 class Config(Settings):
     """Settings of the fusion `weighted`."""
 
-    prior: str = setting("auto", among=PRIORS)
+    prior: str = setting("auto", among=PRIORS, main=True)
 
 
 class Weighted:

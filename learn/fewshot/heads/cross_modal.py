@@ -30,7 +30,7 @@ class Config(Settings):
     """Settings of the head `cross_modal`."""
 
     # beside the shots: other (modality), names, or all there are
-    sources: str = setting("all", among=("all", "other", "names"))
+    sources: str = setting("all", among=("all", "other", "names"), main=True)
     scale: float = setting(100.0, at_least=0)
     steps: int = setting(100, at_least=0)
     lr: float = setting(1e-3, at_least=0)

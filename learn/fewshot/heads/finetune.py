@@ -32,7 +32,7 @@ from store.settings import setting
 class Config(Transforms):
     """Settings of the head `finetune`."""
 
-    classifier: str = setting("linear", among=("linear", "cosine"))
+    classifier: str = setting("linear", among=("linear", "cosine"), main=True)
     method: str = setting("sgd", among=METHODS)
     steps: int = setting(100, at_least=0)
     lr: float = setting(1.0, at_least=0)

@@ -32,7 +32,7 @@ from store.settings import setting
 class Config(Transforms):
     """Settings of the head `label_propagation`."""
 
-    k: int = setting(10, at_least=1)
+    k: int = setting(10, at_least=1, main=True)
     alpha: float = setting(0.8, above=0, below=1)
     sigma: float = setting(0.5, above=0)  # in units of the root mean squared length of an edge
     normalise: bool = True

@@ -23,7 +23,7 @@ from store.settings import setting
 class Config(Transforms):
     """Settings of the head `nearest`."""
 
-    k: int = setting(1, at_least=1)
+    k: int = setting(1, at_least=1, main=True)
     metric: str = setting("euclidean", among=("euclidean", "cosine"))
     backend: str = setting("matmul", among=("matmul", "faiss"))
     unit: bool = False  # scale each modality's part to one length

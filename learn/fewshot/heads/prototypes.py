@@ -24,7 +24,7 @@ from store.settings import setting
 class Config(Transforms):
     """Settings of the head `prototypes`."""
 
-    metric: str = setting("euclidean", among=("euclidean", "cosine", "cl2n"))
+    metric: str = setting("euclidean", among=("euclidean", "cosine", "cl2n"), main=True)
     # none, support or base; auto is base for cl2n and none for the others
     centre: str = setting("auto", among=("auto", *CENTRES))
     unit: bool = False  # scale each modality's part to one length; cl2n always does

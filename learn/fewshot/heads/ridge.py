@@ -29,7 +29,7 @@ MANY = 2048  # clips of one support: below, S x S is solved in no time
 class Config(Transforms):
     """Settings of the head `ridge`."""
 
-    alpha: float = setting(1.0, above=0)
+    alpha: float = setting(1.0, above=0, main=True)
     normalise: bool = False  # scale every vector to length 1 first
     unit: bool = False  # the same, every modality weighing the same
 

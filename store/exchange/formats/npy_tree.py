@@ -41,7 +41,7 @@ _FOLDERS = ("label", "split")  # that stand for a column
 class Config(Settings):
     """Where files lie, and what they do not say."""
 
-    pattern: str = "{clip_id}/{modality}_feats.npy"
+    pattern: str = setting("{clip_id}/{modality}_feats.npy", main=True)
     name: str = ""  # of the feature; when read: the folder's
     modality: str = ""  # where the pattern has no {modality}
     hop_seconds: float = setting(1.0, above=0, below=3600)  # between rows of a clip
