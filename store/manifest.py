@@ -14,14 +14,16 @@ Shapes: n = clips.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import cached_property
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
+from store.columns import Columns, arrow_of
 from store.errors import (
     DamagedStore,
     InputError,
@@ -30,18 +32,32 @@ from store.errors import (
     UnknownColumn,
     choices,
 )
-from store.manifest_rows import Row, checked, latest, read_csv, read_jsonl, read_parquet
-from store.spec import canonical_json
+from store.manifest_rows import (
+    Problem,
+    Read,
+    Row,
+    checked,
+    latest,
+    read_csv,
+    read_jsonl,
+    read_of,
+    read_parquet,
+)
 
-MAX_KEPT_BYTES = 1 << 30
+if TYPE_CHECKING:
+    from pyarrow import ChunkedArray
+
+MAX_KEPT_BYTES = 1 << 34  # of a kept manifest that is read; earlier versions kept any in one file
+PIECE_BYTES = 512 << 20  # of text, in one kept file
 HISTORY = ("none_of", "annotated_at")
 RESERVED = ("path", "clip_id", "start_seconds", "end_seconds", "split", "group", *HISTORY)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Manifest:
     """Clips and what is known of them; columns are tuples of text, one item per clip.
 
+    Columns that were read are `Columns`, which make a tuple when they are asked for one.
     `root` is the directory the paths are relative to, None for a manifest kept in a store.
     """
 
@@ -51,12 +67,20 @@ class Manifest:
     def __post_init__(self) -> None:
         if not {"path", "clip_id"} <= set(self.table):
             raise ValueError("a manifest has the columns path and clip_id")
-        lengths = {len(column) for column in self.table.values()}
+        if not isinstance(self.table, Columns):
+            object.__setattr__(self, "table", Columns(text=self.table))
+        lengths = {self.cells.length_of(name) for name in self.table}
         if len(lengths) > 1 or len(set(self.clip_ids)) < len(self.clip_ids):
             raise ValueError("columns of unequal length, or a clip id twice")
 
     def __len__(self) -> int:
         return len(self.clip_ids)
+
+    @property
+    def cells(self) -> Columns:
+        """The table, with its ways to be read."""
+        assert isinstance(self.table, Columns)
+        return self.table
 
     @property
     def clip_ids(self) -> tuple[str, ...]:
@@ -78,20 +102,23 @@ class Manifest:
         """The columns that mean nothing to us."""
         return tuple(name for name in self.table if name not in RESERVED)
 
-    @property
+    @cached_property
     def start_seconds(self) -> Float64[np.ndarray, "n"]:
         """The second at which each clip begins in its file; 0 where nothing is said."""
         return self._seconds("start_seconds", 0.0)
 
-    @property
+    @cached_property
     def end_seconds(self) -> Float64[np.ndarray, "n"]:
         """The second at which each clip ends in its file; infinity where nothing is said."""
         return self._seconds("end_seconds", np.inf)
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """sha256 over the columns, whatever their order; not over `root`."""
-        return sha256(canonical_json(self.table)).hexdigest()
+        """sha256 over the columns as canonical JSON, whatever their order; not over `root`."""
+        digest = sha256()
+        for data in self.cells.canonical_json():
+            digest.update(data)
+        return digest.hexdigest()
 
     def column(self, name: str) -> tuple[str, ...]:
         """The cells of a column.
@@ -109,8 +136,12 @@ class Manifest:
         Raises:
             UnknownColumn: says which there are.
         """
-        cells = (cell.split(";") for cell in self.column(column))
-        return [tuple(filter(None, (label.strip() for label in cell))) for cell in cells]
+        cells = self.column(column)
+        labels = {
+            cell: tuple(filter(None, (label.strip() for label in cell.split(";"))))
+            for cell in set(cells)
+        }
+        return [labels[cell] for cell in cells]
 
     def select(
         self, clip_ids: Iterable[str] | None = None, **where: str | Iterable[str]
@@ -123,7 +154,7 @@ class Manifest:
             UnknownColumn: a column there is not.
             InputError: a clip there is not.
         """
-        chosen: list[int] = list(range(len(self)))
+        chosen = np.arange(len(self))
         if clip_ids is not None:
             position = {clip_id: i for i, clip_id in enumerate(self.clip_ids)}
             clip_ids = list(clip_ids)
@@ -131,16 +162,18 @@ class Manifest:
                 raise InputError(
                     f"the manifest has no clip {lost[0]!r} ({len(lost)} of {len(clip_ids)})"
                 )
-            chosen = [position[clip_id] for clip_id in clip_ids]
+            chosen = np.array([position[clip_id] for clip_id in clip_ids], np.int64)
         for name, values in where.items():
             column = self.column(name)
             wanted = {values} if isinstance(values, str) else set(values)
-            chosen = [i for i in chosen if column[i] in wanted]
-        table = {name: tuple(column[i] for i in chosen) for name, column in self.table.items()}
-        return Manifest(table=table, root=self.root)
+            keep = [column[i] in wanted for i in chosen.tolist()]
+            chosen = chosen[np.array(keep, bool)]
+        return Manifest(table=self.cells.take(chosen), root=self.root)
 
     def _seconds(self, name: str, default: float) -> Float64[np.ndarray, "n"]:
-        cells = self.table.get(name, ("",) * len(self))
+        if name not in self.table:
+            return np.full(len(self), default)
+        cells = self.table[name]
         return np.array([float(cell) if cell else default for cell in cells], dtype=np.float64)
 
 
@@ -170,21 +203,22 @@ def read_manifest(path: str | Path, *, ids_suffice: bool = False) -> Manifest:
     if path.suffix.lower() not in readers:
         raise ManifestError(f"{path.name} is none of {', '.join(readers)}; convert or rename it")
     try:
-        columns, rows, problems = readers[path.suffix.lower()](path)
+        read = readers[path.suffix.lower()](path)
     except OSError as error:
         raise ManifestError(f"{path} cannot be read: {error.strerror or error}") from error
-    if ids_suffice and "path" not in columns and "clip_id" in columns:
-        columns = ["path", *columns]
-        rows = [replace(row, cells={"path": row.cells["clip_id"], **row.cells}) for row in rows]
-    if HISTORY[1] in columns:
-        rows = latest(rows, HISTORY[1])
-    return from_rows(columns, rows, problems, name=str(path), root=path.parent)
+    if ids_suffice and "path" not in read.columns and "clip_id" in read.columns:
+        cells = {"path": read.cells.arrow("clip_id")}
+        cells |= {name: read.cells.arrow(name) for name in read.cells}
+        read = replace(read, columns=["path", *read.columns], cells=Columns(cells))
+    if HISTORY[1] in read.columns:
+        read = latest(read, HISTORY[1])
+    return _manifest(read, name=str(path), root=path.parent)
 
 
 def from_rows(
     columns: Sequence[str],
     rows: Sequence[Row],
-    problems: Sequence[tuple[int, str]] = (),
+    problems: Sequence[Problem] = (),
     *,
     name: str,
     root: Path | None,
@@ -194,6 +228,16 @@ def from_rows(
     Raises:
         ManifestError: names every bad line.
     """
+    return _manifest(read_of(columns, rows, problems), name=name, root=root)
+
+
+def _manifest(read: Read, *, name: str, root: Path | None) -> Manifest:
+    """The manifest that was read, if nothing is wrong with it.
+
+    Raises:
+        ManifestError: names every bad line.
+    """
+    columns = read.columns
     if "path" not in columns:
         one = len(columns) == 1 and "path" in re.split(r"\W+", columns[0])
         hint = "; commas, semicolons, tabs or | must part the names" if one else ""
@@ -206,17 +250,17 @@ def from_rows(
             else "a column without a name"
         )
         raise ManifestError(f"{name} has {fault}")
-    clip_ids, faults = checked(rows)
-    faults = sorted([*problems, *faults])
+    clip_ids, faults = checked(read)
+    faults = sorted([*read.problems, *faults])
     if faults:
         shown = "; ".join(f"{rows_word(name)} {line}: {text}" for line, text in faults[:8])
         more = f"; and {len(faults) - 8} more" if len(faults) > 8 else ""
         raise ManifestError(f"{name}: {shown}{more}")
-    if not rows:
+    if not len(read):
         raise ManifestError(f"{name} has no clips")
-    ordered = ["path", "clip_id", *(c for c in columns if c not in ("path", "clip_id"))]
-    table = {column: tuple(row.cells.get(column, "") for row in rows) for column in ordered}
-    return Manifest(table={**table, "clip_id": tuple(clip_ids)}, root=root)
+    cells = {"path": read.cells.arrow("path"), "clip_id": clip_ids}
+    cells |= {name: read.cells.arrow(name) for name in columns if name not in cells}
+    return Manifest(table=Columns(cells), root=root)
 
 
 def rows_word(name: str) -> str:
@@ -226,21 +270,45 @@ def rows_word(name: str) -> str:
 
 def union(manifests: Sequence[Manifest]) -> Manifest:
     """Clips of all; a later row wins in the columns it has, and keeps what it does not speak of."""
-    columns: list[str] = reduce(
-        lambda seen, m: [*seen, *(c for c in m.columns if c not in seen)], manifests, []
-    )
+    if len(manifests) == 1:
+        return Manifest(table=manifests[0].table)
+    columns = list(dict.fromkeys(name for m in manifests for name in m.columns))
     position: dict[str, int] = {}
-    for manifest in manifests:
-        for clip_id in manifest.clip_ids:
-            position.setdefault(clip_id, len(position))
-    table = {column: [""] * len(position) for column in columns}
-    for manifest in manifests:
-        indices = [position[clip_id] for clip_id in manifest.clip_ids]
-        for column, cells in manifest.table.items():
-            merged = table[column]
-            for index, cell in zip(indices, cells, strict=True):
-                merged[index] = cell
-    return Manifest(table={column: tuple(cells) for column, cells in table.items()})
+    rows = [
+        np.array([position.setdefault(c, len(position)) for c in m.clip_ids], np.int64)
+        for m in manifests
+    ]
+    return Manifest(
+        table=Columns({name: _joined(name, manifests, rows, len(position)) for name in columns})
+    )
+
+
+def _joined(
+    name: str, manifests: Sequence[Manifest], rows: Sequence[Int64[np.ndarray, "_"]], clips: int
+) -> "ChunkedArray":
+    """One column of a union: of each clip the last cell that a manifest has, or nothing."""
+    import pyarrow
+
+    chunks = [arrow_of([""])]
+    source, length = np.zeros(clips, np.int64), 1  # the empty cell
+    for manifest, where in zip(manifests, rows, strict=True):
+        if name in manifest.table:
+            chunks.append(manifest.cells.arrow(name))
+            source[where] = length + np.arange(len(manifest))
+            length += len(manifest)
+    whole = pyarrow.chunked_array([chunk for column in chunks for chunk in column.chunks])
+    return Columns({name: whole}).take(source).arrow(name)
+
+
+def pieces(manifest: Manifest) -> list[Manifest]:
+    """The manifest in stretches of which each is kept in a file that can be read back; their union
+    is the manifest. Where it is cut follows from its content."""
+    if len(manifest) < 2 or manifest.cells.bytes <= PIECE_BYTES:
+        return [manifest]
+    half = len(manifest) // 2
+    stretches = ((0, half), (half, len(manifest) - half))
+    halves = (Manifest(table=manifest.cells.slice(*stretch)) for stretch in stretches)
+    return [piece for part in halves for piece in pieces(part)]
 
 
 def to_parquet(manifest: Manifest) -> bytes:
@@ -249,9 +317,7 @@ def to_parquet(manifest: Manifest) -> bytes:
     from pyarrow import parquet
 
     sink = pyarrow.BufferOutputStream()
-    table = {
-        name: pyarrow.array(column, pyarrow.string()) for name, column in manifest.table.items()
-    }
+    table = {name: manifest.cells.arrow(name) for name in manifest.table}
     parquet.write_table(pyarrow.table(table), sink, compression="zstd")
     return sink.getvalue().to_pybytes()
 
@@ -263,7 +329,6 @@ def from_parquet(data: bytes, *, name: str) -> Manifest:
         DamagedStore: it is not one.
     """
     try:
-        columns, rows, problems = read_parquet(BytesIO(data))
-        return from_rows(columns, rows, problems, name=name, root=None)
+        return _manifest(read_parquet(BytesIO(data)), name=name, root=None)
     except (InputError, OSError) as error:
         raise DamagedStore(f"the kept manifest {name} cannot be read: {error}") from error

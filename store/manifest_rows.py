@@ -1,21 +1,40 @@
-"""Rows of a manifest: three readers that agree, and the rules every row must keep."""
+"""Rows of a manifest: three readers that agree, and the rules every row must keep.
+
+Readers give columns, as Arrow holds them. Rules are Python, cell by cell; a screen that passes over
+all cells at once finds the few rows that can break one, and only those are looked at.
+
+Shapes: n = rows.
+"""
 
 import csv
 import json
 import math
 import re
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
+import numpy as np
+from jaxtyping import Bool, Int64
+
+from store.columns import Columns, arrow_of
 from store.errors import ManifestError
-from store.names import UNPRINTABLE, clip_id_fault
+from store.names import MAX_CLIP_ID_BYTES, UNPRINTABLE, clip_id_fault
+
+if TYPE_CHECKING:
+    from pyarrow import ChunkedArray
 
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _URL = re.compile(r"[a-z][a-z0-9+.-]*:/|(concat|data|file|pipe|subfile|crypto):", re.IGNORECASE)
 _ABSOLUTE = re.compile(r"[/\\]|[a-z]:[/\\]", re.IGNORECASE)
+_AT_ONCE = 1 << 14  # rows that are Python's text at a time
+# What can break a rule, for Arrow's regular expressions; the rule itself decides.
+_ODD_CELL = r"[\x00-\x1f\x7f-\x{9f}\x{2028}\x{2029}]"
+_ODD_PATH = r"^$|^[/\\]|\.\.|:"
+_ODD_END = r"^[\s\pZ\pC]|[\s\pZ\pC]$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,29 +46,171 @@ class Row:
 
 
 Problem = tuple[int, str]
-Read = tuple[list[str], list[Row], list[Problem]]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Read:
+    """What a reader found: columns, the line each row begins on, and lines that are no rows.
+
+    `columns` has a name as often as the file does.
+    """
+
+    columns: list[str]
+    cells: Columns
+    lines: Int64[np.ndarray, "n"]
+    problems: list[Problem]
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def row(self, index: int) -> Row:
+        """One row."""
+        cells = {name: self.cells.arrow(name)[index].as_py() for name in self.cells}
+        return Row(int(self.lines[index]), cells)
+
+    def take(self, rows: Int64[np.ndarray, "_"]) -> "Read":
+        """Those rows, in that order."""
+        return Read(
+            columns=self.columns,
+            cells=self.cells.take(rows),
+            lines=self.lines[rows],
+            problems=self.problems,
+        )
+
+
+class _Builder:
+    """Rows that become columns, some thousands at a time."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+        self._names: dict[str, None] = {}
+        self._waiting: list[Mapping[str, str]] = []
+        self._lines = array("q")
+        self._chunks: list[Mapping[str, Any]] = []
+
+    def add(self, line: int, cells: Mapping[str, str]) -> None:
+        self._lines.append(line)
+        self._waiting.append(cells)
+        if len(self._waiting) == _AT_ONCE:
+            self._flush()
+
+    def add_columns(self, lines: Sequence[int], cells: Mapping[str, Any]) -> None:
+        """Rows that are columns already, of Arrow's text."""
+        self._flush()
+        self._lines.extend(lines)
+        self._names |= dict.fromkeys(cells)
+        self._chunks.append(cells)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def read(self, columns: Sequence[str] = ()) -> Read:
+        """All that was added; columns that no row has are empty."""
+        import pyarrow
+
+        self._flush()
+        names = list(dict.fromkeys([*columns, *self._names]))
+        sizes = [len(next(iter(chunk.values()))) for chunk in self._chunks]
+
+        def column(name: str) -> "ChunkedArray":
+            text = pyarrow.string()
+            chunks = [
+                chunk[name] if name in chunk else pyarrow.repeat(pyarrow.scalar("", text), size)
+                for chunk, size in zip(self._chunks, sizes, strict=True)
+            ]
+            return pyarrow.chunked_array(chunks, text)
+
+        return Read(
+            columns=list(columns) or names,
+            cells=Columns({name: column(name) for name in names}),
+            lines=np.frombuffer(self._lines, np.int64) if self._lines else np.empty(0, np.int64),
+            problems=self.problems,
+        )
+
+    def _flush(self) -> None:
+        import pyarrow
+
+        if not self._waiting:
+            return
+        names = dict.fromkeys(name for cells in self._waiting for name in cells)
+        self._names |= names
+        chunk = {}
+        for name in names or [""]:
+            cells = [row.get(name, "") for row in self._waiting]
+            try:
+                chunk[name] = pyarrow.array(cells, pyarrow.string())
+            except UnicodeEncodeError:  # halves of surrogate pairs, which JSON can write
+                first = len(self._lines) - len(cells)
+                chunk[name] = self._replaced(name, cells, first)
+        self._chunks.append(chunk)
+        self._waiting = []
+
+    def _replaced(self, name: str, cells: Sequence[str], first: int) -> Any:
+        import pyarrow
+
+        for index, cell in enumerate(cells):
+            if _SURROGATE.search(cell):
+                fault = f"a control character in column {_short(name)}"
+                self.problems.append((self._lines[first + index], fault))
+        return pyarrow.array([_SURROGATE.sub("\ufffd", cell) for cell in cells], pyarrow.string())
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def read_of(columns: Sequence[str], rows: Sequence[Row], problems: Sequence[Problem] = ()) -> Read:
+    """Rows that somebody made, as a reader gives them."""
+    builder = _Builder()
+    for row in rows:
+        builder.add(row.line, {name: row.cells.get(name, "") for name in columns})
+    builder.problems += problems
+    return builder.read(columns)
+
+
+_BLANKS = " \t\r\n"  # around a cell of a CSV
 _DELIMITERS = (",", ";", "\t", "|")
 
 
 def read_csv(path: Path) -> Read:
     """Text with a header, separated by commas or as the header is; blank lines are passed over."""
-    rows: list[Row] = []
-    problems: list[Problem] = []
-    header: list[str] | None = None
-    for line, cells in _csv_lines(path):
-        if header is None:
-            header = cells
-        elif len(cells) != len(header):
-            problems.append((line, f"has {len(cells)} cells where the header has {len(header)}"))
-        else:
-            rows.append(Row(line, dict(zip(header, cells, strict=True))))
-    if header is None:
+    builder = _Builder()
+    header: list[str] = []
+    waiting: list[list[str]] = []
+    lines: list[int] = []
+
+    def flush() -> None:
+        cells = dict(zip(header, zip(*waiting, strict=True), strict=True))
+        builder.add_columns(lines, {name: _stripped(column) for name, column in cells.items()})
+        waiting.clear()
+        lines.clear()
+
+    rows = _csv_lines(path)
+    for _, cells in rows:
+        header = [cell.strip(_BLANKS) for cell in cells]
+        break
+    else:
         raise ManifestError(
             f"{path} is empty; its first line names the columns, one of them 'path'"
         )
-    return header, rows, problems
+    for line, cells in rows:
+        if len(cells) != len(header):
+            fault = f"has {len(cells)} cells where the header has {len(header)}"
+            builder.problems.append((line, fault))
+            continue
+        waiting.append(cells)
+        lines.append(line)
+        if len(waiting) == _AT_ONCE:
+            flush()
+    if waiting:
+        flush()
+    return builder.read(header)
+
+
+def _stripped(cells: Sequence[str]) -> Any:
+    import pyarrow
+    from pyarrow import compute
+
+    return compute.utf8_trim(pyarrow.array(cells, pyarrow.string()), _BLANKS)
 
 
 def _csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -60,9 +221,8 @@ def _csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
             begins += before
             reader = csv.reader(file, strict=True, delimiter=delimiter)
             for cells in reader:
-                stripped = [cell.strip(" \t\r\n") for cell in cells]
-                if stripped not in ([], [""]):
-                    yield begins, stripped
+                if len(cells) > 1 or (cells and cells[0].strip(_BLANKS)):
+                    yield begins, cells
                 begins = reader.line_num + 1 + before
     except csv.Error as error:
         raise ManifestError(f"{path}: line {begins}: {error}") from error
@@ -91,29 +251,22 @@ def _delimiter(file: TextIO) -> tuple[str, int]:
 
 def read_jsonl(path: Path) -> Read:
     """One JSON object a line; numbers are written as text, lists joined with `;`."""
-    columns: dict[str, None] = {}
-    rows: list[Row] = []
-    problems: list[Problem] = []
+    builder = _Builder()
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        with path.open(encoding="utf-8-sig") as file:
+            for line, text in enumerate(file, start=1):
+                if not text.strip():
+                    continue
+                try:
+                    builder.add(line, _as_cells(json.loads(text)))
+                except (ValueError, RecursionError):
+                    builder.problems.append((line, "is not JSON"))
+                except TypeError as error:
+                    builder.problems.append((line, str(error)))
     except UnicodeDecodeError as error:
         raise ManifestError(f"{path} is not UTF-8; save it as UTF-8") from error
-    for line, text in enumerate(lines, start=1):
-        if not text.strip():
-            continue
-        try:
-            document = json.loads(text)
-            cells = _as_cells(document)
-        except (ValueError, RecursionError):
-            problems.append((line, "is not JSON"))
-        except TypeError as error:
-            problems.append((line, str(error)))
-        else:
-            columns.update(dict.fromkeys(cells))
-            rows.append(Row(line, cells))
-    if problems and not rows:  # no columns are known: the lines themselves are what is wrong
-        columns["path"] = None
-    return list(columns), rows, problems
+    # Where no columns are known, the lines themselves are what is wrong.
+    return builder.read(["path"] if builder.problems and not len(builder) else [])
 
 
 def read_parquet(source: Path | BytesIO) -> Read:
@@ -124,24 +277,50 @@ def read_parquet(source: Path | BytesIO) -> Read:
     try:
         with parquet.ParquetFile(source) as file:  # `read_table` imports pandas, where it is there
             table = file.read()
+        problems: dict[int, str] = {}
         columns = {
-            name.strip(): table.column(i).to_pylist() for i, name in enumerate(table.column_names)
+            name.strip(): _text_column(table.column(i), problems)
+            for i, name in enumerate(table.column_names)
         }
     except (pyarrow.ArrowException, ValueError) as error:
         where = source if isinstance(source, Path) else "it"
         raise ManifestError(
             f"{where} is not readable Parquet: {str(error).splitlines()[0][:200]}"
         ) from error
-    rows: list[Row] = []
-    problems: list[Problem] = []
-    for line in range(table.num_rows):
-        try:
-            rows.append(
-                Row(line + 1, {name: _as_text(cells[line]) for name, cells in columns.items()})
-            )
-        except TypeError as error:
-            problems.append((line + 1, str(error)))
-    return list(columns), rows, problems
+    read = Read(
+        columns=list(columns),
+        cells=Columns(columns),
+        lines=np.arange(1, table.num_rows + 1),
+        problems=[(row + 1, fault) for row, fault in problems.items()],
+    )
+    if not problems:
+        return read
+    return read.take(np.setdiff1d(np.arange(table.num_rows), list(problems)))
+
+
+def _text_column(column: Any, problems: dict[int, str]) -> "ChunkedArray":
+    """The cells of a Parquet column as `_as_text` writes them; `problems` gets the first of each
+    row."""
+    import pyarrow
+    from pyarrow import compute, types
+
+    if types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if types.is_string(column.type) or types.is_large_string(column.type):
+        text = compute.fill_null(column.cast(pyarrow.string()), "")
+        if not compute.any(compute.match_substring_regex(text, _ODD_END)).as_py():
+            return text
+    chunks = []
+    for first in range(0, len(column), _AT_ONCE):
+        cells = []
+        for row, value in enumerate(column.slice(first, _AT_ONCE).to_pylist(), first):
+            try:
+                cells.append(_as_text(value))
+            except TypeError as error:
+                problems.setdefault(row, str(error))
+                cells.append("")
+        chunks.append(pyarrow.array(cells, pyarrow.string()))
+    return pyarrow.chunked_array(chunks, pyarrow.string())
 
 
 def _as_cells(record: Any) -> dict[str, str]:
@@ -164,28 +343,86 @@ def _as_text(value: Any) -> str:
     raise TypeError(f"has a cell of type {type(value).__name__}")
 
 
-def latest(rows: Sequence[Row], time: str) -> list[Row]:
+def latest(read: Read, time: str) -> Read:
     """The last row of each clip, in the order of their first; none of a clip whose last has no
     time."""
-    last = {row.cells.get("clip_id") or _default_clip_id(row.cells): row for row in rows}
-    return [row for row in last.values() if row.cells.get(time)]
+    last = {clip_id: index for index, clip_id in enumerate(_clip_ids(read).to_pylist())}
+    times = read.cells[time]
+    return read.take(np.array([index for index in last.values() if times[index]], np.int64))
 
 
-def checked(rows: Sequence[Row]) -> tuple[list[str], list[Problem]]:
+def checked(read: Read) -> "tuple[ChunkedArray, list[Problem]]":
     """The clip id of every row, and everything that is wrong with any."""
-    clip_ids: list[str] = []
+    clip_ids = _clip_ids(read)
     problems: list[Problem] = []
-    first_line: dict[str, int] = {}
-    for row in rows:
-        clip_id = row.cells.get("clip_id") or _default_clip_id(row.cells)
-        clip_ids.append(clip_id)
+    for index in np.flatnonzero(_suspects(read, clip_ids)).tolist():
+        row, clip_id = read.row(index), clip_ids[index].as_py()
         faults = list(_faults(row.cells))
         if clip_id and (fault := clip_id_fault(clip_id)) and not faults:
             faults.append(f"clip_id {fault}")
-        if clip_id and (line := first_line.setdefault(clip_id, row.line)) != row.line:
-            faults.append(f"clip_id {_short(clip_id)} occurs twice (first at {line})")
         problems.extend((row.line, fault) for fault in faults)
-    return clip_ids, problems
+    return clip_ids, problems + _doubles(clip_ids, read.lines)
+
+
+def _suspects(read: Read, clip_ids: "ChunkedArray") -> Bool[np.ndarray, "n"]:
+    """The rows in which `_faults` or `clip_id_fault` may find something, and some others."""
+    from pyarrow import compute
+
+    def found(column: "ChunkedArray", pattern: str) -> Bool[np.ndarray, "n"]:
+        return np.asarray(compute.match_substring_regex(column, pattern), dtype=bool)
+
+    suspect = np.asarray(compute.binary_length(clip_ids)) > MAX_CLIP_ID_BYTES
+    for name in read.cells:
+        if UNPRINTABLE.search(name):
+            return np.ones(len(read), dtype=bool)
+        suspect |= found(read.cells.arrow(name), _ODD_CELL)
+    if "path" not in read.cells:
+        return np.ones(len(read), dtype=bool)
+    suspect |= found(read.cells.arrow("path"), _ODD_PATH)
+    for name in ("start_seconds", "end_seconds"):
+        if name in read.cells:
+            suspect |= found(read.cells.arrow(name), ".")
+    return suspect
+
+
+def _doubles(clip_ids: "ChunkedArray", lines: Int64[np.ndarray, "n"]) -> list[Problem]:
+    """Rows whose clip id is that of an earlier one."""
+    known = clip_ids.to_pylist()
+    if len(set(known)) == len(known):
+        return []
+    first_line: dict[str, int] = {}
+    return [
+        (line, f"clip_id {_short(clip_id)} occurs twice (first at {first})")
+        for clip_id, line in zip(known, lines.tolist(), strict=True)
+        if clip_id and (first := first_line.setdefault(clip_id, line)) != line
+    ]
+
+
+def _clip_ids(read: Read) -> "ChunkedArray":
+    """The clip id of every row: that which it says, or the path with its stretch."""
+    import pyarrow
+    from pyarrow import compute
+
+    cells, text = read.cells, pyarrow.string()
+    nothing = pyarrow.chunked_array([pyarrow.repeat(pyarrow.scalar("", text), len(read))])
+    said = cells.arrow("clip_id") if "clip_id" in cells else nothing
+    path = cells.arrow("path") if "path" in cells else nothing
+    chosen = compute.if_else(compute.equal(said, ""), path, said)
+    bounds = [name for name in ("start_seconds", "end_seconds") if name in cells]
+    if not bounds:
+        return chosen
+    stretch = np.asarray(compute.equal(said, ""), dtype=bool)
+    stretch &= np.logical_or.reduce(
+        [np.asarray(compute.not_equal(cells.arrow(name), ""), dtype=bool) for name in bounds]
+    )
+    if not stretch.any():
+        return chosen
+    ids = chosen.to_pylist()
+    for index in np.flatnonzero(stretch).tolist():
+        ids[index] = _default_clip_id(
+            {"path": ids[index], **{name: cells[name][index] for name in bounds}}
+        )
+    return arrow_of(ids)
 
 
 def _faults(cells: Mapping[str, str]) -> Iterator[str]:

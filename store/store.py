@@ -11,7 +11,7 @@ from store.errors import DamagedStore, MissingFile, NotAStore, UnknownFeature, c
 from store.features.feature import Feature
 from store.features.identity import make_feature, read_spec
 from store.features.packed import Packed
-from store.manifest import MAX_KEPT_BYTES, Manifest, from_parquet, to_parquet, union
+from store.manifest import MAX_KEPT_BYTES, Manifest, from_parquet, pieces, to_parquet, union
 from store.names import is_safe_name
 from store.parts import layout
 from store.parts.commit import FeatureKeys
@@ -106,15 +106,19 @@ class Store:
         return Feature(keys, stored)
 
     def add_manifest(self, manifest: Manifest) -> None:
-        """Keep a manifest, unless it is the one kept last."""
+        """Keep a manifest, unless it is the one kept last; a large one in several files."""
+        stretches = pieces(manifest)
+        digests = [stretch.digest[:12] for stretch in stretches]
         kept = self.manifest_names()
-        if kept and kept[-1][1] == manifest.digest[:12]:
+        if [digest for _, digest in kept[-len(digests) :]] == digests:
             return
         now = datetime.now(UTC).replace(tzinfo=None)
         if kept:  # a clock that went back must not change the order
             now = max(now, datetime.strptime(kept[-1][0], _STAMP) + timedelta(microseconds=1))
-        name = f"{now.strftime(_STAMP)}-{manifest.digest[:12]}.parquet"
-        self.storage.put_if_absent(f"manifests/{name}", to_parquet(manifest))
+        for stretch, digest in zip(stretches, digests, strict=True):
+            name = f"{now.strftime(_STAMP)}-{digest}.parquet"
+            self.storage.put_if_absent(f"manifests/{name}", to_parquet(stretch))
+            now += timedelta(microseconds=1)
 
     def manifest(self) -> Manifest:
         """All kept manifests as one: in order of addition, later rows winning in their columns.

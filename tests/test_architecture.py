@@ -21,7 +21,17 @@ HEAVY = ("av", "dask", "faiss", "h5py", "numpy", "pyarrow", "sklearn", "torch", 
 FLOORS = {
     "store": (
         ("atomic", "errors", "lock", "names", "pickles"),
-        ("cluster", "grammar", "safe_pickle", "settings", "sizes", "spec", "status", "storage"),
+        (
+            "cluster",
+            "columns",
+            "grammar",
+            "safe_pickle",
+            "settings",
+            "sizes",
+            "spec",
+            "status",
+            "storage",
+        ),
         ("plugins", "console", "manifest_rows"),
         ("manifest", "parts"),
         ("features",),

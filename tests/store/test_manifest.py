@@ -186,7 +186,7 @@ def test_select_and_columns():
 
 def test_the_digest_is_of_the_content():
     manifest = of(clip_id=["a", "b"], label=["x", "y"])
-    assert manifest.digest == Manifest(table=dict(reversed(manifest.table.items()))).digest
+    assert manifest.digest == Manifest(table=dict(reversed(list(manifest.table.items())))).digest
     assert manifest.digest != of(clip_id=["a", "b"], label=["x", "z"]).digest
     assert manifest.digest != of(clip_id=["b", "a"], label=["y", "x"]).digest
 
