@@ -47,9 +47,9 @@ epochs = 1
 watch = "none"
 """
 PLANNING = (
-    "import sys, store; from pathlib import Path; from extract.pipeline.outputs import wanted_rows;"
+    "import sys, store; from pathlib import Path; from extract.pipeline.planned import planned;"
     "fs = store.open(sys.argv[1]); m = store.read_manifest(sys.argv[2]);"
-    "units = wanted_rows(m, [fs[name] for name in fs.features], frozenset(), 512);"
+    "units = planned(m, [fs[name] for name in fs.features], frozenset(), 512);"
     "print(len(units))"
 )
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64, Int64, UInt64
 
 from store.columns import Columns, arrow_of
 from store.errors import (
@@ -43,6 +43,7 @@ from store.manifest_rows import (
     read_of,
     read_parquet,
 )
+from store.names import clip_keys
 
 if TYPE_CHECKING:
     from pyarrow import ChunkedArray
@@ -86,6 +87,11 @@ class Manifest:
     def clip_ids(self) -> tuple[str, ...]:
         """Names of the clips, each once."""
         return self.table["clip_id"]
+
+    @cached_property
+    def keys(self) -> UInt64[np.ndarray, "n 2"]:
+        """The keys under which features know the clips."""
+        return clip_keys(self.clip_ids)
 
     @property
     def paths(self) -> tuple[str, ...]:

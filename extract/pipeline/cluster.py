@@ -9,7 +9,7 @@ store, is committed once: its record is put if absent.
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any, Protocol, runtime_checkable
@@ -23,7 +23,8 @@ from extract.media.sampling import Sampling
 from extract.pipeline import cluster_worker
 from extract.pipeline.cluster_worker import Settings, UnitTask
 from extract.pipeline.options import Options, readable
-from extract.pipeline.outputs import named, second_features, wanted_rows, with_missing
+from extract.pipeline.outputs import named, second_features
+from extract.pipeline.planned import Planned, planned
 from extract.pipeline.progress import RunProgress, Watch, metrics_writer
 from extract.pipeline.result import FeatureReport, RunResult, Timings
 from extract.processes.sandbox import Confinement
@@ -221,13 +222,9 @@ def run_on(
         watch.say(notes)
         fs.add_manifest(manifest)
         features = [fs.add_feature(spec) for spec in specs]
-        size = first["clips_per_unit"]
-        units = wanted_rows(manifest, features, options.again, size)
-        rows = (row for unit in units for row, _ in unit)
-        options = with_missing(options, manifest, features, rows)
-        settings = replace(settings, options=options)
+        units = planned(manifest, features, options.again, first["clips_per_unit"])
         progress = RunProgress(
-            timings=timings, clips=sum(map(len, units)), units=len(units), progress=watch.progress,
+            timings=timings, clips=units.clips, units=len(units), progress=watch.progress,
             on_commit=on_commit, max_failures=options.max_failures, stop=watch.stop,
         )  # fmt: skip
         run = _ClusterRun(
@@ -246,7 +243,7 @@ def run_on(
         features=[
             FeatureReport.of(
                 fs[feature.name],  # looked up anew: others wrote it
-                manifest.clip_ids,
+                manifest.keys,
                 new=run.new[feature.name],
                 by_others=run.by_others[feature.name],
                 fill=run.items[feature.name] / max(run.slots[feature.name], 1) or 1.0,
@@ -295,7 +292,7 @@ def _check_workers(
 
 
 def _tasks(
-    units: Sequence[Sequence[tuple[int, tuple[int, ...]]]],
+    units: Planned,
     manifest: Manifest,
     settings: Settings,
     features: Sequence[str],
@@ -318,6 +315,7 @@ def _tasks(
             root=str(manifest.root.absolute()),
             table={name: tuple(manifest.table[name][row] for row in rows) for name in columns},
             wanted=tuple(mask for _, mask in unit),
+            retries=tuple(units.retries[number].tolist()),
         )
 
 

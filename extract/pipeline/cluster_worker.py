@@ -10,7 +10,7 @@ import platform
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from distributed import get_worker
 
@@ -25,7 +26,8 @@ import store
 from extract.encoders import Encoder
 from extract.media.sampling import Sampling
 from extract.pipeline.options import Options
-from extract.pipeline.outputs import decoded, encoders_of, outputs_of, specs_of
+from extract.pipeline.outputs import Output, Units, decoded, encoders_of, outputs_of, specs_of
+from extract.pipeline.planned import Planned
 from extract.pipeline.progress import RunProgress
 from extract.pipeline.result import Timings
 from extract.pipeline.stages import Pipeline
@@ -57,6 +59,20 @@ class UnitTask:
     root: str  # of the paths
     table: Mapping[str, tuple[str, ...]]  # the unit's rows of the manifest
     wanted: tuple[tuple[int, ...], ...]  # by row: which features want it
+    retries: tuple[int, ...]  # by feature: which retry of its clips the unit is
+
+    @property
+    def planned(self) -> Planned:
+        """The unit as a run on one machine has it."""
+        wanted = np.zeros((len(self.wanted), len(self.features)), bool)
+        for row, mask in enumerate(self.wanted):
+            wanted[row, list(mask)] = True
+        return Planned(
+            rows=np.arange(len(wanted)),
+            wanted=wanted,
+            first=np.array([0, len(wanted)]),
+            retries=np.array([self.retries], np.int64).reshape(1, -1),
+        )
 
 
 def versions() -> tuple[tuple[str, str], ...]:
@@ -96,27 +112,22 @@ def work(task: UnitTask) -> dict[str, Any]:
     manifest = Manifest(table=task.table, root=Path(task.root))
     fs = store.open(task.store)
     outputs = outputs_of(fs, encoders, specs, batch_size=options.batch_size, device=options.device)
-    unit = [(row, [outputs[i] for i in mask]) for row, mask in enumerate(task.wanted)]
-    if not options.again:
-        unit = _uncommitted(unit, manifest)
+    units = Units(_uncommitted(task.planned, outputs, manifest), outputs)
     commits: list[Mapping[str, Any]] = []
     timings = Timings(workers=options.workers)
-    progress = RunProgress(timings=timings, clips=len(unit), units=1, on_commit=commits.append)
-    if unit:
-        pipeline = Pipeline(
-            manifest=manifest, units=[unit], progress=progress, retrying=bool(options.again)
-        )
-        wanted = (
-            (row, [output.encoder for output in wanted_outputs]) for row, wanted_outputs in unit
-        )
-        outcomes = decoded(manifest, wanted, task.settings.sampling, options, ordered=False)
+    progress = RunProgress(
+        timings=timings, clips=units.planned.clips, units=1, on_commit=commits.append
+    )
+    if len(units):
+        pipeline = Pipeline(manifest=manifest, units=units, progress=progress)
+        outcomes = decoded(manifest, units.wanted(), task.settings.sampling, options, ordered=False)
         with closing(outcomes), torch.inference_mode():
             pipeline.work(outcomes)
     timings.seconds = time.perf_counter() - timings.begun
     return {
         "unit": task.number,
         "worker": process_name(),
-        "already_done": len(task.wanted) - len(unit),  # clips
+        "already_done": len(task.wanted) - units.planned.clips,  # clips
         "timings": asdict(timings),
         "commits": [dict(commit) for commit in commits],
         "failures": dict(progress.failures),
@@ -146,19 +157,17 @@ def _plain(spec: FeatureSpec) -> dict[str, Any]:
     return {name: getattr(spec, name) for name in ("slug", "modality", "dim", "identity", "notes")}
 
 
-def _uncommitted(unit: list[Any], manifest: Manifest) -> list[Any]:
+def _uncommitted(planned: Planned, outputs: Sequence[Output], manifest: Manifest) -> Planned:
     """The unit without what was committed meanwhile, by another client or an earlier try."""
-    by_output: dict[int, tuple[Any, list[str]]] = {}
-    for row, wanted in unit:
-        for output in wanted:
-            by_output.setdefault(id(output), (output, []))[1].append(manifest.clip_ids[row])
-    done = {
-        key
-        for key, (output, clip_ids) in by_output.items()
-        if output.feature.has_unit(output.feature.unit_name(clip_ids))
-    }
-    left = [(row, [output for output in wanted if id(output) not in done]) for row, wanted in unit]
-    return [(row, wanted) for row, wanted in left if wanted]
+    wanted = planned.wanted.copy()
+    for i, output in enumerate(outputs):
+        clip_ids = [manifest.clip_ids[row] for row in np.flatnonzero(wanted[:, i]).tolist()]
+        name = output.feature.unit_name(clip_ids, retry=int(planned.retries[0, i]))
+        if output.feature.has_unit(name):
+            wanted[:, i] = False
+    left = wanted.any(1)
+    first = np.array([0, left.sum()] if left.any() else [0])
+    return replace(planned, rows=planned.rows[left], wanted=wanted[left], first=first)
 
 
 def _check(wanted: tuple[tuple[str, str], ...]) -> None:

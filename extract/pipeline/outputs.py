@@ -16,6 +16,7 @@ from extract.media.sampling import Sampling
 from extract.pipeline.batching import limits_of
 from extract.pipeline.media_folders import media_folders
 from extract.pipeline.options import Options
+from extract.pipeline.planned import Planned
 from extract.pipeline.unit_encoder import UnitEncoder, feature_spec, provenance
 from extract.processes.child import Outcome
 from extract.processes.pool import Limits, Parts, process_map
@@ -27,6 +28,7 @@ from store.spec import settings_of
 
 Named = TypeVar("Named", bound=str | Encoder)
 PARTS = Parts(rest_of, joined)
+UNITS_HELD = 16
 DEATHS = (Status.CRASH, Status.OUT_OF_MEMORY)  # of a decode process
 
 
@@ -62,6 +64,36 @@ class Output:
 
 
 Unit = list[tuple[int, list[Output]]]  # rows of the manifest, each with the features that want it
+
+
+class Units(Sequence[Unit]):
+    """Units with the outputs that want each row; a few are held at a time."""
+
+    def __init__(self, planned: Planned, outputs: Sequence[Output]) -> None:
+        self.planned = planned
+        self._outputs = outputs
+        self._held: dict[int, Unit] = {}
+
+    def __len__(self) -> int:
+        return len(self.planned)
+
+    def __getitem__(self, number: int) -> Unit:  # type: ignore[override]
+        if number not in self._held:
+            if len(self._held) >= UNITS_HELD:
+                del self._held[next(iter(self._held))]
+            unit = self.planned[number]
+            self._held[number] = [(row, [self._outputs[i] for i in mask]) for row, mask in unit]
+        return self._held[number]
+
+    def wanted(self) -> Iterator[tuple[int, list[Encoder]]]:
+        """Every row with the encoders that want it, unit after unit."""
+        encoders = [output.encoder for output in self._outputs]
+        return ((row, [encoders[i] for i in mask]) for row, mask in self.planned.all_rows())
+
+    def retry(self, number: int, output: Output) -> int:
+        """Which retry of its clips a unit is for a feature; 0 if none was tried."""
+        (index,) = (i for i, other in enumerate(self._outputs) if other is output)
+        return int(self.planned.retries[number, index])
 
 
 def named(
@@ -147,61 +179,6 @@ def outputs_of(
         Output(feature=fs.add_feature(spec), encoder=encoder, batch_size=batch_size, device=device)
         for spec, encoder in zip(specs, encoders, strict=True)
     ]
-
-
-def units_of(
-    manifest: Manifest, outputs: Sequence[Output], again: frozenset[Status], clips_per_unit: int
-) -> list[Unit]:
-    """The units of the manifest in which something is left to do, with the outputs that lack it."""
-    features = [output.feature for output in outputs]
-    return [
-        [(row, [outputs[i] for i in mask]) for row, mask in unit]
-        for unit in wanted_rows(manifest, features, again, clips_per_unit)
-    ]
-
-
-def wanted_rows(
-    manifest: Manifest, features: Sequence[Feature], again: frozenset[Status], clips_per_unit: int
-) -> list[list[tuple[int, tuple[int, ...]]]]:
-    """Units of rows of the manifest, each with the indices of the features that want it: those that
-    lack it, are to try it again, or found no file that is there now.
-    """
-    committed = [feature.committed() for feature in features]
-    units = []
-    for first in range(0, len(manifest), clips_per_unit):
-        unit = []
-        for row in range(first, min(first + clips_per_unit, len(manifest))):
-            known = [done.get(manifest.clip_ids[row]) for done in committed]
-            mask = tuple(i for i, s in enumerate(known) if is_wanted(manifest, row, s, again))
-            if mask:
-                unit.append((row, mask))
-        if unit:
-            units.append(unit)
-    return units
-
-
-def is_wanted(
-    manifest: Manifest, row: int, status: Status | None, again: frozenset[Status]
-) -> bool:
-    """Whether a feature that knows this of a clip wants it; None: it knows nothing."""
-    if status is None or status in again:
-        return True
-    if status != Status.MISSING or manifest.root is None:
-        return False
-    return (manifest.root / manifest.paths[row]).exists()
-
-
-def with_missing(
-    options: Options, manifest: Manifest, features: Sequence[Feature], rows: Iterable[int]
-) -> Options:
-    """The options for a run of these rows: some clips may be committed, as missing."""
-    clip_ids = {manifest.clip_ids[row] for row in rows}
-    kinds = (
-        {done.get(clip_id) for clip_id in clip_ids} for done in map(Feature.committed, features)
-    )
-    if Status.MISSING in options.again or not any(Status.MISSING in k for k in kinds):
-        return options
-    return replace(options, retry=(*options.retry, Status.MISSING.kind))
 
 
 def decoded(

@@ -32,11 +32,11 @@ from extract.pipeline.options import Options, cores, readable
 from extract.pipeline.outputs import (
     decoded,
     encoders_of,
-    is_wanted,
     named,
     second_features,
     specs_of,
 )
+from extract.pipeline.planned import wanted
 from extract.pipeline.progress import Progress, silent
 from extract.pipeline.unit_encoder import UnitEncoder
 from extract.processes.child import Outcome
@@ -175,10 +175,10 @@ def plan(
                 if outcome.confinement is not None:
                     tried.confinement = outcome.confinement.and_of(tried.confinement)
                 clip: Clip = outcome.value or failed(outcome.status, outcome.detail)
-                wanted = [trial for trial in trials if row in trial.pending]
-                for trial in wanted:
+                asked = [trial for trial in trials if row in trial.pending]
+                for trial in asked:
                     _try(trial, manifest.clip_ids[row], clip)
-                status, detail = _worst(clip, wanted)
+                status, detail = _worst(clip, asked)
                 tried.statuses[status.kind] += 1
                 if status.failed:
                     tried.examples.setdefault(status.kind, f"{manifest.clip_ids[row]}: {detail}")
@@ -203,14 +203,10 @@ def _trials(
     fs = store.find(store_dir)
     trials = []
     for encoder, spec in zip(encoders, specs, strict=True):
-        known = {}
+        status = np.full(len(manifest), Status.PENDING, np.uint8)
         if fs is not None and spec.feature_id in fs.features:
-            known = fs[spec.feature_id].committed()
-        left = {
-            row
-            for row, clip_id in enumerate(manifest.clip_ids)
-            if is_wanted(manifest, row, known.get(clip_id), options.again)
-        }
+            status = fs[spec.feature_id].status_of_keys(manifest.keys)
+        left = set(np.flatnonzero(wanted(manifest, status, options.again)).tolist())
         unit = UnitEncoder(encoder, batch_size=options.batch_size)
         trials.append(_Trial(encoder, spec, left, unit))
     return trials

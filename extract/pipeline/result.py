@@ -6,6 +6,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+from jaxtyping import UInt64
+
 from extract.processes.sandbox import Confinement
 from store import Feature, Status
 
@@ -67,11 +70,18 @@ class FeatureReport:
 
     @classmethod
     def of(
-        cls, feature: Feature, clip_ids: Sequence[str], *, new: int, by_others: int, fill: float
+        cls,
+        feature: Feature,
+        keys: UInt64[np.ndarray, "n 2"],
+        *,
+        new: int,
+        by_others: int,
+        fill: float,
     ) -> "FeatureReport":
         """The report of one feature."""
-        kinds = [Status(int(code)) for code in feature.status_of(clip_ids)]
-        counts = {s.kind: kinds.count(s) for s in Status if s in kinds}
+        codes, clips = np.unique(feature.status_of_keys(keys), return_counts=True)
+        of_code = dict(zip(codes.tolist(), clips.tolist(), strict=True))
+        counts = {s.kind: of_code[int(s)] for s in Status if int(s) in of_code}
         return cls(
             feature=feature.name,
             modality=feature.modality,

@@ -20,15 +20,15 @@ from extract.media.sampling import Sampling
 from extract.media.sampling import sampling as sampling
 from extract.pipeline.options import Options, readable
 from extract.pipeline.outputs import (
+    Units,
     decoded,
     encoders_of,
     named,
     outputs_of,
     second_features,
     specs_of,
-    units_of,
-    with_missing,
 )
+from extract.pipeline.planned import planned
 from extract.pipeline.progress import RunProgress, Watch, metrics_writer
 from extract.pipeline.result import FeatureReport, RunResult, Timings
 from extract.pipeline.stages import Pipeline
@@ -75,30 +75,22 @@ def run(
     watch.say(notes)
     fs.add_manifest(manifest)
     outputs = outputs_of(fs, encoders, specs, batch_size=options.batch_size, device=options.device)
-    units = units_of(manifest, outputs, options.again, options.clips_per_unit)
-    rows = (row for unit in units for row, _ in unit)
-    options = with_missing(options, manifest, [output.feature for output in outputs], rows)
+    features = [output.feature for output in outputs]
+    units = Units(planned(manifest, features, options.again, options.clips_per_unit), outputs)
     timings = Timings(workers=options.workers)
     progress = RunProgress(
-        timings=timings, clips=sum(map(len, units)), units=len(units), progress=watch.progress,
+        timings=timings, clips=units.planned.clips, units=len(units), progress=watch.progress,
         on_commit=on_commit, max_failures=options.max_failures, stop=watch.stop,
     )  # fmt: skip
-    pipeline = Pipeline(
-        manifest=manifest, units=units, progress=progress, retrying=bool(options.again)
-    )
-    wanted = (
-        (row, [output.encoder for output in wanted_outputs])
-        for unit in units
-        for row, wanted_outputs in unit
-    )
-    outcomes = decoded(manifest, wanted, policy, options, ordered=False)
+    pipeline = Pipeline(manifest=manifest, units=units, progress=progress)
+    outcomes = decoded(manifest, units.wanted(), policy, options, ordered=False)
     with closing(outcomes), torch.inference_mode():
         pipeline.work(outcomes)
     timings.seconds = time.perf_counter() - timings.begun
     reports = [
         FeatureReport.of(
             output.feature,
-            manifest.clip_ids,
+            manifest.keys,
             new=output.new,
             by_others=output.by_others,
             fill=output.fill,

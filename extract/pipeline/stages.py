@@ -9,9 +9,8 @@ interrupted makes the same rows when it goes on.
 
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import accumulate
 from queue import Queue
 from threading import Thread
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 
 from extract.media.clip import Clip, failed
-from extract.pipeline.outputs import Output, Unit
+from extract.pipeline.outputs import Output, Units
 from extract.pipeline.progress import RunProgress
 from extract.pipeline.unit_encoder import UnitEncoder
 from extract.processes.child import Outcome
@@ -38,9 +37,8 @@ class Pipeline:
     """
 
     manifest: Manifest
-    units: Sequence[Unit]
+    units: Units
     progress: RunProgress
-    retrying: bool
     _begun: set[int] = field(default_factory=set)  # units that the networks have seen a clip of
 
     def work(self, outcomes: Iterator[Outcome]) -> None:
@@ -63,7 +61,7 @@ class Pipeline:
         """Outcomes with their unit and index in it: in order within a unit, so that its batches
         are the same every time; a clip that hangs holds up the rest of its own unit only.
         """
-        firsts = [0, *accumulate(map(len, self.units))]
+        firsts = self.units.planned.first.tolist()
         waiting: dict[int, dict[int, Outcome]] = {}
         due: dict[int, int] = {}
         while True:
@@ -130,7 +128,7 @@ class Pipeline:
         begun = time.perf_counter()
         rows, feature = unit.rows(), output.feature
         self.progress.timings.device += unit.packer.clock.seconds
-        retry = feature.tries(rows.clip_ids) if self.retrying else 0
+        retry = self.units.retry(number, output)
         clips = new = len(rows.clip_ids)
         status, row_count = rows.status, len(rows.values)
         if not feature.commit(rows, output.notes(), retry=retry):

@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import store
 from extract.datasets.source import read_clips
 from store import Feature, Manifest, Status
@@ -25,8 +27,11 @@ class FeatureStatus:
     @classmethod
     def of(cls, feature: Feature, manifest: Manifest) -> "FeatureStatus":
         """The report of one feature."""
-        known = feature.committed()
-        counts = Counter(known[clip_id] for clip_id in manifest.clip_ids if clip_id in known)
+        codes, clips = np.unique(feature.status_of_keys(manifest.keys), return_counts=True)
+        counts = Counter(
+            {Status(c): n for c, n in zip(codes.tolist(), clips.tolist(), strict=True)}
+        )
+        del counts[Status.PENDING]
         committed = sum(counts.values())
         return cls(
             feature=feature.name,

@@ -7,7 +7,7 @@ Shapes: V = clips, C = classes, Q = queries, G = gallery.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -137,46 +137,65 @@ def retrieval(
     counts them at once, as scikit-learn does.
     """
     q, g = (torch.nn.functional.normalize(x.double(), dim=-1) for x in (query, gallery))
-    found: list[Tensor] = []
-    first: list[Tensor] = []
-    precision: list[Tensor] = []
-    at_once = max(1, NUMBERS_AT_ONCE // max(1, len(g)))
-    for part in torch.split(torch.arange(len(q)), at_once):
-        score = q[part] @ g.T
-        hit = relevant == wanted[part][:, None]
-        if hidden is not None and hides is not None:
-            removed = hidden == hides[part][:, None]
-            score, hit = score.masked_fill(removed, -torch.inf), hit & ~removed
-        score, hit = score[hit.any(1)], hit[hit.any(1)]
-        ranked, order = score.sort(dim=1, descending=True, stable=True)
-        hit = hit.gather(1, order)
-        start, stop = equals(ranked)
-        hits = hit.cumsum(1)
-        precision.append((hits.gather(1, stop - 1) / stop * hit).sum(1) / hits[:, -1])
-        best = hit.int().argmax(1, keepdim=True)
-        before, size = start.gather(1, best)[:, 0], (stop - start).gather(1, best)[:, 0]
-        of_best = hits.gather(1, stop.gather(1, best) - 1)[:, 0]  # hits among the first's equals
-        first.append(before + (size + 1) / (of_best + 1))
-        found.append(torch.stack([_found(k - before, size, of_best) for k in RECALL_AT], 1))
-    rank, average = torch.cat(first), torch.cat(precision)
-    if not len(rank):
+    hits_of = _positions(relevant)
+    hidden_by = _positions(hidden) if hidden is not None and hides is not None else {}
+    goals, hiding = wanted.tolist(), [] if hides is None else hides.tolist()
+    ranks: list[_Ranks] = []
+    for part in torch.split(torch.arange(len(q)), max(1, NUMBERS_AT_ONCE // max(1, len(g)))):
+        scores = (q[part] @ g.T).cpu().numpy()
+        for i, row in zip(part.tolist(), scores, strict=True):
+            hits = hits_of.get(goals[i], _NOBODY)
+            removed = hidden_by.get(hiding[i], _NOBODY) if hidden_by else _NOBODY
+            if len(removed):
+                row[removed] = -np.inf
+                hits = hits[row[hits] > -np.inf]
+            if len(hits):
+                ranks.append(_ranked(row, hits))
+    if not ranks:
         return {}, 0
-    recall = torch.cat(found).mean(0).tolist()
-    values = {f"r{k}": share for k, share in zip(RECALL_AT, recall, strict=True)}
-    values |= {"median_rank": float(np.median(rank.numpy())), "map": float(average.mean())}
-    return values, len(rank)
+    first, precision, *equals = (np.array(column) for column in zip(*ranks, strict=True))
+    before, size, of_best = map(torch.from_numpy, equals)
+    values = {f"r{k}": float(_found(k - before, size, of_best).mean()) for k in RECALL_AT}
+    values |= {"median_rank": float(np.median(first)), "map": float(precision.mean())}
+    return values, len(ranks)
 
 
-def equals(ranked: Float[Tensor, "Q G"]) -> tuple[Int[Tensor, "Q G"], Int[Tensor, "Q G"]]:
-    """Where the run of equals begins and ends that each of these scores, best first, is in."""
-    positions = torch.arange(ranked.shape[1]).expand(ranked.shape)
-    new = torch.ones_like(ranked, dtype=torch.bool)
-    # -inf, for what is not in the gallery, is no number to take from another.
-    new[:, 1:] = (ranked[:, :-1] - ROUNDING > ranked[:, 1:]).logical_or(ranked[:, 1:].isneginf())
-    start = torch.where(new, positions, 0).cummax(1).values
-    last = torch.cat([new[:, 1:], torch.ones_like(new[:, :1])], 1)
-    ends = torch.where(last, positions + 1, ranked.shape[1])
-    return start, ends.flip(1).cummin(1).values.flip(1)
+_NOBODY = np.empty(0, np.int64)
+
+
+class _Ranks(NamedTuple):
+    """What one query finds."""
+
+    first: float  # the expected rank of its first hit
+    precision: float  # on average
+    before: int  # items above the first hit's equals
+    size: int  # of these equals
+    of_best: int  # hits among them
+
+
+def _positions(codes: Int[Tensor, "G"]) -> dict[int, Int[np.ndarray, "_"]]:
+    """The items of each code."""
+    order = np.argsort(codes.cpu().numpy(), kind="stable")
+    known, begins = np.unique(codes.cpu().numpy()[order], return_index=True)
+    return dict(zip(known.tolist(), np.split(order, begins[1:]), strict=True))
+
+
+def _ranked(scores: Float[np.ndarray, "G"], hits: Int[np.ndarray, "_"]) -> _Ranks:
+    """Ranks of the hits among all scores. Scores alone are sorted, not items, and only hits are
+    looked up among them: a fraction of what an order of all items costs."""
+    size = len(scores)
+    ascending = np.sort(scores)
+    # -inf, for what is not in the gallery, is less than any and equal to itself.
+    begins = np.flatnonzero(ascending[1:] - ROUNDING > ascending[:-1]) + 1
+    run = np.searchsorted(begins, np.searchsorted(ascending, scores[hits]), side="right")
+    runs, hits_in = np.unique(run, return_counts=True)
+    runs, hits_in = runs[::-1], hits_in[::-1]  # best first
+    edges = np.concatenate([[0], begins, [size]])
+    before, stop = size - edges[runs + 1], size - edges[runs]
+    precision = (hits_in * np.cumsum(hits_in) / stop).sum() / len(hits)
+    equals = int(stop[0] - before[0])
+    first = before[0] + (equals + 1) / (hits_in[0] + 1)
+    return _Ranks(float(first), float(precision), int(before[0]), equals, int(hits_in[0]))
 
 
 def _found(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64, UInt8, UInt64
 
 from store.errors import DamagedStore
 from store.features.clip_index import ClipIndex, Locations, MemoryIndex, PartTable
@@ -68,7 +68,11 @@ class Units:
 
     def lookup(self, clip_ids: Sequence[str]) -> Locations:
         """Part, first row, rows and status of these clips."""
-        located = self.index.lookup(clip_keys(clip_ids))
+        return self.lookup_keys(clip_keys(clip_ids))
+
+    def lookup_keys(self, keys: UInt64[np.ndarray, "V 2"]) -> Locations:
+        """Part, first row, rows and status of the clips of these keys."""
+        located = self.index.lookup(keys)
         present = located.part >= 0
         stop = located.start[present] + located.rows[present]
         if (located.start < 0).any() or (stop > self._rows[located.part[present]]).any():
@@ -111,12 +115,25 @@ class Units:
         )
 
     def tries(self, clip_ids: Sequence[str]) -> int:
-        """The number of units that the most tried of these clips is in."""
+        """The number of units that the most tried of these clips is in: of a few clips."""
         for number, record in enumerate(self.records):
             if record.part not in self._counted:
                 self._counted.add(record.part)
                 self._tried.update(map(bytes, self.part(number).clip_keys))
         return max((self._tried[bytes(key)] for key in clip_keys(clip_ids)), default=0)
+
+    def tries_of_keys(self, keys: UInt64[np.ndarray, "V 2"]) -> Int64[np.ndarray, "V"]:
+        """The number of units that each of these clips is in: of many, in one pass over all parts
+        that keeps nothing of them."""
+        nothing = np.zeros(len(keys), np.int64)
+        among = MemoryIndex(
+            [PartTable(keys, np.arange(len(keys)), nothing, nothing.astype(np.uint8))]
+        )
+        counts = nothing.copy()
+        for number in range(len(self) if len(keys) else 0):
+            found = among.lookup(self.part(number).clip_keys)
+            counts[found.start[found.part >= 0]] += 1  # a clip is in a unit once
+        return counts[among.lookup(keys).start]
 
     def __len__(self) -> int:
         return len(self.records)

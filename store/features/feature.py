@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float16, Int32, Int64, UInt8
+from jaxtyping import Float16, Int32, Int64, UInt8, UInt64
 
 from store.errors import InputError, StoreError
 from store.features import streaming
@@ -71,6 +71,11 @@ class Feature:
         """The status of each of these clips; `Status.PENDING` where no unit holds one."""
         return self.locate(clip_ids).status
 
+    def status_of_keys(self, keys: UInt64[np.ndarray, "V 2"]) -> UInt8[np.ndarray, "V"]:
+        """The status of the clips of these keys, looked up anew: what a resumed run goes by."""
+        self._stale = True
+        return self._units.lookup_keys(keys).status
+
     def committed(self) -> dict[str, Status]:
         """The status of every committed clip, looked up anew: those that a resumed run may skip."""
         self._stale = True
@@ -88,6 +93,10 @@ class Feature:
     def tries(self, clip_ids: Sequence[str]) -> int:
         """The number of units that hold the most tried of these clips: that of its next retry."""
         return self._units.tries(clip_ids)
+
+    def tries_of_keys(self, keys: UInt64[np.ndarray, "V 2"]) -> Int64[np.ndarray, "V"]:
+        """The number of units that hold each of the clips of these keys."""
+        return self._units.tries_of_keys(keys)
 
     def commit(
         self, rows: UnitRows, notes: Mapping[str, Any] | None = None, *, retry: int = 0

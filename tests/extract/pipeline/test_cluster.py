@@ -127,8 +127,8 @@ def test_a_worker_is_killed_and_its_unit_is_done_by_another(source, two, tmp_pat
     out, errors = client.communicate(timeout=120)
     assert client.returncode == 0, errors
     answer = json.loads(out)
-    # What the dead one had committed without being able to say so is not done again.
-    assert answer["features"][0]["new"] in (10, 12)
+    # What the dead one's two threads had committed without being able to say so is not done again.
+    assert answer["features"][0]["new"] in (8, 10, 12)
     assert answer["features"][0]["counts"] == {"ok": 11, "unreadable": 1}
     assert len(store.open(tmp_path / "s")["mobilenetv2"].parts()) == 6
 
@@ -230,7 +230,7 @@ def test_a_unit_that_kills_its_workers_is_given_up(tmp_path):
     tasks = [
         cluster_worker.UnitTask(
             number=k, settings=settings, features=(), versions=(), store="", root="", table={},
-            wanted=(),
+            wanted=(), retries=(),
         )
         for k in range(4)
     ]  # fmt: skip

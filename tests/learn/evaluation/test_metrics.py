@@ -101,6 +101,73 @@ def test_retrieval_is_that_of_a_loop(monkeypatch):
     assert values["map"] == pytest.approx(np.mean(averages))
 
 
+def slowly(query, gallery, relevant, wanted, hidden, hides):
+    """By an order of the whole gallery for each query, as it was before only hits were ranked."""
+    q, g = (torch.nn.functional.normalize(x.double(), dim=-1) for x in (query, gallery))
+    found: list[Tensor] = []
+    first: list[Tensor] = []
+    precision: list[Tensor] = []
+    at_once = max(1, 4_000_000 // max(1, len(g)))
+    for part in torch.split(torch.arange(len(q)), at_once):
+        score = q[part] @ g.T
+        hit = relevant == wanted[part][:, None]
+        if hidden is not None and hides is not None:
+            removed = hidden == hides[part][:, None]
+            score, hit = score.masked_fill(removed, -torch.inf), hit & ~removed
+        score, hit = score[hit.any(1)], hit[hit.any(1)]
+        ranked, order = score.sort(dim=1, descending=True, stable=True)
+        hit = hit.gather(1, order)
+        start, stop = equals(ranked)
+        hits = hit.cumsum(1)
+        precision.append((hits.gather(1, stop - 1).double() / stop * hit).sum(1) / hits[:, -1])
+        best = hit.int().argmax(1, keepdim=True)
+        before, size = start.gather(1, best)[:, 0], (stop - start).gather(1, best)[:, 0]
+        of_best = hits.gather(1, stop.gather(1, best) - 1)[:, 0]  # hits among the first's equals
+        first.append(before + (size + 1).double() / (of_best + 1))
+        found.append(
+            torch.stack([metrics._found(k - before, size, of_best) for k in metrics.RECALL_AT], 1)
+        )
+    rank, average = torch.cat(first), torch.cat(precision)
+    if not len(rank):
+        return {}, 0
+    recall = torch.cat(found).mean(0).tolist()
+    values = {f"r{k}": share for k, share in zip(metrics.RECALL_AT, recall, strict=True)}
+    values |= {"median_rank": float(np.median(rank.numpy())), "map": float(average.mean())}
+    return values, len(rank)
+
+
+def equals(ranked):
+    positions = torch.arange(ranked.shape[1]).expand(ranked.shape)
+    new = torch.ones_like(ranked, dtype=torch.bool)
+    # -inf, for what is not in the gallery, is no number to take from another.
+    new[:, 1:] = (ranked[:, :-1] - metrics.ROUNDING > ranked[:, 1:]).logical_or(
+        ranked[:, 1:].isneginf()
+    )
+    start = torch.where(new, positions, 0).cummax(1).values
+    last = torch.cat([new[:, 1:], torch.ones_like(new[:, :1])], 1)
+    ends = torch.where(last, positions + 1, ranked.shape[1])
+    return start, ends.flip(1).cummin(1).values.flip(1)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_ranks_of_hits_are_those_of_a_whole_order(seed):
+    rng = np.random.default_rng(seed)
+    size, dim = int(rng.integers(2, 90)), int(rng.integers(1, 6))
+    query, gallery = (torch.from_numpy(rng.standard_normal((size, dim))) for _ in range(2))
+    copies = rng.integers(0, size, size // 2)
+    gallery[rng.integers(0, size, size // 2)] = gallery[copies]
+    # Chains of scores of which neighbours are equal and ends are not.
+    gallery[rng.integers(0, size, size // 3)] += 4e-13 * rng.standard_normal()
+    gallery[rng.integers(0, size, 2)] = 0
+    class_ids = torch.from_numpy(rng.integers(0, 1 + size // 4, size))
+    groups = torch.from_numpy(rng.integers(0, 1 + size // 2, size)) if seed % 3 else None
+    asked = (query, gallery, class_ids, class_ids, groups, groups)
+    values, queries = metrics.retrieval(*asked)
+    expected, as_many = slowly(*asked)
+    assert queries == as_many
+    assert values == pytest.approx(expected, rel=1e-12, abs=1e-15)
+
+
 def test_a_clip_of_its_own_is_found_first_and_equal_items_are_not_all_first():
     x = torch.eye(6)
     own = torch.arange(6)
