@@ -181,7 +181,10 @@ class Embedder(nn.Module):
         Raises:
             ConfigError: says which there are.
         """
-        known = ("network",) if self.joint else self.modalities
+        known = self.modalities
+        if self.joint:
+            parts = self.get_submodule("network").named_children()
+            known = ("network", *(f"network.{part}" for part, _ in parts))
         if name not in known:
             raise ConfigError(f"no part {name!r} to train; there are {', '.join(known)}, objective")
         return self.get_submodule(name)

@@ -3,7 +3,7 @@
 Shapes: V = clips, C = classes of the training.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from inspect import isabstract
 
 import torch
@@ -36,6 +36,32 @@ def class_shares(run: Run, rows: Mapping[str, Rows]) -> dict[str, Float[Tensor, 
             f"classify; train with one of {', '.join(able)}, or use `protocol` linear"
         )
     return {name: logits.softmax(-1) for name, logits in scores.items()}
+
+
+@torch.inference_mode()
+def name_scores(
+    run: Run, rows: Mapping[str, Rows], names: Sequence[str]
+) -> dict[str, Float[Tensor, "V C"]]:
+    """Scores of class names by the test rule of the run's last objective, by mode.
+
+    Raises:
+        InputError: it has none.
+    """
+    known = {m: stored for m, stored in rows.items() if m in run.features}
+    scores = {}
+    if run.labels is not None:
+        scores = run.objective.name_scores(
+            run.space.embed(known),
+            {m: stored.means() for m, stored in known.items()},
+            torch.from_numpy(run.labels.of(names)),
+        )
+    if not scores:
+        able = ", ".join(_that_override(Objective.name_scores.__name__))
+        raise InputError(
+            f"{run.path} has no test rule of its own for names of classes; those of {able} have "
+            "one, trained with `labels`; use `rule` cosine"
+        )
+    return scores
 
 
 def of_episodes(run: Run | None) -> Head:

@@ -10,7 +10,8 @@
 [views]        copies of each clip that differ, for objectives that compare a clip with itself
 [[stages]]     one after another, each from where the last ended; none: one stage that learns all
   name         what it is called in talk and metrics
-  train        the parts that learn: modalities (or "network"), "objective"; the others are frozen
+  train        the parts that learn: modalities (or "network", or "network.PART"), "objective"; the
+               others are frozen
   rounds       how often it starts over with a fresh optimiser, such as after each re-clustering
   objective, optimiser, views    change those above; an objective with a `name` replaces it
 """
@@ -36,6 +37,33 @@ FAMILIES = {
 }
 FACTS = ("command", "time", "expect", "source")  # of a recipe's header
 PER_MODALITY = ("visual", "audio")
+# By section and plug-in, what its later settings were before there were any: the value, or what
+# gives it from the run's other settings. Runs of then are read as what they are.
+BEFORE: Mapping[tuple[str, str], Mapping[str, Any]] = {
+    ("projection", "linear"): {"residual": False, "dropout": 0.0},
+    ("projection", "mlp"): {"residual": False},
+    ("network", "avca"): {"leave_dropout": lambda run: run["dropout"]},
+    ("network", "tcaf"): {
+        "head_dim": 0,
+        "norms": 2,
+        "encoder": 0,
+        "encoder_dropout": lambda run: run["dropout"],
+        "mark_dropout": 0.0,
+        "out_hidden": 0,
+        "out_dropout": 0.0,
+        "fourier_scale": 0.0,
+    },
+    ("objective", "avgzslnet"): {
+        "decoder_hidden": lambda run: run["hidden"],
+        "decoder_norm": False,
+        "decoder_dropout": 0.0,
+    },
+    ("objective", "ccl"): {"teacher_weight": 0.0},
+    ("objective", "cjme"): {"relu_out": False},
+    ("objective", "cross_modal_probe"): {"unit_weights": True},
+    ("objective", "distillation"): {"shared": True},
+    ("objective", "tcaf"): {"decoders": 1},
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,20 +313,30 @@ def is_solved(projection: plugins.Spec) -> bool:
 
 
 def saved(tables: Mapping[str, Any], *, source: str) -> Recipe:
-    """The recipe of a run's `config.json`, which may be older than some settings.
-
-    Before projections could be residual none was, and none of what a linear one saw was dropped.
-    """
-    before: dict[str, dict[str, Any]] = {
-        "linear": {"residual": False, "dropout": 0.0},
-        "mlp": {"residual": False},
-    }
-    projections = {
-        modality: {**before.get(str(table.get("name")), {}), **table}
-        for modality, table in tables.get("projection", {}).items()
-    }
-    known = {**tables, "projection": projections} if projections else tables
+    """The recipe of a run's `config.json`, which may be older than some settings."""
+    known = dict(tables)
+    if "projection" in tables:
+        known["projection"] = {
+            modality: _of_then("projection", table)
+            for modality, table in tables["projection"].items()
+        }
+    if "network" in tables:
+        known["network"] = _of_then("network", tables["network"])
+    if "stages" in tables:
+        known["stages"] = [
+            {**stage, "objective": _of_then("objective", stage["objective"])}
+            for stage in tables["stages"]
+        ]
     return from_tables(known, source=source)
+
+
+def _of_then(section: str, table: Mapping[str, Any]) -> dict[str, Any]:
+    """A plug-in's settings in a run, and for those that came later what it did before."""
+    before = BEFORE.get((section, str(table.get("name"))), {})
+    return {
+        **{key: value(table) if callable(value) else value for key, value in before.items()},
+        **table,
+    }
 
 
 def _stage(number: int, table: Mapping[str, Any], base: Mapping[str, Any]) -> Stage:

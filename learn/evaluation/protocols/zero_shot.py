@@ -13,6 +13,9 @@ It is chosen for the best harmonic mean on the val split, of all values that cha
 its unseen classes are those that the run does not know and the scored split does not have, or, said
 so, those of both. Or it is given: `beta=0.2`, and `beta=0` is none. A score is the cosine of a clip
 and a name in the common space; a clip in mode av without a vector of both is the mean of its two.
+`rule=own` scores as the run's objective was tested where it was published: minus the distance from
+a name, and in mode av that of the modality which CJME's attention chooses, the sum of both in
+AVGZSLNet, that of sight in AVCA.
 
 Source: Chao et al., 2016 (calibrated stacking, the area); Xian et al., 2017 (S, U, H per class);
 Mercea et al., 2022 (audio-visual).
@@ -30,6 +33,7 @@ from learn.evaluation.metrics import OfClass
 from learn.evaluation.protocols import Finding, Material, positions
 from learn.fewshot import modes
 from learn.fewshot.metrics import harmonic
+from learn.training import own_head
 from store.errors import ConfigError, InputError
 from store.settings import Settings, setting
 
@@ -42,6 +46,7 @@ class Config(Settings):
     """Settings of the protocol `zero_shot`."""
 
     beta: str = setting(VAL, main=True)  # or a number
+    rule: str = setting("cosine", among=("cosine", "own"))
 
     def check(self) -> None:
         """Refuse settings that do not go together."""
@@ -127,7 +132,17 @@ class ZeroShot:
     def _modes(self, material: Material, scored: EvaluationSet, projection: str) -> list[str]:
         """The modes asked for, or all that the run can give."""
         asked = list(dict.fromkeys((*material.support, *material.query)))
-        known = material.vectors(scored.keep(np.arange(len(scored.clips)) < 1), projection)
+        few = scored.keep(np.arange(len(scored.clips)) < 1)
+        run = material.runs[projection]
+        if self.config.rule == "own" and run is not None:
+            able = list(own_head.name_scores(run, few.rows, run.classes[:1]))
+            if lacking := [mode for mode in asked if mode not in able]:
+                raise InputError(
+                    f"{projection} has no test rule for mode {lacking[0]}; it has one for "
+                    f"{', '.join(able)}"
+                )
+            return asked or [mode for mode in modes.MODES if mode in able]
+        known = material.vectors(few, projection)
         return asked or [
             mode for mode in modes.MODES if not modes.refusal(known, mode, mode, common=True)
         ]
@@ -145,7 +160,8 @@ class ZeroShot:
         """The finding about one mode of one run."""
         run = material.runs[projection]
         assert run is not None
-        test = _score(material, scored, projection, mode, run.classes, unseen)
+        rule = self.config.rule
+        test = _score(material, scored, projection, mode, run.classes, unseen, rule)
         beta, chosen_on = self.config.number(), "given"
         if beta is None:
             beta, chosen_on = 0.0, "nothing: no val split has seen and unseen classes"
@@ -155,7 +171,7 @@ class ZeroShot:
             if val is not None and apart and val_classes & set(run.classes):
                 class_ids = _class_ids(val, [*run.classes, *apart])
                 kept = val.keep(np.isin(val.clips.class_ids, class_ids))
-                tuned = _score(material, kept, projection, mode, run.classes, apart)
+                tuned = _score(material, kept, projection, mode, run.classes, apart, rule)
                 beta, chosen_on = _best(tuned), material.val_split
                 if set(apart) & set(unseen):
                     chosen_on += ", whose unseen classes are among those scored"
@@ -219,12 +235,16 @@ def _score(
     mode: str,
     seen: tuple[str, ...],
     unseen: list[str],
+    rule: str,
 ) -> Scored:
     run = material.runs[projection]
     assert run is not None
-    vectors = modes.common(material.vectors(scored, projection), mode)
     names = (*seen, *unseen)
-    scores = (vectors @ run.class_embeddings(names).T).double().numpy()
+    if rule == "own":
+        scores = own_head.name_scores(run, scored.rows, names)[mode].double().numpy()
+    else:
+        vectors = modes.common(material.vectors(scored, projection), mode)
+        scores = (vectors @ run.class_embeddings(names).T).double().numpy()
     truth = positions(scored.clips.classes, names)[scored.clips.class_ids]
     return Scored(scores=scores, truth=truth, names=names, seen=np.arange(len(names)) < len(seen))
 

@@ -7,9 +7,9 @@ Y alone is the prototype head. All `steps` are run: no episode depends on when o
 `rectify` shifts queries by the difference of the two sides' means and replaces each class mean by
 the mean over its shots and its predicted queries x of p(class | x) x, where p = softmax(10 cosine).
 
-Defaults: the paper's plain method, k = 3 and 20 steps; lmd = 0.5 is the published code's where it
-is not tuned on a validation split. That code searches k neighbours among which is the query itself,
-so its k = 3 is k = 2 here.
+Defaults: the paper's plain method, k = 3 and 20 steps; lmd = 0.5 is ours, the published code says
+1.0 and can tune it on a validation split. That code searches k neighbours among which is the query
+itself, so its k = 3 is k = 2 here.
 
 Not scale-free with normalise=false: squared distances are held against lmd as they are.
 

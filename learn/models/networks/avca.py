@@ -36,7 +36,8 @@ class Config(Settings):
     heads: int = setting(3, at_least=1)
     layers: int = setting(1, at_least=1)
     feedforward: int = setting(64, at_least=1)
-    dropout: float = setting(0.2, at_least=0, below=1)
+    dropout: float = setting(0.2, at_least=0, below=1)  # of phi and of attention
+    leave_dropout: float = setting(0.3, at_least=0, below=1)  # of theta
     momentum: float = setting(0.1, above=0, at_most=1)  # of batch norms
 
     def check(self) -> None:
@@ -52,7 +53,9 @@ class AVCA(nn.Module):
         super().__init__()
         self.outputs = dict.fromkeys(MODALITIES, config.dim_out)
         self.hidden = {f"{m}.before": config.width for m in MODALITIES}
-        self.enter = nn.ModuleDict({m: _net(config, dims[m], config.width) for m in MODALITIES})
+        self.enter = nn.ModuleDict(
+            {m: _net(config, dims[m], config.width, config.dropout) for m in MODALITIES}
+        )
         self.marks = nn.Parameter(0.02 * torch.randn(2, config.width))
         layer = nn.TransformerEncoderLayer(
             config.width, config.heads, config.feedforward, config.dropout, "gelu",
@@ -60,7 +63,10 @@ class AVCA(nn.Module):
         )  # fmt: skip
         self.cross = nn.TransformerEncoder(layer, config.layers, enable_nested_tensor=False)
         self.leave = nn.ModuleDict(
-            {m: _net(config, config.width, config.dim_out) for m in MODALITIES}
+            {
+                m: _net(config, config.width, config.dim_out, config.leave_dropout)
+                for m in MODALITIES
+            }
         )
 
     def forward(self, inputs: Mapping[str, Padded]) -> dict[str, Float[Tensor, "B _"]]:
@@ -78,12 +84,12 @@ class AVCA(nn.Module):
         return outputs | {f"{m}.before": phi[m] for m in known}
 
 
-def _net(config: Config, size_in: int, size_out: int) -> nn.Sequential:
+def _net(config: Config, size_in: int, size_out: int, dropout: float) -> nn.Sequential:
     norms = (nn.BatchNorm1d(config.hidden), nn.BatchNorm1d(size_out, momentum=config.momentum))
     layers: list[nn.Module] = []
     sizes = ((size_in, config.hidden), (config.hidden, size_out))
     for (before, after), norm in zip(sizes, norms, strict=True):
-        layers += [nn.Linear(before, after), norm, nn.ReLU(), nn.Dropout(config.dropout)]
+        layers += [nn.Linear(before, after), norm, nn.ReLU(), nn.Dropout(dropout)]
     return nn.Sequential(*layers)
 
 

@@ -1,7 +1,9 @@
 """A teacher that sees all frames, and a student that sees the first one and hears the sound.
 
 `visual` is the teacher's vector, of the mean over all frames; `av` the student's, of the first
-frame beside the mean over the sound. Both have hidden layers of their own.
+frame beside the mean over the sound. Both have hidden layers of their own. With `previews` above 1
+a clip is cut into as many even stretches, the student sees the first frame and the sound of each,
+and `av` is the mean of what it makes of them.
 
 Source: Gao et al., 2020, "Listen to Look" (image-audio pairs as previews of clips).
 """
@@ -10,10 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from learn.data.rows import Padded
+from learn.models.networks._perceptron import perceptron
 from learn.models.projections import mean_of_rows
 from store.errors import ConfigError
 from store.settings import Settings, setting
@@ -26,6 +29,7 @@ class Config(Settings):
     dim_out: int = setting(128, at_least=1)
     hidden: int = setting(512, at_least=1)
     dropout: float = setting(0.1, at_least=0, below=1)
+    previews: int = setting(1, at_least=1)  # of a clip
 
 
 class Preview(nn.Module):
@@ -35,8 +39,12 @@ class Preview(nn.Module):
         super().__init__()
         self.outputs = {"visual": config.dim_out, "av": config.dim_out}
         self.hidden: Mapping[str, int] = {}
-        self.teacher = _layers(config, dims["visual"])
-        self.student = _layers(config, dims["visual"] + dims["audio"])
+        self.previews = config.previews
+        sizes = {"teacher": dims["visual"], "student": dims["visual"] + dims["audio"]}
+        self.teacher, self.student = (
+            perceptron(size, config.hidden, config.dim_out, dropout=config.dropout)
+            for size in sizes.values()
+        )
 
     def forward(self, inputs: Mapping[str, Padded]) -> dict[str, Float[Tensor, "B _"]]:
         """The teacher's vector (`visual`) of all frames, the student's (`av`) of one and sound."""
@@ -46,18 +54,28 @@ class Preview(nn.Module):
         outputs = {"visual": self.teacher(mean_of_rows(frames, mask))}
         if "audio" in inputs:
             sound, audio_mask, _ = inputs["audio"]
-            first = mean_of_rows(frames[:, :1], mask[:, :1])
-            outputs["av"] = self.student(torch.cat([first, mean_of_rows(sound, audio_mask)], dim=1))
+            seen = [
+                torch.cat([mean_of_rows(frames, one), mean_of_rows(sound, stretch)], dim=1)
+                for one, stretch in zip(
+                    _pieces(mask, self.previews, first=True),
+                    _pieces(audio_mask, self.previews, first=False),
+                    strict=True,
+                )
+            ]
+            outputs["av"] = torch.stack([self.student(x) for x in seen]).mean(0)
         return outputs
 
 
-def _layers(config: Config, dim_in: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(dim_in, config.hidden),
-        nn.ReLU(),
-        nn.Dropout(config.dropout),
-        nn.Linear(config.hidden, config.dim_out),
-    )
+def _pieces(mask: Bool[Tensor, "B T"], count: int, *, first: bool) -> list[Bool[Tensor, "B T"]]:
+    """Masks of the rows of each of `count` even stretches of a clip, or of the `first` row of each.
+    A stretch shorter than a row has the row that it is in."""
+    place, rows = mask.cumsum(1) - 1, mask.sum(1, keepdim=True)
+    pieces = []
+    for i in range(count):
+        begin = i * rows // count
+        end = begin + 1 if first else torch.maximum((i + 1) * rows // count, begin + 1)
+        pieces.append(mask & (place >= begin) & (place < end))
+    return pieces
 
 
 def build(config: Config, dims: Mapping[str, int]) -> Preview:

@@ -158,6 +158,16 @@ class Objective(nn.Module, ABC):
         """Logits of the training's classes from each output that has a classifier."""
         return {}
 
+    def name_scores(
+        self,
+        embeddings: Mapping[str, Float[Tensor, "V _"]],
+        means: Mapping[str, Float[Tensor, "V _"]],
+        texts: Float[Tensor, "C W"],
+    ) -> dict[str, Float[Tensor, "V C"]]:
+        """Scores of class texts for each clip by the objective's own test rule, by mode (v, a, av);
+        empty for an objective without one. `means` are of clips' stored rows, unstandardised."""
+        return {}
+
     def head(self) -> Head | None:
         """A head for episodes of clips that its run embedded, or None."""
         return None

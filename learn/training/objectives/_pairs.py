@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import permutations
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -39,13 +40,22 @@ def dice(batch: Batch) -> Float[Tensor, "B B"]:
     return by_clip(batch, by_clip(batch, drawn).T).T
 
 
-def others(batch: Batch, count: int, total: int) -> Int[Tensor, "B K"]:
-    """Clips of the training split, drawn uniformly for each clip of the batch, never itself."""
+def others(
+    batch: Batch, count: int, total: int, spared: Int[Tensor, "B P"] | None = None
+) -> Int[Tensor, "B K"]:
+    """Clips of the training split, drawn uniformly for each clip of the batch, never itself and
+    none of those that are `spared`; of all, for a clip of another split."""
     if total < 2:
         return torch.zeros(len(batch), 0, dtype=torch.long, device=batch.clips.device)
     itself = batch.clips[:, None]
     drawn = torch.rand(len(batch), count, generator=batch.generator(), dtype=torch.float64)
     drawn = by_clip(batch, drawn)
-    choices = torch.where(itself >= 0, total - 1, total)  # all, for a clip of another split
+    never = itself if spared is None else torch.cat([itself, spared], dim=1).sort(1).values
+    again = F.pad(never[:, 1:] == never[:, :-1], (1, 0))
+    none = total + never.shape[1]  # in the place of a clip named twice
+    never = never.masked_fill(again | (itself < 0), none).sort(1).values
+    choices = total - (never < total).sum(1, keepdim=True)
     indices = (drawn * choices).long()
-    return indices + ((itself >= 0) & (indices >= itself))
+    # The i-th clip never drawn is stepped over by all that would be at its place or behind it.
+    steps = torch.arange(never.shape[1], device=never.device)
+    return indices + torch.searchsorted((never - steps).contiguous(), indices, right=True)

@@ -3,6 +3,8 @@
 Shapes: B = clips of a batch, C = classes, W = size of a class text, E = embedding size.
 """
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -21,13 +23,14 @@ def block(size_in: int, size_out: int, *, dropout: float, momentum: float = 0.1)
     )
 
 
-def text_and_back(
-    width: int, hidden: int, dim: int, *, dropout: float
-) -> tuple[nn.Sequential, nn.Sequential]:
-    """Two networks: from a class text into the space, and from the space to the text."""
-    text = nn.Sequential(block(width, hidden, dropout=dropout), nn.Linear(hidden, dim))
-    back = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, width))
-    return text, back
+def two_layers(size_in: int, hidden: int, size_out: int, *, dropout: float) -> nn.Sequential:
+    """A block, then a linear layer."""
+    return nn.Sequential(block(size_in, hidden, dropout=dropout), nn.Linear(hidden, size_out))
+
+
+def plain_layers(size_in: int, hidden: int, size_out: int) -> nn.Sequential:
+    """Two linear layers with a ReLU between them."""
+    return nn.Sequential(nn.Linear(size_in, hidden), nn.ReLU(), nn.Linear(hidden, size_out))
 
 
 def of_another_class(batch: Batch) -> tuple[Int[Tensor, "B"], Bool[Tensor, "B"]]:
@@ -46,6 +49,14 @@ def triplets(
 ) -> Float[Tensor, "B"]:
     """max(0, |a - p| - |a - n| + margin) of each row."""
     return (distances(anchor, positive) - distances(anchor, negative) + margin).relu()
+
+
+def by_distance(
+    embeddings: Mapping[str, Float[Tensor, "V E"]], names: Float[Tensor, "C E"]
+) -> dict[str, Float[Tensor, "V C"]]:
+    """Minus the Euclidean distance of each output from each name, by mode."""
+    modes = {"visual": "v", "audio": "a", "av": "av"}
+    return {modes[name]: -torch.cdist(x, names) for name, x in embeddings.items()}
 
 
 def mean_where(costs: Float[Tensor, "B"], mask: Bool[Tensor, "B"]) -> Float[Tensor, ""]:

@@ -16,6 +16,7 @@ Source: Mercea et al., CVPR 2022, "Audio-visual generalised zero-shot learning w
 attention and language"; `extra` and `reg` as in its published code.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +25,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from learn.training.objectives import Batch, Objective, ObjectiveContext, Traits
-from learn.training.objectives._texts import block, mean_where, of_another_class, triplets
+from learn.training.objectives._texts import (
+    block,
+    by_distance,
+    mean_where,
+    of_another_class,
+    triplets,
+)
 from store.errors import ConfigError
 from store.settings import Settings, setting
 
@@ -36,7 +43,7 @@ CLIPS = ("audio", "visual")
 class Config(Settings):
     """Settings of the objective."""
 
-    dropout: float = setting(0.2, at_least=0, below=1)
+    dropout: float = setting(0.5, at_least=0, below=1)
     momentum: float = setting(0.1, above=0, at_most=1)  # of batch norms
     margin: float = setting(1.0, at_least=0)
     extra: float = setting(1.0, at_least=0)  # weights
@@ -68,6 +75,18 @@ class AVCA(Objective):
     def embed_texts(self, texts: Float[Tensor, "C W"]) -> Float[Tensor, "C E"]:
         """Class texts in the space of the clips."""
         return self.text(texts)
+
+    def name_scores(
+        self,
+        embeddings: Mapping[str, Float[Tensor, "V _"]],
+        means: Mapping[str, Float[Tensor, "V _"]],
+        texts: Float[Tensor, "C W"],
+    ) -> dict[str, Float[Tensor, "V C"]]:
+        """Minus distances; of both, that of sight, which has attended to sound."""
+        scores = by_distance(embeddings, self.embed_texts(texts))
+        if {"v", "a"} <= set(scores):
+            scores["av"] = scores["v"]
+        return scores
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """The losses `rec`, `cross`, `text`, `extra` and `reg` (Mercea et al., CVPR 2022)."""

@@ -5,11 +5,14 @@
     + t(dec(text), dec(x), dec(x-))
 
 The decoder's outputs and w are unit vectors. A negative is a clip of another class of the batch.
+Sizes and dropouts are those of the code of Mercea et al., 2022, which has this system beside its
+own.
 
 Source: Mazumder et al., WACV 2021, "AVGZSLNet: Audio-visual generalized zero-shot learning by
 reconstructing label features from multi-modal embeddings".
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -19,11 +22,13 @@ from torch import Tensor
 
 from learn.training.objectives import Batch, Objective, ObjectiveContext, Traits
 from learn.training.objectives._texts import (
+    by_distance,
     distances,
     mean_where,
     of_another_class,
-    text_and_back,
+    plain_layers,
     triplets,
+    two_layers,
 )
 from store.errors import ConfigError
 from store.settings import Settings, setting
@@ -36,8 +41,11 @@ CLIPS = ("audio", "visual")
 class Config(Settings):
     """Settings of the objective."""
 
-    hidden: int = setting(300, at_least=1)
-    dropout: float = setting(0.2, at_least=0, below=1)
+    hidden: int = setting(300, at_least=1)  # of the texts' tower
+    dropout: float = setting(0.8, at_least=0, below=1)
+    decoder_hidden: int = setting(64, at_least=1)
+    decoder_norm: bool = True  # batch norm and dropout behind its hidden layer
+    decoder_dropout: float = setting(0.5, at_least=0, below=1)
     margin: float = setting(1.0, at_least=0)
     rebuild: float = setting(1.0, at_least=0)  # weight of the decoder's distances
     decoded: float = setting(1.0, at_least=0)  # weight of the triplets behind the decoder
@@ -52,13 +60,29 @@ class AVGZSLNet(Objective):
         super().__init__()
         self.config = config
         self.register_buffer("texts", context.known_texts("avgzslnet"), persistent=False)
-        self.text, self.decoder = text_and_back(
-            self.texts.shape[1], config.hidden, context.dim, dropout=config.dropout
+        width, dim = self.texts.shape[1], context.dim
+        self.text = two_layers(width, config.hidden, dim, dropout=config.dropout)
+        self.decoder = (
+            two_layers(dim, config.decoder_hidden, width, dropout=config.decoder_dropout)
+            if config.decoder_norm
+            else plain_layers(dim, config.decoder_hidden, width)
         )
 
     def embed_texts(self, texts: Float[Tensor, "C W"]) -> Float[Tensor, "C E"]:
         """Class texts in the space of the clips."""
         return self.text(texts)
+
+    def name_scores(
+        self,
+        embeddings: Mapping[str, Float[Tensor, "V _"]],
+        means: Mapping[str, Float[Tensor, "V _"]],
+        texts: Float[Tensor, "C W"],
+    ) -> dict[str, Float[Tensor, "V C"]]:
+        """Minus distances; of both, their sum."""
+        scores = by_distance(embeddings, self.embed_texts(texts))
+        if {"v", "a"} <= set(scores):
+            scores["av"] = scores["v"] + scores["a"]
+        return scores
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Triplets in the common space, decoded texts' distances, triplets behind the decoder."""

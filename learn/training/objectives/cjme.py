@@ -11,6 +11,7 @@ Source: Parida et al., WACV 2020, "Coordinated joint multimodal embeddings for g
 audio-visual zero-shot classification and retrieval of videos".
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,13 @@ from torch import Tensor, nn
 
 from learn.models.projections import mean_of_rows
 from learn.training.objectives import Batch, Objective, ObjectiveContext, Traits
-from learn.training.objectives._texts import block, mean_where, of_another_class, triplets
+from learn.training.objectives._texts import (
+    by_distance,
+    mean_where,
+    of_another_class,
+    triplets,
+    two_layers,
+)
 from store.errors import ConfigError
 from store.settings import Settings, setting
 
@@ -33,6 +40,7 @@ class Config(Settings):
 
     hidden: int = setting(300, at_least=1)
     dropout: float = setting(0.2, at_least=0, below=1)
+    relu_out: bool = True  # behind the texts' tower, as `projection.relu_out` behind the others
     margin: float = setting(1.0, at_least=0)
     tie: float = setting(0.1, at_least=0)  # nats
     agree: float = setting(1.0, at_least=0)  # weight of mse(a, v)
@@ -49,16 +57,28 @@ class CJME(Objective):
         self.config = config
         self.register_buffer("texts", context.known_texts("cjme"), persistent=False)
         width = self.texts.shape[1]
-        self.text = nn.Sequential(
-            block(width, config.hidden, dropout=config.dropout),
-            nn.Linear(config.hidden, context.dim),
-        )
+        self.text = two_layers(width, config.hidden, context.dim, dropout=config.dropout)
+        if config.relu_out:
+            self.text.append(nn.ReLU())
         size = context.inputs["audio"] + context.inputs["visual"]
         self.attention = nn.Sequential(nn.BatchNorm1d(size), nn.Linear(size, 1))
 
     def embed_texts(self, texts: Float[Tensor, "C W"]) -> Float[Tensor, "C E"]:
         """Class texts in the space of the clips."""
         return self.text(texts)
+
+    def name_scores(
+        self,
+        embeddings: Mapping[str, Float[Tensor, "V _"]],
+        means: Mapping[str, Float[Tensor, "V _"]],
+        texts: Float[Tensor, "C W"],
+    ) -> dict[str, Float[Tensor, "V C"]]:
+        """Minus distances; of both, that of the modality which the attention chooses."""
+        scores = by_distance(embeddings, self.embed_texts(texts))
+        if {"v", "a"} <= set(scores):
+            chosen = self._share(means)[:, None] >= 0.5
+            scores["av"] = torch.where(chosen, scores["v"], scores["a"])
+        return scores
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Triplets with the class texts, the modalities' agreement, the attention's error."""
@@ -79,8 +99,10 @@ class CJME(Objective):
 
     def share(self, batch: Batch) -> Float[Tensor, "B"]:
         """The weight of sight in each clip, by the attention."""
-        means = [mean_of_rows(*batch.inputs[m][:2]) for m in ("audio", "visual")]
-        return self.attention(torch.cat(means, dim=1))[:, 0].sigmoid()
+        return self._share({m: mean_of_rows(*x[:2]) for m, x in batch.inputs.items()})
+
+    def _share(self, means: Mapping[str, Float[Tensor, "B _"]]) -> Float[Tensor, "B"]:
+        return self.attention(torch.cat([means["audio"], means["visual"]], dim=1))[:, 0].sigmoid()
 
 
 @torch.no_grad()

@@ -3,8 +3,9 @@
 After a stage of `memory_bank`, whose bank it takes over. Every `every` epochs each clip's
 `positives` nearest clips are looked up in the bank, itself never among them. Nearness is the
 lesser of the visual and the audio cosine (`agreement=consensus`), the greater (`union`), or one of
-the two. The cost is instance discrimination across modalities, as before, plus that of the
-partners within each modality.
+the two. The cost is the mean, weighted by `instance` and `partners`, of instance discrimination
+across modalities, as before, and that of the partners within each modality. Negatives are drawn
+from all clips but the clip itself and its partners.
 
 All pairs of the bank are compared, in blocks: the lesser of two cosines is no inner product, and an
 index for one would miss clips. 100,000 clips of 128 numbers take minutes, 10,000 a second.
@@ -85,9 +86,10 @@ class CMA(Objective):
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Instance discrimination across modalities, binary NCE against partners within each."""
-        far = others(batch, self.config.negatives, len(self.partners))
+        far = self._far(batch)
         near = far[:, : self.config.within_negatives]
         z = self._z(batch, far)
+        whole = self.config.instance + self.config.partners
         known = batch.clips >= 0
         partners = self.partners[batch.clips.clamp_min(0)]
         terms = {}
@@ -97,23 +99,28 @@ class CMA(Objective):
                 positive = (unit * self.bank.positives(batch, target)).sum(1, keepdim=True)
                 negative = similarities(batch.embeddings[anchor], self.bank.of(target), far)
                 cost = self._nce(positive, negative, z).mean()
-                terms[f"instance_{anchor}"] = self.config.instance / 2 * cost
+                terms[f"instance_{anchor}"] = self.config.instance / whole / 2 * cost
             if self.config.partners:
                 positive = similarities(batch.embeddings[anchor], self.bank.of(anchor), partners)
                 itself = (unit * self.bank.positives(batch, anchor)).sum(1, keepdim=True)
                 positive = torch.where(known[:, None], positive, itself)
                 negative = similarities(batch.embeddings[anchor], self.bank.of(anchor), near)
                 cost = self._nce(positive, negative, z).mean()
-                terms[f"partners_{anchor}"] = self.config.partners / 2 * cost
+                terms[f"partners_{anchor}"] = self.config.partners / whole / 2 * cost
         return terms
 
     def after_step(self, batch: Batch) -> None:
         """Fix the NCE constant at the first step, and move the bank's vectors of these clips."""
         if self.bank.z.isnan():
             with torch.no_grad():
-                far = others(batch, self.config.negatives, len(self.partners))
-                self.bank.z.copy_(self._z(batch, far))
+                self.bank.z.copy_(self._z(batch, self._far(batch)))
         self.bank.move(batch, self.config.momentum)
+
+    def _far(self, batch: Batch) -> Int[Tensor, "B K"]:
+        """Negatives: neither the clip nor a partner, unless all others are partners."""
+        clips = len(self.partners)
+        spared = self.partners[batch.clips.clamp_min(0), : max(0, clips - 2)]
+        return others(batch, self.config.negatives, clips, spared)
 
     def _nce(self, positive: Tensor, negative: Tensor, z: Tensor) -> Float[Tensor, "B"]:
         t = self.config.temperature

@@ -1,8 +1,8 @@
 """Cross-modal linear probe: one bias-free classifier, for which every modality is more shots.
 
-Logits are scale * cos(x, weight of the class). All embeddings of a clip are shots of its class, and
-so are the texts of the classes, where they are given: through a linear map of their own, or as they
-are where they have the size of the embeddings; then the weights start at the texts.
+Logits are scale * x / |x| . weight of the class. All embeddings of a clip are shots of its class,
+and so are the texts of the classes, where they are given: through a linear map of their own, or as
+they are where they have the size of the embeddings; then the weights start at the texts.
 
 Source: Lin et al., CVPR 2023, "Multimodality helps unimodality: Cross-modal few-shot learning with
 multimodal models".
@@ -29,6 +29,7 @@ class Config(Settings):
 
     scale: float = setting(100.0, above=0)  # exp(4.60517), as CLIP ends up with
     text: float = setting(1.0, at_least=0)  # weight of the texts' cost; clips' is 1
+    unit_weights: bool = False  # cosines with the classes' weights; published: products
 
 
 class CrossModalProbe(Objective):
@@ -68,11 +69,12 @@ class CrossModalProbe(Objective):
     def classify(
         self, embeddings: Mapping[str, Float[Tensor, "B _"]]
     ) -> dict[str, Float[Tensor, "B C"]]:
-        """Scaled cosines with the weights of the training's classes, from each output."""
+        """Scaled products with the weights of the training's classes, from each output."""
         return {name: self._scores(x) for name, x in embeddings.items()}
 
     def _scores(self, x: Float[Tensor, "B E"]) -> Float[Tensor, "B C"]:
-        return self.config.scale * F.normalize(x, dim=1) @ F.normalize(self.weight, dim=1).T
+        weight = F.normalize(self.weight, dim=1) if self.config.unit_weights else self.weight
+        return self.config.scale * F.normalize(x, dim=1) @ weight.T
 
 
 def build(config: Config, context: ObjectiveContext) -> CrossModalProbe:

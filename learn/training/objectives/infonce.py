@@ -2,23 +2,26 @@
 
 `symmetric=mean` is the half-sum of both directions, `symmetric=sum` their sum.
 `negatives=exclude_same_class` leaves clips of the anchor's own class out of the denominator; clips
-without a label exclude nothing.
+without a label exclude nothing. `learn_temperature` makes the temperature a parameter that starts
+at `temperature` and never falls below 1/100.
 
-Source: van den Oord et al., 2018; Radford et al., 2021 (CLIP's half-sum).
+Source: van den Oord et al., 2018; Radford et al., 2021 (CLIP's half-sum and learnt temperature).
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from learn.training.objectives import Batch, Objective, ObjectiveContext, Traits
 from store.errors import ConfigError
 from store.settings import Settings, setting
 
 TRAITS = Traits(supervised=False)
+HIGHEST = math.log(100)  # of the logits' learnt scale, so that training stays stable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +29,7 @@ class Config(Settings):
     """Settings of the objective."""
 
     temperature: float = setting(0.07, above=0)
+    learn_temperature: bool = False
     symmetric: str = setting("mean", among=("mean", "sum"))
     negatives: str = setting("all", among=("all", "exclude_same_class"))
 
@@ -36,11 +40,16 @@ class InfoNCE(Objective):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
+        scale = torch.tensor(-math.log(config.temperature))
+        self.log_scale = nn.Parameter(scale) if config.learn_temperature else None
 
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """The cross-entropy of finding each clip's partner, in both directions."""
         left, right = (F.normalize(x, dim=-1) for x in batch.embeddings.values())
-        similarity_BB = left @ right.T / self.config.temperature
+        if self.log_scale is None:
+            similarity_BB = left @ right.T / self.config.temperature
+        else:
+            similarity_BB = left @ right.T * self.log_scale.exp()
         if self.config.negatives == "exclude_same_class":
             similarity_BB = similarity_BB.masked_fill(_false_negatives(batch.labels), -torch.inf)
         partner_B = torch.arange(len(left), device=left.device)
@@ -49,6 +58,12 @@ class InfoNCE(Objective):
             "forth": share * F.cross_entropy(similarity_BB, partner_B),
             "back": share * F.cross_entropy(similarity_BB.T, partner_B),
         }
+
+    def after_step(self, batch: Batch) -> None:
+        """Keep the learnt temperature at 1/100 or above."""
+        if self.log_scale is not None:
+            with torch.no_grad():
+                self.log_scale.clamp_(max=HIGHEST)
 
 
 def _false_negatives(labels: Int[Tensor, "B"]) -> Bool[Tensor, "B B"]:

@@ -4,21 +4,24 @@
     reg    mse(x, theta_w)
     rec    mse(w, D(x)) + mse(w, D(theta_w))
 
-summed over the outputs there are, `av` alone in the published system.
+summed over the outputs there are, `av` alone in the published system. The texts have a decoder of
+their own there, and a tower of one layer; all end in batch norm, ReLU and dropout. With
+`decoders=1` texts and clips share one, the tower has a hidden layer, and both end in a linear one.
 
 Source: Mercea et al., ECCV 2022, "Temporal and cross-modal attention for audio-visual zero-shot
 learning".
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from learn.training.objectives import Batch, Objective, ObjectiveContext, Traits
-from learn.training.objectives._texts import text_and_back
+from learn.training.objectives._texts import block, by_distance, plain_layers, two_layers
 from store.settings import Settings, setting
 
 TRAITS = Traits(supervised=True)
@@ -29,6 +32,7 @@ class Config(Settings):
     """Settings of the objective."""
 
     hidden: int = setting(512, at_least=1)
+    decoders: int = setting(2, among=(1, 2))
     dropout: float = setting(0.1, at_least=0, below=1)
     reg: float = setting(1.0, at_least=0)  # weights
     rec: float = setting(1.0, at_least=0)
@@ -43,19 +47,38 @@ class TCaF(Objective):
         super().__init__()
         self.config = config
         self.register_buffer("texts", context.known_texts("tcaf"), persistent=False)
-        self.text, self.decoder = text_and_back(
-            self.texts.shape[1], config.hidden, context.dim, dropout=config.dropout
+        width, dim = self.texts.shape[1], context.dim
+        self.text_decoder: nn.Module | None = None
+        if config.decoders == 1:
+            self.text = two_layers(width, config.hidden, dim, dropout=config.dropout)
+            self.decoder = plain_layers(dim, config.hidden, width)
+            return
+        self.text = block(width, dim, dropout=config.dropout)
+        self.decoder = nn.Sequential(
+            block(dim, config.hidden, dropout=config.dropout),
+            block(config.hidden, width, dropout=config.dropout),
         )
+        self.text_decoder = block(dim, width, dropout=config.dropout)
 
     def embed_texts(self, texts: Float[Tensor, "C W"]) -> Float[Tensor, "C E"]:
         """Class texts in the space of the clips."""
         return self.text(texts)
 
+    def name_scores(
+        self,
+        embeddings: Mapping[str, Float[Tensor, "V _"]],
+        means: Mapping[str, Float[Tensor, "V _"]],
+        texts: Float[Tensor, "C W"],
+    ) -> dict[str, Float[Tensor, "V C"]]:
+        """Minus distances."""
+        return by_distance(embeddings, self.embed_texts(texts))
+
     def terms(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """The losses `ce`, `reg` and `rec`, summed over the outputs (Mercea et al., ECCV 2022)."""
         names = self.embed_texts(self.texts)
         text, words = names[batch.labels], self.texts[batch.labels]
-        ce, reg, rec = [], [], [F.mse_loss(self.decoder(text), words)]
+        rebuilt = (self.text_decoder or self.decoder)(text)
+        ce, reg, rec = [], [], [F.mse_loss(rebuilt, words)]
         for x in batch.embeddings.values():
             ce.append(F.cross_entropy(x @ names.T, batch.labels))
             reg.append(F.mse_loss(x, text))

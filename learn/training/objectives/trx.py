@@ -88,7 +88,8 @@ class Tuples(nn.Module):
         """Minus the squared distances between each query's tuples and each class's prototypes."""
         episodes, ways, shots = support.shape[:3]
         queries, tuples = query.shape[1], len(self.places)
-        q, s = (self.dropout(x[..., self.places, :].flatten(-2)) for x in (query, support))
+        # Of frames, before they are joined: what is dropped is dropped in every tuple.
+        q, s = (self.dropout(x)[..., self.places, :].flatten(-2) for x in (query, support))
         q, s = q.flatten(1, 2), s.flatten(2, 3)
         keys = self.norm(self.to_keys(s))
         similarity = self.norm(self.to_keys(q))[:, None] @ keys.mT / keys.shape[-1] ** 0.5

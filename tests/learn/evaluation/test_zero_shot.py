@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 import learn
 import store
@@ -145,3 +146,47 @@ def test_what_cannot_be_asked_is_one_line(made):
         learn.run_protocol(
             made / "s", "zero_shot", manifest=made / "train.csv", projections=(made / "run",)
         )
+
+
+@pytest.mark.parametrize("mode", ["v", "a", "av"])
+def test_the_rule_of_its_own_is_the_published_one(made, mode):
+    """CJME: the name nearest to the modality that its attention chooses."""
+    (finding,) = score(made, "zero_shot:beta=0.5,rule=own", support=(mode,))
+    fs = store.open(made / "s")
+    manifest = store.read_manifest(made / "m.csv")
+    features = {fs[name].modality: fs[name] for name in fs.features}
+    scored = load_evaluation_set(manifest, features, split="test", label="label", group=None)
+    run = load_run(made / "run")
+    x = run.space.embed(scored.rows)
+    means = {m: rows.means() for m, rows in scored.rows.items()}
+    names = sorted({*run.classes, *scored.clips.classes})
+    with torch.inference_mode():
+        texts = run.objective.embed_texts(torch.from_numpy(run.labels.of(names)))
+        share = run.objective.attention(torch.cat([means["audio"], means["visual"]], 1)).sigmoid()
+    chosen = {"v": [True], "a": [False], "av": (share[:, 0] >= 0.5).tolist()}[mode]
+    assert mode != "av" or len(set(chosen)) == 2, "the attention chooses one modality for all"
+    hits = {}
+    for i, class_id in enumerate(scored.clips.class_ids):
+        vector = x["visual" if chosen[i % len(chosen)] else "audio"][i]
+        far = [
+            (float((vector - text).norm()) + 0.5 * (name in run.classes), name)
+            for name, text in zip(names, texts, strict=True)
+        ]
+        truth = scored.clips.classes[class_id]
+        hits.setdefault(truth, []).append(min(far)[1] == truth)
+    expected = {name: pytest.approx(np.mean(of)) for name, of in hits.items()}
+    assert {row.name: row.recall for row in finding.classes} == expected
+
+
+def test_all_modes_have_the_rule_and_a_run_without_one_says_who_has(made):
+    assert {f.query for f in score(made, "zero_shot:rule=own")} == {"v", "a", "av"}
+    settings = ("optimiser.epochs=1", f"data.labels={made / 'names.csv'}")
+    learn.train(
+        made / "s", "cross_modal_probe", settings=settings, manifest=made / "train.csv",
+        run_dir=made / "probe",
+    )  # fmt: skip
+    with pytest.raises(InputError, match="avca, avgzslnet, cjme, tcaf have one"):
+        learn.run_protocol(
+            made / "s", "zero_shot:rule=own", manifest=made / "m.csv",
+            projections=(made / "probe",),
+        )  # fmt: skip

@@ -1,8 +1,10 @@
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from learn.training import recipe
+from store import plugins
 from store.errors import ConfigError, MissingFile, UnknownPlugin, UnknownSetting
 
 
@@ -96,6 +98,32 @@ def test_runs_of_before_projections_were_residual_are_read_as_what_they_were():
         assert known["residual"] is False
         assert known["dropout"] == settings.get("dropout", 0.0)
         assert recipe.from_tables(tables, source="").projection["audio"].settings["residual"]
+
+
+@pytest.mark.parametrize(("section", "name"), recipe.BEFORE)
+def test_runs_of_before_a_setting_did_what_the_table_says(section, name):
+    now = plugins.check(recipe.FAMILIES[section], plugins.Spec(name, {}))
+    settings = {"name": name, **{f.name: getattr(now, f.name) for f in fields(now)}}
+    settings |= {"heads": 6} if (section, name) == ("network", "tcaf") else {}
+    before = recipe.BEFORE[section, name]
+    then = {key: value for key, value in settings.items() if key not in before}
+    tables = {
+        "projection": {"visual": {"name": "linear"}, "audio": {"name": "linear"}},
+        "stages": [{"objective": then if section == "objective" else {"name": "infonce"}}],
+    }
+    if section == "projection":
+        tables["projection"] = {"visual": then, "audio": then}
+    elif section == "network":
+        tables = {"network": then, "stages": tables["stages"]}
+    read = recipe.saved(tables, source="")
+    spec = {
+        "network": read.network,
+        "projection": read.projection.get("visual"),
+        "objective": read.stages[0].objective,
+    }[section]
+    for key, value in before.items():
+        assert spec.settings[key] == (value(settings) if callable(value) else value)
+    assert any(spec.settings[key] != settings[key] for key in before)
 
 
 def test_same_is_a_word_for_a_dimension():

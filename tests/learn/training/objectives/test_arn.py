@@ -29,13 +29,55 @@ def clips(*shape, seed=0):
 
 
 @pytest.mark.parametrize("shots", [1, 3])
-def test_equals_the_loop_over_frames(shots):
-    arn = build()
+@pytest.mark.parametrize("relation", ["residual", "plain"])
+def test_equals_the_loop_over_frames(shots, relation):
+    arn = build(f"arn:frames=4,channels=3,relation={relation}")
     support, query = clips(2, 3, shots), clips(2, 4, seed=1)
     scores = arn.head().fit(support, Context(modality_dims=(FRAMES * DIM,)))(query)
     with torch.no_grad():
         for s, q, got in zip(support, query, scores, strict=True):
             torch.testing.assert_close(got, literal(arn, q, s))
+
+
+@torch.no_grad()
+def test_the_relation_network_has_the_published_size_and_shortcuts():
+    arn = build("arn:frames=4,channels=64,relation=residual")
+    assert sum(p.numel() for p in arn.relation.parameters()) == 120_721
+    x = torch.randn(2, 2, 64, 64, dtype=torch.float64)
+    out = x
+    for number, part in enumerate(arn.relation[:4]):
+        conv, norm = part.layer[0], part.layer[1]
+        new = F.conv2d(out, conv.weight, conv.bias, padding=1)
+        new = F.group_norm(new, 1, norm.weight, norm.bias).clamp_min(0)
+        out = F.max_pool2d(new if number == 0 else new + out, 2)
+    assert out.shape == (2, 64, 4, 4)
+    hidden = arn.relation[6](out.flatten(1)).clamp_min(0)
+    torch.testing.assert_close(arn.relation(x), arn.relation[8](hidden))
+
+
+def test_the_jigsaw_puts_pieces_in_the_order_that_it_asks_for():
+    arn, x = build("arn:frames=4,jigsaw=0.5,pieces=2"), clips(6)
+    frames = (F.normalize(x, dim=1) * (FRAMES * DIM) ** 0.5).view(6, FRAMES, DIM)
+    assert arn.orders.tolist() == [[0, 1], [1, 0]]
+    mixed = arn.shuffled(x, torch.tensor([0, 1, 1, 0, 1, 0])).view(6, FRAMES, DIM)
+    for i, swapped in enumerate([0, 1, 1, 0, 1, 0]):
+        assert torch.equal(mixed[i], frames[i][[2, 3, 0, 1] if swapped else [0, 1, 2, 3]])
+    batch = Batch(embeddings={"visual": x}, labels=torch.arange(6) % 2, clips=torch.arange(6))
+    terms = arn.terms(batch)
+    assert set(terms) == {"visual_visual", "jigsaw_visual"}
+    with torch.no_grad():
+        arn.discriminator[2].weight.zero_()
+        arn.discriminator[2].bias.zero_()
+    assert arn.terms(batch)["jigsaw_visual"].item() == pytest.approx(0.5 * np.log(2))
+    assert torch.equal(terms["visual_visual"], build("arn:frames=4").terms(batch)["visual_visual"])
+
+
+def test_three_pieces_of_four_frames_differ_by_one():
+    arn = build("arn:frames=4,jigsaw=1,pieces=3")
+    frames = (F.normalize(clips(1), dim=1) * (FRAMES * DIM) ** 0.5).view(FRAMES, DIM)
+    reverse = arn.orders.tolist().index([2, 1, 0])
+    mixed = arn.shuffled(clips(1), torch.tensor([reverse])).view(FRAMES, DIM)
+    assert torch.equal(mixed, frames[[3, 2, 0, 1]])
 
 
 def test_the_order_of_frames_decides_nothing():
@@ -77,7 +119,7 @@ def test_it_tells_apart_what_only_goes_together(paired_signs, tmp_path):
         "objective.shots=1", "optimiser.epochs=12", "optimiser.learning_rate=1e-2",
         "optimiser.batch_size=30", "optimiser.patience=0",
     ]  # fmt: skip
-    learn.train(paired_signs, "arn", settings=settings, run_dir=tmp_path / "run")
+    learn.train(paired_signs, "arn_small", settings=settings, run_dir=tmp_path / "run")
     asked = {"ways": 5, "queries": 2, "episodes": 40, "shots": (1,)}
     own = learn.run_episodes(
         paired_signs, **asked, heads=("own",), projections=(tmp_path / "run",)
@@ -95,6 +137,7 @@ def test_it_tells_apart_what_only_goes_together(paired_signs, tmp_path):
         ("arn:channels=0", "channels"),
         ("arn:sharpness=nan", "sharpness"),
         ("arn:shots=-1", "shots"),
+        ("arn:jigsaw=1,frames=4,pieces=5", "no 5 pieces"),
     ],
 )
 def test_impossible_settings_are_refused(spec, says):

@@ -48,6 +48,20 @@ def test_infonce_is_its_equation(temperature, symmetric, negatives):
     assert got.item() == pytest.approx(literal_infonce(batch(), **settings), rel=1e-5)
 
 
+def test_a_learnt_temperature_starts_where_it_is_set_and_stays_above_a_hundredth():
+    settings = {"temperature": 0.07, "symmetric": "mean", "negatives": "all"}
+    objective = build(Config(**settings, learn_temperature=True), SCENE)
+    cost = objective(batch())
+    assert cost.item() == pytest.approx(literal_infonce(batch(), **settings), rel=1e-5)
+    cost.backward()
+    assert objective.log_scale.grad.abs() > 0
+    with torch.no_grad():
+        objective.log_scale.fill_(9.0)
+    objective.after_step(batch())
+    assert objective.log_scale.exp().item() == pytest.approx(100, rel=1e-5)
+    assert not list(build(Config(**settings), SCENE).parameters())
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
 def test_cross_entropy_is_its_equation(smoothing):
     b = batch(labels=(0, 1, 2, 0))

@@ -9,6 +9,7 @@ import torch
 
 from learn.training.objectives import (
     Batch,
+    EpochStart,
     ObjectiveContext,
     ccl,
     distillation,
@@ -219,36 +220,109 @@ def literal_nce(b, one, two, t):
     return total
 
 
-def test_ccl_is_its_equations():
-    b = batch(labels=(0, 1, 0, 2, 1))
-    objective = ccl.build(ccl.Config(contrast=0.7, divergence=0.3), SCENE)
-    with torch.no_grad():
-        v, a = b.embeddings.values()
-        unit = torch.stack(
-            [torch.cat([y / y.norm(), x / x.norm()]) for x, y in zip(v, a, strict=True)]
-        )
-        av = a + unit @ objective.residual.weight.T + objective.residual.bias
-        p, q = (layer(x).softmax(1) for layer, x in
-                ((objective.of_visual, v), (objective.of_both, av)))  # fmt: skip
-        wanted = {
-            "class_visual": -sum(math.log(row[c]) for row, c in zip(p, b.labels, strict=True)) / 5,
-            "class_both": -sum(math.log(row[c]) for row, c in zip(q, b.labels, strict=True)) / 5,
-            "nce_visual_both": 0.7 * literal_nce(b, v, av, 0.5),
-            "nce_visual_audio": 0.7 * literal_nce(b, v, a, 0.5),
-            "nce_both_audio": 0.7 * literal_nce(b, av, a, 0.5),
-            "divergence": 0.3 * 0.5 * float(
-                ((p * (p / q).log()).sum(1) + (q * (q / p).log()).sum(1)).mean()
-            ),
-        }  # fmt: skip
-        got = {name: float(x) for name, x in objective.terms(b).items()}
+def with_image(b):
+    return replace(
+        b,
+        hidden={"visual.image": torch.randn(len(b), 6, generator=torch.Generator().manual_seed(8))},
+    )
+
+
+def built_ccl(**settings):
+    torch.manual_seed(3)
+    return ccl.build(ccl.Config(**settings), replace(SCENE, hidden={"visual.image": 6}))
+
+
+def literal_ccl(objective, b, name, t):
+    """A teacher, its composition with sight, and their costs, one after another."""
+    v, teacher = b.embeddings["visual"], {**b.embeddings, **b.hidden}[ccl.SHOWN[name]]
+    residual, head = {
+        "audio": ("residual", "of_both"), "image": ("image_residual", "of_image"),
+    }[name]  # fmt: skip
+    residual, head = getattr(objective, residual), getattr(objective, head)
+    pairs = zip(v, teacher, strict=True)
+    unit = torch.stack([torch.cat([y / y.norm(), x / x.norm()]) for x, y in pairs])
+    both = teacher + unit @ residual.weight.T + residual.bias
+    p, q = objective.of_visual(v).softmax(1), head(both).softmax(1)
+    return {
+        "class": -sum(math.log(row[c]) for row, c in zip(q, b.labels, strict=True)) / len(b),
+        "direct": literal_nce(b, v, teacher, t),
+        "composed": literal_nce(b, v, both, t),
+        "between": literal_nce(b, both, teacher, t),
+        "gap": 0.5 * float(((p * (p / q).log()).sum(1) + (q * (q / p).log()).sum(1)).mean()),
+    }
+
+
+@pytest.mark.parametrize("teachers", ["audio", "image", "both"])
+@torch.no_grad()
+def test_ccl_is_its_equations(teachers):
+    b = with_image(batch(labels=(0, 1, 0, 2, 1)))
+    settings = {"contrast": 0.7, "divergence": 0.3, "direct": 0.2, "teacher_weight": 0.6}
+    objective = built_ccl(teachers=teachers, **settings)
+    names = ("audio", "image") if teachers == "both" else (teachers,)
+    p = objective.of_visual(b.embeddings["visual"]).softmax(1)
+    wanted = {
+        "class_visual": -sum(math.log(row[c]) for row, c in zip(p, b.labels, strict=True)) / 5
+    }
+    for name in names:
+        cost = literal_ccl(objective, b, name, {"audio": 0.5, "image": 0.1}[name])
+        share = 1 / len(names)
+        wanted |= {
+            f"nce_visual_{name}": share * 0.7 * 2 * 0.2 * cost["direct"],
+            f"nce_visual_both_{name}": share * 0.7 * 2 * 0.8 * cost["composed"],
+            f"divergence_{name}": share * 0.3 * cost["gap"],
+            f"class_both_{name}": cost["class"],
+            f"nce_both_{name}": 0.7 * (cost["composed"] + cost["between"]),
+            f"divergence_both_{name}": 0.3 * cost["gap"],
+        }
+        of_teacher = objective.of_teachers[name](
+            {**b.embeddings, **b.hidden}[ccl.SHOWN[name]]
+        ).softmax(1)
+        own = -sum(math.log(row[c]) for row, c in zip(of_teacher, b.labels, strict=True)) / 5
+        wanted[f"class_{name}"] = 0.6 * own
+    got = {name: float(x) for name, x in objective.terms(b).items()}
     assert got == pytest.approx(wanted, rel=1e-4)
 
 
 def test_ccl_as_printed_leaves_out_what_only_the_code_has():
-    printed = ccl.build(ccl.Config(compose_nce=False, divergence=0.0), SCENE)
+    printed = ccl.build(
+        ccl.Config(compose_nce=False, divergence=0.0, contrast=0.5, teacher_weight=0.0), SCENE
+    )
     assert set(printed.terms(batch(labels=(0, 1, 2)))) == {
-        "class_visual", "class_both", "nce_visual_both", "nce_visual_audio",
+        "class_visual", "class_both_audio", "nce_visual_audio", "nce_visual_both_audio",
+        "nce_both_audio",
     }  # fmt: skip
+
+
+def test_ccl_gives_the_student_its_cost_and_compositions_theirs():
+    """As the published code does by optimisers of their own: a composition's cost never reaches the
+    student, the student's reaches compositions, and nothing reaches teachers."""
+    objective, labels = built_ccl(teachers="both", teacher_weight=0.0), (0, 1, 0, 2, 1)
+
+    def gradients(wanted):
+        b = with_image(batch(labels=labels))
+        every = {**b.embeddings, **b.hidden}
+        for x in every.values():
+            x.requires_grad_()
+        objective.zero_grad()
+        terms = objective.terms(b)
+        torch.stack([x for name, x in terms.items() if wanted(name)]).sum().backward()
+        assert all(every[name].grad is None for name in ("audio", "visual.image"))
+        sight = b.embeddings["visual"].grad
+        return sight, {k: p.grad for k, p in objective.named_parameters()}
+
+    of_compositions = ("class_both", "nce_both", "divergence_both")
+    sight, _ = gradients(lambda name: name.startswith(of_compositions))
+    assert sight is None
+    sight, layers = gradients(lambda name: not name.startswith(of_compositions))
+    assert sight.abs().sum() > 0
+    assert layers["residual.weight"].abs().sum() > 0
+
+
+def test_ccl_without_its_teacher_says_where_one_is():
+    with pytest.raises(ConfigError, match=r"no visual.image \(the network `teachers` has them\)"):
+        ccl.build(ccl.Config(teachers="both"), SCENE)
+    with pytest.raises(ConfigError, match="not both 0"):
+        ccl.Config(student=0.0, teacher_weight=0.0)
 
 
 def test_ccl_of_two_clips_of_two_classes_that_agree():
@@ -263,23 +337,49 @@ def test_ccl_of_two_clips_of_two_classes_that_agree():
 # ── distillation ─────────────────────────────────────────────────────────────────────────────────
 
 
-def test_distillation_is_its_equations():
+@pytest.mark.parametrize("l1", ["sum", "mean"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_distillation_is_its_equations(l1, shared):
     b = batch(labels=(0, 1, 0, 2, 1))
-    config = distillation.Config(lambda_kl=0.4, teacher_weight=2.0)
+    config = distillation.Config(
+        lambda_kl=0.4, teacher_weight=2.0, l1=l1, shared=shared, imitate=0.5
+    )
     objective = distillation.build(config, SCENE)
     with torch.no_grad():
         teacher, student = b.embeddings.values()
-        soft, guess = (objective.classifier(x).softmax(1) for x in (teacher, student))
+        of_teacher = objective.classifier if shared else objective.teacher
+        soft, guess = of_teacher(teacher).softmax(1), objective.classifier(student).softmax(1)
+        assert shared or not torch.equal(of_teacher.weight, objective.classifier.weight)
         wanted = {
-            "l1": sum(abs(float(s - t)) for s, t in
-                      zip(student.flatten(), teacher.flatten(), strict=True)) / student.numel(),
-            "soft": -0.4 * sum(float(p * math.log(q)) for p, q in
+            "l1": 0.5 * sum(abs(float(s - t)) for s, t in
+                      zip(student.flatten(), teacher.flatten(), strict=True))
+            / (5 if l1 == "sum" else student.numel()),
+            "soft": -0.5 * 0.4 * sum(float(p * math.log(q)) for p, q in
                                zip(soft.flatten(), guess.flatten(), strict=True)) / 5,
             "teacher": -2.0 * sum(math.log(row[c]) for row, c in
                                   zip(soft, b.labels, strict=True)) / 5,
         }  # fmt: skip
         got = {name: float(x) for name, x in objective.terms(b).items()}
     assert got == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_students_stage_has_the_classifier_that_its_teacher_learnt_and_leaves_it():
+    scene = replace(SCENE, states={})
+    first = distillation.build(distillation.Config(imitate=0.0), scene)
+    second = distillation.build(distillation.Config(teacher_weight=0.0), scene)
+    b = batch(labels=(0, 1, 0, 2, 1))
+    assert set(first.terms(b)) == {"teacher"}
+    first.after_step(b)
+    with torch.no_grad():
+        second.prepare(EpochStart(round=0, epoch=0, seed=0, survey=lambda: None))
+    assert torch.equal(second.teacher.weight, first.teacher.weight)
+    assert {name for name, _ in second.named_parameters()} == {
+        "classifier.weight", "classifier.bias",
+    }  # fmt: skip
+    wanted = first.teacher(b.embeddings["visual"])
+    assert torch.equal(second.classify(b.embeddings)["visual"], wanted)
+    second(b).backward()
+    assert second.classifier.weight.grad.abs().sum() > 0
 
 
 def test_the_student_never_teaches_the_teacher():
@@ -310,6 +410,7 @@ def test_distillation_names_outputs_that_are_there():
         (lambda: ccl.Config(temperature=0.0), "temperature"),
         (lambda: ccl.Config(contrast=-1.0), "contrast"),
         (lambda: distillation.Config(lambda_kl=-1.0), "lambda_kl"),
+        (lambda: distillation.Config(imitate=0.0, teacher_weight=0.0), "not both 0"),
     ],
 )
 def test_settings_out_of_bounds_are_refused(make, says):

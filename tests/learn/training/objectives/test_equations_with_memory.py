@@ -72,6 +72,26 @@ def test_negatives_are_all_other_clips_equally_often_and_a_clip_keeps_its_own():
     assert (torch.bincount(elsewhere.flatten(), minlength=CLIPS) > 0).all()
 
 
+def test_negatives_leave_out_those_that_are_spared_and_are_all_others_equally_often():
+    b = replace(batch(), clips=torch.tensor([4, 0, 7, -1]))
+    spared = torch.tensor([[8, 1, 3], [1, 0, 1], [8, 6, 5], [1, 2, 3]])
+    drawn = others(b, 20_000, CLIPS, spared)
+    for clip, row, never in zip(b.clips.tolist(), drawn, spared.tolist(), strict=True):
+        gone = {clip, *never} if clip >= 0 else set()
+        count = torch.bincount(row, minlength=CLIPS)
+        expected = 20_000 / (CLIPS - len(gone))
+        for i, times in enumerate(count.tolist()):
+            assert times == 0 if i in gone else abs(times - expected) < 5 * expected**0.5
+
+
+@pytest.mark.parametrize("clips", [2, 3, 9])
+def test_where_all_others_are_partners_some_are_negatives_still(clips):
+    facts = replace(context(), clips=clips)
+    objective = cma.build(cma.Config(positives=50, negatives=4), facts)
+    objective.prepare(moment({m: objective.bank.of(m) for m in BOTH}, labels=torch.arange(clips)))
+    assert objective(batch(clips=(1, 0))).isfinite()
+
+
 def rows_of(b, order):
     return {
         "embeddings": {m: x[order] for m, x in b.embeddings.items()},
@@ -211,7 +231,7 @@ def test_cma_is_its_equation():
     same = (torch.arange(CLIPS)[:, None] % 3 == mined % 3).float().mean()
     assert metrics["partners_of_the_class"] == pytest.approx(float(same))
     b, total = batch(), 0.0
-    drawn = others(b, 5, CLIPS)
+    drawn = others(b, 5, CLIPS, mined[b.clips])
     for anchor, target in (("visual", "audio"), ("audio", "visual")):
         for i, clip in enumerate(b.clips.tolist()):
             x = b.embeddings[anchor][i]
@@ -223,9 +243,9 @@ def test_cma_is_its_equation():
                 cost = -sum(math.log(e / (e + noise)) for e in tops) / len(tops)
                 return cost - sum(math.log(noise / (e + noise)) for e in rest)
 
-            total += nce(x, [rows[target][clip]], rows[target][drawn[i]]) / 2 / len(b)
+            total += nce(x, [rows[target][clip]], rows[target][drawn[i]]) / 1.6 / 2 / len(b)
             mine, near = rows[anchor][mined[clip]], rows[anchor][drawn[i, :2]]
-            total += 0.6 * nce(x, mine, near) / 2 / len(b)
+            total += 0.6 * nce(x, mine, near) / 1.6 / 2 / len(b)
     assert objective(b).item() == pytest.approx(total, rel=1e-5)
 
 

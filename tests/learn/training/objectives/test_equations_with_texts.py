@@ -88,9 +88,11 @@ def partners(batch):
 # ── twins ────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.parametrize("relu_out", [False, True])
 @torch.no_grad()
-def test_cjme_is_its_formula(batch):
-    objective = built(cjme, margin=0.7, tie=0.05, agree=0.5, attend=2.0)
+def test_cjme_is_its_formula(batch, relu_out):
+    objective = built(cjme, margin=0.7, tie=0.01, agree=0.5, attend=2.0, relu_out=relu_out)
+    assert bool((objective.embed_texts(texts()) < 0).any()) != relu_out
     names, other = objective.embed_texts(texts()), partners(batch)
     a, v = batch.embeddings["audio"], batch.embeddings["visual"]
     costs, weights, wanted = [], [], []
@@ -104,7 +106,7 @@ def test_cjme_is_its_formula(batch):
             p = torch.softmax(names @ x, 0).double().numpy()
             doubts.append(-(p * np.log(p)).sum())
         surer = (
-            0.0 if doubts[0] < doubts[1] - 0.05 else 1.0 if doubts[1] < doubts[0] - 0.05 else 0.5
+            0.0 if doubts[0] < doubts[1] - 0.01 else 1.0 if doubts[1] < doubts[0] - 0.01 else 0.5
         )
         text, n = names[label], other[i]
         costs.append(
@@ -173,12 +175,14 @@ def test_avca_is_its_formula(batch):
     agree(objective, batch, expected)
 
 
+@pytest.mark.parametrize("decoders", [1, 2])
 @torch.no_grad()
-def test_tcaf_is_its_formula(batch):
-    objective = built(tcaf, reg=0.5, rec=2.0)
+def test_tcaf_is_its_formula(batch, decoders):
+    objective = built(tcaf, reg=0.5, rec=2.0, decoders=decoders)
     names = objective.embed_texts(texts())
     ce = reg = 0.0
-    rec = mse(objective.decoder(names[batch.labels]), texts()[batch.labels])
+    of_texts = objective.decoder if decoders == 1 else objective.text_decoder
+    rec = mse(of_texts(names[batch.labels]), texts()[batch.labels])
     for x in batch.embeddings.values():
         reg += mse(x, names[batch.labels])
         rec += mse(objective.decoder(x), texts()[batch.labels])
@@ -188,13 +192,15 @@ def test_tcaf_is_its_formula(batch):
     agree(objective, batch, {"ce": ce, "reg": 0.5 * reg, "rec": 2.0 * rec})
 
 
+@pytest.mark.parametrize("unit_weights", [False, True])
 @torch.no_grad()
-def test_the_probe_is_its_formula(batch):
-    objective = built(cross_modal_probe, scale=3.0, text=0.5)
+def test_the_probe_is_its_formula(batch, unit_weights):
+    objective = built(cross_modal_probe, scale=3.0, text=0.5, unit_weights=unit_weights)
 
     def cost(x, label):
         w = objective.weight
-        cosines = [float(x @ w[c] / (x.norm() * w[c].norm())) for c in range(C)]
+        length = [float(w[c].norm()) if unit_weights else 1.0 for c in range(C)]
+        cosines = [float(x @ w[c] / (x.norm() * length[c])) for c in range(C)]
         logits = 3.0 * np.array(cosines)
         return np.log(np.exp(logits).sum()) - logits[label]
 

@@ -56,6 +56,20 @@ def test_a_few_episodes_at_a_time_change_nothing(monkeypatch):
     torch.testing.assert_close(trx.head().fit(support, context)(query), whole)
 
 
+def test_what_is_dropped_of_a_frame_is_dropped_in_every_tuple():
+    trx = build("trx:frames=4,width=5,dropout=0.5,triples=false").train()
+    seen = []
+    part = trx.tuples[0]
+    part.to_keys.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    part(clips(1, 1).view(1, 1, FRAMES, DIM), clips(1, 1, 1).view(1, 1, 1, FRAMES, DIM), None)
+    for pairs in (x.view(-1, 2, DIM) for x in seen):
+        for frame in range(FRAMES):
+            of_frame = pairs[part.places == frame]
+            assert len(of_frame) == FRAMES - 1
+            assert (of_frame == of_frame[0]).all()
+        assert (pairs == 0).any()
+
+
 def test_two_modalities_are_each_compared_and_count_alike():
     trx, single = build(), Context(modality_dims=(FRAMES * DIM,))
     support, query = clips(2, 3, 2, 2), clips(2, 4, 2, seed=1)
