@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from store.console import wrapped, write_line
+from store.console import offered_by, wrapped, write_line
 from store.sizes import size
 
 
@@ -120,7 +120,7 @@ def _duration(hours: float) -> str:
 def encoder_lines(rows: list[dict[str, Any]]) -> None:
     """Print the encoders, their variants and licences."""
     for row in rows:
-        wrapped(f"{row['name']} ({row['modality']}): {row['summary']}")
+        wrapped(f"{row['name']}{offered_by(row)} ({row['modality']}): {row['summary']}")
         dims = ", ".join(f"{variant} {dim}".strip() for variant, dim in row["dims"].items())
         wrapped(f"dimension: {dims}", indent="    ")
         settings = ", ".join(

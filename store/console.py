@@ -164,10 +164,15 @@ def pairs(facts: Mapping[str, Any]) -> None:
     table([{"key": k, "value": v} for k, v in shown.items()], ["key", "value"], header=False)
 
 
+def offered_by(row: Mapping[str, Any]) -> str:
+    """The distribution that a listed plug-in comes from, if it is not ours."""
+    return f" [{row['distribution']}]" if row["distribution"] else ""
+
+
 def plugin_table(rows: list[dict[str, Any]]) -> None:
     """Print the plug-ins of a family: summary, settings with their defaults and bounds."""
     for row in rows:
-        wrapped(f"{row['name']}: {row['summary']}")
+        wrapped(f"{row['name']}{offered_by(row)}: {row['summary']}")
         shown = []
         for key, value in row["settings"].items():
             facts = ["main"] if key == row["main"] else []

@@ -7,24 +7,26 @@ extend and no decorator to forget. Each module offers
     build(config, ...)      the only constructor; what follows `config` is fixed by the family
     TRAITS                  what the family must know before it builds one, in families that ask
 
+Other packages offer more, by entry points or as `module.path/attr` (`store/outside.py`): they are
+found and read without importing anything, like our own, and never hide one of ours.
+
 A SPEC is how people write one down: `name` or `name:key=value,key=value` (`store/grammar.py`).
 """
 
-import ast
 import sys
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import Field, fields
-from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 from pkgutil import iter_modules
-from types import ModuleType
 from typing import Any, get_type_hints
 
-from store import grammar
-from store.errors import ConfigError, UnknownPlugin, UnknownSetting, choices
+from store import grammar, source
+from store import outside as elsewhere
+from store.errors import ConfigError, MicroshotError, UnknownPlugin, UnknownSetting, choices
 from store.grammar import Spec as Spec
+from store.outside import Place
 from store.settings import Bounds
 
 
@@ -41,7 +43,7 @@ def parse_spec(text: str, family: str | None = None) -> Spec:
             argument for a plug-in that has no main one.
     """
     name, words = grammar.parse(text)
-    config = config_type(family, name) if family and name in names(family) else None
+    config = _config_if_any(family, name) if family and words else None
     settings: dict[str, Any] = {}
     for place, word in enumerate(words):
         try:
@@ -52,6 +54,14 @@ def parse_spec(text: str, family: str | None = None) -> Spec:
             raise ConfigError(f"{text!r}: repeated key {key!r}")
         settings[key] = value
     return Spec(name, settings)
+
+
+def _config_if_any(family: str, name: str) -> Any:
+    """The settings of a plug-in; None if there is none, which whoever builds it says."""
+    try:
+        return config_type(family, name)
+    except ConfigError:
+        return None
 
 
 def _meaning(word: grammar.Word, config: Any) -> tuple[str, Any]:
@@ -80,17 +90,79 @@ def names(family: str) -> list[str]:
     return sorted(m.name for m in iter_modules(folders) if not m.name.startswith("_"))
 
 
-def module(family: str, name: str) -> ModuleType:
-    """The module of plug-in `name`.
+def outside(family: str) -> dict[str, Place]:
+    """What installed distributions offer a family, by the NAME that a SPEC has for it.
+
+    A name that is one of ours, or that two distributions have, is nobody's: the place stands in
+    for it.
+    """
+    offered = elsewhere.offered(family)
+    own, times = names(family), Counter(place.name for place in offered)
+    return {
+        place.name if place.name not in own and times[place.name] == 1 else str(place): place
+        for place in offered
+    }
+
+
+def known(family: str) -> list[str]:
+    """The names of a family: its own, and those that installed distributions offer."""
+    return sorted((*names(family), *outside(family)))
+
+
+def module(family: str, name: str) -> Any:
+    """The module of plug-in `name`, or what stands for one: it has `Config` and `build`.
 
     Raises:
         UnknownPlugin: says what exists and what was probably meant.
+        ConfigError: a plug-in from outside that is none, or cannot be imported.
     """
     loaded = sys.modules.get(f"{family}.{name}")
     if loaded is not None and name.isidentifier() and not name.startswith("_"):
         return loaded  # looking into the folder again would be most of the time of small calls
-    check_name(family, name)
-    return import_module(f"{family}.{name}")
+    place = find(family, name)
+    if place.module == f"{family}.{name}":
+        return import_module(place.module)
+    try:
+        found = import_module(place.module)
+        return getattr(found, place.attribute) if place.attribute else found
+    except Exception as error:
+        raise ConfigError(
+            f"{_noun(family)} {name!r} of {place.distribution or place.module} cannot be "
+            f"imported: {type(error).__name__}: {error}"
+        ) from error
+
+
+def find(family: str, name: str) -> Place:
+    """Where plug-in `name` stands, found without importing it.
+
+    Raises:
+        UnknownPlugin: says what exists and what was probably meant.
+        ConfigError: what stands there is no plug-in.
+    """
+    if name in names(family):
+        return Place(f"{family}.{name}")
+    if elsewhere.is_place(name):
+        place: Place | None = elsewhere.located(name)
+    else:
+        place = outside(family).get(name)
+    noun = _noun(family)
+    if place is None:
+        if rivals := [p for p in elsewhere.offered(family) if p.name == name]:
+            who = " and ".join(f"{place} of {place.distribution}" for place in rivals)
+            raise UnknownPlugin(f"{_noun(family)} {name!r} may be {who}; name one of the two")
+        raise UnknownPlugin(
+            f"no {_noun(family)} {name!r}; there are {choices(name, known(family))}"
+        )
+    if source.text_of(place.module) is None:
+        raise UnknownPlugin(
+            f"no {noun} {name!r}: there is no module {place.module} on Python's path"
+        )
+    wanted = {place.attribute} if place.attribute else {"Config", "build"}
+    if missing := wanted - source.names_of(place.module):  # what is no plug-in is never run
+        raise ConfigError(
+            f"{name} is no {noun}: {place.module} defines no {' and no '.join(sorted(missing))}"
+        )
+    return place
 
 
 def check_name(family: str, name: str) -> None:
@@ -99,9 +171,11 @@ def check_name(family: str, name: str) -> None:
     Raises:
         UnknownPlugin: says what exists and what was probably meant.
     """
-    if name not in (known := names(family)):
-        noun = family.rpartition(".")[2].removesuffix("s")
-        raise UnknownPlugin(f"no {noun} {name!r}; there are {choices(name, known)}")
+    find(family, name)
+
+
+def _noun(family: str) -> str:
+    return family.rpartition(".")[2].removesuffix("s")
 
 
 def configure(family: str, spec: Spec) -> Any:
@@ -184,21 +258,28 @@ def _typed(name: str, key: str, value: Any, wanted: Any) -> Any:
 
 def describe(family: str) -> list[dict[str, Any]]:
     """Name, first docstring line, settings and their bounds of every plug-in of a family."""
-    rows = []
-    for name in names(family):
-        parsed = _read(f"{family}.{name}", ("__doc__", "Config"))
-        settings = fields(parsed["Config"])
-        bounds = {s.name: str(b) for s in settings if (b := s.metadata.get("bounds"))}
-        rows.append(
-            {
-                "name": name,
-                "summary": (parsed["__doc__"] or "").strip().splitlines()[0],
-                "settings": {setting.name: setting.default for setting in settings},
-                "bounds": bounds,
-                "main": main_setting(parsed["Config"]),
-            }
-        )
-    return rows
+    places = {name: Place(f"{family}.{name}") for name in names(family)} | outside(family)
+    return [_described(name, place) for name, place in places.items()]
+
+
+def _described(name: str, place: Place) -> dict[str, Any]:
+    """A row of a listing; of a plug-in from outside that cannot be read, why not."""
+    row: dict[str, Any] = {"name": name, "summary": "", "settings": {}, "bounds": {}, "main": None}
+    try:
+        config, doc = _seen(place, "Config"), _seen(place, "__doc__")
+    except Exception as error:
+        if place.distribution is None:
+            raise
+        why = f"cannot be read: {type(error).__name__}: {error}"
+        return row | {"summary": why, "distribution": place.distribution}
+    settings = fields(config)
+    return row | {
+        "summary": ((doc or "").strip().splitlines() or [""])[0],
+        "settings": {setting.name: setting.default for setting in settings},
+        "bounds": {s.name: str(b) for s in settings if (b := s.metadata.get("bounds"))},
+        "main": main_setting(config),
+        "distribution": place.distribution,
+    }
 
 
 # ── reading settings without what else their module imports ──────────────────────────────────────
@@ -223,70 +304,22 @@ def glance(family: str, name: str, wanted: str, *default: Any) -> Any:
     Raises:
         UnknownPlugin: says what exists and what was probably meant.
     """
-    check_name(family, name)
-    dotted = f"{family}.{name}"
-    found = _glanced(dotted, wanted, _source(dotted))
-    return found.get(wanted, *default) if default else found[wanted]
+    place = find(family, name)
+    try:
+        return _seen(place, wanted, *default)
+    except MicroshotError:
+        raise
+    except Exception as error:
+        if place.module == f"{family}.{name}":
+            raise
+        raise ConfigError(
+            f"{_noun(family)} {name!r} of {place.distribution or place.module}: its {wanted} "
+            f"cannot be read: {type(error).__name__}: {error}"
+        ) from error
 
 
-@cache
-def _glanced(dotted: str, wanted: str, text: str) -> dict[str, Any]:
-    """The name and what it rests on, read once for every text of the module."""
-    return _read(dotted, (wanted,))
-
-
-def _read(dotted: str, wanted: Iterable[str]) -> dict[str, Any]:
-    """Some names of a module of ours: only the top-level statements that they rest on are run."""
-    tree = ast.parse(_source(dotted))
-    statements = {name: node for node in tree.body for name in _defined_by(node)}
-    needed, ahead = set[str](), set(wanted)
-    while ahead:
-        needed |= ahead
-        ahead = {n for key in ahead & statements.keys() for n in _used_by(statements[key])} - needed
-    namespace: dict[str, Any] = {"__name__": dotted, "__doc__": ast.get_docstring(tree)}
-    for node in tree.body:
-        if not needed.intersection(_defined_by(node)):
-            continue
-        if isinstance(node, ast.ImportFrom) and _is_read(node.module):
-            imported = {alias.asname or alias.name: alias.name for alias in node.names}
-            names = imported.keys() & needed
-            theirs = _read(node.module or "", [imported[name] for name in names])
-            namespace |= {name: theirs[imported[name]] for name in names}
-        else:
-            exec(compile(ast.Module([node], []), dotted, "exec"), namespace)
-    return namespace
-
-
-def _is_read(module: str | None) -> bool:
-    """Whether a module is read likewise, as one that may need heavy libraries. What all plug-ins
-    share, the errors above all, is imported: its classes must be the ones that others know."""
-    package = (module or "").split(".")
-    return package[0] in ("extract", "learn") or package[:2] == ["store", "exchange"]
-
-
-def _source(dotted: str) -> str:
-    """The text of a module, found without importing the packages around it."""
-    top, *inner = dotted.split(".")
-    spec = find_spec(top)
-    roots = spec.submodule_search_locations if spec else None
-    assert roots, dotted
-    path = Path(roots[0], *inner)
-    return (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
-
-
-def _defined_by(node: ast.stmt) -> set[str]:
-    """The names that a top-level statement gives its module."""
-    if isinstance(node, ast.Import | ast.ImportFrom):
-        return {(alias.asname or alias.name).split(".")[0] for alias in node.names}
-    if isinstance(node, ast.ClassDef | ast.FunctionDef):
-        return {node.name}
-    if isinstance(node, ast.Assign | ast.AnnAssign):
-        names = (name for name in ast.walk(node) if isinstance(name, ast.Name))
-        return {name.id for name in names if isinstance(name.ctx, ast.Store)}
-    return set()
-
-
-def _used_by(node: ast.stmt) -> set[str]:
-    """The names that a statement reads."""
-    names = (name for name in ast.walk(node) if isinstance(name, ast.Name))
-    return {name.id for name in names if isinstance(name.ctx, ast.Load)}
+def _seen(place: Place, wanted: str, *default: Any) -> Any:
+    """One name of a plug-in, read from its source."""
+    if place.attribute:
+        return getattr(source.value_of(place.module, place.attribute), wanted, *default)
+    return source.value_of(place.module, wanted, *default)

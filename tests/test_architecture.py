@@ -20,18 +20,9 @@ HEAVY = ("av", "dask", "faiss", "h5py", "numpy", "pyarrow", "sklearn", "torch", 
 # Rooms of each package, floor by floor. A room knows the floors below it, and not its neighbours.
 FLOORS = {
     "store": (
-        ("atomic", "errors", "lock", "names", "pickles"),
-        (
-            "cluster",
-            "columns",
-            "grammar",
-            "safe_pickle",
-            "settings",
-            "sizes",
-            "spec",
-            "status",
-            "storage",
-        ),
+        ("atomic", "errors", "lock", "names", "pickles", "source"),
+        ("cluster", "columns", "grammar", "outside", "safe_pickle", "settings", "sizes", "spec"),
+        ("status", "storage"),
         ("plugins", "console", "manifest_rows"),
         ("manifest", "parts"),
         ("features",),
@@ -44,7 +35,7 @@ FLOORS = {
         ("processes", "weights"),
         ("media", "encoders", "datasets"),
         ("pipeline",),
-        ("tables",),
+        ("tables", "testing"),
         ("commands",),
     ),
     "learn": (
@@ -54,7 +45,7 @@ FLOORS = {
         ("inference",),
         ("annotation", "evaluation"),
         ("reporting",),
-        ("trial",),
+        ("testing", "trial"),
         ("commands",),
     ),
 }

@@ -106,8 +106,7 @@ def limits_of(encoder: Encoder) -> Limits:
 
 def device_of(encoder: Encoder) -> torch.device:
     """The device that the encoder computes on."""
-    device: torch.device = getattr(encoder, "device", torch.device("cpu"))
-    return device
+    return torch.device(getattr(encoder, "device", "cpu"))  # a word, of an encoder from outside
 
 
 class Packer:

@@ -417,7 +417,7 @@ def _plugin(section: str, table: Mapping[str, Any]) -> plugins.Spec:
     name = settings.pop("name", None)
     if not isinstance(name, str):
         raise ConfigError(
-            f"{section}.name is missing; there are {', '.join(plugins.names(family))}"
+            f"{section}.name is missing; there are {', '.join(plugins.known(family))}"
         )
     config = plugins.check(family, plugins.Spec(name, settings))
     assert is_dataclass(config)

@@ -1,95 +1,13 @@
-"""Every fusion, present and future, keeps the promises of `Fusion`."""
+"""Every fusion of ours keeps the promises of `Fusion`."""
 
 import pytest
-import torch
 
-from learn.fewshot.fusions import FAMILY, Fusion, Prior, WeighingFusion, equal
-from learn.fewshot.heads import Context
+from learn.testing import FusionContract
 from store import plugins
 
-FUSIONS = {name: plugins.build(FAMILY, name) for name in plugins.names(FAMILY)}
-every_fusion = pytest.mark.parametrize("fusion", FUSIONS.values(), ids=FUSIONS)
-E, N, K, M = 4, 3, 2, 9
-HEADS = ("ridge:power=0.5,centre=support,unit=true", "prototypes", "tim:steps=5")
+FAMILY = "learn.fewshot.fusions"
 
 
-@pytest.fixture
-def vectors():
-    """Clips of three classes by sight, by sound and by a network, class by class."""
-    rng = torch.Generator().manual_seed(0)
-    classes = torch.arange(30) // 10
-    return {
-        name: 2 * torch.randn(3, size, generator=rng)[classes]
-        + torch.randn(30, size, generator=rng)
-        for name, size in (("visual", 6), ("audio", 5), ("av", 4))
-    }
-
-
-def seen(fusion, vectors):
-    """Shots, queries and contexts of four episodes in every view; queries are class by class."""
-    views = fusion.views(vectors)
-    rng = torch.Generator().manual_seed(1)
-    order = torch.stack(
-        [
-            torch.stack([torch.randperm(10, generator=rng) + 10 * n for n in range(N)])
-            for _ in range(E)
-        ]
-    )
-    shots = [view.vectors[order[:, :, :K]] for view in views]
-    queries = [view.vectors[order[:, :, K : K + 3]].flatten(1, 2) for view in views]
-    return shots, queries, [Context(modality_dims=view.modality_dims) for view in views]
-
-
-@every_fusion
-@pytest.mark.parametrize("head", HEADS)
-def test_scores_tell_classes_apart_and_episodes_do_not_meet(fusion, head, vectors):
-    assert isinstance(fusion, Fusion)
-    head = plugins.build("learn.fewshot.heads", head)
-    shots, queries, contexts = seen(fusion, vectors)
-    scores = fusion.fit(head, shots, contexts)(queries, None)
-    assert scores.shape == (E, M, N)
-    assert (scores.argmax(-1) == torch.arange(M) // 3).float().mean() > 0.6
-    alone = [
-        fusion.fit(head, [x[i : i + 1] for x in shots], contexts)(
-            [x[i : i + 1] for x in queries], None
-        )
-        for i in range(E)
-    ]
-    torch.testing.assert_close(scores, torch.cat(alone), rtol=1e-4, atol=1e-4)
-
-
-@every_fusion
-def test_lengths_of_a_sense_decide_nothing(fusion, vectors):
-    """A sense in other units is the same sense."""
-    head = plugins.build("learn.fewshot.heads", HEADS[0])
-    answers = []
-    for factor in (1.0, 1000.0):
-        scaled = {**vectors, "audio": vectors["audio"] * factor}
-        shots, queries, contexts = seen(fusion, scaled)
-        answers.append(fusion.fit(head, shots, contexts)(queries, None).argmax(-1))
-    assert torch.equal(*answers)
-
-
-@every_fusion
-def test_it_says_what_it_lacks(fusion, vectors):
-    assert fusion.lacks(vectors) is None
-    assert fusion.lacks({"visual": vectors["visual"]})
-
-
-@every_fusion
-def test_weights_are_of_the_simplex_and_follow_the_better_sense(fusion, vectors):
-    if not fusion.weighs:
-        return
-    assert isinstance(fusion, WeighingFusion)
-    head = plugins.build("learn.fewshot.heads", HEADS[0])
-    noise = torch.randn(30, 5, generator=torch.Generator().manual_seed(2))
-    shots, _, contexts = seen(fusion, {**vectors, "audio": noise})
-    weights = fusion.weigh(head, shots, contexts, equal(2))
-    torch.testing.assert_close(weights.sum(1), torch.ones(E))
-    assert (weights >= 0).all()
-    assert weights[:, 0].mean() > 0.6
-    one = [x[:, :, :1] for x in shots]
-    prior = Prior(value=(0.3, 0.7), origin="given")
-    assert torch.allclose(
-        fusion.weigh(head, one, contexts, prior), torch.tensor([0.3, 0.7]).expand(E, 2)
-    )
+@pytest.mark.parametrize("name", plugins.names(FAMILY), scope="class")
+class TestFusions(FusionContract):
+    """Of ours."""

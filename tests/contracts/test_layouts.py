@@ -1,149 +1,24 @@
-"""Promises of every layout, kept on the small lists of `data_manifests/layouts/NAME`.
+"""Every layout of ours keeps the promises of `Layout` on `data_manifests/layouts/NAME`."""
 
-lists/        lists as the dataset has them, made up
-files.txt     the files that are there; the lists name one more, but for those without lists
-manifest.csv  what comes of it
-"""
-
-import csv
-import shutil
 from pathlib import Path
 
 import pytest
 
-import store
-from extract.datasets import manifest
-from extract.datasets.media_files import MediaFiles
+from extract.testing import LayoutContract
 from store import plugins
-from store.errors import InputError, MicroshotError, MissingFile
 
-OWN = Path(__file__).parents[2] / "data_manifests" / "layouts"
-NAMES = plugins.names(manifest.FAMILY)
-
-
-@pytest.fixture(params=NAMES)
-def name(request):
-    return request.param
+EXAMPLES = Path(__file__).parents[2] / "data_manifests" / "layouts"
+FAMILY = "extract.datasets.layouts"
 
 
-@pytest.fixture
-def dataset(name, tmp_path):
-    """Media and lists in a folder, and what is the source of that layout there."""
-    for file in (OWN / name / "files.txt").read_text().splitlines():
-        (tmp_path / "data" / file).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "data" / file).write_bytes(b"")
-    if (OWN / name / "lists").is_dir():
-        shutil.copytree(OWN / name / "lists", tmp_path / "data" / "its lists")
-    return tmp_path / "data"
+@pytest.mark.parametrize("name", plugins.names(FAMILY), scope="class")
+class TestLayouts(LayoutContract):
+    """Of ours."""
 
+    @pytest.fixture
+    def example(self, name):
+        return EXAMPLES / name
 
-def source_of(dataset):
-    """The folder of lists, or the only one, or the folder itself where there are none."""
-    lists = dataset / "its lists"
-    files = [path for path in lists.rglob("*") if path.is_file()]
-    return dataset if not files else files[0] if len(files) == 1 else lists
-
-
-def made(name, dataset, output, **options):
-    return manifest.write(name, source_of(dataset), output, media=dataset, **options)
-
-
-def table(path):
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def test_its_lists_become_the_manifest_beside_them(name, dataset):
-    facts = made(name, dataset, dataset / "m.csv")
-    assert table(dataset / "m.csv") == table(OWN / name / "manifest.csv")
-    assert facts["clips"] == len(table(dataset / "m.csv"))
-    store.read_manifest(dataset / "m.csv")
-
-
-def test_a_clip_without_a_file_is_counted_and_left_out(name, dataset):
-    files = MediaFiles(dataset)
-    facts = made(name, dataset, dataset / "m.csv")
-    paths = {row["path"] for row in table(dataset / "m.csv")}
-    assert paths <= {path.as_posix() for path in files.paths}
-    if (OWN / name / "lists").is_dir() and name not in {"metaaudio"}:
-        assert facts["missing"] == 1
-        everything = made(name, dataset, dataset / "all.csv", keep_missing=True)
-        assert everything["clips"] == facts["clips"] + 1
-        store.read_manifest(dataset / "all.csv")
-    assert facts["files_not_listed"] == len(files) - len(paths)
-
-
-def test_the_order_is_that_of_the_lists_and_not_of_the_disk(name, dataset, tmp_path):
-    made(name, dataset, dataset / "m.csv")
-    before = (dataset / "m.csv").read_bytes()
-    (dataset / "m.csv").unlink()
-    twin = tmp_path / "twin"
-    for path in sorted(dataset.rglob("*"), reverse=True):
-        if path.is_file():
-            (twin / path.relative_to(dataset)).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, twin / path.relative_to(dataset))
-    made(name, twin, twin / "m.csv")
-    assert (twin / "m.csv").read_bytes() == before
-
-
-def test_splits_share_no_group(name, dataset):
-    """Or what is learned of a source is asked about."""
-    made(name, dataset, dataset / "m.csv")
-    groups = {}
-    for row in table(dataset / "m.csv"):
-        if row.get("group") and row.get("split"):
-            groups.setdefault(row["group"], set()).add(row["split"])
-    assert all(len(splits) == 1 for splits in groups.values())
-
-
-def test_lists_of_something_else_are_our_errors(name, dataset):
-    lists = dataset / "its lists"
-    if not lists.is_dir():
-        pytest.skip("it has no lists")
-    texts = {
-        "nothing": b"", "binary": bytes(range(256)), "prose": b"to be, or not\nto be\n",
-        "object": b"{}", "list": b"[1, [2]]", "deep": b"[" * 100_000, "header": b"a,b\n1\n",
-        "quote": b'"never closed\n',
-    }  # fmt: skip
-    for k, (what, text) in enumerate(texts.items()):
-        for path in lists.rglob("*"):
-            if path.is_file():
-                path.write_bytes(text)
-        with pytest.raises(MicroshotError):
-            made(name, dataset, dataset / f"{k}.csv")
-        assert not (dataset / f"{k}.csv").exists(), what
-        assert not list(dataset.glob("*.unfinished")), what
-
-
-def test_lists_cannot_name_what_lies_outside(name, dataset, tmp_path):
-    """Whatever name a list gives is replaced by that of a file elsewhere on the disk."""
-    lists = dataset / "its lists"
-    if not lists.is_dir():
-        pytest.skip("it has no lists")
-    secret = tmp_path / "secret.mp4"
-    secret.write_bytes(b"")
-    for path in lists.rglob("*"):
-        if path.is_file():
-            text = path.read_text()
-            for file in (OWN / name / "files.txt").read_text().splitlines():
-                for known in (file, file.rpartition(".")[0], Path(file).name):
-                    text = text.replace(known, str(secret))
-            path.write_text(text)
-    for options in ({}, {"keep_missing": True}):
-        output = dataset / f"{len(options)}.csv"
-        try:
-            made(name, dataset, output, **options)
-        except MicroshotError:
-            continue
-        store.read_manifest(output)  # refuses paths that leave the folder
-        assert not any(".." in row["path"] or row["path"].startswith("/") for row in table(output))
-
-
-def test_nothing_of_it_is_there(name, dataset, tmp_path):
-    with pytest.raises(MissingFile):
-        manifest.write(name, tmp_path / "none", tmp_path / "m.csv")
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    with pytest.raises((InputError, MissingFile)):
-        manifest.write(name, source_of(dataset), empty / "m.csv", media=empty)
-    assert list(empty.iterdir()) == []
+    @pytest.fixture(autouse=True)
+    def _missing(self, name, monkeypatch):
+        monkeypatch.setattr(type(self), "names_one_more", name != "metaaudio")

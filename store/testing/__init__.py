@@ -1,10 +1,12 @@
-"""A valid store of made-up features, for tests and benchmarks.
+"""A valid store of made-up features, for tests and benchmarks; the contract suite of formats.
 
 Shapes: n = clips of a unit, R = their rows, D = embedding size.
 """
 
+import sys
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -15,6 +17,24 @@ from store.parts.unit_rows import UnitRows
 from store.spec import FeatureSpec
 from store.status import Status
 from store.store import Store, create
+
+if TYPE_CHECKING:
+    from store.testing.formats import FormatContract
+
+__all__ = ["FormatContract", "fill"]
+
+if "pytest" in sys.modules:  # a failure then shows what was compared
+    sys.modules["pytest"].register_assert_rewrite(f"{__name__}.formats")
+
+
+def __getattr__(name: str) -> Any:
+    """The suite, which needs pytest, when it is asked for."""
+    if name != "FormatContract":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from store.testing.formats import FormatContract
+
+    return FormatContract
+
 
 _SPLITS = (("train", 0.5), ("val", 0.25), ("test", 0.25))
 
