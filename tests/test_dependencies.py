@@ -25,6 +25,7 @@ NOT_IMPORTED = {
 # Imported where somebody has it, and declared nowhere.
 NOT_DECLARED = {
     "tensorflow",  # a second judge of the reader of its checkpoints; 600 MB
+    "hatchling",  # builds a package of somebody else in a soak
     "datasets",  # a second judge of exported folders
 }
 # One import name, several distributions: the one that is declared.
