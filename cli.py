@@ -14,7 +14,22 @@ import typer
 from extract.commands import SandboxMode
 from extract.commands import app as extract_app
 from learn.commands import app as learn_app
-from learn.commands.options import AudioFeature, Group, GroupFile, Projection, VisualFeature
+from learn.commands.options import (
+    DATA,
+    TRAINING,
+    AudioFeature,
+    Changes,
+    CheckpointSeconds,
+    Group,
+    GroupFile,
+    NewRun,
+    Projection,
+    Recipe,
+    Resume,
+    TrainOn,
+    VisualFeature,
+    keep_command,
+)
 from store import console
 from store.commands import app as store_app
 from store.console import Json, StoreDir
@@ -166,6 +181,113 @@ def annotate_command(
     ).to_dict()
     console.give(result, as_json, lambda: annotation_lines(result))
     return console.DONE
+
+
+@learn_app.command("finetune")
+def finetune_command(
+    clips: Annotated[
+        Path,
+        typer.Argument(metavar="MANIFEST|FOLDER", help="One row per clip, or a folder of clips."),
+    ],
+    recipe: Recipe,
+    output: NewRun,
+    visual: Annotated[
+        str | None,
+        typer.Option(metavar="SPEC", help="The encoder of frames.", rich_help_panel=DATA),
+    ] = None,
+    audio: Annotated[
+        str | None,
+        typer.Option(metavar="SPEC", help="The encoder of sound.", rich_help_panel=DATA),
+    ] = None,
+    setting: Changes = [],  # noqa: B006
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Of orders, copies and random weights.", show_default="0", rich_help_panel=TRAINING
+        ),
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="Decoded clips to keep; others are decoded again every epoch.",
+            show_default="1GiB", rich_help_panel=DATA,
+        ),
+    ] = None,
+    resume: Resume = False,
+    device: TrainOn = "auto",
+    workers: Annotated[
+        int,
+        typer.Option(
+            help="Decode processes.", show_default="one per core", rich_help_panel=TRAINING
+        ),
+    ] = 0,
+    checkpoint_seconds: CheckpointSeconds = 30.0,
+    sandbox: SandboxMode = "auto",
+    as_json: Json = False,
+) -> int:  # fmt: skip
+    """Train encoders on clips: frames and sound in, weights for `extract run` out.
+
+    Ends by saying what the training did to few-shot answers about classes that it did not see.
+
+    Example: learn finetune my_clips --recipe supervised --visual efficientnet_lite -o runs/sight
+    """
+    from extract.pipeline.options import Options
+    from extract.weights.choice import check_encoder
+    from learn.commands.checks import check_finetune
+    from learn.data.device_names import check_device
+
+    changes = [*setting, *([f"optimiser.seed={seed}"] if seed is not None else [])]
+    changes += [f"data.memory={memory}"] if memory else []
+    specs = {m: s for m, s in (("visual", visual), ("audio", audio)) if s is not None}
+    check_device(device)
+    options = Options(workers=workers, sandbox=sandbox, device="cpu")
+    for modality, spec in specs.items():
+        check_encoder(spec, modality)
+    check_finetune(recipe, changes, output, resume=resume)
+
+    from extract.datasets.source import read_clips
+    from extract.pipeline.options import readable
+    from extract.trainable import clips as trainable
+    from extract.trainable.network import load
+    from learn.commands.comparison_tables import finetuned_lines
+    from learn.data import devices
+    from learn.finetuning.finetune import finetune
+
+    manifest, notes = read_clips(clips)
+    manifest, torch_device = readable(manifest), devices.chosen(device)
+    learners = {
+        modality: load(spec, modality, str(torch_device), seed=seed)
+        for modality, spec in specs.items()
+    }
+
+    def source(*, looks: tuple[float, ...], memory_bytes: int) -> trainable.ClipStream:
+        return trainable.ClipStream(
+            manifest=manifest,
+            looks=looks,
+            memory_bytes=memory_bytes,
+            options=options.resolved(),
+            short_side=max(learner.short_side for learner in learners.values()),
+            sample_rate=max(learner.sample_rate for learner in learners.values()),
+        )
+
+    with console.progress("steps", quiet=as_json) as progress, console.interruptible() as stop:
+        for note in notes:
+            progress(0, None, note)
+        try:
+            result = finetune(
+                manifest, recipe, learners=learners, source=source, run_dir=output,
+                settings=changes, resume=resume, device=torch_device,
+                checkpoint_seconds=checkpoint_seconds, stop=stop.is_set, progress=progress,
+            ).to_dict()  # fmt: skip
+        except KeyboardInterrupt:
+            if not stop.is_set() or not (output / "checkpoint.safetensors").is_file():
+                raise
+            return console.Stopped(
+                f"{output} has a checkpoint, go on with the same command and --resume"
+            )
+    keep_command(output)
+    console.give(result, as_json, lambda: finetuned_lines(result))
+    return console.FINDINGS if result["failed"] else console.DONE
 
 
 @learn_app.command("try")

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from learn.evaluation.episodes import run_episodes
     from learn.evaluation.evaluate import run_protocol
     from learn.evaluation.sweep import sweep
+    from learn.finetuning.finetune import finetune
     from learn.inference.groups import groups
     from learn.inference.predict import predict
     from learn.inference.search import search
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "compare",
+    "finetune",
     "groups",
     "make_labels",
     "predict",
@@ -34,6 +36,7 @@ __all__ = [
 
 _HOME = {
     "compare": "learn.evaluation.compare",
+    "finetune": "learn.finetuning.finetune",
     "groups": "learn.inference.groups",
     "make_labels": "learn.data.labels",
     "predict": "learn.inference.predict",

@@ -17,6 +17,7 @@ from store.errors import ConfigError, choices
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _fast = ContextVar("fast", default=True)
+_learns = ContextVar("learns", default=False)
 
 
 @contextmanager
@@ -30,6 +31,20 @@ def plain() -> Iterator[None]:
         yield
     finally:
         _fast.reset(token)
+
+
+@contextmanager
+def learning() -> Iterator[None]:
+    """Networks made inside learn: batch norms stay live, and calls keep what gradients need.
+
+    At rest they give the rows of a frozen network, up to rounding.
+    """
+    token = _learns.set(True)
+    try:
+        with plain():
+            yield
+    finally:
+        _learns.reset(token)
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -76,6 +91,8 @@ def fold_batch_norm(network: nn.Module) -> None:
 class Frozen:
     """A network at rest: evaluation mode, batch norm folded, one device and precision.
 
+    Made inside `learning`, it is the same network before it is put to rest.
+
     Raises:
         ConfigError: an unknown precision, or a device this machine does not have.
     """
@@ -89,7 +106,8 @@ class Frozen:
             )
         self.device = present(device)
         self.dtype = PRECISIONS[precision]
-        self._network = network.eval().requires_grad_(False)
+        self.learns = _learns.get()
+        self._network = network.eval().requires_grad_(self.learns)
         if _fast.get():
             fold_batch_norm(network)
         if _fast.get() and channels_last:
@@ -98,6 +116,11 @@ class Frozen:
         self._copies: torch.cuda.Stream | None = None
         if self.device.type == "cuda":
             whole_fp32()
+
+    @property
+    def module(self) -> nn.Module:
+        """The network itself."""
+        return self._network
 
     def take(self, x: Tensor) -> Tensor:
         """`x` on the network's device; to a GPU on a stream of its own, while it computes.
@@ -118,7 +141,9 @@ class Frozen:
         return moved
 
     def __call__(self, x: Float[Tensor, "B ..."]) -> Float[Tensor, "B D"]:
-        with torch.inference_mode():
+        if self.learns and x.is_inference():
+            x = x.clone()  # gradients may need it, and what inference made is not to be kept
+        with torch.inference_mode(not self.learns or torch.is_inference_mode_enabled()):
             return self._network(x.to(self.device, self.dtype)).float()
 
 

@@ -29,6 +29,7 @@ from extract.encoders._network import Frozen, SameConv2d
 from extract.encoders._resize import resize
 from extract.weights import loading as weight_files
 from extract.weights.packaged import Packaged
+from store.errors import ConfigError
 from store.settings import Settings, setting
 
 NAME = "efficientnet_lite"
@@ -107,6 +108,12 @@ class Config(Settings):
     weights: str = ""  # none: those that come with the variant's package
     untrained: bool = False
     seed: int = 0  # of untrained weights
+    side: int = setting(0, at_least=0, at_most=1024)  # pixels, of the input; 0: the variant's
+
+    def check(self) -> None:
+        """Refuse an input that the network's strides leave nothing of."""
+        if 0 < self.side < 32:
+            raise ConfigError(f"{NAME}: side={self.side} is less than 32, what one output sees")
 
 
 class Block(nn.Module):
@@ -191,7 +198,7 @@ class EfficientNetLiteEncoder:
         notes: Mapping[str, Any],
     ) -> None:
         self.slug, self.identity, self.notes = slug, identity, notes
-        self.short_side = side
+        self.short_side = self.side = side
         self._network, self.device = network, network.device
 
     def preprocess(self, x: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B 3 S S"]:
@@ -200,6 +207,10 @@ class EfficientNetLiteEncoder:
             x = self._network.take(x).permute(0, 3, 1, 2).float()
             x = resize(x, self.short_side, self.short_side, kernel="bilinear", eight_bits=True)
             return (x - 127) / 128
+
+    def scaled(self, x: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B 3 S S"]:
+        """Pixels of 0..1 as the network takes them."""
+        return (255 * x - 127) / 128
 
     def forward(self, x: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B D"]:
         """Rows of a preprocessed batch."""
@@ -217,6 +228,7 @@ def build(config: Config, device: str = "cpu", precision: str = "fp32") -> Effic
         WeightsError: the package is not there, or its file is not the one that was published.
     """
     variant = VARIANTS[config.variant]
+    side = config.side or variant.side
     packaged = not config.weights and not config.untrained
     path = str(variant.weights.path()) if packaged else config.weights
     weights = weight_files.choose(NAME, path, config.untrained)
@@ -235,7 +247,7 @@ def build(config: Config, device: str = "cpu", precision: str = "fp32") -> Effic
         "precision": precision,
         "preprocessing": {
             "crop": "none",
-            "side": variant.side,
+            "side": side,
             "resize": "squash_bilinear_antialias_8bit",
             "range": [-127 / 128, 1],
         },
@@ -244,7 +256,7 @@ def build(config: Config, device: str = "cpu", precision: str = "fp32") -> Effic
         Frozen(network, device=device, precision=precision),
         NAME + ("" if config.variant == "lite0" else f"-{config.variant}")
         + ("-untrained" if weights is None else ""),
-        variant.side,
+        side,
         identity=identity,
         notes=weight_files.notes(weights, LICENCE),
     )  # fmt: skip

@@ -126,7 +126,7 @@ class MAE:
 
     name = NAME
     modality = "visual"
-    short_side = SHORT_SIDE
+    short_side, side = SHORT_SIDE, SIDE
     dim = DIM
 
     def __init__(
@@ -146,8 +146,12 @@ class MAE:
                 x = resize(x, rows, columns, kernel="bicubic", crop=SIDE, eight_bits=True) / 255
             else:
                 x = self._copied_middle(x, (rows, columns)) / 255
-            mean, deviation = (kept(x.device, torch.tensor, v) for v in (MEAN, DEVIATION))
-            return (x - mean[:, None, None]) / deviation[:, None, None]
+            return self.scaled(x)
+
+    def scaled(self, x: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B 3 S S"]:
+        """Pixels of 0..1 as the network takes them."""
+        mean, deviation = (kept(x.device, torch.tensor, v) for v in (MEAN, DEVIATION))
+        return (x - mean[:, None, None]) / deviation[:, None, None]
 
     def _copied_middle(
         self, x: UInt8[Tensor, "B H W 3"], target: tuple[int, int]

@@ -115,7 +115,7 @@ class MobileNetV2Encoder:
 
     name = NAME
     modality = "visual"
-    short_side = SIDE
+    short_side = side = SIDE
     dim = DIM
 
     def __init__(
@@ -130,6 +130,10 @@ class MobileNetV2Encoder:
             x = self._network.take(x).permute(0, 3, 1, 2).float()
             x = resize(x, SIDE, SIDE, kernel="bilinear", eight_bits=True)
             return (x - 128) / 128
+
+    def scaled(self, x: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B 3 S S"]:
+        """Pixels of 0..1 as the network takes them."""
+        return (255 * x - 128) / 128
 
     def forward(self, x: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B D"]:
         """Rows of a preprocessed batch."""

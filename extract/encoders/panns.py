@@ -213,7 +213,7 @@ class PANNsEncoder:
         self.slug, self.identity, self.notes = slug, identity, notes
         self.dim, self.sample_rate = variant.dim, variant.sample_rate
         self.window_seconds, self.hop_seconds = config.window_seconds, config.hop_seconds
-        self._front = front.eval().requires_grad_(False).to(network.device)
+        self.front = front.eval().requires_grad_(False).to(network.device)
         self.device = network.device
         self._network, self._windows = network, windows
 
@@ -224,7 +224,7 @@ class PANNsEncoder:
     def preprocess(self, x: Float[Tensor, "B N"]) -> Float[Tensor, "R 1 T M"]:
         """The normalised log-mel spectrogram of every window of every sound."""
         with torch.inference_mode():
-            return self._front(self._windows.cut(self._network.take(x)).flatten(0, 1))
+            return self.front(self._windows.cut(self._network.take(x)).flatten(0, 1))
 
     def forward(self, x: Float[Tensor, "R 1 T M"]) -> Float[Tensor, "R D"]:
         """Rows of a preprocessed batch."""

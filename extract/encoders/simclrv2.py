@@ -72,6 +72,9 @@ class Config(Settings):
     output: str = setting("final_avg_pool", among=OUTPUTS)
     resize: str = setting("tf2", among=RESIZES)  # of evaluation; tf1 is that of training
     antialias: bool = False  # for frames much larger than 256 pixels; the original does not
+    side: int = setting(SIDE, at_least=32, at_most=1024)  # pixels, of the input
+    # channels are a so-manieth of the variant's: small networks to train; none are published
+    narrow: int = setting(1, among=(1, 2, 4, 8))
 
     def check(self) -> None:
         """Refuse settings that do not go together."""
@@ -171,9 +174,9 @@ class HeadLayer(nn.Module):
 class ResNet(nn.Module):
     """The network up to where `output` is taken: some groups of blocks, or all and some head."""
 
-    def __init__(self, depth: int, width: int, *, sk: bool, output: str) -> None:
+    def __init__(self, depth: int, width: int, *, sk: bool, output: str, narrow: int = 1) -> None:
         super().__init__()
-        first = 64 * width
+        first = 64 * width // narrow
         stem = ((3, first // 2, 3, 2), (first // 2, first // 2, 3, 1), (first // 2, first, 3, 1))
         self.stem = nn.ModuleList(
             ConvNorm(*layer) for layer in (stem if sk else ((3, first, 7, 2),))
@@ -219,7 +222,6 @@ class SimCLRv2:
 
     name = NAME
     modality = "visual"
-    short_side = int(SIDE / CROP)
 
     def __init__(
         self,
@@ -233,15 +235,20 @@ class SimCLRv2:
     ) -> None:
         self.dim, self.slug, self.identity, self.notes = dim, slug, identity, notes
         self._network, self._config = network, config
-        self.device = network.device
+        self.device, self.side = network.device, config.side
+        self.short_side = int(config.side / CROP)
 
     def preprocess(self, x: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B 3 S S"]:
-        """The central square at 224 pixels, 0..1, without mean or deviation."""
+        """The central square at the input's size, 0..1, without mean or deviation."""
         with torch.inference_mode():
             # Only the square is copied: half of a wide frame.
             x = self._network.take(central_square(x)).permute(0, 3, 1, 2).float() / 255
             matrix = kept(x.device, resize_matrix, x.shape[2], self._config)
-            return separable(x, matrix, matrix).clamp(0, 1)
+            return self.scaled(separable(x, matrix, matrix).clamp(0, 1))
+
+    def scaled(self, x: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B 3 S S"]:
+        """Pixels of 0..1 as the network takes them: as they are."""
+        return x
 
     def forward(self, x: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B D"]:
         return self._network(x)
@@ -261,23 +268,23 @@ def central_square(frames: UInt8[Tensor, "B H W 3"]) -> UInt8[Tensor, "B S S 3"]
 def resize_matrix(source: int, config: Config) -> Float[Tensor, "S source"]:
     """The matrix of the bicubic resize that the settings ask for."""
     if config.antialias:
-        return smooth_matrix(source, SIDE, kernel="bicubic")
-    return tensorflow_bicubic_matrix(source, SIDE, half_pixel=config.resize == "tf2")
+        return smooth_matrix(source, config.side, kernel="bicubic")
+    return tensorflow_bicubic_matrix(source, config.side, half_pixel=config.resize == "tf2")
 
 
-def network_of(variant: str, output: str = "final_avg_pool") -> ResNet:
+def network_of(variant: str, output: str = "final_avg_pool", narrow: int = 1) -> ResNet:
     """The network of a variant, its tensors not yet filled."""
     match = re.fullmatch(r"r(\d+)_(\d)x_sk([01])", variant)
     assert match, variant
     depth, width, sk = map(int, match.groups())
     with torch.device("meta"):
-        return ResNet(depth, width, sk=bool(sk), output=output)
+        return ResNet(depth, width, sk=bool(sk), output=output, narrow=narrow)
 
 
 def build(config: Config, device: str = "cpu", precision: str = "fp32") -> SimCLRv2:
     """The encoder, with weights from a file or random ones that were asked for."""
     weights = weight_files.choose(NAME, config.weights, config.untrained)
-    network = network_of(config.variant, config.output)
+    network = network_of(config.variant, config.output, config.narrow)
     if weights:
         weight_files.load(network, weights, ignore=("head.", *GROUPS[len(network.groups) :]))
     else:
@@ -289,17 +296,19 @@ def build(config: Config, device: str = "cpu", precision: str = "fp32") -> SimCL
         "network": NAME,
         "revision": REVISION,
         "variant": config.variant,
+        **({"narrow": config.narrow} if config.narrow > 1 else {}),
         "output": config.output,
         "weights": weight_files.identity(weights, config.seed),
         "precision": precision,
         "preprocessing": {
             "crop": CROP,
-            "side": SIDE,
+            "side": config.side,
             "resize": config.resize + "_bicubic" + ("_antialias" if config.antialias else ""),
             "range": [0, 1],
         },
     }
-    slug = f"{NAME}-{config.variant}" + ("-untrained" if weights is None else "")
+    slim = f"-narrow{config.narrow}" if config.narrow > 1 else ""
+    slug = f"{NAME}-{config.variant}{slim}" + ("-untrained" if weights is None else "")
     return SimCLRv2(
         Frozen(network, device=device, precision=precision),
         network.dim,

@@ -137,10 +137,9 @@ class VGGishEncoder:
 
     def forward(self, x: Float[Tensor, "R P 96 64"]) -> Float[Tensor, "R D"]:
         """Rows of a preprocessed batch."""
-        with torch.inference_mode():
-            rows = self._network(x.flatten(0, 1)[:, None])
-            rows = self._pca(rows) if self._pca else rows
-            return rows.reshape(*x.shape[:2], DIM).mean(1)
+        rows = self._network(x.flatten(0, 1)[:, None])
+        rows = self._pca(rows) if self._pca else rows
+        return rows.reshape(*x.shape[:2], DIM).mean(1)
 
     def __call__(self, x: Float[Tensor, "B N"]) -> Float[Tensor, "R D"]:
         """Rows of frames or sounds as they were decoded."""

@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from extract.weights import choice
+from extract.weights import choice, lineage
 from store.errors import InputError, WeightsError
 from store.exchange.formats._torch import inspect_torch
 
@@ -119,15 +119,23 @@ def initialise(network: nn.Module, *, seed: int, gain: float) -> None:
 
 
 def identity(weights: Weights | None, seed: int) -> dict[str, Any]:
-    """The weights as an encoder's identity names them: digest or seed."""
-    return {"sha256": weights.sha256} if weights else {"untrained": True, "seed": seed}
+    """The weights as an encoder's identity names them: digest or seed, and where they come from if
+    they were trained here."""
+    if weights is None:
+        return {"untrained": True, "seed": seed}
+    about = lineage.of(weights.metadata, weights.file)
+    return {"sha256": weights.sha256, **({"lineage": about["lineage"]} if about else {})}
 
 
 def notes(weights: Weights | None, licence: str) -> dict[str, Any]:
-    """File and licence of the weights, for an encoder's notes."""
+    """File and licence of the weights, for an encoder's notes; and which media they were trained
+    on, where that is known."""
     if weights is None:
         return {"untrained": True}
-    return {"weights": weights.file, "licence": weights.metadata.get("licence", licence)}
+    found = {"weights": weights.file, "licence": weights.metadata.get("licence", licence)}
+    if about := lineage.of(weights.metadata, weights.file):
+        found |= {"licence": about["licence"], "trained_on": about["trained_on"]}
+    return found
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

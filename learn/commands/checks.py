@@ -19,6 +19,7 @@ from learn.evaluation.grid import combinations, parse_grid
 from learn.evaluation.how_compared import check_comparison, check_scored
 from learn.evaluation.wording import JOINED_BY
 from learn.fewshot.mode_pairs import cells
+from learn.finetuning import recipe as encoder_recipes
 from learn.inference.settings import PredictSettings, parse_index
 from learn.reporting.asked import check_map, check_report
 from learn.training import recipe as recipes
@@ -130,6 +131,17 @@ def check_train(
     if not resume:
         refuse_existing(output)
     _check_recipe(store.open(directory), recipes.load(recipe, changes), manifest)
+
+
+def check_finetune(recipe: str, changes: Sequence[str], output: Path, *, resume: bool) -> None:
+    """Refuse what `learn finetune` cannot be asked.
+
+    Raises:
+        InputError, ConfigError: one line that says what to do.
+    """
+    if not resume:
+        refuse_existing(output)
+    encoder_recipes.load(recipe, changes)
 
 
 def check_sweep(

@@ -1,4 +1,5 @@
-"""Tables of `learn evaluate`, `compare` and `sweep`, and lines of `recipes`, `report` and `try`."""
+"""Tables of `learn evaluate`, `compare` and `sweep`, and lines of `finetune`, `recipes`, `report`
+and `try`."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,7 +7,7 @@ from typing import Any
 
 from learn.commands.tables import caveat_lines, episodes_table, metric_shown, mode_shown
 from learn.evaluation.wording import SHORT
-from store.console import table, wrapped, write_line
+from store.console import pairs, table, wrapped, write_line
 
 
 def comparison_table(result: Mapping[str, Any]) -> None:
@@ -204,3 +205,28 @@ def recipe_lines(rows: Sequence[Mapping[str, str]]) -> None:
         for fact in ("command", "time", "expect"):
             if row[fact]:
                 wrapped(f"{fact + ':':<9}{row[fact]}", indent="    ")
+
+
+def finetuned_lines(result: Mapping[str, Any]) -> None:
+    """Print how a training of encoders went, what it did to unseen classes, and what comes next."""
+    from learn.finetuning.gains import sentence
+
+    shown = ("run", "recipe", "clips", "classes", "val_clips", "epochs", "steps", "loss", "seconds",
+             "frames_per_second")  # fmt: skip
+    pairs({key: result[key] for key in shown})
+    for kind, count in result["failed"].items():
+        write_line(f"left out: {count} clips ({kind})")
+    if result["gains"]:
+        write_line()
+        rows = [
+            {
+                "mode": row["mode"], "shots": row["shots"], "ways": row["ways"],
+                "before": f"{100 * row['before']:.1f}", "after": f"{100 * row['after']:.1f}",
+                "difference": f"{100 * row['difference']:+.1f} ± {100 * (row['ci95'] or 0):.1f}",
+            }
+            for row in result["gains"]
+        ]  # fmt: skip
+        table(rows, list(rows[0]))
+    wrapped(sentence(result["gains"], result["validation"]))
+    wanted = " ".join(f"--{modality} {spec}" for modality, spec in result["specs"].items())
+    write_line(f"use: extract run CLIPS --store DIR {wanted}")

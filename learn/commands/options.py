@@ -79,6 +79,27 @@ Guard = Annotated[
 Recipe = Annotated[
     str, typer.Option(metavar="NAME|FILE", help="See `learn recipes`.", rich_help_panel=TRAINING)
 ]
+Changes = Annotated[
+    list[str],
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change the recipe; may repeat.",
+        rich_help_panel=TRAINING,
+    ),
+]  # fmt: skip
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume", help="Go on with the training in RUN, if it is there.",
+        rich_help_panel=TRAINING,
+    ),
+]  # fmt: skip
+CheckpointSeconds = Annotated[
+    float,
+    typer.Option(
+        metavar="SECONDS", help="How much work a kill may cost.", rich_help_panel=TRAINING
+    ),
+]
+NewRun = Annotated[Path, typer.Option("-o", "--output", metavar="RUN", help="New directory.")]
 TrainOn = Annotated[
     str, typer.Option(metavar="auto|cpu|cuda", help="Where to train.", rich_help_panel=TRAINING)
 ]

@@ -253,4 +253,4 @@ def caveat_lines(rows: Sequence[Mapping[str, Any]]) -> None:
             "* weights are UNTRAINED (random): this shows the plumbing, not an encoder's worth"
         )
     if any(row["seen_in_training"] for row in rows):
-        write_line("! the projection was trained on clips scored here")
+        write_line("! the projection, or an encoder, was trained on clips scored here")

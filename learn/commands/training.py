@@ -10,9 +10,13 @@ from learn.commands.options import (
     EPISODES,
     OUTPUT,
     TRAINING,
+    Changes,
+    CheckpointSeconds,
     GroupFile,
     Manifest,
+    NewRun,
     Recipe,
+    Resume,
     TrainOn,
     app,
     keep_command,
@@ -28,16 +32,8 @@ if TYPE_CHECKING:
 def train_command(
     directory: StoreDir,
     recipe: Recipe,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="RUN", help="New directory.")],
-    setting: Annotated[
-        list[str],
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Change the recipe; may repeat.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = [],  # noqa: B006
+    output: NewRun,
+    setting: Changes = [],  # noqa: B006
     manifest: Manifest = None,
     group_file: GroupFile = None,
     labels: Annotated[
@@ -57,14 +53,7 @@ def train_command(
             rich_help_panel=DATA,
         ),
     ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume",
-            help="Go on with the training in RUN, if it is there.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = False,
+    resume: Resume = False,
     device: TrainOn = "auto",
     tensorboard: Annotated[
         Path | None,
@@ -72,12 +61,7 @@ def train_command(
             metavar="DIR", help="Write TensorBoard scalars there.", rich_help_panel=OUTPUT
         ),
     ] = None,
-    checkpoint_seconds: Annotated[
-        float,
-        typer.Option(
-            metavar="SECONDS", help="How much work a kill may cost.", rich_help_panel=TRAINING
-        ),
-    ] = 30.0,
+    checkpoint_seconds: CheckpointSeconds = 30.0,
     as_json: Json = False,
 ) -> int:
     """Train projections of stored features into a common space.

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from learn.data.clips import Clips
 from learn.data.devices import CPU
+from learn.data.seen_media import seen_by_encoder
 from learn.evaluation import calibration
 from learn.evaluation.compared import Compared, Fusions, Way, ways_for
 from learn.evaluation.confusion import EMPTY, tally
@@ -60,6 +61,7 @@ class Benchmark:
     apart: EvaluationSet | None = None  # clips of classes that are not asked about
     guard: str = "off"  # of projections, by stored vectors: on, off or both
     kept: Kept = field(default_factory=Kept)  # products that heads, shots and modes share
+    _seen_by: dict[str, frozenset[str]] = field(default_factory=dict)  # clips, by sense
 
     @property
     def size(self) -> int:
@@ -150,7 +152,7 @@ class Benchmark:
                     names=names,
                     caveats={
                         "untrained": self._untrained(cell),
-                        "seen_in_training": len(run.trained_on & self.ids) if run else 0,
+                        "seen_in_training": len(self._seen(cell, run)),
                         "trained": modes.mode_of(run.features) if run else NONE,
                     },
                 )
@@ -213,6 +215,21 @@ class Benchmark:
             **compared.caveats,
             **weighed,
         )
+
+    def _seen(self, cell: tuple[str, str], run: Run | None) -> frozenset[str]:
+        """The clips scored that the projection was trained on, or an encoder that these modes look
+        at. What queries of another store were to its encoders is not asked."""
+        looked_at = modalities_of([cell])
+        seen = run.trained_on & self.ids if run else frozenset()
+        for name, feature in self.features.items():
+            if modes.modality_of(name) in looked_at:
+                seen |= self._seen_by_encoder(name, feature)
+        return seen
+
+    def _seen_by_encoder(self, name: str, feature: "Feature") -> frozenset[str]:
+        if name not in self._seen_by:
+            self._seen_by[name] = seen_by_encoder(feature, self.ids)
+        return self._seen_by[name]
 
     def _untrained(self, cell: tuple[str, str]) -> bool:
         """Whether random weights made a feature that these modes look at."""

@@ -46,7 +46,7 @@ class Result:
     untrained: bool  # random weights made a feature in play
     transductive: bool
     centred_by: str
-    seen_in_training: int  # clips scored here that the projection was trained on
+    seen_in_training: int  # clips scored here that projection or encoder was trained on
     trained: str  # the mode that the projection was trained in; "none" for stored vectors
     metric: str  # what `accuracy` is: accuracy, harmonic_mean, map
     parts: Mapping[str, Any]  # of the metric, where it has any

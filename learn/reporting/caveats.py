@@ -57,8 +57,8 @@ def _seen_in_training(inputs: ReportInputs) -> Iterator[Caveat]:
         yield Caveat(
             kind="seen-in-training",
             title="Scored clips seen in training",
-            text=f"Projections were trained on clips that are scored here ({listed}): their "
-            "numbers are too high for new clips.",
+            text=f"Projections, or the encoders of stored vectors, were trained on clips that are "
+            f"scored here ({listed}): their numbers are too high for new clips.",
             serious=True,
         )
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -23,7 +24,24 @@ def make_optimiser(
     return kind(learning, lr=o.learning_rate, weight_decay=o.weight_decay)
 
 
-def learning_rate(settings: OptimiserSettings, epoch: float) -> float:
+@runtime_checkable
+class Schedule(Protocol):
+    """The settings that say how the learning rate changes over the epochs of a round."""
+
+    @property
+    def learning_rate(self) -> float: ...
+
+    @property
+    def schedule(self) -> str: ...
+
+    @property
+    def warmup_epochs(self) -> float: ...
+
+    @property
+    def epochs(self) -> int: ...
+
+
+def learning_rate(settings: Schedule, epoch: float) -> float:
     """The rate at a time counted in epochs of the round."""
     o = settings
     rise = min(1.0, (epoch + 1e-3) / o.warmup_epochs) if epoch < o.warmup_epochs else 1.0

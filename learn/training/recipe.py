@@ -181,28 +181,26 @@ class Recipe:
                 "name": stage.name,
                 "train": list(stage.train),
                 "rounds": stage.rounds,
-                "objective": _flat(stage.objective),
+                "objective": flat(stage.objective),
                 "optimiser": asdict(stage.optimiser),
                 "views": asdict(stage.views),
             }
             for stage in self.stages
         ]
-        embedding: dict[str, Any] = {
-            "projection": {m: _flat(s) for m, s in self.projection.items()}
-        }
+        embedding: dict[str, Any] = {"projection": {m: flat(s) for m, s in self.projection.items()}}
         if self.network:
-            embedding = {"network": _flat(self.network)}
+            embedding = {"network": flat(self.network)}
         if not stages:
             embedding["optimiser"] = {"seed": self.seed}
         return {"data": asdict(self.data), **embedding, "stages": stages}
 
 
-def recipes() -> list[dict[str, str]]:
+def recipes(folder: Path = FOLDER) -> list[dict[str, str]]:
     """Name, path and header of every recipe that comes with the package: a summary, its command,
     its time, the number to expect and its source."""
     return [
         {"name": path.stem, **_header(path.read_text()), "path": str(path)}
-        for path in sorted(FOLDER.glob("*.toml"))
+        for path in sorted(folder.glob("*.toml"))
     ]
 
 
@@ -235,9 +233,17 @@ def load(recipe: str | Path, changes: Sequence[str] = ()) -> Recipe:
         ConfigError: not TOML, or a value of the wrong type.
         UnknownSetting, UnknownPlugin: says what exists and what was probably meant.
     """
+    tables, source = read_tables(recipe, changes)
+    return from_tables(tables, source=source)
+
+
+def read_tables(
+    recipe: str | Path, changes: Sequence[str], folder: Path = FOLDER
+) -> tuple[dict[str, Any], str]:
+    """The sections of a recipe with the changes made, and where it is from; see `load`."""
     path = Path(recipe)
     if not path.is_file():
-        known = {entry["name"]: entry["path"] for entry in recipes()}
+        known = {entry["name"]: entry["path"] for entry in recipes(folder)}
         if str(recipe) not in known:
             raise MissingFile(f"no recipe {str(recipe)!r}; there are {choices(str(recipe), known)}")
         path = Path(known[str(recipe)])
@@ -247,7 +253,7 @@ def load(recipe: str | Path, changes: Sequence[str] = ()) -> Recipe:
         raise ConfigError(f"{path} is not TOML: {fault}") from None
     for change in changes:
         _apply(tables, change, source=str(path))
-    return from_tables(tables, source=str(path))
+    return tables, str(path)
 
 
 def from_tables(tables: Mapping[str, Any], *, source: str) -> Recipe:
@@ -267,7 +273,7 @@ def from_tables(tables: Mapping[str, Any], *, source: str) -> Recipe:
     data = plugins.settle(DataSettings, "data", tables.get("data", {}))
     if "network" in tables and "projection" in tables:
         raise ConfigError(f"{source}: it is either [network] or [projection]")
-    network = _plugin("network", tables["network"]) if "network" in tables else None
+    network = plugin_of("network", tables["network"]) if "network" in tables else None
     if solved:
         seed = plugins.settle(OptimiserSettings, "optimiser", tables.get("optimiser", {})).seed
         projections = _projections(tables["projection"])
@@ -357,7 +363,7 @@ def _stage(number: int, table: Mapping[str, Any], base: Mapping[str, Any]) -> St
         raise ConfigError(f"{section}: rounds={table['rounds']!r} is not a number") from None
     return Stage(
         name=str(table.get("name", "main" if number == 0 else f"stage{number}")),
-        objective=_plugin("objective", objective),
+        objective=plugin_of("objective", objective),
         optimiser=plugins.settle(OptimiserSettings, "optimiser", merged["optimiser"]),
         views=plugins.settle(ViewSettings, "views", merged["views"]),
         train=tuple(train),
@@ -404,13 +410,13 @@ def _projections(table: Mapping[str, Any]) -> dict[str, plugins.Spec]:
         section = table.get(modality, {})
         if not isinstance(section, dict):
             raise ConfigError(f"projection: {modality} is not a [section]")
-        projections[modality] = _plugin(
+        projections[modality] = plugin_of(
             "projection", section if "name" in section else {**base, **section}
         )
     return projections
 
 
-def _plugin(section: str, table: Mapping[str, Any]) -> plugins.Spec:
+def plugin_of(section: str, table: Mapping[str, Any]) -> plugins.Spec:
     """The plug-in of a section, with all its defaults written out."""
     family = FAMILIES[section]
     settings = dict(table)
@@ -424,5 +430,5 @@ def _plugin(section: str, table: Mapping[str, Any]) -> plugins.Spec:
     return plugins.Spec(name, {f.name: getattr(config, f.name) for f in fields(config)})
 
 
-def _flat(spec: plugins.Spec) -> dict[str, Any]:
+def flat(spec: plugins.Spec) -> dict[str, Any]:
     return {"name": spec.name, **spec.settings}

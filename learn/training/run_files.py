@@ -10,6 +10,7 @@ from store.errors import InputError, MissingFile
 CONFIG = "config.json"
 PROVENANCE = "provenance.json"
 WEIGHTS = "weights.safetensors"
+BEFORE = "before.safetensors"  # vectors of val clips before encoders were trained
 DONE = "done.json"
 COMMAND = "command.txt"  # what was typed; of a directory of any command's results
 

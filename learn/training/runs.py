@@ -39,11 +39,11 @@ from learn.training import recipe as recipes
 from learn.training.metrics_log import NAME as METRICS
 from learn.training.objectives import Objective, ObjectiveContext, Texts
 from learn.training.objectives._none import NoObjective
+from learn.training.run_files import BEFORE, check_finished
 from learn.training.run_files import CONFIG as CONFIG
 from learn.training.run_files import DONE as DONE
 from learn.training.run_files import PROVENANCE as PROVENANCE
 from learn.training.run_files import WEIGHTS as WEIGHTS
-from learn.training.run_files import check_finished
 from learn.training.run_files import refuse_existing as refuse_existing
 from store import atomic, plugins
 from store.errors import ConfigError, InputError, MicroshotError
@@ -150,7 +150,7 @@ def _remove_unbegun(run_dir: Path) -> None:
     metrics = run_dir / METRICS
     if metrics.is_file() and metrics.stat().st_size:
         return
-    for name in (CONFIG, PROVENANCE, LABELS, METRICS, LOCK):
+    for name in (CONFIG, PROVENANCE, LABELS, METRICS, BEFORE, LOCK):
         with suppress(OSError):
             (run_dir / name).unlink()
     with suppress(OSError):

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from learn.data.clips import splits
+from learn.data.seen_media import seen_by_encoder
 from learn.evaluation import calibration
 from learn.evaluation.confusion import matrix_of
 from learn.evaluation.evaluation_set import EvaluationSet, load_evaluation_set
@@ -44,7 +45,7 @@ class Finding:
     classes: tuple[OfClass, ...]
     about: Mapping[str, Any]  # what else must be known to read the numbers
     untrained: bool
-    seen_in_training: int  # clips scored here that the projection was trained on
+    seen_in_training: int  # clips scored here that projection or encoder was trained on
     # What every class was taken for, and confidence against truth: kept in answers.json.
     answers: Mapping[str, Any] = field(default_factory=dict)
 
@@ -140,11 +141,14 @@ class Material:
         """Metrics with the facts that must be known to quote them."""
         run = self.runs[projection]
         looked_at = modalities_of([cell])
-        notes = (
-            feature.notes
+        features = [
+            feature
             for name, feature in self.features.items()
             if views.modality_of(name) in looked_at
-        )
+        ]
+        ids = frozenset(scored.clips.ids)
+        seen = run.trained_on & ids if run else frozenset()
+        seen = seen.union(*(seen_by_encoder(feature, ids) for feature in features))
         return Finding(
             label=label,
             projection=projection,
@@ -154,9 +158,9 @@ class Material:
             metrics=metrics,
             classes=tuple(classes),
             about=about or {},
-            untrained=any(bool(of_feature.get("untrained")) for of_feature in notes),
+            untrained=any(bool(feature.notes.get("untrained")) for feature in features),
             answers=answers or {},
-            seen_in_training=len(run.trained_on & set(scored.clips.ids)) if run else 0,
+            seen_in_training=len(seen),
         )
 
 

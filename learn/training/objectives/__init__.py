@@ -36,6 +36,7 @@ class Traits:
     supervised: bool  # must every clip have a label?
     missing_modality: bool = False  # can it do with clips that lack one (`Batch.present`)?
     several_labels: bool = False  # is it for clips with any number of labels (`Batch.targets`)?
+    of_class: bool = False  # does it compare a clip with others of its class?
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

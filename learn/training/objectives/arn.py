@@ -39,7 +39,7 @@ from learn.training.objectives._pairs import by_clip
 from store.errors import ConfigError
 from store.settings import Settings, setting
 
-TRAITS = Traits(supervised=True)
+TRAITS = Traits(supervised=True, of_class=True)
 CELLS = 4  # on each side of what the network looks at last
 HIDDEN = 8, 1024  # numbers before the last layer of the residual network, and of the jigsaw's
 

@@ -36,7 +36,7 @@ from learn.training.objectives._episodic import (
 from store.errors import ConfigError
 from store.settings import Settings, setting
 
-TRAITS = Traits(supervised=True)
+TRAITS = Traits(supervised=True, of_class=True)
 WAVES = 0.1
 
 

@@ -1,0 +1,84 @@
+"""From clips to weights to features to answers: what `learn finetune` makes is used and told."""
+
+import json
+
+import pytest
+
+import cli
+import learn
+import store
+from extract.datasets import synth
+
+NETWORK = "simclrv2:variant=r50_1x_sk0,narrow=8,side=32"
+QUICK = ("optimiser.epochs=2", "optimiser.batch_size=16", "data.frames=1", "data.looks=2")
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finetune") / "clips"
+    synth.render(folder, classes=8, clips=4, seconds=0.4, groups=2, workers=2)
+    table = (folder / "manifest.csv").read_text().splitlines()
+    header, rows = table[0].split(","), [line.split(",") for line in table[1:]]
+    label, split = header.index("label"), header.index("split")
+    for row in rows:  # six classes to learn, two to ask about
+        row[split] = "val" if row[label] in ("class_006", "class_007") else "train"
+    text = "\n".join(",".join(row) for row in (header, *rows))
+    (folder / "manifest.csv").write_text(text)
+    return folder
+
+
+def run(app, *words, capsys):
+    code = app([str(word) for word in words], standalone_mode=False)
+    return code, capsys.readouterr().out
+
+
+def test_clips_to_weights_to_answers(clips, tmp_path, capsys):
+    weights, features = tmp_path / "run", tmp_path / "store"
+    changes = [word for change in QUICK for word in ("--set", change)]
+    code, out = run(
+        cli.learn_app, "finetune", clips, "--recipe", "supervised", "--visual",
+        f"{NETWORK},untrained", "--seed", "1", "--workers", "1", "--sandbox", "off", "--device",
+        "cpu", *changes, "-o", weights, "--json", capsys=capsys,
+    )  # fmt: skip
+    result = json.loads(out)
+    assert code == 0
+    assert (result["clips"], result["classes"], result["val_clips"]) == (24, 6, 8)
+    assert result["gains"]
+    assert result["specs"]["visual"] == f"{NETWORK},weights={weights}/visual.safetensors"
+    assert (weights / "command.txt").is_file()
+
+    code, out = run(
+        cli.extract_app, "run", clips, "--store", features, "--visual", result["specs"]["visual"],
+        "--frames", "2", "--device", "cpu", "--workers", "1", "--sandbox", "off", "--json",
+        capsys=capsys,
+    )  # fmt: skip
+    assert code == 0
+    (feature,) = store.open(features).features
+    spec = store.open(features)[feature].spec
+    (entry,) = spec.identity["weights"]["lineage"]
+    assert entry["parent"] == {"untrained": True, "seed": 1}
+    assert entry["clips"] == 24
+    assert "untrained" not in feature
+
+    of_train, of_val = (
+        learn.run_episodes(features, split=split, ways=2, queries=2, episodes=20)
+        for split in ("train", "val")
+    )
+    assert [row.seen_in_training for row in of_train.results] == [24]
+    assert [row.seen_in_training for row in of_val.results] == [0]
+    results = learn.run_protocol(features, protocol="linear:folds=2", split="train").findings
+    assert {finding.seen_in_training for finding in results} == {24}
+
+
+def test_the_lines_say_what_was_gained_and_how_to_go_on(clips, tmp_path, capsys):
+    changes = [word for change in QUICK for word in ("--set", change)]
+    code, out = run(
+        cli.learn_app, "finetune", clips, "--recipe", "supervised", "--visual",
+        f"{NETWORK},untrained", "--memory", "100kB", "--workers", "1", "--sandbox", "off",
+        "--set", "optimiser.epochs=1", *changes[2:], "-o", tmp_path / "run", capsys=capsys,
+    )  # fmt: skip
+    assert code == 0
+    assert "2 classes of split 'val'" in out.replace("\n    ", " ")
+    assert f"use: extract run CLIPS --store DIR --visual {NETWORK},weights=" in out.replace(
+        "\n", ""
+    )
