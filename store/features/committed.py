@@ -17,10 +17,12 @@ from jaxtyping import Int64, UInt8, UInt64
 
 from store.errors import DamagedStore
 from store.features.clip_index import ClipIndex, Locations, MemoryIndex, PartTable
+from store.features.records import Records
 from store.names import clip_keys
-from store.parts.commit import CommitRecord, FeatureKeys, read_record
+from store.parts.commit import FeatureKeys
 from store.parts.part import Part
 from store.parts.row_reader import RowArray
+from store.storage.storage import at_once
 
 INDEX_CLIPS = 1 << 18  # from here on a look-up file pays
 INDEX_PARTS = 1 << 11
@@ -45,11 +47,8 @@ class Units:
     """
 
     def __init__(self, keys: FeatureKeys, dim: int, earlier: "Units | None" = None) -> None:
-        known = {record.unit: record for record in earlier.records} if earlier else {}
         self._keys = keys
-        self.records: list[CommitRecord] = [
-            known.get(unit) or _record(keys, unit, dim) for unit in keys.units()
-        ]
+        self.records: Records = Records(keys, dim, earlier.records if earlier else None)
         self._arrays: dict[str, RowArray] = earlier._arrays if earlier else {}
         self._tables: dict[str, PartTable] = earlier._tables if earlier else {}
         self._counted: set[str] = earlier._counted if earlier else set()
@@ -61,7 +60,7 @@ class Units:
 
     def array(self, number: int) -> RowArray:
         """The rows of a part, always the same object."""
-        name = self.records[number].part
+        name = self.records.parts[number]
         if name not in self._arrays:
             self._arrays[name] = self.part(number).values
         return self._arrays[name]
@@ -75,7 +74,7 @@ class Units:
         located = self.index.lookup(keys)
         present = located.part >= 0
         stop = located.start[present] + located.rows[present]
-        if (located.start < 0).any() or (stop > self._rows[located.part[present]]).any():
+        if (located.start < 0).any() or (stop > self.records.rows[located.part[present]]).any():
             raise DamagedStore(
                 f"{self._keys.feature_id}: its look-up file points outside its parts; delete "
                 f"the directory index/ of the store"
@@ -85,13 +84,13 @@ class Units:
     def current_clips(self, number: int) -> Int64[np.ndarray, "_"]:
         """Indices of the clips for which a part speaks: all, where no clip was tried twice."""
         if self._once:
-            return np.arange(self.records[number].clips)
+            return np.arange(self.records.clips[number])
         return np.flatnonzero(self.index.lookup(self.table(number).clip_key).part == number)
 
     @cached_property
     def _once(self) -> bool:
         """Whether every clip is in one part only."""
-        return len(self.index) == sum(record.clips for record in self.records)
+        return len(self.index) == int(self.records.clips.sum())
 
     @cached_property
     def clips(self) -> Clips:
@@ -116,9 +115,9 @@ class Units:
 
     def tries(self, clip_ids: Sequence[str]) -> int:
         """The number of units that the most tried of these clips is in: of a few clips."""
-        for number, record in enumerate(self.records):
-            if record.part not in self._counted:
-                self._counted.add(record.part)
+        for number, part in enumerate(self.records.parts):
+            if part not in self._counted:
+                self._counted.add(part)
                 self._tried.update(map(bytes, self.part(number).clip_keys))
         return max((self._tried[bytes(key)] for key in clip_keys(clip_ids)), default=0)
 
@@ -144,37 +143,27 @@ class Units:
         return self._keys.storage.local_path is None
 
     @cached_property
-    def _rows(self) -> Int64[np.ndarray, "_"]:
-        return np.array([record.rows for record in self.records], dtype=np.int64)
-
-    @cached_property
     def index(self) -> ClipIndex | MemoryIndex:
         """The look-up from a clip to the part that speaks for it."""
         root = self._keys.storage.local_path
-        clips = sum(record.clips for record in self.records)
+        clips = int(self.records.clips.sum())
         large = clips >= INDEX_CLIPS or len(self.records) >= INDEX_PARTS
         if root is None or not large:
-            return MemoryIndex([self._table(number) for number in range(len(self.records))])
-        number = {record.part: i for i, record in enumerate(self.records)}
+            numbers = range(len(self.records))
+            return MemoryIndex(at_once(self._keys.storage, self._table, numbers))
+        number = {part: i for i, part in enumerate(self.records.parts)}
         folder = root / "index" / self._keys.feature_id
         return ClipIndex(folder, number, lambda name: _read_table(self.part(number[name])))
 
     def table(self, number: int) -> PartTable:
         """Keys, rows and statuses of a part; kept only where the look-up is in memory as well."""
-        return self._tables.get(self.records[number].part) or _read_table(self.part(number))
+        return self._tables.get(self.records.parts[number]) or _read_table(self.part(number))
 
     def _table(self, number: int) -> PartTable:
-        name = self.records[number].part
+        name = self.records.parts[number]
         if name not in self._tables:
             self._tables[name] = _read_table(self.part(number))
         return self._tables[name]
-
-
-def _record(keys: FeatureKeys, unit: str, dim: int) -> CommitRecord:
-    record = read_record(keys, unit)
-    if record.dim != dim:
-        raise DamagedStore(f"{keys.feature_id}/{unit} has rows of {record.dim} numbers")
-    return record
 
 
 def _read_table(part: Part) -> PartTable:

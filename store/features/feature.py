@@ -277,8 +277,8 @@ class Feature:
     def _whole(self, units: Units, number: int, verify: bool) -> Float16[np.ndarray, "N D"]:
         """All rows of a part."""
         if not CAN_READ and not units.remote:
-            return units.part(number).rows_by_zarr(0, units.records[number].rows)
-        rows = units.records[number].rows
+            return units.part(number).rows_by_zarr(0, int(units.records.rows[number]))
+        rows = int(units.records.rows[number])
         return self._reader.rows(units.array(number), 0, rows, verify=verify)
 
     def parts(self) -> list[Part]:

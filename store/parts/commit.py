@@ -9,8 +9,10 @@
 """
 
 import json
+import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -27,7 +29,7 @@ from store.parts.unit_rows import MAX_UNIT_CLIPS, UnitRows
 from store.spec import MAX_SPEC_BYTES, canonical_json, normalised
 from store.status import STORED, Status
 from store.storage import posix as files
-from store.storage.storage import Storage
+from store.storage.storage import Storage, directory
 
 MAX_RECORD_BYTES = 4 << 20
 _HEX = {"crc32c": re.compile(r"[0-9a-f]{8}"), "sha256": re.compile(r"[0-9a-f]{64}")}
@@ -64,10 +66,7 @@ class CommitRecord:
         """
         where = f"commit record {feature_id}/{unit}"
         try:
-            document = json.loads(data)
-            stored_crc = document.pop("crc32c")
-            sound = canonical_json({**document, "crc32c": stored_crc}) == data
-            sound = sound and files.crc32c_hex(canonical_json(document)) == stored_crc
+            document, sound = _parsed(data)
         except Exception as error:  # whatever a hostile file makes the parser say
             raise DamagedStore(f"{where} cannot be read ({type(error).__name__})") from error
         if not sound:
@@ -120,6 +119,23 @@ class CommitRecord:
         return None
 
 
+def _parsed(data: bytes) -> tuple[dict[str, Any], bool]:
+    """The object that a record is, without its checksum, and whether it is as it was written.
+
+    A record has no fractions, so Python's own spelling is the canonical one; and its checksum is
+    over the bytes that are left when those that say it are taken out.
+    """
+    document = json.loads(data, parse_float=_refuse, parse_constant=_refuse)
+    spelt = json.dumps(document, sort_keys=True, separators=(",", ":")).encode("ascii")
+    stored = document.pop("crc32c")
+    said = f'"crc32c":{json.dumps(stored)},'.encode()  # its key is the second one, before `dim`
+    return document, spelt == data and files.crc32c_hex(data.replace(said, b"", 1)) == stored
+
+
+def _refuse(text: str) -> Any:
+    raise ValueError(f"{text} is no whole number")
+
+
 def _is_count(value: Any, limit: int) -> bool:
     return type(value) is int and 0 <= value <= limit
 
@@ -149,6 +165,19 @@ class FeatureKeys:
     def record(self, unit: str) -> str:
         """The commit record of a unit."""
         return f"{self.commits}/{unit}.json"
+
+    def record_versions(self) -> dict[str, tuple[int, int, int, int]]:
+        """By unit, what tells a record's file from any other: inode, size, times of its content and
+        of its name. Of a store that is a directory."""
+        found = {}
+        with suppress(OSError), os.scandir(directory(self.storage) / self.commits) as entries:
+            for entry in entries:
+                if entry.name.startswith("u-") and entry.name.endswith(".json"):
+                    facts = entry.stat(follow_symlinks=False)
+                    found[entry.name[:-5]] = (
+                        facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns,
+                    )  # fmt: skip
+        return found
 
     def units(self) -> list[str]:
         """Names of the units that have a commit record, sorted."""

@@ -5,16 +5,21 @@ replaced: a key is put once, and a part comes to be as a whole.
 """
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 from store import atomic
 from store.errors import ConfigError, DamagedStore, InputError
 from store.storage import posix
 
 _MAX_SMALL_BYTES = 1 << 30
+_AT_ONCE = 16
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @runtime_checkable
@@ -182,6 +187,14 @@ class PosixStorage:
         path = posix.inside(self.root, key)
         with posix.writing(path):
             path.unlink(missing_ok=True)
+
+
+def at_once(storage: Storage, call: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """The result for each item, in order; in a bucket many at once, for each waits for answers."""
+    if storage.local_path is not None or len(items) < 2:
+        return list(map(call, items))
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return list(pool.map(call, items))
 
 
 def directory(storage: Storage) -> Path:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import store
 from store import FeatureSpec, Manifest
+from store.features import committed, records
 from store.upkeep.gc import gc as collect
 from store.upkeep.merge import merge as merge_stores
 from store.upkeep.repair import repair as repair_store
@@ -65,6 +66,13 @@ def repair(path):
 
 def merge(path):
     merge_stores(path, [path.with_name("other")])
+
+
+def compact(path):
+    """Read a store so that both its caches are written, whatever its size."""
+    records.SEGMENT_RECORDS = committed.INDEX_PARTS = 1
+    feature = store.open(path)["toy"]
+    feature.read(feature.clip_ids)
 
 
 def view(path):

@@ -255,7 +255,12 @@ class StoreMachine(RuleBasedStateMachine):
 @pytest.mark.parametrize(
     ("examples", "steps"), [(4, 20), pytest.param(200, 75, marks=pytest.mark.soak)]
 )
-def test_a_store_is_a_dictionary(examples, steps):
+@pytest.mark.parametrize("caches", ["none", "always"])
+def test_a_store_is_a_dictionary(examples, steps, caches, monkeypatch):
+    """With the caches of large stores and without."""
+    if caches == "always":
+        monkeypatch.setattr("store.features.records.SEGMENT_RECORDS", 1)
+        monkeypatch.setattr("store.features.committed.INDEX_PARTS", 1)
     run_state_machine_as_test(
         StoreMachine,
         settings=settings(
