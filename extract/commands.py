@@ -179,6 +179,14 @@ def run_command(
         typer.Option(metavar="URL", help="Workers of a dask scheduler do it: docs/cluster.md."),
     ] = None,
     insecure_tcp: InsecureTcp = False,
+    unit_deadline_seconds: Annotated[
+        float,
+        typer.Option(
+            "--unit-deadline",
+            metavar="SECONDS",
+            help="On a cluster: a worker that finishes no clip for so long is started anew.",
+        ),
+    ] = 900.0,
     offline: Offline = False,
     accept_unverified: AcceptUnverified = False,
     as_json: Json = False,
@@ -199,6 +207,7 @@ def run_command(
         retry, device=device, precision=precision, workers=workers, decoder=decoder,
         follow_links=follow_links, sandbox=sandbox, deadline_seconds=deadline_seconds,
         max_failures=max_failures, offline=offline, accept_unverified=accept_unverified,
+        unit_deadline_seconds=unit_deadline_seconds,
     )  # fmt: skip
     policy = sampling(fps=fps, frames=frames, sample=sample, max_seconds=max_seconds)
     table = check_run(manifest, store_dir, visual, audio, options, elsewhere=scheduler is not None)

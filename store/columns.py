@@ -38,6 +38,9 @@ class Columns(Mapping[str, tuple[str, ...]]):
             self._text[name] = _text_of(self._arrow[name])
         return self._text[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._names  # without making its text
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 
@@ -62,6 +65,19 @@ class Columns(Mapping[str, tuple[str, ...]]):
     def slice(self, first: int, count: int) -> "Columns":
         """Some rows that follow each other."""
         return Columns({name: self.arrow(name).slice(first, count) for name in self})
+
+    def whole(self, names: Iterable[str]) -> "Columns":
+        """These columns, of those there are, each in one piece: `take` of some chunks joins all."""
+        import pyarrow
+
+        large = pyarrow.large_string()
+        return Columns(
+            {
+                name: pyarrow.chunked_array([self.arrow(name).cast(large).combine_chunks()], large)
+                for name in names
+                if name in self
+            }
+        )
 
     def take(self, rows: Int64[np.ndarray, "n"]) -> "Columns":
         """Those rows, in that order."""

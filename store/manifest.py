@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 MAX_KEPT_BYTES = 1 << 34  # of a kept manifest that is read; earlier versions kept any in one file
 PIECE_BYTES = 512 << 20  # of text, in one kept file
+GROUP_ROWS = 1 << 16  # that are read at once, where not all are wanted
 HISTORY = ("none_of", "annotated_at")
 RESERVED = ("path", "clip_id", "start_seconds", "end_seconds", "split", "group", *HISTORY)
 
@@ -324,7 +325,10 @@ def to_parquet(manifest: Manifest) -> bytes:
 
     sink = pyarrow.BufferOutputStream()
     table = {name: manifest.cells.arrow(name) for name in manifest.table}
-    parquet.write_table(pyarrow.table(table), sink, compression="zstd")
+    parquet.write_table(
+        pyarrow.table(table), sink, compression="zstd", row_group_size=GROUP_ROWS,
+        write_page_checksum=True,
+    )  # fmt: skip
     return sink.getvalue().to_pybytes()
 
 

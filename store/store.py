@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
@@ -11,6 +11,7 @@ from store.errors import DamagedStore, MissingFile, NotAStore, UnknownFeature, c
 from store.features.feature import Feature
 from store.features.identity import make_feature, read_spec
 from store.features.packed import Packed
+from store.kept import KeptFile
 from store.manifest import MAX_KEPT_BYTES, Manifest, from_parquet, pieces, to_parquet, union
 from store.names import is_safe_name
 from store.parts import layout
@@ -105,20 +106,22 @@ class Store:
             )
         return Feature(keys, stored)
 
-    def add_manifest(self, manifest: Manifest) -> None:
+    def add_manifest(self, manifest: Manifest) -> list[KeptFile]:
         """Keep a manifest, unless it is the one kept last; a large one in several files."""
         stretches = pieces(manifest)
         digests = [stretch.digest[:12] for stretch in stretches]
         kept = self.manifest_names()
         if [digest for _, digest in kept[-len(digests) :]] == digests:
-            return
+            kept = kept[-len(digests) :]
+            return _kept_files([stamp for stamp, _ in kept], digests, stretches)
         now = datetime.now(UTC).replace(tzinfo=None)
         if kept:  # a clock that went back must not change the order
             now = max(now, datetime.strptime(kept[-1][0], _STAMP) + timedelta(microseconds=1))
-        for stretch, digest in zip(stretches, digests, strict=True):
-            name = f"{now.strftime(_STAMP)}-{digest}.parquet"
-            self.storage.put_if_absent(f"manifests/{name}", to_parquet(stretch))
-            now += timedelta(microseconds=1)
+        stamps = [(now + timedelta(microseconds=i)).strftime(_STAMP) for i in range(len(stretches))]
+        files = _kept_files(stamps, digests, stretches)
+        for file, stretch in zip(files, stretches, strict=True):
+            self.storage.put_if_absent(file.key, to_parquet(stretch))
+        return files
 
     def manifest(self) -> Manifest:
         """All kept manifests as one: in order of addition, later rows winning in their columns.
@@ -158,6 +161,15 @@ class Store:
             DamagedStore: names the unit and file.
         """
         return self[feature].packed(self.manifest().select(**where).clip_ids, verify=verify)
+
+
+def _kept_files(
+    stamps: Sequence[str], digests: Sequence[str], stretches: Sequence[Manifest]
+) -> list[KeptFile]:
+    return [
+        KeptFile(key=f"manifests/{stamp}-{digest}.parquet", rows=len(stretch))
+        for stamp, digest, stretch in zip(stamps, digests, stretches, strict=True)
+    ]
 
 
 def open(where: str | Path) -> Store:

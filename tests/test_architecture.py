@@ -35,7 +35,7 @@ FLOORS = {
         ("status", "storage"),
         ("plugins", "console", "manifest_rows"),
         ("manifest", "parts"),
-        ("features",),
+        ("features", "kept"),
         ("store",),
         ("exchange", "upkeep"),
         ("tables", "testing"),

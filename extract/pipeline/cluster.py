@@ -4,16 +4,23 @@ All state is in the store. The client keeps a few units per worker thread under 
 became of them; a client, scheduler or worker may die at any time, and the same command goes on.
 A unit that was done twice, because a worker died after its commit or because two clients share a
 store, is committed once: its record is put if absent.
+
+A unit that has begun has a lease, which its worker renews with every few clips. A worker that hangs
+without dying lets it run out, and is started anew: dask gives its units to others.
 """
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, Queue
-from typing import Any, Protocol, runtime_checkable
+from secrets import token_hex
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 from distributed import Client
 from distributed.scheduler import KilledWorker
 
@@ -21,7 +28,7 @@ import store
 from extract.datasets.source import read_clips
 from extract.media.sampling import Sampling
 from extract.pipeline import cluster_worker
-from extract.pipeline.cluster_worker import Settings, UnitTask
+from extract.pipeline.cluster_worker import Settings, Setup, SetupPlugin, UnitTask
 from extract.pipeline.options import Options, readable
 from extract.pipeline.outputs import named, second_features
 from extract.pipeline.planned import Planned, planned
@@ -37,6 +44,9 @@ TRIES = 3  # of a unit whose workers died
 WAIT_SECONDS = 30.0  # for a first worker
 GONE_SECONDS = 10.0  # without a scheduler
 POLL_SECONDS = 0.2
+COUNT_SECONDS = 1.0  # between looks at the workers that are there
+RESTART_SECONDS = 60.0  # for a worker that hangs
+TOLD = 20  # times a lease is renewed while it lasts
 
 
 @runtime_checkable
@@ -58,7 +68,15 @@ class _Workers(Protocol):
     status: str
 
     def nthreads(self) -> Mapping[str, int]: ...
+    def restart_workers(self, workers: list[str], **kwargs: Any) -> Any: ...
     def submit(self, function: Any, *args: Any, **kwargs: Any) -> Any: ...
+
+
+class _Lease(NamedTuple):
+    """Who does a unit, and when that was last heard."""
+
+    worker: str
+    renewed: float
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -73,13 +91,17 @@ class _ClusterRun:
     items: Counter[str] = field(default_factory=Counter)
     slots: Counter[str] = field(default_factory=Counter)
     lost: list[int] = field(default_factory=list)  # units whose workers died every time
+    lease_seconds: float = math.inf
+    hung: list[str] = field(default_factory=list)  # workers that were started anew
     _open: dict[str, UnitTask] = field(default_factory=dict)  # by key of the future
+    _leases: dict[int, _Lease] = field(default_factory=dict)  # of units that have begun
+    _threads: tuple[float, int] = (-math.inf, 0)  # when they were counted, and how many
     _tries: Counter[int] = field(default_factory=Counter)
     _done: Queue[_Promise] = field(default_factory=Queue)
 
     def work(self) -> None:
         """Work until all units are done or the run is to end."""
-        gone_since = 0.0
+        gone_since, looked_at = 0.0, time.monotonic()
         while True:
             self.progress.check()
             if not self.progress.stopped:
@@ -93,11 +115,16 @@ class _ClusterRun:
                 self._take(self._done.get(timeout=POLL_SECONDS))
             except Empty:
                 gone_since = self._watch(gone_since)
+            else:
+                if time.monotonic() > looked_at + COUNT_SECONDS:  # others may hang while some go on
+                    looked_at = time.monotonic()
+                    self._check_leases()
 
     def _submit(self) -> None:
         """Submit as many units as the present workers can use."""
-        threads = sum(self.client.nthreads().values())
-        for _ in range(max(1, UNITS_PER_THREAD * threads) - len(self._open)):
+        if time.monotonic() - self._threads[0] > COUNT_SECONDS:
+            self._threads = (time.monotonic(), sum(self.client.nthreads().values()))
+        for _ in range(max(1, UNITS_PER_THREAD * self._threads[1]) - len(self._open)):
             task = next(self.tasks, None)
             if task is None:
                 return
@@ -114,6 +141,7 @@ class _ClusterRun:
         task = self._open.pop(future.key, None)
         if task is None:
             return
+        self._leases.pop(task.number, None)
         if future.status == "finished":
             self._count(future.result())
             return
@@ -156,8 +184,39 @@ class _ClusterRun:
         )
         self.progress.report_clip()
 
+    def hear(self, event: tuple[float, Mapping[str, Any]]) -> None:
+        """A worker says that a unit goes on; called by dask, in a thread of its own."""
+        _, said = event
+        self._leases[said["unit"]] = _Lease(said["worker"], time.monotonic())
+
+    def _check_leases(self) -> None:
+        """Start workers anew that have not said for too long that a unit goes on."""
+        now, under_way = time.monotonic(), {task.number for task in self._open.values()}
+        late = {
+            number: lease.worker
+            for number, lease in list(self._leases.items())
+            if number in under_way and now - lease.renewed > self.lease_seconds
+        }
+        for number in late:  # dask gives it to another worker, where it begins again
+            self._leases.pop(number, None)
+            self._tries[number] += 1
+        for key in [k for k, task in self._open.items() if self._tries[task.number] > TRIES]:
+            self.lost.append(self._open.pop(key).number)
+        for worker in sorted(set(late.values())):
+            self.hung.append(worker)
+            try:
+                self.client.restart_workers(
+                    [worker], timeout=RESTART_SECONDS, raise_for_error=False
+                )
+            except ValueError:
+                raise ClusterError(
+                    f"worker {worker} hangs, and has no nanny to start it anew; stop it, start "
+                    "another, and run the same command to go on"
+                ) from None
+
     def _watch(self, gone_since: float) -> float:
         """Raise once the scheduler has been gone for some time; returns since when it is."""
+        self._check_leases()
         if self.client.status == "running":
             return 0.0
         now = time.monotonic()
@@ -220,25 +279,35 @@ def run_on(
         fs = store.create(store_dir)
         notes += second_features(fs, specs)
         watch.say(notes)
-        fs.add_manifest(manifest)
+        kept = fs.add_manifest(manifest)
         features = [fs.add_feature(spec) for spec in specs]
         units = planned(manifest, features, options.again, first["clips_per_unit"])
         progress = RunProgress(
             timings=timings, clips=units.clips, units=len(units), progress=watch.progress,
             on_commit=on_commit, max_failures=options.max_failures, stop=watch.stop,
         )  # fmt: skip
+        setup = Setup(
+            run=f"microshot-{token_hex(8)}",
+            settings=settings,
+            features=tuple(feature.name for feature in features),
+            versions=cluster_worker.versions(),
+            store=_absolute(store_dir),
+            root=str(manifest.root.absolute()) if manifest.root else "",
+            manifest=tuple(kept),
+            told_every_seconds=options.unit_deadline_seconds / TOLD,
+        )
         run = _ClusterRun(
             client=client,
             progress=progress,
-            tasks=_tasks(
-                units, manifest, settings, [f.name for f in features], _absolute(store_dir)
-            ),
+            tasks=_tasks(units, manifest, setup),
+            lease_seconds=options.unit_deadline_seconds,
         )
-        run.work()
+        with _introduced(client, setup, run):
+            run.work()
         timings.workers = len(client.nthreads())
     timings.seconds = time.perf_counter() - timings.begun
     if run.lost and not progress.stopped:
-        progress.stopped = f"{len(run.lost)} units killed {TRIES} workers each"
+        progress.stopped = f"{len(run.lost)} units killed {TRIES} workers each, or had them hang"
     return RunResult(
         features=[
             FeatureReport.of(
@@ -291,30 +360,27 @@ def _check_workers(
     return result
 
 
-def _tasks(
-    units: Planned,
-    manifest: Manifest,
-    settings: Settings,
-    features: Sequence[str],
-    where: str,
-) -> Iterator[UnitTask]:
-    columns = [
-        name
-        for name in ("path", "clip_id", "start_seconds", "end_seconds")
-        if name in manifest.table
-    ]
-    assert manifest.root is not None
+@contextmanager
+def _introduced(client: Client, setup: Setup, run: _ClusterRun) -> Iterator[None]:
+    """Have all workers know the run, and hear of its units."""
+    client.register_plugin(SetupPlugin(setup))
+    client.subscribe_topic(setup.run, run.hear)
+    try:
+        yield
+    finally:
+        with suppress(Exception):  # the scheduler may be gone
+            client.unregister_worker_plugin(setup.run)
+
+
+def _tasks(units: Planned, manifest: Manifest, setup: Setup) -> Iterator[UnitTask]:
+    cells = manifest.cells.whole(cluster_worker.COLUMNS)
     for number, unit in enumerate(units):
-        rows = [row for row, _ in unit]
+        rows = np.array([row for row, _ in unit])
         yield UnitTask(
             number=number,
-            settings=settings,
-            features=tuple(features),
-            versions=cluster_worker.versions(),
-            store=where,
-            root=str(manifest.root.absolute()),
-            table={name: tuple(manifest.table[name][row] for row in rows) for name in columns},
-            wanted=tuple(mask for _, mask in unit),
+            run=setup.run,
+            stretches=cluster_worker.stretches_of(unit),
+            checksum=cluster_worker.checksum(cells.take(rows)),
             retries=tuple(units.retries[number].tolist()),
         )
 

@@ -1,10 +1,13 @@
 """The work of a cluster's worker: a unit, by the same pipeline as a run on one machine.
 
-Only small records travel: names of encoders and files there, counts and seconds back. Rows go from
-the worker into the store. Networks are loaded once a process and kept.
+Only small records travel. What all units have in common is sent once to every worker that is there
+or comes (`Setup`); a unit is rows of the manifest that the store keeps, counts and seconds come
+back, and a word now and then that the unit goes on. Rows go from the worker into the store.
+Networks are loaded once a process and kept.
 """
 
 import hashlib
+import math
 import os
 import platform
 import socket
@@ -18,23 +21,28 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import torch
-from distributed import get_worker
+from distributed import WorkerPlugin, get_worker
+from jaxtyping import Int64
 
 import store
 from extract.encoders import Encoder
 from extract.media.sampling import Sampling
 from extract.pipeline.options import Options
 from extract.pipeline.outputs import Output, Units, decoded, encoders_of, outputs_of, specs_of
-from extract.pipeline.planned import Planned
+from extract.pipeline.planned import Planned, WantedRow
 from extract.pipeline.progress import RunProgress
 from extract.pipeline.result import Timings
 from extract.pipeline.stages import Pipeline
 from store import FeatureSpec, Manifest
+from store.columns import Columns
 from store.errors import ClusterError
+from store.kept import KeptFile, KeptRows
 
 LIBRARIES = ("torch", "av", "zarr", "numpy", "distributed")
+COLUMNS = ("path", "clip_id", "start_seconds", "end_seconds")  # that a run reads of a clip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,31 +56,91 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UnitTask:
-    """One unit of a run, as it travels to a worker."""
+class Setup:
+    """What all units of a run have in common."""
 
-    number: int
+    run: str  # the name of the run
     settings: Settings
     features: tuple[str, ...]  # what the encoders must give, in their order
     versions: tuple[tuple[str, str], ...]  # that the worker must have
     store: str
     root: str  # of the paths
-    table: Mapping[str, tuple[str, ...]]  # the unit's rows of the manifest
-    wanted: tuple[tuple[int, ...], ...]  # by row: which features want it
+    manifest: tuple[KeptFile, ...]  # whose rows are meant
+    told_every_seconds: float  # that a unit goes on
+
+
+class SetupPlugin(WorkerPlugin):
+    """Gives a setup to every worker of a cluster, those that come later included."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.name = setup.run
+        self._setup = setup
+
+    def setup(self, worker: Any) -> None:
+        """Called by dask when the worker hears of the run."""
+        _setups[self._setup.run] = self._setup
+
+    def teardown(self, worker: Any) -> None:
+        """Called by dask when the run is over."""
+        _setups.pop(self._setup.run, None)
+
+
+_setups: dict[str, Setup] = {}
+
+Stretch = tuple[int, int, tuple[int, ...]]  # rows of the manifest that the same features want
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitTask:
+    """One unit of a run, as it travels to a worker."""
+
+    number: int
+    run: str  # whose `Setup` it is done by
+    stretches: tuple[Stretch, ...]
+    checksum: int  # of the cells that the worker must find there
     retries: tuple[int, ...]  # by feature: which retry of its clips the unit is
 
     @property
     def planned(self) -> Planned:
-        """The unit as a run on one machine has it."""
-        wanted = np.zeros((len(self.wanted), len(self.features)), bool)
-        for row, mask in enumerate(self.wanted):
-            wanted[row, list(mask)] = True
+        """The unit as a run on one machine has it, its rows counted from 0."""
+        wanted = np.zeros((len(self.rows), len(self.retries)), bool)
+        done = 0
+        for begin, end, mask in self.stretches:
+            wanted[done : done + end - begin, list(mask)] = True
+            done += end - begin
         return Planned(
             rows=np.arange(len(wanted)),
             wanted=wanted,
             first=np.array([0, len(wanted)]),
             retries=np.array([self.retries], np.int64).reshape(1, -1),
         )
+
+    @property
+    def rows(self) -> Int64[np.ndarray, "_"]:
+        """Its rows of the manifest."""
+        return np.concatenate(
+            [np.empty(0, np.int64), *(np.arange(begin, end) for begin, end, _ in self.stretches)]
+        )
+
+
+def stretches_of(unit: Sequence[WantedRow]) -> tuple[Stretch, ...]:
+    """Rows as stretches that the same features want."""
+    found: list[Stretch] = []
+    for row, mask in unit:
+        if found and found[-1][1:] == (row, mask):
+            found[-1] = (found[-1][0], row + 1, mask)
+        else:
+            found.append((row, row + 1, mask))
+    return tuple(found)
+
+
+def checksum(table: Columns) -> int:
+    """The checksum of the cells that a run reads of its clips."""
+    cells = [
+        cell for name in COLUMNS if name in table for cell in (name, *table.arrow(name).to_pylist())
+    ]
+    value: int = google_crc32c.value("\0".join(cells).encode())
+    return value
 
 
 def versions() -> tuple[tuple[str, str], ...]:
@@ -100,34 +168,45 @@ def work(task: UnitTask) -> dict[str, Any]:
         ClusterError: this worker's code or networks are others than the client's.
         MicroshotError: as a run.
     """
-    _check(task.versions)
-    options = _shared(task.settings.options.resolved())
-    encoders = _encoders(task.settings)
-    specs = _specs(task.settings)
-    if tuple(spec.feature_id for spec in specs) != task.features:
+    setup = _setup_of(task)
+    lease = _Lease(setup, task.number)
+    options = _shared(setup.settings.options.resolved())
+    encoders = _encoders(setup.settings)
+    specs = _specs(setup.settings)
+    if tuple(spec.feature_id for spec in specs) != setup.features:
         raise ClusterError(
             f"worker {process_name()} makes other features than the first; give all workers "
             "the same weights, kind of device and `precision`"
         )
-    manifest = Manifest(table=task.table, root=Path(task.root))
-    fs = store.open(task.store)
+    fs = store.open(setup.store)
+    table = _kept_rows(setup.store, setup.manifest).take(task.rows, COLUMNS)
+    if checksum(table) != task.checksum:
+        raise ClusterError(
+            f"worker {process_name()} finds other clips in {setup.store} than this client; give "
+            "all machines the same store"
+        )
+    manifest = Manifest(table=table, root=Path(setup.root))
+    planned = task.planned
     outputs = outputs_of(fs, encoders, specs, batch_size=options.batch_size, device=options.device)
-    units = Units(_uncommitted(task.planned, outputs, manifest), outputs)
+    units = Units(_uncommitted(planned, outputs, manifest), outputs)
     commits: list[Mapping[str, Any]] = []
     timings = Timings(workers=options.workers)
     progress = RunProgress(
-        timings=timings, clips=units.planned.clips, units=1, on_commit=commits.append
-    )
+        timings=timings, clips=units.planned.clips, units=1, on_commit=commits.append,
+        progress=lease.renew,
+    )  # fmt: skip
     if len(units):
         pipeline = Pipeline(manifest=manifest, units=units, progress=progress)
-        outcomes = decoded(manifest, units.wanted(), task.settings.sampling, options, ordered=False)
+        outcomes = decoded(
+            manifest, units.wanted(), setup.settings.sampling, options, ordered=False
+        )
         with closing(outcomes), torch.inference_mode():
             pipeline.work(outcomes)
     timings.seconds = time.perf_counter() - timings.begun
     return {
         "unit": task.number,
         "worker": process_name(),
-        "already_done": len(task.wanted) - units.planned.clips,  # clips
+        "already_done": planned.clips - units.planned.clips,  # clips
         "timings": asdict(timings),
         "commits": [dict(commit) for commit in commits],
         "failures": dict(progress.failures),
@@ -141,6 +220,23 @@ def work(task: UnitTask) -> dict[str, Any]:
             for output in outputs
         },
     }
+
+
+class _Lease:
+    """Word to the client that a unit goes on: when it begins, and with its clips now and then."""
+
+    def __init__(self, setup: Setup, number: int) -> None:
+        self._setup, self._number = setup, number
+        self._told = -math.inf
+        self.renew()
+
+    def renew(self, *_: Any) -> None:
+        """Say so, if it was not said lately."""
+        now = time.monotonic()
+        if now - self._told >= self._setup.told_every_seconds:
+            self._told = now
+            worker = get_worker()
+            worker.log_event(self._setup.run, {"unit": self._number, "worker": worker.address})
 
 
 def process_name() -> str:
@@ -170,6 +266,22 @@ def _uncommitted(planned: Planned, outputs: Sequence[Output], manifest: Manifest
     return replace(planned, rows=planned.rows[left], wanted=wanted[left], first=first)
 
 
+def _setup_of(task: UnitTask) -> Setup:
+    """The setup of a unit's run, which this worker can do."""
+    if task.run not in _setups:
+        raise ClusterError(
+            f"worker {process_name()} has not heard of this run; run the same command to go on"
+        )
+    setup = _setups[task.run]
+    if task.run not in _able:
+        _check(setup.versions)
+        _able.add(task.run)
+    return setup
+
+
+_able: set[str] = set()  # runs whose versions were compared
+
+
 def _check(wanted: tuple[tuple[str, str], ...]) -> None:
     own = dict(versions())
     for name, theirs in wanted:
@@ -178,6 +290,11 @@ def _check(wanted: tuple[tuple[str, str], ...]) -> None:
                 f"worker {process_name()} has {name} {own.get(name)}, this client {theirs}; "
                 "install the same on both"
             )
+
+
+@lru_cache(maxsize=2)
+def _kept_rows(where: str, files: tuple[KeptFile, ...]) -> KeptRows:
+    return KeptRows(store.open(where).storage, files)
 
 
 _loading = threading.Lock()

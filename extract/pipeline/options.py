@@ -27,6 +27,7 @@ class Options:
     follow_links: bool = False  # also where they lead out of the manifest's folder
     sandbox: str = "auto"  # of the decode processes; or "off" or "require"
     deadline_seconds: float = 60.0
+    unit_deadline_seconds: float = 900.0  # on a cluster: without a clip of the unit
     retry: tuple[str, ...] = ()  # kinds of failed clips that are tried again
     max_failures: float = 0.05
     clips_per_unit: int = 0
@@ -53,6 +54,11 @@ class Options:
         if not 0 < self.deadline_seconds <= 86_400:
             raise InputError(
                 f"deadline_seconds={self.deadline_seconds:g} must be above 0, at most 86400"
+            )
+        if not 0 < self.unit_deadline_seconds <= 604_800:
+            raise InputError(
+                f"unit_deadline_seconds={self.unit_deadline_seconds:g} must be above 0, at most "
+                "604800"
             )
         if not 0 <= self.max_failures <= 1:
             raise InputError(f"max_failures={self.max_failures:g} is a share between 0 and 1")

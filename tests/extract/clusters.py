@@ -18,11 +18,13 @@ from extract.pipeline.cluster import Scheduler, run_on
 from extract.pipeline.options import Options
 from extract.pipeline.progress import Watch
 from extract.media.sampling import Sampling
-scheduler, manifest, directory, size, fps = sys.argv[1:]
+scheduler, manifest, directory, size, fps, deadline = sys.argv[1:]
 result = run_on(
     Scheduler(url=scheduler, insecure_tcp=scheduler.startswith("tcp:")), manifest, directory,
     visual=["mobilenetv2:untrained"],
-    sampling=Sampling(fps=float(fps)), options=Options(clips_per_unit=int(size), workers=1),
+    sampling=Sampling(fps=float(fps)), options=Options(
+        clips_per_unit=int(size), workers=1, unit_deadline_seconds=float(deadline)
+    ),
     watch=Watch(progress=lambda *report: print(*report[:3], file=sys.stderr, flush=True)),
 )
 print(json.dumps(result.to_dict()))
@@ -74,9 +76,9 @@ class Cluster:
         words += ["--local-directory", str(folder), *self.tls]
         self.workers.append(self._start("worker", self.url, *words))
 
-    def client(self, manifest, directory, *, size=8, fps=1.0):
+    def client(self, manifest, directory, *, size=8, fps=1.0, deadline=900.0):
         """A client in a process of its own."""
-        words = [self.url, str(manifest), str(directory), str(size), str(fps)]
+        words = [self.url, str(manifest), str(directory), str(size), str(fps), str(deadline)]
         return subprocess.Popen(
             [sys.executable, "-c", CLIENT, *words], env=self.environment,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

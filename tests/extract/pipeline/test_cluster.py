@@ -17,7 +17,6 @@ import store
 from extract.media.sampling import Sampling
 from extract.pipeline import cluster, cluster_worker
 from extract.pipeline.cluster import Scheduler, run_on
-from extract.pipeline.cluster_worker import Settings
 from extract.pipeline.options import Options
 from extract.pipeline.progress import RunProgress, Watch
 from extract.pipeline.result import Timings
@@ -205,6 +204,9 @@ class Dying:
         self.sent.append(job.number)
         return Gone(key, job.number)
 
+    def restart_workers(self, workers, **_):
+        raise AssertionError("nobody hangs")
+
 
 class Gone:
     def __init__(self, key, number):
@@ -225,21 +227,96 @@ class Gone:
                 "failures": {}, "outputs": {}, "already_done": 0}  # fmt: skip
 
 
-def test_a_unit_that_kills_its_workers_is_given_up(tmp_path):
-    settings = Settings(visual=(), audio=(), sampling=Sampling(fps=1.0), options=Options())
-    tasks = [
-        cluster_worker.UnitTask(
-            number=k, settings=settings, features=(), versions=(), store="", root="", table={},
-            wanted=(), retries=(),
-        )
-        for k in range(4)
-    ]  # fmt: skip
+def unit_tasks(count):
+    return [
+        cluster_worker.UnitTask(number=k, run="r", stretches=(), checksum=0, retries=())
+        for k in range(count)
+    ]
+
+
+def test_a_unit_that_kills_its_workers_is_given_up():
     client, progress = Dying(), RunProgress(timings=Timings(workers=1), clips=4, units=4)
-    cluster_run = cluster._ClusterRun(client=client, tasks=iter(tasks), progress=progress)
+    cluster_run = cluster._ClusterRun(client=client, tasks=iter(unit_tasks(4)), progress=progress)
     cluster_run.work()
     assert cluster_run.lost == [1]
     assert sorted(client.sent) == [0, 1, 1, 1, 2, 3]
     assert progress.timings.clips == 3
+
+
+class Hanging(Dying):
+    """A client whose workers hang in the second unit; what was lost with one is done by the next,
+    which hangs as well, for so many times."""
+
+    def __init__(self, times):
+        super().__init__()
+        self.times, self.restarted, self.run, self.waiting = times, [], None, []
+
+    def submit(self, function, job, *, key, pure):
+        self.run.hear((0.0, {"unit": job.number, "worker": "tcp://w"}))
+        self.sent.append(job.number)
+        gone = Gone(key, job.number)
+        gone.status = "finished"
+        if job.number == 1:
+            gone.add_done_callback = self.waiting.append
+        return gone
+
+    def restart_workers(self, workers, **_):
+        self.restarted += workers
+        if len(self.restarted) < self.times or self.times > 9:
+            self.run.hear((0.0, {"unit": 1, "worker": "tcp://w"}))
+            return
+        gone = Gone(next(iter(self.run._open)), 1)
+        gone.status = "finished"
+        self.waiting.pop()(gone)
+
+
+@pytest.mark.parametrize(("times", "lost"), [(1, []), (2, []), (99, [1])])
+def test_a_worker_that_hangs_is_started_anew_and_its_unit_given_up_in_the_end(
+    monkeypatch, times, lost
+):
+    monkeypatch.setattr(cluster, "POLL_SECONDS", 0.01)
+    client, progress = Hanging(times), RunProgress(timings=Timings(workers=1), clips=4, units=4)
+    cluster_run = cluster._ClusterRun(
+        client=client, tasks=iter(unit_tasks(4)), progress=progress, lease_seconds=0.05
+    )
+    client.run = cluster_run
+    cluster_run.work()
+    assert cluster_run.lost == lost
+    assert client.restarted == ["tcp://w"] * min(times, cluster.TRIES)
+    assert cluster_run.hung == client.restarted
+    assert progress.timings.clips == 4 - len(lost)
+
+
+def test_rows_travel_as_stretches():
+    unit = [(3, (0, 1)), (4, (0, 1)), (5, (1,)), (7, (1,)), (8, (1,))]
+    stretches = cluster_worker.stretches_of(unit)
+    assert stretches == ((3, 5, (0, 1)), (5, 6, (1,)), (7, 9, (1,)))
+    task = cluster_worker.UnitTask(
+        number=0, run="r", stretches=stretches, checksum=0, retries=(0, 2)
+    )
+    assert task.rows.tolist() == [row for row, _ in unit]
+    assert [mask for _, mask in task.planned[0]] == [mask for _, mask in unit]
+    assert task.planned.retries.tolist() == [[0, 2]]
+
+
+def test_another_store_under_the_same_path_is_noticed(source, two, tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster_worker, "checksum", lambda table: 1)
+    with pytest.raises(ClusterError, match=r"finds other clips in .* than this client"):
+        run_on(two.line, source, tmp_path / "s", **SPECS)
+
+
+def test_a_worker_that_stands_still_is_started_anew(source, tmp_path):
+    """SIGSTOP: its process is there and does nothing."""
+    with Cluster(tmp_path, workers=1) as running:
+        client = running.client(source, tmp_path / "s", size=2, fps=8.0, deadline=3.0)
+        records = tmp_path / "s" / "commits"
+        until(lambda: len(list(records.glob("*/*.json"))) > 0, client)
+        (worker, *_) = [pid for pid, words in descendants(running.workers[0].pid).items()
+                        if "multiprocessing" in words and "spawn_main" in words]  # fmt: skip
+        os.kill(worker, signal.SIGSTOP)
+        out, errors = client.communicate(timeout=120)
+    assert client.returncode == 0, errors
+    assert json.loads(out)["features"][0]["counts"] == {"ok": 11, "unreadable": 1}
 
 
 def test_over_tls(source, tmp_path):
