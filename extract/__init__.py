@@ -24,6 +24,10 @@ def load_encoder(
     `precision="auto"` is bf16 on a GPU for encoders that keep their rows in it, and fp32 otherwise.
     Weights that are named, or left to us, are fetched if need be, as `fetching` allows.
 
+    >>> encoder = extract.load_encoder("logmel")
+    >>> encoder(torch.zeros(2, 16_000)).shape
+    torch.Size([2, 448])
+
     Raises:
         UnknownPlugin, UnknownSetting: no such encoder or setting.
         WeightsError: weights that do not fit, are not here and cannot or may not be fetched.

@@ -6,11 +6,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from learn.data.labels import make_labels
     from learn.data.split import split
+    from learn.data.torch_data import ClipDataset, ClipStream, collate, to_torch
     from learn.evaluation.compare import compare
     from learn.evaluation.episodes import run_episodes
     from learn.evaluation.evaluate import run_protocol
     from learn.evaluation.sweep import sweep
+<<<<<<< HEAD
     from learn.finetuning.finetune import finetune
+=======
+    from learn.inference.estimator import FewShotClassifier
+>>>>>>> 6898248 (Features as tables, datasets and a classifier of the libraries people know; examples that run for every public function)
     from learn.inference.groups import groups
     from learn.inference.predict import predict
     from learn.inference.search import search
@@ -19,6 +24,10 @@ if TYPE_CHECKING:
     from learn.training.train import train
 
 __all__ = [
+    "ClipDataset",
+    "ClipStream",
+    "FewShotClassifier",
+    "collate",
     "compare",
     "finetune",
     "groups",
@@ -31,10 +40,15 @@ __all__ = [
     "search",
     "split",
     "sweep",
+    "to_torch",
     "train",
 ]
 
 _HOME = {
+    "ClipDataset": "learn.data.torch_data",
+    "ClipStream": "learn.data.torch_data",
+    "FewShotClassifier": "learn.inference.estimator",
+    "collate": "learn.data.torch_data",
     "compare": "learn.evaluation.compare",
     "finetune": "learn.finetuning.finetune",
     "groups": "learn.inference.groups",
@@ -47,6 +61,7 @@ _HOME = {
     "search": "learn.inference.search",
     "split": "learn.data.split",
     "sweep": "learn.evaluation.sweep",
+    "to_torch": "learn.data.torch_data",
     "train": "learn.training.train",
 }
 

@@ -44,8 +44,10 @@ from store.manifest_rows import (
     read_parquet,
 )
 from store.names import clip_keys
+from store.optional import library
 
 if TYPE_CHECKING:
+    import pandas as pd
     from pyarrow import ChunkedArray
 
 MAX_KEPT_BYTES = 1 << 34  # of a kept manifest that is read; earlier versions kept any in one file
@@ -150,6 +152,19 @@ class Manifest:
         }
         return [labels[cell] for cell in cells]
 
+    def to_pandas(self) -> "pd.DataFrame":
+        """The table, a line for each clip, under its id.
+
+        >>> fs.manifest().to_pandas()["label"].nunique()
+        6
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        pandas = library("pandas", "frames")
+        table = {name: list(self.table[name]) for name in self.columns}
+        return pandas.DataFrame(table).set_index("clip_id")
+
     def select(
         self, clip_ids: Iterable[str] | None = None, **where: str | Iterable[str]
     ) -> "Manifest":
@@ -188,6 +203,11 @@ def read_manifest(path: str | Path, *, ids_suffice: bool = False) -> Manifest:
     """The manifest in a CSV, JSONL or Parquet file.
 
     `ids_suffice`: the file may name clips of a store by `clip_id` alone, without their paths.
+
+    >>> with Path("clips.csv").open("w") as file:
+    ...     print("path,mood", "a.mp4,calm", "b.mp4,wild", sep=chr(10), file=file)
+    >>> store.read_manifest("clips.csv").label_columns
+    ('mood',)
 
     Raises:
         MissingFile: there is no such file.

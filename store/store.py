@@ -175,6 +175,9 @@ def _kept_files(
 def open(where: str | Path) -> Store:
     """The store in a directory or at a URL like `s3://BUCKET/PREFIX`.
 
+    >>> [name.partition("-")[0] for name in store.open("my_store").features]
+    ['synthetic', 'synthetic']
+
     Raises:
         NotAStore: nothing is there, something else, or a store of another format.
     """
@@ -201,6 +204,9 @@ def _no_store(storage: Storage) -> str:
 
 def find(where: str | Path) -> Store | None:
     """The store there, or None where `create` would make one. Writes nothing.
+
+    >>> store.find("nothing_here") is None
+    True
 
     Raises:
         NotAStore: something else is there.
@@ -239,6 +245,9 @@ def new_store_json() -> bytes:
 
 def create(where: str | Path) -> Store:
     """The store in a directory or at a URL, made if nothing is there.
+
+    >>> store.create("another_store").features
+    []
 
     Raises:
         NotAStore: something else is there.

@@ -26,6 +26,7 @@ FLOORS = {
             "columns",
             "grammar",
             "membership",
+            "optional",
             "outside",
             "safe_pickle",
             "settings",

@@ -52,9 +52,10 @@ def python_blocks(path: Path) -> list[tuple[int, str]]:
     return [(text[: m.start(1)].count("\n"), m[1]) for m in PYTHON.finditer(text)]
 
 
-def test_the_python_of_the_page_on_learn_runs(tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", ["docs/learn.md", "docs/python.md"])
+def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
     """From top to bottom, in one directory, as a reader would paste it."""
-    path = ROOT / "docs/learn.md"
+    path = ROOT / page
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "__main__"}
     for line, block in python_blocks(path):

@@ -29,6 +29,12 @@ def make_labels(
 
     `names` is a table of what the file calls the classes.
 
+    >>> names = sorted(set(fs.manifest().column("label")))
+    >>> with Path("glove.csv").open("w") as file:
+    ...     print("name,0,1", *(f"{name},1,{len(name)}" for name in names), sep=chr(10), file=file)
+    >>> learn.make_labels("my_store", Path("names.csv"), source=Path("glove.csv"))["names"]
+    6
+
     Raises:
         InputError: the output exists; no classes; names without a vector.
         MissingFile, ConfigError, UnknownColumn: as `read`, `renaming` and `encoded`.

@@ -22,15 +22,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
+from learn.data.table import frame
 from learn.evaluation.how_compared import AGAINST, METHODS, check_comparison
 from learn.evaluation.results import Saved, load_result
 from learn.fewshot import statistics
 from store.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RESAMPLES = 2000
 # What a result is known by, in a draw.
@@ -85,6 +89,14 @@ class Comparison:
         differences = [difference.to_dict() for difference in self.differences]
         return {**plain, "adjusted": "holm", "differences": differences}
 
+    def to_pandas(self) -> "pd.DataFrame":
+        """The differences as a table.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        return frame(self.to_dict()["differences"])
+
 
 def compare(
     runs: Sequence[str | Path],
@@ -98,6 +110,13 @@ def compare(
 
     `against`: the first result is the reference, the best one is, or every pair is shown. Where
     the interval lies within ± `margin`, two results are the same for practical purposes.
+
+    >>> asked = {"split": "all", "shots": [1], "queries": 3, "episodes": 100}
+    >>> for head in ("ridge", "nearest"):
+    ...     learn.run_episodes("my_store", heads=[head], **asked).save(Path(f"results_{head}"))
+    >>> compared = learn.compare(["results_ridge", "results_nearest"])
+    >>> compared.episodes
+    100
 
     Raises:
         InputError: the runs were not scored on the same episodes, or there is nothing to compare.

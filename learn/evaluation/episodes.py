@@ -102,6 +102,12 @@ def run_episodes(
     `query_store`, `query_manifest` or both, classes are those that have one name in both sets of
     clips, features the same in both.
 
+    >>> result = learn.run_episodes(
+    ...     "my_store", split="all", heads=["ridge"], shots=[1], queries=3, support=["v"]
+    ... )
+    >>> result.to_pandas()[["head", "shots", "episodes"]].values.tolist()
+    [['ridge', 1, 10000]]
+
     Raises:
         NotEnoughClips: the episodes asked for cannot be drawn.
         InputError, ConfigError, StoreError: one line that says what to do.

@@ -3,18 +3,22 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from learn.data import devices
 from learn.data.clips import choose_split
 from learn.data.features import FeatureNames
 from learn.data.group_file import manifest_of
+from learn.data.table import frame
 from learn.evaluation.protocols import FAMILY, EvaluationProtocol, Finding, Material
 from learn.inference.selection import absolute, runs_of, select
 from learn.training.runs import refuse_existing
 from store import atomic, plugins
 from store import open as open_store
 from store.errors import ConfigError, choices
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Progress = Callable[[int, int, str], None]
 
@@ -36,6 +40,14 @@ class Evaluation:
             "data": dict(self.data),
             "results": [finding.to_dict() for finding in self.findings],
         }
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """The findings as a table.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        return frame(self.to_dict()["results"])
 
     def save(self, run_dir: Path) -> None:
         """Write a directory with `evaluation.json`; it appears whole or not at all.
@@ -94,6 +106,10 @@ def run_protocol(
     """The findings of a protocol about every label column × projection × pair of modes.
 
     All of them are about the same clips of `split`: those with rows in every modality in play.
+
+    >>> found = learn.run_protocol("my_store", "linear", support=["v"])
+    >>> len(found.findings)
+    1
 
     Raises:
         InputError, ConfigError, StoreError: one line that says what to do.

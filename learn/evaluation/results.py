@@ -6,13 +6,14 @@ Shapes: E = episodes.
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float64
 
 from learn.data import records
 from learn.data.clips import Clips
+from learn.data.table import frame
 from learn.evaluation.config import EpisodesConfig
 from learn.evaluation.confusion import Tally
 from learn.evaluation.how_compared import check_scored
@@ -22,6 +23,9 @@ from learn.fewshot.tasks import Episodes
 from learn.training.runs import refuse_existing
 from store import atomic
 from store.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CONFIG = "episodes_config.json"  # config.json is what tells a training's directory
 
@@ -120,6 +124,14 @@ class EpisodesResult:
                 if rows is not None
             },
         }
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """The results as a table.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        return frame(self.to_dict()["results"])
 
     def _lacking(self, draw: Episodes) -> list[str] | None:
         """The classes with too few clips, or too few in groups kept apart; None: not known."""

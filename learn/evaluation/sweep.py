@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from learn.data.clips import splits
+from learn.data.table import frame
 from learn.evaluation.episodes import run_episodes
 from learn.evaluation.grid import combinations, parse_grid
 from learn.evaluation.processes import each_in_a_process
@@ -25,6 +26,9 @@ from learn.training.train import code, train
 from store import open as open_store
 from store import read_manifest
 from store.errors import ClusterError, ConfigError, InputError, MicroshotError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Progress = Callable[[int, int, str], None]
 EPISODES = 2000
@@ -71,6 +75,14 @@ class Sweep:
         """The object that `learn sweep --json` prints and `sweep.json` keeps."""
         return {**self.facts, "best": self.best, "cells": list(self.cells)}
 
+    def to_pandas(self) -> "pd.DataFrame":
+        """The cells as a table.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        return frame(self.to_dict()["cells"])
+
 
 def sweep(
     store_path: str | Path,
@@ -94,6 +106,12 @@ def sweep(
 
     `workers` are processes on this machine, `scheduler` is the address of dask's. A cell that
     fails is reported and the others go on. Paths must mean the same on all machines.
+
+    >>> swept = learn.sweep(
+    ...     "my_store", "infonce", grid=["optimiser.epochs=1,2"], directory="my_sweep", queries=2
+    ... )
+    >>> len(swept.cells), swept.failed
+    (2, 0)
 
     Raises:
         ConfigError, UnknownSetting: a combination that is none; nothing is trained then.

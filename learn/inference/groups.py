@@ -100,6 +100,9 @@ def groups(
     The group of a clip without copies is empty. `score` is 1 for the same file, else by how much
     nearer the nearest copy is than the clip's surroundings.
 
+    >>> learn.groups("my_store", "groups.csv", by=["digest"]).clips
+    120
+
     Raises:
         InputError, ConfigError, StoreError: one line that says what to do.
     """

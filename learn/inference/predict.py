@@ -100,6 +100,12 @@ def predict(
     nearest, or an approximate `index`, looks in a gallery instead. The file is written beside its
     final name and renamed when it is whole.
 
+    >>> known = fs.manifest().select(split="train").to_pandas()[["label"]]
+    >>> known.to_csv("labelled.csv")
+    >>> summary = learn.predict("my_store", support="labelled.csv", output="answers.csv")
+    >>> len(Path("answers.csv").read_text().splitlines()) - 1 == 120 - len(known)
+    True
+
     Raises:
         InputError, ConfigError, StoreError: one line that says what to do.
     """

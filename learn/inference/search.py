@@ -100,6 +100,10 @@ def search(
     vectors are joined as they are, of clips that have both (early). The whole store is looked at,
     in bounded memory. The clip itself is left out where both sides are the same.
 
+    >>> found = learn.search("my_store", fs.manifest().clip_ids[0], top=3)
+    >>> [neighbour.rank for neighbour in found.neighbours]
+    [1, 2, 3]
+
     Raises:
         InputError: an unknown clip, one without rows, or two modes in spaces of their own.
     """

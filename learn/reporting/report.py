@@ -73,6 +73,12 @@ def report(
     this machine. `figures` is a new directory of figures and tables for a paper. Stores in buckets,
     which results name, are read with `remote_stores` only.
 
+    >>> learn.run_episodes(
+    ...     "my_store", split="all", heads=["ridge"], shots=[1], queries=3, episodes=50
+    ... ).save(Path("results"))
+    >>> learn.report(["results"], "report.html", map_by="none").runs["episodes"]
+    1
+
     Raises:
         MissingFile, InputError: a directory that is no run, or was changed; results that cannot
             stand side by side; an output that exists.

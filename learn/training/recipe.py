@@ -197,7 +197,11 @@ class Recipe:
 
 def recipes(folder: Path = FOLDER) -> list[dict[str, str]]:
     """Name, path and header of every recipe that comes with the package: a summary, its command,
-    its time, the number to expect and its source."""
+    its time, the number to expect and its source.
+
+    >>> "infonce" in [recipe["name"] for recipe in learn.recipes()]
+    True
+    """
     return [
         {"name": path.stem, **_header(path.read_text()), "path": str(path)}
         for path in sorted(folder.glob("*.toml"))

@@ -82,6 +82,12 @@ def train(
 
     Once `stop` gives true, the training ends after the step in hand, with a checkpoint.
 
+    >>> trained = learn.train(
+    ...     "my_store", "infonce", run_dir="my_run", settings=["optimiser.epochs=1"]
+    ... )
+    >>> Path("my_run/done.json").is_file()
+    True
+
     Raises:
         KeyboardInterrupt: it was stopped.
         MissingFile, ConfigError: no such recipe, or settings it does not have.

@@ -3,15 +3,16 @@
 Shapes: n = clips committed, V = clips asked for, N = their rows, D = embedding size.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float16, Int32, Int64, UInt8, UInt64
 
-from store.errors import InputError, StoreError
-from store.features import streaming
+from store.errors import ConfigError, InputError, StoreError
+from store.features import frames, streaming
 from store.features.clip_index import Locations
 from store.features.committed import Units
 from store.features.identity import read_spec
@@ -26,6 +27,10 @@ from store.parts.unit_rows import UnitRows
 from store.spec import STORE_DTYPE, FeatureSpec
 from store.status import Status
 from store.storage.storage import storage_at
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
 
 RACES_LOST = 8  # retries of the same clips that others may win before it is told
 
@@ -246,6 +251,50 @@ class Feature:
         """These clips (all committed, if None) as dask arrays, read in blocks when computed."""
         clip_ids = self.clip_ids if clip_ids is None else clip_ids
         return streaming.lazy(self, clip_ids, _read_block, verify=verify)
+
+    def to_pandas(
+        self, clip_ids: Sequence[str] | None = None, *, rows: str = "each", verify: bool = True
+    ) -> "pd.DataFrame":
+        """These clips (all committed, if None) as a table: a column for each number.
+
+        A line is a row of a clip, under its id and second; `rows="mean"` gives the mean of each
+        clip's rows, in single precision, under its id. Clips without rows have no line.
+
+        >>> fs["synthetic-visual"].to_pandas(rows="mean").shape
+        (120, 8)
+
+        Raises:
+            ConfigError: pandas is not installed.
+            DamagedStore: names the unit and file.
+        """
+        return frames.to_pandas(self.packed(clip_ids, verify=verify), rows=rows)
+
+    def to_xarray(
+        self,
+        clip_ids: Sequence[str] | None = None,
+        *,
+        padded: bool = False,
+        lazy: bool = False,
+        verify: bool = True,
+    ) -> "xr.Dataset":
+        """These clips (all committed, if None) as an xarray dataset with the feature's identity.
+
+        Rows stand one after the other, `row_size` a clip and `clip_of_row` a row, which is CF's
+        contiguous ragged array; `padded`, every clip is as long as the longest, with a `mask`.
+        `lazy` reads blocks with dask when they are computed.
+
+        >>> fs["synthetic-visual"].to_xarray(padded=True).sizes["clip"]
+        120
+
+        Raises:
+            ConfigError: xarray is not installed, or a padded dataset was to be lazy.
+            DamagedStore: names the unit and file.
+        """
+        if padded and lazy:
+            raise ConfigError("a padded dataset cannot be lazy; leave out one of the two")
+        clips = self.dask(clip_ids, verify=verify) if lazy else self.packed(clip_ids, verify=verify)
+        facts = {"modality": self.modality, "identity": json.dumps(self.spec.identity)}
+        return frames.to_xarray(clips, padded=padded, name=self.name, attributes=facts)
 
     def scan(
         self, verify: bool = True
