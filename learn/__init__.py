@@ -11,11 +11,8 @@ if TYPE_CHECKING:
     from learn.evaluation.episodes import run_episodes
     from learn.evaluation.evaluate import run_protocol
     from learn.evaluation.sweep import sweep
-<<<<<<< HEAD
     from learn.finetuning.finetune import finetune
-=======
     from learn.inference.estimator import FewShotClassifier
->>>>>>> 6898248 (Features as tables, datasets and a classifier of the libraries people know; examples that run for every public function)
     from learn.inference.groups import groups
     from learn.inference.predict import predict
     from learn.inference.search import search

@@ -17,7 +17,9 @@ PUBLIC = {
     for package in (store, extract, learn)
     for name in package.__all__
 }
-FUNCTIONS = [name for name, it in PUBLIC.items() if inspect.isfunction(it)]
+# Take networks or clips that `cli.py` hands in, so that an example would be a page.
+HANDED_IN = {"learn.finetune"}
+FUNCTIONS = [n for n, it in PUBLIC.items() if inspect.isfunction(it) and n not in HANDED_IN]
 WITH_METHODS = ("store.Feature", "store.Manifest", "learn.FewShotClassifier")
 MODULES = ("store.grammar", "store.plugins")
 
