@@ -120,7 +120,7 @@ def check_compare(runs: Sequence[Path], *, against: str, margin: float, ci: str)
 
 def check_train(
     directory: str, recipe: str, changes: Sequence[str], output: Path, *, manifest: Path | None,
-    resume: bool, device: str,
+    resume: bool, device: str, init: Path | None = None,
 ) -> None:  # fmt: skip
     """Refuse what `learn train` cannot be asked.
 
@@ -130,6 +130,8 @@ def check_train(
     check_device(device)
     if not resume:
         refuse_existing(output)
+    if init is not None:
+        check_finished(init)
     _check_recipe(store.open(directory), recipes.load(recipe, changes), manifest)
 
 

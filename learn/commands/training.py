@@ -54,6 +54,14 @@ def train_command(
         ),
     ] = None,
     resume: Resume = False,
+    init: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Begin where another run's projections or network ended.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
     device: TrainOn = "auto",
     tensorboard: Annotated[
         Path | None,
@@ -75,7 +83,10 @@ def train_command(
 
     aliases = {"data.labels": labels, "data.memory": memory}
     changes = (*setting, *(f"{key}={value}" for key, value in aliases.items() if value))
-    check_train(directory, recipe, changes, output, manifest=manifest, resume=resume, device=device)
+    check_train(
+        directory, recipe, changes, output, manifest=manifest, resume=resume, device=device,
+        init=init,
+    )  # fmt: skip
 
     import learn
 
@@ -86,8 +97,9 @@ def train_command(
         try:
             result = learn.train(
                 directory, recipe, settings=changes, run_dir=output, manifest=manifest,
-                group_file=group_file, resume=resume, device=device, tensorboard=tensorboard,
-                checkpoint_seconds=checkpoint_seconds, stop=stop.is_set, progress=progress,
+                group_file=group_file, resume=resume, init=init, device=device,
+                tensorboard=tensorboard, checkpoint_seconds=checkpoint_seconds,
+                stop=stop.is_set, progress=progress,
             )  # fmt: skip
         except KeyboardInterrupt:
             if not stop.is_set() or not (output / "checkpoint.safetensors").is_file():

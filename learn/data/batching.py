@@ -39,15 +39,17 @@ class Batching:
         Int64[np.ndarray, "_"]
     ] = ()  # neighbours on the disk; none: all in memory
     at_once: int = 1  # blocks of a window
+    members: Int64[np.ndarray, "_"] | None = None  # the clips of these epochs; None: all
 
     def epoch(self, clips: int, rng: np.random.Generator) -> list[Window]:
-        """Every clip once: windows of `at_once` blocks, or one of everything."""
+        """Every clip once, or every member: windows of `at_once` blocks, or one of everything."""
         if not self.disk_blocks:
-            groups = [rng.permutation(clips)]
+            groups = [rng.permutation(clips if self.members is None else self.members)]
         else:
-            turn = rng.permutation(len(self.disk_blocks))
+            blocks = self._blocks()
+            turn = rng.permutation(len(blocks))
             joined = [
-                np.concatenate([self.disk_blocks[i] for i in turn[first : first + self.at_once]])
+                np.concatenate([blocks[i] for i in turn[first : first + self.at_once]])
                 for first in range(0, len(turn), self.at_once)
             ]
             if len(joined) > 1 and len(joined[-1]) < self.batch_size:  # no batch of a clip or two
@@ -55,6 +57,13 @@ class Batching:
             groups = [rng.permutation(group) for group in joined]
         batches = self._of_classes if self.ways and self.class_ids is not None else self._batches
         return [Window(np.sort(group), tuple(batches(group, rng))) for group in groups]
+
+    def _blocks(self) -> list[Int64[np.ndarray, "_"]]:
+        """The blocks' clips that are members, of blocks that have any."""
+        if self.members is None:
+            return list(self.disk_blocks)
+        kept = (block[np.isin(block, self.members)] for block in self.disk_blocks)
+        return [block for block in kept if len(block)]
 
     def _batches(
         self, order: Int64[np.ndarray, "_"], rng: np.random.Generator

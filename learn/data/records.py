@@ -209,6 +209,14 @@ TrainingConfig = TypedDict(
 )
 
 
+class BegunFrom(TypedDict):
+    """The run that a training began from, and the clips behind it."""
+
+    run: str
+    trained_on: list[str]
+    fitted_on: list[str]
+
+
 class Provenance(TypedDict):
     """`provenance.json` of `learn train`."""
 
@@ -222,6 +230,8 @@ class Provenance(TypedDict):
     labels_sha256: NotRequired[str | None]
     val_clips: list[str]
     seed: int
+    init_sha256: NotRequired[str | None]  # of the weights that a training began from
+    init: NotRequired[BegunFrom]
 
 
 class TrainingDone(TypedDict):

@@ -4,14 +4,14 @@ Shapes: B = clips of a batch, V = clips.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Int, Int64
+from jaxtyping import Bool, Int, Int64
 from torch import Tensor
 
 from learn.data import class_embeddings
@@ -77,6 +77,7 @@ class TrainingSetup:
     watches: Mapping[int, str]  # by stage: unseen, loss, episodes or none
     validation: str  # the same in words
     labels: ClassEmbeddings | None  # of every class that the manifest names
+    of_stages: Sequence[Int64[np.ndarray, "_"]] = ()  # positions of each stage's clips in `data`
 
 
 def load_setup(
@@ -97,17 +98,15 @@ def load_setup(
     if not features:
         raise InputError(f"{store_path} has no feature to train on; run: extract run MANIFEST")
     needs = _needs(recipe, manifest)
-    split = choose_split(manifest, recipe.data.split or None, "train")
-    clips = _usable(manifest, features, needs, split)
-    if len(clips) < 2:
-        raise InputError(
-            f"split {split!r} has {len(clips)} clips with {' and '.join(features)} rows"
-            f"{' and labels' if needs.supervised else ''}; training needs 2 at least"
-        )
+    parts = _parts(manifest, recipe, needs)
+    clips = _of_parts(manifest, features, needs, parts)
     of_val: Clips | None = None
     val_split = recipe.data.val_split
-    if split not in ("all", val_split) and val_split in splits(manifest):
+    trained = {part.split for part in parts}
+    if not trained & {"all", val_split} and val_split in splits(manifest):
         of_val = _usable(manifest, features, needs, val_split)
+        if needs.supervised:
+            of_val = of_val.keep(of_val.labelled)
     clips, val, watches, what = _validation(recipe, needs, clips, of_val)
     names = _class_names(recipe, manifest, needs.label, clips.classes)
     of_splits = [clips] if val is None else [clips, val]
@@ -120,7 +119,75 @@ def load_setup(
         val=val_data[0] if val_data else None,
         watches=watches,
         validation=what,
+        of_stages=[np.flatnonzero(part.of(manifest, clips)) for part in parts],
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """The clips that one stage takes: of a split, with or without labels."""
+
+    stage: str  # its name
+    split: str
+    labelled: bool
+
+    def of(self, manifest: "Manifest", clips: Clips) -> Bool[np.ndarray, "V"]:
+        """A mask of the clips that are the stage's."""
+        mask = np.ones(len(clips), bool)
+        if self.split != "all":
+            split_of = dict(zip(manifest.clip_ids, manifest.column("split"), strict=True))
+            mask = np.array([split_of[clip] == self.split for clip in clips.ids], bool)
+        return mask & clips.labelled if self.labelled else mask
+
+
+def _parts(manifest: "Manifest", recipe: Recipe, needs: "_Needs") -> list[_Part]:
+    """The clips of every stage; a recipe without stages has one that takes what it is given.
+
+    Raises:
+        InputError: a split without clips.
+        ConfigError: an objective that needs labels, of clips that may lack them.
+    """
+    parts = []
+    for stage, traits in zip(recipe.stages, needs.traits, strict=True):
+        data = stage.data
+        if data.labels == "any" and traits.supervised:
+            raise ConfigError(
+                f"stage {stage.name}: objective {stage.objective.name} needs labels; leave "
+                "data.labels=any out"
+            )
+        split = choose_split(manifest, data.split or recipe.data.split or None, "train")
+        labelled = traits.supervised or data.labels == "required"
+        parts.append(_Part(stage=stage.name, split=split, labelled=labelled))
+    split = choose_split(manifest, recipe.data.split or None, "train")
+    return parts or [_Part(stage="main", split=split, labelled=False)]
+
+
+def _of_parts(
+    manifest: "Manifest", features: Mapping[str, "Feature"], needs: "_Needs", parts: list[_Part]
+) -> Clips:
+    """The clips of all stages. Where some need labels, those of other clips stay unknown: classes
+    are what labels were learnt of.
+
+    Raises:
+        InputError: a stage with less than two clips.
+    """
+    names = list(dict.fromkeys(part.split for part in parts))
+    clips = _usable(manifest, features, needs, names[0] if len(names) == 1 else "all")
+    masks = [part.of(manifest, clips) for part in parts]
+    for part, mask in zip(parts, masks, strict=True):
+        if mask.sum() < 2:
+            of_stage = f" for stage {part.stage}" if len(parts) > 1 else ""
+            raise InputError(
+                f"split {part.split!r} has {mask.sum()} clips with {' and '.join(features)} rows"
+                f"{' and labels' if part.labelled else ''}{of_stage}; training needs 2 at least"
+            )
+    known = [mask for part, mask in zip(parts, masks, strict=True) if part.labelled]
+    if known:
+        told = np.logical_or.reduce(known)
+        targets = None if clips.targets is None else clips.targets & told[:, None]
+        class_ids = np.where(told, clips.class_ids, UNLABELLED).astype(np.int32)
+        clips = replace(clips, class_ids=class_ids, targets=targets)
+    return replace(clips.keep(np.logical_or.reduce(masks)), split="+".join(names))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,12 +243,10 @@ def _needs(recipe: Recipe, manifest: "Manifest") -> _Needs:
 def _usable(
     manifest: "Manifest", features: Mapping[str, "Feature"], needs: _Needs, split: str
 ) -> Clips:
-    """The clips of a split that have the rows and labels that training needs."""
+    """The clips of a split that have the rows that training needs."""
     clips = load_clips(manifest, split=split, label=needs.label, group=None, several=needs.several)
     combine = np.logical_or if needs.keep else np.logical_and
     usable = combine.reduce([feature.locate(clips.ids).rows > 0 for feature in features.values()])
-    if needs.supervised:
-        usable &= clips.labelled
     return clips.keep(usable)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, Int64
 from torch import Tensor, nn
 
 from learn.data import batching
@@ -67,6 +67,8 @@ class Trainer:
     optimiser: torch.optim.Optimizer | None = None
     # by stage: unseen, loss, episodes or none
     watches: Mapping[int, str] = field(default_factory=dict)
+    # by stage: positions of its clips in `data`; none: all of them
+    of_stages: Sequence[Int64[np.ndarray, "_"]] = ()
     model: nn.ModuleDict = field(init=False)
     labels: Int[Tensor, "V"] = field(init=False)
     log: MetricsLog = field(init=False)
@@ -129,7 +131,7 @@ class Trainer:
         order = batching.Batching(
             batch_size=settings.batch_size, bucket=settings.bucket, ways=settings.ways,
             lengths=self.data.lengths, class_ids=self.data.clips.class_ids,
-            disk_blocks=self.data.disk_blocks, at_once=AT_ONCE,
+            disk_blocks=self.data.disk_blocks, at_once=AT_ONCE, members=self._members(),
         )  # fmt: skip
         windows = order.epoch(len(self.data.clips), rng)
         state.told |= {"fill": batching.fill(self.data.counts, windows)}
@@ -159,6 +161,11 @@ class Trainer:
                 self._save()
                 raise KeyboardInterrupt
             self._save_if_due()
+
+    def _members(self) -> Int64[np.ndarray, "_"] | None:
+        """The clips of this stage; None where it has all."""
+        members = self.of_stages[self.state.stage] if self.of_stages else None
+        return None if members is None or len(members) == len(self.data.clips) else members
 
     def _ahead(
         self, windows: Sequence[batching.Window], first: int
@@ -265,7 +272,9 @@ class Trainer:
         if not learning:
             raise InputError(f"stage {stage.name} trains no parameter; see its `train`")
         self.model.eval()  # so that dropout and batch statistics stay as they are
-        indices = torch.arange(min(len(self.data.clips), stage.optimiser.batch_size))
+        members = self._members()
+        every = np.arange(len(self.data.clips)) if members is None else members
+        indices = torch.from_numpy(every[: stage.optimiser.batch_size])
         batch = self.batch(
             self.data, indices, self.data.inputs(indices), self.labels, stage, training=True
         )

@@ -13,6 +13,7 @@
   train        the parts that learn: modalities (or "network", or "network.PART"), "objective"; the
                others are frozen
   rounds       how often it starts over with a fresh optimiser, such as after each re-clustering
+  data         which of the clips: a `split`, and whether `labels` are required
   objective, optimiser, views    change those above; an objective with a `name` replaces it
 """
 
@@ -91,6 +92,20 @@ class DataSettings(Settings):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StageData(Settings):
+    """The clips of a stage, among those with the rows that training needs."""
+
+    split: str = ""  # empty: that of [data]
+    # auto: the clips that have one, if the stage's objective needs it; any: with or without
+    labels: str = setting("auto", among=("auto", "required", "any"))
+
+    @classmethod
+    def prefix(cls) -> str:
+        """The section, as `--set` and errors name its settings."""
+        return "stages: data."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OptimiserSettings(Settings):
     """The optimiser, batches and length of a stage."""
 
@@ -158,6 +173,7 @@ class Stage:
     views: ViewSettings
     train: tuple[str, ...]  # empty: everything
     rounds: int
+    data: StageData = StageData()
 
     def __post_init__(self) -> None:
         if self.rounds < 1:
@@ -184,6 +200,7 @@ class Recipe:
                 "objective": flat(stage.objective),
                 "optimiser": asdict(stage.optimiser),
                 "views": asdict(stage.views),
+                **({} if stage.data == StageData() else {"data": asdict(stage.data)}),
             }
             for stage in self.stages
         ]
@@ -255,7 +272,8 @@ def read_tables(
         tables = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
         raise ConfigError(f"{path} is not TOML: {fault}") from None
-    for change in changes:
+    # Names come first: a plug-in that replaces another one is changed, not the one replaced.
+    for change in sorted(changes, key=lambda change: not _is_name(change)):
         _apply(tables, change, source=str(path))
     return tables, str(path)
 
@@ -350,7 +368,7 @@ def _of_then(section: str, table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _stage(number: int, table: Mapping[str, Any], base: Mapping[str, Any]) -> Stage:
-    known = ("name", "train", "rounds", "objective", "optimiser", "views")
+    known = ("name", "train", "rounds", "data", "objective", "optimiser", "views")
     section = f"stage {table.get('name', number)}"
     for key in table:
         if key not in known:
@@ -372,6 +390,7 @@ def _stage(number: int, table: Mapping[str, Any], base: Mapping[str, Any]) -> St
         views=plugins.settle(ViewSettings, "views", merged["views"]),
         train=tuple(train),
         rounds=rounds,
+        data=plugins.settle(StageData, "data", table.get("data", {})),
     )
 
 
@@ -391,11 +410,36 @@ def _apply(tables: dict[str, Any], change: str, *, source: str) -> None:
             raise ConfigError(f"`setting` {change!r}: {source} has the stages {known}")
         _put(stages[names.index(path[1])], path[2:], value.strip(), change)
         return
+    if _is_name(change):
+        _replace(tables, path[0], path[1:-1], value.strip())
     for stage in stages:  # what is said now holds for every stage
         section = stage.get(path[0]) if path[0] in ("optimiser", "views", "objective") else None
         if isinstance(section, dict) and not (path[0] == "objective" and "name" in section):
             section.pop(path[1], None)
     _put(tables, path, value.strip(), change)
+
+
+def _is_name(change: str) -> bool:
+    """True if a change names the plug-in of a section."""
+    path = [part.strip() for part in change.partition("=")[0].split(".")]
+    return path[0] in FAMILIES and path[-1] == "name" and len(path) in (2, 3)
+
+
+def _replace(tables: dict[str, Any], section: str, modality: Sequence[str], name: str) -> None:
+    """Drop the settings of the plug-in that another one is to replace, and where a network takes
+    the place of projections, or they that of a network, those."""
+    for other in {"network", "projection"} - {section} if section != "objective" else ():
+        tables.pop(other, None)
+    table = tables.get(section, {})
+    if modality:
+        table = table.get(modality[0], {}) if isinstance(table, dict) else {}
+    if not isinstance(table, dict) or table.get("name", name) == name:
+        return
+    table.clear()
+    if section == "objective":
+        for stage in tables.get("stages", []):
+            if "name" not in stage.get("objective", {"name": ""}):
+                del stage["objective"]
 
 
 def _put(table: dict[str, Any], path: Sequence[str], value: str, change: str) -> None:

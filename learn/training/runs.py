@@ -57,7 +57,9 @@ FILES = (CONFIG, PROVENANCE, METRICS, WEIGHTS)
 BANK = "bank.safetensors"
 LABELS = "labels.csv"
 # What a resumed training's provenance shares with that of its beginning.
-SAME = ("store_id", "features", "dims", "clips_sha256", "val_clips", "labels_sha256")
+SAME = (
+    "store_id", "features", "dims", "clips_sha256", "val_clips", "labels_sha256", "init_sha256",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -295,16 +297,40 @@ def _restored(path: Path) -> Run:
     objective.load_state_dict(
         {k.removeprefix(of): v for k, v in weights.items() if k.startswith(of)}
     )
+    clips, before = frozenset(provenance["clips"]), provenance.get("init")
     return Run(
         path=path,
         features=provenance["features"],
         space=embedder.eval(),
-        trained_on=frozenset(provenance["clips"]) | frozenset(provenance["val_clips"]),
-        fitted_on=frozenset(provenance["clips"]),
+        trained_on=clips.union(provenance["val_clips"], before["trained_on"] if before else ()),
+        fitted_on=clips.union(before["fitted_on"] if before else ()),
         classes=classes,
         objective=objective.eval(),
         labels=known,
     )
+
+
+def take_space(embedder: Embedder, run: Run, features: Mapping[str, str]) -> None:
+    """Give an embedder the weights, means and deviations of a run's.
+
+    Raises:
+        ConfigError: the run embeds other features, or by other projections or networks.
+    """
+    for modality, name in features.items():
+        if run.features.get(modality) != name:
+            raise ConfigError(
+                f"{run.path} was trained on {run.features.get(modality, f'no {modality}')}, and "
+                f"this training has {name}; a run is begun from one of the same features"
+            )
+    theirs, ours = run.space.state_dict(), embedder.state_dict()
+    for name in sorted({*theirs, *ours}):
+        shapes = [tuple(state[name].shape) if name in state else None for state in (ours, theirs)]
+        if shapes[0] != shapes[1]:
+            raise ConfigError(
+                f"{run.path} has another projection or network: {name} is {shapes[1]} there and "
+                f"{shapes[0]} here; name its settings with `setting`"
+            )
+    embedder.load_state_dict(theirs)
 
 
 def build_objective(

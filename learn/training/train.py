@@ -27,8 +27,9 @@ from learn.training.loop import Trainer, never
 from learn.training.metrics_log import NAME as METRICS
 from learn.training.metrics_log import MetricsLog, Scalars
 from learn.training.recipe import Recipe
+from learn.training.runs import Run
 from learn.training.state import TrainerState
-from store.errors import InputError
+from store.errors import ConfigError, InputError
 
 Progress = Callable[[int, int, str], None]
 
@@ -68,6 +69,7 @@ def train(
     manifest: str | Path | None = None,
     group_file: str | Path | None = None,
     resume: bool = False,
+    init: str | Path | None = None,
     device: str = "auto",
     tensorboard: str | Path | None = None,
     checkpoint_seconds: float = 30.0,
@@ -79,6 +81,8 @@ def train(
     The same store, recipe and seed give the same weights, bit for bit, on one device with one
     number of threads; so does a training that was killed and goes on with `resume`. Where the
     manifest has the validation split, the weights of the best epoch of each round are kept.
+    With `init`, a finished run, the space begins where that run's ended, means and deviations of
+    its rows included; its objective does not come along, and its clips count as trained on.
 
     Once `stop` gives true, the training ends after the step in hand, with a checkpoint.
 
@@ -102,7 +106,10 @@ def train(
     digest = sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
     config = {"recipe": plain, "from": str(recipe), "set": list(settings), "sha256": digest}
     setup = load_setup(store_path, manifest, recipe_, group_file)
-    provenance = _provenance(setup, recipe_, torch_device)
+    begun_from = None if init is None else runs.load_run(Path(init))
+    if begun_from is not None and not recipe_.stages:
+        raise ConfigError("`init` has no use where projections are solved; leave it out")
+    provenance = _provenance(setup, recipe_, torch_device) | _of_init(begun_from)
     with runs.held(run_dir, new=not resume):
         if done := runs.begin(run_dir, config, provenance):
             facts: Mapping[str, Any] = dict(done)
@@ -114,7 +121,22 @@ def train(
         )  # fmt: skip
         if not recipe_.stages:
             return _solve(setup, recipe_, run_dir, watch)
-        return _train(setup, recipe_, run_dir, torch_device, watch)
+        return _train(setup, recipe_, run_dir, torch_device, watch, begun_from)
+
+
+def _of_init(run: Run | None) -> dict[str, Any]:
+    """What a run's provenance says of the run that it began from."""
+    if run is None:
+        return {"init_sha256": None}
+    digest = sha256((run.path / runs.WEIGHTS).read_bytes()).hexdigest()
+    return {
+        "init_sha256": digest,
+        "init": {
+            "run": str(run.path),
+            "trained_on": sorted(run.trained_on),
+            "fitted_on": sorted(run.fitted_on),
+        },
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -129,7 +151,12 @@ class _Watch:
 
 
 def _train(
-    setup: TrainingSetup, recipe_: Recipe, run_dir: Path, torch_device: torch.device, watch: _Watch
+    setup: TrainingSetup,
+    recipe_: Recipe,
+    run_dir: Path,
+    torch_device: torch.device,
+    watch: _Watch,
+    begun_from: Run | None,
 ) -> Training:
     """Train, or go on, in a directory that is held, and write the result."""
     cuda = [torch_device] if torch_device.type == "cuda" else []
@@ -158,11 +185,15 @@ def _train(
         runs.write_labels(run_dir, setup.labels)
         trainer = Trainer(
             run_dir=run_dir, embedder=embedder, stages=recipe_.stages, objectives=objectives,
-            states=states, data=data, val=val, watches=setup.watches, seed=recipe_.seed,
+            states=states, data=data, val=val, watches=setup.watches,
+            of_stages=setup.of_stages, seed=recipe_.seed,
             device=torch_device, checkpoint_seconds=watch.checkpoint_seconds,
             progress=watch.progress, scalars=scalars, stop=watch.stop,
         )  # fmt: skip
-        embedder.measure(data.rows)
+        if begun_from is None:
+            embedder.measure(data.rows)
+        else:
+            runs.take_space(embedder, begun_from, setup.features)
         trainer.run()
     runs.write_weights(run_dir, {"": embedder, "objective": objectives[-1]})
     runs.write_bank(run_dir, states, data.clips.ids, data.clips.sha256)

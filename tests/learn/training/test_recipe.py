@@ -132,3 +132,22 @@ def test_same_is_a_word_for_a_dimension():
         assert changed.projection["audio"].settings["dim_out"] == 0
     with pytest.raises(ConfigError, match="is not a number"):
         recipe.load("protonet", ("projection.dim_out=some",))
+
+
+def test_another_plugin_leaves_the_settings_of_the_one_it_replaces():
+    changed = recipe.load("cjme", ("projection.dim_out=7", "projection.name=linear"))
+    assert changed.projection["visual"].name == "linear"
+    assert changed.projection["visual"].settings["dim_out"] == 7
+    assert recipe.load("cjme", ("projection.name=mlp",)).projection == (
+        recipe.load("cjme").projection
+    )
+    other = recipe.load("infonce", ("network.name=concat", "projection.name=linear"))
+    assert other.network is None
+    assert recipe.load("infonce", ("network.name=concat",)).network.name == "concat"
+    stages = recipe.load("sscl", ("objective.name=infonce",)).stages
+    assert [stage.objective.name for stage in stages] == [
+        "memory_bank", "infonce", "memory_bank", "infonce",
+    ]  # fmt: skip
+    one = recipe.load("cjme", ("projection.audio.name=linear", "projection.audio.dim_out=64"))
+    assert (one.projection["visual"].name, one.projection["audio"].name) == ("mlp", "linear")
+    assert recipe.from_tables(one.to_dict(), source="") == one

@@ -62,6 +62,18 @@ def test_a_learnt_temperature_starts_where_it_is_set_and_stays_above_a_hundredth
     assert not list(build(Config(**settings), SCENE).parameters())
 
 
+def test_every_modality_may_have_a_perceptron_of_its_own():
+    config = CrossEntropyConfig(hidden=5, shared=False)
+    objective = build_cross_entropy(config, SCENE)
+    b = batch(labels=(0, 1, 2, 0))
+    terms = objective.terms(b)
+    for name, x in b.embeddings.items():
+        first, _, last = objective.classifiers[name]
+        logits = torch.nn.functional.gelu(x @ first.weight.T + first.bias) @ last.weight.T
+        cost = torch.nn.functional.cross_entropy(logits + last.bias, b.labels)
+        torch.testing.assert_close(terms[name], cost / 2)
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
 def test_cross_entropy_is_its_equation(smoothing):
     b = batch(labels=(0, 1, 2, 0))
