@@ -40,20 +40,34 @@ class Bank(nn.Module):
         return rows
 
     @torch.no_grad()
-    def move(self, batch: Batch, momentum: float) -> None:
-        """m <- norm(momentum m + (1 - momentum) z) for the clips of the batch."""
+    def move(self, batch: Batch, momentum: float | Mapping[str, Tensor]) -> None:
+        """m <- norm(momentum m + (1 - momentum) z) for the clips of the batch; the momentum may be
+        another one for each output."""
         known = batch.clips >= 0
         indices = batch.clips[known]
         for name, x in batch.embeddings.items():
-            fresh = F.normalize(x.detach()[known], dim=-1)
-            rows = momentum * self.of(name)[indices] + (1 - momentum) * fresh
-            self.of(name)[indices] = F.normalize(rows, dim=-1)
+            share = momentum if isinstance(momentum, float) else momentum[name]
+            self.of(name)[indices] = moved(self.of(name)[indices], x.detach()[known], share)
 
-    def positives(self, batch: Batch, name: str) -> Float[Tensor, "B E"]:
-        """The remembered vectors of the batch's clips; the present ones for another split's."""
+    def positives(
+        self, batch: Batch, name: str, momentum: Float[Tensor, ""] | None = None
+    ) -> Float[Tensor, "B E"]:
+        """The remembered vectors of the batch's clips, moved already where a momentum is given; the
+        present ones for another split's."""
         live = F.normalize(batch.embeddings[name].detach(), dim=-1)
         known = (batch.clips >= 0)[:, None]
-        return torch.where(known, self.of(name)[batch.clips.clamp_min(0)], live)
+        remembered = self.of(name)[batch.clips.clamp_min(0)]
+        if momentum is not None:
+            remembered = moved(remembered, live, momentum)
+        return torch.where(known, remembered, live)
+
+
+def moved(
+    remembered: Float[Tensor, "B E"], fresh: Float[Tensor, "B E"], momentum: float | Tensor
+) -> Float[Tensor, "B E"]:
+    """norm(momentum m + (1 - momentum) norm z)."""
+    rows = momentum * remembered + (1 - momentum) * F.normalize(fresh, dim=-1)
+    return F.normalize(rows, dim=-1)
 
 
 def claim(context: ObjectiveContext) -> Bank:

@@ -6,7 +6,12 @@ their negatives, drawn uniformly from all other clips. The published equations p
 published code trains binary NCE with a constant fixed at the first step. `nce` chooses. `anchors`
 leaves out the directions that begin in the other modality.
 
-Source: Morgado et al., 2021, "Audio-Visual Instance Discrimination with Cross-Modal Agreement".
+With `learn_momentum` each modality's momentum is a parameter that starts at `momentum`: positives
+are the remembered vectors as the step will leave them, lambda m + (1 - lambda) z, and the cost
+reaches lambda through them, not z. Within a modality that asks for lambda = 0.
+
+Source: Morgado et al., 2021, "Audio-Visual Instance Discrimination with Cross-Modal Agreement";
+momenta "to be learned" as in the source document's equations 4.2 and 4.3.
 """
 
 from dataclasses import dataclass
@@ -14,9 +19,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-from learn.training.objectives import Batch, Objective, ObjectiveContext, Traits
+from learn.training.objectives import Batch, EpochStart, Objective, ObjectiveContext, Traits
 from learn.training.objectives._bank import (
     Bank,
     binary_nce,
@@ -41,12 +46,15 @@ class Config(Settings):
     negatives: int = setting(1024, at_least=1)
     temperature: float = setting(0.07, above=0)
     momentum: float = setting(0.5, at_least=0, below=1)
+    learn_momentum: bool = False
     anchors: str = setting("both", among=("both", "visual", "audio"))
 
     def check(self) -> None:
         """Refuse settings that do not go together."""
         if not self.cross + self.within:
             raise ConfigError("memory_bank: cross and within are 0 or more, and not both 0")
+        if self.learn_momentum and not self.momentum:
+            raise ConfigError("memory_bank: a momentum that is learnt starts above 0")
 
 
 class MemoryBank(Objective):
@@ -56,6 +64,11 @@ class MemoryBank(Objective):
         super().__init__()
         self.config = config
         self._bank = [bank]  # the training's, not a part of this module
+        names = [name for name, _ in bank.named_buffers() if name != "z"]
+        start = torch.tensor(config.momentum).logit()
+        self.momenta = nn.ParameterDict(
+            {name: nn.Parameter(start.clone()) for name in names if config.learn_momentum}
+        )
 
     @property
     def bank(self) -> Bank:
@@ -79,12 +92,17 @@ class MemoryBank(Objective):
                 terms[f"{kind}_{anchor}"] = weight / whole / len(anchors) * cost
         return terms
 
+    def prepare(self, start: EpochStart) -> dict[str, float]:
+        """Say what momenta were learnt."""
+        return {f"momentum_{name}": x.sigmoid().item() for name, x in self.momenta.items()}
+
     def after_step(self, batch: Batch) -> None:
         """Fix the NCE constant at the first step, and move the bank's vectors of these clips."""
         if self.bank.z.isnan():
             with torch.no_grad():
                 self.bank.z.copy_(self._z(batch, self._negatives(batch)))
-        self.bank.move(batch, self.config.momentum)
+        learnt = {name: x.detach().sigmoid() for name, x in self.momenta.items()}
+        self.bank.move(batch, learnt or self.config.momentum)
 
     def _negatives(self, batch: Batch) -> Int[Tensor, "B K"]:
         clips = len(self.bank.of(next(iter(batch.embeddings))))
@@ -103,7 +121,9 @@ class MemoryBank(Objective):
         self, batch: Batch, anchor: str, target: str, negatives: Int[Tensor, "B K"], z: Tensor
     ) -> Float[Tensor, "B"]:
         unit = F.normalize(batch.embeddings[anchor], dim=-1)
-        positive = (unit * self.bank.positives(batch, target)).sum(1, keepdim=True)
+        momentum = self.momenta[target].sigmoid() if self.momenta else None
+        remembered = self.bank.positives(batch, target, momentum)
+        positive = (unit * remembered).sum(1, keepdim=True)
         negative = similarities(batch.embeddings[anchor], self.bank.of(target), negatives)
         scaled = positive / self.config.temperature, negative / self.config.temperature
         return softmax_nce(*scaled) if self.config.nce == "softmax" else binary_nce(*scaled, z)

@@ -188,3 +188,29 @@ def test_real_lists_find_real_names(lists, tmp_path):
     facts = manifest.write("metaaudio:key=baseline", split, tmp_path / "s.csv", media=tmp_path)
     assert facts["clips"] == len(sounds)
     assert facts["distinct"]["label"] == len({Path(name).parent.name for name in sounds})
+
+
+def test_ucf51_has_the_classes_with_sound_and_dcase_2014_only_names(tmp_path):
+    from extract.datasets.layouts import ucf51
+
+    assert len(ucf51.CLASSES) == 51
+    touch(tmp_path / "u", "v_Archery_g01_c01.avi", "v_YoYo_g02_c01.avi")
+    manifest.write("ucf51", tmp_path / "u", tmp_path / "u.csv")
+    assert [row["label"] for row in rows(tmp_path / "u.csv")] == ["Archery"]
+    touch(tmp_path / "d", "bus01.wav", "busystreet10.wav", "notes.wav")
+    manifest.write("dcase", tmp_path / "d", tmp_path / "d.csv")
+    assert [(row["path"], row["label"]) for row in rows(tmp_path / "d.csv")] == [
+        ("d/bus01.wav", "bus"), ("d/busystreet10.wav", "busystreet"),
+    ]  # fmt: skip
+
+
+def test_dcase_of_a_fold_that_is_not_there_is_one_line(tmp_path):
+    touch(tmp_path, "audio/a.wav")
+    (tmp_path / "meta.csv").write_text("filename\tscene_label\tidentifier\naudio/a.wav\tbus\tx\n")
+    (tmp_path / "fold1_train.csv").write_text("filename\tscene_label\naudio/a.wav\tbus\n")
+    manifest.write("dcase", tmp_path, tmp_path / "m.csv")
+    assert [(row["label"], row["group"], row["split"]) for row in rows(tmp_path / "m.csv")] == [
+        ("bus", "x", "train")
+    ]
+    with pytest.raises(MissingFile, match="no lists of fold 3"):
+        manifest.write("dcase:fold=3", tmp_path, tmp_path / "n.csv")

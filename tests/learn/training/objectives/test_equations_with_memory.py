@@ -178,6 +178,35 @@ def test_memory_moves_for_the_clips_of_the_batch_only_and_stays_of_length_one():
         torch.testing.assert_close(new[clip], wanted / wanted.norm())
 
 
+def test_momenta_are_learnt_through_the_memory_that_a_step_will_leave():
+    config = memory_bank.Config(
+        learn_momentum=True, momentum=0.25, negatives=3, temperature=0.5, nce="softmax"
+    )
+    objective, b = memory_bank.build(config, context()), batch()
+    assert objective.prepare(moment({})) == pytest.approx(
+        {"momentum_visual": 0.25, "momentum_audio": 0.25}
+    )
+    old = {m: objective.bank.of(m).clone() for m in BOTH}
+    drawn, total = others(b, 3, CLIPS), 0.0
+    for anchor, target in (("visual", "audio"), ("audio", "visual")):
+        for i, clip in enumerate(b.clips.tolist()):
+            x, z = b.embeddings[anchor][i], b.embeddings[target][i]
+            top = math.exp(cosine(x, 0.25 * old[target][clip] + 0.75 * z / z.norm()) / 0.5)
+            rest = sum(math.exp(cosine(x, old[target][k]) / 0.5) for k in drawn[i].tolist())
+            total -= math.log(top / (top + rest)) / 2 / len(b)
+    cost = objective(b)
+    assert cost.item() == pytest.approx(total, rel=1e-5)
+    cost.backward()
+    assert all(x.grad.abs() > 0 for x in objective.momenta.values())
+    with torch.no_grad():
+        objective.momenta["audio"].copy_(torch.tensor(0.9).logit())
+    objective.after_step(b)
+    z = b.embeddings["audio"][0]
+    wanted = 0.9 * old["audio"][4] + 0.1 * z / z.norm()
+    torch.testing.assert_close(objective.bank.of("audio")[4], wanted / wanted.norm())
+    assert not list(memory_bank.build(memory_bank.Config(), context()).parameters())
+
+
 def test_a_later_stage_takes_over_the_memory():
     one = context()
     first = memory_bank.build(memory_bank.Config(), one)

@@ -1,0 +1,111 @@
+"""docs/sources.md: every command is one that there is; in `make soak` those of `learn` are run.
+
+A row's commands stand in backticks in its second column. Recipes, plug-ins, options and settings
+are looked up in every run of the suite; running them all takes minutes.
+"""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+
+from learn.data import class_embeddings
+from learn.data.class_embeddings import ClassEmbeddings
+from learn.training import recipe as recipes
+from store import plugins, testing
+from tests.integration.test_readme import APPS, command
+
+TEXT = (Path(__file__).parents[2] / "docs" / "sources.md").read_text()
+SPAN = re.compile(r"`((?:extract|store|learn) [a-z][^`]*)`")
+FAMILIES = {
+    "--head": "learn.fewshot.heads", "--protocol": "learn.evaluation.protocols",
+    "--fusion": "learn.fewshot.fusions", "--sample": "extract.media.samplers",
+    "--visual": "extract.encoders", "--audio": "extract.encoders",
+}  # fmt: skip
+
+
+def rows(text):
+    """The cells of every row of the page's tables."""
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+    return [row for row in cells if row[0] != "what"]
+
+
+def commands(text):
+    """The commands of the second column, in the page's order."""
+    return [found for row in rows(text) for found in SPAN.findall(row[1])]
+
+
+def faults(line):
+    """What of a command does not exist, in words."""
+    program, name, *words = shlex.split(line)
+    there = typer.main.get_command(APPS[program]).commands
+    if name not in there:
+        return [f"{program} {name}"]
+    known = {option for parameter in there[name].params for option in parameter.opts}
+    options = [word for word in words if word.startswith("-")]
+    missing = [option for option in options if option not in known]
+    after = {word: words[i + 1] for i, word in enumerate(words[:-1]) if word.startswith("--")}
+    for option, family in FAMILIES.items():
+        spec = after.get(option, "own")
+        if (program, name) != ("learn", "finetune") and spec != "own":
+            plugins.check(family, plugins.parse_spec(spec, family))
+    if name == "manifest":
+        family = "extract.datasets.layouts"
+        plugins.check(family, plugins.parse_spec(words[0], family))
+    if name in ("train", "sweep"):
+        changes = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
+        recipes.load(after["--recipe"], changes)
+    return missing
+
+
+def test_every_row_has_a_command_that_exists_or_says_why_not():
+    assert len(rows(TEXT)) > 70
+    assert not [fault for line in commands(TEXT) for fault in faults(line)]
+    bare = [row for row in rows(TEXT) if not SPAN.findall(row[1])]
+    assert all(row[1].startswith(("not there", "not public")) for row in bare), bare
+
+
+def test_every_row_with_a_command_names_its_test():
+    assert not [row[0] for row in rows(TEXT) if SPAN.findall(row[1]) and "`tests/" not in row[2]]
+
+
+def test_every_recipe_has_its_row():
+    named = set(re.findall(r"--recipe (\w+)", TEXT))
+    ours = {"protonet", "simpleshot", "supcon", "whiten"}  # of none of the three documents
+    assert {entry["name"] for entry in recipes.recipes()} - ours <= named
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["learn trian STORE", "learn train STORE --recipe avid --sett x", "learn episodes S --wayz 5"],
+)
+def test_what_does_not_exist_is_seen(line):
+    assert faults(line)
+
+
+@pytest.mark.soak
+def test_the_commands_of_learn_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = testing.fill("STORE", clips=320, rows=8, dim=16, classes=8, disjoint=False)
+    testing.fill("OTHER", clips=160, rows=8, dim=16, classes=8, disjoint=False, seed=1)
+    names = sorted(set(made.manifest().column("label")))
+    vectors = np.random.default_rng(0).standard_normal((len(names), 12)).astype(np.float32)
+    known = ClassEmbeddings(names=(*names, "new"), vectors=np.vstack([vectors, vectors[:1]]))
+    class_embeddings.write(Path("names.csv"), known)
+    table = made.manifest()
+    cells = zip(table.clip_ids, table.column("split"), table.column("label"), strict=True)
+    lines = [
+        f"{clip},{split},{'new' if label == names[0] else label}" for clip, split, label in cells
+    ]
+    Path("unseen.csv").write_text("\n".join(["path,split,label", *lines]) + "\n")
+    for line in commands(TEXT):
+        words = shlex.split(line)
+        if words[0] != "learn" or words[1] in ("finetune", "benchmark"):
+            continue  # of clips, or of 3MASSIV alone: tests of their own
+        short = {"train": "--set optimiser.epochs=1", "sweep": "--set optimiser.epochs=1"}
+        few = " --episodes 20 --queries 5" if words[1] == "episodes" else ""
+        command(f"{line} {short.get(words[1], '')}{few}")
