@@ -3,7 +3,7 @@
 Shapes: B = clips of a batch, D = size of a vector.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -33,7 +33,7 @@ class EmbeddedBatch(NamedTuple):
     Stored vectors beside a projection's are named `stored …` and have no masks of their own.
     """
 
-    ids: tuple[str, ...]
+    ids: Sequence[str]
     vectors: Mapping[str, Float[Tensor, "B _"]]
     present: Mapping[str, Bool[Tensor, "B"]]
 
@@ -76,6 +76,19 @@ def _embed_batch(
         stored = {m: torch.where(has[m][:, None], x, 0) for m, x in vectors_of(rows, None).items()}
         vectors = both_sides(vectors, stored)
     return EmbeddedBatch(ids, vectors, present)
+
+
+def without(batch: EmbeddedBatch, clips: Collection[str]) -> EmbeddedBatch:
+    """The batch but for these clips."""
+    ids = tuple(batch.ids)
+    kept = [i for i, clip in enumerate(ids) if clip not in clips]
+    if len(kept) == len(ids):
+        return batch._replace(ids=ids)
+    return EmbeddedBatch(
+        tuple(ids[i] for i in kept),
+        {name: x[kept] for name, x in batch.vectors.items()},
+        {name: x[kept] for name, x in batch.present.items()},
+    )
 
 
 def all_clips(features: Mapping[str, "Feature"]) -> list[str]:

@@ -7,11 +7,10 @@ Shapes: S = support clips, B = clips of a batch, Q = those that have the same pa
 vector.
 """
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,29 +34,6 @@ from store.errors import ConfigError, InputError
 SHOWN = 4  # digits of a confidence
 ANSWERED, ABSTAINED, NO_ROWS = "answered", "abstained", "no-rows"
 NO_MATCH = "no-match"  # it has rows, and no labelled clip has any of that kind
-
-
-class Answer(NamedTuple):
-    """The answer about one clip, if there is one."""
-
-    status: str
-    label: str = ""  # "" where there is no answer
-    novelty: float = math.nan
-    # Classes with their probabilities, best first; NaN where there is no confidence.
-    ranked: tuple[tuple[str, float], ...] = ()
-    weights: tuple[float, ...] = ()  # of the features, where the fusion weighs
-
-    def cells(self, top: int, weighed: int = 0) -> list[str]:
-        """The cells under the columns of `header`."""
-        novelty = "" if math.isnan(self.novelty) else f"{self.novelty:.4f}"
-        ranked = [
-            cell
-            for name, p in self.ranked
-            for cell in (name, "" if math.isnan(p) else f"{p:.{SHOWN}f}")
-        ]
-        weights = [f"{w:.4f}" for w in self.weights] or [""] * weighed
-        lacking = [""] * (2 * top - len(ranked))
-        return [self.label, self.status, novelty, *ranked, *lacking, *weights]
 
 
 def header(label: str, top: int, weighed: Sequence[str] = ()) -> list[str]:
@@ -155,20 +131,23 @@ class Labeller:
                 f"about {label} ({reason}); label more clips, or leave it out"
             )
 
-    def answer(self, batch: EmbeddedBatch) -> list[Answer]:
-        """An answer for every clip of the batch."""
-        batch_answers = [Answer(NO_ROWS)] * len(batch.ids)
+    def cells(self, batch: EmbeddedBatch) -> list[list[str]]:
+        """The cells under the columns of `header`, for every clip of the batch."""
+        nothing = [""] * (2 * self.settings.top)
+        rows = [["", NO_ROWS, "", *nothing]] * len(batch.ids)
         for parts, clips in _by_parts(batch, self._examples.parts):
             if not any(bool((self._usable & self._examples.present[p]).any()) for p in parts):
                 for i in clips.tolist():  # sound alone, say, where no support clip has sound
-                    batch_answers[i] = Answer(NO_MATCH)
+                    rows[i] = ["", NO_MATCH, "", *nothing]
                 continue
             names = [*parts, *(n for n in batch.vectors if n.startswith(STORED))]
-            answers = self._answer(parts, {name: batch.vectors[name][clips] for name in names})
-            for i, answer in zip(clips.tolist(), answers, strict=True):
-                batch_answers[i] = answer
-        self._statuses.update(answer.status for answer in batch_answers)
-        return batch_answers
+            found = self._cells(parts, {name: batch.vectors[name][clips] for name in names})
+            for i, cells in zip(clips.tolist(), found, strict=True):
+                rows[i] = cells
+        self._statuses.update(row[1] for row in rows)
+        columns = 3 + len(nothing) + len(self.weighed)
+        lacking = [""] * len(self.weighed)
+        return [row if len(row) == columns else [*row, *lacking] for row in rows]
 
     def judged(
         self, batch: EmbeddedBatch
@@ -249,28 +228,29 @@ class Labeller:
         found = self._head(parts).predict(vectors, self.settings.top)
         return found._replace(novelty=classifier.novelty(queries))
 
-    def _answer(
+    def _cells(
         self, parts: tuple[str, ...], vectors: Mapping[str, Float[Tensor, "Q _"]]
-    ) -> Iterator[Answer]:
+    ) -> Iterator[list[str]]:
         predictions = self._predictions(parts, vectors)
-        weights = tuple(self._weights(parts).values()) if self.weighed else ()
+        weights = [f"{w:.4f}" for w in self._weights(parts).values()] if self.weighed else []
+        names, asked = self.classes, self.settings.abstain_below
+        lacking = [""] * (2 * (self.settings.top - predictions[0].shape[1]))
         for class_ids, probabilities, novelty in zip(
             *(x.tolist() for x in predictions), strict=True
         ):
-            asked = self.settings.abstain_below  # no confidence is less than any that is asked for
-            # As it is shown: a clip whose confidence reads .9 is answered where .9 is asked for.
+            # No confidence is less than any that is asked for. As it is shown: a clip whose
+            # confidence reads .9 is answered where .9 is asked for.
             sure = class_ids[0] >= 0 and (not asked or round(probabilities[0], SHOWN) >= asked)
-            yield Answer(
-                ANSWERED if sure else ABSTAINED,
-                self.classes[class_ids[0]] if sure else "",
-                novelty,
-                tuple(
-                    (self.classes[class_id], p)
-                    for class_id, p in zip(class_ids, probabilities, strict=True)
-                    if class_id >= 0
-                ),
-                weights,
-            )
+            cells = [names[class_ids[0]], ANSWERED] if sure else ["", ABSTAINED]
+            cells.append("" if novelty != novelty else f"{novelty:.4f}")
+            for class_id, p in zip(class_ids, probabilities, strict=True):
+                if class_id >= 0:
+                    cells.append(names[class_id])
+                    cells.append("" if p != p else f"{p:.{SHOWN}f}")
+            found = 3 + 2 * len(class_ids)
+            if len(cells) < found:
+                cells += [""] * (found - len(cells))
+            yield [*cells, *lacking, *weights]
 
     def _classifier(self, parts: tuple[str, ...]) -> Classifier:
         """The classifier of clips that have exactly these parts."""
@@ -343,13 +323,14 @@ class Labeller:
 
 def judged_by(batch: EmbeddedBatch, parts: Sequence[str]) -> list[str]:
     """The mode of each clip: v, a, av or nothing."""
-    present = torch.stack([batch.present[part] for part in parts]).T.tolist()
-    found = []
-    for mask in present:
-        there = [part for part, has in zip(parts, mask, strict=True) if has]
+    present = torch.stack([batch.present[part] for part in parts]).long()
+    codes = (present * (1 << torch.arange(len(parts)))[:, None]).sum(0)
+    of_code = {}
+    for code in torch.unique(codes).tolist():
+        there = [part for i, part in enumerate(parts) if code >> i & 1]
         joint = next((part for part in there if part in MODES), None)  # a network's one of all
-        found.append(joint or (mode_of(there) if there else ""))
-    return found
+        of_code[code] = joint or (mode_of(there) if there else "")
+    return [of_code[code] for code in codes.tolist()]
 
 
 def _by_parts(

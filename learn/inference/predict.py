@@ -9,6 +9,7 @@ import csv
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +18,20 @@ import torch
 from learn.data import devices
 from learn.data.features import FeatureNames
 from learn.data.group_file import with_groups
-from learn.inference.embed import EmbeddedBatch, all_clips, embed, parts_of, refuse_unknown
+from learn.inference.embed import (
+    EmbeddedBatch,
+    all_clips,
+    embed,
+    parts_of,
+    refuse_unknown,
+    without,
+)
 from learn.inference.examples import join, read_groups, read_labels
 from learn.inference.judges import Judges, judges_of
 from learn.inference.labeller import Labeller, LabellerSettings, LabelSummary, header, judged_by
 from learn.inference.selection import NONE, Selection, runs_of, select_one
 from learn.inference.settings import HEADS, PredictSettings, parse_index
+from learn.inference.vector_cache import VectorCache
 from store import atomic, read_manifest
 from store import open as open_store
 from store.features.streaming import MEMORY_BYTES
@@ -124,8 +133,8 @@ def predict(
         given=[mode] if mode else [],
     )  # fmt: skip
     prediction = _prepare(settings, store, selection, where)
-    prediction.write(progress)
-    return prediction.summary(time.monotonic() - begun)
+    clips = prediction.write(progress)
+    return prediction.summary(clips, time.monotonic() - begun)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -135,30 +144,43 @@ class _Prediction:
     settings: PredictSettings
     selection: Selection
     judges: Judges | None
-    ids: Sequence[str]
-    in_support: int
+    ids: Sequence[str] | None  # None: all that are not in the support
+    support: frozenset[str]
     labellers: tuple[Labeller, ...]
 
-    def write(self, progress: Progress | None) -> None:
-        """Answer batch by batch; the file appears whole or not at all."""
+    def write(self, progress: Progress | None) -> int:
+        """Answer batch by batch, for how many clips is returned; the file appears whole or not at
+        all."""
         columns = [
             column
             for labeller in self.labellers
             for column in header(labeller.label, self.settings.top, labeller.weighed)
         ]
-        done = 0
+        done, total = 0, self._total()
         with (
             atomic.staged(self.settings.output, replace=False) as staged,
             staged.open("w", encoding="utf-8", newline="") as file,
         ):
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["clip_id", "mode", *columns])
-            for batch in _embed(self.selection, self.ids, self.settings, self.judges):
+            for batch in self._batches():
                 writer.writerows(self._rows(batch))
                 done += len(batch.ids)
                 if progress:
-                    total = len(self.ids)
                     progress(done, total, f"{done} of {total} clips looked at{self._answered()}")
+        return done
+
+    def _batches(self) -> Iterator[EmbeddedBatch]:
+        """The clips that are asked about."""
+        if self.ids is not None:
+            return _embed(self.selection, self.ids, self.settings, self.judges)
+        (run,) = self.selection.runs.values()
+        features = self.selection.features
+        cache = VectorCache(features, run, both=_both(self.judges))
+        every = cache.batches(
+            lambda: _embed(self.selection, all_clips(features), self.settings, self.judges)
+        )
+        return (without(batch, self.support) for batch in every)
 
     def _answered(self) -> str:
         """How many of them have an answer to each question."""
@@ -168,15 +190,17 @@ class _Prediction:
         return "".join(f", {n} answered about {label}" for label, n in counts.items())
 
     def _rows(self, batch: EmbeddedBatch) -> Iterator[list[str]]:
-        columns = [labeller.answer(batch) for labeller in self.labellers]
+        columns = [labeller.cells(batch) for labeller in self.labellers]
         modes = judged_by(batch, _parts(self.selection))
-        for i, clip in enumerate(batch.ids):
-            cells = (
-                cell
-                for labeller, column in zip(self.labellers, columns, strict=True)
-                for cell in column[i].cells(self.settings.top, len(labeller.weighed))
-            )
-            yield [clip, modes[i], *cells]
+        for clip, mode, *cells in zip(batch.ids, modes, *columns, strict=True):
+            yield [clip, mode, *chain.from_iterable(cells)]
+
+    def _total(self) -> int:
+        """The clips to answer for, about: where a clip was tried twice it counts twice."""
+        if self.ids is not None:
+            return len(self.ids)
+        clips = [feature.committed_clips for feature in self.selection.features.values()]
+        return max(clips) - len(self.support)
 
     def _guard(self) -> str:
         (run,) = self.selection.runs.values()
@@ -184,14 +208,14 @@ class _Prediction:
             return ""
         return "on" if self.judges.guard else "off"
 
-    def summary(self, seconds: float) -> PredictionSummary:
+    def summary(self, clips: int, seconds: float) -> PredictionSummary:
         """The summary of what was written."""
         ((mode, _),) = self.selection.cells
         (projection,) = self.selection.runs
         return PredictionSummary(
             output=str(self.settings.output),
-            clips=len(self.ids),
-            in_support=self.in_support,
+            clips=clips,
+            in_support=sum(clip in self.support for clip in self.ids or ()),
             mode=mode,
             projection=projection,
             features={m: feature.name for m, feature in self.selection.features.items()},
@@ -215,12 +239,10 @@ def _prepare(
     table = read_manifest(settings.support, ids_suffice=True)
     columns = {label: read_labels(table, label) for label in settings.labels}
     refuse_unknown(selection.features, table.clip_ids, str(settings.support))
-    support = set(table.clip_ids)
+    ids: Sequence[str] | None = None
     if settings.query:
-        ids: Sequence[str] = read_manifest(settings.query, ids_suffice=True).clip_ids
+        ids = read_manifest(settings.query, ids_suffice=True).clip_ids
         refuse_unknown(selection.features, ids, str(settings.query))
-    else:
-        ids = [clip for clip in all_clips(selection.features) if clip not in support]
     groups = read_groups(
         with_groups(table, settings.group_file, settings.group), store, settings.group
     )
@@ -231,7 +253,7 @@ def _prepare(
         selection=selection,
         judges=judges,
         ids=ids,
-        in_support=sum(clip in support for clip in ids),
+        support=frozenset(table.clip_ids),
         labellers=tuple(
             Labeller(label, names, examples, labeller) for label, names in columns.items()
         ),
@@ -270,5 +292,11 @@ def _embed(
     selection: Selection, ids: Sequence[str], settings: PredictSettings, judges: Judges | None
 ) -> Iterator[EmbeddedBatch]:
     (run,) = selection.runs.values()
-    both = judges is not None and judges.guard
-    return embed(selection.features, ids, run, memory_bytes=settings.memory_bytes, both=both)
+    return embed(
+        selection.features, ids, run, memory_bytes=settings.memory_bytes, both=_both(judges)
+    )
+
+
+def _both(judges: Judges | None) -> bool:
+    """Whether stored vectors are wanted beside the projection's."""
+    return judges is not None and judges.guard

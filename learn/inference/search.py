@@ -3,12 +3,13 @@
 Shapes: B = clips of a batch, D = size of a vector.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from heapq import nsmallest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64
@@ -29,6 +30,7 @@ from learn.inference.selection import (
     runs_of,
     select_one,
 )
+from learn.inference.vector_cache import VectorCache
 from learn.training.runs import Run
 from store import open as open_store
 from store import plugins
@@ -117,15 +119,14 @@ def search(
     comparison = _compare(selection, fusion)
     query = comparison.query(clip)
     best: list[tuple[float, str]] = []
-    looked_at = 0
-    for batch in embed(comparison.features, all_clips(comparison.features), comparison.run):
-        scores = [
-            (-score, clip_id)
-            for score, clip_id in comparison.scores(batch, query)
-            if clip_id != clip or comparison.across
-        ]
-        looked_at += len(scores)
-        best = nsmallest(top, [*best, *scores])
+    own = not comparison.across  # the clip itself is looked at, and not named
+    looked_at = -int(own)
+    cache = VectorCache(comparison.features, comparison.run)
+    for batch in cache.batches(comparison.all_batches):
+        scores, there = comparison.scores(batch, query)
+        looked_at += int(there.sum())
+        best = _best(best, batch.ids, scores, there, top + own)
+    best = [(minus, clip_id) for minus, clip_id in best if clip_id != clip or not own][:top]
     return SearchResult(
         clip=clip,
         projection=str(projection or NONE),
@@ -141,6 +142,22 @@ def search(
             for rank, (minus, clip_id) in enumerate(best, 1)
         ),
     )
+
+
+def _best(
+    known: Sequence[tuple[float, str]], ids: Sequence[str], scores: Float64[np.ndarray, "B"],
+    there: Bool[np.ndarray, "B"], count: int,
+) -> list[tuple[float, str]]:  # fmt: skip
+    """The best of those known and of a batch, by score and then by id; of the batch, text is made
+    of the ids of those alone that may be among them."""
+    clips = np.flatnonzero(there)
+    if len(clips) > count:
+        own = scores[clips]
+        clips = clips[own >= np.partition(own, -count)[-count]]
+    if len(known) >= count:
+        clips = clips[scores[clips] >= -known[-1][0]]
+    fresh = ((-float(scores[i]), ids[i]) for i in clips.tolist())
+    return nsmallest(count, [*known, *fresh])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -181,11 +198,15 @@ class _Comparison:
             return {JOINED: F.normalize(self._pair(batch).support, dim=-1)[0]}
         return {p: F.normalize(batch.vectors[p][0], dim=-1) for p in parts if p not in lacking}
 
+    def all_batches(self) -> Iterator[EmbeddedBatch]:
+        """The vectors of every clip of the store."""
+        return embed(self.features, all_clips(self.features), self.run)
+
     def scores(
         self, batch: EmbeddedBatch, query: Mapping[str, Float[Tensor, "D"]]
-    ) -> Iterator[tuple[float, str]]:
-        """Similarities with the clips that have what the target mode joins; where senses are
-        compared one by one, with those that have one of the query's."""
+    ) -> tuple[Float64[np.ndarray, "B"], Bool[np.ndarray, "B"]]:
+        """Similarities, and the clips that have what the target mode joins; where senses are
+        compared one by one, those that have one of the query's."""
         if self.weights:
             similar, there = self._one_by_one(batch, query)
         else:
@@ -193,8 +214,7 @@ class _Comparison:
             there = torch.stack([batch.present[part] for part in parts]).all(0)
             unit = F.normalize(self._pair(batch).query.double(), dim=-1)
             similar = (unit * query[JOINED].double()).sum(-1)
-        for i in torch.nonzero(there)[:, 0].tolist():
-            yield float(similar[i]), batch.ids[i]
+        return similar.cpu().numpy(), there.cpu().numpy()
 
     def _one_by_one(
         self, batch: EmbeddedBatch, query: Mapping[str, Float[Tensor, "D"]]

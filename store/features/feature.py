@@ -6,6 +6,8 @@ Shapes: n = clips committed, V = clips asked for, N = their rows, D = embedding 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,6 +63,21 @@ class Feature:
     def location(self) -> str:
         """The path or URL that opens this feature's store."""
         return self._keys.storage.name
+
+    @property
+    def local_path(self) -> Path | None:
+        """The directory of this feature's store, if it is one."""
+        return self._keys.storage.local_path
+
+    @property
+    def parts_digest(self) -> str:
+        """sha256 over the names of the committed parts: what all the rows follow from."""
+        return sha256("\n".join(self._units.records.parts).encode()).hexdigest()
+
+    @property
+    def committed_clips(self) -> int:
+        """Clips of all units together, a clip as often as it was tried."""
+        return int(self._units.records.clips.sum())
 
     @property
     def clip_ids(self) -> list[str]:

@@ -11,7 +11,6 @@ from learn.inference.labeller import (
     ANSWERED,
     NO_MATCH,
     NO_ROWS,
-    Answer,
     Labeller,
     LabellerSettings,
     header,
@@ -49,22 +48,34 @@ def batch_of(known):
 NAMES = ["left", "right"] * 6
 
 
-def test_cells_are_as_many_as_the_columns():
-    for answer in (Answer(NO_ROWS), Answer(ABSTAINED, "", 0.5, (("a", 0.75),))):
-        assert len(answer.cells(3)) == len(header("label", 3)) == 9
-    answer = Answer(ANSWERED, "a", 0.25, (("a", 0.75), ("b", 0.125)))
-    assert answer.cells(3) == [
-        "a", "answered", "0.2500", "a", "0.7500", "b", "0.1250", "", "",
-    ]  # fmt: skip
+def test_cells_are_as_many_as_the_columns_and_written_as_they_read():
+    """Of two classes, three are shown: the third is empty; a clip without rows has a status."""
+    labeller = Labeller("label", NAMES, examples(blind=[4]), settings(top=3))
+    known = batch_of(examples(silent=[5], blind=[5, 6]))
+    rows = labeller.cells(known)
+    assert {len(row) for row in rows} == {len(header("label", 3))} == {9}
+    assert rows[5] == ["", NO_ROWS, *[""] * 7]
+    for parts, clips, found, _ in labeller.judged(known):
+        for i, ids, shares, novelty in zip(
+            clips.tolist(), *(x.tolist() for x in found), strict=True
+        ):
+            ranked = [
+                cell
+                for class_id, share in zip(ids, shares, strict=True)
+                if class_id >= 0
+                for cell in (labeller.classes[class_id], f"{share:.4f}")
+            ]
+            wanted = [ranked[0], ANSWERED, f"{novelty:.4f}", *ranked]
+            assert rows[i] == wanted + [""] * (9 - len(wanted)), parts
 
 
 def test_clips_are_judged_by_what_they_have():
     batch = batch_of(examples(silent=(0, 2), blind=(1, 2)))
     assert judged_by(batch, ("visual", "audio")) == ["v", "a", "", *["av"] * 9]
     labeller = Labeller("side", NAMES, examples(), settings())
-    answers = labeller.answer(batch)
-    assert [a.status for a in answers] == [ANSWERED, ANSWERED, NO_ROWS, *[ANSWERED] * 9]
-    assert [a.label for a in answers] == [*NAMES[:2], "", *NAMES[3:]]
+    answers = labeller.cells(batch)
+    assert [a[1] for a in answers] == [ANSWERED, ANSWERED, NO_ROWS, *[ANSWERED] * 9]
+    assert [a[0] for a in answers] == [*NAMES[:2], "", *NAMES[3:]]
     summary = labeller.summary().to_dict()
     assert {fitted["parts"] for fitted in summary["calibration"]} == {
         "visual+audio", "visual", "audio",
@@ -78,15 +89,15 @@ def test_clips_are_judged_by_what_they_have():
 
 def test_what_the_support_does_not_hear_is_no_answer():
     labeller = Labeller("side", NAMES, examples(silent=range(12)), settings())
-    (answer,) = {a.status for a in labeller.answer(batch_of(examples(blind=range(12))))}
+    (answer,) = {a[1] for a in labeller.cells(batch_of(examples(blind=range(12))))}
     assert answer == NO_MATCH  # it has rows: that is not what it lacks
 
 
 def test_less_than_asked_for_is_no_answer_but_stays_in_the_ranks():
     labeller = Labeller("side", NAMES, examples(), settings(abstain_below=1.0))
-    answers = labeller.answer(batch_of(examples()))
-    assert {(a.status, a.label) for a in answers} == {(ABSTAINED, "")}
-    assert [a.ranked[0][0] for a in answers] == NAMES
+    answers = labeller.cells(batch_of(examples()))
+    assert {(a[1], a[0]) for a in answers} == {(ABSTAINED, "")}
+    assert [a[3] for a in answers] == NAMES
 
 
 def test_a_support_without_rows_is_refused():
@@ -96,9 +107,9 @@ def test_a_support_without_rows_is_refused():
 
 def test_one_class_has_no_confidence_and_cannot_be_asked_for_one():
     labeller = Labeller("side", ["left"] * 12, examples(), settings())
-    answers = labeller.answer(batch_of(examples()))
-    assert {a.status for a in answers} == {ANSWERED}
-    assert all(a.cells(1)[3:] == ["left", ""] for a in answers)
+    answers = labeller.cells(batch_of(examples()))
+    assert {a[1] for a in answers} == {ANSWERED}
+    assert all(a[3:5] == ["left", ""] for a in answers)
     (fitted, *_) = labeller.summary().to_dict()["calibration"]
     assert (fitted["accuracy"], fitted["confidence"], fitted["classes"]) == (None, None, 1)
     with pytest.raises(ConfigError, match=r"`abstain_below` 0.5 needs a confidence.*one class"):
@@ -121,7 +132,7 @@ def test_classes_of_noise_are_not_told_apart_by_clips_left_out(head):
 
 def test_what_few_clips_cannot_say_is_said(capsys):
     labeller = Labeller("side", NAMES[:6], examples(6), settings())
-    labeller.answer(batch_of(examples()))
+    labeller.cells(batch_of(examples()))
     counts = labeller.summary().to_dict()
     assert counts["calibration"][0]["novelty_at_most"] == 6 / 7
     answered = {"output": "o", "clips": 12, "mode": "av", "by": "prototypes", "index": "exact"}
