@@ -23,6 +23,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from typer.core import TyperCommand
 
+from store import command_config
 from store.errors import MicroshotError
 
 DONE, FINDINGS, FIXABLE, OUR_BUG, STOPPED = 0, 1, 2, 101, 130
@@ -73,8 +74,14 @@ class CommandLine(typer.Typer):
     def command(  # type: ignore[override]
         self, name: str | None = None, *, cls: type[TyperCommand] = _Command, **how: Any
     ) -> Callable[[Function], Function]:
-        """Register a command."""
-        return super().command(name, cls=cls, **how)
+        """Register a command; one of many options can have them from a file."""
+        register = super().command(name, cls=cls, **how)
+
+        def registered(function: Function) -> Function:
+            register(command_config.with_files(function))
+            return function
+
+        return registered
 
 
 def app(summary: str) -> CommandLine:

@@ -24,6 +24,7 @@ FLOORS = {
         (
             "cluster",
             "columns",
+            "command_config",
             "grammar",
             "membership",
             "optional",

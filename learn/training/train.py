@@ -6,8 +6,7 @@ trains.
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from hashlib import sha256
@@ -23,13 +22,15 @@ from learn.models.embedder import Embedder
 from learn.training import against_stored, checkpoint, closed_form, runs
 from learn.training import recipe as recipes
 from learn.training.dataset import TrainingSetup, load_setup
+from learn.training.loggers import LoggedRun, opened
 from learn.training.loop import Trainer, never
 from learn.training.metrics_log import NAME as METRICS
-from learn.training.metrics_log import MetricsLog, Scalars
+from learn.training.metrics_log import MetricsLog
 from learn.training.recipe import Recipe
 from learn.training.runs import Run
 from learn.training.state import TrainerState
-from store.errors import ConfigError, InputError
+from store import plugins
+from store.errors import ConfigError
 
 Progress = Callable[[int, int, str], None]
 
@@ -71,6 +72,7 @@ def train(
     resume: bool = False,
     init: str | Path | None = None,
     device: str = "auto",
+    loggers: Sequence[str] = (),
     tensorboard: str | Path | None = None,
     checkpoint_seconds: float = 30.0,
     stop: Callable[[], bool] = never,
@@ -84,7 +86,8 @@ def train(
     With `init`, a finished run, the space begins where that run's ended, means and deviations of
     its rows included; its objective does not come along, and its clips count as trained on.
 
-    Once `stop` gives true, the training ends after the step in hand, with a checkpoint.
+    Once `stop` gives true, the training ends after the step in hand, with a checkpoint. `loggers`
+    are SPECs of what draws its numbers (`learn loggers`), `tensorboard` the directory of one.
 
     >>> trained = learn.train(
     ...     "my_store", "infonce", run_dir="my_run", settings=["optimiser.epochs=1"]
@@ -115,8 +118,12 @@ def train(
             facts: Mapping[str, Any] = dict(done)
             known = [field.name for field in fields(Training) if field.name in facts]
             return Training(**{name: facts[name] for name in known})
+        if tensorboard is not None:
+            loggers = (*loggers, str(plugins.Spec("tensorboard", {"directory": tensorboard})))
+        key = sha256(f"{digest} {run_dir.resolve()}".encode()).hexdigest()
         watch = _Watch(
-            begun=begun, tensorboard=tensorboard, checkpoint_seconds=checkpoint_seconds, stop=stop,
+            begun=begun, loggers=loggers, logged=LoggedRun(path=run_dir, key=key, settings=plain),
+            checkpoint_seconds=checkpoint_seconds, stop=stop,
             progress=progress,
         )  # fmt: skip
         if not recipe_.stages:
@@ -144,7 +151,8 @@ class _Watch:
     """Ways to follow a training and to end it."""
 
     begun: float
-    tensorboard: str | Path | None
+    loggers: Sequence[str]  # SPECs
+    logged: LoggedRun
     checkpoint_seconds: float
     stop: Callable[[], bool]
     progress: Progress | None
@@ -162,7 +170,7 @@ def _train(
     cuda = [torch_device] if torch_device.type == "cuda" else []
     with (
         torch.random.fork_rng(devices=cuda),
-        _scalars(watch.tensorboard) as scalars,
+        opened(watch.loggers, watch.logged) as loggers,
     ):
         torch.manual_seed(recipe_.seed)
         data, val = setup.data.to(torch_device), setup.val.to(torch_device) if setup.val else None
@@ -188,7 +196,7 @@ def _train(
             states=states, data=data, val=val, watches=setup.watches,
             of_stages=setup.of_stages, seed=recipe_.seed,
             device=torch_device, checkpoint_seconds=watch.checkpoint_seconds,
-            progress=watch.progress, scalars=scalars, stop=watch.stop,
+            progress=watch.progress, loggers=loggers, stop=watch.stop,
         )  # fmt: skip
         if begun_from is None:
             embedder.measure(data.rows)
@@ -226,8 +234,8 @@ def _solve(setup: TrainingSetup, recipe_: Recipe, run_dir: Path, watch: _Watch) 
     embedder = Embedder(recipe_.projection, None, {m: rows.dim for m, rows in data.rows.items()})
     facts, what = closed_form.solve(embedder, data, val, recipe_.seed)
     runs.write_labels(run_dir, setup.labels)
-    with _scalars(watch.tensorboard) as scalars:
-        log = MetricsLog(path=run_dir / METRICS, state=TrainerState(), scalars=scalars)
+    with opened(watch.loggers, watch.logged) as loggers:
+        log = MetricsLog(path=run_dir / METRICS, state=TrainerState(), loggers=loggers)
         log.begin()
         for modality, of_one in facts.items():
             log.write({"event": "solved", "stage": "main", "modality": modality, **of_one})
@@ -272,23 +280,3 @@ def code() -> str:
     for path in sorted(folder.rglob("*.py")):
         digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
-
-
-@contextmanager
-def _scalars(folder: str | Path | None) -> Iterator[Scalars | None]:
-    """TensorBoard's writer, if one is asked for.
-
-    Raises:
-        InputError: it is not installed.
-    """
-    if folder is None:
-        yield None
-        return
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise InputError(
-            "TensorBoard is not installed; run: pip install 'microshot[tensorboard]'"
-        ) from None
-    with SummaryWriter(str(folder)) as writer:  # type: ignore[no-untyped-call]
-        yield writer

@@ -167,7 +167,7 @@ def drawn(data, words: str, output: Path) -> list[str]:
     types = types_of(words)
     for parameter in command_of(words).params:
         options = [option for option in parameter.opts if option.startswith("-")]
-        if parameter.name in ("help", "output") or not options:
+        if parameter.name in ("help", "output", "config", "save_config") or not options:
             continue
         if not parameter.required and data.draw(st.integers(0, 5)) > 0:
             continue
