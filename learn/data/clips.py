@@ -5,6 +5,7 @@ Shapes: V = clips, C = classes.
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -126,14 +127,17 @@ def load_clips(
 
     `label=None` leaves all of them unlabelled. `group` names a column; by default it is `group`
     where there is one, and "none" switches it off. A clip without a group is a group of its own.
-    With `several`, clips may have any number of labels, which are their `targets`.
+    With `several`, clips may have any number of labels, which are their `targets`; `label` may then
+    name several columns, as `A,B`.
 
     Raises:
         UnknownColumn: says which there are.
         InputError: a cell with several labels.
     """
     ids = manifest.clip_ids
-    labels = manifest.labels(label) if label else [()] * len(ids)
+    labels: Sequence[tuple[str, ...]] = [()] * len(ids)
+    if label:
+        labels = labels_of(manifest, label) if several else manifest.labels(label)
     of_split = ["all"] * len(ids) if split == "all" else manifest.column("split")
     rows = sorted((i for i in range(len(ids)) if of_split[i] == split), key=ids.__getitem__)
     classes = sorted({name for i in rows for name in labels[i]})
@@ -164,6 +168,24 @@ def load_clips(
         groups=_groups(manifest, group, rows),
         split=split,
     )
+
+
+def labels_of(manifest: "Manifest", label: str) -> list[tuple[str, ...]]:
+    """The labels of every clip in a column; in several, named as `A,B`, each as `COLUMN=LABEL`.
+
+    Raises:
+        UnknownColumn: says which there are.
+    """
+    if "," not in label or label in manifest.columns:
+        return manifest.labels(label)
+    columns = [column.strip() for column in label.split(",")]
+    cells = zip(*(manifest.labels(column) for column in columns), strict=True)
+    return [
+        tuple(
+            f"{column}={name}" for column, names in zip(columns, row, strict=True) for name in names
+        )
+        for row in cells
+    ]
 
 
 def group_names(manifest: "Manifest", group: str | None) -> dict[str, str] | None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from learn.data import class_embeddings
 from learn.data.class_embeddings import ClassEmbeddings
-from learn.data.clips import UNLABELLED, Clips, choose_split, load_clips, splits
+from learn.data.clips import UNLABELLED, Clips, choose_split, labels_of, load_clips, splits
 from learn.data.group_file import manifest_of
 from learn.data.rows import Padded, choose_feature, load_rows
 from learn.data.streaming import BLOCKS, Stored, Streamed, blocks_of, row_bytes
@@ -314,7 +314,7 @@ def _class_names(
             f"learn labels DIR --from {path} --trust-pickle -o FILE.csv"
         )
     known = class_embeddings.read(path)
-    names = sorted({name for cell in manifest.labels(label) for name in cell})
+    names = sorted({name for cell in labels_of(manifest, label) for name in cell})
     wanted = [name for name in names if name in classes or known.has(name)]
     return ClassEmbeddings(names=tuple(wanted), vectors=known.of(wanted))
 

@@ -73,7 +73,7 @@ class DataSettings(Settings):
 
     split: str = ""  # trained on; empty: train where there are splits, else all
     val_split: str = "val"  # stops the training early, where the manifest has it
-    label: str = "label"
+    label: str = "label"  # for objectives of several labels, columns may be joined: A,B
     visual: str = ""  # a feature's name; empty: the only one; none: leave it out
     audio: str = ""
     # clips without a modality; keep: masked, for objectives that allow it
