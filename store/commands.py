@@ -20,7 +20,8 @@ def info_command(directory: StoreDir, as_json: Json = False) -> int:
     from store.tables import info_table
     from store.upkeep.info import info
 
-    facts = info(store.open(directory)).to_dict()
+    with console.progress("units", quiet=as_json) as progress:
+        facts = info(store.open(directory), progress=progress).to_dict()
     console.give(facts, as_json, lambda: info_table(facts))
     return console.DONE
 
@@ -36,7 +37,8 @@ def verify_command(
     from store.tables import verify_lines
     from store.upkeep.verify import verify
 
-    report = verify(store.open(directory), deep=deep)
+    with console.progress("units", quiet=as_json) as progress:
+        report = verify(store.open(directory), deep=deep, progress=progress)
     console.give(report.to_dict(), as_json, lambda: verify_lines(report.to_dict()))
     return console.FINDINGS if report.problems else console.DONE
 
@@ -66,7 +68,8 @@ def repair_command(directory: StoreDir, deep: Deep = False, as_json: Json = Fals
     from store.tables import repair_lines
     from store.upkeep.repair import repair
 
-    result = repair(store.open(directory), deep=deep).to_dict()
+    with console.progress("units", quiet=as_json) as progress:
+        result = repair(store.open(directory), deep=deep, progress=progress).to_dict()
     console.give(result, as_json, lambda: repair_lines(result))
     return (
         console.FINDINGS if result["units"] or result["files"] or result["left"] else console.DONE
@@ -118,7 +121,8 @@ def merge_command(
     """Copy the sound units and manifests of other stores into this one."""
     from store.upkeep.merge import merge
 
-    merged = merge(directory, others)
+    with console.progress("units", quiet=as_json) as progress:
+        merged = merge(directory, others, progress=progress)
     result = merged.to_dict()
     console.give(result, as_json, lambda: console.pairs(result))
     return console.DONE if merged.sound else console.FINDINGS

@@ -20,7 +20,7 @@ HEAVY = ("av", "dask", "faiss", "h5py", "numpy", "pyarrow", "sklearn", "torch", 
 # Rooms of each package, floor by floor. A room knows the floors below it, and not its neighbours.
 FLOORS = {
     "store": (
-        ("atomic", "errors", "lock", "names", "pickles", "source"),
+        ("atomic", "errors", "lock", "names", "pickles", "progress", "source"),
         (
             "cluster",
             "columns",

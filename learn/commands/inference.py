@@ -175,11 +175,11 @@ def search_command(
     import learn
     from learn.commands.answer_tables import neighbours_table
 
-    result = learn.search(
-        directory, clip, projection=projection, top=top, source=source, target=target,
-        fusion=fusion,
-        visual=visual, audio=audio, device=device,
-    ).to_dict()  # fmt: skip
+    with console.progress("clips", quiet=as_json) as progress:
+        result = learn.search(
+            directory, clip, projection=projection, top=top, source=source, target=target,
+            fusion=fusion, visual=visual, audio=audio, device=device, progress=progress,
+        ).to_dict()  # fmt: skip
     console.give(result, as_json, lambda: neighbours_table(result))
     return console.DONE
 

@@ -35,6 +35,7 @@ from learn.training.runs import Run
 from store import open as open_store
 from store import plugins
 from store.errors import ConfigError, InputError
+from store.progress import Progress, counter
 
 if TYPE_CHECKING:
     from store import Feature
@@ -94,13 +95,15 @@ def search(
     visual: FeatureNames = None,
     audio: FeatureNames = None,
     device: str = "auto",
+    progress: Progress | None = None,
 ) -> SearchResult:
     """The `top` clips whose `target` is most like the clip's `source`, by cosine; ties by clip id.
 
     `source` and `target` are v, a or av; one alone stands for both. In av the cosines of the senses
     that both clips have are averaged by weights known of the encoders (`fusion` weighted), or both
     vectors are joined as they are, of clips that have both (early). The whole store is looked at,
-    in bounded memory. The clip itself is left out where both sides are the same.
+    in bounded memory; `progress` hears of clips. The clip itself is left out where both sides are
+    the same.
 
     >>> found = learn.search("my_store", fs.manifest().clip_ids[0], top=3)
     >>> [neighbour.rank for neighbour in found.neighbours]
@@ -122,9 +125,12 @@ def search(
     own = not comparison.across  # the clip itself is looked at, and not named
     looked_at = -int(own)
     cache = VectorCache(comparison.features, comparison.run)
+    clips = max(feature.committed_clips for feature in comparison.features.values())
+    advance = counter(progress, clips)
     for batch in cache.batches(comparison.all_batches):
         scores, there = comparison.scores(batch, query)
         looked_at += int(there.sum())
+        advance(len(batch.ids))
         best = _best(best, batch.ids, scores, there, top + own)
     best = [(minus, clip_id) for minus, clip_id in best if clip_id != clip or not own][:top]
     return SearchResult(

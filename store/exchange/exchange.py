@@ -16,12 +16,11 @@ from store.errors import InputError, MissingFile
 from store.exchange import importing
 from store.exchange.formats import Clips, Format, Track
 from store.features.feature import Feature
+from store.progress import Progress, counter
 from store.status import Status
 from store.store import Store, create
 
 FAMILY = "store.exchange.formats"
-
-Progress = Callable[[int, int], object]  # takes the clips done, once per feature, and all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,18 +79,20 @@ def export(
     name = plugins.parse_spec(format_spec, FAMILY).name
     chosen = _chosen(store, features, made, name)
     table = _columns(store)
-    advance = _counter(progress, sum(len(feature.clip_ids) for feature in chosen))
+    advance = counter(progress, sum(feature.clips for feature in chosen))
     tracks = [_leaving(feature, table, advance) for feature in chosen]
     with _new(output) as target:
         written = made.write(tracks, target, label=label)
-    counts = Counter(number for feature in chosen for number in feature.status.tolist())
+    counts: Counter[Status] = Counter()
+    for feature in chosen:
+        counts.update(feature.status_counts())
     return Exported(
         output=str(output),
         format=name,
         features=[feature.name for feature in chosen],
         clips=written,
         left_out=sum(counts.values()) - written,
-        status={Status(number).kind: count for number, count in sorted(counts.items())},
+        status={status.kind: count for status, count in sorted(counts.items())},
     )
 
 
@@ -128,7 +129,7 @@ def import_(
     notes += importing.advice(tracks, known, parsed.name, settings)
     store = create(store_dir)
     counts: Counter[str] = Counter()
-    advance = _counter(progress, len(known) * len(tracks))
+    advance = counter(progress, len(known) * len(tracks))
     names = []
     for track, spec in zip(tracks, specs, strict=True):
         feature = store.add_feature(spec)
@@ -139,7 +140,8 @@ def import_(
                     importing.unit_rows(clips, parsed.name), {"imported_from": source.name}
                 )
             advance(len(clips.clip_ids))
-        counts.update(Status(number).kind for number in store[feature.name].status.tolist())
+        for status, count in store[feature.name].status_counts().items():
+            counts[status.kind] += count
     importing.keep_manifest(store, known, source)
     return Imported(
         store=str(store_dir),
@@ -184,19 +186,6 @@ def _columns(store: Store) -> dict[str, dict[str, str]]:
         for name, cells in manifest.table.items()
         if name != "clip_id"
     }
-
-
-def _counter(progress: Progress | None, total: int) -> Callable[[int], None]:
-    """A function that takes how many clips more are done."""
-    done = 0
-
-    def advance(clips: int) -> None:
-        nonlocal done
-        done += clips
-        if progress:
-            progress(done, total)
-
-    return advance
 
 
 def _leaving(

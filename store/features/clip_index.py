@@ -85,6 +85,10 @@ class MemoryIndex:
     def __len__(self) -> int:
         return len(self._records)
 
+    def status_counts(self) -> Int64[np.ndarray, "256"]:
+        """How many clips have each status."""
+        return np.bincount(self._records["status"], minlength=256)
+
     def lookup(self, keys: UInt64[np.ndarray, "V 2"]) -> Locations:
         """Part, first row, rows and status of these clips."""
         begin = np.zeros(len(keys), dtype=np.int64)
@@ -121,6 +125,18 @@ class ClipIndex:
         except _Damaged:
             self._file = self._build()
             return self._file.lookup(keys, len(self.parts))
+
+    def status_counts(self) -> Int64[np.ndarray, "256"]:
+        """How many clips have each status.
+
+        Raises:
+            StoreError: from `load`, if the index had to be built.
+        """
+        try:
+            return self._opened().status_counts()
+        except _Damaged:
+            self._file = self._build()
+            return self._file.status_counts()
 
     def _opened(self) -> "_IndexFile":
         if self._file is None:
@@ -194,6 +210,14 @@ class _IndexFile:
         if (located.part >= parts).any():
             raise _Damaged
         return located
+
+    def status_counts(self) -> Int64[np.ndarray, "256"]:
+        counts = np.zeros(256, np.int64)
+        for block in range(len(self._fences)):
+            self._verify(np.array([block]), np.array([block + 1]))
+            records = self._records[block * _BLOCK : (block + 1) * _BLOCK]
+            counts += np.bincount(records["status"], minlength=256)
+        return counts
 
     def _verify(self, first: Int64[np.ndarray, "V"], last: Int64[np.ndarray, "V"]) -> None:
         """Compare the blocks from first to last with their checksums, each once."""

@@ -75,6 +75,21 @@ class Feature:
         return sha256("\n".join(self._units.records.parts).encode()).hexdigest()
 
     @property
+    def clips(self) -> int:
+        """Committed clips, each once."""
+        return len(self._units.index)
+
+    def status_counts(self) -> dict[Status, int]:
+        """How many committed clips have each status; no name of a clip is read."""
+        counts = self._units.index.status_counts()
+        return {status: int(counts[status]) for status in Status if counts[status]}
+
+    @property
+    def part_names(self) -> list[str]:
+        """Names of the committed parts, by unit name."""
+        return self._units.records.parts
+
+    @property
     def committed_clips(self) -> int:
         """Clips of all units together, a clip as often as it was tried."""
         return int(self._units.records.clips.sum())

@@ -1,13 +1,12 @@
 """Collects what a store holds, as data for a report."""
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from store.errors import MissingFile
 from store.features.feature import Feature
-from store.status import Status
+from store.progress import Progress, counter
 from store.store import Store
 
 
@@ -52,17 +51,20 @@ class StoreInfo:
         return asdict(self)
 
 
-def info(store: Store) -> StoreInfo:
-    """Features with their clips, rows, bytes, provenance, and the manifests.
+def info(store: Store, *, progress: Progress | None = None) -> StoreInfo:
+    """Features with their clips, rows, bytes, provenance, and the manifests; `progress` hears of
+    units.
 
     Raises:
         DamagedStore: names what cannot be read.
     """
+    features = [store[name] for name in store.features]
+    advance = counter(progress, sum(len(feature.part_names) for feature in features))
     return StoreInfo(
         path=store.name,
         store_id=store.store_id,
         manifests=_manifests(store),
-        features=[_feature(store[name]) for name in store.features],
+        features=[_feature(feature, advance) for feature in features],
     )
 
 
@@ -76,29 +78,32 @@ def _manifests(store: Store) -> KeptManifests:
     )
 
 
-def _feature(feature: Feature) -> FeatureInfo:
-    records = list(feature.records())
-    counts = Counter(feature.status.tolist())
+def _feature(feature: Feature, advance: Callable[[int], None]) -> FeatureInfo:
+    rows = size = 0
+    for record in feature.records():
+        rows += record.rows
+        size += sum(file.size for file in record.files)
     return FeatureInfo(
         name=feature.name,
         modality=feature.modality,
         dim=feature.dim,
         dtype=str(feature.dtype),
-        clips=len(feature.clip_ids),
-        status={Status(number).kind: count for number, count in sorted(counts.items())},
-        rows=sum(record.rows for record in records),
-        bytes=sum(file.size for record in records for file in record.files),
-        parts=len(records),
+        clips=feature.clips,
+        status={status.kind: count for status, count in feature.status_counts().items()},
+        rows=rows,
+        bytes=size,
+        parts=len(feature.part_names),
         spec=feature.spec.digested,
         notes=feature.notes,
-        written_by=_writers(feature),
+        written_by=_writers(feature, advance),
     )
 
 
-def _writers(feature: Feature) -> dict[str, list[str]]:
+def _writers(feature: Feature, advance: Callable[[int], None]) -> dict[str, list[str]]:
     """Everything that the parts say of who wrote them, by key."""
     values: dict[str, set[str]] = {}
     for attributes in feature.part_attributes():
         for key, value in attributes.get("writer", {}).items():
             values.setdefault(key, set()).add(str(value))
+        advance(1)
     return {key: sorted(texts) for key, texts in sorted(values.items())}

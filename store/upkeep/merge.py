@@ -24,6 +24,7 @@ from store.names import is_safe_name
 from store.parts import layout
 from store.parts.commit import CommitRecord, FeatureKeys, put_record, read_record
 from store.parts.part import Part
+from store.progress import Progress, counter
 from store.storage import posix
 from store.storage.storage import Storage, storage_at
 from store.store import MANIFEST_NAME, MAX_STORE_JSON_BYTES, create, parse_store_json
@@ -66,10 +67,12 @@ class Merged:
         return asdict(self)
 
 
-def merge(target: str | Path, others: Sequence[str | Path]) -> Merged:
+def merge(
+    target: str | Path, others: Sequence[str | Path], *, progress: Progress | None = None
+) -> Merged:
     """Copy every sound unit and manifest of the other stores into `target`, made if need be.
 
-    Each is a directory or `s3://BUCKET/PREFIX`.
+    Each is a directory or `s3://BUCKET/PREFIX`; `progress` hears of units.
 
     Raises:
         NotAStore: one of the others is none.
@@ -86,7 +89,9 @@ def merge(target: str | Path, others: Sequence[str | Path]) -> Merged:
     merged = Merged()
     for source in sources:
         _merge_manifests(source, destination, merged)
-        for name, units in _committed(source).items():
+        found = _committed(source)
+        advance = counter(progress, sum(map(len, found.values())))
+        for name, units in found.items():
             try:
                 _merge_feature(source, destination, name)
             except DamagedStore as error:
@@ -106,6 +111,7 @@ def merge(target: str | Path, others: Sequence[str | Path]) -> Merged:
                     step.unit(theirs, ours, unit)
                 except DamagedStore as error:
                     merged.damaged.append(_damage(source, name, unit, error))
+                advance(1)
     return merged
 
 
@@ -214,7 +220,7 @@ class _Merge:
         Of those in several units of the source, only the one that speaks for a clip there gives it.
         """
         located = self.source.locate(part.clip_ids)
-        names = [record.part for record in self.source.records()]
+        names = self.source.part_names
         speaks = np.array([names[i] == part.record.part for i in located.part.tolist()])
         wanted = speaks & ~shared.rows_here & ((part.row_count > 0) | ~shared.known)
         if not wanted.any():

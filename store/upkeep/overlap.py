@@ -41,7 +41,7 @@ def overlap(here: Feature, part: Part) -> Overlap:
         block = both[first : first + _BLOCK_CLIPS]
         differing[block] = _differ(here, part, block)
     sooner = np.zeros_like(differing)  # with rows in both, the smallest name speaks for the clip
-    names = [record.part for record in here.records()] if differing.any() else []
+    names = here.part_names
     for index in np.flatnonzero(differing).tolist():
         sooner[index] = part.record.part < names[int(located.part[index])]
     return Overlap(

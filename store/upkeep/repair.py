@@ -17,6 +17,7 @@ from store.names import is_safe_name
 from store.parts import layout
 from store.parts.commit import FeatureKeys, read_record
 from store.parts.part import Part
+from store.progress import Progress
 from store.storage import posix
 from store.store import Store
 from store.upkeep.gc import QUARANTINE_STAMP, restore_trash
@@ -46,8 +47,9 @@ class Repaired:
         return asdict(self)
 
 
-def repair(store: Store, *, deep: bool = False) -> Repaired:
-    """Set aside every damaged unit, and every damaged file that can be made again.
+def repair(store: Store, *, deep: bool = False, progress: Progress | None = None) -> Repaired:
+    """Set aside every damaged unit, and every damaged file that can be made again; `progress` hears
+    of the units that are looked at.
 
     Raises:
         StoreError: the disk refused.
@@ -60,7 +62,7 @@ def repair(store: Store, *, deep: bool = False) -> Repaired:
             posix.inside(store.path, name)
         with posix.writing(store.path / "tmp"):
             restore_trash(store, delete=False)
-    for problem in verify(store, deep=deep).problems:
+    for problem in verify(store, deep=deep, progress=progress).problems:
         if problem.kind == "unexpected":
             moved += _set_stray_file_aside(store, problem)
         elif problem.unit:

@@ -15,6 +15,7 @@ from store.names import clip_keys, is_safe_name, unit_name
 from store.parts import layout
 from store.parts.commit import CommitRecord, FeatureKeys, read_record
 from store.parts.part import Part
+from store.progress import Progress, counter
 from store.storage import posix as files
 from store.storage.storage import Storage
 from store.store import Store
@@ -53,14 +54,18 @@ class Report:
         return asdict(self)
 
 
-def verify(store: Store, deep: bool = False) -> Report:
+def verify(store: Store, deep: bool = False, *, progress: Progress | None = None) -> Report:
     """Compare every committed file with its record: size and crc32c.
 
-    `deep` adds sha256, and reads each part to see that its tables fit each other.
+    `deep` adds sha256, and reads each part to see that its tables fit each other; `progress` hears
+    of units.
     """
     problems = list(_root_problems(store))
     units = checked = size = garbage = 0
     names = _feature_names(store)
+    safe = filter(is_safe_name, names)
+    total = sum(len(store.storage.names(f"{store.keys_of(name).commits}/")) for name in safe)
+    advance = counter(progress, total)
     for name in names:
         if not is_safe_name(name):
             problems.append(
@@ -73,6 +78,7 @@ def verify(store: Store, deep: bool = False) -> Report:
         named: set[str] = set()
         for record, faults in _check_units(keys, dim, deep):
             units += 1
+            advance(1)
             problems.extend(faults)
             if record:
                 named.add(record.part)
