@@ -11,7 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt64
+
+from store.names import clip_keys
 
 if TYPE_CHECKING:
     from pyarrow import ChunkedArray
@@ -32,6 +34,7 @@ class Columns(Mapping[str, tuple[str, ...]]):
         self._arrow = dict(arrow or {})
         self._text = dict(text or {})
         self._names = tuple(self._arrow) if arrow is not None else tuple(self._text)
+        self._keys: dict[str, UInt64[np.ndarray, "n 2"]] = {}
 
     def __getitem__(self, name: str) -> tuple[str, ...]:
         if name not in self._text:
@@ -56,6 +59,26 @@ class Columns(Mapping[str, tuple[str, ...]]):
         if name not in self._arrow:
             self._arrow[name] = arrow_of(self._text[name])
         return self._arrow[name]
+
+    def keys_of(self, name: str) -> UInt64[np.ndarray, "n 2"]:
+        """The 16-byte keys of a column's cells, as of clip ids; made once, without their text."""
+        if name not in self._keys:
+            nothing = np.empty((0, 2), np.uint64)
+            self._keys[name] = np.concatenate([nothing, *map(clip_keys, self.chunks(name))])
+        return self._keys[name]
+
+    def has_doubles(self, name: str) -> bool:
+        """Whether a cell of a column occurs twice."""
+        keys = self.keys_of(name)
+        high = np.sort(keys[:, 0])
+        if not (high[1:] == high[:-1]).any():
+            return False  # a half of a key is enough, but for one in millions of millions
+        return len(np.unique(keys, axis=0)) < len(keys)
+
+    def with_keys_of(self, other: "Columns", name: str) -> "Columns":
+        """These columns, with keys that were made already."""
+        self._keys[name] = other.keys_of(name)
+        return self
 
     @property
     def bytes(self) -> int:

@@ -43,7 +43,6 @@ from store.manifest_rows import (
     read_of,
     read_parquet,
 )
-from store.names import clip_keys
 from store.optional import library
 
 if TYPE_CHECKING:
@@ -74,11 +73,11 @@ class Manifest:
         if not isinstance(self.table, Columns):
             object.__setattr__(self, "table", Columns(text=self.table))
         lengths = {self.cells.length_of(name) for name in self.table}
-        if len(lengths) > 1 or len(set(self.clip_ids)) < len(self.clip_ids):
+        if len(lengths) > 1 or self.cells.has_doubles("clip_id"):
             raise ValueError("columns of unequal length, or a clip id twice")
 
     def __len__(self) -> int:
-        return len(self.clip_ids)
+        return self.cells.length_of("clip_id")
 
     @property
     def cells(self) -> Columns:
@@ -94,7 +93,7 @@ class Manifest:
     @cached_property
     def keys(self) -> UInt64[np.ndarray, "n 2"]:
         """The keys under which features know the clips."""
-        return clip_keys(self.clip_ids)
+        return self.cells.keys_of("clip_id")
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -277,7 +276,7 @@ def _manifest(read: Read, *, name: str, root: Path | None) -> Manifest:
             else "a column without a name"
         )
         raise ManifestError(f"{name} has {fault}")
-    clip_ids, faults = checked(read)
+    ids, faults = checked(read)
     faults = sorted([*read.problems, *faults])
     if faults:
         shown = "; ".join(f"{rows_word(name)} {line}: {text}" for line, text in faults[:8])
@@ -285,9 +284,9 @@ def _manifest(read: Read, *, name: str, root: Path | None) -> Manifest:
         raise ManifestError(f"{name}: {shown}{more}")
     if not len(read):
         raise ManifestError(f"{name} has no clips")
-    cells = {"path": read.cells.arrow("path"), "clip_id": clip_ids}
+    cells = {"path": read.cells.arrow("path"), "clip_id": ids.arrow("clip_id")}
     cells |= {name: read.cells.arrow(name) for name in columns if name not in cells}
-    return Manifest(table=Columns(cells), root=root)
+    return Manifest(table=Columns(cells).with_keys_of(ids, "clip_id"), root=root)
 
 
 def rows_word(name: str) -> str:

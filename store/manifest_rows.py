@@ -351,9 +351,10 @@ def latest(read: Read, time: str) -> Read:
     return read.take(np.array([index for index in last.values() if times[index]], np.int64))
 
 
-def checked(read: Read) -> "tuple[ChunkedArray, list[Problem]]":
-    """The clip id of every row, and everything that is wrong with any."""
+def checked(read: Read) -> tuple[Columns, list[Problem]]:
+    """The clip id of every row, a column `clip_id`, and everything that is wrong with any."""
     clip_ids = _clip_ids(read)
+    ids = Columns({"clip_id": clip_ids})
     problems: list[Problem] = []
     for index in np.flatnonzero(_suspects(read, clip_ids)).tolist():
         row, clip_id = read.row(index), clip_ids[index].as_py()
@@ -361,7 +362,7 @@ def checked(read: Read) -> "tuple[ChunkedArray, list[Problem]]":
         if clip_id and (fault := clip_id_fault(clip_id)) and not faults:
             faults.append(f"clip_id {fault}")
         problems.extend((row.line, fault) for fault in faults)
-    return clip_ids, problems + _doubles(clip_ids, read.lines)
+    return ids, problems + _doubles(ids, read.lines)
 
 
 def _suspects(read: Read, clip_ids: "ChunkedArray") -> Bool[np.ndarray, "n"]:
@@ -385,15 +386,14 @@ def _suspects(read: Read, clip_ids: "ChunkedArray") -> Bool[np.ndarray, "n"]:
     return suspect
 
 
-def _doubles(clip_ids: "ChunkedArray", lines: Int64[np.ndarray, "n"]) -> list[Problem]:
+def _doubles(ids: Columns, lines: Int64[np.ndarray, "n"]) -> list[Problem]:
     """Rows whose clip id is that of an earlier one."""
-    known = clip_ids.to_pylist()
-    if len(set(known)) == len(known):
+    if not ids.has_doubles("clip_id"):
         return []
     first_line: dict[str, int] = {}
     return [
         (line, f"clip_id {_short(clip_id)} occurs twice (first at {first})")
-        for clip_id, line in zip(known, lines.tolist(), strict=True)
+        for clip_id, line in zip(ids["clip_id"], lines.tolist(), strict=True)
         if clip_id and (first := first_line.setdefault(clip_id, line)) != line
     ]
 

@@ -14,7 +14,7 @@ from store.columns import Columns, arrow_of
 from store.errors import ManifestError
 from store.manifest import pieces, union
 from store.manifest_rows import _default_clip_id, _faults, _short
-from store.names import clip_id_fault
+from store.names import clip_id_fault, clip_keys
 from store.spec import canonical_json
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=5)
@@ -231,3 +231,19 @@ def test_seconds_are_read_once():
     assert manifest.start_seconds is manifest.start_seconds
     assert manifest.start_seconds.tolist() == [1.5, 0.0]
     assert manifest.end_seconds.tolist() == [np.inf, np.inf]
+
+
+@given(st.lists(st.sampled_from(["a", "b", "c", "dd", ""]), max_size=6))
+def test_doubles_are_found_by_keys(cells):
+    columns = Columns({"x": arrow_of(cells)})
+    assert columns.has_doubles("x") == (len(set(cells)) < len(cells))
+    assert np.array_equal(columns.keys_of("x"), clip_keys(cells))
+
+
+def test_equal_halves_of_keys_are_no_doubles(monkeypatch):
+    keys = {"a": (1, 1), "b": (1, 2), "c": (3, 1)}
+    monkeypatch.setattr(
+        "store.columns.clip_keys", lambda cells: np.array([keys[c] for c in cells], np.uint64)
+    )
+    assert not Columns({"x": arrow_of(["a", "b", "c"])}).has_doubles("x")
+    assert Columns({"x": arrow_of(["a", "b", "c", "b"])}).has_doubles("x")
