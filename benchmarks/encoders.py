@@ -39,6 +39,8 @@ def specs() -> list[str]:
     found = []
     for name in plugins.names(FAMILY):
         module = plugins.module(FAMILY, name)
+        if not module.DESCRIPTION.dims:  # of another library
+            continue
         usual = getattr(module.Config(), "variant", "")
         if not hasattr(module.Config(), "untrained"):
             continue  # nothing is learnt there: `python -m benchmarks logmel`

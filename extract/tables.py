@@ -120,9 +120,10 @@ def _duration(hours: float) -> str:
 def encoder_lines(rows: list[dict[str, Any]]) -> None:
     """Print the encoders, their variants and licences."""
     for row in rows:
-        wrapped(f"{row['name']}{offered_by(row)} ({row['modality']}): {row['summary']}")
+        modality = row["modality"] or "visual or audio"
+        wrapped(f"{row['name']}{offered_by(row)} ({modality}): {row['summary']}")
         dims = ", ".join(f"{variant} {dim}".strip() for variant, dim in row["dims"].items())
-        wrapped(f"dimension: {dims}", indent="    ")
+        wrapped(f"dimension: {dims or 'the model says it'}", indent="    ")
         settings = ", ".join(
             f"{key}={value}" + (" (main)" if key == row["main"] else "")
             for key, value in row["settings"].items()

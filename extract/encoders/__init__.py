@@ -28,10 +28,11 @@ DEFAULTS = {"visual": "efficientnet_lite", "audio": "logmel"}
 class Description:
     """Facts of an encoder plug-in, for listings and choices."""
 
-    modality: str  # "visual" or "audio"
-    dims: Mapping[str, int]  # embedding size by `variant=`; under "" where there is no such setting
+    modality: str  # "visual" or "audio"; "": as its model, which is named in the SPEC
+    dims: Mapping[str, int]  # by `variant=`; under "" where there is no such setting; {}: by model
     licence: str  # of the published weights
-    weights: str = "file"  # that is named; or "package", installed with us, or "none"
+    # A "file" that is named; a "package", installed with us; another "library"'s; or "none".
+    weights: str = "file"
     packaged: Mapping[str, Packaged] = field(default_factory=dict)  # by `variant=`
     precisions: tuple[str, ...] = ("fp32", "bf16")  # in which rows point where those of fp32 do
 

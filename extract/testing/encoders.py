@@ -108,6 +108,12 @@ class EncoderContract:
         if not has_weights(name):
             pytest.skip("it has no weights")
 
+    @pytest.fixture
+    def takes_a_file(self, name: str) -> None:
+        """Skips an encoder without the setting `weights`."""
+        if not hasattr(plugins.module(FAMILY, plugin_of(name)).Config, "weights"):
+            pytest.skip("its weights are no file that is named")
+
     def test_it_is_an_encoder_of_its_modality(self, encoder: Any, name: str) -> None:
         assert isinstance(encoder, Encoder)
         assert encoder.name == plugin_of(name)
@@ -193,12 +199,12 @@ class EncoderContract:
         with pytest.raises(WeightsError, match=f"weights=FILE .*, or {plugin_of(name)}:untrained"):
             extract.load_encoder(name)
 
-    @pytest.mark.usefixtures("needs_weights")
+    @pytest.mark.usefixtures("takes_a_file")
     def test_weights_that_are_not_there(self, name: str, tmp_path: Path) -> None:
         with pytest.raises(MissingFile, match="are not there"):
             extract.load_encoder(with_words(name, f"weights={tmp_path / 'nothing.safetensors'}"))
 
-    @pytest.mark.usefixtures("needs_weights")
+    @pytest.mark.usefixtures("takes_a_file")
     def test_weights_and_none_at_once(self, name: str) -> None:
         with pytest.raises(ConfigError, match="exclude each other"):
             extract.load_encoder(with_words(name, "weights=some.pth", "untrained"))

@@ -41,7 +41,7 @@ def check_modality(name: str, modality: str, wanted: str) -> None:
     Raises:
         ConfigError: says which option it belongs to.
     """
-    if modality != wanted:
+    if modality and modality != wanted:  # else the model says which it is of
         raise ConfigError(f"{name} is an encoder for --{modality}, not for --{wanted}")
 
 

@@ -21,7 +21,8 @@ from extract.testing.encoders import (
 from store import plugins
 from store.errors import ConfigError
 
-NAMES = plugins.names(FAMILY)
+# Those of other libraries: tests/extract/encoders/test_libraries.py.
+NAMES = [n for n in plugins.names(FAMILY) if description(n).dims]
 AUDIO = [n for n in NAMES if hasattr(plugins.module(FAMILY, n).Config, "window_seconds")]
 VISUAL = [n for n in NAMES if n not in AUDIO]
 BF16_COSINE = 0.999
