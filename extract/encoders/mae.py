@@ -18,20 +18,20 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from extract.encoders import Description
 from extract.encoders._network import Frozen
 from extract.encoders._resize import kept, resize, resize_window, seen
 from extract.weights import loading as weight_files
+from store.errors import ConfigError
 from store.settings import Settings, setting
 
 NAME = "mae"
 REVISION = 1  # raise when our numbers change
-DIM, DEPTH, HEADS, HIDDEN = 768, 12, 12, 3072
+DIM, DEPTH, OF_HEAD = 768, 12, 64  # OF_HEAD: numbers of a token that one head of attention has
 SIDE, SHORT_SIDE, PATCH = 224, 256, 16  # pixels
-GRID = SIDE // PATCH
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of 0..1
 POOLS = ("cls", "mean")
 LICENCE = "CC BY-NC 4.0 (MAE, He et al. 2021, facebookresearch/mae); trained on ImageNet"
@@ -46,18 +46,29 @@ class Config(Settings):
     untrained: bool = False
     seed: int = 0  # of untrained weights
     pool: str = setting("cls", among=POOLS)  # or mean
+    # Small networks and inputs, to be trained; none but the defaults are published.
+    width: int = setting(DIM, at_least=OF_HEAD)  # numbers of a token
+    depth: int = setting(DEPTH, at_least=1)  # blocks
+    side: int = setting(SIDE, at_least=PATCH, at_most=1024)  # pixels, of the input
+
+    def check(self) -> None:
+        """Refuse sizes that do not divide."""
+        for name, of in (("width", OF_HEAD), ("side", PATCH)):
+            if getattr(self, name) % of:
+                raise ConfigError(f"{NAME}: {name}={getattr(self, name)} is no multiple of {of}")
 
 
 class Attention(nn.Module):
     """Multi-head self-attention of a vision transformer."""
 
-    def __init__(self) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
-        self.qkv = nn.Linear(DIM, 3 * DIM)
-        self.proj = nn.Linear(DIM, DIM)
+        self.heads = dim // OF_HEAD
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        query, key, value = self.qkv(x).unflatten(2, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
+        query, key, value = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(query, key, value)
         return self.proj(mixed.transpose(1, 2).flatten(2))
 
@@ -65,10 +76,10 @@ class Attention(nn.Module):
 class Mlp(nn.Module):
     """The feed-forward half of a transformer's block."""
 
-    def __init__(self) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(DIM, HIDDEN)
-        self.fc2 = nn.Linear(HIDDEN, DIM)
+        self.fc1 = nn.Linear(dim, 4 * dim)
+        self.fc2 = nn.Linear(4 * dim, dim)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         return self.fc2(F.gelu(self.fc1(x)))
@@ -77,12 +88,12 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Attention and a small network for each token, each added to what came in."""
 
-    def __init__(self) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(DIM, eps=1e-6)
-        self.attn = Attention()
-        self.norm2 = nn.LayerNorm(DIM, eps=1e-6)
-        self.mlp = Mlp()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = Attention(dim)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = Mlp(dim)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         x = x + self.attn(self.norm1(x))
@@ -92,33 +103,48 @@ class Block(nn.Module):
 class PatchEmbed(nn.Module):
     """A picture cut into patches, each mapped to a vector."""
 
-    def __init__(self) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(3, DIM, PATCH, PATCH)
+        self.proj = nn.Conv2d(3, dim, PATCH, PATCH)
 
     def forward(self, x: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B _ D"]:
         return self.proj(x).flatten(2).transpose(1, 2)
 
 
 class ViT(nn.Module):
-    """The encoder without masking."""
+    """The encoder: of whole pictures, or of the patches that a mask leaves."""
 
-    def __init__(self, pool: str) -> None:
+    def __init__(self, pool: str, dim: int = DIM, depth: int = DEPTH, side: int = SIDE) -> None:
         super().__init__()
-        self.cls_token = nn.Parameter(torch.empty(1, 1, DIM))
-        self.pos_embed = nn.Parameter(torch.empty(1, 1 + GRID**2, DIM))
-        self.patch_embed = PatchEmbed()
-        self.blocks = nn.ModuleList(Block() for _ in range(DEPTH))
-        self.norm = nn.LayerNorm(DIM, eps=1e-6)
+        self.patch, self.grid = PATCH, side // PATCH
+        self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
+        self.pos_embed = nn.Parameter(torch.empty(1, 1 + self.grid**2, dim))
+        self.patch_embed = PatchEmbed(dim)
+        self.blocks = nn.ModuleList(Block(dim) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.pool = pool
 
     def forward(self, x: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B D"]:
-        patches = self.patch_embed(x)
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1), patches], 1) + self.pos_embed
+        x = self._tokens(self.patch_embed(x) + self.pos_embed[:, 1:])
+        return x[:, 0] if self.pool == "cls" else x[:, 1:].mean(1, dtype=torch.float32)
+
+    def visible(
+        self, x: Float[Tensor, "B 3 S S"], kept: Int[Tensor, "B K"]
+    ) -> Float[Tensor, "B _ D"]:
+        """The class token and those of the patches `kept`, which see nothing of the others."""
+        patches = self.patch_embed(x) + self.pos_embed[:, 1:]
+        return self._tokens(patches.gather(1, kept[..., None].expand(-1, -1, patches.shape[2])))
+
+    def _tokens(self, patches: Float[Tensor, "B K D"]) -> Float[Tensor, "B _ D"]:
+        first = (self.cls_token + self.pos_embed[:, :1]).expand(len(patches), -1, -1)
+        x = torch.cat([first, patches], 1)
         for block in self.blocks:
             x = block(x)
-        x = self.norm(x)
-        return x[:, 0] if self.pool == "cls" else x[:, 1:].mean(1, dtype=torch.float32)
+        return self.norm(x)
+
+    def positions(self, dim: int) -> Float[Tensor, "1 T dim"]:
+        """Waves of another size for the same tokens, as a decoder needs them."""
+        return wave_positions(dim, self.grid)
 
 
 class MAE:
@@ -126,13 +152,19 @@ class MAE:
 
     name = NAME
     modality = "visual"
-    short_side, side = SHORT_SIDE, SIDE
-    dim = DIM
 
     def __init__(
-        self, network: Frozen, slug: str, *, identity: Mapping[str, Any], notes: Mapping[str, Any]
+        self,
+        network: Frozen,
+        slug: str,
+        config: Config,
+        *,
+        identity: Mapping[str, Any],
+        notes: Mapping[str, Any],
     ) -> None:
         self.slug, self.identity, self.notes = slug, identity, notes
+        self.dim, self.side = config.width, config.side
+        self.short_side = short_side_of(config.side)
         self._network, self.device = network, network.device
 
     def preprocess(self, x: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B 3 S S"]:
@@ -140,10 +172,11 @@ class MAE:
         with torch.inference_mode():
             height, width = x.shape[1:3]
             short = min(height, width)
-            rows, columns = (SHORT_SIDE * side // short for side in (height, width))
+            rows, columns = (self.short_side * side // short for side in (height, width))
             if self.device.type == "cpu":
                 x = x.permute(0, 3, 1, 2).float()
-                x = resize(x, rows, columns, kernel="bicubic", crop=SIDE, eight_bits=True) / 255
+                x = resize(x, rows, columns, kernel="bicubic", crop=self.side, eight_bits=True)
+                x = x / 255
             else:
                 x = self._copied_middle(x, (rows, columns)) / 255
             return self.scaled(x)
@@ -159,10 +192,11 @@ class MAE:
         """The centre on another device, which gets no more of the frame than it is made of."""
         source = (x.shape[1], x.shape[2])
         down, across = (
-            seen(of, to, kernel="bicubic", crop=SIDE) for of, to in zip(source, target, strict=True)
+            seen(of, to, kernel="bicubic", crop=self.side)
+            for of, to in zip(source, target, strict=True)
         )
         middle = self._network.take(x[:, down, across]).permute(0, 3, 1, 2).float()
-        return resize_window(middle, source, target, kernel="bicubic", crop=SIDE)
+        return resize_window(middle, source, target, kernel="bicubic", crop=self.side)
 
     def forward(self, x: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B D"]:
         return self._network(x)
@@ -171,39 +205,46 @@ class MAE:
         return self.forward(self.preprocess(x))
 
 
-def wave_positions() -> Float[Tensor, "1 T D"]:
+def short_side_of(side: int) -> int:
+    """The size to which the short side is scaled before the middle is cut out."""
+    return SHORT_SIDE * side // SIDE
+
+
+def wave_positions(dim: int = DIM, size: int = SIDE // PATCH) -> Float[Tensor, "1 T D"]:
     """Sines and cosines of column and row, zeros for the class token: where training begins.
 
     Source: Vaswani et al. (2017), in two dimensions as in MAE.
     """
-    rate = 10_000.0 ** -(torch.arange(DIM // 4, dtype=torch.float64) / (DIM // 4))
-    turns = torch.arange(GRID, dtype=torch.float64)[:, None] * rate
+    rate = 10_000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    turns = torch.arange(size, dtype=torch.float64)[:, None] * rate
     line = torch.cat([turns.sin(), turns.cos()], 1)
-    grid = torch.cat([line.repeat(GRID, 1), line.repeat_interleave(GRID, 0)], 1)
-    return torch.cat([torch.zeros(1, DIM, dtype=torch.float64), grid]).float()[None]
+    grid = torch.cat([line.repeat(size, 1), line.repeat_interleave(size, 0)], 1)
+    return torch.cat([torch.zeros(1, dim, dtype=torch.float64), grid]).float()[None]
 
 
 def build(config: Config, device: str = "cpu", precision: str = "fp32") -> MAE:
     """The encoder, with weights from a file or random ones that were asked for."""
     weights = weight_files.choose(NAME, config.weights, config.untrained)
     with torch.device("meta"):
-        network = ViT(config.pool)
+        network = ViT(config.pool, config.width, config.depth, config.side)
     if weights:
         weight_files.load(network, weights, ignore=("decoder_", "mask_token"))
     else:
         weight_files.initialise(network, seed=config.seed, gain=1.0)
         nn.init.zeros_(network.cls_token)
         with torch.no_grad():
-            network.pos_embed.copy_(wave_positions())
+            network.pos_embed.copy_(network.positions(config.width))
+    small = (config.width, config.depth) != (DIM, DEPTH)
     identity = {
         "network": f"{NAME}-vit_b16",
         "revision": REVISION,
+        **({"width": config.width, "depth": config.depth} if small else {}),
         "output": config.pool,
         "weights": weight_files.identity(weights, config.seed),
         "precision": precision,
         "preprocessing": {
-            "short_side": SHORT_SIDE,
-            "side": SIDE,
+            "short_side": short_side_of(config.side),
+            "side": config.side,
             "resize": "bicubic_antialias_8bit",
             "mean": list(MEAN),
             "deviation": list(DEVIATION),
@@ -211,7 +252,9 @@ def build(config: Config, device: str = "cpu", precision: str = "fp32") -> MAE:
     }
     return MAE(
         Frozen(network, device=device, precision=precision),
-        NAME + ("-untrained" if weights is None else ""),
+        NAME + (f"-{config.width}x{config.depth}" if small else "")
+        + ("-untrained" if weights is None else ""),
+        config,
         identity=identity,
         notes=weight_files.notes(weights, LICENCE),
-    )
+    )  # fmt: skip

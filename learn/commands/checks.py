@@ -34,6 +34,7 @@ SMALL_BYTES = 4 << 20  # of a table of 10,000 clips, with room
 NONE, OWN = "none", "own"
 TASKS, HEADS, FUSIONS = "learn.fewshot.tasks", "learn.fewshot.heads", "learn.fewshot.fusions"
 LOGGERS = "learn.training.loggers"
+AUGMENTED = "learn.fewshot.augmentations"
 PROTOCOLS, STRATEGIES = "learn.evaluation.protocols", "learn.annotation.strategies"
 BENCHMARKS = ("3massiv-5k",)
 
@@ -61,7 +62,8 @@ def check_episodes(config: EpisodesConfig, output: Path | None) -> None:
         InputError, ConfigError, StoreError: one line that says what to do.
     """
     _check_new(output)
-    for family, specs in ((HEADS, config.head_specs), (FUSIONS, config.fusions)):
+    named = (HEADS, config.head_specs), (FUSIONS, config.fusions), (AUGMENTED, config.augments)
+    for family, specs in named:
         for spec in specs:
             if (family, spec) != (HEADS, OWN):
                 plugins.check(family, plugins.parse_spec(spec, family))

@@ -151,6 +151,14 @@ def episodes_command(
             rich_help_panel=COMPARED,
         ),
     ] = [],  # noqa: B006
+    augment: Annotated[
+        list[str],
+        typer.Option(
+            metavar="SPEC",
+            help="Also with features made for the support, paired (see `learn augmentations`).",
+            rich_help_panel=COMPARED,
+        ),
+    ] = [],  # noqa: B006
     query_store: Annotated[
         str | None,
         typer.Option(metavar="DIR", help="Queries from another store.", rich_help_panel=ELSEWHERE),
@@ -214,7 +222,8 @@ def episodes_command(
         "queries": queries, "episodes": episodes, "until_ci": until_ci,
         "max_episodes": max_episodes, "seed": seed, "visual": visual, "audio": audio,
         "heads": tuple(head), "fusions": fusions, "projections": tuple(projection),
-        "guard": guard, "support": listed(support), "query": listed(query),
+        "augments": specs(augment), "guard": guard,
+        "support": listed(support), "query": listed(query),
         "episodes_file": episodes_file, "drop": missing, "query_store": query_store,
         "query_manifest": query_manifest,
         "query_split": query_split, "ci": ci, "memory": parse_size(memory),
@@ -275,6 +284,16 @@ def fusions_command(as_json: Json = False) -> int:
 
     rows = plugins.describe("learn.fewshot.fusions")
     console.give({"fusions": rows}, as_json, lambda: console.plugin_table(rows))
+    return console.DONE
+
+
+@app.command("augmentations")
+def augmentations_command(as_json: Json = False) -> int:
+    """List how `learn episodes --augment` makes features for the support."""
+    from store import plugins
+
+    rows = plugins.describe("learn.fewshot.augmentations")
+    console.give({"augmentations": rows}, as_json, lambda: console.plugin_table(rows))
     return console.DONE
 
 

@@ -43,6 +43,8 @@ def episodes_table(result: Mapping[str, Any]) -> None:
         _leakage_table(result["inflation"])
     if "missing" in result:
         _missing_table(result["missing"])
+    if "augmented" in result:
+        _augmented_table(result["augmented"])
 
 
 def _question_lines(drawn: Mapping[str, Any]) -> None:
@@ -233,6 +235,24 @@ def _leakage_table(rows: Sequence[Mapping[str, Any]]) -> None:
     names = ["mode", "head", "projection"]
     shown = [dict(zip(names, key, strict=True)) | line for key, line in lines.items()]
     table(shown, [*names[: 2 + several], *(f"{k}-shot" for k in shots)])
+
+
+def _augmented_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print what features made for the support give, each against none on the same episodes."""
+    write_line("\nwith features made for the support: paired with none")
+    several = len({row["projection"] for row in rows}) > 1
+    names = ["mode", "head", "projection", "augment"]
+    shown = [
+        {
+            "mode": mode_shown(row), **{name: row[name] for name in names[1:]},
+            "shots": row["shots"], "none": f"{100 * row['plain']:.1f}",
+            "with": f"{100 * row['accuracy']:.1f}",
+            "points": f"{100 * row['gain']:+.1f} ± {100 * (row['ci95'] or 0):.1f}",
+        }
+        for row in rows
+    ]  # fmt: skip
+    kept = [name for name in names if several or name != "projection"]
+    table(shown, [*kept, "shots", "none", "with", "points"])
 
 
 def mode_shown(row: Mapping[str, Any]) -> str:

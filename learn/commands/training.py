@@ -262,10 +262,12 @@ def labels_command(
 
 @app.command("recipes")
 def recipes_command(as_json: Json = False) -> int:
-    """List the recipes `learn train` knows by name: command, time, the number to expect."""
+    """List the recipes of `learn train` and `finetune`: command, time, the number to expect."""
     import learn
     from learn.commands.comparison_tables import recipe_lines
+    from learn.finetuning.recipe import recipes as of_encoders
 
-    rows = learn.recipes()
-    console.give({"recipes": rows}, as_json, lambda: recipe_lines(rows))
+    rows, encoders = learn.recipes(), of_encoders()
+    facts = {"recipes": rows, "encoders": encoders}
+    console.give(facts, as_json, lambda: recipe_lines([*rows, *encoders]))
     return console.DONE

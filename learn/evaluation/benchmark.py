@@ -82,6 +82,10 @@ class Benchmark:
                 for way in self._ways(compared.projection, (spec, head), compared.cell):
                     yield from self._of_head(compared, spec, head, way, tuning, ci)
 
+    def compared(self) -> Iterator[Compared]:
+        """Every projection's vectors under every pair of modes, as they are."""
+        return self._compared(with_val=False)
+
     def _ways(self, projection: str, head: tuple[str, Head], cell: tuple[str, str]) -> list[Way]:
         """The ways to score a head of a projection in these modes."""
         fusions, run = self.fusions[projection], self.runs[projection]

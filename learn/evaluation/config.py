@@ -74,6 +74,8 @@ class EpisodesConfig:
     # How one head judges by both senses, plug-ins of learn/fewshot/fusions; none: learned where a
     # network makes one vector of both, weighted elsewhere.
     fusions: tuple[str, ...] = ()
+    # Features made for the support, plug-ins of learn/fewshot/augmentations, paired with none.
+    augments: tuple[str, ...] = ()
     projections: tuple[str, ...] = ()  # run directories; "none" is stored vectors as they are
     # Stored vectors beside a projection's (learn/fewshot/guard.py): on, off, or a row for either.
     guard: str = "on"

@@ -16,6 +16,7 @@ from learn.data.clips import Clips, choose_split, splits
 from learn.data.features import FeatureNames
 from learn.data.group_file import manifest_of
 from learn.evaluation import pools
+from learn.evaluation.augmented import augmented, base_classes
 from learn.evaluation.benchmark import (
     Benchmark,
     check_group_separation,
@@ -79,6 +80,7 @@ def run_episodes(
     audio: FeatureNames = None,
     heads: Sequence[str] = (),
     fusions: Sequence[str] = (),
+    augments: Sequence[str] = (),
     projections: Sequence[str | Path] = (),
     guard: str = "on",
     support: Sequence[str] = (),
@@ -256,6 +258,7 @@ def score(
     """Score every head, projection, pair of modes and draw, row by row."""
     benchmark = drawing.benchmark
     points = _points(config, benchmark) if config.drop else None
+    base = _augmented_from(config, question) if config.augments else None
     results: list[Result] = []
     for result in benchmark.results(config.ci):
         results.append(result)
@@ -268,6 +271,9 @@ def score(
         results=results,
         inflation=leakage(benchmark, results, config.ci) if config.inflation else None,
         missing=None if points is None else list(points),
+        augmented=None
+        if base is None
+        else list(augmented(benchmark, config.augments, base, seed=config.seed, ci=config.ci)),
         config=config,
     )
 
@@ -318,6 +324,16 @@ def _sampling(config: EpisodesConfig, question: Question, drawing: Drawing) -> d
         "dropped": drawing.benchmark.scored.dropped,
         "features": {m: feature.name for m, feature in question.selection.features.items()},
     }
+
+
+def _augmented_from(config: EpisodesConfig, question: Question) -> EvaluationSet:
+    """The classes that augmentations learn from; what cannot be is refused before scoring."""
+    if question.query_split is not None or question.pool != "split":
+        raise ConfigError("`augment` is about plain episodes of one collection; leave out the rest")
+    return base_classes(
+        question.manifest, question.selection.features, question.scored, split=question.split,
+        label=config.label,
+    )  # fmt: skip
 
 
 def _task_of(config: EpisodesConfig) -> str:

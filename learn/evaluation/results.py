@@ -90,6 +90,27 @@ class Leakage:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Augmented:
+    """What one augmentation gives one head in one mode."""
+
+    head: str
+    projection: str
+    support: str
+    query: str
+    shots: int
+    episodes: int
+    augment: str
+    plain: float  # accuracy from the shots alone
+    accuracy: float  # and with what was made of them, on the same episodes
+    gain: float
+    ci95: float | None  # half the width, of the paired gain
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row as JSON has it."""
+        return asdict(self)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EpisodesResult:
     """The result of one call of `run_episodes`: rows, and the episodes they were scored on."""
@@ -100,6 +121,7 @@ class EpisodesResult:
     results: Sequence[Result]
     inflation: Sequence[Leakage] | None = None  # where it was asked for
     missing: Sequence[Missing] | None = None  # likewise
+    augmented: Sequence[Augmented] | None = None  # likewise
     config: EpisodesConfig | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -114,7 +136,9 @@ class EpisodesResult:
             for draw in self.draws
         ]
         digest = episode_files.digest(self.draws)
-        extra = {"inflation": self.inflation, "missing": self.missing}
+        extra = {
+            "inflation": self.inflation, "missing": self.missing, "augmented": self.augmented,
+        }  # fmt: skip
         return {
             "episodes": {**self.sampling, "draws": draws, "sha256": digest},
             "results": [result.to_dict() for result in self.results],

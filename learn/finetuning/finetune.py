@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from learn.finetuning import gains, material
 from learn.finetuning import recipe as recipes
 from learn.finetuning.loop import Trainer
+from learn.finetuning.masked import Masked
 from learn.finetuning.material import Material, Plan, looks_of
 from learn.finetuning.protocols import Learner, Progress, Source, Stream
 from learn.finetuning.recipe import Recipe
@@ -109,13 +110,14 @@ def finetune(
                 pairs=any(trait.of_class for trait in traits), progress=progress,
             )  # fmt: skip
             states: dict[str, nn.Module] = {}
+            masked = None if recipe_.masked is None else Masked(learners, recipe_.masked)
             objectives = _objectives(recipe_, towers, found, states)
             if done := _begin(run_dir, recipe, recipe_, settings, learners, found, device):
                 known = {f.name: done[f.name] for f in fields(Finetuned) if f.name in done}
                 return Finetuned(**known)
             before = _before(run_dir, learners, stream, found)
             trainer = Trainer(
-                run_dir=run_dir, towers=towers, stream=stream,
+                run_dir=run_dir, towers=towers, stream=stream, masked=masked,
                 plan=Plan(material=found, recipe=recipe_, looks=looks),
                 weighted=recipe_.objectives, objectives=objectives, states=states, device=device,
                 checkpoint_seconds=checkpoint_seconds, stop=stop, progress=progress,
@@ -163,14 +165,7 @@ def _objectives(
         outputs=towers.outputs, inputs=towers.dims, classes=found.clips.classes,
         clips=len(found.clips), views=recipe.data.copies, states=states,
     )  # fmt: skip
-    built = [plugins.build(FAMILY, of.spec, context) for of in recipe.objectives]
-    for objective in built:
-        if type(objective).prepare is not Objective.prepare:
-            raise ConfigError(
-                f"{type(objective).__name__} looks at all clips before each epoch, which `learn "
-                "train` does on stored rows; encoders cannot learn by it"
-            )
-    return built
+    return [plugins.build(FAMILY, of.spec, context) for of in recipe.objectives]
 
 
 def _begin(

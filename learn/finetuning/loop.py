@@ -19,6 +19,7 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from learn.finetuning import optimisers
+from learn.finetuning.masked import Masked
 from learn.finetuning.material import Plan
 from learn.finetuning.protocols import Progress, Stream
 from learn.finetuning.recipe import Weighted
@@ -26,9 +27,10 @@ from learn.finetuning.towers import Inputs, Loss, Towers, Vectors
 from learn.training import checkpoint
 from learn.training.metrics_log import NAME as METRICS
 from learn.training.metrics_log import MetricsLog, check_finite
-from learn.training.objectives import Batch, Objective
+from learn.training.objectives import Batch, EpochStart, Objective, TrainingEmbeddings
 from learn.training.optimisers import learning_rate
 from learn.training.state import TrainerState
+from store.errors import ConfigError
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -39,6 +41,16 @@ class StepLoss(Loss):
     clips: Int64[np.ndarray, "B"]
     seed: int
     seen: Batch | None = field(default=None, init=False)  # what the terms were last made of
+
+    @property
+    def of_vectors(self) -> bool:  # type: ignore[override]
+        """Whether it is the objectives' and not a decoder's."""
+        return self.trainer.masked is None
+
+    def of_inputs(self, inputs: Inputs, start: int) -> dict[str, Tensor]:
+        """What a decoder makes of patches that it does not see."""
+        assert self.trainer.masked is not None
+        return {"masked": self.trainer.masked(inputs["visual"][0], self.seed, start)}
 
     def __call__(self, vectors: Vectors) -> dict[str, Tensor]:
         """The terms of every objective, weighted."""
@@ -83,6 +95,7 @@ class Trainer:
     weighted: Sequence[Weighted]
     objectives: Sequence[Objective]
     states: Mapping[str, nn.Module]  # that objectives keep, such as a bank
+    masked: Masked | None  # in the place of objectives
     device: torch.device
     checkpoint_seconds: float
     stop: Callable[[], bool]
@@ -101,10 +114,13 @@ class Trainer:
         parts |= {f"head_{m}": head for m, head in self.towers.heads.items()}
         parts |= {f"objective{i}": objective for i, objective in enumerate(self.objectives)}
         parts |= {f"state_{name}": state for name, state in self.states.items()}
+        decoders = [] if self.masked is None else [self.masked.decoder]
+        parts |= {f"decoder{i}": decoder for i, decoder in enumerate(decoders)}
         self.model = nn.ModuleDict(parts).to(self.device)
         settings = self.plan.recipe.optimiser
         networks = [learner.module for learner in learners.values()]
-        groups = optimisers.groups(networks, [self.towers.heads, *self.objectives], settings)
+        others = [self.towers.heads, *self.objectives, *decoders]
+        groups = optimisers.groups(networks, others, settings)
         self.optimiser = optimisers.make_optimiser(groups, settings)
 
     def run(self) -> None:
@@ -163,7 +179,8 @@ class Trainer:
         if step == 0:
             if not state.rounds:
                 state.rounds.append([])
-            state.begin_epoch({})
+            with torch.no_grad():
+                state.begin_epoch(self._prepared(epoch))
         rate = learning_rate(settings, epoch + step / count)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["scale"]
@@ -182,10 +199,18 @@ class Trainer:
         }  # fmt: skip
         self.log.add_step(facts, terms)
 
+    def _prepared(self, epoch: int) -> dict[str, float]:
+        """What objectives say before an epoch."""
+        start = EpochStart(round=0, epoch=epoch, seed=self._seed(epoch, 0), survey=_no_survey)
+        told: dict[str, float] = {}
+        for objective in self.objectives:
+            told |= objective.prepare(start)
+        return told
+
     def _after_step(self, loss: StepLoss) -> None:
         """Let objectives that keep states change them, by the vectors that gave the gradient."""
-        assert loss.seen is not None
         for objective in self.objectives:
+            assert loss.seen is not None
             objective.after_step(loss.seen)
 
     def _tell(self, step: int, count: int) -> None:
@@ -203,7 +228,7 @@ class Trainer:
         terms = state.means()
         row = {
             "event": "epoch", "stage": "main", "round": 0, "epoch": state.epoch,
-            "step": state.steps, "loss": math.fsum(terms.values()), "terms": terms,
+            "step": state.steps, "loss": math.fsum(terms.values()), "terms": terms, **state.told,
         }  # fmt: skip
         self.log.write(row)
         state.rounds[-1].append(row)
@@ -250,6 +275,18 @@ class Trainer:
         self.model.load_state_dict({k: v.to(self.device) for k, v in tensors["model"].items()})
         checkpoint.unpack_optimiser(self.optimiser, tensors["optimiser"])
         torch.set_rng_state(tensors["random"]["cpu"])
+
+
+def _no_survey() -> TrainingEmbeddings:
+    """Refuse to look at all clips.
+
+    Raises:
+        ConfigError: always.
+    """
+    raise ConfigError(
+        "this objective looks at the embeddings of all clips before an epoch, which `learn train` "
+        "does on stored rows; encoders cannot learn by it"
+    )
 
 
 def _time(seconds: float) -> str:

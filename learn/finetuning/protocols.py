@@ -63,6 +63,21 @@ class Learner(Protocol):
 
 
 @runtime_checkable
+class Patched(Protocol):
+    """A network that sees a picture patch by patch, and can do with some of them."""
+
+    patch: int  # pixels
+    grid: int  # patches in a row
+    pos_embed: nn.Parameter
+
+    def visible(self, x: Float[Tensor, "B 3 S S"], kept: Tensor) -> Tensor:
+        """The class token and those of the patches `kept`, `[B, 1 + K, D]`."""
+
+    def positions(self, dim: int) -> Tensor:
+        """Fixed positions of another size for the same tokens, `[1, 1 + P, dim]`."""
+
+
+@runtime_checkable
 class Seen(Protocol):
     """A decoded clip."""
 

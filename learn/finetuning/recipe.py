@@ -5,6 +5,7 @@
 [sound]        how copies of sound differ
 [head]         what lies between an encoder's rows and the objectives while it learns
 [objectives.NAME]    a plug-in of learn/training/objectives with its settings, and its `weight`
+[masked]       in the place of objectives: patches are hidden, and painted in by a decoder
 [optimiser]    how long, how fast, which parts, and how much at once
 """
 
@@ -101,6 +102,29 @@ class HeadSettings(Settings):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MaskedSettings(Settings):
+    """Masked autoencoding (`learn/finetuning/masked.py`); the decoder's sizes are the published."""
+
+    share: float = setting(0.75, above=0, below=1)  # of the patches, hidden
+    width: int = setting(512, at_least=8)  # of the decoder, as the next two
+    depth: int = setting(8, at_least=1)
+    heads: int = setting(16, at_least=1)
+    normalise: bool = True  # each patch to paint has mean 0 and deviation 1
+
+    def check(self) -> None:
+        """Refuse a width that its heads do not share."""
+        if self.width % self.heads or self.width % 4:
+            raise ConfigError(
+                f"masked.width={self.width} is no multiple of 4 and of masked.heads={self.heads}"
+            )
+
+    @classmethod
+    def prefix(cls) -> str:
+        """The section, as `--set` and errors name its settings."""
+        return "masked."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OptimiserSettings(Settings):
     """How long and how fast, which parts learn, and how much goes through a network at once."""
 
@@ -162,6 +186,7 @@ class Recipe:
     head: HeadSettings
     optimiser: OptimiserSettings
     objectives: tuple[Weighted, ...]
+    masked: MaskedSettings | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """All settings, by section."""
@@ -169,7 +194,8 @@ class Recipe:
         objectives = {
             of.spec.name: {"weight": of.weight, **of.spec.settings} for of in self.objectives
         }
-        return {**sections, "objectives": objectives}
+        masked = {"masked": asdict(self.masked)} if self.masked else {}
+        return {**sections, "objectives": objectives, **masked}
 
 
 def recipes() -> list[dict[str, str]]:
@@ -186,7 +212,7 @@ def load(recipe: str | Path, changes: Sequence[str] = ()) -> Recipe:
         UnknownSetting, UnknownPlugin: says what exists and what was probably meant.
     """
     tables, source = of_rows.read_tables(recipe, changes, FOLDER)
-    known = (*SECTIONS, "objectives")
+    known = (*SECTIONS, "objectives", "masked")
     for section, table in tables.items():
         if section not in known:
             raise UnknownSetting(
@@ -195,13 +221,20 @@ def load(recipe: str | Path, changes: Sequence[str] = ()) -> Recipe:
         if not isinstance(table, dict):
             raise ConfigError(f"{source}: {section} is not a [section]")
     objectives = tables.get("objectives", {})
-    if not objectives or not all(isinstance(table, dict) for table in objectives.values()):
-        raise ConfigError(f"{source}: it needs an [objectives.NAME] section, such as cross_entropy")
+    if bool(objectives) == ("masked" in tables):
+        raise ConfigError(
+            f"{source}: it needs [objectives.NAME] sections, such as cross_entropy, or [masked]"
+        )
+    if not all(isinstance(table, dict) for table in objectives.values()):
+        raise ConfigError(f"{source}: objectives are sections, such as [objectives.cross_entropy]")
     settled = {
         name: plugins.settle(kind, name, tables.get(name, {})) for name, kind in SECTIONS.items()
     }
+    masked = plugins.settle(MaskedSettings, "masked", tables["masked"]) if not objectives else None
     return Recipe(
-        **settled, objectives=tuple(_objective(name, table) for name, table in objectives.items())
+        **settled,
+        objectives=tuple(_objective(name, table) for name, table in objectives.items()),
+        masked=masked,
     )
 
 

@@ -163,11 +163,12 @@ class Towers:
         Raises:
             ConfigError: not even one clip fits.
         """
+        backward = self._backward if loss.of_vectors else self._backward_of_inputs
         while True:
             clips = self._clips(inputs)
             size = min(self.at_once or clips, clips)
             try:
-                return self._backward(inputs, loss, size)
+                return backward(inputs, loss, size)
             except torch.OutOfMemoryError as error:
                 if size == 1:
                     raise ConfigError(
@@ -214,6 +215,19 @@ class Towers:
         torch.set_rng_state(after)
         return {name: term.detach() for name, term in terms.items()}
 
+    def _backward_of_inputs(self, inputs: Inputs, loss: "Loss", size: int) -> dict[str, Tensor]:
+        """The gradient of a mean over clips: that of each part, by its share of them."""
+        clips, sums = self._clips(inputs), dict[str, Tensor]()
+        for start in range(0, clips, size):
+            part = self._part(inputs, start, size)
+            with self._precision():
+                terms = loss.of_inputs(part, start * self.recipe.data.frames)
+            share = self._clips(part) / clips
+            torch.autograd.backward(share * torch.stack(list(terms.values())).sum())
+            for name, term in terms.items():
+                sums[name] = sums.get(name, torch.zeros_like(term)) + share * term.detach()
+        return sums
+
     def _clips(self, inputs: Inputs) -> int:
         return len(next(iter(inputs.values()))[0]) // self.recipe.data.frames
 
@@ -223,7 +237,13 @@ class Towers:
 
 
 class Loss:
-    """A function of vectors, and all that may learn from it."""
+    """A function of vectors, or a mean over inputs, and all that may learn from it."""
+
+    of_vectors = True
+
+    def of_inputs(self, inputs: Inputs, start: int) -> dict[str, Tensor]:
+        """The weighted terms of some frames of a step, from the frame `start` on."""
+        raise NotImplementedError
 
     def __call__(self, vectors: Vectors) -> dict[str, Tensor]:
         """The weighted terms, by name."""

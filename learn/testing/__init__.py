@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from learn.testing.augmentations import AugmentationContract
     from learn.testing.fusions import FusionContract
     from learn.testing.heads import HeadContract
     from learn.testing.networks import NetworkContract
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from learn.testing.tasks import TaskContract
 
 __all__ = [
+    "AugmentationContract",
     "FusionContract",
     "HeadContract",
     "NetworkContract",
@@ -36,6 +38,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "AugmentationContract": "augmentations",
     "FusionContract": "fusions",
     "HeadContract": "heads",
     "NetworkContract": "networks",

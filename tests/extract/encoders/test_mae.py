@@ -136,3 +136,28 @@ def test_positions_are_waves_of_column_and_row():
             rate = 10_000 ** (-i / 192)
             expected = [f(n * rate) for n in (column, row) for f in (math.sin, math.cos)]
             np.testing.assert_allclose(ours[[i, 192 + i, 384 + i, 576 + i]], expected, atol=1e-6)
+
+
+def test_small_ones_see_the_patches_that_are_left():
+    """With all patches it is the whole network; one that is left out changes nothing of it."""
+    encoder = extract.load_encoder("mae:width=128,depth=2,side=64,untrained")
+    assert encoder.dim == 128
+    assert encoder.slug == "mae-128x2-untrained"
+    assert encoder.identity["preprocessing"]["side"] == 64
+    frames = torch.randint(0, 256, (3, 70, 90, 3), dtype=torch.uint8)
+    x = encoder.preprocess(frames)
+    assert x.shape == (3, 3, 64, 64)
+    network = encoder._network.module
+    with torch.inference_mode():
+        everything = torch.arange(16).expand(3, -1)
+        assert torch.equal(network.visible(x, everything)[:, 0], network(x))
+        kept = torch.tensor([[3, 7, 11]] * 3)
+        other = x.clone()
+        other[:, :, :16, :48] = 5  # patches 0 to 2
+        assert torch.equal(network.visible(x, kept), network.visible(other, kept))
+
+
+@pytest.mark.parametrize("settings", ["width=100", "side=70"])
+def test_sizes_that_do_not_divide_are_refused(settings):
+    with pytest.raises(ConfigError, match="no multiple of"):
+        extract.load_encoder(f"mae:{settings},untrained")

@@ -32,6 +32,30 @@ class Net(nn.Module):
         return x.mean((2, 3))
 
 
+class PatchNet(nn.Module):
+    """Four patches of 4 x 4 pixels, each a token, and a class token that sees their mean."""
+
+    patch, grid = 4, 2
+
+    def __init__(self, dim: int = 6) -> None:
+        super().__init__()
+        self.pos_embed = nn.Parameter(torch.randn(1, 5, dim))
+        self.embed = nn.Conv2d(3, dim, 4, 4)
+        self.mix = nn.Linear(dim, dim)
+
+    def visible(self, x, kept):
+        patches = self.embed(x).flatten(2).transpose(1, 2) + self.pos_embed[:, 1:]
+        patches = patches.gather(1, kept[..., None].expand(-1, -1, patches.shape[2]))
+        first = self.pos_embed[:, :1] + patches.mean(1, keepdim=True)
+        return self.mix(torch.cat([first, patches], 1)).relu()
+
+    def positions(self, dim):
+        return torch.linspace(-1, 1, 5 * dim).reshape(1, 5, dim)
+
+    def forward(self, x):
+        return self.visible(x, torch.arange(4).expand(len(x), -1))[:, 0]
+
+
 @dataclass(eq=False)
 class TinyLearner:
     """An encoder of 8 x 8 pixels, or of a second of sound as 10 x 10 numbers."""
@@ -41,6 +65,7 @@ class TinyLearner:
     name: str = "tiny"
     dim: int = 6
     takes_head: bool = False
+    patches: bool = False
     module: nn.Module = field(init=False)
 
     def __post_init__(self) -> None:
@@ -51,11 +76,11 @@ class TinyLearner:
         self.window_samples = 0 if visual else RATE
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
-            self.module = Net(3 if visual else 1)
+            self.module = PatchNet() if self.patches else Net(3 if visual else 1)
 
     def prepare(self, x):
         if self.modality == "visual":
-            return self.scaled(x.permute(0, 3, 1, 2).float() / 255)
+            return self.scaled(x.permute(0, 3, 1, 2)[:, :, :SIDE, :SIDE].float() / 255)
         return x.reshape(-1, 1, 10, 10)
 
     def scaled(self, x):
