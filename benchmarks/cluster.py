@@ -102,6 +102,7 @@ def units_a_second(folder: Path, url: str, units: int, workers: int) -> tuple[fl
     progress = RunProgress(timings=Timings(workers=0), clips=plan.clips, units=len(plan))
     with connected(url, insecure_tcp=True) as client:
         client.wait_for_workers(workers, timeout=60)
+        client.run(cluster_worker.versions)  # as a run does first: its code is imported there
         run = client_side._ClusterRun(
             client=client, progress=progress, lease_seconds=900.0,
             tasks=client_side._tasks(plan, manifest, setup),
@@ -129,7 +130,7 @@ def plain(url: str, units: int, workers: int) -> float:
         window = 2 * workers * THREADS
         begun = time.perf_counter()
         first = [client.submit(int, i, pure=False) for i in range(window)]
-        running = as_completed(first)
+        running = as_completed(first, loop=client.loop)
         for number, _ in enumerate(running, start=window):
             if number < units:
                 running.add(client.submit(int, number, pure=False))

@@ -44,6 +44,7 @@ TRIES = 3  # of a unit whose workers died
 WAIT_SECONDS = 30.0  # for a first worker
 GONE_SECONDS = 10.0  # without a scheduler
 POLL_SECONDS = 0.2
+AT_ONCE = 256  # units whose results are asked for together
 COUNT_SECONDS = 1.0  # between looks at the workers that are there
 RESTART_SECONDS = 60.0  # for a worker that hangs
 TOLD = 20  # times a lease is renewed while it lasts
@@ -68,6 +69,7 @@ class _Workers(Protocol):
     status: str
 
     def nthreads(self) -> Mapping[str, int]: ...
+    def gather(self, futures: list[Any]) -> Any: ...
     def restart_workers(self, workers: list[str], **kwargs: Any) -> Any: ...
     def submit(self, function: Any, *args: Any, **kwargs: Any) -> Any: ...
 
@@ -112,7 +114,7 @@ class _ClusterRun:
             if not self._open:
                 return
             try:
-                self._take(self._done.get(timeout=POLL_SECONDS))
+                self._take_all(self._done.get(timeout=POLL_SECONDS))
             except Empty:
                 gone_since = self._watch(gone_since)
             else:
@@ -137,13 +139,28 @@ class _ClusterRun:
         self._open[key] = task
         future.add_done_callback(self._done.put)
 
-    def _take(self, future: _Promise) -> None:
+    def _take_all(self, first: _Promise) -> None:
+        """Take all that is done: their results come in one answer, not in one each."""
+        done = [first]
+        with suppress(Empty):
+            while len(done) < AT_ONCE:
+                done.append(self._done.get_nowait())
+        finished = [f for f in done if f.status == "finished" and f.key in self._open]
+        results: dict[str, Any] = {}
+        with suppress(Exception):  # what is wrong with one of them is told by itself
+            keys = [future.key for future in finished]
+            results = dict(zip(keys, self.client.gather(finished), strict=True))
+        for future in done:
+            self._take(future, results)
+
+    def _take(self, future: _Promise, results: Mapping[str, Any]) -> None:
         task = self._open.pop(future.key, None)
         if task is None:
             return
         self._leases.pop(task.number, None)
         if future.status == "finished":
-            self._count(future.result())
+            key = future.key
+            self._count(results[key] if key in results else future.result())
             return
         error = future.exception() if future.status == "error" else None
         if error is not None and not isinstance(error, KilledWorker):
