@@ -133,7 +133,7 @@ def test_a_worker_is_killed_and_its_unit_is_done_by_another(source, two, tmp_pat
 
 
 def until(condition, process):
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + 120
     while not condition():
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < limit
@@ -311,9 +311,9 @@ def test_another_store_under_the_same_path_is_noticed(source, two, tmp_path, mon
 
 
 def test_a_worker_that_stands_still_is_started_anew(source, tmp_path):
-    """SIGSTOP: its process is there and does nothing."""
+    """SIGSTOP: its process is there and does nothing. Loading its networks is within the deadline."""
     with Cluster(tmp_path, workers=1) as running:
-        client = running.client(source, tmp_path / "s", size=2, fps=8.0, deadline=3.0)
+        client = running.client(source, tmp_path / "s", size=2, fps=8.0, deadline=15.0)
         records = tmp_path / "s" / "commits"
         until(lambda: len(list(records.glob("*/*.json"))) > 0, client)
         (worker, *_) = [pid for pid, words in descendants(running.workers[0].pid).items()
