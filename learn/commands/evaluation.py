@@ -19,6 +19,7 @@ from learn.commands.options import (
     Guard,
     KeepIn,
     Manifest,
+    Names,
     Projections,
     VisualFeatures,
     app,
@@ -106,6 +107,7 @@ def episodes_command(
     ] = [],  # noqa: B006
     projection: Projections = [],  # noqa: B006 (typer copies it)
     guard: Guard = "on",
+    names: Names = "on",
     support: Annotated[
         list[str],
         modes_option(
@@ -222,7 +224,7 @@ def episodes_command(
         "queries": queries, "episodes": episodes, "until_ci": until_ci,
         "max_episodes": max_episodes, "seed": seed, "visual": visual, "audio": audio,
         "heads": tuple(head), "fusions": fusions, "projections": tuple(projection),
-        "augments": specs(augment), "guard": guard,
+        "augments": specs(augment), "guard": guard, "names": names,
         "support": listed(support), "query": listed(query),
         "episodes_file": episodes_file, "drop": missing, "query_store": query_store,
         "query_manifest": query_manifest,

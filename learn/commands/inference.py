@@ -14,6 +14,7 @@ from learn.commands.options import (
     Group,
     GroupFile,
     Guard,
+    Names,
     Projection,
     VisualFeatures,
     app,
@@ -65,6 +66,7 @@ def predict_command(
     ] = None,
     projection: Projection = None,
     guard: Guard = "on",
+    names: Names = "on",
     head: Annotated[
         str | None,
         typer.Option(
@@ -122,7 +124,8 @@ def predict_command(
 
     settings = PredictSettings(
         support=support, query=query, output=output, labels=tuple(label), group=group,
-        group_file=group_file, by=by, head=head, fusion=fusion, guard=guard, index=index, top=top,
+        group_file=group_file, by=by, head=head, fusion=fusion, guard=guard, names=names,
+        index=index, top=top,
         abstain_below=abstain_below, memory_bytes=0,
     )  # fmt: skip
     check_device(device)
@@ -135,7 +138,7 @@ def predict_command(
         result = learn.predict(
             directory, support=support, output=output, query=query, labels=tuple(label),
             group=group, group_file=group_file, mode=mode, projection=projection, head=head,
-            fusion=fusion, guard=guard,
+            fusion=fusion, guard=guard, names=names,
             by=by, index=index, top=top, abstain_below=abstain_below, visual=visual, audio=audio,
             device=device, progress=progress,
         ).to_dict()  # fmt: skip

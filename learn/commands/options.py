@@ -76,6 +76,14 @@ Guard = Annotated[
         rich_help_panel=COMPARED,
     ),
 ]
+Names = Annotated[
+    str,
+    typer.Option(
+        metavar="on|off",
+        help="Names of classes as one more sense, where a guarded projection knows them.",
+        rich_help_panel=COMPARED,
+    ),
+]
 Recipe = Annotated[
     str, typer.Option(metavar="NAME|FILE", help="See `learn recipes`.", rich_help_panel=TRAINING)
 ]

@@ -139,12 +139,20 @@ def _weights_table(rows: Sequence[Mapping[str, Any]]) -> None:
     several = len({row["projection"] for row in rows}) > 1
     both = len({row.get("guard", "") for row in weighed} - {""}) > 1
     write_line("\nwhich sense decided: mean weight ± its deviation over episodes")
+    features = list(dict.fromkeys(f for row in weighed for f in row["weights"]))
+    modes = len({mode_shown(row) for row in weighed}) > 1
+    fused = any(row["fusion"] for row in weighed)
     lines = [
-        {"shots": row["shots"], "fusion": row["fusion"]}
+        {"shots": row["shots"]}
+        | ({"mode": mode_shown(row)} if modes else {})
+        | ({"fusion": row["fusion"]} if fused else {})
         | ({} if _one_long_head(weighed) else {"head": row["head"]})
         | ({"projection": row["projection"]} if several else {})
         | ({"guard": row["guard"]} if both else {})
-        | {feature_name(f): weight_text(w) for f, w in row["weights"].items()}
+        | {
+            feature_name(f): weight_text(row["weights"][f]) if f in row["weights"] else ""
+            for f in features
+        }
         for row in weighed
     ]
     table(lines, list(lines[0]))

@@ -25,7 +25,7 @@ from learn.evaluation.results import Leakage, Result
 from learn.evaluation.sense_prior import guard_prior, prior_of
 from learn.fewshot import modes, statistics
 from learn.fewshot.fusions import Fusion, Prior
-from learn.fewshot.guard import Guarded
+from learn.fewshot.guard import Guarded, Worth
 from learn.fewshot.heads import ExtraShotsHead, Head
 from learn.fewshot.kept import Kept, queries_of
 from learn.fewshot.metrics import Measured, measure
@@ -60,6 +60,11 @@ class Benchmark:
     device: torch.device = CPU  # where heads answer
     apart: EvaluationSet | None = None  # clips of classes that are not asked about
     guard: str = "off"  # of projections, by stored vectors: on, off or both
+    # Projections with a way from names of classes, one more sense under the guard; and why these
+    # are none, or "".
+    named: Mapping[str, str] = field(default_factory=dict)
+    # What names are worth by projection and mode, where classes of the store had to be asked.
+    worths: dict[tuple[str, str], Worth] = field(default_factory=dict)
     kept: Kept = field(default_factory=Kept)  # products that heads, shots and modes share
     _seen_by: dict[str, frozenset[str]] = field(default_factory=dict)  # clips, by sense
 
@@ -89,7 +94,8 @@ class Benchmark:
     def _ways(self, projection: str, head: tuple[str, Head], cell: tuple[str, str]) -> list[Way]:
         """The ways to score a head of a projection in these modes."""
         fusions, run = self.fusions[projection], self.runs[projection]
-        return ways_for(fusions, run, head, cell, self.features, self.guard)
+        names = self.named.get(projection)
+        return ways_for(fusions, run, head, cell, self.features, self.guard, names=names)
 
     def _of_head(
         self,
@@ -129,9 +135,9 @@ class Benchmark:
             assert compared.stored is not None
             sides = (compared.stored, fusion.stored), (compared, fusion.projected)
             stored, projected = (self._prior(x, head, kind, episodes) for x, kind in sides)
-            return guard_prior(
-                head, stored, projected, compared.apart(self.apart, fusion), episodes
-            )
+            apart = compared.apart(self.apart, fusion)
+            worth = compared.worth_of_names(self.apart, self.worths) if fusion.names else None
+            return guard_prior(head, stored, projected, apart, episodes, names=worth)
         encoders = encoders_of(self.features, compared.senses)
         apart = compared.apart(self.apart, fusion)
         return prior_of(fusion, head, encoders, apart, episodes)
@@ -167,7 +173,15 @@ class Benchmark:
                 stored = replace(
                     projected, projection=NONE, run=None, vectors=bare, base=bare_base, val=bare_val
                 )
-                yield replace(projected, stored=stored)
+                yield replace(projected, stored=stored, as_names=self._as_names(projection))
+
+    def _as_names(self, projection: str) -> Float[Tensor, "V E"] | None:
+        """The clips scored as the names of their classes."""
+        run = self.runs[projection]
+        if run is None or self.named.get(projection) != "":
+            return None
+        names = run.names_of_clips(self.scored.clips.class_ids, self.scored.clips.classes)
+        return None if names is None else names.to(self.device)
 
     def _vectors(
         self, run: Run | None, *, with_val: bool

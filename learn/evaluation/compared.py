@@ -12,20 +12,31 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from learn.data.devices import CPU
 from learn.evaluation.evaluation_set import EvaluationSet
-from learn.evaluation.sense_prior import Apart, unfitted, unseen
+from learn.evaluation.sense_prior import unfitted, unseen, with_names
 from learn.evaluation.wording import NOT_ASKED
 from learn.fewshot import modes
+from learn.fewshot.apart import Apart
 from learn.fewshot.fused import FusedPredictor
 from learn.fewshot.fusions import DEFAULT, FAMILY, Fusion, Prior, senses_of
-from learn.fewshot.guard import Guarded, GuardPrior, both_sides, of_senses, refusal
+from learn.fewshot.guard import (
+    NAMES,
+    Guarded,
+    GuardPrior,
+    Worth,
+    both_sides,
+    of_senses,
+    origin_of,
+    refusal,
+)
 from learn.fewshot.heads import Context, Head
 from learn.fewshot.heads._transform import Transform, known_of, taken_apart
 from learn.fewshot.kept import Kept
 from learn.fewshot.metrics import AnyPredictor, Predictor
 from learn.fewshot.tasks import Episodes
 from learn.inference.selection import vectors_of, vectors_on
-from learn.training import own_head
+from learn.training import own_head, worth_of_names
 from learn.training.runs import Run
 from store import plugins
 from store.errors import InputError
@@ -35,6 +46,7 @@ if TYPE_CHECKING:
 
 BOTH = ("av", "av")  # the modes that always join senses
 EARLY, LEARNED = "early", "learned"
+ASKED_SEED = 0  # of the episodes that tell what names are worth
 
 Fusions = Mapping[str, Mapping[str, Fusion]]  # by projection and SPEC
 Vectors = Mapping[str, Float[Tensor, "V _"]]
@@ -53,6 +65,7 @@ class Compared:
     names: Float[Tensor, "C E"] | None  # of the classes, where a head wants them
     caveats: Mapping[str, Any]  # what must be known of the vectors to quote a number
     stored: "Compared | None" = None  # the same clips as stored, where these are projected
+    as_names: Float[Tensor, "V E"] | None = None  # the names of the scored clips' classes
 
     @property
     def senses(self) -> list[str]:
@@ -78,7 +91,7 @@ class Compared:
         else:
             seen = vectors if isinstance(fusion, Guarded) else self._looked_at(vectors)
             found = [
-                modes.Pair(support=x.vectors, query=x.vectors, modality_dims=x.modality_dims)
+                modes.Pair(support=x.as_shots, query=x.vectors, modality_dims=x.modality_dims)
                 for x in fusion.views(seen)
             ]
         return found if self.names is None else [pair.with_names(self.names) for pair in found]
@@ -91,7 +104,8 @@ class Compared:
         if own is None or not isinstance(fusion, Guarded):
             return own
         assert self.stored is not None
-        return both_sides(own, of(self.stored))
+        names = self.as_names if own is self.vectors and fusion.names else None
+        return both_sides(own, of(self.stored), names)
 
     def predictors(
         self,
@@ -142,12 +156,19 @@ class Compared:
         if isinstance(fusion, Guarded):
             assert self.run is not None
             of_classes, new = unfitted(clips, self.run), True
+            if of_classes is not None and fusion.names:
+                of_classes = with_names(of_classes, self.run)
             if of_classes is None:
                 return None
             chosen = of_classes
+            known = chosen.clips
+            names = None
+            if fusion.names:
+                names = self.run.names_of_clips(known.class_ids, known.classes)
             vectors = both_sides(
                 vectors_on(self.device, chosen.rows, self.run),
                 vectors_on(self.device, chosen.rows, None),
+                None if names is None else names.to(self.device),
             )
         else:
             chosen, new = unseen(clips, self.run)
@@ -163,6 +184,40 @@ class Compared:
             ]
 
         return Apart(clips=chosen.clips, pairs=pairs, contexts=contexts, unseen=new)
+
+    def worth_of_names(
+        self, clips: EvaluationSet | None, known: dict[tuple[str, str], Worth]
+    ) -> Worth:
+        """What a class name is worth here in clips: by the run, or else by other classes."""
+        assert self.run is not None
+        mode, told = self.cell[0], self.run.worth_of_names(self.cell[0])
+        if told.classes or clips is None:
+            return told
+        key = self.projection, mode
+        if key not in known:
+            known[key] = self._asked_worth(clips) or told
+        return known[key]
+
+    def _asked_worth(self, clips: EvaluationSet) -> Worth | None:
+        assert self.run is not None
+        new = unfitted(clips, self.run)
+        new = None if new is None else with_names(new, self.run)
+        if new is None:
+            return None
+        mode, ids = self.cell[0], new.clips.class_ids
+        stored, projected = (vectors_on(CPU, new.rows, run) for run in (None, self.run))
+        named = self.run.names_of_clips(ids, new.clips.classes)
+        assert named is not None
+        found = worth_of_names.measure(
+            [
+                worth_of_names.Asked(
+                    new.clips, tuple(stored[sense] for sense in modes.senses_in(mode, stored)),
+                    modes.common(projected, mode), named,
+                )
+            ],
+            ASKED_SEED,
+        )  # fmt: skip
+        return None if found is None else Worth(*found)
 
     def weighed(
         self,
@@ -183,21 +238,24 @@ class Compared:
         if weights is None or prior is None:
             return found
         if isinstance(prior, GuardPrior):
-            share = weights[:, len(prior.stored.value) :].sum(1, dtype=np.float64)
+            count, rest = len(prior.stored.value), len(prior.projected.value)
+            share = weights[:, count : count + rest].sum(1, dtype=np.float64)
             found["projected"] = {
-                "mean": float(share.mean()), "sd": float(share.std()), "from": prior.sides.origin
+                "mean": float(share.mean()), "sd": float(share.std()),
+                "from": "; ".join(filter(None, (prior.sides.origin, way.reason))),
             }  # fmt: skip
         senses = of_senses(torch.from_numpy(weights).double(), prior)
         at_first = of_senses(torch.tensor([prior.value], dtype=torch.float64), prior)
         if senses is None or at_first is None:
             return found
         names = [features[name].name for name in self.senses]
+        names += [NAMES] * (isinstance(prior, GuardPrior) and prior.names is not None)
         found["weights"] = {
             name: {"mean": float(w.mean()), "sd": float(w.std())}
             for name, w in zip(names, senses.numpy().T, strict=True)
         }
         value = dict(zip(names, at_first[0].tolist(), strict=True))
-        origin = prior.stored.origin if isinstance(prior, GuardPrior) else prior.origin
+        origin = origin_of(prior)
         return {**found, "prior": {"value": value, "from": origin}}
 
 
@@ -269,7 +327,7 @@ class Way:
     fusion: str  # the SPEC of what joins senses; "" where nothing is joined
     kind: Fusion | None
     guarded: bool = False  # are stored vectors beside the projection's?
-    reason: str = ""  # why they are not, where somebody might expect it
+    reason: str = ""  # why they, or names of classes, are not, where somebody might expect it
 
 
 def ways_for(
@@ -279,9 +337,12 @@ def ways_for(
     cell: tuple[str, str],
     senses: Iterable[str],
     guard: str,
+    *,
+    names: str | None = None,
 ) -> list[Way]:
     """The ways to score a head (SPEC and built) in these modes: by every fusion, and of a
-    projection guarded, bare or both."""
+    projection guarded, bare or both. Of one that knows a way from names of classes, `names` is why
+    these are no sense, or ""."""
     spec, built = head
     joined = joins(cell, senses)
     kinds: dict[str, Fusion | None] = dict(fusions) if joined else {"": None}
@@ -295,8 +356,9 @@ def ways_for(
         why = _unguarded(built, spec, cell, kind)
         if guard != "off" and not why:
             beside = plugins.build(FAMILY, DEFAULT) if name == LEARNED else kind
-            both = Guarded(cell[0], beside, kind)
-            found.append(Way(fusion=name, kind=both, guarded=True))
+            both = Guarded(cell[0], beside, kind, names=names == "")
+            nameless = f"{NAMES} are not used: {names}" if names else ""
+            found.append(Way(fusion=name, kind=both, guarded=True, reason=nameless))
         if guard != "on" or why:
             found.append(Way(fusion=name, kind=kind, reason=why or NOT_ASKED))
     return found

@@ -11,6 +11,7 @@ from learn.evaluation.drop import Drop
 from learn.fewshot import default_head, statistics
 from learn.fewshot.budget import MEMORY
 from learn.fewshot.tasks import CLASSIC
+from learn.inference.settings import check_names
 from store.errors import ConfigError, choices
 
 EPISODES = 10_000
@@ -79,6 +80,7 @@ class EpisodesConfig:
     projections: tuple[str, ...] = ()  # run directories; "none" is stored vectors as they are
     # Stored vectors beside a projection's (learn/fewshot/guard.py): on, off, or a row for either.
     guard: str = "on"
+    names: str = "on"  # of classes, one more sense under the guard where a run knows them, or off
     support: tuple[str, ...] = ()  # modes v, a, av; see `modes.cells`
     query: tuple[str, ...] = ()
     episodes_file: str | None = None  # episodes drawn before: then nothing above draws any
@@ -93,6 +95,7 @@ class EpisodesConfig:
         statistics.check(self.ci)
         if self.guard not in GUARDS:
             raise ConfigError(f"`guard` {self.guard!r} is none of {choices(self.guard, GUARDS)}")
+        check_names(self.names)
         if self.until is not None and self.episodes_file:
             raise ConfigError("`until_ci` draws episodes, and `episodes_file` has them: name one")
 

@@ -83,6 +83,7 @@ def run_episodes(
     augments: Sequence[str] = (),
     projections: Sequence[str | Path] = (),
     guard: str = "on",
+    names: str = "on",
     support: Sequence[str] = (),
     query: Sequence[str] = (),
     save_episodes: str | Path | None = None,
@@ -240,6 +241,7 @@ def draw(config: EpisodesConfig, question: Question) -> Drawing:
         fusions=fusions, apart=_apart(config, question, fusions),
         features=question.selection.features, scored=scored, base=base, draws=draws,
         memory=config.memory, val=question.val, guard=config.guard, device=question.device,
+        named=_named(config, runs, scored),
         ids=frozenset(clip.partition("/")[2] if crossed else clip for clip in scored.clips.ids),
     )  # fmt: skip
     if config.until is None:
@@ -357,6 +359,26 @@ def _base(question: Question) -> EvaluationSet | None:
         question.manifest, question.selection.features, split="train", label=None, group=NONE
     )
     return base if len(base.clips) else None
+
+
+def _named(
+    config: EpisodesConfig, runs: Mapping[str, Run | None], scored: EvaluationSet
+) -> dict[str, str]:
+    """Projections that know a way from names of classes, and why these are no sense of theirs, or
+    ""."""
+    if config.names == "off" or config.guard == "off" or scored.clips.targets is not None:
+        return {}
+    found = {}
+    for projection, run in runs.items():
+        if run is not None and run.knows_names:
+            lacking = [name for name in scored.clips.classes if not run.has_name(name)]
+            found[projection] = (
+                f"{len(lacking)} of {len(scored.clips.classes)} names have no vector in "
+                f"{projection}, {lacking[0]!r} for one"
+                if lacking
+                else ""
+            )
+    return found
 
 
 def _apart(config: EpisodesConfig, question: Question, fusions: Fusions) -> EvaluationSet | None:

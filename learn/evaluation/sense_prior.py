@@ -7,23 +7,22 @@ are (`learn/fewshot/fusions/_evidence.py`). No label of a clip that is scored en
 Shapes: as in `learn.fewshot.fusions`.
 """
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from learn.data.clips import UNLABELLED, Clips, splits
 from learn.evaluation.evaluation_set import EvaluationSet, load_evaluation_set
 from learn.evaluation.pools import TRAIN, VAL
+from learn.fewshot.apart import Apart, likelihood
 from learn.fewshot.fusions import Fusion, Prior, equal
 from learn.fewshot.fusions._evidence import from_classes
 from learn.fewshot.fusions._shipped import Encoder, shipped
-from learn.fewshot.fusions.weighted import Weighted, likelihood_of_queries
-from learn.fewshot.guard import STAND_BACK, GuardPrior
-from learn.fewshot.heads import Context, Head
-from learn.fewshot.modes import Pair
+from learn.fewshot.fusions.weighted import Weighted
+from learn.fewshot.guard import STAND_BACK, GuardPrior, Worth
+from learn.fewshot.heads import Head
 from learn.fewshot.tasks import Episodes
 from learn.training.runs import Run
 from store import plugins
@@ -32,7 +31,7 @@ from store.errors import NotEnoughClips
 if TYPE_CHECKING:
     from store import Feature, Manifest
 
-EPISODES, AT_ONCE = 100, 10
+EPISODES = 100
 QUERIES = 5
 
 
@@ -77,6 +76,12 @@ def unfitted(apart: EvaluationSet, run: Run) -> EvaluationSet | None:
     return _without(apart, run.fitted_on, names)
 
 
+def with_names(apart: EvaluationSet, run: Run) -> EvaluationSet | None:
+    """Those clips whose classes' names the run knows; None where they are not of two classes."""
+    unknown = {name for name in apart.clips.classes if not run.has_name(name)}
+    return _without(apart, frozenset(), unknown)
+
+
 def _without(
     clips: EvaluationSet, ids: frozenset[str], classes: Collection[str] = ()
 ) -> EvaluationSet | None:
@@ -89,16 +94,6 @@ def _without(
     ]
     new = clips.keep(np.array(wanted, bool))
     return new if len(np.unique(new.clips.class_ids)) > 1 else None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Apart:
-    """Classes that nobody asks about, as a fusion's views show them."""
-
-    clips: Clips
-    pairs: Sequence[Pair]
-    contexts: Callable[[Head], Sequence[Context]]
-    unseen: bool = True  # by the training of the vectors, if there was any
 
 
 def prior_of(
@@ -120,7 +115,7 @@ def prior_of(
     if draw is None:
         return before
     classes = len(np.unique(draw.classes))
-    found = from_classes(_likelihood(head, apart, draw), classes, before)
+    found = from_classes(likelihood(head, apart, draw), classes, before)
     return found if apart.unseen else replace(found, origin=f"{found.origin}; seen in training")
 
 
@@ -130,20 +125,27 @@ def guard_prior(
     projected: Prior | None,
     apart: Apart | None,
     episodes: Episodes,
+    *,
+    names: Worth | None = None,
 ) -> GuardPrior:
     """Where the guard's weights begin: what classes that training did not see say of the sides,
-    each mixed as its own prior says; stored vectors alone where there are no such classes."""
-    sides, draw = STAND_BACK, None if apart is None else _draw(apart.clips, episodes)
-    known = GuardPrior.of(stored, projected, sides)
+    each mixed as its own prior says; stored vectors alone where there are no such classes. Names of
+    classes count as what they are worth in shots."""
+    draw = None if apart is None else _draw(apart.clips, episodes)
+    share = None if names is None else names.beside(episodes.shots)
+    known = GuardPrior.of(stored, projected, STAND_BACK, share, str(names or ""))
     if apart is None or draw is None:
         return known
-    count = len(known.stored.value)
-    rest = len(known.value) - count
-    blocks = (*known.stored.value, *(0.0,) * rest), (*(0.0,) * count, *known.projected.value)
+    count, rest = len(known.stored.value), len(known.projected.value)
+    extra = (0.0,) * (names is not None)  # nothing of names
+    blocks = [
+        (*known.stored.value, *(0.0,) * rest, *extra),
+        (*(0.0,) * count, *known.projected.value, *extra),
+    ]
     classes = len(np.unique(draw.classes))
-    before = Prior(value=sides.value, origin="stored vectors alone")
-    found = from_classes(_likelihood(head, apart, draw, blocks), classes, before)
-    return GuardPrior.of(stored, projected, found)
+    before = Prior(value=STAND_BACK.value, origin="stored vectors alone")
+    found = from_classes(likelihood(head, apart, draw, blocks), classes, before)
+    return GuardPrior.of(stored, projected, found, share, known.names_from)
 
 
 def _draw(clips: Clips, like: Episodes) -> Episodes | None:
@@ -169,24 +171,3 @@ def _draw(clips: Clips, like: Episodes) -> Episodes | None:
                 continue
             return drawn
     return None
-
-
-@torch.inference_mode()
-def _likelihood(
-    head: Head, apart: Apart, draw: Episodes, sides: Sequence[Sequence[float]] | None = None
-) -> torch.Tensor:
-    """The mean log likelihood of a query's class, on the grid of weights and sharpnesses."""
-    contexts, total = apart.contexts(head), None
-    truth = torch.from_numpy(np.ascontiguousarray(draw.targets)).long()
-    for first in range(0, len(draw), AT_ONCE):
-        part = slice(first, first + AT_ONCE)
-        support, query = (
-            torch.from_numpy(np.ascontiguousarray(of[part])).long()
-            for of in (draw.support, draw.query)
-        )
-        shots = [pair.support[support] for pair in apart.pairs]
-        queries = [pair.query[query] for pair in apart.pairs]
-        found = likelihood_of_queries(head, shots, queries, contexts, truth, sides).double().sum(0)
-        total = found if total is None else total + found
-    assert total is not None
-    return total / (len(draw) * len(truth))

@@ -6,7 +6,14 @@ that the training did not see; without any it is 0, and one or two shots leave i
 speak for themselves (`learn/fewshot/fusions/_evidence.py`). In mode av each side weighs its senses
 as it would alone.
 
-Shapes: as in `learn.fewshot.fusions`, the stored side's blocks first; S = shots of an episode.
+Where the projection has a way from the names of classes into its space, names are one more sense:
+every shot is also the name of its class, with which projected queries are compared. How much they
+count is what a name is worth in clips, told by classes that the way from names did not see
+(`learn/training/worth_of_names.py`); the shots of an episode have no say in it, as a name always
+agrees with itself.
+
+Shapes: as in `learn.fewshot.fusions`, the stored side's blocks first and that of names last; S =
+shots of an episode.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,6 +36,7 @@ from learn.fewshot.heads import Context, ExtraShotsHead, Head
 
 STORED = "stored "  # before the names of stored vectors, among those of both sides
 ONE_SIDE = (1.0,)  # the weights of a side that has one block
+NAMES = "class names"  # the sense of names, and its vectors among those of both sides
 STAND_BACK = Prior(
     value=(1.0, 0.0), origin="stored vectors alone: no classes that training did not see",
     alone_until=2,
@@ -41,28 +49,73 @@ class GuardPrior(Prior):
 
     stored: Prior
     projected: Prior
-    sides: Prior  # stored, projected
+    sides: Prior  # stored, projected: of what names leave to them
+    names: float | None = None  # the share of class names, where they are a sense
+    names_from: str = ""  # where that comes from, in words
 
     @classmethod
-    def of(cls, stored: Prior | None, projected: Prior | None, sides: Prior) -> "GuardPrior":
+    def of(
+        cls,
+        stored: Prior | None,
+        projected: Prior | None,
+        sides: Prior,
+        names: float | None = None,
+        names_from: str = "",
+    ) -> "GuardPrior":
         """The prior of both sides; None for a side of one block."""
         one = Prior(value=ONE_SIDE, origin="")
         stored, projected = stored or one, projected or one
         parts = zip(sides.value, (stored.value, projected.value), strict=True)
+        left = 1 - (names or 0)
+        of_sides = tuple(left * share * w for share, value in parts for w in value)
         return cls(
-            value=tuple(share * w for share, value in parts for w in value),
+            value=of_sides if names is None else (*of_sides, names),
             origin=sides.origin,
             stored=stored,
             projected=projected,
             sides=sides,
+            names=names,
+            names_from=names_from,
         )
 
 
+def origin_of(prior: Prior) -> str:
+    """Where the weights of senses begin, in words."""
+    if not isinstance(prior, GuardPrior):
+        return prior.origin
+    of_names = "" if prior.names is None else f"{NAMES} at {prior.names_from}"
+    return "; ".join(filter(None, (prior.stored.origin, of_names)))
+
+
+@dataclass(frozen=True, slots=True)
+class Worth:
+    """What the name of a class is worth beside clips of it, before classes of the collection are
+    asked."""
+
+    clips: float = 0.0  # of a class that its name is worth
+    classes: int = 0  # that told it, none of which the way from names had seen; 0: unknown
+
+    def __str__(self) -> str:
+        if not self.classes:
+            return "0, as too few classes could tell what they are worth"
+        if not self.clips:
+            return f"0, as {self.classes} classes not seen saw no sure gain"
+        return f"what {self.clips:.2g} clips are worth, by {self.classes} classes not seen"
+
+    def beside(self, shots: int | float) -> float:
+        """The share of names beside so many shots of a class."""
+        return self.clips / (self.clips + shots)
+
+
 def both_sides(
-    projected: Mapping[str, Float[Tensor, "V _"]], stored: Mapping[str, Float[Tensor, "V _"]] | None
+    projected: Mapping[str, Float[Tensor, "V _"]],
+    stored: Mapping[str, Float[Tensor, "V _"]] | None,
+    names: Float[Tensor, "V E"] | None = None,
 ) -> dict[str, Float[Tensor, "V _"]]:
-    """Vectors of the same clips, projected and stored, by names that tell them apart."""
-    return {**projected, **{f"{STORED}{name}": x for name, x in (stored or {}).items()}}
+    """Vectors of the same clips, projected and stored, by names that tell them apart; and those of
+    the names of their classes."""
+    of_names = {} if names is None else {NAMES: names}
+    return {**projected, **{f"{STORED}{n}": x for n, x in (stored or {}).items()}, **of_names}
 
 
 def refusal(head: Head, fusion: Fusion | None) -> str:
@@ -75,24 +128,28 @@ def refusal(head: Head, fusion: Fusion | None) -> str:
 
 
 def of_senses(weights: Float[Tensor, "E B"], prior: Prior) -> Float[Tensor, "E _"] | None:
-    """The weights of senses, each counted on both sides; None where the sides have not the same
-    senses, or one alone."""
+    """The weights of senses, each counted on both sides, and of names; None where the sides have
+    not the same senses, or there is one alone."""
     if not isinstance(prior, GuardPrior):
         return weights
     senses = len(prior.stored.value)
-    if senses == 1 or senses != len(prior.projected.value):
+    if senses != len(prior.projected.value) or senses + (prior.names is not None) == 1:
         return None
-    return weights.view(len(weights), 2, senses).sum(1)
+    of_sides = weights[:, : 2 * senses].reshape(len(weights), 2, senses).sum(1)
+    return torch.cat([of_sides, weights[:, 2 * senses :]], dim=1)
 
 
 def silent(prior: Prior, shots: int) -> frozenset[int]:
     """The blocks that count nothing in any episode of so many shots, whatever these say."""
-    if not isinstance(prior, GuardPrior) or shots > prior.sides.alone_until:
+    if not isinstance(prior, GuardPrior):
         return frozenset()
-    count = len(prior.stored.value)
-    blocks = range(count), range(count, len(prior.value))
+    count, rest = len(prior.stored.value), len(prior.projected.value)
+    none = {count + rest} if prior.names == 0 else set()
+    if shots > prior.sides.alone_until:
+        return frozenset(none)
+    blocks = range(count), range(count, count + rest)
     pairs = zip(blocks, prior.sides.value, strict=True)
-    return frozenset(b for of_side, share in pairs if share == 0 for b in of_side)
+    return frozenset(none.union(*(of_side for of_side, share in pairs if share == 0)))
 
 
 class Guarded:
@@ -100,17 +157,27 @@ class Guarded:
 
     weighs = True
 
-    def __init__(self, mode: str, stored: Fusion | None, projected: Fusion | None) -> None:
+    def __init__(
+        self, mode: str, stored: Fusion | None, projected: Fusion | None, *, names: bool = False
+    ) -> None:
+        """With `names` those of classes are one more sense."""
         self.mode = mode
         self.stored = stored
         self.projected = projected
+        self.names = names
 
     def views(self, vectors: Mapping[str, Float[Tensor, "V _"]]) -> tuple[View, ...]:
-        """The blocks of the stored side, then those of the projected one."""
+        """The blocks of the stored side, those of the projected one, then that of names."""
+        names = vectors.get(NAMES)  # clips that are asked about have none
+        vectors = {name: x for name, x in vectors.items() if name != NAMES}
         stored = {n.removeprefix(STORED): x for n, x in vectors.items() if n.startswith(STORED)}
         projected = {name: x for name, x in vectors.items() if not name.startswith(STORED)}
         sides = ((self.stored, stored, False), (self.projected, projected, True))
-        return tuple(view for side in sides for view in self._side(*side))
+        found = tuple(view for side in sides for view in self._side(*side))
+        if not self.names:
+            return found
+        seen = modes.common(projected, self.mode)
+        return (*found, View(vectors=seen, modality_dims=(seen.shape[1],), shots=names))
 
     def _side(
         self, fusion: Fusion | None, vectors: Mapping[str, Float[Tensor, "V _"]], common: bool
@@ -146,7 +213,8 @@ class Guarded:
     ) -> Float[Tensor, "E B"]:
         """The senses' weights within each side, then the sides'."""
         assert isinstance(prior, GuardPrior)
-        count = len(prior.stored.value)
+        count, rest = len(prior.stored.value), len(prior.projected.value)
+        products, masks = products[: count + rest], masks[: count + rest]  # without that of names
         sides = (products[:count], prior.stored), (products[count:], prior.projected)
         of_sides = masks[:count], masks[count:]
         weights = [
@@ -162,7 +230,11 @@ class Guarded:
         ]  # fmt: skip
         union = any_of(masks) if masks else None
         shares = weigh_products(mixed, ways, prior.sides, [union, union])
-        return torch.cat([shares[:, :1] * weights[0], shares[:, 1:] * weights[1]], dim=1)
+        parts = [shares[:, :1] * weights[0], shares[:, 1:] * weights[1]]
+        if prior.names is not None:
+            left = 1 - prior.names
+            parts = [left * parts[0], left * parts[1], torch.full_like(shares[:, :1], prior.names)]
+        return torch.cat(parts, dim=1)
 
     def fit(
         self,

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from learn.fewshot.fusions import Fusion, PredictFused, Prior, View, WeighingFusion
 from learn.fewshot.fusions._views import of_one_view
-from learn.fewshot.guard import STORED, GuardPrior, of_senses
+from learn.fewshot.guard import NAMES, STORED, of_senses, origin_of
 from learn.fewshot.heads import Context, Head, RaggedHead
 from learn.fewshot.heads._transform import known_of, taken_apart
 from learn.inference.classifier import Predictions, calibrated
@@ -77,7 +77,7 @@ class FittedHead:
         self.classes, positions = torch.unique(shots.class_ids, return_inverse=True)
         order, valid = _beside_each_other(positions, len(self.classes))
         views, masks = self._views(shots, order, valid)
-        numbers = order.numel() * sum(view.vectors.shape[1] for view in views)
+        numbers = order.numel() * sum(view.as_shots.shape[1] for view in views)
         if 16 * numbers > memory_bytes:
             raise InputError(
                 f"{len(self.classes)} classes of up to {order.shape[1]} clips take "
@@ -87,12 +87,12 @@ class FittedHead:
         check_uneven(judge.head, valid)
         contexts = [
             replace(
-                known_of(view.vectors, view.modality_dims),
+                known_of(view.as_shots, view.modality_dims),
                 mask=None if bool(mask.all()) else mask[None],
             )
             for view, mask in zip(views, masks, strict=True)
         ]
-        blocks = [view.vectors[order][None] for view in views]
+        blocks = [view.as_shots[order][None] for view in views]
         self.weights: list[float] | None = None  # of senses
         self.origin = ""  # of these weights
         if judge.fusion is None:
@@ -108,8 +108,7 @@ class FittedHead:
             )  # fmt: skip
             of_all = of_senses(weights, judge.prior)
             self.weights = None if of_all is None else of_all[0].tolist()
-            of = judge.prior.stored if isinstance(judge.prior, GuardPrior) else judge.prior
-            self.origin = of.origin
+            self.origin = origin_of(judge.prior)
         self._predict = judge.fusion.fit(judge.head, blocks, contexts, weights)
 
     @torch.inference_mode()
@@ -130,10 +129,13 @@ class FittedHead:
         """The blocks of every clip, and who has each."""
         views = _views_of(self._judge.fusion, shots.vectors)
         present = [shots.present[name] for name in shots.present]
-        if len(views) % len(present):  # joined before the head: of those that have all
-            there = [torch.stack(present).all(0)] * len(views)
+        count = len(views) - (NAMES in shots.vectors)
+        if count % len(present):  # joined before the head: of those that have all
+            there = [torch.stack(present).all(0)] * count
         else:
-            there = present * (len(views) // len(present))
+            there = present * (count // len(present))
+        if count < len(views):  # a class's name is known of every clip
+            there = [*there, torch.ones_like(present[0])]
         return views, [has[order] & valid for has in there]
 
 

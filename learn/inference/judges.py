@@ -1,6 +1,6 @@
 """What answers a question of `learn predict`: a head, what joins the senses, and the guard."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,21 +30,31 @@ class Judges:
     fusion: str  # a SPEC, for clips that have several senses
     guard: bool  # do stored vectors stand beside a projection's?
     features: Mapping[str, "Feature"]
+    names: Run | None = None  # that knows names of classes, which are one more sense
 
-    def of(self, parts: tuple[str, ...]) -> Judge:
-        """What judges clips that have exactly these vectors."""
+    def knows(self, classes: Sequence[str]) -> bool:
+        """Whether the names of all these classes are a sense."""
+        return self.names is not None and all(self.names.has_name(name) for name in classes)
+
+    def of(self, parts: tuple[str, ...], names: float | None = None) -> Judge:
+        """What judges clips that have exactly these vectors; `names` is how many labelled clips a
+        class has, where names of classes are a sense."""
         kind = self._kind(parts) if len(parts) > 1 else None
         if not self.guard:
             return Judge(head=self.head, fusion=kind, prior=self._prior(kind, parts))
         joint = parts[0] not in self.features  # a network's one vector of all
         beside: Fusion | None = plugins.build(FAMILY, DEFAULT) if joint else kind
         stored = self._prior(beside, tuple(self.features) if joint else parts)
-        both = Guarded(parts[0] if joint else mode_of(parts), beside, kind)
+        mode = parts[0] if joint else mode_of(parts)
+        worth = None if self.names is None else self.names.worth_of_names(mode)
         return Judge(
             head=self.head,
-            fusion=both,
-            prior=GuardPrior.of(stored, self._prior(kind, parts), STAND_BACK),
-        )
+            fusion=Guarded(mode, beside, kind, names=names is not None),
+            prior=GuardPrior.of(
+                stored, self._prior(kind, parts), STAND_BACK,
+                worth.beside(names) if worth and names is not None else None, str(worth or ""),
+            ),
+        )  # fmt: skip
 
     def _kind(self, parts: tuple[str, ...]) -> Fusion:
         built: Fusion = plugins.build(FAMILY, self.fusion)
@@ -67,6 +77,7 @@ def judges_of(
     guard: str,
     run: Run | None,
     features: Mapping[str, "Feature"],
+    names: str = "off",
 ) -> Judges:
     """The head and fusion asked for, or the defaults.
 
@@ -87,4 +98,7 @@ def judges_of(
     name = fusion or DEFAULT
     kind: Fusion = plugins.build(FAMILY, name)
     guarded = run is not None and guard == "on" and not refusal(built, kind)
-    return Judges(spec=spec, head=built, fusion=name, guard=guarded, features=features)
+    return Judges(
+        spec=spec, head=built, fusion=name, guard=guarded, features=features,
+        names=run if guarded and names == "on" and run is not None and run.knows_names else None,
+    )  # fmt: skip

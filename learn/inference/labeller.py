@@ -20,7 +20,7 @@ from torch import Tensor
 from learn.data.devices import CPU
 from learn.fewshot.budget import MEMORY
 from learn.fewshot.fusions import WeighingFusion
-from learn.fewshot.guard import STORED
+from learn.fewshot.guard import NAMES, STORED
 from learn.fewshot.mode_pairs import MODES, mode_of
 from learn.inference.classifier import Calibration, Classifier, Predictions, fit
 from learn.inference.embed import EmbeddedBatch
@@ -162,13 +162,22 @@ class Labeller:
                 yield parts, clips, found, self._calibration(parts)
 
     @property
+    def _with_clips(self) -> list[str]:
+        """The classes that have a clip to judge by."""
+        return sorted({self._names[i] for i in torch.nonzero(self._usable)[:, 0].tolist()})
+
+    @property
+    def _clips_a_class(self) -> float:
+        return int(self._usable.sum()) / len(self._with_clips)
+
+    @property
     def answered(self) -> int:
         """The number of clips answered so far."""
         return self._statuses[ANSWERED]
 
     def summary(self) -> LabelSummary:
         """The counts over all batches so far."""
-        with_rows = {self._names[i] for i in torch.nonzero(self._usable)[:, 0].tolist()}
+        with_rows = set(self._with_clips)
         return LabelSummary(
             label=self.label,
             classes=len(self.classes),
@@ -188,7 +197,9 @@ class Labeller:
     def weighed(self) -> tuple[str, ...]:
         """The features whose weights answers have."""
         judges = self.settings.judges
-        if judges is None or len(self._examples.parts) < 2 or not self._heads:
+        if judges is None or not self._heads:
+            return ()
+        if len(self._examples.parts) < 2 and judges.names is None:
             return ()
         return tuple(self._weights(self._examples.parts))
 
@@ -199,12 +210,13 @@ class Labeller:
             return {}
         named = {part: judges.features[part].name for part in self._examples.parts
                  if part in judges.features}  # fmt: skip
-        if len(parts) == 1:
-            return {name: float(part == parts[0]) for part, name in named.items()}
         weights = self._heads[parts].fitted.weights
+        if len(parts) == 1 and weights is None:
+            return {name: float(part == parts[0]) for part, name in named.items()}
         if weights is None:
             return {}
-        of_parts = dict(zip((named[part] for part in parts), weights, strict=True))
+        senses = [named[part] for part in parts] + [NAMES] * (len(weights) > len(parts))
+        of_parts = dict(zip(senses, weights, strict=True))
         return dict.fromkeys(named.values(), 0.0) | of_parts
 
     def _calibration(self, parts: tuple[str, ...]) -> Calibration:
@@ -264,7 +276,8 @@ class Labeller:
             examples, judges = self._examples, self.settings.judges
             assert judges is not None
             has = torch.stack([examples.present[part] for part in parts])
-            judge = judges.of(parts)
+            named = judges.knows(self._with_clips)
+            judge = judges.of(parts, self._clips_a_class if named else None)
             # What is joined before the head, or judged by a head each, takes clips that have all.
             any_will_do = isinstance(judge.fusion, WeighingFusion)
             usable = self._usable & (has.any(0) if any_will_do else has.all(0))
@@ -275,10 +288,15 @@ class Labeller:
                     "one of each class that has both; use `fusion` weighted or another `mode`"
                 )
             names = [n for n in examples.vectors if n in parts or n.startswith(STORED)]
+            class_ids = self._class_ids(clips)
+            vectors = {name: examples.vectors[name][clips] for name in names}
+            if named and judges.names is not None:
+                of_names = judges.names.names_of_clips(class_ids.numpy(), self.classes)
+                vectors |= {} if of_names is None else {NAMES: of_names}
             shots = Labelled(
-                vectors={name: examples.vectors[name][clips] for name in names},
+                vectors=vectors,
                 present={part: examples.present[part][clips] for part in parts},
-                class_ids=self._class_ids(clips),
+                class_ids=class_ids,
                 groups=None if examples.groups is None else examples.groups[clips],
             )
             self._heads[parts] = HeadClassifier(judge, shots, self.settings.memory)

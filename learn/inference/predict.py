@@ -91,6 +91,7 @@ def predict(
     head: str | None = None,
     fusion: str | None = None,
     guard: str = "on",
+    names: str = "on",
     by: str | None = None,
     index: str = "exact",
     top: int = 5,
@@ -104,8 +105,8 @@ def predict(
     """Label clips, and say how sure the answers are; the answers themselves are in `output`.
 
     `support` and `query` name clips of the store by `clip_id` (or `path`); without `query`, every
-    clip of the store that is not in the support is labelled. `head`, `fusion` and `guard` are
-    those of `run_episodes`, which gives the same answers on the same shots; `by` prototypes or
+    clip of the store that is not in the support is labelled. `head`, `fusion`, `guard` and `names`
+    are those of `run_episodes`, which gives the same answers on the same shots; `by` prototypes or
     nearest, or an approximate `index`, looks in a gallery instead. The file is written beside its
     final name and renamed when it is whole.
 
@@ -122,7 +123,7 @@ def predict(
     settings = PredictSettings(
         support=support, query=query, output=Path(output), labels=tuple(dict.fromkeys(labels)),
         group=group, group_file=group_file, by=by, head=head, fusion=fusion, guard=guard,
-        index=index, top=top,
+        names=names, index=index, top=top,
         abstain_below=abstain_below, memory_bytes=memory_bytes,
     )  # fmt: skip
     where = devices.chosen(device)
@@ -265,7 +266,9 @@ def _judges(settings: PredictSettings, selection: Selection) -> Judges | None:
     if settings.gallery:
         return None
     (run,) = selection.runs.values()
-    return judges_of(settings.head, settings.fusion, settings.guard, run, selection.features)
+    return judges_of(
+        settings.head, settings.fusion, settings.guard, run, selection.features, settings.names
+    )
 
 
 def _labeller(

@@ -10,7 +10,7 @@ from store.settings import Settings, setting
 
 INDICES = ("exact", "ivf")
 HEADS = ("prototypes", "nearest")  # of the gallery
-GUARDS = ("on", "off")
+GUARDS = SWITCH = ("on", "off")
 
 
 def check_head(head: str) -> None:
@@ -66,6 +66,7 @@ class PredictSettings:
     head: str | None  # SPECs; None: the default
     fusion: str | None
     guard: str
+    names: str = "on"
     index: str
     top: int
     abstain_below: float
@@ -76,6 +77,7 @@ class PredictSettings:
             check_head(self.by)
         if self.guard not in GUARDS:
             raise ConfigError(f"`guard` {self.guard!r} is none of {choices(self.guard, GUARDS)}")
+        check_names(self.names)
         if self.gallery and (self.head or self.fusion):
             raise ConfigError(
                 "`head` and `fusion` judge by all labelled clips, `by` and an approximate `index` "
@@ -101,3 +103,13 @@ class PredictSettings:
     def head_spec(self) -> str | None:
         """The full SPEC of the head; None of a gallery."""
         return None if self.gallery else default_head.resolved(self.head or default_head.NAME)
+
+
+def check_names(names: str) -> None:
+    """Refuse what says neither that names of classes are a sense nor that they are none.
+
+    Raises:
+        ConfigError: says what there is.
+    """
+    if names not in SWITCH:
+        raise ConfigError(f"`names` {names!r} is none of {choices(names, SWITCH)}")

@@ -19,15 +19,18 @@
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from store import plugins
 from store.errors import ConfigError, MissingFile, UnknownSetting, choices
 from store.settings import Settings, setting
 from store.sizes import parse_size
+
+if TYPE_CHECKING:
+    from learn.data.class_embeddings import ClassEmbeddings
 
 FOLDER = Path(__file__).parent / "recipes"
 # Where the plug-ins that a section of a recipe names are found.
@@ -336,8 +339,36 @@ def _closed_form(tables: Mapping[str, Any], source: str) -> bool:
 
 def is_solved(projection: plugins.Spec) -> bool:
     """Whether this projection has a closed form, and no use for an objective."""
+    return _is(projection, "closed_form")
+
+
+def _is(projection: plugins.Spec, trait: str) -> bool:
     traits = plugins.glance(FAMILIES["projection"], projection.name, "TRAITS", None)
-    return bool(traits and traits.closed_form)
+    return traits is not None and bool(getattr(traits, trait))
+
+
+def knows_names(recipe: Recipe) -> bool:
+    """Whether its projections are solved into the space of class names' vectors."""
+    return any(_is(spec, "texts") for spec in recipe.projection.values())
+
+
+def sized(recipe: Recipe, labels: "ClassEmbeddings | None") -> Recipe:
+    """The recipe with projections into the space of class names as large as the vectors of these.
+
+    Raises:
+        ConfigError: another size was asked for.
+    """
+    if labels is None or not knows_names(recipe):
+        return recipe
+    width, projections = labels.vectors.shape[1], dict[str, plugins.Spec]()
+    for modality, spec in recipe.projection.items():
+        if spec.settings["dim_out"] not in (0, width):
+            raise ConfigError(
+                f"projection.dim_out={spec.settings['dim_out']}, and vectors of class names have "
+                f"{width} numbers; use same"
+            )
+        projections[modality] = plugins.Spec(spec.name, {**spec.settings, "dim_out": width})
+    return replace(recipe, projection=projections)
 
 
 def saved(tables: Mapping[str, Any], *, source: str) -> Recipe:

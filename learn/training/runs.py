@@ -24,9 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -34,9 +35,11 @@ from torch import Tensor, nn
 from learn.data import class_embeddings, records
 from learn.data.class_embeddings import ClassEmbeddings
 from learn.data.rows import Rows
+from learn.fewshot.guard import Worth
 from learn.models.embedder import Embedder
 from learn.training import recipe as recipes
 from learn.training.metrics_log import NAME as METRICS
+from learn.training.name_regression import Names
 from learn.training.objectives import Objective, ObjectiveContext, Texts
 from learn.training.objectives._none import NoObjective
 from learn.training.run_files import BEFORE, check_finished
@@ -114,6 +117,31 @@ class Run:
         with torch.inference_mode():
             texts = torch.from_numpy(self.labels.of(names))
             return F.normalize(self.objective.eval().embed_texts(texts), dim=-1)
+
+    def worth_of_names(self, mode: str) -> Worth:
+        """What a class name is worth beside clips seen in this mode, before classes are asked."""
+        return self.objective.worth(mode) if isinstance(self.objective, Names) else Worth()
+
+    def has_name(self, name: str) -> bool:
+        """True if the run was given a vector of this class name."""
+        return self.labels is not None and self.labels.has(name)
+
+    def names_of_clips(
+        self, class_ids: Int[np.ndarray, "V"], classes: Sequence[str]
+    ) -> Float[Tensor, "V E"] | None:
+        """The unit vector of every clip's class name; zeros where it has no class (-1), and None
+        where the run has no way from names, or one of these has no vector."""
+        if not self.knows_names:
+            return None
+        present = np.unique(class_ids[class_ids >= 0])
+        try:
+            known = self.class_embeddings([classes[c] for c in present.tolist()])
+        except InputError:
+            return None
+        found = known.new_zeros(len(class_ids), known.shape[1])
+        there = class_ids >= 0
+        found[torch.from_numpy(there)] = known[np.searchsorted(present, class_ids[there])]
+        return found
 
 
 @contextmanager
@@ -282,6 +310,8 @@ def _restored(path: Path) -> Run:
     with torch.random.fork_rng(devices=[]):
         embedder = Embedder(recipe.projection, recipe.network, provenance["dims"])
         objective: Objective = NoObjective()
+        if recipes.knows_names(recipe) and known is not None:
+            objective = Names(known.vectors.shape[1])
         if recipe.stages:
             objective = build_objective(
                 recipe.stages[-1],

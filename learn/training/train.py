@@ -19,7 +19,7 @@ from torch import nn
 
 from learn.data import devices
 from learn.models.embedder import Embedder
-from learn.training import against_stored, checkpoint, closed_form, runs
+from learn.training import against_stored, checkpoint, closed_form, name_regression, runs
 from learn.training import recipe as recipes
 from learn.training.dataset import TrainingSetup, load_setup
 from learn.training.loggers import LoggedRun, opened
@@ -105,10 +105,11 @@ def train(
     if not resume:
         runs.refuse_existing(run_dir)
     recipe_ = recipes.load(recipe, settings)
+    setup = load_setup(store_path, manifest, recipe_, group_file)
+    recipe_ = recipes.sized(recipe_, setup.labels)
     plain = recipe_.to_dict()
     digest = sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
     config = {"recipe": plain, "from": str(recipe), "set": list(settings), "sha256": digest}
-    setup = load_setup(store_path, manifest, recipe_, group_file)
     begun_from = None if init is None else runs.load_run(Path(init))
     if begun_from is not None and not recipe_.stages:
         raise ConfigError("`init` has no use where projections are solved; leave it out")
@@ -232,14 +233,20 @@ def _solve(setup: TrainingSetup, recipe_: Recipe, run_dir: Path, watch: _Watch) 
     """Solve the projections, which takes no steps, and write the result."""
     data, val = setup.data, setup.val
     embedder = Embedder(recipe_.projection, None, {m: rows.dim for m, rows in data.rows.items()})
-    facts, what = closed_form.solve(embedder, data, val, recipe_.seed)
+    modules: dict[str, nn.Module] = {"": embedder}
+    if recipes.knows_names(recipe_):
+        facts, what, modules["objective"] = name_regression.solve(
+            embedder, data, val, setup.labels, recipe_.seed
+        )
+    else:
+        facts, what = closed_form.solve(embedder, data, val, recipe_.seed)
     runs.write_labels(run_dir, setup.labels)
     with opened(watch.loggers, watch.logged) as loggers:
         log = MetricsLog(path=run_dir / METRICS, state=TrainerState(), loggers=loggers)
         log.begin()
         for modality, of_one in facts.items():
             log.write({"event": "solved", "stage": "main", "modality": modality, **of_one})
-    runs.write_weights(run_dir, {"": embedder})
+    runs.write_weights(run_dir, modules)
     result = Training(
         run=str(run_dir), clips=len(data.clips), val_clips=len(val.clips) if val else 0,
         epochs=0, best_epoch=-1, loss=None, val_loss=None, val_accuracy=None,
@@ -248,8 +255,10 @@ def _solve(setup: TrainingSetup, recipe_: Recipe, run_dir: Path, watch: _Watch) 
     )  # fmt: skip
     runs.finish(run_dir, result.to_dict())
     if watch.progress:
-        chosen = ", ".join(f"{m} {of_one['shrinkage']:g}" for m, of_one in facts.items())
-        watch.progress(1, 1, f"solved; shrinkage {chosen}")
+        chosen = ", ".join(
+            f"{m} {of_one['shrinkage']:g}" for m, of_one in facts.items() if "shrinkage" in of_one
+        )
+        watch.progress(1, 1, f"solved; shrinkage {chosen}" if chosen else "solved")
     return result
 
 

@@ -40,6 +40,12 @@ class View:
 
     vectors: Float[Tensor, "V D"]
     modality_dims: tuple[int, ...]
+    shots: Float[Tensor, "V D"] | None = None  # as shots, where these are something else
+
+    @property
+    def as_shots(self) -> Float[Tensor, "V D"]:
+        """The clips as shots."""
+        return self.vectors if self.shots is None else self.shots
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

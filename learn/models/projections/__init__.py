@@ -20,6 +20,7 @@ class Traits:
     """Facts of a projection that a training needs before it builds one; most have none to tell."""
 
     closed_form: bool = False  # is it solved, without an objective?
+    texts: bool = False  # into the space of class names' vectors?
 
 
 @runtime_checkable

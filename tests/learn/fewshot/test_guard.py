@@ -9,7 +9,14 @@ import torch.nn.functional as F
 
 from learn.fewshot.fused import FusedPredictor
 from learn.fewshot.fusions import FAMILY, Prior, equal
-from learn.fewshot.guard import STAND_BACK, STORED, Guarded, GuardPrior
+from learn.fewshot.guard import (
+    NAMES,
+    STAND_BACK,
+    STORED,
+    Guarded,
+    GuardPrior,
+    of_senses,
+)
 from learn.fewshot.heads import Context
 from learn.fewshot.metrics import Predictor
 from learn.fewshot.modes import Pair
@@ -51,21 +58,25 @@ def drawn(shots):
     )  # fmt: skip
 
 
-def predictor(clips, kind, mode, sides, *, head=DEFAULT, queries=10**6):
+def predictor(clips, kind, mode, sides, *, head=DEFAULT, queries=10**6, names=None):
     inner = plugins.build(FAMILY, "weighted") if mode == "av" else None
-    fusion = Guarded(mode, inner, inner)
+    fusion = Guarded(mode, inner, inner, names=names is not None)
     vectors = {name: clips[name][kind] for name in SENSES[mode]}
     vectors |= {f"{STORED}{name}": clips[name]["stored"] for name in SENSES[mode]}
+    if names is not None:  # the good projection's class means, of one size in both senses
+        seen = F.normalize(clips["audio"]["good"].view(CLASSES, EACH, -1).mean(1), dim=-1)
+        vectors |= {NAMES: seen.repeat_interleave(EACH, dim=0)}
+        vectors |= dict.fromkeys(SENSES[mode], clips["audio"][kind])
     views = fusion.views(vectors)
     senses = equal(2) if mode == "av" else None
     return FusedPredictor(
         head=plugins.build("learn.fewshot.heads", head),
         fusion=fusion,
         pairs=[
-            Pair(support=v.vectors, query=v.vectors, modality_dims=v.modality_dims) for v in views
+            Pair(support=v.as_shots, query=v.vectors, modality_dims=v.modality_dims) for v in views
         ],
         contexts=[Context(modality_dims=v.modality_dims, origin=v.vectors.mean(0)) for v in views],
-        prior_of=lambda _: GuardPrior.of(senses, senses, sides),
+        prior_of=lambda _: GuardPrior.of(senses, senses, sides, names, ""),
         queries=queries,
     )
 
@@ -110,6 +121,35 @@ def test_tables_give_what_vectors_give(clips, mode, head):
         np.testing.assert_array_equal(fast.predict(episodes), other.predict(episodes))
         np.testing.assert_allclose(fast.weights(episodes), other.weights(episodes), atol=2e-5)
     np.testing.assert_allclose(fast.weights(episodes).sum(1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("head", [DEFAULT, "prototypes", "bdcspn"])
+@pytest.mark.parametrize(("mode", "shots"), [("v", 1), ("av", 1), ("v", 3), ("av", 3)])
+def test_names_are_a_sense_by_tables_and_by_vectors(clips, mode, shots, head):
+    episodes, sides = drawn(shots), Prior(value=(0.6, 0.4), origin="")
+    fast, slow = (predictor(clips, "good", mode, sides, head=head, names=0.3) for _ in range(2))
+    slow.__dict__["products"] = None
+    assert fast.tables is not None
+    np.testing.assert_array_equal(fast.predict(episodes), slow.predict(episodes))
+    found = fast.weights(episodes)
+    np.testing.assert_allclose(found, slow.weights(episodes), atol=2e-5)
+    np.testing.assert_allclose(found[:, -1], 0.3, atol=1e-6)
+    np.testing.assert_allclose(found.sum(1), 1, atol=1e-5)
+    senses = of_senses(torch.from_numpy(found), fast.prior(episodes))
+    assert senses.shape == (len(episodes), len(SENSES[mode]) + 1)
+    torch.testing.assert_close(senses.sum(1), torch.ones(len(episodes)))
+
+
+@pytest.mark.parametrize("mode", ["v", "av"])
+def test_names_that_count_nothing_change_nothing_and_all_that_count_are_their_own(clips, mode):
+    episodes, truth = drawn(1), np.repeat(np.arange(WAYS), 3)
+    sides = Prior(value=(0.6, 0.4), origin="")
+    none, nothing, alone = (
+        predictor(clips, "good", mode, sides, names=names).predict(episodes)
+        for names in (1e-9, 0.0, 1.0)
+    )
+    np.testing.assert_array_equal(none, nothing)
+    assert (alone == truth).mean() > (nothing == truth).mean() + 0.02, "means of all clips"
 
 
 @pytest.mark.parametrize("shots", [1, 2])
