@@ -26,7 +26,8 @@ from store import plugins
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4)  # of names at one shot; more was never better
 FEWEST = 8  # classes
-DOUBT = 0.25  # of the standard error of a gain, that a share has to be better by
+AS_NONE = 4  # classes that would have gained nothing, taken to be there besides
+DOUBT = 0.1  # of the standard error of a gain, that a share has to be better by
 AT_ONCE = 50  # episodes
 
 
@@ -54,7 +55,7 @@ def measure(asked: Iterable[Asked], seed: int) -> tuple[float, int] | None:
     gains = accuracy - accuracy[:, :1]
     error = gains.std(axis=0, ddof=1) / len(gains) ** 0.5
     share = SHARES[int((gains.mean(0) - DOUBT * error).argmax())]
-    share *= len(total) / (len(total) + FEWEST)
+    share *= len(total) / (len(total) + AS_NONE)
     return share / (1 - share), len(total)
 
 
