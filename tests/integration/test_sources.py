@@ -19,7 +19,8 @@ from learn.training import recipe as recipes
 from store import plugins, testing
 from tests.integration.test_readme import APPS, command
 
-TEXT = (Path(__file__).parents[2] / "docs" / "sources.md").read_text()
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "sources.md").read_text()
 SPAN = re.compile(r"`((?:extract|store|learn) [a-z][^`]*)`")
 FAMILIES = {
     "--head": "learn.fewshot.heads", "--protocol": "learn.evaluation.protocols",
@@ -57,6 +58,8 @@ def faults(line):
     if name == "manifest":
         family = "extract.datasets.layouts"
         plugins.check(family, plugins.parse_spec(words[0], family))
+    if name == "finetune":
+        assert (ROOT / f"learn/finetuning/recipes/{after['--recipe']}.toml").is_file(), line
     if name in ("train", "sweep"):
         changes = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
         recipes.load(after["--recipe"], changes)
