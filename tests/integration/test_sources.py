@@ -77,12 +77,6 @@ def test_every_row_with_a_command_names_its_test():
     assert not [row[0] for row in rows(TEXT) if SPAN.findall(row[1]) and "`tests/" not in row[2]]
 
 
-def test_every_recipe_has_its_row():
-    named = set(re.findall(r"--recipe (\w+)", TEXT))
-    ours = {"protonet", "simpleshot", "supcon", "whiten"}  # of none of the three documents
-    assert {entry["name"] for entry in recipes.recipes()} - ours <= named
-
-
 @pytest.mark.parametrize(
     "line",
     ["learn trian STORE", "learn train STORE --recipe avid --sett x", "learn episodes S --wayz 5"],
