@@ -116,3 +116,19 @@ def test_every_parameter_can_be_written_and_read(words, tmp_path):
     path = tmp_path / "all.toml"
     command_config.write(path, words, parameters, values)
     assert command_config.read(path, parameters) == values
+
+
+@pytest.mark.parametrize(("code", "written"), [(0, True), (1, True), (2, False), (130, False)])
+def test_only_what_was_done_leaves_a_file(code, written):
+    """Done with findings is done; stopped by Ctrl-C is not."""
+    saved = []
+
+    def command(
+        a: int = 1, b: int = 1, c: int = 1, d: int = 1, e: int = 1, f: int = 1, g: int = 1,
+        h: int = 1, i: int = 1,
+    ) -> int:  # fmt: skip
+        return code + 0 * (a + b + c + d + e + f + g + h + i)
+
+    asked = command_config.with_files(command)
+    assert asked(config=None, save_config=lambda: saved.append(1)) == code
+    assert bool(saved) == written
