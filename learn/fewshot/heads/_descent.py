@@ -4,6 +4,7 @@ Shapes: as in `learn.fewshot.heads`; P = points that an episode learns from.
 """
 
 from collections.abc import Callable
+from math import cos, pi
 
 import torch
 from jaxtyping import Float
@@ -40,18 +41,22 @@ def adam(lr: float, *, decay: float = 0.0, decoupled: bool = False) -> Rule:
     return step
 
 
-def sgd(lr: float, *, momentum: float = 0.0, decay: float = 0.0) -> Rule:
-    """Gradient descent with momentum."""
+def sgd(lr: float, *, momentum: float = 0.0, decay: float = 0.0, cosine: int = 0) -> Rule:
+    """Gradient descent with momentum; over `cosine` steps, if any, the rate falls to 0 as one."""
     pushed: list[Tensor] = []
+    taken = 0
 
     def step(weights: Float[Tensor, "E N D"], gradient: Float[Tensor, "E N D"]) -> None:
+        nonlocal taken
+        rate = lr * (1 + cos(pi * taken / cosine)) / 2 if cosine else lr
+        taken += 1
         if decay:
             gradient = gradient + decay * weights
         if not pushed:
             pushed.append(gradient.clone())
         else:
             pushed[0].mul_(momentum).add_(gradient)
-        weights.add_(pushed[0], alpha=-lr)
+        weights.add_(pushed[0], alpha=-rate)
 
     return step
 
@@ -81,3 +86,12 @@ def cross_entropy_gradient(
 ) -> Float[Tensor, "E N P"]:
     """The gradient of the cross-entropy by the logits, for points that weigh `share`."""
     return logits.softmax(1).sub_(target).mul_(share)
+
+
+def by_direction(
+    weights: Float[Tensor, "E N D"], gradient: Float[Tensor, "E N D"]
+) -> Float[Tensor, "E N D"]:
+    """The gradient by weights of which only the direction counts, from that by their directions."""
+    length = weights.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    along = weights / length
+    return (gradient - (gradient * along).sum(-1, keepdim=True) * along) / length

@@ -22,7 +22,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from learn.fewshot.heads import Context, Head, Predict
-from learn.fewshot.heads._descent import METHODS, cross_entropy_gradient, descend, rule
+from learn.fewshot.heads._descent import (
+    METHODS,
+    by_direction,
+    cross_entropy_gradient,
+    descend,
+    rule,
+)
 from learn.fewshot.heads._points import at_once
 from learn.fewshot.heads._transform import Transform, Transforms, transformed
 from store.settings import setting
@@ -79,10 +85,7 @@ class Finetune:
             g = cross_entropy_gradient(self._logits(weights, points), target, share)
             if c.classifier == "linear":
                 return g @ points
-            length = weights.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-            along = weights / length
-            up = c.scale * (g @ points)
-            return (up - (up * along).sum(-1, keepdim=True) * along) / length
+            return by_direction(weights, c.scale * (g @ points))
 
         step = rule(c.method, c.lr, momentum=c.momentum, decay=c.weight_decay)
         return descend(start, gradient, step, c.steps)

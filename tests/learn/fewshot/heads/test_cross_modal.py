@@ -15,19 +15,10 @@ from learn.training.runs import load_run
 from store import open as open_store
 from store import plugins
 from store.errors import ConfigError
+from tests.learn.fewshot.heads.named import task
 from tests.learn.references.cross_modal import literal
 
 FEW = {"ways": 4, "queries": 5, "episodes": 12}
-
-
-def task(shots, *, ways=4, count=2, dim=12):
-    """Support, query, the same clips in another modality, and names."""
-    rng = torch.Generator().manual_seed(shots)
-
-    def vectors(*shape):
-        return torch.randn(count, *shape, dim, generator=rng, dtype=torch.float64)
-
-    return vectors(ways, shots), vectors(13), vectors(ways, shots), vectors(ways)
 
 
 @pytest.mark.parametrize("shots", [1, 5])
@@ -129,6 +120,8 @@ def test_every_answer_is_that_of_a_loop_over_the_saved_episodes(paired, run, tmp
     [
         ("cross_modal", False, "v"),  # stored vectors share no space
         ("cross_modal:sources=other", True, "av"),  # nothing is left out
+        ("lp_plus_plus", False, "v"),
+        ("clap", False, "v"),
     ],
 )
 def test_nothing_beside_the_shots_is_refused(paired, run, head, projected, support):
@@ -140,10 +133,10 @@ def test_nothing_beside_the_shots_is_refused(paired, run, head, projected, suppo
 
 
 def test_a_joint_view_meets_names_in_both_of_its_blocks(paired, run):
-    results = learn.run_episodes(
-        paired, **FEW, heads=("cross_modal:sources=names",), projections=(run,), support=("av",)
-    )
-    assert results.results[0].accuracy > 0.5
+    heads = ("cross_modal:sources=names", "lp_plus_plus", "clap")
+    results = learn.run_episodes(paired, **FEW, heads=heads, projections=(run,), support=("av",))
+    assert all(result.accuracy > 0.5 for result in results.results)
+    assert len({tuple(r.of_episodes) for r in results.results}) > 1
 
 
 @pytest.mark.parametrize("setting", ["sources=text", "scale=-1", "steps=-1", "wise=2", "lr=nan"])
