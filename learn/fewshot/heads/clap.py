@@ -20,7 +20,8 @@ that differ (the code has 20 of every image, batches of 256, and a first step of
 The weights stay in the span of shots and names, so that their coordinates there are learnt.
 
 Source: Silva-Rodriguez et al., CVPR 2024, "A closer look at the few-shot adaptation of large
-vision-language models" (class-adaptive linear probe; its constant multipliers).
+vision-language models" (class-adaptive linear probe); lambda and penalty as the authors' code
+computes them.
 """
 
 from dataclasses import dataclass

@@ -19,8 +19,8 @@ the last step, where the published code keeps the best by a validation set, whic
 not have; no intercept, as in the paper (the code has one, begun at random); and alpha moves by the
 gradient of its own step (the code never clears it, so that every move repeats all before).
 
-Source: Huang et al., CVPR 2024, "LP++: A surprisingly strong linear probe for few-shot CLIP":
-equations 10 and 11 (rates), 15 (starts).
+Source: Huang et al., CVPR 2024, "LP++: A surprisingly strong linear probe for few-shot CLIP" (block
+majorise-minimise descent); rates and starts as the authors' code computes them.
 """
 
 from dataclasses import dataclass
