@@ -45,7 +45,7 @@ def measure_in(folder: Path, clips: int) -> Iterator[dict[str, Any]]:
     names = [f"part-{i:08d}" for i in range(-(-clips // CLIPS_PER_PART))]
     last = clips - CLIPS_PER_PART * (len(names) - 1)
     sizes = dict.fromkeys(names, CLIPS_PER_PART) | {names[-1]: last}
-    index = ClipIndex(folder, names, lambda name: part_table(name, sizes[name]))
+    index = ClipIndex(folder.parent, folder.name, names, lambda name: part_table(name, sizes[name]))
     start = time.perf_counter()
     assert len(index) == clips
     yield row("build", time.perf_counter() - start, "s")
@@ -57,7 +57,7 @@ def measure_in(folder: Path, clips: int) -> Iterator[dict[str, Any]]:
 
     drop_cache(path)
     start = time.perf_counter()
-    index = ClipIndex(folder, names, lambda name: part_table(name, sizes[name]))
+    index = ClipIndex(folder.parent, folder.name, names, lambda name: part_table(name, sizes[name]))
     assert len(index) == clips
     yield row("open", time.perf_counter() - start, "s")
     rng = np.random.default_rng(0)

@@ -74,7 +74,7 @@ def _saving(context: typer.Context, value: Path | None) -> Callable[[], None] | 
     """What writes the file once the command is done; a file that exists is refused before."""
     if value is None:
         return None
-    if value.exists():
+    if value.exists() or value.is_symlink():
         raise InputError(f"{value} exists; name a new file for `save_config`")
     if not value.absolute().parent.is_dir():
         raise MissingFile(f"no directory to write {value} in; make it first")
@@ -114,7 +114,7 @@ def read(path: Path, parameters: list[Any]) -> dict[str, Any]:
         raise MissingFile(f"no configuration {path}; check the path")
     try:
         said = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as fault:
         raise ConfigError(f"{path} is not TOML: {fault}") from None
     known = {key: p for p in parameters if p.name not in NOT_KEPT for key in _keys(p)}
     values: dict[str, Any] = {}

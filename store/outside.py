@@ -53,7 +53,7 @@ def located(name: str) -> Place:
     module, _, attribute = name.partition("/")
     if attribute == "build":
         return Place(module)
-    if source.text_of(f"{module}.{attribute}") is not None:
+    if source.exists(f"{module}.{attribute}"):
         return Place(f"{module}.{attribute}")
     return Place(module, attribute)
 

@@ -16,7 +16,7 @@ A SPEC is how people write one down: `name` or `name:key=value,key=value` (`stor
 import sys
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import Field, fields
+from dataclasses import MISSING, Field, fields, is_dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pkgutil import iter_modules
@@ -124,12 +124,14 @@ def module(family: str, name: str) -> Any:
         return import_module(place.module)
     try:
         found = import_module(place.module)
-        return getattr(found, place.attribute) if place.attribute else found
-    except Exception as error:
+        found = getattr(found, place.attribute) if place.attribute else found
+        _refuse_other(found.Config)
+    except (Exception, SystemExit) as error:
         raise ConfigError(
             f"{_noun(family)} {name!r} of {place.distribution or place.module} cannot be "
-            f"imported: {type(error).__name__}: {error}"
+            f"imported: {_why(error)}"
         ) from error
+    return found
 
 
 def find(family: str, name: str) -> Place:
@@ -153,12 +155,17 @@ def find(family: str, name: str) -> Place:
         raise UnknownPlugin(
             f"no {_noun(family)} {name!r}; there are {choices(name, known(family))}"
         )
-    if source.text_of(place.module) is None:
+    if not source.exists(place.module):
         raise UnknownPlugin(
             f"no {noun} {name!r}: there is no module {place.module} on Python's path"
         )
     wanted = {place.attribute} if place.attribute else {"Config", "build"}
-    if missing := wanted - source.names_of(place.module):  # what is no plug-in is never run
+    try:
+        defined = source.names_of(place.module)
+    except (SyntaxError, RecursionError, MemoryError) as error:
+        who = place.distribution or place.module
+        raise ConfigError(f"{noun} {name!r} of {who} cannot be read: {_why(error)}") from error
+    if missing := wanted - defined:  # what is no plug-in is never run
         raise ConfigError(
             f"{name} is no {noun}: {place.module} defines no {' and no '.join(sorted(missing))}"
         )
@@ -213,6 +220,9 @@ def settle(config_type: Any, name: str, settings: Mapping[str, Any]) -> Any:
     for key in settings:
         if key not in known:
             raise UnknownSetting(f"{name} has no setting {key!r}; it has {choices(key, known)}")
+    for key, of in own.items():
+        if key not in settings and of.default is MISSING and of.default_factory is MISSING:
+            raise ConfigError(f"{name} has no default for {key}; write {name}:{key}=…")
     return config_type(
         **{
             key: _typed(name, key, _meant(own[key], value), types[key])
@@ -267,19 +277,26 @@ def _described(name: str, place: Place) -> dict[str, Any]:
     row: dict[str, Any] = {"name": name, "summary": "", "settings": {}, "bounds": {}, "main": None}
     try:
         config, doc = _seen(place, "Config"), _seen(place, "__doc__")
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if place.distribution is None:
             raise
-        why = f"cannot be read: {type(error).__name__}: {error}"
+        why = f"cannot be read: {_why(error)}"
         return row | {"summary": why, "distribution": place.distribution}
     settings = fields(config)
     return row | {
         "summary": ((doc or "").strip().splitlines() or [""])[0],
-        "settings": {setting.name: setting.default for setting in settings},
+        "settings": {setting.name: _default(setting) for setting in settings},
         "bounds": {s.name: str(b) for s in settings if (b := s.metadata.get("bounds"))},
         "main": main_setting(config),
         "distribution": place.distribution,
     }
+
+
+def _default(of: Field) -> Any:
+    """A default as a listing shows it, JSON included; None where there is none."""
+    if of.default is MISSING:
+        return None if of.default_factory is MISSING else str(of.default_factory())
+    return of.default if isinstance(of.default, str | int | float | None) else str(of.default)
 
 
 # ── reading settings without what else their module imports ──────────────────────────────────────
@@ -309,17 +326,32 @@ def glance(family: str, name: str, wanted: str, *default: Any) -> Any:
         return _seen(place, wanted, *default)
     except MicroshotError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if place.module == f"{family}.{name}":
             raise
         raise ConfigError(
             f"{_noun(family)} {name!r} of {place.distribution or place.module}: its {wanted} "
-            f"cannot be read: {type(error).__name__}: {error}"
+            f"cannot be read: {_why(error)}"
         ) from error
 
 
 def _seen(place: Place, wanted: str, *default: Any) -> Any:
     """One name of a plug-in, read from its source."""
     if place.attribute:
-        return getattr(source.value_of(place.module, place.attribute), wanted, *default)
-    return source.value_of(place.module, wanted, *default)
+        found = getattr(source.value_of(place.module, place.attribute), wanted, *default)
+    else:
+        found = source.value_of(place.module, wanted, *default)
+    if wanted == "Config":
+        _refuse_other(found)
+    return found
+
+
+def _refuse_other(config: Any) -> None:
+    """Refuse a `Config` that says nothing about settings."""
+    if not (isinstance(config, type) and is_dataclass(config)):
+        raise TypeError("Config is no dataclass; see CONTRIBUTING.md")
+
+
+def _why(error: BaseException) -> str:
+    """What somebody else's module did, in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

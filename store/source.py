@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 
-def text_of(dotted: str) -> str | None:
-    """The text of a module, found without importing it or a package around it; None: no such."""
-    file = _file(dotted)
-    return None if file is None else file.read_text(encoding="utf-8")
+def exists(dotted: str) -> bool:
+    """Whether there is such a module, found without importing it or a package around it."""
+    return _file(dotted) is not None
 
 
 def is_package(dotted: str) -> bool:
@@ -44,7 +43,11 @@ def _file(dotted: str) -> Path | None:
 
 
 def names_of(dotted: str) -> set[str]:
-    """The names that a module defines at its top, none of it being run."""
+    """The names that a module defines at its top, none of it being run.
+
+    Raises:
+        SyntaxError: it is no Python.
+    """
     return {name for node in ast.parse(_text(dotted)).body for name in defined_by(node)}
 
 
@@ -58,9 +61,12 @@ def value_of(dotted: str, wanted: str, *default: Any) -> Any:
 
 
 def _text(dotted: str) -> str:
-    text = text_of(dotted)
-    assert text is not None, dotted
-    return text
+    file = _file(dotted)
+    assert file is not None, dotted
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise SyntaxError(f"{file} is not UTF-8") from error
 
 
 @cache

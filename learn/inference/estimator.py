@@ -101,7 +101,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """Scores [Q, C] of the classes; of two classes, the second's less the first's [Q]."""
+        """Scores [Q, C] of the classes; of two classes, the second's less the first's [Q]. Minus
+        infinity is that of a class of which no training clip has a sense that the clip has."""
         scores = self._answer(X, probabilities=False)
         return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
 
@@ -122,7 +123,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         there = np.stack(list(present.values()))
         if not there.any(0).all():
             raise ValueError("a clip lacks every sense: there is nothing to judge it by")
-        answers = np.zeros((len(X), len(self.classes_)))
+        # A class of which no clip has the senses that a clip has is not its class.
+        answers = np.full((len(X), len(self.classes_)), 0.0 if probabilities else -np.inf)
         for pattern in np.unique(there.T, axis=0):
             asked = np.flatnonzero((pattern == there.T).all(1))
             names = tuple(name for name, has in zip(vectors, pattern, strict=True) if has)

@@ -16,6 +16,7 @@ Shapes: V = clips, B = clips of a block, D = size of a vector.
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 VERSION = 1  # of the files, and of how a clip's vectors are made of its rows
 ENOUGH = 4096  # clips: from here on it pays
+_TEMPORARY_SECONDS = 24 * 3600  # then whoever was writing there has died
 FREE_SHARE = 4  # of the disk's free bytes a cache may take one part
 
 Make = Callable[[], Iterator[EmbeddedBatch]]
@@ -142,6 +144,19 @@ def _after(batches: Iterator[EmbeddedBatch], done: int) -> Iterator[EmbeddedBatc
         done = 0
 
 
+def _plain(path: Path) -> Path:
+    """The path of a regular file: opening a pipe would wait for ever."""
+    if not path.is_file():
+        raise _Damaged
+    return path
+
+
+# What readers say of a file that is none of ours.
+_NOT_OURS = (
+    OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError,
+)  # fmt: skip
+
+
 class _Opened:
     """Vectors that are kept.
 
@@ -153,28 +168,32 @@ class _Opened:
         import pyarrow
 
         try:
-            table = json.loads((folder / "table.json").read_bytes())
+            table = json.loads(_plain(folder / "table.json").read_bytes())
             checked = google_crc32c.value(json.dumps(table["about"]).encode())
             if checked != table["crc32c"]:
                 raise _Damaged
             about = table["about"]
             self._clips = int(about["clips"])
             self._parts = [_Part(**part) for part in about["parts"]]
-            data = (folder / "ids.arrow").read_bytes()
+            blocks = -(-self._clips // CLIPS)
+            own = {part.name for part in self._parts}
+            if not own or {len(part.checksums) for part in self._parts} != {blocks}:
+                raise _Damaged
+            data = _plain(folder / "ids.arrow").read_bytes()
             if google_crc32c.value(data) != about["ids"]:
                 raise _Damaged
             read = pyarrow.ipc.open_file(pyarrow.BufferReader(data)).read_all()
             self._ids = Ids(read.column("clip_id"))
             shape = self._clips
             self._vectors = [
-                np.memmap(folder / f"{i}.vectors", np.float32, "r", shape=(shape, part.dim))
+                np.memmap(_plain(folder / f"{i}.vectors"), np.float32, "r", shape=(shape, part.dim))
                 for i, part in enumerate(self._parts)
             ]
             self._present = [
-                np.memmap(folder / f"{i}.present", np.uint8, "r", shape=(shape,))
+                np.memmap(_plain(folder / f"{i}.present"), np.uint8, "r", shape=(shape,))
                 for i, part in enumerate(self._parts)
             ]
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except _NOT_OURS as error:
             raise _Damaged from error
         if len(self._ids) != self._clips:
             raise _Damaged
@@ -264,9 +283,12 @@ class _Writer:
         shutil.rmtree(target, ignore_errors=True)  # damaged, if it is there
         folder.rename(target)
         self._folder = None
-        for other in target.parent.glob(f"{target.name.partition('-')[0]}-*"):
-            if other != target:
-                shutil.rmtree(other, ignore_errors=True)
+        for other in target.parent.iterdir():
+            replaced = other.name.startswith(f"{target.name.partition('-')[0]}-")
+            with suppress(OSError):
+                abandoned = time.time() - other.stat().st_mtime > _TEMPORARY_SECONDS
+                if (replaced and other != target) or (other.name[:4] == "tmp-" and abandoned):
+                    shutil.rmtree(other, ignore_errors=True)
 
     def _begin(self, folder: Path, batch: EmbeddedBatch) -> None:
         size = sum(4 * x.shape[1] + 1 for x in batch.vectors.values()) * self._expected

@@ -273,7 +273,7 @@ def read_tables(
         path = Path(known[str(recipe)])
     try:
         tables = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as fault:
         raise ConfigError(f"{path} is not TOML: {fault}") from None
     # Names come first: a plug-in that replaces another one is changed, not the one replaced.
     for change in sorted(changes, key=lambda change: not _is_name(change)):

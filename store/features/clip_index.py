@@ -15,7 +15,6 @@ Shapes: n = clips of a part, V = clips asked for.
 """
 
 import mmap
-import os
 import struct
 import tempfile
 import time
@@ -31,7 +30,9 @@ import google_crc32c
 import numpy as np
 from jaxtyping import Int64, UInt8, UInt16, UInt64
 
+from store.errors import DamagedStore
 from store.status import Status
+from store.storage import posix
 
 _RECORD = np.dtype(
     [
@@ -103,11 +104,12 @@ class ClipIndex:
     """
 
     def __init__(
-        self, folder: Path, parts: Iterable[str], load: Callable[[str], PartTable]
+        self, root: Path, key: str, parts: Iterable[str], load: Callable[[str], PartTable]
     ) -> None:
         self.parts = tuple(sorted(parts))  # `Locations.part` counts these
         self._digest = sha256("\n".join(self.parts).encode()).digest()
-        self._path = folder / f"{self._digest.hex()[:32]}.idx"
+        self._root, self._key = root, key
+        self._path = root / key / f"{self._digest.hex()[:32]}.idx"
         self._load = load
         self._file: _IndexFile | None = None
 
@@ -147,25 +149,33 @@ class ClipIndex:
         return self._file
 
     def _build(self) -> "_IndexFile":
-        tables = map(self._load, self.parts)
         try:
+            posix.inside(self._root, self._key)
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            staging = self._path.with_name(f"tmp-{token_hex(8)}")
-            staging.touch()
-        except OSError:  # a store we may only read: an index for this process alone
-            with tempfile.TemporaryDirectory() as private:
-                path = Path(private, self._path.name)
-                build(path, tables, digest=self._digest)
-                return _IndexFile(path, self._digest)
+            opened = self._kept()
+        except (OSError, DamagedStore):  # a store we may only read, a full disk, a link
+            return self._private()
+        _sweep(self._path)
+        return opened
+
+    def _kept(self) -> "_IndexFile":
+        """An index in its place, for whoever comes next as well."""
+        staging = self._path.with_name(f"tmp-{token_hex(8)}")
         try:
-            build(staging, tables, digest=self._digest)
+            build(staging, map(self._load, self.parts), digest=self._digest)
             opened = _IndexFile(staging, self._digest)
             staging.replace(self._path)
         finally:
             with suppress(OSError):
                 staging.unlink()
-        _sweep(self._path)
         return opened
+
+    def _private(self) -> "_IndexFile":
+        """An index for this process alone."""
+        with tempfile.TemporaryDirectory() as private, posix.writing(Path(private)):
+            path = Path(private, self._path.name)
+            build(path, map(self._load, self.parts), digest=self._digest)
+            return _IndexFile(path, self._digest)
 
 
 class _IndexFile:
@@ -176,21 +186,17 @@ class _IndexFile:
     """
 
     def __init__(self, path: Path, digest: bytes) -> None:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            file.seek(max(0, size - _TRAILER.size))
-            trailer = file.read()
-            if len(trailer) != _TRAILER.size:
-                raise _Damaged
-            magic, records, digest_read, crc = _TRAILER.unpack(trailer)
-            blocks = -(-records // _BLOCK)
-            if size != records * _RECORD.itemsize + 12 * blocks + _TRAILER.size:
-                raise _Damaged
-            file.seek(records * _RECORD.itemsize)
-            tail = file.read()
-            if (magic, digest_read) != (_MAGIC, digest) or google_crc32c.value(tail[:-4]) != crc:
-                raise _Damaged
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        file = posix.OpenFile(path)
+        if file.size < _TRAILER.size:
+            raise _Damaged
+        self._map = mmap.mmap(file.descriptor, file.size, access=mmap.ACCESS_READ)
+        magic, records, digest_read, crc = _TRAILER.unpack(self._map[-_TRAILER.size :])
+        blocks = -(-records // _BLOCK)
+        if file.size != records * _RECORD.itemsize + 12 * blocks + _TRAILER.size:
+            raise _Damaged
+        tail = self._map[records * _RECORD.itemsize :]
+        if (magic, digest_read) != (_MAGIC, digest) or google_crc32c.value(tail[:-4]) != crc:
+            raise _Damaged
         self._records = np.frombuffer(self._map, _RECORD, records)
         self._fences = np.frombuffer(tail, "<u8", blocks)
         self._checksums = np.frombuffer(tail, "<u4", blocks, 8 * blocks)

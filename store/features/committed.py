@@ -152,8 +152,8 @@ class Units:
             numbers = range(len(self.records))
             return MemoryIndex(at_once(self._keys.storage, self._table, numbers))
         number = {part: i for i, part in enumerate(self.records.parts)}
-        folder = root / "index" / self._keys.feature_id
-        return ClipIndex(folder, number, lambda name: _read_table(self.part(number[name])))
+        key = f"index/{self._keys.feature_id}"
+        return ClipIndex(root, key, number, lambda name: _read_table(self.part(number[name])))
 
     def table(self, number: int) -> PartTable:
         """Keys, rows and statuses of a part; kept only where the look-up is in memory as well."""

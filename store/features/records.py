@@ -42,6 +42,8 @@ class Records(Sequence[CommitRecord]):
         self._source: dict[str, CommitRecord | _InSegment] = {
             unit: known[unit] for unit in self.units if unit in known
         }
+        # Of the files that were read: those that stand there now may be others of the same name.
+        self._versions: dict[str, Version] = {} if earlier is None else dict(earlier._versions)
         self._held: dict[str, CommitRecord] = {}
         self._read_rest()
         summaries = [self._summary(unit) for unit in self.units]
@@ -96,27 +98,31 @@ class Records(Sequence[CommitRecord]):
             with suppress(Damaged, OSError):
                 segment = Segment(self._path, self._keys.feature_id, self._dim)
                 for number, unit in enumerate(segment.units):
-                    if versions.get(unit) == segment.versions[number]:
-                        self._source.setdefault(unit, (segment, number))
+                    version = segment.versions[number]
+                    if versions.get(unit) == version and unit not in self._source:
+                        self._source[unit], self._versions[unit] = (segment, number), version
             lacking = [unit for unit in lacking if unit not in self._source]
         read = at_once(self._keys.storage, self._read, lacking)
         fresh = {}
         for unit, (data, record) in zip(lacking, read, strict=True):
             self._source[unit] = record
             fresh[unit] = data
+            self._versions.pop(unit, None)
+            if unit in versions:
+                self._versions[unit] = versions[unit]
         if self._path is not None and len(fresh) >= SEGMENT_RECORDS:
             with suppress(OSError, DamagedStore):  # a store we may only read, a full disk, a link
-                self._compact(versions, fresh)
+                self._compact(fresh)
         self._source = {unit: self._source[unit] for unit in self.units}
 
-    def _compact(self, versions: dict[str, Version], fresh: dict[str, bytes]) -> None:
+    def _compact(self, fresh: dict[str, bytes]) -> None:
         """Write a segment of all records: of those whose file is still the one that was read."""
         assert self._path is not None
         posix.inside(directory(self._keys.storage), f"index/{self._keys.feature_id}")
         now = self._keys.record_versions()
         records: dict[str, tuple[Version, Summary, bytes]] = {}
         for unit, source in self._source.items():
-            if unit in now and now[unit] == versions.get(unit):
+            if unit in now and now[unit] == self._versions.get(unit):
                 with suppress(Damaged):
                     data = fresh[unit] if unit in fresh else _bytes_of(source)
                     records[unit] = (now[unit], self._summary(unit), data)

@@ -13,7 +13,6 @@ It is replaced whole by a rename.
 """
 
 import mmap
-import os
 import struct
 from collections.abc import Mapping
 from contextlib import suppress
@@ -25,7 +24,9 @@ import google_crc32c
 import numpy as np
 
 from store.errors import DamagedStore
-from store.parts.commit import CommitRecord
+from store.parts.commit import MAX_ROWS, CommitRecord
+from store.parts.unit_rows import MAX_UNIT_CLIPS
+from store.storage import posix
 
 _HEADER = struct.Struct("<8sQQ")
 _MAGIC = b"commits1"
@@ -67,11 +68,12 @@ class Segment:
 
     def __init__(self, path: Path, feature_id: str, dim: int) -> None:
         self._feature_id = feature_id
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size < _HEADER.size + 4:
-                raise Damaged
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._dim = dim
+        file = posix.OpenFile(path)
+        size = file.size
+        if size < _HEADER.size + 4:
+            raise Damaged
+        self._map = mmap.mmap(file.descriptor, size, access=mmap.ACCESS_READ)
         magic, count, stored_dim = _HEADER.unpack_from(self._map)
         end = _HEADER.size + count * _ENTRY.itemsize
         if magic != _MAGIC or stored_dim != dim or size < end + 4:
@@ -84,8 +86,13 @@ class Segment:
         stops = entries["begin"] + entries["length"]
         if count and int(stops.max()) > size - self._bytes_begin:
             raise Damaged
-        self.units: list[str] = np.char.decode(entries["unit"], "ascii").tolist()
-        attempts = np.char.decode(entries["attempt"], "ascii").tolist()
+        if (entries["clips"] > MAX_UNIT_CLIPS).any() or (entries["rows"] > MAX_ROWS).any():
+            raise Damaged
+        try:
+            self.units: list[str] = np.char.decode(entries["unit"], "ascii").tolist()
+            attempts = np.char.decode(entries["attempt"], "ascii").tolist()
+        except UnicodeDecodeError as error:
+            raise Damaged from error
         self.versions: list[Version] = list(map(tuple, entries["version"].tolist()))
         self.summaries = [
             Summary(f"{unit}-{attempt}", clips, rows)
@@ -125,7 +132,7 @@ class Segment:
             )
         except DamagedStore as error:
             raise Damaged from error
-        if (record.part, record.clips, record.rows) != summary:
+        if (record.part, record.clips, record.rows, record.dim) != (*summary, self._dim):
             raise Damaged
         return record
 

@@ -32,6 +32,7 @@ from store.storage import posix as files
 from store.storage.storage import Storage, directory
 
 MAX_RECORD_BYTES = 4 << 20
+MAX_ROWS = 1 << 40  # of a unit
 _HEX = {"crc32c": re.compile(r"[0-9a-f]{8}"), "sha256": re.compile(r"[0-9a-f]{64}")}
 PART_NAME = re.compile(r"(u-[0-9a-f]{20})-([0-9a-f]{12})")
 
@@ -85,7 +86,7 @@ class CommitRecord:
 
     def _fault(self, feature_id: str, unit: str) -> str | None:
         """The first thing a record of this unit could not say, or None."""
-        numbers = {"retry": 1 << 20, "clips": MAX_UNIT_CLIPS, "rows": 1 << 40, "dim": 1 << 18}
+        numbers = {"retry": 1 << 20, "clips": MAX_UNIT_CLIPS, "rows": MAX_ROWS, "dim": 1 << 18}
         for name, limit in numbers.items():
             if not _is_count(getattr(self, name), limit):
                 return f"{name}={getattr(self, name)!r} is not a number in 0..{limit}"

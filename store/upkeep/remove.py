@@ -18,7 +18,8 @@ from store.storage import posix
 from store.store import Store
 
 # In this order: without its records nothing of a feature counts, and its group is what lists it.
-PLACES = ("commits", "quarantine", "views", "data.zarr")
+PLACES = ("commits", "quarantine", "views", "data.zarr", "index")
+VECTORS = "index/vectors"  # of all features: a cache, and what was removed is in it as well
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,7 @@ def remove(store: Store, name: str) -> Removed:
     feature = chosen(store, name)
     clips = len(feature.committed())
     places = [(p, posix.inside(path, f"{p}/{feature.name}")) for p in PLACES]
+    places.append(("vectors", posix.inside(path, VECTORS)))
     trash = posix.inside(path, f"tmp/removed-{token_hex(8)}")
     with posix.writing(path):
         posix.make_directory(trash)

@@ -76,6 +76,7 @@ def test_the_command_line_goes_before_the_file(home):
         ("config = 'x'", "no option 'config'"),
         ("query-split = 'a'\nquery_split = 'b'", "there twice"),
         ("= 1", "is not TOML"),
+        pytest.param("x = " + "[" * 30_000, "is not TOML", id="deep"),
     ],
 )
 def test_what_a_file_cannot_say(home, text, says):
@@ -95,6 +96,8 @@ def test_files_that_are_not_there_or_are(home):
     assert code == 2
     assert "name a new file" in talk
     assert (home / "mine.toml").read_text() == "mine"
+    (home / "dangling.toml").symlink_to(home / "elsewhere")
+    assert "name a new file" in episodes(home, "fs", "--save-config", "dangling.toml")[2]
     assert "no directory" in episodes(home, "fs", "--save-config", "no/such/e.toml")[2]
 
 

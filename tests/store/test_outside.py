@@ -1,5 +1,6 @@
 """Plug-ins of other packages: found, listed and checked without importing anything."""
 
+import json
 import subprocess
 import sys
 from textwrap import dedent
@@ -157,3 +158,53 @@ def test_known_names_ask_no_distribution():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.split()[-1] == "0", done.stdout + done.stderr
+
+
+BROKEN = {
+    "syntax": ("def build(:\n", "SyntaxError"),
+    "bytes": ("Config = 1\n# \udcff\ndef build(config): ...\n", "SyntaxError: .* is not UTF-8"),
+    "null": ("Config = 1\0\ndef build(config): ...\n", "null bytes"),
+    "plain": ("class Config: ...\ndef build(config): ...\n", "Config is no dataclass"),
+    "number": ("Config = build = 6\n", "Config is no dataclass"),
+    "leaves": ("import sys\nConfig = sys.exit(4)\ndef build(config): ...\n", "SystemExit: 4"),
+    "round": ("from broken.round import Config\ndef build(config): ...\n", "cannot be"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_package_is_told_in_a_line_and_spoils_no_listing(install, tmp_path, name):
+    text, fault = BROKEN[name]
+    install("broken", {name: f"broken.{name}"}, __init__="")
+    (tmp_path / "broken/broken" / f"{name}.py").write_bytes(text.encode("utf-8", "surrogateescape"))
+    (row,) = [row for row in plugins.describe(FAMILY) if row["distribution"]]
+    assert row["summary"].startswith("cannot be read: ")
+    assert len(plugins.describe(FAMILY)) == len(plugins.names(FAMILY)) + 1
+    for asked in (name, f"broken.{name}/build"):
+        for ask in (plugins.check, plugins.build):
+            with pytest.raises(ConfigError, match=fault) as told:
+                ask(FAMILY, plugins.parse_spec(asked, FAMILY))
+            assert "\n" not in str(told.value)
+
+
+def test_defaults_of_any_kind_are_listed(install):
+    text = """
+    from dataclasses import dataclass, field
+    from pathlib import Path
+
+    @dataclass(frozen=True)
+    class Config:
+        needed: int
+        folder: Path = Path("here")
+        several: list = field(default_factory=list)
+        scale: float = 0.5
+
+    def build(config):
+        return config
+    """
+    install("odd-defaults", {"odd": "odd_defaults.odd"}, odd=text)
+    (row,) = [row for row in plugins.describe(FAMILY) if row["distribution"]]
+    assert json.loads(json.dumps(row["settings"])) == {
+        "needed": None, "folder": "here", "several": "[]", "scale": 0.5,
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match="needed"):
+        plugins.check(FAMILY, plugins.parse_spec("odd", FAMILY))

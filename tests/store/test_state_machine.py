@@ -203,7 +203,7 @@ class StoreMachine(RuleBasedStateMachine):
             part = parts[name]
             return PartTable(part.clip_keys, part.row_start, part.row_count, part.status)
 
-        index = ClipIndex(self.fs.path / "index" / feature.name, parts, load)
+        index = ClipIndex(self.fs.path, f"index/{feature.name}", parts, load)
         located = index.lookup(clip_keys(CLIPS))
         for i, clip in enumerate(CLIPS):
             if clip not in wanted:

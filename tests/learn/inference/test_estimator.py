@@ -119,3 +119,22 @@ def test_a_pickled_one_answers_alike():
     model = FewShotClassifier(senses=(6, 5)).fit(X[:30], y[:30])
     again = pickle.loads(pickle.dumps(model))
     np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
+
+
+@pytest.mark.parametrize("head", ["prototypes", "nearest", "ridge", "default"])
+def test_a_class_without_the_senses_of_a_clip_is_never_its_answer(head):
+    """Scores of some heads are below zero throughout; what was not scored is not above them."""
+    nan = np.nan
+    X = np.array([
+        [1, 0, nan, nan], [0.9, 0.1, nan, nan], [0, 1, 2, 1], [0.1, 0.9, 1, 2], [nan, nan, 5, 5],
+        [nan, nan, 5, 6],
+    ])  # fmt: skip
+    model = learn.FewShotClassifier(head, senses=(2, 2)).fit(X, list("aabbcc"))
+    asked = [[1, 0, nan, nan], [0, 1, nan, nan], [nan, nan, 5, 5]]
+    assert model.predict(asked).tolist() == ["a", "b", "c"]
+    p, scores = model.predict_proba(asked), model.decision_function(asked)
+    assert model.classes_[p.argmax(1)].tolist() == ["a", "b", "c"]
+    np.testing.assert_allclose(p.sum(1), 1)
+    assert (p[:2, 2] == 0).all()
+    assert (scores[:2, 2] == -np.inf).all()
+    assert scores[2, 0] == -np.inf

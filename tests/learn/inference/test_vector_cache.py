@@ -1,8 +1,11 @@
 """Answers from kept vectors are those from rows, whatever becomes of the files."""
 
 import csv
+import json
+import os
 import shutil
 
+import google_crc32c
 import numpy as np
 import pytest
 import torch
@@ -15,6 +18,8 @@ from learn.inference.embed import all_clips, embed
 from learn.inference.search import _best
 from learn.inference.vector_cache import VectorCache
 from store import testing
+from store.upkeep.gc import gc
+from store.upkeep.remove import remove
 
 
 @pytest.fixture(autouse=True)
@@ -185,3 +190,54 @@ def test_the_best_of_batches_are_the_best_of_all():
             best = _best(best, ids[part], scores[part], there[part], count)
         every = sorted((-scores[i], ids[i]) for i in np.flatnonzero(there))
         assert best == every[:count]
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        lambda about: about["parts"][0]["checksums"].pop(),
+        lambda about: about["parts"][0].update(checksums=None),
+        lambda about: about["parts"][0].update(name=["visual"]),
+        lambda about: about["parts"][0].update(dim=-8),
+        lambda about: about.update(parts=[]),
+        lambda about: about.update(clips=10**30),
+        lambda about: about.update(clips=float("inf")),
+        None,
+    ],
+)
+def test_a_table_that_no_writer_wrote_is_as_none_even_with_a_proper_checksum(fs, forged):
+    features = features_of(fs)
+    wanted = read(VectorCache(features, None).batches(lambda: made(features)))
+    (path,) = fs.path.glob("index/vectors/*/table.json")
+    about = json.loads(path.read_text())["about"]
+    if forged is None:
+        path.write_text("[" * 100_000)
+    else:
+        forged(about)
+        crc = google_crc32c.value(json.dumps(about).encode())
+        path.write_text(json.dumps({"about": about, "crc32c": crc}))
+    assert_same(read(VectorCache(features, None).batches(lambda: made(features))), wanted)
+    assert_same(read(VectorCache(features, None).batches(refuse)), wanted)
+
+
+def test_what_a_writer_that_died_left_goes_once_it_is_old(fs):
+    features = features_of(fs)
+    dead, alive = (fs.path / "index" / "vectors" / f"tmp-{i}" for i in (1, 2))
+    for folder in (dead, alive):
+        folder.mkdir(parents=True)
+        (folder / "0.vectors").write_bytes(b"x" * 99)
+    os.utime(dead, (0, 0))
+    read(VectorCache(features, None).batches(lambda: made(features)))
+    assert not dead.exists()
+    assert alive.exists()
+
+
+def test_what_is_removed_from_a_store_is_not_kept_in_its_caches(fs):
+    features = features_of(fs)
+    read(VectorCache(features, None).batches(lambda: made(features)))
+    assert list(fs.path.glob("index/vectors/*"))
+    removed = remove(fs, "synthetic-visual")
+    assert not (fs.path / "index" / "vectors").exists()
+    assert list((fs.path / removed.trash / "vectors").iterdir())
+    gc(fs, older_than_seconds=0.0)
+    assert not list((fs.path / "tmp").iterdir())

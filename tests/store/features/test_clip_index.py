@@ -1,5 +1,6 @@
 """The clip index answers as a dictionary would, whatever happened to its file."""
 
+import errno
 import os
 import tracemalloc
 from pathlib import Path
@@ -27,7 +28,7 @@ class Parts(dict):
         return self[name]
 
     def index(self, folder: Path) -> ClipIndex:
-        return ClipIndex(folder, self, self.load)
+        return ClipIndex(folder.parent, folder.name, self, self.load)
 
 
 def table(keys, status) -> PartTable:
@@ -198,8 +199,8 @@ def test_any_damage_is_repaired_before_it_shows(tmp_path):
         assert path.read_bytes() == sound
     path.unlink()
     path.mkdir()
-    with pytest.raises(OSError):  # somebody's directory is not ours to remove
-        parts.index(tmp_path).lookup(np.zeros((1, 2), np.uint64))
+    check(parts.index(tmp_path), truth)  # somebody's directory is not ours to remove
+    assert path.is_dir()
 
 
 def test_damage_after_opening(tmp_path):
@@ -216,12 +217,14 @@ def test_damage_after_opening(tmp_path):
 
 
 def test_a_store_that_may_only_be_read(tmp_path, monkeypatch):
-    parts = many(2, 100)
+    parts, spool = many(2, 100), module.tempfile.TemporaryFile
 
-    def refuse(*args, **kwargs):
-        raise PermissionError(13, "Permission denied")
+    def refuse(*, dir):  # as tempfile names it
+        if dir == tmp_path / "index":
+            raise PermissionError(13, "Permission denied")
+        return spool(dir=dir)
 
-    monkeypatch.setattr(Path, "touch", refuse)
+    monkeypatch.setattr(module.tempfile, "TemporaryFile", refuse)
     check(parts.index(tmp_path / "index"), dictionary(parts))
     assert not any((tmp_path / "index").iterdir())
 
@@ -233,7 +236,7 @@ def test_a_builder_that_fails_leaves_nothing(tmp_path, monkeypatch):
         raise MemoryError
 
     with pytest.raises(MemoryError):
-        len(ClipIndex(tmp_path, parts, fail))
+        len(ClipIndex(tmp_path.parent, tmp_path.name, parts, fail))
     assert not any(tmp_path.iterdir())
     abandoned, recent = tmp_path / "tmp-1", tmp_path / "tmp-2"
     abandoned.touch()
@@ -256,3 +259,28 @@ def test_memory_of_building_does_not_grow(tmp_path, monkeypatch):
         tracemalloc.stop()
     assert peaks[1] < 1.5 * peaks[0]
     assert peaks[1] < 40 * 4096 * 32
+
+
+def test_nothing_is_written_or_swept_through_a_link(tmp_path):
+    outside, store = tmp_path / "outside", tmp_path / "store"
+    outside.mkdir()
+    store.mkdir()
+    (outside / "another.idx").write_text("not ours")
+    (store / "index").symlink_to(outside)
+    parts = many(3, 10)
+    index = ClipIndex(store, "index", parts, parts.load)
+    check(index, dictionary(parts))
+    assert [path.name for path in outside.iterdir()] == ["another.idx"]
+
+
+def test_a_full_disk_is_no_fault_of_who_only_asks(tmp_path, monkeypatch):
+    parts, writes = many(3, 10), module._write
+
+    def full(file, groups, digest):
+        if Path(file.name).parent == tmp_path:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        writes(file, groups, digest)
+
+    monkeypatch.setattr(module, "_write", full)
+    check(parts.index(tmp_path), dictionary(parts))
+    assert not any(tmp_path.iterdir())

@@ -6,12 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 import pytest
 
 import store
 from store.errors import DamagedStore
-from store.features import committed, records
+from store.features import committed, records, segment
 from store.features.records import Records
 from store.storage.storage import PosixStorage
 from store.upkeep.repair import repair
@@ -146,10 +147,10 @@ def test_no_damage_to_a_segment_changes_an_answer(feature, monkeypatch):
 def test_a_segment_that_lies_with_a_proper_checksum_is_told(feature):
     """Nobody's accident: what it says of a unit is not what the unit's record says."""
     found = fresh(feature)
-    segment = records.Segment(path_of(feature), feature.name, feature.dim)
+    lying = records.Segment(path_of(feature), feature.name, feature.dim)
     entries = {
-        unit: (segment.versions[i], segment.summaries[i]._replace(rows=999), segment.data(i))
-        for i, unit in enumerate(segment.units)
+        unit: (lying.versions[i], lying.summaries[i]._replace(rows=999), lying.data(i))
+        for i, unit in enumerate(lying.units)
     }
     records.write_segment(path_of(feature), feature.dim, entries)
     again = fresh(feature)
@@ -202,3 +203,56 @@ def test_every_crash_point_of_writing_the_caches_leaves_a_sound_store(tmp_path):
         feature.commit(operations.rows("c"))
         assert "c" in store.open(fs.path)["toy"].clip_ids
     print(f"compact: {len(report['killed'])} of {len(report['events'])} crash points, 0 bad")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("unit", b"\xff\xfe"), ("attempt", b"\xff"), ("clips", 2**64 - 1), ("rows", 2**63)],
+)
+def test_what_no_record_can_say_is_damage_even_with_a_proper_checksum(
+    feature, monkeypatch, field, value
+):
+    wanted = one_by_one(feature, monkeypatch)
+    fresh(feature)
+    data = path_of(feature).read_bytes()
+    begin, size = segment._HEADER.size, segment._ENTRY.itemsize
+    entries = np.frombuffer(data, segment._ENTRY, len(wanted), begin).copy()
+    entries[field][3] = value
+    head = data[:begin] + entries.tobytes()
+    crc = google_crc32c.value(head).to_bytes(4, "little")
+    path_of(feature).write_bytes(head + crc + data[begin + len(wanted) * size + 4 :])
+    assert list(fresh(feature)) == wanted
+
+
+def test_a_pipe_in_the_place_of_a_cache_keeps_nobody_waiting(feature, fs):
+    wanted, counts = list(fresh(feature)), fs["toy"].status_counts()
+    for path in path_of(feature).parent.iterdir():
+        path.unlink()
+        os.mkfifo(path)
+    code = (
+        "import sys, store; from store.features import committed, records;"
+        "records.SEGMENT_RECORDS = committed.INDEX_PARTS = 1;"
+        "feature = store.open(sys.argv[1])['toy']; feature.status_counts(); print(feature.clips)"
+    )
+    asked = [sys.executable, "-c", code, str(fs.path)]
+    done = subprocess.run(asked, capture_output=True, text=True, cwd=ROOT, timeout=50, check=True)
+    assert done.stdout.split() == [str(sum(counts.values()))]
+    assert list(fresh(feature)) == wanted
+
+
+def test_a_record_replaced_since_it_was_read_is_not_written_down_as_the_new_one(
+    fs, make_rows, monkeypatch
+):
+    """A view that lives long knows units by name; their files may be others by now."""
+    feature = fs.add_feature(operations.SPEC)
+    feature.commit(make_rows({"a": 3}, seed=1))
+    with monkeypatch.context() as patched:
+        patched.setattr(records, "SEGMENT_RECORDS", 1 << 30)
+        before = fresh(feature)
+    (fs.path / feature._keys.record(before.units[0])).unlink()
+    feature.commit(make_rows({"a": 3}, seed=2))
+    feature.commit(make_rows({"b": 2}, seed=3))
+    assert len(Records(feature._keys, feature.dim, before)) == 2  # writes a segment of what is new
+    wanted = one_by_one(feature, monkeypatch)
+    assert list(fresh(feature)) == wanted
+    assert before[0].part not in fresh(feature).parts

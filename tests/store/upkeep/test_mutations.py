@@ -45,7 +45,7 @@ def look_up(fs):
         part = parts[name]
         return PartTable(part.clip_keys, part.row_start, part.row_count, part.status)
 
-    index = ClipIndex(fs.path / "index" / feature.name, parts, load)
+    index = ClipIndex(fs.path, f"index/{feature.name}", parts, load)
     return index.lookup(clip_keys(["a", "c", "b"]))
 
 
