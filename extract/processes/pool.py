@@ -142,8 +142,9 @@ class _Child:
             start_new_session=True,  # Ctrl-C in a terminal is the parent's to handle
         )
         child_end.close()
-        self.connection.send(sys.path)
-        self.connection.send((function, limits.sandbox))
+        with suppress(ConnectionError):  # it is dead already, which whoever listens will see
+            self.connection.send(sys.path)
+            self.connection.send((function, limits.sandbox))
         self.ready = False
         self.served = 0
 

@@ -45,6 +45,7 @@ class Cluster:
         self.tls = list(tls)
         self.scheduler = None
         self.workers = []
+        self.clients = []
 
     def __enter__(self):
         self.start_scheduler()
@@ -53,9 +54,13 @@ class Cluster:
         return self
 
     def __exit__(self, *_):
-        for process in [*self.workers, self.scheduler]:
-            kill_tree(process.pid)
+        for process in [*self.clients, *self.workers, self.scheduler]:
+            if process.poll() is None:  # else its number may be another's by now
+                kill_tree(process.pid)
             process.wait()
+        for client in self.clients:
+            client.stdout.close()
+            client.stderr.close()
 
     def start_scheduler(self):
         file = self.folder / "scheduler.json"
@@ -79,10 +84,12 @@ class Cluster:
     def client(self, manifest, directory, *, size=8, fps=1.0, deadline=900.0):
         """A client in a process of its own."""
         words = [self.url, str(manifest), str(directory), str(size), str(fps), str(deadline)]
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-c", CLIENT, *words], env=self.environment,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
+        self.clients.append(process)
+        return process
 
     def _start(self, *words):
         with (self.folder / f"{words[0]}.log").open("ab") as log:

@@ -38,7 +38,7 @@ class Config(Settings):
 
 
 class SemanticRidge(nn.Module):
-    """A fixed linear map of a clip's mean row; zero until it is solved."""
+    """A fixed linear map of a clip's mean row; the first numbers of it until it is solved."""
 
     centre: Tensor
     matrix: Tensor
@@ -49,7 +49,7 @@ class SemanticRidge(nn.Module):
         self.dim_out = config.dim_out or dim_in
         self.penalty = config.penalty
         self.register_buffer("centre", torch.zeros(dim_in))
-        self.register_buffer("matrix", torch.zeros(self.dim_out, dim_in))
+        self.register_buffer("matrix", torch.eye(self.dim_out, dim_in))
         self.register_buffer("power", torch.ones(()))
 
     def forward(

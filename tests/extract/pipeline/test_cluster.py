@@ -310,8 +310,9 @@ def test_another_store_under_the_same_path_is_noticed(source, two, tmp_path, mon
         run_on(two.line, source, tmp_path / "s", **SPECS)
 
 
+@pytest.mark.soak  # the deadline must be long enough for networks to be loaded on a busy machine
 def test_a_worker_that_stands_still_is_started_anew(source, tmp_path):
-    """SIGSTOP: its process is there and does nothing. Networks are loaded within the deadline."""
+    """SIGSTOP: its process is there and does nothing."""
     with Cluster(tmp_path, workers=1) as running:
         client = running.client(source, tmp_path / "s", size=2, fps=8.0, deadline=15.0)
         records = tmp_path / "s" / "commits"

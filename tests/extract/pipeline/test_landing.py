@@ -48,7 +48,7 @@ def small(name):
     known = {"identity": {}, "notes": {}}
     encoder = {
         "simclrv2": lambda: module.SimCLRv2(network, DIM, name, module.Config(), **known),
-        "mae": lambda: module.MAE(network, name, **known),
+        "mae": lambda: module.MAE(network, name, module.Config(), **known),
         "mobilenetv2": lambda: module.MobileNetV2Encoder(network, name, **known),
         "efficientnet_lite": lambda: module.EfficientNetLiteEncoder(network, name, 224, **known),
     }[name]()

@@ -130,7 +130,7 @@ def test_a_unit_done_again_in_the_meantime_stays(three, monkeypatch):
     stale = verify(fs)
     repair(fs)
     assert store.open(fs.path)["toy"].commit(units[1])
-    monkeypatch.setattr("store.upkeep.repair.verify", lambda store, deep: stale)
+    monkeypatch.setattr("store.upkeep.repair.verify", lambda store, deep, progress: stale)
     assert repair(fs).units == []
     assert store.open(fs.path)["toy"].has_unit(unit)
 
