@@ -29,13 +29,19 @@ def prediction_lines(result: Mapping[str, Any]) -> None:
         )
         if lost := counts["classes_without_rows"]:
             wrapped(f"never answered, having no rows: {', '.join(lost)}", indent="    ")
+        if lacking := counts["classes_without_name"]:
+            wrapped(
+                f"class names are not used: {len(lacking)} of {counts['classes']} have no vector "
+                f"in the projection, {lacking[0]!r} for one",
+                indent="    ",
+            )
         for fitted in counts["calibration"]:
             wrapped(f"confidence by {fitted['parts']}: {_trust(fitted)}", indent="    ")
             if about_novelty := _novelty_limit(fitted):
                 wrapped(f"novelty by {fitted['parts']}: {about_novelty}", indent="    ")
         for parts, weights in counts["weights"].items():
             told = ", ".join(f"{feature_name(f)} {w:.2f}" for f, w in weights.items())
-            if "+" in parts:
+            if parts in counts["prior"]:
                 wrapped(f"weights by {parts}: {told}", indent="    ")
                 wrapped(f"begin at {counts['prior'][parts]}", indent="        ")
         for parts, recall in counts.get("recall", {}).items():

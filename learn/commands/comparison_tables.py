@@ -122,7 +122,8 @@ def evaluation_table(result: Mapping[str, Any], *, per_class: bool = False) -> N
         lines = [
             {
                 "mode": mode_shown(row)
-                + ("*" if row["untrained"] else "!" * bool(row["seen_in_training"]))
+                + "*" * bool(row["untrained"])
+                + "!" * bool(row["seen_in_training"])
             }
             | {"fusion": row.get("fusion", ""), "clips": row["clips"]}
             | {SHORT.get(n, n): metric_shown(n, row["metrics"].get(n)) for n in names}

@@ -126,7 +126,7 @@ def _matrices(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _percent(row: Mapping[str, Any]) -> str:
     """An accuracy with its interval and the mark of its caveat."""
-    mark = "*" if row["untrained"] else "!" if row["seen_in_training"] else ""
+    mark = "*" * bool(row["untrained"]) + "!" * bool(row["seen_in_training"])
     margin = "" if row["ci95"] is None else f" ± {100 * row['ci95']:.1f}"
     return f"{100 * row['accuracy']:.1f}{margin}{mark}"
 
@@ -156,8 +156,11 @@ def _weights_table(rows: Sequence[Mapping[str, Any]]) -> None:
         for row in weighed
     ]
     table(lines, list(lines[0]))
-    for origin in dict.fromkeys(row["prior"]["from"] for row in weighed):
-        wrapped(f"weights begin at: {origin}", "  ")
+    origins = list(dict.fromkeys(row["prior"]["from"] for row in weighed))
+    for origin in origins:
+        of = dict.fromkeys(mode_shown(row) for row in weighed if row["prior"]["from"] == origin)
+        which = f" in {', '.join(of)}" if modes and len(origins) > 1 else ""
+        wrapped(f"weights{which} begin at: {origin}", "  ")
 
 
 def _guard_table(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -261,6 +264,8 @@ def _augmented_table(rows: Sequence[Mapping[str, Any]]) -> None:
     ]  # fmt: skip
     kept = [name for name in names if several or name != "projection"]
     table(shown, [*kept, "shots", "none", "with", "points"])
+    if any(row["projection"] != "none" for row in rows):
+        write_line("a projection's vectors alone, without stored ones beside them")
 
 
 def mode_shown(row: Mapping[str, Any]) -> str:

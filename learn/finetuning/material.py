@@ -91,11 +91,14 @@ def survey(
             usable.add(seen.row)
             media[manifest.clip_ids[seen.row]] = seen.sha256
         else:
-            faults.append((bad, f"{manifest.clip_ids[seen.row]}: {bad} {seen.detail}"))
+            told_so = "; ".join(filter(None, (seen.detail.get(m) for m in modalities)))
+            where = manifest.clip_ids[seen.row]
+            faults.append((bad, f"{where}: {bad}{', ' * bool(told_so)}{told_so}"))
     if not usable:
         raise InputError(
             f"none of {len(rows)} clips can be decoded to {' and '.join(modalities)} (the first: "
-            f"{faults[0][1] if faults else 'there is none'}); see extract status, or another split"
+            f"{faults[0][1] if faults else 'there is none'}); name clips that are there and play, "
+            "or another split"
         )
     kept = clips.keep(np.array([row_of[clip] in usable for clip in clips.ids], bool))
     if val is not None:

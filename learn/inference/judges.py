@@ -34,7 +34,13 @@ class Judges:
 
     def knows(self, classes: Sequence[str]) -> bool:
         """Whether the names of all these classes are a sense."""
-        return self.names is not None and all(self.names.has_name(name) for name in classes)
+        return self.names is not None and not self.lacking(classes)
+
+    def lacking(self, classes: Sequence[str]) -> tuple[str, ...]:
+        """The classes whose names have no vector, where names are asked for."""
+        if self.names is None:
+            return ()
+        return tuple(name for name in classes if not self.names.has_name(name))
 
     def of(self, parts: tuple[str, ...], names: float | None = None) -> Judge:
         """What judges clips that have exactly these vectors; `names` is how many labelled clips a

@@ -75,6 +75,7 @@ class LabelSummary:
     statuses: Mapping[str, int]
     weights: Mapping[str, Mapping[str, float]]  # likewise, of a fusion that weighs: by feature
     prior: Mapping[str, str]  # likewise: where they begin
+    classes_without_name: tuple[str, ...] = ()  # vectors of names: why these are no sense
 
     def to_dict(self) -> dict[str, Any]:
         """An entry of `labels` in what `learn predict --json` prints."""
@@ -84,6 +85,7 @@ class LabelSummary:
             "support": self.support,
             "support_without_rows": self.support_without_rows,
             "classes_without_rows": list(self.classes_without_rows),
+            "classes_without_name": list(self.classes_without_name),
             "calibration": [
                 {"parts": parts, **asdict(fitted)} for parts, fitted in self.calibration.items()
             ],
@@ -177,7 +179,7 @@ class Labeller:
 
     def summary(self) -> LabelSummary:
         """The counts over all batches so far."""
-        with_rows = set(self._with_clips)
+        with_rows, judges = set(self._with_clips), self.settings.judges
         return LabelSummary(
             label=self.label,
             classes=len(self.classes),
@@ -191,6 +193,7 @@ class Labeller:
                 "+".join(p): origin for p, h in self._heads.items() if (origin := h.fitted.origin)
             },
             statuses={s: self._statuses[s] for s in (ANSWERED, ABSTAINED, NO_ROWS, NO_MATCH)},
+            classes_without_name=() if judges is None else judges.lacking(self._with_clips),
         )
 
     @property

@@ -14,7 +14,11 @@ from learn.reporting import plots
 from learn.reporting.answers import question_figures
 from learn.reporting.confusions import class_figures, confused_pairs, drawn_rows
 from learn.reporting.inputs import Question, ReportInputs, Row
-from learn.reporting.missing_modality import inflation_figures, missing_figures
+from learn.reporting.missing_modality import (
+    augmented_figures,
+    inflation_figures,
+    missing_figures,
+)
 from learn.reporting.naming import MODES, RowNames, chance_line, mode_name
 from learn.reporting.plots import SERIES, Caption, Drawing, Line, Matrix, XAxis, YAxis
 from learn.reporting.sections import Figure, Section, Table, number, percent
@@ -39,6 +43,7 @@ def episodes_section(question: Question, inputs: ReportInputs, key: str, title: 
         guard_figures(question, names),
         missing_figures(question, inputs, key),
         inflation_figures(question, inputs),
+        augmented_figures(question, inputs),
         class_figures(question, names, key),
         question_figures(drawn_rows(question), question, names, key),
     )

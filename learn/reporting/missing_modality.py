@@ -1,4 +1,4 @@
-"""Accuracy as queries lose a modality, and the gain that mixing sources would bring."""
+"""Accuracy as queries lose a modality; what mixing sources and made features would add."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -66,6 +66,33 @@ def inflation_figures(question: Question, inputs: ReportInputs) -> Iterator[Figu
         lead="Accuracy if clips cut from one source were allowed on both sides, on other episodes "
         "of the same classes.",
         tables=(Table(caption="Sources apart and mixed", columns=columns, rows=rows),),
+        open_tables=True,
+    )
+
+
+def augmented_figures(question: Question, inputs: ReportInputs) -> Iterator[Figure]:
+    """A table of what features made for the support give each head."""
+    gains = _extra_rows(question, "augmented")
+    if not gains:
+        return
+    rows = tuple(
+        (
+            f"{gain['head']} · {inputs.projection_name(gain['projection'])}",
+            f"{gain['support']}→{gain['query']}", gain["augment"], str(gain["shots"]),
+            percent(gain["plain"]), percent(gain["accuracy"]), f"{100 * gain['gain']:+.2f}",
+            percent(gain["ci95"]),
+        )
+        for _, gain in gains
+    )  # fmt: skip
+    columns = (
+        "result", "support→query", "augmentation", "shots", "none, %", "with, %", "points",
+        "± 95 %",
+    )  # fmt: skip
+    yield Figure(
+        title="What features made for the support give",
+        lead="Each against none on the same episodes. A projection's vectors are asked alone, "
+        "without stored ones beside them.",
+        tables=(Table(caption="With and without made features", columns=columns, rows=rows),),
         open_tables=True,
     )
 

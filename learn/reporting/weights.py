@@ -18,15 +18,17 @@ def weight_figures(question: Question, names: RowNames, key: str) -> Iterator[Fi
         return
     features = list(dict.fromkeys(feature for row in weighed for feature in row.weights))
     origins = list(dict.fromkeys(str(row.prior["from"]) for row in weighed))
+    several = len({row.mode for row in weighed}) > 1  # names of classes are a sense in every mode
     rows = tuple(
         (
-            names.full(row), row.fusion, str(row.shots),
+            names.full(row), *((row.mode,) if several else ()), row.fusion, str(row.shots),
             *(weight_text(row.weights[f]) if f in row.weights else "" for f in features),
             *((str(row.prior["from"]),) if len(origins) > 1 else ()),
         )
         for row in weighed
     )  # fmt: skip
-    columns = ("result", "fusion", "shots", *map(feature_name, features))
+    modes = ("mode",) if several else ()
+    columns = ("result", *modes, "fusion", "shots", *map(feature_name, features))
     began = f" They begin at: {origins[0]}." if len(origins) == 1 else ""
     yield Figure(
         title="Which sense decided",
@@ -52,7 +54,9 @@ def _weights(weighed: Sequence[Row], features: Sequence[str], names: RowNames, k
             if feature in row.weights:
                 name = names.full(row)
                 if len({peer.fusion for peer in weighed}) > 1 and row.fusion not in name:
-                    name = f"{name} · {row.fusion}"
+                    name = " · ".join(filter(None, (name, row.fusion)))
+                if len({peer.mode for peer in weighed}) > 1:
+                    name = f"{name} · {row.mode}"
                 together.setdefault((feature, name), []).append(row)
     lines = []
     for i, ((feature, name), rows) in enumerate(together.items()):

@@ -382,7 +382,12 @@ def _watch(watch: str, supervised: bool, val: Clips, classes: tuple[str, ...], s
     Raises:
         InputError: asked for what these clips cannot give.
     """
-    known = len(val) > 1 and (not supervised or bool((val.class_ids < len(classes)).all()))
+    if not supervised:
+        known = len(val) > 1
+    elif val.targets is None:
+        known = len(val) > 1 and bool((val.class_ids < len(classes)).all())
+    else:  # a cost of no label at all is 0, and no epoch's is less
+        known = len(val) > 1 and bool(val.targets[:, : len(classes)].any())
     possible = {"loss": known, "episodes": validation.draw(val, seed) is not None, "none": True}
     if watch in ("auto", "split"):
         return next(name for name, can in possible.items() if can)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from learn.data.class_embeddings import ClassEmbeddings
 
 FOLDER = Path(__file__).parent / "recipes"
+OF_COMMANDS = {"learn train": FOLDER, "learn finetune": FOLDER.parents[1] / "finetuning/recipes"}
 # Where the plug-ins that a section of a recipe names are found.
 FAMILIES = {
     "projection": "learn.models.projections",
@@ -269,7 +270,10 @@ def read_tables(
     if not path.is_file():
         known = {entry["name"]: entry["path"] for entry in recipes(folder)}
         if str(recipe) not in known:
-            raise MissingFile(f"no recipe {str(recipe)!r}; there are {choices(str(recipe), known)}")
+            raise MissingFile(
+                f"no recipe {str(recipe)!r}{_elsewhere(str(recipe))}; there are "
+                f"{choices(str(recipe), known)}"
+            )
         path = Path(known[str(recipe)])
     try:
         tables = tomllib.loads(path.read_text())
@@ -279,6 +283,14 @@ def read_tables(
     for change in sorted(changes, key=lambda change: not _is_name(change)):
         _apply(tables, change, source=str(path))
     return tables, str(path)
+
+
+def _elsewhere(name: str) -> str:
+    """Which command has a recipe of that name; "" if none has."""
+    for command, folder in OF_COMMANDS.items():
+        if any(path.stem == name for path in folder.glob("*.toml")):
+            return f" here, it is one of `{command}`"
+    return ""
 
 
 def from_tables(tables: Mapping[str, Any], *, source: str) -> Recipe:

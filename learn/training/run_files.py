@@ -10,6 +10,7 @@ from store.errors import InputError, MissingFile
 CONFIG = "config.json"
 PROVENANCE = "provenance.json"
 WEIGHTS = "weights.safetensors"
+ENCODERS = ("visual.safetensors", "audio.safetensors")  # of encoders that were trained
 BEFORE = "before.safetensors"  # vectors of val clips before encoders were trained
 DONE = "done.json"
 COMMAND = "command.txt"  # what was typed; of a directory of any command's results
@@ -26,11 +27,20 @@ def refuse_existing(run_dir: Path) -> None:
 
 
 def check_finished(path: Path) -> None:
-    """Refuse a directory that holds no run, or one that never finished.
+    """Refuse a directory that holds no run, one of encoders, or one that never finished.
 
     Raises:
         MissingFile: says how to make or to finish it.
+        InputError: its result are weights for `extract run`.
     """
+    found = [name for name in ENCODERS if (path / name).is_file()]
+    if found and not (path / WEIGHTS).is_file():
+        modality, _, _ = found[0].partition(".")
+        raise InputError(
+            f"{path} is a run of `learn finetune`: encoders, no projection of stored features; "
+            f"encode clips with it (extract run CLIPS --store DIR --{modality} "
+            f"NAME:weights={path / found[0]}) and use that store. Its gains are in {path / DONE}"
+        )
     if not (path / CONFIG).is_file():
         raise MissingFile(f"no run {path}; make one with: learn train DIR --recipe NAME -o {path}")
     if not (path / DONE).is_file():

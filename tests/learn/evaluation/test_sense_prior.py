@@ -59,6 +59,11 @@ def test_every_fusion_is_a_row_on_the_same_episodes(filled, capsys):
     assert "which sense decided" in out
     assert "weights begin at: equal: none is known of" in out
     assert max(map(len, out.splitlines())) <= 80
+    for row in shown["results"]:
+        row |= {"untrained": True, "seen_in_training": 3}
+    episodes_table(shown)
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("v ")]
+    assert line.rstrip().endswith("*!")
 
 
 def test_equal_weights_of_bare_prototypes_are_the_joined_vector(filled):

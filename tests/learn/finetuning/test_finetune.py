@@ -9,6 +9,8 @@ import torch
 from learn.finetuning import recipe as recipes
 from learn.finetuning.finetune import finetune
 from learn.training import checkpoint
+from learn.training import recipe as of_rows
+from learn.training.run_files import check_finished
 from store import read_manifest
 from store.errors import ConfigError, InputError, MissingFile, UnknownPlugin, UnknownSetting
 from tests.learn.finetuning.conftest import TinyLearner, TinyStream, manifest_of
@@ -133,7 +135,8 @@ def nothing_is_left(folder):
 @pytest.mark.parametrize(
     ("changes", "how", "error", "said"),
     [
-        ((), {"broken": frozenset(range(48))}, InputError, "none of 48 clips.*as told"),
+        ((), {"broken": frozenset(range(48))}, InputError,
+         r"none of 48 clips.*: decode-error, as told\)"),
         ((), {"broken": frozenset(range(1, 48))}, InputError, "1 clips to learn from"),
         ((), {"learners": {}, "modalities": ()}, ConfigError, "no encoder"),
         (("data.split=nowhere",), {}, InputError, "no clip is in split"),
@@ -215,3 +218,18 @@ def test_banks_are_kept_over_kills_too(manifest, tmp_path):
               stop=lambda: next(asked) == 4)  # fmt: skip
     train(manifest, tmp_path / "run", recipe=recipe, modalities=both, resume=True)
     assert files(tmp_path / "run") == files(tmp_path / "whole")
+
+
+def test_a_run_of_encoders_is_no_projection(manifest, tmp_path):
+    train(manifest, tmp_path / "run")
+    with pytest.raises(InputError, match=r"`learn finetune`: .*extract run CLIPS .*visual\.safe"):
+        check_finished(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("load", "name", "command"),
+    [(recipes.load, "infonce", "learn train"), (of_rows.load, "supervised", "learn finetune")],
+)
+def test_a_recipe_of_the_other_command_says_so(load, name, command):
+    with pytest.raises(MissingFile, match=f"no recipe '{name}' here, it is one of `{command}`"):
+        load(name)

@@ -81,8 +81,9 @@ def test_clips_are_judged_by_what_they_have():
         "visual+audio", "visual", "audio",
     }  # fmt: skip
     assert (summary["answered"], summary["abstained"], summary["no-rows"]) == (11, 0, 1)
-    assert list(summary)[:6] == [
+    assert list(summary)[:7] == [
         "label", "classes", "support", "support_without_rows", "classes_without_rows",
+        "classes_without_name",
         "calibration",
     ]  # fmt: skip
 

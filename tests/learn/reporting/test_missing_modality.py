@@ -1,6 +1,7 @@
-"""Curves over missing modalities, and what mixing adds."""
+"""Curves over missing modalities, and what mixing and made features add."""
 
 import learn
+from store import testing
 from tests.learn.reporting.pages import FEW, Page, result, shown
 
 
@@ -21,3 +22,18 @@ def test_what_is_missing_and_what_mixing_adds(paired, filled, tmp_path):
     (cell,) = page.rows("Sources apart and mixed")
     assert cell["points"] == f"{100 * added['inflation']:+.2f}"
     assert (cell["apart, %"], cell["mixed, %"]) == (shown(added["guarded"]), shown(added["mixed"]))
+
+
+def test_what_made_features_give(tmp_path):
+    testing.fill(tmp_path / "s", clips=240, rows=2, dim=12, classes=12)
+    asked = learn.run_episodes(
+        tmp_path / "s", ways=3, queries=4, episodes=30, support=("v",), shots=(1, 2),
+        augments=("mixing:count=6",),
+    )  # fmt: skip
+    asked.save(tmp_path / "made")
+    learn.report((tmp_path / "made",), tmp_path / "r.html", map_by="none")
+    cells = Page((tmp_path / "r.html").read_text()).rows("With and without made features")
+    for cell, row in zip(cells, asked.augmented, strict=True):
+        assert (cell["augmentation"], cell["shots"]) == (row.augment, str(row.shots))
+        assert (cell["none, %"], cell["with, %"]) == (shown(row.plain), shown(row.accuracy))
+        assert cell["points"] == f"{100 * row.gain:+.2f}"

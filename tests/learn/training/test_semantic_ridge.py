@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 import learn
 import store
+from learn.commands.answer_tables import prediction_lines
 from learn.data import class_embeddings
 from learn.data.class_embeddings import ClassEmbeddings
 from learn.fewshot import episode_files
@@ -16,6 +17,7 @@ from learn.fewshot.guard import NAMES, Worth
 from learn.models.projections.semantic_ridge import Config, SemanticRidge
 from learn.training.runs import load_run
 from store.errors import ConfigError
+from tests.learn.reporting.pages import Page
 
 TRAIN, VAL, TEST, EACH, DIM, WIDTH = 20, 4, 8, 14, 24, 10
 CLASSES = [f"class{c:02d}" for c in range(TRAIN + VAL + TEST)]
@@ -186,6 +188,56 @@ def test_names_without_vectors_are_told_and_left_out(made, tmp_path):
     assert "class names are not used: 1 of 8 names have no vector" in row.projected["from"]
     assert repr(CLASSES[-1]) in row.projected["from"]
     assert row.weights is None
+
+
+def test_answers_tell_of_names_without_a_vector(made, tmp_path, capsys):
+    names, known = class_embeddings.read(made / "names.csv"), TRAIN + VAL + 2
+    few = ClassEmbeddings(names=names.names[:known], vectors=names.vectors[:known])
+    class_embeddings.write(tmp_path / "few.csv", few)
+    train(made, tmp_path / "r", tmp_path / "few.csv")
+    table = store.open(made / "s").manifest()
+    asked = {label: clip for clip, label in zip(table.clip_ids, table.column("label"), strict=True)}
+    shots = [(asked[name], name) for name in CLASSES[TRAIN + VAL : TRAIN + VAL + 4]]
+    _write(tmp_path / "s.csv", ["clip_id", "label"], shots)
+    summary = learn.predict(
+        made / "s", support=tmp_path / "s.csv", output=tmp_path / "o.csv", mode="v",
+        projection=tmp_path / "r",
+    ).to_dict()  # fmt: skip
+    (label,) = summary["labels"]
+    lacking = [name for name in CLASSES[TRAIN + VAL : TRAIN + VAL + 4] if name not in few.names]
+    assert label["classes_without_name"] == lacking
+    prediction_lines(summary)
+    assert f"class names are not used: {len(lacking)} of 4" in capsys.readouterr().out
+
+
+def test_a_mode_of_one_sense_tells_what_names_count(made, tmp_path, capsys):
+    table = store.open(made / "s").manifest()
+    asked = {label: clip for clip, label in zip(table.clip_ids, table.column("label"), strict=True)}
+    _write(tmp_path / "s.csv", ["clip_id", "label"], [(asked[x], x) for x in CLASSES[-4:]])
+    summary = learn.predict(
+        made / "s", support=tmp_path / "s.csv", output=tmp_path / "o.csv", mode="v",
+        projection=made / "right",
+    ).to_dict()  # fmt: skip
+    prediction_lines(summary)
+    out = capsys.readouterr().out
+    assert "weights by visual: visual 0." in out
+    assert "begin at class names at what" in out
+
+
+def test_a_page_draws_a_line_for_each_mode_that_names_count_in(made, tmp_path):
+    asked = learn.run_episodes(
+        made / "s", projections=(made / "right",), shots=(1, 2), queries=5, episodes=20,
+        support=("v", "a"),
+    )  # fmt: skip
+    asked.save(tmp_path / "r")
+    learn.report((tmp_path / "r",), tmp_path / "r.html", map_by="none")
+    page = Page((tmp_path / "r.html").read_text())
+    cells = page.rows("Weights of senses")
+    assert [(cell["mode"], cell["shots"]) for cell in cells] == [
+        (row.support, str(row.shots)) for row in asked.results
+    ]
+    text = "".join(page.text)
+    assert all(f"{NAMES}, ridge · {mode}" in text for mode in "va")
 
 
 def test_what_cannot_be_regressed_is_one_line(made, tmp_path):

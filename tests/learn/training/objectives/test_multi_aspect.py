@@ -87,3 +87,17 @@ def test_one_space_answers_about_every_aspect(made, tmp_path):
         accuracy = {r.query: r.accuracy for r in results}
         chance = 1 / ways
         assert min(accuracy.values()) > chance + 0.3, (column, accuracy)
+
+
+def test_val_clips_without_a_label_that_training_knows_tell_no_best_epoch(made, tmp_path):
+    """Their loss would be 0 in every epoch."""
+    text = (made / "m.csv").read_text().splitlines()
+    new = [
+        ",".join([*line.split(",")[:2], "other", ""]) if ",val," in line else line for line in text
+    ]
+    (tmp_path / "m.csv").write_text("\n".join(new) + "\n")
+    result = learn.train(
+        made / "s", "multi_aspect", settings=("data.label=topic,mood", "optimiser.epochs=2"),
+        manifest=tmp_path / "m.csv", run_dir=tmp_path / "run",
+    )  # fmt: skip
+    assert (result.val_clips, result.val_loss) == (0, None)
