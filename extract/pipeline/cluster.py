@@ -214,8 +214,18 @@ class _ClusterRun:
             for number, lease in list(self._leases.items())
             if number in under_way and now - lease.renewed > self.lease_seconds
         }
-        for number in late:  # dask gives it to another worker, where it begins again
-            self._leases.pop(number, None)
+        if not late:
+            return
+        try:
+            there = self.client.nthreads()
+        except OSError:
+            raise self._gone() from None
+        # Dask gives all that such a worker had to others, where it begins, or waits to, again.
+        for number, lease in list(self._leases.items()):
+            if lease.worker in late.values():
+                self._leases.pop(number, None)
+        late = {number: worker for number, worker in late.items() if worker in there}
+        for number in late:
             self._tries[number] += 1
         for key in [k for k, task in self._open.items() if self._tries[task.number] > TRIES]:
             self.lost.append(self._open.pop(key).number)
@@ -225,6 +235,8 @@ class _ClusterRun:
                 self.client.restart_workers(
                     [worker], timeout=RESTART_SECONDS, raise_for_error=False
                 )
+            except KeyError:  # dask's own, of a worker that went a moment ago
+                continue
             except ValueError:
                 raise ClusterError(
                     f"worker {worker} hangs, and has no nanny to start it anew; stop it, start "

@@ -29,6 +29,7 @@ from store.features.packed import Packed
 from store.features.streaming import MEMORY_BYTES
 
 Item = dict[str, Any]
+_NO_EPOCH = -1
 
 
 class _Clips:
@@ -90,7 +91,8 @@ class ClipStream(IterableDataset):
 
     With a `seed` parts come in random order and clips shuffled within a block, differently in each
     epoch: that of `set_epoch`, or the next at every pass. Workers of a `DataLoader` take turns by
-    blocks; where nobody sets an epoch, theirs follow torch's own seed, which the loader hands on.
+    blocks; where nobody sets an epoch, theirs follow torch's own seed, which the loader hands on,
+    and the passes that workers which stay (`persistent_workers`) have made.
     """
 
     def __init__(
@@ -99,7 +101,9 @@ class ClipStream(IterableDataset):
     ) -> None:  # fmt: skip
         self._clips, self._seed, self._verify = clips, seed, verify
         self._memory_bytes = memory_bytes
-        self._epoch: int | None = None
+        # Of which workers see the changes, also those that were started before.
+        self._epoch = torch.tensor(_NO_EPOCH)
+        self._epoch.share_memory_()  # type: ignore[no-untyped-call]
         self._passes = 0
         self.classes, self.clip_ids, self.labels = clips.classes, clips.clip_ids, clips.labels
         self._position = {clip_id: i for i, clip_id in enumerate(clips.clip_ids)}
@@ -108,16 +112,22 @@ class ClipStream(IterableDataset):
         return len(self.clip_ids)
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next pass have the order of this epoch."""
-        self._epoch = epoch
+        """Let the next pass have the order of this epoch.
+
+        Raises:
+            ConfigError: a negative one.
+        """
+        if epoch < 0:
+            raise ConfigError(f"epoch={epoch} is negative; epochs count from 0")
+        self._epoch.fill_(epoch)
 
     def __iter__(self) -> Iterator[Item]:
         worker = get_worker_info()
         first, *others = self._clips.features.values()
         names = list(self._clips.features)
-        epoch = self._epoch
-        if epoch is None:
-            epoch = self._passes if worker is None else worker.seed - worker.id  # one for all
+        epoch = int(self._epoch)
+        if epoch == _NO_EPOCH:
+            epoch = self._passes + (worker.seed - worker.id if worker else 0)  # one for all workers
             self._passes += 1
         seed = None if self._seed is None else _mixed(self._seed, epoch)
         blocks = first.batches(
@@ -169,10 +179,13 @@ def to_torch(
     Raises:
         UnknownFeature, UnknownColumn, MissingFile: say what there is.
         InputError: no such split, or no clip.
-        ConfigError: a `seed` for what is not streamed: the loader's sampler shuffles that.
+        ConfigError: a `seed` for what is not streamed: the loader's sampler shuffles that; or a
+            negative one.
     """
     if seed is not None and not stream:
         raise ConfigError("seed is of streams; of clips in memory the loader's `shuffle` decides")
+    if seed is not None and seed < 0:
+        raise ConfigError(f"seed={seed} is negative; name one from 0")
     clips = _clips_of(source, visual, audio, label, split, manifest)
     if not clips.clip_ids:
         raise InputError("there is no clip to give")

@@ -5,7 +5,7 @@ stopped goes on in the same curves: `run.key` is the same for both.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -41,19 +41,54 @@ def opened(specs: Sequence[str], run: LoggedRun) -> Iterator[tuple[Logger, ...]]
     """The loggers of these SPECs; all are closed in the end.
 
     Raises:
-        UnknownPlugin, UnknownSetting, ConfigError: no such logger, or its library is not here.
+        UnknownPlugin, UnknownSetting, ConfigError: no such logger, or its library is not here; from
+            members too: its server or disk refuses.
     """
     with ExitStack() as stack:
-        yield tuple(stack.enter_context(closing(_built(spec, run))) for spec in specs)
+        yield tuple(stack.enter_context(_closing(spec, run)) for spec in specs)
 
 
-def _built(spec: str, run: LoggedRun) -> Logger:
-    """The logger; what its library says against it, no account or no server, is one line."""
+class _Told:
+    """A logger whose failures are one line that names it."""
+
+    def __init__(self, spec: str, logger: Logger) -> None:
+        self._spec, self._logger = spec, logger
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Draw numbers at a step."""
+        with _one_line(self._spec, _GO_ON):
+            self._logger.log(values, step)
+
+    def close(self) -> None:
+        """Write what is drawn."""
+        with _one_line(self._spec, _GO_ON):
+            self._logger.close()
+
+
+_GO_ON = "; go on with `resume`, with or without it"
+
+
+@contextmanager
+def _closing(spec: str, run: LoggedRun) -> Iterator[Logger]:
+    """A logger, closed in the end; what ends the training is not hidden by what closing says."""
+    with _one_line(spec):
+        logger: Logger = _Told(spec, plugins.build(FAMILY, spec, run))
     try:
-        logger: Logger = plugins.build(FAMILY, spec, run)
+        yield logger
+    except BaseException:
+        with suppress(Exception):
+            logger.close()
+        raise
+    logger.close()
+
+
+@contextmanager
+def _one_line(spec: str, then: str = "") -> Iterator[None]:
+    """What a logger's library says against it, no account or no server, in one line."""
+    try:
+        yield
     except MicroshotError:
         raise
     except Exception as error:
         why = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigError(f"{spec} cannot log: {why}") from error
-    return logger
+        raise ConfigError(f"{spec} cannot log: {why}{then}") from error

@@ -256,6 +256,9 @@ class Hanging(Dying):
         super().__init__()
         self.times, self.restarted, self.run, self.waiting = times, [], None, []
 
+    def nthreads(self):
+        return {"tcp://w": 1}
+
     def submit(self, function, job, *, key, pure):
         self.run.hear((0.0, {"unit": job.number, "worker": "tcp://w"}))
         self.sent.append(job.number)
@@ -290,6 +293,66 @@ def test_a_worker_that_hangs_is_started_anew_and_its_unit_given_up_in_the_end(
     assert client.restarted == ["tcp://w"] * min(times, cluster.TRIES)
     assert cluster_run.hung == client.restarted
     assert progress.timings.clips == 4 - len(lost)
+
+
+class Waiting(Hanging):
+    """Unit 1 began at a worker, and waits at another one once that worker is gone or hung."""
+
+    def __init__(self, there, goes):
+        super().__init__(1)
+        self.there, self.goes, self.looks = there, goes, 0
+
+    def nthreads(self):
+        self.looks += bool(self.waiting)
+        if self.looks == 3:  # by now it has waited for longer than a lease lasts
+            self.finish()
+        return self.there
+
+    def restart_workers(self, workers, **_):
+        self.restarted += workers
+        if self.goes:
+            raise KeyError(workers[0])
+        self.run.hear((0.0, {"unit": 1, "worker": "tcp://other"}))
+        self.finish()
+
+    def finish(self):
+        gone = Gone(next(iter(self.run._open)), 1)
+        gone.status = "finished"
+        self.waiting.pop()(gone)
+
+
+@pytest.mark.parametrize(
+    ("there", "goes", "restarted"),
+    [({"tcp://other": 1}, False, []), ({"tcp://w": 1, "tcp://other": 1}, True, ["tcp://w"])],
+)
+def test_a_unit_that_waits_after_its_worker_died_is_not_held_against_anybody(
+    monkeypatch, there, goes, restarted
+):
+    monkeypatch.setattr(cluster, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(cluster, "COUNT_SECONDS", 0.1)
+    client = Waiting(there, goes)
+    progress = RunProgress(timings=Timings(workers=1), clips=4, units=4)
+    client.run = cluster._ClusterRun(
+        client=client, tasks=iter(unit_tasks(4)), progress=progress, lease_seconds=0.05
+    )
+    client.run.work()
+    assert client.run.lost == []
+    assert client.restarted == restarted
+    assert client.run._leases == {}
+    assert progress.timings.clips == 4
+
+
+def test_what_else_a_hung_worker_had_is_not_late_once_it_was_started_anew():
+    client = Hanging(99)
+    client.restart_workers = lambda workers, **_: client.restarted.extend(workers)
+    progress = RunProgress(timings=Timings(workers=1), clips=4, units=4)
+    run = cluster._ClusterRun(client=client, tasks=iter(()), progress=progress, lease_seconds=9.0)
+    run._open = {str(task.number): task for task in unit_tasks(2)}
+    run._leases = {0: cluster._Lease("tcp://w", -99.0), 1: cluster._Lease("tcp://w", 1e12)}
+    run._check_leases()
+    assert client.restarted == ["tcp://w"]
+    assert run._leases == {}
+    assert run._tries == {0: 1}
 
 
 def test_rows_travel_as_stretches():

@@ -95,6 +95,20 @@ def test_workers_differ_from_epoch_to_epoch_too(fs):
     assert shown(loader)[0] != shown(loader)[0]
 
 
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_workers_that_stay_have_new_orders_and_hear_of_epochs(fs, context):
+    stream = learn.to_torch(fs, stream=True, seed=3)
+    loader = DataLoader(
+        stream, batch_size=9, collate_fn=learn.collate, num_workers=1, persistent_workers=True,
+        multiprocessing_context=context,
+    )  # fmt: skip
+    assert shown(loader)[0] != shown(loader)[0]
+    for epoch in (4, 5):
+        stream.set_epoch(epoch)
+        assert shown(loader)[0] == [item["clip_id"] for item in stream]
+
+
 def test_datasets_travel_to_processes_that_are_started_anew(fs):
     for stream in (False, True):
         clips = learn.to_torch(fs, stream=stream)
@@ -121,4 +135,8 @@ def test_what_is_not_there_is_told(fs):
         learn.to_torch(fs, split="tset")
     with pytest.raises(ConfigError, match="seed"):
         learn.to_torch(fs, seed=1)
+    with pytest.raises(ConfigError, match="negative"):
+        learn.to_torch(fs, seed=-1, stream=True)
+    with pytest.raises(ConfigError, match="negative"):
+        learn.to_torch(fs, stream=True).set_epoch(-1)
     assert store.open(fs.path).features

@@ -12,7 +12,7 @@ import pytest
 import learn
 from learn.training.loggers import FAMILY, LoggedRun, Logger
 from store import plugins, testing
-from store.errors import ConfigError, UnknownPlugin
+from store.errors import ConfigError, InputError, UnknownPlugin
 
 QUICK = ("optimiser.epochs=2", "optimiser.batch_size=16")
 
@@ -154,6 +154,36 @@ def test_what_a_library_says_against_it_is_one_line(fs, wandb, tmp_path):
     sys.modules["wandb"].init = init
     with pytest.raises(ConfigError, match=r"^wandb cannot log: no API key conf"):
         learn.train(fs.path, "infonce", settings=QUICK, run_dir=tmp_path / "r", loggers=["wandb"])
+
+
+@pytest.mark.parametrize("fails", ["log", "finish"])
+def test_a_logger_that_fails_later_is_named_in_a_line_and_resume_goes_on(
+    fs, wandb, tmp_path, fails
+):
+    def gone(*_):
+        raise RuntimeError("the server is\ngone")
+
+    run = sys.modules["wandb"].init()
+    works = getattr(run, fails)
+    setattr(run, fails, gone)
+    asked = {"settings": QUICK, "run_dir": tmp_path / "r"}
+    with pytest.raises(ConfigError, match=r"^wandb cannot log: the server is gone; .*`resume`"):
+        learn.train(fs.path, "infonce", **asked, loggers=["wandb"])
+    setattr(run, fails, works)
+    learn.train(fs.path, "infonce", **asked, loggers=["wandb"], resume=True)
+    assert (tmp_path / "r" / "done.json").is_file()
+
+
+def test_what_ends_a_training_is_not_hidden_by_what_closing_says(fs, wandb, tmp_path):
+    def gone():
+        raise RuntimeError("the server is gone")
+
+    sys.modules["wandb"].init().finish = gone
+    diverging = (*QUICK, "optimiser.learning_rate=1e30")
+    with pytest.raises(InputError, match="not finite"):
+        learn.train(
+            fs.path, "infonce", settings=diverging, run_dir=tmp_path / "r", loggers=["wandb"]
+        )
 
 
 def test_a_logger_that_is_none_is_refused_before_anything_is_written(fs, tmp_path):
