@@ -79,9 +79,11 @@ class KeptRows:
         file = self._file(number)
         present = [name for name in columns if name in file.schema_arrow.names]
         try:
-            return file.read_row_group(group, columns=present)
+            read = file.read_row_group(group, columns=present)
+            read.validate(full=True)  # text that is no UTF-8 above all
         except (pyarrow.ArrowException, OSError) as error:
             raise self._damaged(number, error) from error
+        return read
 
     def _open(self, number: int) -> "ParquetFile":
         import pyarrow

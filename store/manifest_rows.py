@@ -288,7 +288,7 @@ def read_parquet(source: Path | BytesIO) -> Read:
             f"{where} is not readable Parquet: {str(error).splitlines()[0][:200]}"
         ) from error
     read = Read(
-        columns=list(columns),
+        columns=[name.strip() for name in table.column_names],
         cells=Columns(columns),
         lines=np.arange(1, table.num_rows + 1),
         problems=[(row + 1, fault) for row, fault in problems.items()],
@@ -304,6 +304,7 @@ def _text_column(column: Any, problems: dict[int, str]) -> "ChunkedArray":
     import pyarrow
     from pyarrow import compute, types
 
+    column.validate(full=True)  # text that is no UTF-8 above all
     if types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if types.is_string(column.type) or types.is_large_string(column.type):

@@ -6,8 +6,10 @@ import json
 
 import hypothesis.strategies as st
 import numpy as np
+import pyarrow
 import pytest
 from hypothesis import example, given, settings
+from pyarrow import parquet
 
 from store import Manifest, manifest_rows, read_manifest
 from store.columns import Columns, arrow_of
@@ -247,3 +249,27 @@ def test_equal_halves_of_keys_are_no_doubles(monkeypatch):
     )
     assert not Columns({"x": arrow_of(["a", "b", "c"])}).has_doubles("x")
     assert Columns({"x": arrow_of(["a", "b", "c", "b"])}).has_doubles("x")
+
+
+def not_utf8():
+    places = pyarrow.py_buffer(np.array([0, 2, 4], np.int32).tobytes())
+    return pyarrow.Array.from_buffers(
+        pyarrow.string(), 2, [None, places, pyarrow.py_buffer(b"\xff\xfeab")]
+    )
+
+
+@pytest.mark.parametrize("name", ["path", "label"])
+def test_parquet_with_text_that_is_none_is_refused_in_a_line(tmp_path, name):
+    paths = pyarrow.array(["a.mp4", "b.mp4"])
+    path = tmp_path / "m.parquet"
+    parquet.write_table(pyarrow.table({"path": paths, name: not_utf8()}), path)
+    with pytest.raises(ManifestError, match=r"not readable Parquet: .*UTF8"):
+        read_manifest(path)
+
+
+def test_a_column_that_is_there_twice_but_for_blanks_is_told_of_parquet_too(tmp_path):
+    paths = pyarrow.array(["a.mp4", "b.mp4"])
+    path = tmp_path / "m.parquet"
+    parquet.write_table(pyarrow.Table.from_arrays([paths, paths], names=["path", "path "]), path)
+    with pytest.raises(ManifestError, match="has the column 'path' twice"):
+        read_manifest(path)

@@ -1,11 +1,14 @@
 """Rows of a kept manifest, taken from its files, against those of the manifest."""
 
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from store import Manifest
 from store.errors import DamagedStore
-from store.kept import KeptRows
+from store.kept import KeptFile, KeptRows
+from store.storage.storage import storage_at
 
 CLIPS = tuple(f"clip{i}" for i in range(1000))
 TABLE = {"path": CLIPS, "clip_id": CLIPS[::-1], "label": tuple("xy" * 500)}
@@ -44,3 +47,14 @@ def test_a_file_that_is_gone_or_another_is_told(fs):
     path.write_bytes((fs.path / other[0].key).read_bytes())
     with pytest.raises(DamagedStore, match="is not the manifest that was kept"):
         KeptRows(fs.storage, files).take(np.arange(1), ("path",))
+
+
+def test_text_that_is_none_is_damage(tmp_path):
+    places = pyarrow.py_buffer(np.array([0, 2, 4], np.int32).tobytes())
+    text = pyarrow.Array.from_buffers(
+        pyarrow.string(), 2, [None, places, pyarrow.py_buffer(b"\xff\xfeab")]
+    )
+    parquet.write_table(pyarrow.table({"clip_id": text}), tmp_path / "m.parquet")
+    rows = KeptRows(storage_at(str(tmp_path)), [KeptFile(key="m.parquet", rows=2)])
+    with pytest.raises(DamagedStore, match=r"m\.parquet cannot be read \(.*UTF8"):
+        rows.take(np.array([0]), ["clip_id"])
