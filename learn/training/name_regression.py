@@ -215,4 +215,14 @@ def _texts(data: TrainingData, known: ClassEmbeddings | None) -> Float[Tensor, "
         )
     if len(data.clips.classes) < 2:
         raise ConfigError(f"semantic_ridge needs two classes, not {len(data.clips.classes)}")
-    return torch.from_numpy(known.of(data.clips.classes))
+    texts = torch.from_numpy(known.of(data.clips.classes))
+    nothing = ~texts.any(1)
+    if bool(nothing.any()):
+        name = data.clips.classes[int(nothing.int().argmax())]
+        raise ConfigError(f"the vector of class name {name!r} is all zeros; make it anew")
+    if torch.allclose(F.normalize(texts, dim=-1), F.normalize(texts[:1], dim=-1), atol=1e-6):
+        raise ConfigError(
+            f"the vectors of {len(texts)} class names all say the same, so none tells a class; "
+            "make them anew (see `learn labels`)"
+        )
+    return texts

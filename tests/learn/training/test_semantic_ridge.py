@@ -248,3 +248,21 @@ def test_what_cannot_be_regressed_is_one_line(made, tmp_path):
     with pytest.raises(ConfigError, match="`names` 'perhaps'"):
         answers(made, "right", names="perhaps")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [("zeros", "'class03' is all zeros"), ("alike", "20 class names all say the same")],
+)
+def test_vectors_that_tell_no_class_are_refused(made, tmp_path, change, says):
+    known = class_embeddings.read(made / "names.csv")
+    vectors = known.vectors.copy()
+    if change == "zeros":
+        vectors[CLASSES.index("class03")] = 0
+    else:
+        vectors[:] = vectors[:1] * np.arange(1, len(vectors) + 1, dtype=np.float32)[:, None]
+    table = tmp_path / "bad.csv"
+    class_embeddings.write(table, ClassEmbeddings(names=known.names, vectors=vectors))
+    with pytest.raises(ConfigError, match=says):
+        train(made, tmp_path / "r", table)
+    assert not (tmp_path / "r" / "done.json").exists()
