@@ -28,7 +28,10 @@ def episodes(make_clips):
 
 def asked_of(name, drawn, queries, vectors, context):
     head = plugins.build(HEADS, name)
-    pair = Pair(support=vectors, query=vectors, modality_dims=(DIM,), other_modality=vectors)
+    pair = Pair(
+        support=vectors, query=vectors, modality_dims=(DIM,), other_modality=vectors,
+        names=vectors[:5],  # of as many classes
+    )  # fmt: skip
     return scorer(head, pair, context, queries=queries)(drawn)
 
 
