@@ -193,7 +193,7 @@ def _asked(
     named: Float[Tensor, "V E"],
 ) -> Asked:
     """Clips as stored, where the maps put them, and as named."""
-    units = [F.normalize(of.units(means[m]) @ of.matrix.T, dim=-1) for m, of in maps.items()]
+    units = [F.normalize(of.mapped(means[m]), dim=-1) for m, of in maps.items()]
     return Asked(clips, tuple(means.values()), torch.stack(units).mean(0), named)
 
 

@@ -8,8 +8,7 @@ means the same for features of any size. A clip lands near the name of its class
 classes whose names mean something alike, also where no clip of these was seen: which is what makes
 names one more sense (`learn/fewshot/guard.py`). `learn/training/name_regression.py` solves it.
 
-Shapes: B = clips, T = rows (padded), D = stored size, E = size of a name's vector, V = clips of
-training, C = classes.
+Shapes: D = stored size, E = size of a name's vector, V = clips of training, C = classes.
 
 Source: linear semantic output codes (Palatucci et al., 2009); the name's space as in ESZSL
 (Romera-Paredes and Torr, 2015), whose second penalty changed nothing here.
@@ -18,11 +17,11 @@ Source: linear semantic output codes (Palatucci et al., 2009); the name's space 
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from jaxtyping import Float, Int
+from torch import Tensor
 
-from learn.models.projections import Traits, mean_of_rows
+from learn.models.projections import Traits
+from learn.models.projections._solved import Solved
 from store.settings import Settings, setting
 
 TRAITS = Traits(closed_form=True, texts=True)
@@ -37,33 +36,12 @@ class Config(Settings):
     penalty: float = setting(20.0, above=0)  # in mean eigenvalues of the clips' second moment
 
 
-class SemanticRidge(nn.Module):
-    """A fixed linear map of a clip's mean row; the first numbers of it until it is solved."""
-
-    centre: Tensor
-    matrix: Tensor
-    power: Tensor
+class SemanticRidge(Solved):
+    """A fixed linear map of a clip's mean row into the space of names."""
 
     def __init__(self, config: Config, dim_in: int) -> None:
-        super().__init__()
-        self.dim_out = config.dim_out or dim_in
+        super().__init__(dim_in, config.dim_out or dim_in, 1.0)
         self.penalty = config.penalty
-        self.register_buffer("centre", torch.zeros(dim_in))
-        self.register_buffer("matrix", torch.eye(self.dim_out, dim_in))
-        self.register_buffer("power", torch.ones(()))
-
-    def forward(
-        self,
-        rows: Float[Tensor, "B T D"],
-        mask: Bool[Tensor, "B T"],
-        seconds: Float[Tensor, "B T"],
-    ) -> Float[Tensor, "B E"]:
-        """Where each clip's mean row lies among the vectors of names."""
-        return self.units(mean_of_rows(rows, mask)) @ self.matrix.T
-
-    def units(self, means: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
-        """Means to the power, centred and of length 1."""
-        return F.normalize(self._powered(means) - self.centre, dim=-1)
 
     def solve(
         self,
@@ -74,7 +52,7 @@ class SemanticRidge(nn.Module):
     ) -> None:
         """Take the map from these clips to the vectors of their classes' names, row by class id."""
         self.power.fill_(power)
-        self.centre.copy_(self._powered(means).mean(0))
+        self.settle(means)
         units = self.units(means).double()
         share = 1 / torch.bincount(classes, minlength=len(texts)).clamp_min(1).double()[classes]
         weighed = units * share[:, None]
@@ -82,9 +60,6 @@ class SemanticRidge(nn.Module):
         moment.diagonal().add_(self.penalty * moment.diagonal().mean().clamp_min(1e-30))
         solved = torch.linalg.solve(moment, weighed.T @ texts.double()[classes])
         self.matrix.copy_(solved.T)
-
-    def _powered(self, means: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
-        return means.sign() * means.abs() ** self.power
 
 
 def build(config: Config, dim_in: int) -> SemanticRidge:

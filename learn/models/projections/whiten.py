@@ -14,11 +14,11 @@ Source: linear discriminant analysis with shrinkage (Friedman, 1989); the power,
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from jaxtyping import Float, Int
+from torch import Tensor
 
-from learn.models.projections import Traits, mean_of_rows
+from learn.models.projections import Traits
+from learn.models.projections._solved import Solved
 from store.errors import ConfigError
 from store.settings import Settings, setting
 
@@ -36,46 +36,18 @@ class Config(Settings):
     power: float = setting(0.5, above=0, at_most=1)
 
 
-class Whiten(nn.Module):
+class Whiten(Solved):
     """A fixed linear map of a clip's mean row; the identity until it is solved."""
 
-    centre: Tensor
-    matrix: Tensor
-    power: Tensor
     shrinkage: Tensor
 
     def __init__(self, config: Config, dim_in: int) -> None:
-        super().__init__()
-        self.dim_out = config.dim_out or dim_in
+        super().__init__(dim_in, config.dim_out or dim_in, config.power)
         if self.dim_out < dim_in:
             raise ConfigError(
                 f"whiten: dim_out={self.dim_out} is less than the {dim_in} of the rows; use same"
             )
-        self.register_buffer("centre", torch.zeros(dim_in))
-        self.register_buffer("matrix", torch.eye(self.dim_out, dim_in))
-        self.register_buffer("power", torch.tensor(config.power))
         self.register_buffer("shrinkage", torch.ones(()))
-
-    def forward(
-        self,
-        rows: Float[Tensor, "B T D"],
-        mask: Bool[Tensor, "B T"],
-        seconds: Float[Tensor, "B T"],
-    ) -> Float[Tensor, "B E"]:
-        """The whitened mean of each clip's rows."""
-        return self.units(mean_of_rows(rows, mask)) @ self.matrix.T
-
-    def units(self, means: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
-        """Means to the power, centred and of length 1."""
-        return F.normalize(self.powered(means) - self.centre, dim=-1)
-
-    def powered(self, means: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
-        """sign(x)·|x|^power."""
-        return means.sign() * means.abs() ** self.power
-
-    def settle(self, means: Float[Tensor, "V D"]) -> None:
-        """Take the centre from these clips."""
-        self.centre.copy_(self.powered(means).mean(0))
 
     def solve(
         self, means: Float[Tensor, "V D"], classes: Int[Tensor, "V"]
