@@ -23,7 +23,7 @@ import torch
 
 import store
 from benchmarks._table import show
-from learn.evaluation.evaluation_set import load_evaluation_set
+from learn.data.evaluation_set import load_evaluation_set
 from learn.fewshot.mode_pairs import MODES
 from learn.fewshot.tasks import Episodes
 from learn.inference.fitted_head import HeadClassifier, Labelled

@@ -19,6 +19,7 @@ from torch import Tensor
 from learn.fewshot.budget import MEMORY
 from learn.fewshot.fusions import WeighingFusion
 from learn.fewshot.guard import STORED
+from learn.fewshot.sense_prior import Like
 from learn.inference.examples import Examples
 from learn.inference.fitted_head import FittedHead, Labelled
 from learn.inference.judges import Judges
@@ -83,7 +84,7 @@ def _told(
         if not parts:
             continue
         asked = (has[:, held] == pattern[:, None]).all(0)
-        judge = judges.of(parts)
+        judge = judges.of(parts, Like.of_labelled(class_ids[left]))
         of_parts = has[pattern]
         any_will_do = isinstance(judge.fusion, WeighingFusion)
         usable = left & (of_parts.any(0) if any_will_do else of_parts.all(0))

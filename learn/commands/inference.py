@@ -55,6 +55,15 @@ def predict_command(
     ] = ["label"],  # noqa: B006
     group: Group = None,
     group_file: GroupFile = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Other classes, in splits train and val, that tell how much senses count.",
+            show_default="the store's",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
     mode: Annotated[
         str | None,
         typer.Option(
@@ -124,9 +133,8 @@ def predict_command(
 
     settings = PredictSettings(
         support=support, query=query, output=output, labels=tuple(label), group=group,
-        group_file=group_file, by=by, head=head, fusion=fusion, guard=guard, names=names,
-        index=index, top=top,
-        abstain_below=abstain_below, memory_bytes=0,
+        group_file=group_file, manifest=manifest, by=by, head=head, fusion=fusion, guard=guard,
+        names=names, index=index, top=top, abstain_below=abstain_below, memory_bytes=0,
     )  # fmt: skip
     check_device(device)
     check_predict(directory, settings, mode=mode, projection=projection, visual=visual, audio=audio)
@@ -137,8 +145,8 @@ def predict_command(
     with console.progress("clips", quiet=as_json) as progress:
         result = learn.predict(
             directory, support=support, output=output, query=query, labels=tuple(label),
-            group=group, group_file=group_file, mode=mode, projection=projection, head=head,
-            fusion=fusion, guard=guard, names=names,
+            group=group, group_file=group_file, manifest=manifest, mode=mode, projection=projection,
+            head=head, fusion=fusion, guard=guard, names=names,
             by=by, index=index, top=top, abstain_below=abstain_below, visual=visual, audio=audio,
             device=device, progress=progress,
         ).to_dict()  # fmt: skip

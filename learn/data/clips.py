@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from store import Manifest
 
 UNLABELLED = -1
+TRAIN, VAL = "train", "val"  # splits that are learnt from, and chosen by
 SHOT, QUERY, BASE = 1, 2, 4  # roles: what a clip may be; and whether its class is one trained on
 
 

@@ -13,9 +13,9 @@ from dataclasses import replace
 import numpy as np
 
 from learn.data.clips import splits
+from learn.data.evaluation_set import EvaluationSet, load_evaluation_set
 from learn.evaluation.benchmark import Benchmark
 from learn.evaluation.compared import Compared, context_of, joins
-from learn.evaluation.evaluation_set import EvaluationSet, load_evaluation_set
 from learn.evaluation.results import Augmented
 from learn.fewshot import statistics
 from learn.fewshot.augmentations import FAMILY, Augmentation, AugmentedHead, Base

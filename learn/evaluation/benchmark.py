@@ -16,19 +16,19 @@ from torch import Tensor
 
 from learn.data.clips import Clips
 from learn.data.devices import CPU
+from learn.data.evaluation_set import EvaluationSet
 from learn.data.seen_media import seen_by_encoder
 from learn.evaluation import calibration
 from learn.evaluation.compared import Compared, Fusions, Way, ways_for
 from learn.evaluation.confusion import EMPTY, tally
-from learn.evaluation.evaluation_set import EvaluationSet
 from learn.evaluation.results import Leakage, Result
-from learn.evaluation.sense_prior import guard_prior, prior_of
 from learn.fewshot import modes, statistics
 from learn.fewshot.fusions import Fusion, Prior
 from learn.fewshot.guard import Guarded, Worth
 from learn.fewshot.heads import ExtraShotsHead, Head
 from learn.fewshot.kept import Kept, queries_of
 from learn.fewshot.metrics import Measured, measure
+from learn.fewshot.sense_prior import Like, guard_prior, prior_of
 from learn.fewshot.tasks import Episodes, draw_again
 from learn.inference.selection import NONE, encoders_of, modalities_of, vectors_of, vectors_on
 from learn.training.runs import Run
@@ -137,10 +137,10 @@ class Benchmark:
             stored, projected = (self._prior(x, head, kind, episodes) for x, kind in sides)
             apart = compared.apart(self.apart, fusion)
             worth = compared.worth_of_names(self.apart, self.worths) if fusion.names else None
-            return guard_prior(head, stored, projected, apart, episodes, names=worth)
+            return guard_prior(head, stored, projected, apart, Like.of(episodes), names=worth)
         encoders = encoders_of(self.features, compared.senses)
         apart = compared.apart(self.apart, fusion)
-        return prior_of(fusion, head, encoders, apart, episodes)
+        return prior_of(fusion, head, encoders, apart, Like.of(episodes))
 
     def _compared(self, *, with_val: bool) -> Iterator[Compared]:
         """Every projection's vectors under every pair of modes that it can compare."""

@@ -12,12 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from learn.data.devices import CPU
-from learn.evaluation.evaluation_set import EvaluationSet
-from learn.evaluation.sense_prior import unfitted, unseen, with_names
+from learn.data.evaluation_set import EvaluationSet
 from learn.evaluation.wording import NOT_ASKED
 from learn.fewshot import modes
-from learn.fewshot.apart import Apart
 from learn.fewshot.fused import FusedPredictor
 from learn.fewshot.fusions import DEFAULT, FAMILY, Fusion, Prior, senses_of
 from learn.fewshot.guard import (
@@ -34,9 +31,11 @@ from learn.fewshot.heads import Context, Head
 from learn.fewshot.heads._transform import Transform, known_of, taken_apart
 from learn.fewshot.kept import Kept
 from learn.fewshot.metrics import AnyPredictor, Predictor
+from learn.fewshot.sense_prior import Apart
 from learn.fewshot.tasks import Episodes
-from learn.inference.selection import vectors_of, vectors_on
-from learn.training import own_head, worth_of_names
+from learn.inference.seen_classes import seen_by, worth_of
+from learn.inference.selection import vectors_of
+from learn.training import own_head
 from learn.training.runs import Run
 from store import plugins
 from store.errors import InputError
@@ -46,7 +45,6 @@ if TYPE_CHECKING:
 
 BOTH = ("av", "av")  # the modes that always join senses
 EARLY, LEARNED = "early", "learned"
-ASKED_SEED = 0  # of the episodes that tell what names are worth
 
 Fusions = Mapping[str, Mapping[str, Fusion]]  # by projection and SPEC
 Vectors = Mapping[str, Float[Tensor, "V _"]]
@@ -151,29 +149,10 @@ class Compared:
 
     def apart(self, clips: EvaluationSet | None, fusion: Fusion) -> Apart | None:
         """The classes that nobody asks about, seen as those scored are."""
-        if clips is None:
+        seen = seen_by(self.run, fusion, clips, self.device)
+        if seen is None:
             return None
-        if isinstance(fusion, Guarded):
-            assert self.run is not None
-            of_classes, new = unfitted(clips, self.run), True
-            if of_classes is not None and fusion.names:
-                of_classes = with_names(of_classes, self.run)
-            if of_classes is None:
-                return None
-            chosen = of_classes
-            known = chosen.clips
-            names = None
-            if fusion.names:
-                names = self.run.names_of_clips(known.class_ids, known.classes)
-            vectors = both_sides(
-                vectors_on(self.device, chosen.rows, self.run),
-                vectors_on(self.device, chosen.rows, None),
-                None if names is None else names.to(self.device),
-            )
-        else:
-            chosen, new = unseen(clips, self.run)
-            vectors = vectors_on(self.device, chosen.rows, self.run)
-        pairs = self.pairs(vectors, fusion)
+        pairs = self.pairs(seen.vectors, fusion)
         assert pairs is not None
         base = self.pairs(self.seen(lambda x: x.base, fusion), fusion)
 
@@ -183,41 +162,17 @@ class Compared:
                 for i, pair in enumerate(pairs)
             ]
 
-        return Apart(clips=chosen.clips, pairs=pairs, contexts=contexts, unseen=new)
+        return Apart(clips=seen.clips.clips, pairs=pairs, contexts=contexts, unseen=seen.unseen)
 
     def worth_of_names(
         self, clips: EvaluationSet | None, known: dict[tuple[str, str], Worth]
     ) -> Worth:
         """What a class name is worth here in clips: by the run, or else by other classes."""
         assert self.run is not None
-        mode, told = self.cell[0], self.run.worth_of_names(self.cell[0])
-        if told.classes or clips is None:
-            return told
-        key = self.projection, mode
+        key = self.projection, self.cell[0]
         if key not in known:
-            known[key] = self._asked_worth(clips) or told
+            known[key] = worth_of(self.run, self.cell[0], clips)
         return known[key]
-
-    def _asked_worth(self, clips: EvaluationSet) -> Worth | None:
-        assert self.run is not None
-        new = unfitted(clips, self.run)
-        new = None if new is None else with_names(new, self.run)
-        if new is None:
-            return None
-        mode, ids = self.cell[0], new.clips.class_ids
-        stored, projected = (vectors_on(CPU, new.rows, run) for run in (None, self.run))
-        named = self.run.names_of_clips(ids, new.clips.classes)
-        assert named is not None
-        found = worth_of_names.measure(
-            [
-                worth_of_names.Asked(
-                    new.clips, tuple(stored[sense] for sense in modes.senses_in(mode, stored)),
-                    modes.common(projected, mode), named,
-                )
-            ],
-            ASKED_SEED,
-        )  # fmt: skip
-        return None if found is None else Worth(*found)
 
     def weighed(
         self,

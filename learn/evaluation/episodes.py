@@ -13,8 +13,10 @@ import torch
 
 from learn.data import devices
 from learn.data.clips import Clips, choose_split, splits
+from learn.data.evaluation_set import EvaluationSet, load_evaluation_set
 from learn.data.features import FeatureNames
 from learn.data.group_file import manifest_of
+from learn.data.other_classes import other_classes
 from learn.evaluation import pools
 from learn.evaluation.augmented import augmented, base_classes
 from learn.evaluation.benchmark import (
@@ -26,11 +28,9 @@ from learn.evaluation.benchmark import (
 )
 from learn.evaluation.compared import Fusions, fusions_of
 from learn.evaluation.config import MOST, EpisodesConfig
-from learn.evaluation.evaluation_set import EvaluationSet, load_evaluation_set
 from learn.evaluation.feasible import nothing_left, remedies
 from learn.evaluation.missing_modality import Drop, Missing, curves
 from learn.evaluation.results import EpisodesResult, Result
-from learn.evaluation.sense_prior import other_classes
 from learn.evaluation.until_ci import draw_until
 from learn.fewshot import episode_files, statistics
 from learn.fewshot.fusions.weighted import Weighted
@@ -388,9 +388,12 @@ def _apart(config: EpisodesConfig, question: Question, fusions: Fusions) -> Eval
     wanted |= config.guard != "off" and any(question.selection.runs.values())
     if not wanted or question.query_split is not None:
         return None
+    scored = question.scored.clips
+    if question.split == "all" or scored.targets is not None:
+        return None
     return other_classes(
-        question.manifest, dict(question.selection.features), question.scored,
-        split=question.split, label=config.label, group=config.group,
+        question.manifest, question.selection.features, asked=scored.classes, label=config.label,
+        group=config.group, scored_split=question.split,
     )  # fmt: skip
 
 

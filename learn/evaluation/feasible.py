@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from learn.data.clips import Clips
-from learn.evaluation.evaluation_set import EvaluationSet
+from learn.data.evaluation_set import EvaluationSet
 from learn.fewshot.tasks import _sampler
 from store.errors import MicroshotError
 

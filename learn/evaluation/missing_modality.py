@@ -31,11 +31,11 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from learn.data.clips import Clips
+from learn.data.evaluation_set import EvaluationSet
 from learn.data.rows import Rows, concatenated
 from learn.evaluation.compared import context_of
 from learn.evaluation.drop import FILLS, FUSIONS, OF_MODE, UNASKED
 from learn.evaluation.drop import Drop as Drop
-from learn.evaluation.evaluation_set import EvaluationSet
 from learn.fewshot import modes as views
 from learn.fewshot import statistics
 from learn.fewshot.fusions import FAMILY, Fusion, Prior

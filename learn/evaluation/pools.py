@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from learn.data.clips import BASE, QUERY, SHOT, Clips, splits
+from learn.data.clips import BASE, QUERY, SHOT, TRAIN, VAL, Clips, splits
+from learn.data.evaluation_set import EvaluationSet
 from learn.data.rows import concatenated
-from learn.evaluation.evaluation_set import EvaluationSet
 from store.errors import InputError
 
 if TYPE_CHECKING:
     from store import Manifest
-
-TRAIN, VAL = "train", "val"
 
 
 def of_val(everything: EvaluationSet, manifest: "Manifest", split: str) -> EvaluationSet | None:

@@ -4,14 +4,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from learn.data.devices import CPU
+from learn.data.evaluation_set import EvaluationSet
 from learn.fewshot import default_head
-from learn.fewshot.fusions import DEFAULT, FAMILY, Fusion, Prior, equal
-from learn.fewshot.fusions._shipped import shipped
+from learn.fewshot.fusions import DEFAULT, FAMILY, Fusion, Prior
 from learn.fewshot.fusions.weighted import Weighted
-from learn.fewshot.guard import STAND_BACK, Guarded, GuardPrior, refusal
+from learn.fewshot.guard import Guarded, refusal
 from learn.fewshot.heads import ExtraShotsHead, Head
-from learn.fewshot.modes import mode_of
+from learn.fewshot.heads._transform import known_of
+from learn.fewshot.modes import Pair, mode_of
+from learn.fewshot.sense_prior import Apart, Like, guard_prior, prior_of
 from learn.inference.fitted_head import Judge
+from learn.inference.seen_classes import seen_by, worth_of
 from learn.inference.selection import encoders_of
 from learn.training.runs import Run
 from store import plugins
@@ -28,39 +32,49 @@ class Judges:
     spec: str  # the head's, in full
     head: Head
     fusion: str  # a SPEC, for clips that have several senses
+    run: Run | None  # what projected the vectors
     guard: bool  # do stored vectors stand beside a projection's?
     features: Mapping[str, "Feature"]
-    names: Run | None = None  # that knows names of classes, which are one more sense
+    named: bool = False  # are names of classes, which the run knows, one more sense?
+    others: EvaluationSet | None = None  # labelled clips of classes that are not asked about
+
+    @property
+    def learns_from_others(self) -> bool:
+        """Whether classes that are not asked about tell anything of how to judge."""
+        kind: Fusion = plugins.build(FAMILY, self.fusion)
+        return self.guard or (isinstance(kind, Weighted) and kind.prior == "auto")
 
     def knows(self, classes: Sequence[str]) -> bool:
         """Whether the names of all these classes are a sense."""
-        return self.names is not None and not self.lacking(classes)
+        return self.named and not self.lacking(classes)
 
     def lacking(self, classes: Sequence[str]) -> tuple[str, ...]:
         """The classes whose names have no vector, where names are asked for."""
-        if self.names is None:
+        if not self.named or self.run is None:
             return ()
-        return tuple(name for name in classes if not self.names.has_name(name))
+        return tuple(name for name in classes if not self.run.has_name(name))
 
-    def of(self, parts: tuple[str, ...], names: float | None = None) -> Judge:
-        """What judges clips that have exactly these vectors; `names` is how many labelled clips a
-        class has, where names of classes are a sense."""
+    def of(self, parts: tuple[str, ...], question: Like, *, named: bool = False) -> Judge:
+        """What judges clips that have exactly these vectors; `named` if names of classes are a
+        sense."""
         kind = self._kind(parts) if len(parts) > 1 else None
-        if not self.guard:
-            return Judge(head=self.head, fusion=kind, prior=self._prior(kind, parts))
+        if not self.guard or self.run is None:
+            prior = self._prior(kind, parts, self.run, question)
+            return Judge(head=self.head, fusion=kind, prior=prior)
         joint = parts[0] not in self.features  # a network's one vector of all
         beside: Fusion | None = plugins.build(FAMILY, DEFAULT) if joint else kind
-        stored = self._prior(beside, tuple(self.features) if joint else parts)
         mode = parts[0] if joint else mode_of(parts)
-        worth = None if self.names is None else self.names.worth_of_names(mode)
-        return Judge(
-            head=self.head,
-            fusion=Guarded(mode, beside, kind, names=names is not None),
-            prior=GuardPrior.of(
-                stored, self._prior(kind, parts), STAND_BACK,
-                worth.beside(names) if worth and names is not None else None, str(worth or ""),
-            ),
-        )  # fmt: skip
+        guarded = Guarded(mode, beside, kind, names=named)
+        senses = tuple(self.features) if joint else parts
+        prior = guard_prior(
+            self.head,
+            self._prior(beside, senses, None, question),
+            self._prior(kind, parts, self.run, question),
+            self._apart(guarded, self.run, None),
+            question,
+            names=worth_of(self.run, mode, self.others) if named else None,
+        )
+        return Judge(head=self.head, fusion=guarded, prior=prior)
 
     def _kind(self, parts: tuple[str, ...]) -> Fusion:
         built: Fusion = plugins.build(FAMILY, self.fusion)
@@ -68,13 +82,31 @@ class Judges:
             raise ConfigError(f"fusion {self.fusion} needs {need}; use weighted, early or late")
         return built
 
-    def _prior(self, kind: Fusion | None, parts: tuple[str, ...]) -> Prior | None:
-        """Where weights begin: no other classes are looked at."""
+    def _prior(
+        self, kind: Fusion | None, parts: tuple[str, ...], run: Run | None, question: Like
+    ) -> Prior | None:
+        """Where the weights of these senses begin; None where nothing is weighed."""
         if not isinstance(kind, Weighted):
             return None
-        if kind.prior == "equal":
-            return equal(len(parts))
-        return shipped(encoders_of(self.features, parts))
+        apart = self._apart(kind, run, parts) if kind.prior == "auto" else None
+        return prior_of(kind, self.head, encoders_of(self.features, parts), apart, question)
+
+    def _apart(
+        self, fusion: Fusion, run: Run | None, parts: tuple[str, ...] | None
+    ) -> Apart | None:
+        """Other classes by these vectors (None: by all), as clips asked about are seen."""
+        seen = seen_by(run, fusion, self.others, CPU)
+        if seen is None:
+            return None
+        vectors = {name: x for name, x in seen.vectors.items() if parts is None or name in parts}
+        pairs = [
+            Pair(support=x.as_shots, query=x.vectors, modality_dims=x.modality_dims)
+            for x in fusion.views(vectors)
+        ]
+        contexts = [known_of(pair.support, pair.modality_dims) for pair in pairs]
+        return Apart(
+            clips=seen.clips.clips, pairs=pairs, contexts=lambda _: contexts, unseen=seen.unseen
+        )
 
 
 def judges_of(
@@ -105,6 +137,6 @@ def judges_of(
     kind: Fusion = plugins.build(FAMILY, name)
     guarded = run is not None and guard == "on" and not refusal(built, kind)
     return Judges(
-        spec=spec, head=built, fusion=name, guard=guarded, features=features,
-        names=run if guarded and names == "on" and run is not None and run.knows_names else None,
+        spec=spec, head=built, fusion=name, run=run, guard=guarded, features=features,
+        named=guarded and names == "on" and run is not None and run.knows_names,
     )  # fmt: skip

@@ -22,6 +22,7 @@ from learn.fewshot.budget import MEMORY
 from learn.fewshot.fusions import WeighingFusion
 from learn.fewshot.guard import NAMES, STORED
 from learn.fewshot.mode_pairs import MODES, mode_of
+from learn.fewshot.sense_prior import Like
 from learn.inference.classifier import Calibration, Classifier, Predictions, fit
 from learn.inference.embed import EmbeddedBatch
 from learn.inference.examples import Examples
@@ -169,10 +170,6 @@ class Labeller:
         return sorted({self._names[i] for i in torch.nonzero(self._usable)[:, 0].tolist()})
 
     @property
-    def _clips_a_class(self) -> float:
-        return int(self._usable.sum()) / len(self._with_clips)
-
-    @property
     def answered(self) -> int:
         """The number of clips answered so far."""
         return self._statuses[ANSWERED]
@@ -202,7 +199,7 @@ class Labeller:
         judges = self.settings.judges
         if judges is None or not self._heads:
             return ()
-        if len(self._examples.parts) < 2 and judges.names is None:
+        if len(self._examples.parts) < 2 and not judges.named:
             return ()
         return tuple(self._weights(self._examples.parts))
 
@@ -280,7 +277,8 @@ class Labeller:
             assert judges is not None
             has = torch.stack([examples.present[part] for part in parts])
             named = judges.knows(self._with_clips)
-            judge = judges.of(parts, self._clips_a_class if named else None)
+            question = Like.of_labelled(self._class_ids(torch.nonzero(self._usable)[:, 0]))
+            judge = judges.of(parts, question, named=named)
             # What is joined before the head, or judged by a head each, takes clips that have all.
             any_will_do = isinstance(judge.fusion, WeighingFusion)
             usable = self._usable & (has.any(0) if any_will_do else has.all(0))
@@ -293,8 +291,8 @@ class Labeller:
             names = [n for n in examples.vectors if n in parts or n.startswith(STORED)]
             class_ids = self._class_ids(clips)
             vectors = {name: examples.vectors[name][clips] for name in names}
-            if named and judges.names is not None:
-                of_names = judges.names.names_of_clips(class_ids.numpy(), self.classes)
+            if named and judges.run is not None:
+                of_names = judges.run.names_of_clips(class_ids.numpy(), self.classes)
                 vectors |= {} if of_names is None else {NAMES: of_names}
             shots = Labelled(
                 vectors=vectors,

@@ -16,8 +16,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from learn.data import devices
+from learn.data.clips import splits
+from learn.data.evaluation_set import EvaluationSet
 from learn.data.features import FeatureNames
-from learn.data.group_file import with_groups
+from learn.data.group_file import manifest_of, with_groups
+from learn.data.other_classes import other_classes
 from learn.inference.embed import (
     EmbeddedBatch,
     all_clips,
@@ -34,7 +37,9 @@ from learn.inference.settings import HEADS, PredictSettings, parse_index
 from learn.inference.vector_cache import VectorCache
 from store import atomic, read_manifest
 from store import open as open_store
+from store.errors import InputError
 from store.features.streaming import MEMORY_BYTES
+from store.manifest import Manifest
 
 if TYPE_CHECKING:
     from store import Store
@@ -86,6 +91,7 @@ def predict(
     labels: Sequence[str] = ("label",),
     group: str | None = None,
     group_file: str | Path | None = None,
+    manifest: str | Path | None = None,
     mode: str | None = None,
     projection: str | Path | None = None,
     head: str | None = None,
@@ -106,9 +112,11 @@ def predict(
 
     `support` and `query` name clips of the store by `clip_id` (or `path`); without `query`, every
     clip of the store that is not in the support is labelled. `head`, `fusion`, `guard` and `names`
-    are those of `run_episodes`, which gives the same answers on the same shots; `by` prototypes or
-    nearest, or an approximate `index`, looks in a gallery instead. The file is written beside its
-    final name and renamed when it is whole.
+    are those of `run_episodes`, which gives the same answers on the same shots: how much each sense
+    and a projection count begins at what classes tell that are not asked about, those of the splits
+    train and val of `manifest` or else of the store. `by` prototypes or nearest, or an approximate
+    `index`, looks in a gallery instead. The file is written beside its final name and renamed when
+    it is whole.
 
     >>> known = fs.manifest().select(split="train").to_pandas()[["label"]]
     >>> known.to_csv("labelled.csv")
@@ -122,9 +130,9 @@ def predict(
     begun = time.monotonic()
     settings = PredictSettings(
         support=support, query=query, output=Path(output), labels=tuple(dict.fromkeys(labels)),
-        group=group, group_file=group_file, by=by, head=head, fusion=fusion, guard=guard,
-        names=names, index=index, top=top,
-        abstain_below=abstain_below, memory_bytes=memory_bytes,
+        group=group, group_file=group_file, manifest=manifest, by=by, head=head, fusion=fusion,
+        guard=guard, names=names, index=index, top=top, abstain_below=abstain_below,
+        memory_bytes=memory_bytes,
     )  # fmt: skip
     where = devices.chosen(device)
     (run,) = runs_of([projection] if projection else [], where).values()
@@ -247,6 +255,12 @@ def _prepare(
     groups = read_groups(
         with_groups(table, settings.group_file, settings.group), store, settings.group
     )
+    known = _manifest_of_others(settings, store, judges)
+    of_question = {
+        label: judges
+        and replace(judges, others=_others(settings, judges, known, label, names, ids or ()))
+        for label, names in columns.items()
+    }
     batches = list(_embed(selection, table.clip_ids, settings, judges))
     examples = join(batches, _parts(selection), groups)
     return _Prediction(
@@ -256,7 +270,8 @@ def _prepare(
         ids=ids,
         support=frozenset(table.clip_ids),
         labellers=tuple(
-            Labeller(label, names, examples, labeller) for label, names in columns.items()
+            Labeller(label, names, examples, replace(labeller, judges=of_question[label]))
+            for label, names in columns.items()
         ),
     )
 
@@ -269,6 +284,45 @@ def _judges(settings: PredictSettings, selection: Selection) -> Judges | None:
     return judges_of(
         settings.head, settings.fusion, settings.guard, run, selection.features, settings.names
     )
+
+
+def _manifest_of_others(
+    settings: PredictSettings, store: "Store", judges: Judges | None
+) -> Manifest | None:
+    """What tells of classes that are not asked about; None where nobody would learn from them, or
+    nothing is known of splits."""
+    if judges is None or not judges.learns_from_others:
+        return None
+    if settings.manifest is None and not store.manifest_names():
+        return None
+    table = manifest_of(store, settings.manifest, settings.group_file, settings.group)
+    return table if splits(table) else None
+
+
+def _others(
+    settings: PredictSettings,
+    judges: Judges | None,
+    manifest: Manifest | None,
+    label: str,
+    names: Sequence[str],
+    asked: Sequence[str],
+) -> EvaluationSet | None:
+    """The classes that nobody asks about in this question, without the clips that are asked about.
+
+    Of the store's own manifest, which was not named, a column that does not serve says nothing.
+    """
+    if judges is None or manifest is None:
+        return None
+    group = settings.group if settings.group in (*manifest.columns, "none") else None
+    try:
+        return other_classes(
+            manifest, judges.features, asked=set(names), label=label, group=group,
+            without=frozenset(asked),
+        )  # fmt: skip
+    except InputError:
+        if settings.manifest is not None:
+            raise
+        return None
 
 
 def _labeller(

@@ -62,6 +62,7 @@ class PredictSettings:
     labels: tuple[str, ...]
     group: str | None
     group_file: str | Path | None = None
+    manifest: str | Path | None = None  # what is known of classes that are not asked about
     by: str | None  # of the gallery
     head: str | None  # SPECs; None: the default
     fusion: str | None

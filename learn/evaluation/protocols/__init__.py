@@ -16,10 +16,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from learn.data.clips import splits
+from learn.data.evaluation_set import EvaluationSet, load_evaluation_set
 from learn.data.seen_media import seen_by_encoder
 from learn.evaluation import calibration
 from learn.evaluation.confusion import matrix_of
-from learn.evaluation.evaluation_set import EvaluationSet, load_evaluation_set
 from learn.evaluation.metrics import OfClass
 from learn.fewshot import modes as views
 from learn.inference.selection import modalities_of, vectors_of

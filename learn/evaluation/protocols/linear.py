@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from learn.data.evaluation_set import EvaluationSet
 from learn.evaluation import metrics
-from learn.evaluation.evaluation_set import EvaluationSet
 from learn.evaluation.protocols import (
     Finding,
     Material,

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
+from learn.data.evaluation_set import EvaluationSet
 from learn.evaluation import metrics
-from learn.evaluation.evaluation_set import EvaluationSet
 from learn.evaluation.protocols import Finding, Material, _logistic
 from store.errors import InputError
 from store.settings import Settings, setting

@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from learn.data.clips import Clips, group_names
-from learn.evaluation.evaluation_set import EvaluationSet
+from learn.data.evaluation_set import EvaluationSet
 from learn.evaluation.protocols import Finding, Material
 from learn.fewshot.statistics import METHODS, ci95
 from store.errors import ConfigError, InputError

@@ -28,7 +28,7 @@ from math import isfinite
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from learn.evaluation.evaluation_set import EvaluationSet
+from learn.data.evaluation_set import EvaluationSet
 from learn.evaluation.metrics import OfClass
 from learn.evaluation.protocols import Finding, Material, positions
 from learn.fewshot import modes

@@ -5,6 +5,7 @@ import torch
 
 from learn.annotation import estimate
 from learn.annotation.estimate import draw_order, is_due, sample_of, told_right
+from learn.fewshot.sense_prior import Like
 from learn.inference.examples import Examples
 from learn.inference.fitted_head import FittedHead, Labelled
 from learn.inference.judges import judges_of
@@ -45,7 +46,9 @@ def test_clips_are_told_by_heads_that_never_saw_them(filled, monkeypatch):
         others = torch.tensor([i for i in range(30) if i != clip])
         shots = Labelled(vectors={part: x[others]}, present={part: has[others]},
                          class_ids=class_ids[others])  # fmt: skip
-        scores = FittedHead(judges.of((part,)), shots, 1 << 30).scores({part: x[clip : clip + 1]})
+        scores = FittedHead(judges.of((part,), Like.of_labelled(class_ids)), shots, 1 << 30).scores(
+            {part: x[clip : clip + 1]}
+        )
         assert told == (int(scores.argmax()) == int(class_ids[clip]))
     assert 0 < right.double().mean() <= 1
 
@@ -60,7 +63,11 @@ def test_a_clip_that_only_itself_would_tell_is_not_told(filled):
     class_ids = torch.from_numpy(rng.permutation(np.arange(60) % 4))
     has = torch.ones(60, dtype=torch.bool)
     whole = Labelled(vectors={part: x}, present={part: has}, class_ids=class_ids)
-    seen = FittedHead(judges.of((part,)), whole, 1 << 30).scores({part: x}).argmax(1)
+    seen = (
+        FittedHead(judges.of((part,), Like.of_labelled(class_ids)), whole, 1 << 30)
+        .scores({part: x})
+        .argmax(1)
+    )
     assert (seen == class_ids).double().mean() > 0.95
     examples = Examples(vectors={part: x}, present={part: has}, groups=None)
     right = told_right(judges, examples, class_ids, torch.arange(60))

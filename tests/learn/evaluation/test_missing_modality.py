@@ -6,7 +6,7 @@ import torch
 
 import learn
 from learn.commands.tables import episodes_table
-from learn.evaluation.evaluation_set import load_evaluation_set
+from learn.data.evaluation_set import load_evaluation_set
 from learn.evaluation.missing_modality import Drop, Gaps
 from learn.fewshot.fusions import equal
 from learn.fewshot.heads import Context

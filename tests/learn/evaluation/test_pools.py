@@ -7,7 +7,7 @@ import learn
 import store
 from learn.commands.tables import episodes_table
 from learn.data.clips import QUERY, SHOT
-from learn.evaluation.evaluation_set import load_evaluation_set
+from learn.data.evaluation_set import load_evaluation_set
 from learn.evaluation.pools import crossed
 from store import testing
 from store.errors import InputError

@@ -10,7 +10,7 @@ import learn
 import store
 from learn.data import class_embeddings
 from learn.data.class_embeddings import ClassEmbeddings
-from learn.evaluation.evaluation_set import load_evaluation_set
+from learn.data.evaluation_set import load_evaluation_set
 from learn.evaluation.protocols.zero_shot import Config, Scored, _area, _best, _harmonic
 from learn.training.runs import load_run
 from store import testing

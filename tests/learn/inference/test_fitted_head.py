@@ -20,18 +20,19 @@ HEADS = (DEFAULT, "prototypes", "prototypes:metric=cosine", "nearest", "logistic
 MEMORY = 1 << 28
 
 
-def as_scored(fs, tmp_path, **asked):
+def as_scored(fs, tmp_path, ways=8, **asked):
     """The shots of an episode of all classes as a support, and the answers to its queries."""
     result = learn.run_episodes(
-        fs, split="test", ways=8, shots=(3,), queries=4, episodes=3, groups="mixed",
-        save_episodes=tmp_path / "e.safetensors", **asked,
+        fs, split="test", ways=ways, queries=4, episodes=3,
+        save_episodes=tmp_path / "e.safetensors",
+        **{"shots": (3,), "groups": "mixed", **asked},
     )  # fmt: skip
     clips, (drawn,) = episode_files.load(tmp_path / "e.safetensors", result.clips)
     names = np.array(clips.classes)
     found = []
     for e in range(len(drawn)):
         of = names[drawn.classes[e]]
-        shots = [(clips.ids[i], of[n]) for n in range(8) for i in drawn.support[e][n]]
+        shots = [(clips.ids[i], of[n]) for n in range(ways) for i in drawn.support[e][n]]
         queries = [
             (clips.ids[i], of[n]) for i, n in zip(drawn.query[e], drawn.targets, strict=True)
         ]
@@ -57,6 +58,75 @@ def test_the_same_answers_as_in_episodes(filled, tmp_path, head, mode):
         if mode == "av":
             (weights,) = result.labels[0].weights.values()
             assert sum(weights.values()) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def with_others(tmp_path_factory):
+    """Six test classes, eighteen in train and val that nobody asks about, and a run of theirs."""
+    path = tmp_path_factory.mktemp("others") / "store"
+    store.testing.fill(path, clips=480, classes=24, rows=2, dim=16, separation=2.0)
+    run = path.parent / "run"
+    learn.train(path, "whiten", run_dir=run)
+    return path, run
+
+
+@pytest.mark.parametrize("projected", [False, True])
+@pytest.mark.parametrize("shots", [1, 4])
+def test_other_classes_tell_as_much_as_in_episodes(with_others, tmp_path, shots, projected):
+    fs, run = with_others
+    asked = {"projections": (run,)} if projected else {}
+    (row,), episodes = as_scored(
+        fs, tmp_path, ways=6, shots=(shots,), groups="within", support=("av",), **asked
+    )
+    weights = []
+    for e, (support, queries) in enumerate(episodes):
+        answered = answers(fs, tmp_path, e, support, queries, run if projected else None)
+        right = np.mean([answered[0][clip] == label for clip, label in queries])
+        assert right == pytest.approx(row.of_episodes[e])
+        (origin,) = answered[1].prior.values()
+        assert origin == row.prior["from"]
+        assert "other classes" in origin
+        weights.append(list(next(iter(answered[1].weights.values())).values()))
+    found = [w["mean"] for w in row.weights.values()]
+    np.testing.assert_allclose(np.mean(weights, axis=0), found, atol=1e-5)
+    assert found != pytest.approx([0.5, 0.5], abs=1e-3)
+
+
+def answers(fs, tmp_path, number, shots, queries, run=None, **asked):
+    """What `predict` says of an episode's queries, and its summary."""
+    support = write(tmp_path / f"s{number}.csv", ["clip_id", "label"], shots)
+    query = write(tmp_path / f"q{number}.csv", ["clip_id"], [[clip] for clip, _ in queries])
+    output = tmp_path / f"o{number}.csv"
+    result = learn.predict(
+        fs, support=support, query=query, output=output, mode="av", projection=run, **asked
+    )
+    return {r["clip_id"]: r["label"] for r in read(output)}, result.labels[0]
+
+
+def test_labels_of_clips_asked_about_say_nothing(with_others, tmp_path):
+    """The store's manifest with other labels for what is asked gives the same weights; with other
+    labels for the rest it does not."""
+    fs, _ = with_others
+    _, ((shots, queries), *_) = as_scored(fs, tmp_path, ways=6, shots=(1,), groups="within")
+    table = store.open(fs).manifest()
+    columns = [table.paths, table.clip_ids, table.column("label"), table.column("split")]
+    first = sorted(set(table.column("label")))[0]
+    found = []
+    for wrong in (None, "test", "train"):
+        rows = [[p, c, first if s == wrong else n, s] for p, c, n, s in zip(*columns, strict=True)]
+        path = write(tmp_path / f"{wrong}.csv", ["path", "clip_id", "label", "split"], rows)
+        _, summary = answers(
+            fs, tmp_path, f"of-{wrong}", shots, queries, manifest=path, group="none"
+        )
+        found.append(summary.weights)
+    assert found[0] == found[1]
+    assert found[0] != found[2]
+    with pytest.raises(InputError, match="no column 'mood'"):
+        learn.predict(
+            fs, support=write(tmp_path / "m.csv", ["clip_id", "mood"], shots), labels=("mood",),
+            output=tmp_path / "m-out.csv", manifest=path,
+        )  # fmt: skip
+    assert not (tmp_path / "m-out.csv").exists()
 
 
 def made(classes=5, each=6, seed=0, noise=1.0):

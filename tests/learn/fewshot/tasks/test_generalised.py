@@ -10,7 +10,7 @@ import learn
 import store
 from learn.commands.tables import episodes_table
 from learn.data.clips import BASE, QUERY, SHOT
-from learn.evaluation.evaluation_set import load_evaluation_set
+from learn.data.evaluation_set import load_evaluation_set
 from learn.evaluation.missing_modality import Drop
 from learn.evaluation.pools import generalised as pool
 from learn.evaluation.pools import of_val
