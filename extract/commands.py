@@ -1,5 +1,6 @@
 """The `extract` command line: clips to features, manifests of datasets, published weights."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,7 +53,11 @@ Audio = Annotated[
 ]
 Fps = Annotated[
     float | None,
-    typer.Option(help="Frames per second.", show_default="1.0", rich_help_panel=FRAMES),
+    typer.Option(
+        help="Frames per second.",
+        show_default="1.0; the network's of stacks",
+        rich_help_panel=FRAMES,
+    ),
 ]
 Frames = Annotated[
     int | None, typer.Option(help="Or: so many frames per clip.", rich_help_panel=FRAMES)
@@ -202,6 +207,7 @@ def run_command(
     """
     from extract.media.sampling import sampling
     from extract.pipeline.checks import check_run
+    from extract.weights.choice import frames_per_second
 
     options = _options(
         retry, device=device, precision=precision, workers=workers, decoder=decoder,
@@ -209,7 +215,10 @@ def run_command(
         max_failures=max_failures, offline=offline, accept_unverified=accept_unverified,
         unit_deadline_seconds=unit_deadline_seconds,
     )  # fmt: skip
-    policy = sampling(fps=fps, frames=frames, sample=sample, max_seconds=max_seconds)
+    policy = sampling(
+        fps=fps, frames=frames, sample=sample, max_seconds=max_seconds,
+        usual=partial(frames_per_second, visual),
+    )  # fmt: skip
     table = check_run(manifest, store_dir, visual, audio, options, elsewhere=scheduler is not None)
     if scheduler is not None:
         from store.cluster import check_url
@@ -275,13 +284,17 @@ def plan_command(
     """
     from extract.media.sampling import sampling
     from extract.pipeline.checks import Sample, check_run
+    from extract.weights.choice import frames_per_second
 
     options = _options(
         retry, device=device, precision=precision, workers=workers, decoder=decoder,
         follow_links=follow_links, sandbox=sandbox, deadline_seconds=deadline_seconds,
         max_failures=max_failures, offline=offline, accept_unverified=accept_unverified,
     )  # fmt: skip
-    policy = sampling(fps=fps, frames=frames, sample=sample, max_seconds=max_seconds)
+    policy = sampling(
+        fps=fps, frames=frames, sample=sample, max_seconds=max_seconds,
+        usual=partial(frames_per_second, visual),
+    )  # fmt: skip
     tried = Sample(clips=clips, seed=seed)
     table = check_run(manifest, store_dir, visual, audio, options)
     _fetch_named([*visual, *audio], options, quiet=as_json)

@@ -35,6 +35,7 @@ class Description:
     weights: str = "file"
     packaged: Mapping[str, Packaged] = field(default_factory=dict)  # by `variant=`
     precisions: tuple[str, ...] = ("fp32", "bf16")  # in which rows point where those of fp32 do
+    frames_per_second: float = 1.0  # that are looked at where nobody says how many
 
 
 @runtime_checkable
@@ -63,6 +64,16 @@ class VisualEncoder(Encoder, Protocol):
     """Frames `UInt8[B, H, W, 3]` RGB of any one size in; one row a frame out."""
 
     short_side: int  # pixels: larger frames may be scaled down to this, keeping their aspect
+
+
+@runtime_checkable
+class StackEncoder(VisualEncoder, Protocol):
+    """Stacks of successive frames `UInt8[B, T, H, W, 3]` RGB of any one size in; one row a stack
+    out, which has the time of its first frame."""
+
+    stack_frames: int  # T
+    stack_hop: int  # frames from one stack of a clip to the next
+    frames_per_second: float  # that it was made for
 
 
 @runtime_checkable

@@ -15,6 +15,7 @@ from torch.nn.utils import fusion
 
 from store.errors import ConfigError, choices
 
+NORMS, CONVOLUTIONS = (nn.BatchNorm2d, nn.BatchNorm3d), (nn.Conv2d, nn.Conv3d)
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _fast = ContextVar("fast", default=True)
 _learns = ContextVar("learns", default=False)
@@ -70,22 +71,32 @@ class SameConv2d(nn.Conv2d):
 
 
 def fold_batch_norm(network: nn.Module) -> None:
-    """Merge each batch norm into the layer registered before it; the function stays equal.
+    """Merge each batch norm into the layer registered before it, which may be the last one of a
+    sequence; the function stays equal.
 
     An unpadded average pool may lie between: averaging commutes with a scale and an offset.
     """
     for parent in list(network.modules()):
-        layer_name, layer = "", None
+        place, layer_name, layer = parent, "", None
         for name, child in list(parent.named_children()):
-            if isinstance(child, nn.BatchNorm2d) and isinstance(layer, nn.Conv2d):
-                setattr(parent, layer_name, fusion.fuse_conv_bn_eval(layer, child))
+            if isinstance(child, NORMS) and isinstance(layer, CONVOLUTIONS):
+                setattr(place, layer_name, fusion.fuse_conv_bn_eval(layer, child))
                 setattr(parent, name, nn.Identity())
             elif isinstance(child, nn.BatchNorm1d) and isinstance(layer, nn.Linear):
-                setattr(parent, layer_name, fusion.fuse_linear_bn_eval(layer, child))
+                setattr(place, layer_name, fusion.fuse_linear_bn_eval(layer, child))
                 setattr(parent, name, nn.Identity())
             unpadded_average = isinstance(child, nn.AvgPool2d) and child.padding == 0
             if not isinstance(child, nn.Identity) and not unpadded_average:
-                layer_name, layer = name, child
+                place, layer_name, layer = parent, name, child
+                while isinstance(layer, nn.Sequential) and len(layer):
+                    place, (layer_name, layer) = layer, list(layer.named_children())[-1]
+
+
+def channels_last(network: nn.Module) -> None:
+    """Hold the channels of kernels last, of pictures or of stacks of them."""
+    stacks = any(isinstance(module, nn.Conv3d) for module in network.modules())
+    layout = torch.channels_last_3d if stacks else torch.channels_last
+    network.to(memory_format=layout)  # type: ignore[call-overload]
 
 
 class Frozen:
@@ -98,7 +109,7 @@ class Frozen:
     """
 
     def __init__(
-        self, network: nn.Module, *, device: str, precision: str, channels_last: bool = True
+        self, network: nn.Module, *, device: str, precision: str, last: bool = True
     ) -> None:
         if precision not in PRECISIONS:
             raise ConfigError(
@@ -110,8 +121,8 @@ class Frozen:
         self._network = network.eval().requires_grad_(self.learns)
         if _fast.get():
             fold_batch_norm(network)
-        if _fast.get() and channels_last:
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if _fast.get() and last:
+            channels_last(network)
         network.to(self.device, self.dtype)
         self._copies: torch.cuda.Stream | None = None
         if self.device.type == "cuda":

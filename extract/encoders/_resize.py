@@ -123,13 +123,14 @@ def resize_window(
     *,
     kernel: str,
     crop: int,
+    eight_bits: bool = True,
 ) -> Float[Tensor, "B C crop crop"]:
-    """The middle of images at another size, in eight bits, of which only the `seen` pixels came."""
+    """The middle of images at another size, of which only the `seen` pixels came."""
     rows, columns = (
         kept(window.device, _window_matrix, of, to, kernel, crop)
         for of, to in zip(source, target, strict=True)
     )
-    return separable(window, rows, columns, eight_bits=True)
+    return separable(window, rows, columns, eight_bits=eight_bits)
 
 
 def _window_matrix(source: int, target: int, kernel: str, crop: int) -> Float[Tensor, "T S"]:

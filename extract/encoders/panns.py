@@ -298,7 +298,7 @@ def build(config: Config, device: str = "cpu", precision: str = "fp32") -> PANNs
     deep_on_cpu = len(variant.channels) > len(SMALL) and device == "cpu"
     return PANNsEncoder(
         front,
-        Frozen(cnn, device=device, precision=precision, channels_last=not deep_on_cpu),
+        Frozen(cnn, device=device, precision=precision, last=not deep_on_cpu),
         f"{NAME}-{config.variant}" + ("-untrained" if weights is None else ""),
         windows,
         config,

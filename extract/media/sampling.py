@@ -1,6 +1,6 @@
 """Sampling of clips: a policy of `extract/media/samplers` within the first seconds of a clip."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,7 +73,8 @@ def sampling(
     frames: int | None = None,
     sample: str | None = None,
     max_seconds: float = 30.0,
+    usual: Callable[[], float] = lambda: 1.0,
 ) -> Sampling:
-    """The sampling that these options mean; one frame a second if they say nothing."""
-    fps = 1.0 if fps is None and frames is None and sample is None else fps
+    """The sampling that these options mean; `usual` frames a second if they say nothing."""
+    fps = usual() if fps is None and frames is None and sample is None else fps
     return Sampling(fps=fps, frames=frames, sample=sample, max_seconds=max_seconds)

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from extract.encoders import Encoder
+from extract.encoders import Encoder, StackEncoder
 from extract.pipeline.landing import DeviceClock, Landed, Landing
 from store.errors import ConfigError
 
@@ -107,6 +107,13 @@ def limits_of(encoder: Encoder) -> Limits:
 def device_of(encoder: Encoder) -> torch.device:
     """The device that the encoder computes on."""
     return torch.device(getattr(encoder, "device", "cpu"))  # a word, of an encoder from outside
+
+
+def items_of(encoder: Encoder, batch_size: int) -> int:
+    """The items of a batch: frames or windows, or as many stacks as have no more frames."""
+    if isinstance(encoder, StackEncoder):
+        return max(1, batch_size // encoder.stack_frames)
+    return batch_size
 
 
 class Packer:

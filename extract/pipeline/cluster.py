@@ -30,7 +30,7 @@ from extract.media.sampling import Sampling
 from extract.pipeline import cluster_worker
 from extract.pipeline.cluster_worker import Settings, Setup, SetupPlugin, UnitTask
 from extract.pipeline.options import Options, readable
-from extract.pipeline.outputs import named, second_features
+from extract.pipeline.outputs import named, second_features, usual_sampling
 from extract.pipeline.planned import Planned, planned
 from extract.pipeline.progress import RunProgress, Watch, metrics_writer
 from extract.pipeline.result import FeatureReport, RunResult, Timings
@@ -298,7 +298,7 @@ def run_on(
     settings = Settings(
         visual=tuple(visual),
         audio=tuple(audio),
-        sampling=sampling or Sampling(fps=1.0),
+        sampling=sampling or usual_sampling(visual),
         options=options,
     )
     with connected(where.url, where.insecure_tcp) as client:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from extract import load_encoder
-from extract.encoders import DEFAULTS, AudioEncoder, Encoder, VisualEncoder
+from extract.encoders import DEFAULTS, AudioEncoder, Encoder, StackEncoder, VisualEncoder
 from extract.media.answers import checked
 from extract.media.clip import Clip, Request, failed
 from extract.media.decode import Decoder, safely
 from extract.media.parts import joined, rest_of
 from extract.media.sampling import Sampling
-from extract.pipeline.batching import limits_of
+from extract.pipeline.batching import items_of, limits_of
 from extract.pipeline.media_folders import media_folders
 from extract.pipeline.options import Options
 from extract.pipeline.planned import Planned
@@ -21,7 +21,7 @@ from extract.pipeline.unit_encoder import UnitEncoder, feature_spec, provenance
 from extract.processes.child import Outcome
 from extract.processes.pool import Limits, Parts, process_map
 from extract.processes.sandbox import Sandbox
-from extract.weights.choice import check_modality
+from extract.weights.choice import check_modality, frames_per_second
 from store import Feature, FeatureSpec, Manifest, Status, Store
 from store.errors import InputError
 from store.spec import settings_of
@@ -59,7 +59,7 @@ class Output:
 
     def notes(self) -> dict[str, Any]:
         """Provenance of a part made now."""
-        size = limits_of(self.encoder).batch_size(self.batch_size)
+        size = limits_of(self.encoder).batch_size(items_of(self.encoder, self.batch_size))
         return provenance(device=self.device, batch_size=size)
 
 
@@ -108,6 +108,20 @@ def named(
         "had: --visual simclrv2 --audio panns (extract weights list)"
     )
     return (DEFAULTS["visual"],), (DEFAULTS["audio"],), [line]
+
+
+def usual_sampling(visual: Sequence[str | Encoder]) -> Sampling:
+    """How clips are looked at for these encoders where nobody says it.
+
+    Raises:
+        ConfigError: they differ.
+    """
+    rates = {
+        encoder.name: encoder.frames_per_second if isinstance(encoder, StackEncoder) else 1.0
+        for encoder in visual
+        if not isinstance(encoder, str)
+    }
+    return Sampling(fps=frames_per_second([v for v in visual if isinstance(v, str)], rates))
 
 
 def encoders_of(

@@ -35,6 +35,7 @@ from extract.pipeline.outputs import (
     named,
     second_features,
     specs_of,
+    usual_sampling,
 )
 from extract.pipeline.planned import wanted
 from extract.pipeline.progress import Progress, silent
@@ -152,7 +153,7 @@ def plan(
     """
     sample = sample or Sample()
     options = (options or Options()).resolved()
-    policy = sampling or Sampling(fps=1.0)
+    policy = sampling or usual_sampling(visual)
     manifest, notes = read_clips(manifest)
     manifest = readable(manifest)
     visual, audio, said = named(visual, audio)

@@ -27,6 +27,7 @@ from extract.pipeline.outputs import (
     outputs_of,
     second_features,
     specs_of,
+    usual_sampling,
 )
 from extract.pipeline.planned import planned
 from extract.pipeline.progress import RunProgress, Watch, metrics_writer
@@ -60,7 +61,7 @@ def run(
         NotAStore: `store_dir` holds something else.
     """
     options = (options or Options()).resolved()
-    policy = sampling or Sampling(fps=1.0)
+    policy = sampling or usual_sampling(visual)
     manifest, notes = read_clips(manifest)
     manifest = readable(manifest)
     visual, audio, said = named(visual, audio)

@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float16, Float64, Int32
+from jaxtyping import Float16, Float64, Int32, Int64
 from torch import Tensor
 
-from extract.encoders import AudioEncoder, Encoder, VisualEncoder
+from extract.encoders import AudioEncoder, Encoder, StackEncoder, VisualEncoder
 from extract.media.clip import DECODER, Clip, Stream
 from extract.media.sampling import Sampling
-from extract.pipeline.batching import Halving, Packer, device_of, limits_of
+from extract.pipeline.batching import Halving, Packer, device_of, items_of, limits_of
 from extract.pipeline.landing import MAX_FLOAT16, as_stored
+from extract.pipeline.stacks import lacking, stacked, starts
 from store import FeatureSpec, Status, UnitRows
 
 MAX_ROWS = 65_535
@@ -57,7 +58,7 @@ class UnitEncoder:
         forward = Halving(lambda x: as_stored(encoder.forward(x)), limits.forward)
         # Windows over whole clips are rarely of one length: a batch would be mostly padding.
         whole = isinstance(encoder, AudioEncoder) and encoder.window_seconds == 0
-        self.packer = Packer(forward, 1 if whole else batch_size, limits.buffer)
+        self.packer = Packer(forward, 1 if whole else items_of(encoder, batch_size), limits.buffer)
         self._clear()
 
     def __len__(self) -> int:
@@ -91,6 +92,8 @@ class UnitEncoder:
                     count += len(items)
                 assert count == len(times), (clip_id, count, len(times))
                 self._times.append(np.round(1000 * times).astype(np.int32))
+                if isinstance(self.encoder, StackEncoder):
+                    detail = lacking(detail, self._frames_of(stream), self.encoder.stack_frames)
         self._clip_ids.append(clip_id)
         self._status.append(status)
         self._detail.append(detail)
@@ -99,7 +102,9 @@ class UnitEncoder:
     def _times_of(self, stream: Stream[Any]) -> Float64[np.ndarray, "n"]:
         """The second of each row."""
         if isinstance(self.encoder, VisualEncoder):
-            seconds: Float64[np.ndarray, "n"] = stream.data[self.encoder.short_side].seconds
+            seconds: Float64[np.ndarray, "_"] = stream.data[self.encoder.short_side].seconds
+            if isinstance(self.encoder, StackEncoder):
+                return seconds[self._starts(len(seconds))]
             return seconds
         assert isinstance(self.encoder, AudioEncoder)
         sound = stream.data[self.encoder.sample_rate]
@@ -109,6 +114,14 @@ class UnitEncoder:
         """The network's input, a batch of frames at a time: all frames of a long clip as floats
         would take a GB, and twice as long.
         """
+        if isinstance(self.encoder, StackEncoder):
+            pixels = stream.data[self.encoder.short_side].pixels
+            for start in self._starts(
+                len(pixels)
+            ).tolist():  # one at a time: they may lie over each other
+                stack = stacked(pixels, start, self.encoder.stack_frames)
+                yield self._prepared(torch.from_numpy(stack)[None])
+            return
         if isinstance(self.encoder, VisualEncoder):
             pixels = stream.data[self.encoder.short_side].pixels
             for start in range(0, len(pixels), self.batch_size):
@@ -118,6 +131,14 @@ class UnitEncoder:
         assert isinstance(self.encoder, AudioEncoder)
         sound = stream.data[self.encoder.sample_rate]
         yield self._prepared(torch.from_numpy(sound.samples)[None])
+
+    def _starts(self, frames: int) -> Int64[np.ndarray, "_"]:
+        assert isinstance(self.encoder, StackEncoder)
+        return starts(frames, self.encoder.stack_frames, self.encoder.stack_hop)
+
+    def _frames_of(self, stream: Stream[Any]) -> int:
+        assert isinstance(self.encoder, VisualEncoder)
+        return len(stream.data[self.encoder.short_side].pixels)
 
     def _prepared(self, x: Tensor) -> Tensor:
         with self.packer.clock.on(self._device):

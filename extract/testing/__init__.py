@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from extract.testing.encoders import (
         AudioEncoderContract,
         EncoderContract,
+        StackEncoderContract,
         VisualEncoderContract,
     )
     from extract.testing.layouts import LayoutContract
@@ -28,6 +29,7 @@ __all__ = [
     "EncoderContract",
     "LayoutContract",
     "SamplerContract",
+    "StackEncoderContract",
     "VisualEncoderContract",
 ]
 
@@ -36,6 +38,7 @@ _HOME = {
     "EncoderContract": "encoders",
     "LayoutContract": "layouts",
     "SamplerContract": "samplers",
+    "StackEncoderContract": "encoders",
     "VisualEncoderContract": "encoders",
 }
 

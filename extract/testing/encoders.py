@@ -1,7 +1,8 @@
 """The promises of `Encoder`, as tests of any encoder with random weights.
 
-Subclass `VisualEncoderContract` or `AudioEncoderContract` and give `name`: the encoder's name, or a
-SPEC of a small network of it (`timm:resnet10t`), to which the tests add `untrained` and settings.
+Subclass `VisualEncoderContract`, `StackEncoderContract` (of stacks of frames) or
+`AudioEncoderContract` and give `name`: the encoder's name, or a SPEC of a small network of it
+(`timm:resnet10t`), to which the tests add `untrained` and settings.
 """
 
 import json
@@ -15,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 import extract
-from extract.encoders import AudioEncoder, Encoder, VisualEncoder
+from extract.encoders import AudioEncoder, Encoder, StackEncoder, VisualEncoder
 from store import plugins
 from store.errors import ConfigError, MissingFile, WeightsError
 
@@ -61,14 +62,22 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def items(encoder: Any, count: Any = 3) -> Any:
-    """Frames or sounds that differ."""
+    """Frames, stacks of frames or sounds that differ."""
     if encoder.modality == "visual":
+        each = stack_of(encoder)
+        frames = count * max(1, *each, 1)
         # Large coloured areas and some noise: networks average noise away.
-        areas = F.interpolate(torch.rand(count, 3, 3, 3, generator=generator()) ** 2, (48, 64))
-        noise = torch.rand(count, 3, 48, 64, generator=generator(1))
-        return ((0.8 * areas + 0.2 * noise) * 255).byte().permute(0, 2, 3, 1).contiguous()
+        areas = F.interpolate(torch.rand(frames, 3, 3, 3, generator=generator()) ** 2, (48, 64))
+        noise = torch.rand(frames, 3, 48, 64, generator=generator(1))
+        pixels = ((0.8 * areas + 0.2 * noise) * 255).byte().permute(0, 2, 3, 1)
+        return pixels.reshape(count, *each, 48, 64, 3).contiguous()
     seconds = encoder.window_seconds + encoder.hop_seconds
     return sounds(encoder, round(seconds * encoder.sample_rate), count)
+
+
+def stack_of(encoder: Any) -> tuple[int, ...]:
+    """The frames that one item has, of encoders of stacks."""
+    return (encoder.stack_frames,) if isinstance(encoder, StackEncoder) else ()
 
 
 @cache
@@ -215,20 +224,37 @@ class VisualEncoderContract(EncoderContract):
 
     @pytest.mark.parametrize("size", FRAME_SIZES, ids=str)
     def test_frames_of_any_size_are_accepted(self, encoder: Any, size: Any) -> None:
-        frames = torch.randint(0, 256, (1, *size, 3), dtype=torch.uint8, generator=generator())
+        shape = (1, *stack_of(encoder), *size, 3)
+        frames = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator())
         x = encoder.preprocess(frames)
         assert x.shape[:2] == (1, 3)
-        assert x.shape[2] == x.shape[3]
+        assert x.shape[-2] == x.shape[-1]
         assert encoder.forward(x).isfinite().all()
 
     def test_nothing_is_lost_at_its_short_side(self, encoder: Any) -> None:
         """At `short_side` the network's input is cut from the frame, not blown up."""
         side = encoder.short_side
-        frames = torch.randint(0, 256, (1, side, side, 3), dtype=torch.uint8, generator=generator())
+        shape = (1, *stack_of(encoder), side, side, 3)
+        frames = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator())
         x = encoder.preprocess(frames)
-        assert x.shape[2] <= side
+        assert x.shape[-1] <= side
         for channel in x[0]:  # interpolation would make thousands of levels out of 256
             assert len(channel.unique()) <= 256
+
+
+class StackEncoderContract(VisualEncoderContract):
+    """The frames of a stack are seen together and in their order."""
+
+    def test_the_order_of_frames_counts(self, encoder: Any, name: str) -> None:
+        x, rows = seen(name)
+        assert relative(encoder(x.flip(1)), rows) > 1e-3
+
+    def test_stacks_of_the_length_and_distance_that_the_identity_names(self, encoder: Any) -> None:
+        assert encoder.identity["stack"]["frames"] == encoder.stack_frames > 1
+        assert encoder.identity["stack"]["hop"] == encoder.stack_hop > 0
+
+    def test_its_description_names_its_frames_a_second(self, encoder: Any, name: str) -> None:
+        assert description(name).frames_per_second == encoder.frames_per_second > 0
 
 
 class AudioEncoderContract(EncoderContract):

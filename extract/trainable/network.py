@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from extract import load_encoder
 from extract.encoders import AudioEncoder, Encoder
-from extract.encoders._network import Frozen, learning
+from extract.encoders._network import Frozen, channels_last, learning
 from extract.weights import lineage
 from extract.weights.by_name import Fetching
 from extract.weights.choice import check_modality
@@ -44,7 +44,7 @@ class Trainable:
             raise ConfigError(f"{encoder.name} has nothing to learn; name another encoder")
         self.spec, self.encoder, self.module = spec, encoder, network.module
         # Convolutions learn 1.3 to 1.5 times as fast with channels held last, on processors too.
-        self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        channels_last(self.module)
         self.name, self.modality, self.dim = encoder.name, encoder.modality, encoder.dim
         self.side: int = getattr(encoder, "side", 0)
         self.short_side: int = getattr(encoder, "short_side", 0)

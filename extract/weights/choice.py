@@ -1,6 +1,6 @@
 """The choice of an encoder and its weights, as far as it can be judged without torch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -33,6 +33,27 @@ def check_encoder(
         description.packaged[settings.get("variant", "")].path()
         return
     check_weights(spec.name, weights, untrained)
+
+
+def frames_per_second(visual: Sequence[str], known: Mapping[str, float] | None = None) -> float:
+    """The frames a second that these encoders look at where nobody says how many; `known` are
+    those of encoders that are loaded.
+
+    Raises:
+        UnknownPlugin: says what exists and what was probably meant.
+        ConfigError: they differ.
+    """
+    rates = dict(known or {})
+    for text in visual:
+        name = plugins.parse_spec(text, by_name.FAMILY).name
+        rates[name] = plugins.glance(by_name.FAMILY, name, "DESCRIPTION").frames_per_second
+    if len(set(rates.values())) > 1:
+        each = " and ".join(f"{name} {rate:g}" for name, rate in rates.items())
+        raise ConfigError(
+            f"encoders look at other numbers of frames a second ({each}): give --fps, --frames or "
+            "--sample for all of them, or run one after the other into the same store"
+        )
+    return next(iter(rates.values()), 1.0)
 
 
 def check_modality(name: str, modality: str, wanted: str) -> None:

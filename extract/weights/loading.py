@@ -109,12 +109,12 @@ def initialise(network: nn.Module, *, seed: int, gain: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     network.to_empty(device="cpu")
     for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
+        if isinstance(module, nn.Conv2d | nn.Conv3d | nn.Linear):
             std = (gain / module.weight[0].numel()) ** 0.5
             nn.init.normal_(module.weight, 0, std, generator=generator)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm):
+        elif isinstance(module, nn.modules.batchnorm._NormBase | nn.LayerNorm):
             module.reset_parameters()
 
 

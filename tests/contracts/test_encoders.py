@@ -7,7 +7,7 @@ import torch
 
 import extract
 from extract.encoders._network import Frozen, plain
-from extract.testing import AudioEncoderContract, VisualEncoderContract
+from extract.testing import AudioEncoderContract, StackEncoderContract, VisualEncoderContract
 from extract.testing.encoders import (
     FAMILY,
     description,
@@ -17,6 +17,7 @@ from extract.testing.encoders import (
     load_as,
     relative,
     untrained,
+    with_words,
 )
 from store import plugins
 from store.errors import ConfigError
@@ -24,14 +25,21 @@ from store.errors import ConfigError
 # Those of other libraries: tests/extract/encoders/test_libraries.py.
 NAMES = [n for n in plugins.names(FAMILY) if description(n).dims]
 AUDIO = [n for n in NAMES if hasattr(plugins.module(FAMILY, n).Config, "window_seconds")]
-VISUAL = [n for n in NAMES if n not in AUDIO]
+STACKS = [n for n in NAMES if hasattr(plugins.module(FAMILY, n).Config, "hop")]
+VISUAL = [n for n in NAMES if n not in AUDIO and n not in STACKS]
+SMALL = ("frames=4", "side=32")  # of stacks, where the published take minutes
 BF16_COSINE = 0.999
-NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)
+NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)
 
 
 @pytest.mark.parametrize("name", VISUAL)
 class TestVisualEncoders(VisualEncoderContract):
     """Of frames."""
+
+
+@pytest.mark.parametrize("name", [with_words(name, *SMALL) for name in STACKS])
+class TestStackEncoders(StackEncoderContract):
+    """Of stacks of frames."""
 
 
 @pytest.mark.parametrize("name", AUDIO)
@@ -88,8 +96,10 @@ def trained_looking(monkeypatch):
             return Frozen(trained(network), **how)
 
         monkeypatch.setattr(plugins.module(FAMILY, name), "Frozen", frozen)
-        words = ",".join(filter(None, (*untrained(name), settings)))
-        return extract.load_encoder(f"{name}:{words}" if words else name, precision=precision)
+        small = SMALL if name in STACKS else ()
+        return extract.load_encoder(
+            with_words(name, *untrained(name), settings, *small), precision=precision
+        )
 
     return load
 
@@ -125,6 +135,7 @@ def test_both_modalities_are_tested():
     """Guards `AUDIO` and `VISUAL`: a renamed setting must not empty one."""
     assert {load(n).modality for n in AUDIO} == {"audio"}
     assert {load(n).modality for n in VISUAL} == {"visual"}
+    assert {load(n).modality for n in STACKS} == {"visual"}
 
 
 def test_its_slug_begins_with_its_name(encoder, name):
