@@ -19,7 +19,7 @@ Shapes: as in the package; P = clips whose classes are told.
 
 from collections.abc import Sequence
 from functools import cache, lru_cache, reduce
-from itertools import combinations
+from itertools import combinations, pairwise
 from math import comb
 from typing import NamedTuple
 
@@ -87,15 +87,16 @@ def left_out(
         products = products * present[..., None] * present[:, None]
         count = mask.sum(2).to(products)
     there = count.clamp_min(1)  # a class without any stands where the mean of all does
-    sums = reduce(torch.add, products.view(*products.shape[:2], ways, shots).unbind(-1))  # E S N
-    of_own = sums.view(-1, ways, shots, ways).diagonal(dim1=1, dim2=3).mT  # E N K
+    rows = products.view(len(products), ways, shots, -1)  # of a class: as good as its columns
+    sums = reduce(torch.add, rows.unbind(2))  # E N S
+    of_own = sums.view(-1, ways, ways, shots).diagonal(dim1=1, dim2=2).mT  # E N K
     square = of_own.sum(2)
     own = products.diagonal(dim1=1, dim2=2).reshape(-1, ways, shots)
     others = (count - 1)[..., None]
     least = others.clamp_min(1)
     to_own = 2 * (of_own - own) / least - (square[..., None] - 2 * of_own + own) / least.square()
     known = (others > 0).expand(-1, -1, shots)
-    to_means = sums * (2 / there)[:, None] - (square / there.square())[:, None]
+    to_means = (sums * (2 / there)[..., None] - (square / there.square())[..., None]).mT
     if mask is not None:
         known = known & mask
         if average is None:
@@ -152,18 +153,42 @@ def log_likelihood(
     for place, of_sense in zip(behind, scored, strict=True):
         torch.sub(of_sense.to_means.permute(2, 0, 1), of_sense.to_own, out=place)
     behind[:, truth, :, torch.arange(clips)] = 0
-    behind = behind.view(len(scored), -1)
     counted = known.expand(episodes, clips).to(behind)
     found = behind.new_empty(episodes, len(weights), len(SHARPNESSES))
-    size = max(1, NUMBERS_AT_ONCE // behind.shape[1])
-    for first in range(0, len(weights), size):
-        some = weights[first : first + size]
-        odds = (SHARPNESSES[0] * some @ behind).view(len(some), ways, episodes, clips).exp_()
+    odds_of = _on_a_line if len(scored) == 2 else _anywhere
+    size = max(1, NUMBERS_AT_ONCE // (len(weights) * ways * clips))
+    for first in range(0, episodes, size):
+        part = slice(first, first + size)
+        odds = odds_of(behind[:, :, part], weights)
         for t in range(len(SHARPNESSES)):  # the odds at three times the sharpness are these cubed
             odds = odds if t == 0 else odds.mul_(odds * odds)
             against = reduce(torch.add, odds.unbind(1)).log_().clamp_max_(WORST)
-            found[:, first : first + size, t] = -(against.mul_(counted)).sum(-1).T
+            found[part, :, t] = -(against.mul_(counted[part])).sum(-1).T
     return found
+
+
+def _anywhere(
+    behind: Float[Tensor, "B N E P"], weights: Float[Tensor, "G B"]
+) -> Float[Tensor, "G N E P"]:
+    """How likely each class is beside the true one at the least sharpness, for every w."""
+    shape = len(weights), *behind.shape[1:]
+    return (SHARPNESSES[0] * weights @ behind.flatten(1)).view(shape).exp_()
+
+
+def _on_a_line(
+    behind: Float[Tensor, "B N E P"], weights: Float[Tensor, "G B"]
+) -> Float[Tensor, "G N E P"]:
+    """The same for weights at even distances on a line, as all those of two senses are: each step
+    multiplies the odds by the same. Logarithms of vectors of length 1 are 16 at most.
+    """
+    one, other = behind
+    first, step_of = (SHARPNESSES[0] * weights[:2]).diff(dim=0, prepend=0 * weights[:1]).tolist()
+    odds = behind.new_empty(len(weights), *one.shape)
+    torch.mul(one, first[0], out=odds[0]).add_(other, alpha=first[1]).exp_()
+    step = (one * step_of[0]).add_(other, alpha=step_of[1]).exp_()
+    for before, after in pairwise(odds):
+        torch.mul(before, step, out=after)
+    return odds
 
 
 def weights_of(

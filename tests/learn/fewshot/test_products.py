@@ -4,10 +4,19 @@ import numpy as np
 import pytest
 import torch
 
+from learn.fewshot import products as products_module
 from learn.fewshot.kept import _table
 from learn.fewshot.products import Gathered, index, look_up, of_means, squared_lengths
 
 CLIPS, DIM, EPISODES, SHOTS, QUERIES = 30, 7, 11, 6, 4
+
+
+@pytest.fixture(params=["all at once", "a row at a time", "two rows at a time"], autouse=True)
+def kernels(request, monkeypatch):
+    """Products of rows as a large product, and by kernels for small ones."""
+    rows = {"all at once": 0, "a row at a time": 1, "two rows at a time": 2}[request.param]
+    monkeypatch.setattr(products_module, "_small_kernels", lambda: rows > 0)
+    monkeypatch.setattr(products_module, "SMALL", max(1, rows) * QUERIES * DIM)
 
 
 @pytest.fixture(params=["one side", "two sides"])

@@ -10,7 +10,13 @@ import torch.nn.functional as F
 
 from learn.fewshot.fused import FusedPredictor
 from learn.fewshot.fusions import FAMILY, Prior, equal
-from learn.fewshot.fusions._evidence import SHARPNESSES, from_classes, grid
+from learn.fewshot.fusions._evidence import (
+    SHARPNESSES,
+    _anywhere,
+    _on_a_line,
+    from_classes,
+    grid,
+)
 from learn.fewshot.fusions._shipped import Encoder, shipped
 from learn.fewshot.fusions.weighted import likelihood_of_queries, of_blocks, weigh_products
 from learn.fewshot.heads import Context
@@ -245,3 +251,12 @@ def test_a_sense_that_some_clips_lack_is_not_told_worse_for_it():
     uneven = weigh_products(products, ways, equal(2), masks)[:, 0].mean()
     assert float(whole) == pytest.approx(0.5, abs=0.05)
     assert float(uneven) == pytest.approx(float(whole), abs=0.12)
+
+
+@pytest.mark.parametrize("away", [0.1, 4.0], ids=["near", "as far as vectors of length 1 can be"])
+def test_weights_on_a_line_are_told_as_those_anywhere(away):
+    rng = torch.Generator().manual_seed(3)
+    behind = away * (2 * torch.rand(2, 5, 7, 25, generator=rng) - 1)
+    expected = _anywhere(behind.double(), grid(2).double())
+    for told in (_on_a_line(behind, grid(2)), _anywhere(behind, grid(2))):
+        torch.testing.assert_close(told.double().log(), expected.log(), rtol=0, atol=2e-5)
