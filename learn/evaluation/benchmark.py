@@ -24,13 +24,14 @@ from learn.evaluation.confusion import EMPTY, tally
 from learn.evaluation.results import Leakage, Result
 from learn.fewshot import modes, statistics
 from learn.fewshot.fusions import Fusion, Prior
+from learn.fewshot.fusions._shipped import encoders_of
 from learn.fewshot.guard import Guarded, Worth
 from learn.fewshot.heads import ExtraShotsHead, Head
 from learn.fewshot.kept import Kept, queries_of
 from learn.fewshot.metrics import Measured, measure
 from learn.fewshot.sense_prior import Like, guard_prior, prior_of
 from learn.fewshot.tasks import Episodes, draw_again
-from learn.inference.selection import NONE, encoders_of, modalities_of, vectors_of, vectors_on
+from learn.inference.selection import NONE, modalities_of, vectors_of, vectors_on
 from learn.training.runs import Run
 from store.errors import ConfigError, InputError, NotEnoughClips
 

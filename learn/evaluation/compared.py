@@ -15,7 +15,7 @@ from torch import Tensor
 from learn.data.evaluation_set import EvaluationSet
 from learn.evaluation.wording import NOT_ASKED
 from learn.fewshot import modes
-from learn.fewshot.fused import FusedPredictor
+from learn.fewshot.fused import FusedPredictor, pairs_of
 from learn.fewshot.fusions import DEFAULT, FAMILY, Fusion, Prior, senses_of
 from learn.fewshot.guard import (
     NAMES,
@@ -88,10 +88,7 @@ class Compared:
             found = [modes.pair(vectors, *self.cell, common=self.run is not None)]
         else:
             seen = vectors if isinstance(fusion, Guarded) else self._looked_at(vectors)
-            found = [
-                modes.Pair(support=x.as_shots, query=x.vectors, modality_dims=x.modality_dims)
-                for x in fusion.views(seen)
-            ]
+            found = pairs_of(fusion, seen)
         return found if self.names is None else [pair.with_names(self.names) for pair in found]
 
     def seen(

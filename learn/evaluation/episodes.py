@@ -33,6 +33,7 @@ from learn.evaluation.missing_modality import Drop, Missing, curves
 from learn.evaluation.results import EpisodesResult, Result
 from learn.evaluation.until_ci import draw_until
 from learn.fewshot import episode_files, statistics
+from learn.fewshot.fusions._shipped import encoders_of
 from learn.fewshot.fusions.weighted import Weighted
 from learn.fewshot.heads import Head
 from learn.fewshot.scoring import MEMORY
@@ -41,7 +42,6 @@ from learn.inference.selection import (
     NONE,
     Selection,
     absolute,
-    encoders_of,
     runs_of,
     same_feature,
     select,

@@ -7,7 +7,7 @@ a time. Both ways give the same answers.
 Shapes: as in `learn.fewshot.fusions` and `learn.fewshot.scoring`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar
@@ -47,6 +47,14 @@ def _once(known: list[tuple[Episodes, T]], episodes: Episodes, make: Callable[[]
             return value
     known.append((episodes, make()))
     return known[-1][1]
+
+
+def pairs_of(fusion: Fusion, vectors: Mapping[str, Float[Tensor, "V _"]]) -> list[Pair]:
+    """Clips as shots and as queries in each of the fusion's views."""
+    return [
+        Pair(support=x.as_shots, query=x.vectors, modality_dims=x.modality_dims)
+        for x in fusion.views(vectors)
+    ]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING
 from learn.data.devices import CPU
 from learn.data.evaluation_set import EvaluationSet
 from learn.fewshot import default_head
+from learn.fewshot.fused import pairs_of
 from learn.fewshot.fusions import DEFAULT, FAMILY, Fusion, Prior
+from learn.fewshot.fusions._shipped import encoders_of
 from learn.fewshot.fusions.weighted import Weighted
 from learn.fewshot.guard import Guarded, refusal
 from learn.fewshot.heads import ExtraShotsHead, Head
 from learn.fewshot.heads._transform import known_of
-from learn.fewshot.modes import Pair, mode_of
+from learn.fewshot.modes import mode_of
 from learn.fewshot.sense_prior import Apart, Like, guard_prior, prior_of
 from learn.inference.fitted_head import Judge
 from learn.inference.seen_classes import seen_by, worth_of
-from learn.inference.selection import encoders_of
 from learn.training.runs import Run
 from store import plugins
 from store.errors import ConfigError
@@ -99,10 +100,7 @@ class Judges:
         if seen is None:
             return None
         vectors = {name: x for name, x in seen.vectors.items() if parts is None or name in parts}
-        pairs = [
-            Pair(support=x.as_shots, query=x.vectors, modality_dims=x.modality_dims)
-            for x in fusion.views(vectors)
-        ]
+        pairs = pairs_of(fusion, vectors)
         contexts = [known_of(pair.support, pair.modality_dims) for pair in pairs]
         return Apart(
             clips=seen.clips.clips, pairs=pairs, contexts=lambda _: contexts, unseen=seen.unseen

@@ -19,14 +19,13 @@ from learn.data import devices
 from learn.data.features import FeatureNames
 from learn.fewshot import modes
 from learn.fewshot.fusions import DEFAULT, FAMILY, equal
-from learn.fewshot.fusions._shipped import shipped
+from learn.fewshot.fusions._shipped import encoders_of, shipped
 from learn.fewshot.fusions.early import Early
 from learn.fewshot.fusions.weighted import Weighted
 from learn.inference.embed import EmbeddedBatch, all_clips, embed, parts_of, refuse_unknown
 from learn.inference.selection import (
     NONE,
     Selection,
-    encoders_of,
     runs_of,
     select_one,
 )

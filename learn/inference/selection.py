@@ -3,7 +3,7 @@
 Shapes: V = clips, D = size of a vector.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,6 @@ from learn.data.devices import CPU
 from learn.data.features import FeatureNames, choose_feature, names_of
 from learn.data.rows import Rows
 from learn.fewshot import modes
-from learn.fewshot.fusions._shipped import Encoder
 from learn.training.runs import Run, load_run
 from store.errors import InputError
 
@@ -130,15 +129,6 @@ def features_of(
                 run.check(feature)
             chosen[sense] = feature
     return chosen
-
-
-def encoders_of(features: Mapping[str, "Feature"], senses: Iterable[str]) -> list[Encoder]:
-    """What made the features of these senses."""
-    return [
-        Encoder(modes.modality_of(sense), str(spec.identity.get("network", spec.slug)))
-        for sense in senses
-        for spec in [features[sense].spec]
-    ]
 
 
 def same_feature(store: "Store", name: str) -> "Feature":

@@ -1,7 +1,9 @@
 """What a run gives on val episodes against the stored rows it was trained from, paired.
 
 Both answer the same episodes, in every mode that the run has: the run's vectors by its own head or
-by the default head, as do the means of stored rows.
+by the default head, as do the means of stored rows. In a mode of several senses these are weighed
+as answers weigh them, from what is shipped for their encoders; a run's own head sees them joined,
+as in its training.
 
 Shapes: V = clips, E = episodes.
 """
@@ -11,23 +13,32 @@ from typing import Any
 
 import numpy as np
 import torch.nn.functional as F
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
+from torch import Tensor
 
 from learn.fewshot import modes as views
+from learn.fewshot.fused import FusedPredictor, pairs_of
+from learn.fewshot.fusions import DEFAULT, FAMILY, Fusion
+from learn.fewshot.fusions._shipped import Encoder, shipped
 from learn.fewshot.heads import Head
+from learn.fewshot.heads._transform import known_of
+from learn.fewshot.kept import queries_of
 from learn.fewshot.statistics import ci95
+from learn.fewshot.tasks import Episodes
 from learn.models.embedder import Embedder
 from learn.training import unseen
-from learn.training.dataset import TrainingData
+from learn.training.dataset import TrainingSetup
+from store import plugins
 
 BETTER, SAME, WORSE, NOT_MEASURED = "better", "no difference", "worse", "not measured"
 _STREAM = 1  # episodes other than those that chose the epoch
 
 
 def measure(
-    embedder: Embedder, head: Head | None, data: TrainingData, val: TrainingData | None, seed: int
+    embedder: Embedder, head: Head | None, setup: TrainingSetup, seed: int
 ) -> dict[str, Any]:
     """Verdicts for every mode and number of shots, and one in all."""
+    data, val = setup.data, setup.val
     if val is None:
         return _not_measured("there are no val clips")
     clips = unseen.complete(val.clips, val.counts)
@@ -45,8 +56,8 @@ def measure(
         ):
             continue
         for episodes in drawn:
-            ours = unseen.correct(unit, mode, mode, episodes, head).mean(1)
-            theirs = unseen.correct(stored, mode, mode, episodes, None, common=False).mean(1)
+            ours = _correct(unit, mode, episodes, head, setup.encoders, common=True).mean(1)
+            theirs = _correct(stored, mode, episodes, None, setup.encoders, common=False).mean(1)
             differences.setdefault(mode, []).append(ours - theirs)
             rows.append(
                 {
@@ -65,6 +76,30 @@ def measure(
         "modes": by_mode,
         "results": rows,
     }
+
+
+def _correct(
+    vectors: Mapping[str, Float[Tensor, "V _"]],
+    mode: str,
+    episodes: Episodes,
+    head: Head | None,
+    encoders: Mapping[str, Encoder],
+    *,
+    common: bool,
+) -> Float64[np.ndarray, "E M"]:
+    """1 for every query that is answered rightly, else 0."""
+    senses = views.senses_in(mode, vectors)
+    if head is not None or mode in vectors or len(senses) < 2:
+        return unseen.correct(vectors, mode, mode, episodes, head, common=common)
+    fusion: Fusion = plugins.build(FAMILY, DEFAULT)
+    pairs = pairs_of(fusion, {sense: vectors[sense] for sense in senses})
+    prior = shipped([encoders[sense] for sense in senses])
+    predictor = FusedPredictor(
+        head=plugins.build("learn.fewshot.heads", unseen.HEAD), fusion=fusion, pairs=pairs,
+        contexts=[known_of(pair.support, pair.modality_dims) for pair in pairs],
+        prior_of=lambda _: prior, queries=queries_of([episodes]),
+    )  # fmt: skip
+    return np.asarray(predictor.predict(episodes) == episodes.targets, np.float64)
 
 
 def sentence(facts: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from learn.data.clips import UNLABELLED, Clips, choose_split, labels_of, load_cl
 from learn.data.group_file import manifest_of
 from learn.data.rows import Padded, choose_feature, load_rows
 from learn.data.streaming import BLOCKS, Stored, Streamed, blocks_of, row_bytes
+from learn.fewshot.fusions._shipped import Encoder, encoders_of
 from learn.training import unseen, validation
 from learn.training.objectives import Traits
 from learn.training.recipe import DataSettings, Recipe
@@ -77,6 +78,7 @@ class TrainingSetup:
     watches: Mapping[int, str]  # by stage: unseen, loss, episodes or none
     validation: str  # the same in words
     labels: ClassEmbeddings | None  # of every class that the manifest names
+    encoders: Mapping[str, Encoder]  # by modality: what made the features
     of_stages: Sequence[Int64[np.ndarray, "_"]] = ()  # positions of each stage's clips in `data`
 
 
@@ -115,6 +117,7 @@ def load_setup(
         labels=names,
         store_id=store.store_id,
         features={modality: feature.name for modality, feature in features.items()},
+        encoders=dict(zip(features, encoders_of(features, features), strict=True)),
         data=data,
         val=val_data[0] if val_data else None,
         watches=watches,

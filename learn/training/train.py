@@ -221,7 +221,7 @@ def _train(
         seconds=round(time.monotonic() - watch.begun, 3),
         validation=setup.validation,
         against_stored=against_stored.measure(
-            embedder, objectives[-1].cpu().eval().head(), data, val, recipe_.seed
+            embedder, objectives[-1].cpu().eval().head(), setup, recipe_.seed
         ),
     )
     runs.finish(run_dir, result.to_dict())
@@ -251,7 +251,7 @@ def _solve(setup: TrainingSetup, recipe_: Recipe, run_dir: Path, watch: _Watch) 
         run=str(run_dir), clips=len(data.clips), val_clips=len(val.clips) if val else 0,
         epochs=0, best_epoch=-1, loss=None, val_loss=None, val_accuracy=None,
         seconds=round(time.monotonic() - watch.begun, 3), validation=what,
-        against_stored=against_stored.measure(embedder, None, data, val, recipe_.seed),
+        against_stored=against_stored.measure(embedder, None, setup, recipe_.seed),
     )  # fmt: skip
     runs.finish(run_dir, result.to_dict())
     if watch.progress:

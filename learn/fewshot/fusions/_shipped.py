@@ -5,13 +5,17 @@ such pair are equal. A new row is measured by `python -m benchmarks fusion`, whi
 weights that classes of a collection want; round it, for other collections want somewhat else.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from learn.fewshot.fusions import SPREAD, Prior, equal
+from learn.fewshot.mode_pairs import modality_of
+
+if TYPE_CHECKING:
+    from store import Feature
 
 # By networks in the order of visual, audio: as in `identity.network` of their features.
 PAIRS: Mapping[tuple[str, ...], tuple[tuple[float, ...], str]] = {
@@ -31,6 +35,15 @@ class Encoder(NamedTuple):
 
     modality: str
     network: str
+
+
+def encoders_of(features: Mapping[str, "Feature"], senses: Iterable[str]) -> list[Encoder]:
+    """What made the features of these senses."""
+    return [
+        Encoder(modality_of(sense), str(spec.identity.get("network", spec.slug)))
+        for sense in senses
+        for spec in [features[sense].spec]
+    ]
 
 
 def shipped(encoders: Sequence[Encoder]) -> Prior:
