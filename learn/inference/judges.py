@@ -4,20 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from learn.data.devices import CPU
 from learn.data.evaluation_set import EvaluationSet
 from learn.fewshot import default_head
-from learn.fewshot.fused import pairs_of
 from learn.fewshot.fusions import DEFAULT, FAMILY, Fusion, Prior
-from learn.fewshot.fusions._shipped import encoders_of
 from learn.fewshot.fusions.weighted import Weighted
 from learn.fewshot.guard import Guarded, refusal
 from learn.fewshot.heads import ExtraShotsHead, Head
-from learn.fewshot.heads._transform import known_of
 from learn.fewshot.modes import mode_of
-from learn.fewshot.sense_prior import Apart, Like, guard_prior, prior_of
+from learn.fewshot.sense_prior import Like, guard_prior
 from learn.inference.fitted_head import Judge
-from learn.inference.seen_classes import seen_by, worth_of
+from learn.inference.seen_classes import apart_of, prior_by, worth_of
 from learn.training.runs import Run
 from store import plugins
 from store.errors import ConfigError
@@ -71,7 +67,7 @@ class Judges:
             self.head,
             self._prior(beside, senses, None, question),
             self._prior(kind, parts, self.run, question),
-            self._apart(guarded, self.run, None),
+            apart_of(guarded, self.run, self.others),
             question,
             names=worth_of(self.run, mode, self.others) if named else None,
         )
@@ -87,24 +83,9 @@ class Judges:
         self, kind: Fusion | None, parts: tuple[str, ...], run: Run | None, question: Like
     ) -> Prior | None:
         """Where the weights of these senses begin; None where nothing is weighed."""
-        if not isinstance(kind, Weighted):
+        if kind is None:
             return None
-        apart = self._apart(kind, run, parts) if kind.prior == "auto" else None
-        return prior_of(kind, self.head, encoders_of(self.features, parts), apart, question)
-
-    def _apart(
-        self, fusion: Fusion, run: Run | None, parts: tuple[str, ...] | None
-    ) -> Apart | None:
-        """Other classes by these vectors (None: by all), as clips asked about are seen."""
-        seen = seen_by(run, fusion, self.others, CPU)
-        if seen is None:
-            return None
-        vectors = {name: x for name, x in seen.vectors.items() if parts is None or name in parts}
-        pairs = pairs_of(fusion, vectors)
-        contexts = [known_of(pair.support, pair.modality_dims) for pair in pairs]
-        return Apart(
-            clips=seen.clips.clips, pairs=pairs, contexts=lambda _: contexts, unseen=seen.unseen
-        )
+        return prior_by(kind, self.head, self.features, parts, run, self.others, question)
 
 
 def judges_of(

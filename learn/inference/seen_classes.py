@@ -3,8 +3,8 @@
 Shapes: V = clips, E = size of a name's vector.
 """
 
-from collections.abc import Collection, Mapping
-from typing import NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -14,11 +14,20 @@ from torch import Tensor
 from learn.data.devices import CPU
 from learn.data.evaluation_set import EvaluationSet
 from learn.fewshot import modes
-from learn.fewshot.fusions import Fusion
+from learn.fewshot.fused import pairs_of
+from learn.fewshot.fusions import Fusion, Prior
+from learn.fewshot.fusions._shipped import encoders_of
+from learn.fewshot.fusions.weighted import Weighted
 from learn.fewshot.guard import Guarded, Worth, both_sides
+from learn.fewshot.heads import Head
+from learn.fewshot.heads._transform import known_of
+from learn.fewshot.sense_prior import Apart, Like, prior_of
 from learn.inference.selection import vectors_on
 from learn.training import worth_of_names
 from learn.training.runs import Run
+
+if TYPE_CHECKING:
+    from store import Feature
 
 ASKED_SEED = 0  # of the episodes that tell what names are worth
 
@@ -57,6 +66,37 @@ def seen_by(
         None if names is None else names.to(device),
     )
     return Seen(of_classes, vectors, unseen=True)
+
+
+def apart_of(
+    fusion: Fusion, run: Run | None, clips: EvaluationSet | None, senses: Sequence[str] = ()
+) -> Apart | None:
+    """Other classes as clips that are asked about are seen: by these senses, or all there are."""
+    seen = seen_by(run, fusion, clips, CPU)
+    if seen is None:
+        return None
+    pairs = pairs_of(fusion, {n: x for n, x in seen.vectors.items() if not senses or n in senses})
+    contexts = [known_of(pair.support, pair.modality_dims) for pair in pairs]
+    return Apart(
+        clips=seen.clips.clips, pairs=pairs, contexts=lambda _: contexts, unseen=seen.unseen
+    )
+
+
+def prior_by(
+    fusion: Fusion,
+    head: Head,
+    features: Mapping[str, "Feature"],
+    senses: Sequence[str],
+    run: Run | None,
+    clips: EvaluationSet | None,
+    like: Like,
+) -> Prior | None:
+    """Where the weights of these senses begin, by other classes; None of a fusion that does not
+    weigh."""
+    if not isinstance(fusion, Weighted):
+        return None
+    apart = apart_of(fusion, run, clips, senses) if fusion.prior == "auto" else None
+    return prior_of(fusion, head, encoders_of(features, senses), apart, like)
 
 
 def worth_of(run: Run, mode: str, clips: EvaluationSet | None) -> Worth:

@@ -17,19 +17,29 @@ from torch import Tensor
 
 from learn.data.clips import splits
 from learn.data.evaluation_set import EvaluationSet, load_evaluation_set
+from learn.data.other_classes import other_classes
 from learn.data.seen_media import seen_by_encoder
 from learn.evaluation import calibration
 from learn.evaluation.confusion import matrix_of
 from learn.evaluation.metrics import OfClass
+from learn.evaluation.wording import JOINED_BY
 from learn.fewshot import modes as views
+from learn.fewshot.fusions import FAMILY as FUSIONS
+from learn.fewshot.fusions import Prior
+from learn.fewshot.heads import Head
+from learn.fewshot.sense_prior import Like
+from learn.inference.seen_classes import prior_by
 from learn.inference.selection import modalities_of, vectors_of
 from learn.training.runs import Run
+from store import plugins
 from store.errors import InputError
 
 if TYPE_CHECKING:
     from store import Feature, Manifest
 
 FAMILY = "learn.evaluation.protocols"
+BY_COSINE = "prototypes:metric=cosine"  # a head that compares single clips
+_, _, WEIGHTED = JOINED_BY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +124,36 @@ class Material:
     def joins(self, cell: tuple[str, str]) -> bool:
         """Whether a pair of modes looks at several senses at once, the same on both sides."""
         return cell[0] == cell[1] and len(views.senses_in(cell[0], self.features)) > 1
+
+    def ways(self, asked: str = "") -> list[tuple[tuple[str, str], str]]:
+        """The pairs of modes, and how each joins its senses: as asked, else as the call says, else
+        by weights; "" of one sense."""
+        fusions = (asked,) if asked else self.fusions or (WEIGHTED,)
+        return [
+            (cell, fusion)
+            for cell in self.modes()
+            for fusion in (fusions if self.joins(cell) else ("",))
+        ]
+
+    def prior(
+        self, scored: EvaluationSet, projection: str, senses: Sequence[str], label: str
+    ) -> Prior:
+        """How much senses count where single clips are compared: as classes of the train and val
+        splits say that are not scored, else as is shipped for the encoders."""
+        others = None
+        if self.split != "all":
+            others = other_classes(
+                self.manifest, self.features, asked=scored.clips.classes, label=label,
+                group=self.group, scored_split=self.split,
+            )  # fmt: skip
+        head: Head = plugins.build("learn.fewshot.heads", BY_COSINE)
+        like = Like(ways=5, shots=1, seed=self.seed, groups="within")
+        run = self.runs[projection]
+        found = prior_by(
+            plugins.build(FUSIONS, WEIGHTED), head, self.features, senses, run, others, like
+        )
+        assert found is not None
+        return found
 
     def vectors(self, scored: EvaluationSet, projection: str) -> dict[str, Float[Tensor, "V _"]]:
         """One vector per clip and modality."""

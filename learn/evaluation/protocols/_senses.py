@@ -10,23 +10,62 @@
 Shapes: V = clips, C = classes, B = probes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+from torch import Tensor
 
-from learn.evaluation.protocols import _logistic
+from learn.evaluation.protocols import Material, _logistic
 from learn.evaluation.wording import JOINED_BY
 from learn.fewshot.fusions._evidence import grid
+from learn.fewshot.mode_pairs import senses_in
 
 _, LATE, WEIGHTED = JOINED_BY
 SHARPNESSES = (0.5, 1.0, 2.0)
 LEAST = 1e-6  # of a probability: one probe alone rules out no class
 FIFTH, FEW = 5, 2000  # of so few clips every fifth is held out in turn
 RANDOM = 0
+ALL = "all"  # the probe on all vectors
 
 Vectors = Float[np.ndarray, "V _"]
 Shares = Float[np.ndarray, "V C"]
+
+
+def views(
+    material: Material,
+    vectors: Mapping[str, Tensor],
+    projection: str,
+    cell: tuple[str, str],
+    side: int,
+    fusion: str,
+) -> list[Float[np.ndarray, "V _"]]:
+    """The vectors of each probe on one side of a pair of modes: all joined, one per sense, or
+    both."""
+    senses = senses_in(cell[0], vectors)
+    pair = material.pair(vectors, projection, cell)
+    found = [(pair.query if side else pair.support).double().numpy()]
+    if fusion in (LATE, WEIGHTED) and len(senses) > 1:
+        alone = [vectors[sense].double().numpy() for sense in senses]
+        found = alone if fusion == LATE else [*alone, *found]
+    return found
+
+
+def said(
+    material: Material,
+    cell: tuple[str, str],
+    fusion: str,
+    of_fits: Sequence[Sequence[float] | None],
+) -> dict[str, Any]:
+    """How senses were joined: the mean weights over all fits, by feature."""
+    found: dict[str, Any] = {"fusion": fusion} if fusion else {}
+    weights = [of for of in of_fits if of is not None]
+    if weights:
+        names = [material.features[sense].name for sense in senses_in(cell[0], material.features)]
+        of_probes = zip((*names, ALL), np.mean(weights, axis=0).tolist(), strict=True)
+        found["weights"] = dict(of_probes)
+    return found
 
 
 def joined(of_probes: Sequence[Shares], weights: Sequence[float] | None) -> Shares:

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from torch import Tensor
 
 from learn.data.evaluation_set import EvaluationSet
 from learn.evaluation import metrics
@@ -28,11 +27,8 @@ from learn.evaluation.protocols import (
     positions,
 )
 from learn.evaluation.wording import JOINED_BY
-from learn.fewshot.mode_pairs import senses_in
 from store.errors import ConfigError, InputError
 from store.settings import Settings, setting
-
-ALL = "all"  # the probe on all vectors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,14 +86,14 @@ class Linear:
         for projection in material.runs:
             of_train, of_kept = (material.vectors(clips, projection) for clips in (train, kept))
             of_val = material.vectors(val[0], projection) if val else None
-            for cell, fusion in self._ways(material):
+            for cell, fusion in material.ways(self.config.fusion):
                 fit_on, queries = (
-                    _views(material, x, projection, cell, side, fusion)
+                    _senses.views(material, x, projection, cell, side, fusion)
                     for side, x in enumerate((of_train, of_kept))
                 )
                 tuned = None
                 if of_val and val:
-                    tuned = _views(material, of_val, projection, cell, 1, fusion), val[1]
+                    tuned = _senses.views(material, of_val, projection, cell, 1, fusion), val[1]
                 fitted = _fitted(
                     fit_on, train.clips.class_ids, train.clips.groups, len(names), self.config.c,
                     tuned, fusion,
@@ -108,20 +104,11 @@ class Linear:
                 about["converged"] = fitted.converged
                 if unknown:
                     about["clips_of_unknown_classes"] = unknown
-                about |= _said(material, cell, fusion, [fitted])
+                about |= _senses.said(material, cell, fusion, [fitted.weights])
                 yield material.finding(
                     kept, projection, cell, values, label=label, classes=each, about=about,
                     answers=answers_of(probabilities, class_ids, names),
                 )  # fmt: skip
-
-    def _ways(self, material: Material) -> list[tuple[tuple[str, str], str]]:
-        """The pairs of modes, and how each joins its senses: "" of one."""
-        asked = (self.config.fusion,) if self.config.fusion else material.fusions
-        return [
-            (cell, fusion)
-            for cell in material.modes()
-            for fusion in ((asked or (_senses.WEIGHTED,)) if material.joins(cell) else ("",))
-        ]
 
     def _val(
         self, material: Material, label: str, names: Sequence[str]
@@ -142,9 +129,10 @@ class Linear:
         numbers = np.unique(folds)
         for projection in material.runs:
             vectors = material.vectors(scored, projection)
-            for cell, fusion in self._ways(material):
+            for cell, fusion in material.ways(self.config.fusion):
                 support, query = (
-                    _views(material, vectors, projection, cell, side, fusion) for side in (0, 1)
+                    _senses.views(material, vectors, projection, cell, side, fusion)
+                    for side in (0, 1)
                 )
                 probabilities, every = np.zeros((len(class_ids), len(names))), []
                 groups = scored.clips.groups
@@ -165,7 +153,7 @@ class Linear:
                     "fitted_on": f"{len(numbers)} folds of {material.split}",
                     "c": every[-1].c,
                     "converged": all(fitted.converged for fitted in every),
-                    **_said(material, cell, fusion, every),
+                    **_senses.said(material, cell, fusion, [of.weights for of in every]),
                 }
                 yield material.finding(
                     scored, projection, cell, values, label=label, classes=each, about=about,
@@ -209,25 +197,6 @@ class Linear:
         for number, (_, held) in enumerate(split.split(clips.class_ids, clips.class_ids, groups)):
             folds[held] = number
         return folds
-
-
-def _views(
-    material: Material,
-    vectors: dict[str, Tensor],
-    projection: str,
-    cell: tuple[str, str],
-    side: int,
-    fusion: str,
-) -> list[Float[np.ndarray, "V _"]]:
-    """The vectors of each probe on one side of a pair of modes: all joined, one per sense, or
-    both."""
-    senses = senses_in(cell[0], vectors)
-    pair = material.pair(vectors, projection, cell)
-    found = [(pair.query if side else pair.support).double().numpy()]
-    if fusion in (_senses.LATE, _senses.WEIGHTED) and len(senses) > 1:
-        alone = [vectors[sense].double().numpy() for sense in senses]
-        found = alone if fusion == _senses.LATE else [*alone, *found]
-    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,19 +245,6 @@ def _fitted(
         converged=all(converged for _, converged in fitted),
         weights=weights,
     )
-
-
-def _said(
-    material: Material, cell: tuple[str, str], fusion: str, fitted: Sequence[_Fitted]
-) -> dict[str, Any]:
-    """How senses were joined: the mean weights over all fits, by feature."""
-    found: dict[str, Any] = {"fusion": fusion} if fusion else {}
-    weights = [of.weights for of in fitted if of.weights is not None]
-    if weights:
-        names = [material.features[sense].name for sense in senses_in(cell[0], material.features)]
-        of_probes = zip((*names, ALL), np.mean(weights, axis=0).tolist(), strict=True)
-        found["weights"] = dict(of_probes)
-    return found
 
 
 def build(config: Config) -> Linear:

@@ -1,5 +1,7 @@
 """What single protocols promise, from a store on disk."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -152,7 +154,8 @@ def test_the_weighted_probe_listens_to_what_tells_classes_apart(lopsided, capsys
 @pytest.mark.parametrize(
     ("protocol", "fusions", "says"),
     [
-        ("retrieval", ("late",), "retrieval has one way to join senses"),
+        ("retrieval", ("late",), "retrieval joins senses by .*early"),
+        ("zero_shot", ("late",), "zero_shot has one way to join senses"),
         ("linear", ("lat",), "did you mean 'late'"),
         ("linear:fusion=late", ("early",), "name it once"),
     ],
@@ -220,6 +223,76 @@ def test_retrieval_goes_both_ways_in_a_common_space(filled, trained):
         if finding.about["level"] == "class":
             assert finding.about["apart"] == "groups"
             assert finding.metrics["r1"] > 0.3
+
+
+def cosines(fs, feature, ids):
+    x = fs[feature].packed(ids)
+    means = np.stack([x.values[a:b].astype(float).mean(0) for a, b in pairwise(x.offsets)])
+    unit = means / np.linalg.norm(means, axis=1, keepdims=True)
+    return unit @ unit.T
+
+
+def test_retrieval_averages_cosines_by_the_weights_it_names(lopsided):
+    path, sound = lopsided
+    fs = store.open(path)
+    sight = next(n for n in fs if fs[n].modality == "visual" and fs[n].spec.identity["separation"])
+    asked = {"visual": sight, "audio": sound, "support": ("av",), "group": "none", "split": "test"}
+    (found,) = learn.run_protocol(path, "retrieval", **asked).findings
+    assert found.about["fusion"] == "weighted"
+    assert found.about["weights"] == {sight: 0.5, sound: 0.5}
+    assert found.about["prior"].startswith("equal")
+    table = fs.manifest().select(split="test")
+    ids = sorted(table.clip_ids)
+    label = dict(zip(table.clip_ids, table.column("label"), strict=True))
+    similar = (cosines(fs, sight, ids) + cosines(fs, sound, ids)) / 2
+    np.fill_diagonal(similar, -np.inf)
+    nearest = [label[ids[i]] for i in similar.argmax(1)]
+    hit = np.mean([name == label[clip] for name, clip in zip(nearest, ids, strict=True)])
+    assert found.metrics["r1"] == pytest.approx(hit)
+    (early,) = learn.run_protocol(path, "retrieval", fusions=("early",), **asked).findings
+    assert "weights" not in early.about
+
+
+def test_classes_that_are_not_scored_tell_what_retrieval_listens_to(tmp_path):
+    """Sound is noise, which other classes tell; the classes scored have no say."""
+    path, noise = tmp_path / "s", tmp_path / "noise"
+    testing.fill(path, clips=240, rows=1, dim=8, classes=24, separation=3.0)
+    testing.fill(noise, clips=240, rows=1, dim=8, classes=24, separation=0.0, seed=1)
+    own = next(n for n in store.open(path) if store.open(path)[n].modality == "audio")
+    merge(path, [noise])
+    fs = store.open(path)
+    sight = next(n for n in fs if fs[n].modality == "visual" and fs[n].spec.identity["separation"])
+    sound = next(n for n in fs if fs[n].modality == "audio" and n != own)
+    asked = {"visual": sight, "audio": sound, "split": "test"}
+    found = {f.query: f for f in learn.run_protocol(path, "retrieval", **asked).findings}
+    assert found["av"].about["prior"].startswith("18 other classes")
+    assert found["av"].about["weights"][sound] < 0.2
+    assert found["av"].metrics["map"] > found["v"].metrics["map"] - 0.02
+    assert found["a"].metrics["map"] < 0.4
+
+
+def test_labels_are_told_by_what_tells_them(lopsided):
+    path, sound = lopsided
+    fs = store.open(path)
+    sight = next(n for n in fs if fs[n].modality == "visual" and fs[n].spec.identity["separation"])
+    for val_split in ("val", "nowhere"):
+        result = learn.run_protocol(
+            path, "multilabel", visual=sight, audio=sound, split="test", val_split=val_split,
+            fusions=("weighted", "late", "early"),
+        )  # fmt: skip
+        rows = {(f.query, f.about.get("fusion", "")): f for f in result.findings}
+        weights = rows["av", "weighted"].about["weights"]
+        assert list(weights) == [sight, sound, "all"]
+        assert sum(weights.values()) == pytest.approx(1)
+        assert weights[sound] < 0.1
+        told = {key: row.metrics["map"] for key, row in rows.items()}
+        assert told["a", ""] < 0.5
+        assert told["av", "weighted"] >= told["v", ""] - 0.02
+    unasked = learn.run_protocol(
+        path, "multilabel", visual=sight, audio=sound, split="test", val_split="nowhere",
+        support=("av",),
+    ).findings[0]  # fmt: skip
+    assert unasked.metrics == rows["av", "weighted"].metrics
 
 
 def test_labels_take_their_thresholds_from_val(tmp_path):
