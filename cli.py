@@ -15,18 +15,21 @@ from extract.commands import SandboxMode
 from extract.commands import app as extract_app
 from learn.commands import app as learn_app
 from learn.commands.options import (
-    DATA,
-    TRAINING,
+    AudioEncoder,
     AudioFeature,
     Changes,
     CheckpointSeconds,
+    ClipMemory,
+    DecodeWorkers,
     Group,
     GroupFile,
     NewRun,
     Projection,
     Recipe,
     Resume,
+    TrainingSeed,
     TrainOn,
+    VisualEncoder,
     VisualFeature,
     keep_command,
 )
@@ -191,40 +194,18 @@ def finetune_command(
     ],
     recipe: Recipe,
     output: NewRun,
-    visual: Annotated[
-        str | None,
-        typer.Option(metavar="SPEC", help="The encoder of frames.", rich_help_panel=DATA),
-    ] = None,
-    audio: Annotated[
-        str | None,
-        typer.Option(metavar="SPEC", help="The encoder of sound.", rich_help_panel=DATA),
-    ] = None,
+    visual: VisualEncoder = None,
+    audio: AudioEncoder = None,
     setting: Changes = [],  # noqa: B006
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            help="Of orders, copies and random weights.", show_default="0", rich_help_panel=TRAINING
-        ),
-    ] = None,
-    memory: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE", help="Decoded clips to keep; others are decoded again every epoch.",
-            show_default="1GiB", rich_help_panel=DATA,
-        ),
-    ] = None,
+    seed: TrainingSeed = None,
+    memory: ClipMemory = None,
     resume: Resume = False,
     device: TrainOn = "auto",
-    workers: Annotated[
-        int,
-        typer.Option(
-            help="Decode processes.", show_default="one per core", rich_help_panel=TRAINING
-        ),
-    ] = 0,
+    workers: DecodeWorkers = 0,
     checkpoint_seconds: CheckpointSeconds = 30.0,
     sandbox: SandboxMode = "auto",
     as_json: Json = False,
-) -> int:  # fmt: skip
+) -> int:
     """Train encoders on clips: frames and sound in, weights for `extract run` out.
 
     Ends by saying what the training did to few-shot answers about classes that it did not see.
@@ -243,7 +224,7 @@ def finetune_command(
     options = Options(workers=workers, sandbox=sandbox, device="cpu")
     for modality, spec in specs.items():
         check_encoder(spec, modality)
-    check_finetune(recipe, changes, output, resume=resume)
+    check_finetune(recipe, changes, output, list(specs), resume=resume)
 
     from extract.datasets.source import read_clips
     from extract.pipeline.options import readable

@@ -47,11 +47,12 @@ class Variant:
     fft: int = 1024  # samples
     hop: int = 320
     high_hz: float = 14_000.0
+    narrow: int = 1  # channels are a so-manieth of the published
 
     @property
     def dim(self) -> int:
         """The size of a row."""
-        return self.channels[-1] if self.channels else MOBILE[-1][0]
+        return (self.channels or MOBILE[-1])[-1 if self.channels else 0] // self.narrow
 
     @property
     def shortest(self) -> int:
@@ -83,18 +84,25 @@ class Config(Settings):
     weights: str = ""  # a published .pth, or its tensors as safetensors
     untrained: bool = False
     seed: int = 0  # of untrained weights
+    # channels are a so-manieth of the variant's: small networks to train; none are published
+    narrow: int = setting(1, among=(1, 2, 4, 8))
     window_seconds: float = 2.0  # 0: one window over the whole sound
     hop_seconds: float = 1.0
 
     def check(self) -> None:
         """Refuse settings that do not go together."""
-        variant = VARIANTS[self.variant]
+        variant = variant_of(self)
         shortest_seconds = variant.shortest / variant.sample_rate
         if self.window_seconds and self.window_seconds < shortest_seconds:
             raise ConfigError(
                 f"{NAME}: window_seconds={self.window_seconds:g} is shorter than the network's "
                 f"{shortest_seconds:g} s; give at least that, or 0 for the whole sound"
             )
+
+
+def variant_of(config: Config) -> Variant:
+    """The variant that the settings name."""
+    return replace(VARIANTS[config.variant], narrow=config.narrow)
 
 
 class ConvBlock(nn.Module):
@@ -119,17 +127,19 @@ class ConvBlock(nn.Module):
 
 def plain_layers(variant: Variant) -> dict[str, nn.Module]:
     """The blocks of Cnn6, Cnn10 and Cnn14; the sixth keeps the size of its map."""
-    before = (1, *variant.channels)
+    channels = [count // variant.narrow for count in variant.channels]
+    before = (1, *channels)
     return {
         f"conv_block{i + 1}": ConvBlock(before[i], out, variant.kernel, 1 if i == 5 else 2)
-        for i, out in enumerate(variant.channels)
+        for i, out in enumerate(channels)
     }
 
 
-def mobile_layers() -> dict[str, nn.Module]:
+def mobile_layers(narrow: int) -> dict[str, nn.Module]:
     """MobileNetV1, whose strides are averages between a convolution and its batch norm."""
     blocks, channels = [], 1
-    for i, (out, stride) in enumerate(MOBILE):
+    for i, (wide, stride) in enumerate(MOBILE):
+        out = wide // narrow
         first = out if i == 0 else channels  # a full convolution, then depthwise ones
         groups = 1 if i == 0 else channels
         block = [
@@ -150,7 +160,7 @@ class CNN(nn.Module):
 
     def __init__(self, variant: Variant) -> None:
         super().__init__()
-        layers = plain_layers(variant) if variant.channels else mobile_layers()
+        layers = plain_layers(variant) if variant.channels else mobile_layers(variant.narrow)
         for name, layer in layers.items():
             self.add_module(name, layer)
         self.layers = tuple(layers)
@@ -209,7 +219,7 @@ class PANNsEncoder:
         identity: Mapping[str, Any],
         notes: Mapping[str, Any],
     ) -> None:
-        variant = VARIANTS[config.variant]
+        variant = variant_of(config)
         self.slug, self.identity, self.notes = slug, identity, notes
         self.dim, self.sample_rate = variant.dim, variant.sample_rate
         self.window_seconds, self.hop_seconds = config.window_seconds, config.hop_seconds
@@ -240,7 +250,7 @@ def fill(front: FrontEnd, cnn: CNN, config: Config, weights: weight_files.Weight
     whole = nn.Module()
     for name, child in (*front.named_children(), *cnn.named_children()):
         whole.add_module(name, child)
-    variant = VARIANTS[config.variant]
+    variant = variant_of(config)
     mel = slaney_mel_matrix(
         sample_rate=variant.sample_rate,
         fft=variant.fft,
@@ -267,7 +277,7 @@ def fill(front: FrontEnd, cnn: CNN, config: Config, weights: weight_files.Weight
 
 def build(config: Config, device: str = "cpu", precision: str = "fp32") -> PANNsEncoder:
     """The encoder, with weights from a file or random ones that were asked for."""
-    variant = VARIANTS[config.variant]
+    variant = variant_of(config)
     windows = Windows(
         sample_rate=variant.sample_rate,
         length=round(config.window_seconds * variant.sample_rate),
@@ -282,6 +292,7 @@ def build(config: Config, device: str = "cpu", precision: str = "fp32") -> PANNs
         "network": NAME,
         "revision": REVISION,
         "variant": config.variant,
+        **({"narrow": config.narrow} if config.narrow > 1 else {}),
         "output": "embedding",
         "weights": weight_files.identity(weights, config.seed),
         "precision": precision,
@@ -299,7 +310,9 @@ def build(config: Config, device: str = "cpu", precision: str = "fp32") -> PANNs
     return PANNsEncoder(
         front,
         Frozen(cnn, device=device, precision=precision, last=not deep_on_cpu),
-        f"{NAME}-{config.variant}" + ("-untrained" if weights is None else ""),
+        f"{NAME}-{config.variant}"
+        + (f"-narrow{config.narrow}" if config.narrow > 1 else "")
+        + ("-untrained" if weights is None else ""),
         windows,
         config,
         identity=identity,

@@ -140,7 +140,9 @@ def check_train(
     _check_recipe(store.open(directory), recipes.load(recipe, changes), manifest)
 
 
-def check_finetune(recipe: str, changes: Sequence[str], output: Path, *, resume: bool) -> None:
+def check_finetune(
+    recipe: str, changes: Sequence[str], output: Path, modalities: Sequence[str], *, resume: bool
+) -> None:
     """Refuse what `learn finetune` cannot be asked.
 
     Raises:
@@ -148,7 +150,8 @@ def check_finetune(recipe: str, changes: Sequence[str], output: Path, *, resume:
     """
     if not resume:
         refuse_existing(output)
-    encoder_recipes.load(recipe, changes)
+    loaded = encoder_recipes.load(recipe, changes)
+    encoder_recipes.check_encoders(recipe, loaded, modalities)
 
 
 def check_sweep(

@@ -94,6 +94,43 @@ Changes = Annotated[
         rich_help_panel=TRAINING,
     ),
 ]  # fmt: skip
+TrainingSeed = Annotated[
+    int | None,
+    typer.Option(
+        "--seed", help="Of orders, copies and random weights.", show_default="0",
+        rich_help_panel=TRAINING,
+    ),
+]  # fmt: skip
+
+
+def memory_option(text: str, default: str) -> Any:
+    """The option of what may be held in memory."""
+    return typer.Option(
+        "--memory", metavar="SIZE", help=text, show_default=default, rich_help_panel=DATA
+    )
+
+
+def _encoder(modality: str, of: str) -> Any:
+    """The option of an encoder that learns."""
+    return typer.Option(
+        f"--{modality}", metavar="SPEC", help=f"The encoder of {of}.", rich_help_panel=DATA
+    )
+
+
+VisualEncoder = Annotated[str | None, _encoder("visual", "frames")]
+AudioEncoder = Annotated[str | None, _encoder("audio", "sound")]
+RowMemory = Annotated[str | None, memory_option("Stream rows beyond that.", "8GiB")]
+ClipMemory = Annotated[
+    str | None,
+    memory_option("Decoded clips to keep; others are decoded again every epoch.", "1GiB"),
+]
+DecodeWorkers = Annotated[
+    int,
+    typer.Option(
+        "--workers", help="Decode processes.", show_default="one per core",
+        rich_help_panel=TRAINING,
+    ),
+]  # fmt: skip
 Resume = Annotated[
     bool,
     typer.Option(

@@ -17,6 +17,7 @@ from learn.commands.options import (
     NewRun,
     Recipe,
     Resume,
+    RowMemory,
     TrainOn,
     app,
     keep_command,
@@ -44,15 +45,7 @@ def train_command(
             rich_help_panel=DATA,
         ),
     ] = None,
-    memory: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE",
-            help="Stream rows beyond that.",
-            show_default="8GiB",
-            rich_help_panel=DATA,
-        ),
-    ] = None,
+    memory: RowMemory = None,
     resume: Resume = False,
     init: Annotated[
         Path | None,

@@ -98,7 +98,8 @@ def finetune(
         runs.refuse_existing(run_dir)
     recipe_ = recipes.load(recipe, settings)
     looks = looks_of(recipe_)
-    traits = _traits(recipe_, learners)
+    recipes.check_encoders(recipe, recipe_, list(learners))
+    traits = _traits(recipe_)
     supervised = any(trait.supervised for trait in traits)
     with runs.held(run_dir, new=not resume):
         stream = source(looks=looks, memory_bytes=parse_size(recipe_.data.memory))
@@ -144,14 +145,12 @@ def finetune(
         return result
 
 
-def _traits(recipe: Recipe, learners: Mapping[str, Learner]) -> list[Traits]:
+def _traits(recipe: Recipe) -> list[Traits]:
     """What the objectives need of the clips.
 
     Raises:
-        ConfigError: no encoder, or objectives for other clips.
+        ConfigError: they are for other clips.
     """
-    if not learners:
-        raise ConfigError("no encoder to train; name one with `visual` or `audio`")
     traits = [plugins.module(FAMILY, of.spec.name).TRAITS for of in recipe.objectives]
     if any(trait.several_labels for trait in traits):
         raise ConfigError("objectives for clips with several labels are not for encoders")

@@ -14,10 +14,10 @@ from jaxtyping import Int64
 from learn.data.batching import Batching
 from learn.data.clips import Clips, choose_split, load_clips, splits
 from learn.finetuning.protocols import Look, Progress, Seen, Stream
-from learn.finetuning.recipe import Recipe
+from learn.finetuning.recipe import NO_VAL, USUAL_VAL, Recipe
 from learn.training import unseen
 from store import Manifest
-from store.errors import ConfigError, InputError
+from store.errors import ConfigError, InputError, choices
 
 _ORDER, _LOOKS = 0x0DE5, 0x100C5  # streams of random numbers
 
@@ -58,8 +58,14 @@ def chosen(
     clips = load_clips(manifest, split=split, label=label)
     if supervised:
         clips = clips.keep(clips.labelled)
+    known = splits(manifest)
+    if data.val_split not in (*known, USUAL_VAL, NO_VAL):
+        raise InputError(
+            f"data.val_split={data.val_split}: no clip is in that split; there are "
+            f"{choices(data.val_split, [*known, NO_VAL])}"
+        )
     found = None
-    if split not in ("all", data.val_split) and data.val_split in splits(manifest):
+    if split not in ("all", data.val_split) and data.val_split in known:
         of_val = load_clips(manifest, split=data.val_split, label=label)
         found = unseen.of_split(clips, of_val, recipe.optimiser.seed)
     elif label and len(clips.classes):

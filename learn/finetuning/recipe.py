@@ -20,6 +20,7 @@ from store.errors import ConfigError, UnknownSetting, choices
 from store.settings import Settings, setting
 from store.sizes import parse_size
 
+USUAL_VAL, NO_VAL = "val", "none"
 FOLDER = Path(__file__).parent / "recipes"
 
 
@@ -28,7 +29,10 @@ class DataSettings(Settings):
     """The clips to train on, and what of them a step sees."""
 
     split: str = ""  # trained on; empty: train where there are splits, else all
-    val_split: str = "val"  # its classes, where training lacks them, say what was gained
+    # its classes, where training lacks them, say what was gained; none: some of train's may
+    val_split: str = USUAL_VAL
+    # the encoders that it trains; any: one or both
+    encoders: str = setting("any", among=("any", "visual", "audio", "both"))
     label: str = "label"
     frames: int = setting(2, at_least=1)  # of a clip in a step; as many windows of its sound
     # moments of a clip that may be looked at; 0: any, drawn anew each epoch, and nothing is kept
@@ -196,6 +200,25 @@ class Recipe:
         }
         masked = {"masked": asdict(self.masked)} if self.masked else {}
         return {**sections, "objectives": objectives, **masked}
+
+
+def check_encoders(recipe: str | Path, loaded: Recipe, modalities: Sequence[str]) -> None:
+    """Refuse encoders that a recipe does not train.
+
+    Raises:
+        ConfigError: none, or not those that `data.encoders` names.
+    """
+    if not modalities:
+        raise ConfigError("no encoder to train; name one with `visual` or `audio`")
+    wanted, given = loaded.data.encoders, set(modalities)
+    needed = {"visual", "audio"} if wanted == "both" else {wanted}
+    if wanted != "any" and given != needed:
+        what = " and ".join(f"`{m}`" for m in sorted(needed, reverse=True))
+        raise ConfigError(
+            f"recipe {Path(recipe).stem} trains the encoder of {what}, not of "
+            f"{' and '.join(f'`{m}`' for m in sorted(given, reverse=True))}; name what it trains, "
+            "or take another recipe (learn recipes)"
+        )
 
 
 def recipes() -> list[dict[str, str]]:

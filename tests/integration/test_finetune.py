@@ -8,6 +8,7 @@ import cli
 import learn
 import store
 from extract.datasets import synth
+from store.errors import MicroshotError
 
 NETWORK = "simclrv2:variant=r50_1x_sk0,narrow=8,side=32"
 QUICK = ("optimiser.epochs=2", "optimiser.batch_size=16", "data.frames=1", "data.looks=2")
@@ -82,3 +83,21 @@ def test_the_lines_say_what_was_gained_and_how_to_go_on(clips, tmp_path, capsys)
     assert f"use: extract run CLIPS --store DIR --visual {NETWORK},weights=" in out.replace(
         "\n", ""
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--recipe", "audio_unlabelled", "--visual", f"{NETWORK},untrained"), "trains .* `audio`"),
+        (("--recipe", "supervised"), "no encoder to train"),
+        (
+            ("--recipe", "supervised", "--visual", f"{NETWORK},untrained", "--set",
+             "data.val_split=vall"),
+            "val_split=vall",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_meant_is_told_in_a_line(words, says, clips, tmp_path, capsys):
+    with pytest.raises(MicroshotError, match=says):
+        run(cli.learn_app, "finetune", clips, *words, "-o", tmp_path / "run", capsys=capsys)
+    assert not (tmp_path / "run").exists()

@@ -237,3 +237,17 @@ def test_a_training_checkpoint_that_needs_more_than_tensors_is_refused(tmp_path)
     torch.save({"model": {}, "sampler": nn.Linear(1, 1)}, tmp_path / "iteration.pth")
     with pytest.raises(WeightsError, match="more than tensors"):
         extract.load_encoder(f"panns:weights={tmp_path / 'iteration.pth'}")
+
+
+@pytest.mark.parametrize("variant", ["cnn6", "cnn10", "mobilenetv1"])
+def test_a_narrow_network_is_the_same_one_with_fewer_channels(variant):
+    wide, narrow = (extract.load_encoder(f"panns:{variant},narrow={n},untrained") for n in (1, 4))
+    assert narrow.dim == wide.dim // 4
+    assert narrow.identity == wide.identity | {"narrow": 4}
+    assert narrow.slug == f"panns-{variant}-narrow4-untrained"
+    shapes = [
+        {k: v.shape for k, v in x._network.module.state_dict().items()} for x in (wide, narrow)
+    ]
+    assert shapes[0].keys() == shapes[1].keys()
+    assert {wide[0] / of[0] for wide, of in zip(*(s.values() for s in shapes), strict=True)} == {4}
+    assert narrow(torch.randn(2, 64_000)).shape == (2, narrow.dim)

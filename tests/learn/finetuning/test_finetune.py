@@ -233,3 +233,29 @@ def test_a_run_of_encoders_is_no_projection(manifest, tmp_path):
 def test_a_recipe_of_the_other_command_says_so(load, name, command):
     with pytest.raises(MissingFile, match=f"no recipe '{name}' here, it is one of `{command}`"):
         load(name)
+
+
+def test_a_val_split_that_is_none_is_refused_and_what_there_is_is_named(manifest, tmp_path):
+    with pytest.raises(InputError, match=r"val_split=vall: no clip .*did you mean 'val'"):
+        train(manifest, tmp_path / "run", "data.val_split=vall")
+    assert not (tmp_path / "run").exists()
+    result = train(manifest, tmp_path / "run", "data.val_split=none", "optimiser.epochs=1")
+    assert "split 'val'" not in result.validation
+
+
+@pytest.mark.parametrize(
+    ("recipe", "modalities", "says"),
+    [
+        ("audio_unlabelled", ("visual",), "audio_unlabelled trains .* `audio`, not of `visual`"),
+        ("audio_unlabelled", ("visual", "audio"), "`audio`, not of `visual` and `audio`"),
+        ("simclrv2_unlabelled", ("audio",), "`visual`, not of `audio`"),
+        ("mae_unlabelled", ("audio",), "`visual`, not of `audio`"),
+        ("two_tower_pixels", ("visual",), "`visual` and `audio`, not of `visual`;"),
+    ],
+)
+def test_encoders_that_a_recipe_does_not_train_are_refused(
+    recipe, modalities, says, manifest, tmp_path
+):
+    with pytest.raises(ConfigError, match=says):
+        train(manifest, tmp_path / "run", recipe=recipe, modalities=modalities)
+    assert not (tmp_path / "run").exists()
