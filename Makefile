@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 
-.PHONY: demo test wheel soak bench gpu check lock newest resolve footprint clean
+.PHONY: demo test wheel site soak bench gpu check lock newest resolve footprint clean
 
 $(VENV)/.ready: $(LOCK) pyproject.toml
 	@$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), "microshot needs Python 3.11 to 3.13; try: make PYTHON=python3.12 ..."'
@@ -57,11 +57,16 @@ check: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(MAKE) wheel
+	$(MAKE) site
 	$(MAKE) test
 
 # Builds the wheel, looks at what is in it, and runs the demo's commands from it in a fresh environment.
 wheel: $(VENV)/.ready
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python .ci/wheel.py
+
+# The documentation as pages that open from a disk: build/site/index.html. Strict, and without a network.
+site: $(VENV)/.ready
+	$(BIN)/python .ci/site.py
 
 # Both locks, for every Python and machine; the second lacks what only a GPU needs, and torch (see CPU=1).
 COMPILE := uv pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 --extra dev --no-annotate \

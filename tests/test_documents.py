@@ -10,7 +10,7 @@ from extract.weights.catalogue import CATALOGUE
 from store import plugins
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "data_manifests/README.md"]
+DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "data_manifests/README.md"]
 OURS = "extract|store|learn|tests|docs|benchmarks|data_manifests"
 # A file or folder of ours in backticks; NAME and … stand for something, so such paths end before.
 POINTER = re.compile(rf"`((?:{OURS})/[\w./-]*?)(?:NAME[^`]*|PACKAGE[^`]*|…[^`]*)?`")

@@ -39,9 +39,9 @@ MEMORY_BYTES = 1 << 30
 class FewShotClassifier(ClassifierMixin, BaseEstimator):
     """A few-shot head with `fit`, `predict` and `predict_proba`.
 
-    head    SPEC of a head that judges clips one by one (`learn heads`)
-    fusion  SPEC of what joins senses (`learn fusions`); of several senses only
-    senses  how many columns of X each sense has, in order; None: X is one sense
+        head    SPEC of a head that judges clips one by one (`learn heads`)
+        fusion  SPEC of what joins senses (`learn fusions`); of several senses only
+        senses  how many columns of X each sense has, in order; None: X is one sense
 
     >>> import numpy as np
     >>> X, y = np.repeat(np.eye(3), 4, axis=0), np.repeat(["cat", "dog", "fox"], 4)

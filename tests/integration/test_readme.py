@@ -1,70 +1,24 @@
-"""README.md runs as it is written, on a folder of clips rendered here.
-
-Blocks are run in their order, lines of `sh` as commands of this process, `python` as it stands; a
-`csv` block becomes the file that the paragraph before it names. An `sh` block whose first line
-begins with `# needs` is not run: its reader sees why. Commands inside sentences need not run as
-they stand, so only their names and options are looked up.
+"""README.md runs as it is written (`tests/pages.py`), on a folder of clips rendered here.
 
 Numbers of episodes that no line names are made small here, and maps are laid out the quick way.
 """
 
 import re
-import shlex
 import shutil
 import sys
-from pathlib import Path
 
 import pytest
-import typer
 
-import cli
 from extract.datasets import synth
 from learn import trial
 from learn.evaluation import config
 from learn.reporting import projection_2d
 from learn.training import unseen
+from tests.pages import ROOT, blocks, faults, inline, is_run, run
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
-MAINS = {"extract": cli.extract_main, "store": cli.store_main, "learn": cli.learn_main}
-APPS = {"extract": cli.extract_app, "store": cli.store_app, "learn": cli.learn_app}
-BLOCK = re.compile(r"(?:^|\n)([^\n]*)\n\n?```(\w+)\n(.*?)```", re.DOTALL)
-FILE = re.compile(r"`([\w.]+\.csv)`")
+README = (ROOT / "README.md").read_text()
 CLIPS = 8  # of each class: five shots and three queries
 CLASSES = ("cooking", "dancing", *(f"topic{i}" for i in range(8)))
-
-
-def blocks(text):
-    """Each block: the line before it, its kind, its text."""
-    return [match.groups() for match in BLOCK.finditer(text)]
-
-
-def is_run(kind, body):
-    return kind != "sh" or not body.startswith("# needs ")
-
-
-def command(line):
-    """Run a line as a shell would, in this process; `findings` are no failure, as README says."""
-    words = shlex.split(line, comments=True)
-    if not words:
-        return
-    sys.argv = words
-    with pytest.raises(SystemExit) as done:
-        MAINS[words[0]]()
-    assert done.value.code in (None, 0, 1), line
-
-
-def run(text, folder):
-    """Run all blocks of a document in a folder."""
-    for before, kind, body in blocks(text):
-        if not is_run(kind, body):
-            continue
-        if kind == "csv":
-            (folder / FILE.search(before)[1]).write_text(body)
-        elif kind == "python":
-            exec(compile(body, "README.md", "exec"), {})
-        else:
-            for line in body.splitlines():
-                command(line)
 
 
 @pytest.fixture(scope="module")
@@ -134,20 +88,6 @@ def test_what_is_not_run_says_why():
     assert len(ran) > len(left)
 
 
-def inline(text):
-    """Commands inside sentences."""
-    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
-    found = re.findall(r"`((?:extract|store|learn) [^`]+)`", prose)
-    return [shlex.split(words.replace("\n", " ")) for words in found]
-
-
 @pytest.mark.parametrize("words", inline(README), ids=" ".join)
 def test_commands_inside_sentences_exist(words):
-    command = typer.main.get_command(APPS[words[0]])
-    for word in words[1:]:
-        if not hasattr(command, "commands") or word not in command.commands:
-            break
-        command = command.commands[word]
-    assert not hasattr(command, "commands"), words
-    options = {option for parameter in command.params for option in parameter.opts}
-    assert {word for word in words if word.startswith("--")} <= options | {"--help"}
+    assert not faults(words)

@@ -17,7 +17,7 @@ from learn.data import class_embeddings
 from learn.data.class_embeddings import ClassEmbeddings
 from learn.training import recipe as recipes
 from store import plugins, testing
-from tests.integration.test_readme import APPS, command
+from tests.pages import APPS, command
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "sources.md").read_text()
@@ -109,4 +109,4 @@ def test_the_commands_of_learn_run(tmp_path, monkeypatch):
         once = "--set optimiser.epochs=1 --set optimiser.watch=none"
         short = {"train": once, "sweep": once}
         few = " --episodes 20 --queries 4" if words[1] == "episodes" else ""
-        command(f"{line} {short.get(words[1], '')}{few}")
+        command(shlex.split(f"{line} {short.get(words[1], '')}{few}"))
