@@ -27,6 +27,7 @@ from learn.commands.options import (
     Projection,
     Recipe,
     Resume,
+    TextFeature,
     TrainingSeed,
     TrainOn,
     VisualEncoder,
@@ -128,7 +129,7 @@ def annotate_command(
     mode: Annotated[
         str | None,
         typer.Option(
-            metavar="v|a|av", help="What clips are judged by.", show_default="all there is"
+            metavar="v|a|t|av|…", help="What clips are judged by.", show_default="all there is"
         ),
     ] = None,
     projection: Projection = None,
@@ -138,6 +139,7 @@ def annotate_command(
     ] = None,
     visual: VisualFeature = None,
     audio: AudioFeature = None,
+    text: TextFeature = None,
     pool: Annotated[
         int, typer.Option(metavar="N", help="Clips that are candidates at once, drawn of more.")
     ] = 20_000,
@@ -161,7 +163,7 @@ def annotate_command(
     settings = AnnotateSettings(
         store=directory, media=tuple(media), output=output, labels=tuple(label),
         classes=tuple(classes), strategy=strategy, group=group, mode=mode, projection=projection,
-        head=head, visual=visual, audio=audio, pool=pool, port=port, seed=seed,
+        head=head, visual=visual, audio=audio, text=text, pool=pool, port=port, seed=seed,
     )  # fmt: skip
     check_annotate(settings)
 

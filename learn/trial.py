@@ -345,9 +345,9 @@ def _name_of(output: Path) -> str:
 
 def _features(fs: Store) -> dict[str, Feature]:
     """The feature of each modality."""
-    from learn.data.rows import MODALITIES, choose_feature
+    from learn.data.features import SENSED, choose_feature
 
-    chosen = {modality: choose_feature(fs, modality, None) for modality in MODALITIES}
+    chosen = {modality: choose_feature(fs, modality, None) for modality in SENSED}
     return {modality: feature for modality, feature in chosen.items() if feature is not None}
 
 

@@ -163,7 +163,7 @@ def _source(fs: "Store", settings: AnnotateSettings) -> Source:
     (run,) = runs_of([settings.projection] if settings.projection else [], where).values()
     selection = select_one(
         fs, str(settings.projection or NONE), run, visual=settings.visual, audio=settings.audio,
-        given=[settings.mode] if settings.mode else [],
+        text=settings.text, given=[settings.mode] if settings.mode else [],
     )  # fmt: skip
     judges = judges_of(settings.head, None, "on", run, selection.features)
     return Source(selection=selection, judges=judges)

@@ -27,6 +27,7 @@ class AnnotateSettings:
     head: str | None = None
     visual: str | None = None
     audio: str | None = None
+    text: str | None = None
     pool: int = POOL
     port: int = 0  # 0: any that is free
     seed: int = 0

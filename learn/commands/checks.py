@@ -50,6 +50,7 @@ class Asked:
     group: str | None
     visual: FeatureNames
     audio: FeatureNames
+    text: FeatureNames
     projections: Sequence[str]
     support: Sequence[str]
     query: Sequence[str]
@@ -177,7 +178,7 @@ def check_sweep(
 
 def check_predict(
     directory: str, settings: PredictSettings, *, mode: str | None, projection: Path | None,
-    visual: FeatureNames, audio: FeatureNames,
+    visual: FeatureNames, audio: FeatureNames, text: FeatureNames,
 ) -> None:  # fmt: skip
     """Refuse what `learn predict` cannot be asked.
 
@@ -188,7 +189,7 @@ def check_predict(
     for family, spec in ((HEADS, settings.head_spec), (FUSIONS, settings.fusion)):
         if spec is not None:
             plugins.check(family, plugins.parse_spec(spec, family))
-    _check_place(directory, [mode], projection, visual, audio)
+    _check_place(directory, [mode], projection, visual, audio, text)
     for path, columns in ((settings.support, settings.labels), (settings.query, ())):
         if path is None or not _is_small(Path(path)):
             continue
@@ -198,7 +199,7 @@ def check_predict(
 
 def check_search(
     directory: str, *, top: int, modes: Sequence[str | None], projection: Path | None,
-    visual: FeatureNames, audio: FeatureNames,
+    visual: FeatureNames, audio: FeatureNames, text: FeatureNames,
 ) -> None:  # fmt: skip
     """Refuse what `learn search` cannot be asked.
 
@@ -207,7 +208,7 @@ def check_search(
     """
     if top < 1:
         raise ConfigError(f"top={top}: ask for at least one clip")
-    _check_place(directory, modes, projection, visual, audio)
+    _check_place(directory, modes, projection, visual, audio, text)
 
 
 def check_annotate(settings: AnnotateSettings) -> None:
@@ -219,7 +220,12 @@ def check_annotate(settings: AnnotateSettings) -> None:
     for family, spec in ((HEADS, settings.head_spec), (STRATEGIES, settings.strategy)):
         plugins.check(family, plugins.parse_spec(spec, family))
     _check_place(
-        settings.store, [settings.mode], settings.projection, settings.visual, settings.audio
+        settings.store,
+        [settings.mode],
+        settings.projection,
+        settings.visual,
+        settings.audio,
+        settings.text,
     )
 
 
@@ -239,7 +245,7 @@ def check_page(
 def _check_asked(asked: Asked) -> "Store":
     cells(asked.support, asked.query, ())
     fs = _check_runs_and_store(asked.projections, asked.store)
-    _check_features(fs, asked.projections, asked.visual, asked.audio)
+    _check_features(fs, asked.projections, asked.visual, asked.audio, asked.text)
     table = _table(fs, asked.manifest)
     if table is not None:
         choose_split(table, asked.split, "test")
@@ -279,24 +285,28 @@ def _check_runs_and_store(projections: Sequence[str], directory: str) -> "Store"
 
 def _check_place(
     directory: str, modes: Sequence[str | None], projection: Path | None, visual: FeatureNames,
-    audio: FeatureNames,
+    audio: FeatureNames, text: FeatureNames,
 ) -> None:  # fmt: skip
     """A store, the modes and features of it, and a run."""
     cells([mode for mode in modes if mode], (), ())
     named = [str(projection)] if projection else []
-    _check_features(_check_runs_and_store(named, directory), named, visual, audio)
+    _check_features(_check_runs_and_store(named, directory), named, visual, audio, text)
 
 
 def _check_features(
-    fs: "Store", projections: Sequence[str], visual: FeatureNames, audio: FeatureNames
+    fs: "Store",
+    projections: Sequence[str],
+    visual: FeatureNames,
+    audio: FeatureNames,
+    text: FeatureNames,
 ) -> None:
     """The features named; which one is meant where none is, a run may say."""
-    for modality, asked in zip(MODALITIES, (visual, audio), strict=True):
+    for modality, asked in zip(MODALITIES, (visual, audio, text), strict=True):
         for name in names_of(asked):
             if not (set(projections) - {NONE}):
                 choose_feature(fs, modality, name)
     if not fs.features:
-        raise InputError("no visual or audio feature to score; run: extract run MANIFEST")
+        raise InputError("no feature to score; run: extract run MANIFEST")
 
 
 def _check_recipe(fs: "Store", recipe: recipes.Recipe, manifest: Path | None) -> None:

@@ -21,6 +21,7 @@ from learn.commands.options import (
     Manifest,
     Names,
     Projections,
+    TextFeatures,
     VisualFeatures,
     app,
     keep_command,
@@ -96,6 +97,7 @@ def episodes_command(
     seed: Annotated[int, typer.Option(help="Decides the episodes.", rich_help_panel=EPISODES)] = 0,
     visual: VisualFeatures = [],  # noqa: B006
     audio: AudioFeatures = [],  # noqa: B006
+    text: TextFeatures = [],  # noqa: B006
     head: Annotated[
         list[str],
         typer.Option(
@@ -112,19 +114,19 @@ def episodes_command(
         list[str],
         modes_option(
             "support",
-            "v,a,av",
-            "Modes to learn from; every pair with --query is scored.",
+            "MODE,…",
+            "Modes to learn from (v, a, t: text; or several, as av); each pair with --query.",
             "all there are",
         ),
     ] = [],  # noqa: B006
     query: Annotated[
         list[str],
-        modes_option("query", "v,a,av", "Modes to answer in.", "as the support"),
+        modes_option("query", "MODE,…", "Modes to answer in.", "as the support"),
     ] = [],  # noqa: B006
     drop: Annotated[
         list[str],
         typer.Option(
-            metavar="v,a",
+            metavar="v,a,t",
             help="Also accuracy as queries lose this modality.",
             rich_help_panel=MISSING,
         ),
@@ -223,6 +225,7 @@ def episodes_command(
         "inflation": inflation, "task": task, "ways": ways, "shots": tuple(shots),
         "queries": queries, "episodes": episodes, "until_ci": until_ci,
         "max_episodes": max_episodes, "seed": seed, "visual": visual, "audio": audio,
+        "text": text,
         "heads": tuple(head), "fusions": fusions, "projections": tuple(projection),
         "augments": specs(augment), "guard": guard, "names": names,
         "support": listed(support), "query": listed(query),
@@ -330,19 +333,20 @@ def evaluate_command(
     group_file: GroupFile = None,
     visual: VisualFeatures = [],  # noqa: B006
     audio: AudioFeatures = [],  # noqa: B006
+    text: TextFeatures = [],  # noqa: B006
     projection: Projections = [],  # noqa: B006 (typer copies it)
     support: Annotated[
         list[str],
         modes_option(
             "support",
-            "v|a|av",
-            "Modes to learn from, or of the gallery; may repeat.",
+            "MODE",
+            "Modes to learn from, or of the gallery (v, a, t, av …); may repeat.",
             "all there are",
         ),
     ] = [],  # noqa: B006
     query: Annotated[
         list[str],
-        modes_option("query", "v|a|av", "Modes to answer in; may repeat.", "as the support"),
+        modes_option("query", "MODE", "Modes to answer in; may repeat.", "as the support"),
     ] = [],  # noqa: B006
     fusion: Annotated[
         list[str],
@@ -370,7 +374,8 @@ def evaluate_command(
 
     asked = Asked(
         store=directory, manifest=manifest, split=split, labels=label, group=group, visual=visual,
-        audio=audio, projections=list(map(str, projection)), support=support, query=query,
+        audio=audio, text=text, projections=list(map(str, projection)), support=support,
+        query=query,
     )  # fmt: skip
     check_device(device)
     check_protocol(asked, protocol, output, specs(fusion))
@@ -382,9 +387,9 @@ def evaluate_command(
         result = learn.run_protocol(
             directory, protocol, manifest=manifest, split=split, train_split=train_split,
             val_split=val_split, labels=tuple(label), group=group, group_file=group_file,
-            visual=visual, audio=audio, projections=tuple(projection), support=tuple(support),
-            query=tuple(query), seed=seed, fusions=specs(fusion), device=device,
-            progress=progress,
+            visual=visual, audio=audio, text=text, projections=tuple(projection),
+            support=tuple(support), query=tuple(query), seed=seed, fusions=specs(fusion),
+            device=device, progress=progress,
         )  # fmt: skip
     if output:
         result.save(output)

@@ -16,6 +16,7 @@ from learn.commands.options import (
     Guard,
     Names,
     Projection,
+    TextFeatures,
     VisualFeatures,
     app,
 )
@@ -67,7 +68,7 @@ def predict_command(
     mode: Annotated[
         str | None,
         typer.Option(
-            metavar="v|a|av",
+            metavar="v|a|t|av|…",
             help="What clips are judged by.",
             show_default="all there is",
             rich_help_panel=COMPARED,
@@ -121,6 +122,7 @@ def predict_command(
     ] = 0.0,
     visual: VisualFeatures = [],  # noqa: B006
     audio: AudioFeatures = [],  # noqa: B006
+    text: TextFeatures = [],  # noqa: B006
     device: Device = "auto",
     as_json: Json = False,
 ) -> int:
@@ -137,7 +139,10 @@ def predict_command(
         names=names, index=index, top=top, abstain_below=abstain_below, memory_bytes=0,
     )  # fmt: skip
     check_device(device)
-    check_predict(directory, settings, mode=mode, projection=projection, visual=visual, audio=audio)
+    check_predict(
+        directory, settings, mode=mode, projection=projection, visual=visual, audio=audio,
+        text=text,
+    )  # fmt: skip
 
     import learn
     from learn.commands.answer_tables import prediction_lines
@@ -148,7 +153,7 @@ def predict_command(
             group=group, group_file=group_file, manifest=manifest, mode=mode, projection=projection,
             head=head, fusion=fusion, guard=guard, names=names,
             by=by, index=index, top=top, abstain_below=abstain_below, visual=visual, audio=audio,
-            device=device, progress=progress,
+            text=text, device=device, progress=progress,
         ).to_dict()  # fmt: skip
     console.give(result, as_json, lambda: prediction_lines(result))
     return console.DONE
@@ -161,16 +166,17 @@ def search_command(
     projection: Projection = None,
     top: Annotated[int, typer.Option(help="How many clips.")] = 10,
     source: Annotated[
-        str | None, typer.Option("--from", metavar="v|a|av", show_default="all there is")
+        str | None, typer.Option("--from", metavar="v|a|t|av|…", show_default="all there is")
     ] = None,
     target: Annotated[
-        str | None, typer.Option("--to", metavar="v|a|av", show_default="as --from")
+        str | None, typer.Option("--to", metavar="v|a|t|av|…", show_default="as --from")
     ] = None,
     fusion: Annotated[
         str, typer.Option(metavar="weighted|early", help="How av joins both similarities.")
     ] = "weighted",
     visual: VisualFeatures = [],  # noqa: B006
     audio: AudioFeatures = [],  # noqa: B006
+    text: TextFeatures = [],  # noqa: B006
     device: Device = "auto",
     as_json: Json = False,
 ) -> int:
@@ -180,7 +186,7 @@ def search_command(
     check_device(device)
     check_search(
         directory, top=top, modes=(source, target), projection=projection, visual=visual,
-        audio=audio,
+        audio=audio, text=text,
     )  # fmt: skip
 
     import learn
@@ -189,7 +195,7 @@ def search_command(
     with console.progress("clips", quiet=as_json) as progress:
         result = learn.search(
             directory, clip, projection=projection, top=top, source=source, target=target,
-            fusion=fusion, visual=visual, audio=audio, device=device, progress=progress,
+            fusion=fusion, visual=visual, audio=audio, text=text, device=device, progress=progress,
         ).to_dict()  # fmt: skip
     console.give(result, as_json, lambda: neighbours_table(result))
     return console.DONE

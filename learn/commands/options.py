@@ -54,8 +54,10 @@ def _feature(modality: str, *, several: bool = False) -> Any:
 
 VisualFeature = Annotated[str | None, _feature("visual")]
 AudioFeature = Annotated[str | None, _feature("audio")]
+TextFeature = Annotated[str | None, _feature("text")]
 VisualFeatures = Annotated[list[str], _feature("visual", several=True)]
 AudioFeatures = Annotated[list[str], _feature("audio", several=True)]
+TextFeatures = Annotated[list[str], _feature("text", several=True)]
 Projections = Annotated[
     list[Path],
     typer.Option(

@@ -8,7 +8,9 @@ from store.errors import UnknownFeature
 if TYPE_CHECKING:
     from store import Feature, Store
 
-MODALITIES = ("visual", "audio")
+MODALITIES = ("visual", "audio", "text")
+TEXT = MODALITIES[-1]
+SENSED = MODALITIES[:2]  # that are in a clip's media
 FeatureNames = str | Sequence[str] | None  # None: the only one of its modality
 
 

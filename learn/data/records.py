@@ -30,7 +30,7 @@ class Draw(TypedDict):
     classes_of_too_few_clips: NotRequired[list[str] | None]  # None: not known
 
 
-Mode = Literal["v", "a", "av"]
+Mode = Literal["v", "a", "av", "t", "vt", "at", "avt"]
 
 
 class Sampled(TypedDict):

@@ -153,6 +153,7 @@ def to_torch(
     *,
     visual: str | None = None,
     audio: str | None = None,
+    text: str | None = None,
     label: str | None = "label",
     split: str | None = None,
     manifest: str | Path | None = None,
@@ -163,7 +164,8 @@ def to_torch(
 ) -> Dataset:  # beartype cannot look into torch's own hint of an `IterableDataset`
     """The clips of a store, or of one feature, as a dataset of torch.
 
-    Of a store, one feature of each modality, named by `visual` and `audio` where there are several.
+    Of a store, one feature of each modality, named by `visual`, `audio` and `text` where there are
+    several.
     Clips are those of the manifest (of `split`, if named); a feature given by itself has all its
     clips, and no labels. `stream` reads in blocks rather than holding everything; its order is
     random with a `seed`.
@@ -186,7 +188,7 @@ def to_torch(
         raise ConfigError("seed is of streams; of clips in memory the loader's `shuffle` decides")
     if seed is not None and seed < 0:
         raise ConfigError(f"seed={seed} is negative; name one from 0")
-    clips = _clips_of(source, visual, audio, label, split, manifest)
+    clips = _clips_of(source, visual, audio, text, label, split, manifest)
     if not clips.clip_ids:
         raise InputError("there is no clip to give")
     if stream:
@@ -198,6 +200,7 @@ def _clips_of(
     source: "str | Path | Store | Feature",
     visual: str | None,
     audio: str | None,
+    text: str | None,
     label: str | None,
     split: str | None,
     manifest: str | Path | None,
@@ -211,7 +214,7 @@ def _clips_of(
     table = store.read_manifest(manifest, ids_suffice=True) if manifest else fs.manifest()
     if split is not None:
         table = table.select(split=split)
-    named = dict(zip(MODALITIES, (visual, audio), strict=True))
+    named = dict(zip(MODALITIES, (visual, audio, text), strict=True))
     chosen = {m: feature for m, name in named.items() if (feature := choose_feature(fs, m, name))}
     return _Clips(chosen, table, label)
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from learn.data.features import MODALITIES
 from learn.evaluation.drop import Drop
 from learn.fewshot import default_head, statistics
 from learn.fewshot.budget import MEMORY
@@ -71,6 +72,7 @@ class EpisodesConfig:
     seed: int = 0
     visual: str | tuple[str, ...] | None = None  # names of features; None: the only one
     audio: str | tuple[str, ...] | None = None
+    text: str | tuple[str, ...] | None = None
     heads: tuple[str, ...] = ()  # none: the default; "own": the one that a run was trained with
     # How one head judges by both senses, plug-ins of learn/fewshot/fusions; none: learned where a
     # network makes one vector of both, weighted elsewhere.
@@ -81,7 +83,7 @@ class EpisodesConfig:
     # Stored vectors beside a projection's (learn/fewshot/guard.py): on, off, or a row for either.
     guard: str = "on"
     names: str = "on"  # of classes, one more sense under the guard where a run knows them, or off
-    support: tuple[str, ...] = ()  # modes v, a, av; see `modes.cells`
+    support: tuple[str, ...] = ()  # modes v, a, t and several, as av; see `modes.cells`
     query: tuple[str, ...] = ()
     episodes_file: str | None = None  # episodes drawn before: then nothing above draws any
     drop: Drop | None = None  # also score queries that lack a modality
@@ -104,7 +106,7 @@ class EpisodesConfig:
         """The config of a call's arguments: paths become text, and lists become tuples."""
         given = {"store": arguments["store_path"], **arguments}
         plain = {field.name: _plain(given[field.name]) for field in fields(cls)}
-        for key in ("visual", "audio"):  # one name or a list of one is the same question
+        for key in MODALITIES:  # one name or a list of one is the same question
             if isinstance(plain[key], tuple) and len(plain[key]) < 2:
                 plain[key] = next(iter(plain[key]), None)
         return cls(**plain)

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from learn.fewshot.mode_pairs import SINGLE
 from store.errors import ConfigError, choices
 
 FUSIONS = ("early", "late", "learned", "weighted")
 UNASKED = FUSIONS[:3]  # that are shown where none is named
 FILLS = ("zero", "mean", "retrieved", "token", "ignored")
 RATES = (0.0, 0.25, 0.5, 0.75, 1.0)
-OF_MODE = {"v": "visual", "a": "audio"}
+OF_MODE = SINGLE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

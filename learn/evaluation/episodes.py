@@ -28,6 +28,7 @@ from learn.evaluation.benchmark import (
 )
 from learn.evaluation.compared import Fusions, fusions_of
 from learn.evaluation.config import MOST, EpisodesConfig
+from learn.evaluation.drop import OF_MODE
 from learn.evaluation.feasible import nothing_left, remedies
 from learn.evaluation.missing_modality import Drop, Missing, curves
 from learn.evaluation.results import EpisodesResult, Result
@@ -36,6 +37,7 @@ from learn.fewshot import episode_files, statistics
 from learn.fewshot.fusions._shipped import encoders_of
 from learn.fewshot.fusions.weighted import Weighted
 from learn.fewshot.heads import Head
+from learn.fewshot.modes import modality_of
 from learn.fewshot.scoring import MEMORY
 from learn.fewshot.tasks import CLASSIC, FAMILY, GROUPS, Episodes, traits_of
 from learn.inference.selection import (
@@ -78,6 +80,7 @@ def run_episodes(
     seed: int = 0,
     visual: FeatureNames = None,
     audio: FeatureNames = None,
+    text: FeatureNames = None,
     heads: Sequence[str] = (),
     fusions: Sequence[str] = (),
     augments: Sequence[str] = (),
@@ -173,8 +176,8 @@ def pose(config: EpisodesConfig, device: torch.device = devices.CPU) -> Question
     store = open_store(config.store)
     manifest = manifest_of(store, config.manifest, config.group_file, config.group)
     selection = select(
-        store, runs, visual=config.visual, audio=config.audio, support=config.support,
-        query=config.query, extra_shots=makes_use(every_head, "other"),
+        store, runs, visual=config.visual, audio=config.audio, text=config.text,
+        support=config.support, query=config.query, extra_shots=makes_use(every_head, "other"),
     )  # fmt: skip
     split = choose_split(manifest, config.split, "test")
     pool = traits_of(_task_of(config)).pool
@@ -286,14 +289,17 @@ def _points(config: EpisodesConfig, benchmark: Benchmark) -> Iterator[Missing]:
     if measure != "accuracy":
         raise ConfigError(f"`drop` is about accuracy, and these episodes: {measure}")
     assert config.drop is not None
-    if missing := sorted({"visual", "audio"} - set(benchmark.scored.rows)):
-        raise InputError(f"`drop` needs visual and audio features in play; {missing[0]} is not")
-    if len(benchmark.scored.rows) > 2:
+    senses = list(benchmark.scored.rows)
+    if any(modality_of(sense) != sense for sense in senses):
         raise InputError("`drop` is about one feature of each modality; name one")
+    if missing := [OF_MODE[mode] for mode in config.drop.modes if OF_MODE[mode] not in senses]:
+        raise InputError(f"`drop` needs {missing[0]} features in play, and there are none")
+    if len(senses) < 2:
+        raise InputError(f"`drop` needs features of two modalities in play; {senses[0]} is alone")
     return curves(
         config.drop, heads=benchmark.heads, runs=benchmark.runs, scored=benchmark.scored,
         base=benchmark.base, draws=benchmark.draws, ci=config.ci,
-        encoders=encoders_of(benchmark.features, ("visual", "audio")),
+        encoders=encoders_of(benchmark.features, senses),
     )  # fmt: skip
 
 

@@ -95,6 +95,7 @@ def run_protocol(
     group_file: str | Path | None = None,
     visual: FeatureNames = None,
     audio: FeatureNames = None,
+    text: FeatureNames = None,
     projections: Sequence[str | Path] = (),
     fusions: Sequence[str] = (),
     support: Sequence[str] = (),
@@ -123,7 +124,7 @@ def run_protocol(
     store = open_store(store_path)
     table = manifest_of(store, manifest, group_file, group)
     features = select(
-        store, runs, visual=visual, audio=audio, support=support, query=query
+        store, runs, visual=visual, audio=audio, text=text, support=support, query=query
     ).features
     chosen = choose_split(table, split, "test")
     material = Material(

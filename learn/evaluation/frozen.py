@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from learn.data.features import MODALITIES, choose_feature
+from learn.data.features import SENSED, choose_feature
 from learn.data.group_file import GROUP, manifest_of
 from learn.data.split import SPLITS, SplitConfig, splits_of, write_table
 from learn.data.stratified import digest, whole_numbers
 from learn.evaluation.episodes import run_episodes
 from learn.evaluation.results import EpisodesResult
+from learn.fewshot.modes import MODES
 from learn.training.runs import refuse_existing
 from store import atomic
 from store import open as open_store
@@ -128,7 +129,7 @@ def benchmark(
     asked: dict[str, Any] = {
         "ways": plan.ways, "queries": plan.queries, "seed": plan.seed, "visual": visual,
         "audio": audio, "heads": tuple(heads), "episodes": episodes or plan.episodes,
-        "device": device, "progress": progress,
+        "device": device, "progress": progress, "support": _modes(store),
     }  # fmt: skip
     with atomic.directory(output) as staged:
         write_table(staged / CLIPS, chosen)
@@ -273,11 +274,17 @@ def _with_rows(
 ) -> Sequence[bool]:
     """Whether each clip has rows in every feature that is asked about."""
     usable = np.ones(len(table), bool)
-    for modality, name in zip(MODALITIES, (visual, audio), strict=True):
+    for modality, name in zip(SENSED, (visual, audio), strict=True):
         feature = choose_feature(store, modality, name)
         if feature is not None:
             usable &= feature.locate(table.clip_ids).rows > 0
     return [bool(ok) for ok in usable]
+
+
+def _modes(store: "Store") -> list[str]:
+    """The modes of sight and sound that the store has features of: benchmarks are of these."""
+    known = {store[name].modality for name in store.features} & set(SENSED)
+    return [mode for mode, of in MODES.items() if set(of) <= known]
 
 
 def _where(cells: Sequence[str], splits: Sequence[str], split: str) -> list[str]:

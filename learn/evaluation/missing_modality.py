@@ -1,21 +1,21 @@
 """`learn episodes --drop`: accuracy as more and more of the queries lack a modality.
 
-The shots have both. A random order of the clips decides which lose it first, so that a clip without
+The shots have all. A random order of the clips decides which lose it first, so that a clip without
 it at one rate has none at higher ones, and curves of heads, fills and fusions are paired.
 
-    fusion  early      both vectors joined, each scaled to length 1, for one head
+    fusion  early      all vectors joined, each scaled to length 1, for one head
             late       a head for each; the mean of their scores, each in units of the spread that
                        it gives the shots themselves
-            learned    the one vector that a network makes of both
-            weighted   both vectors joined as the shots weigh them, from what is known of the
+            learned    the one vector that a network makes of sight and sound
+            weighted   all vectors joined as the shots weigh them, from what is known of the
                        encoders
     fill    zero       zeros: the vector's in early and late fusion, a row's before a network
             mean       the mean of all clips of the train split, where it is apart, else of those
                        scored
-            retrieved  what the nearest clip by the other modality has: of the train split, or else
-                       of the clips scored that are of other sources
+            retrieved  what the nearest clip by the other modalities has: of the train split, or
+                       else of the clips scored that are of other sources
             token      nothing: the network puts there what it learned to (learned fusion)
-            ignored    nothing: the other modality answers alone (late and weighted fusion)
+            ignored    nothing: the others answer alone (late and weighted fusion)
 
 Shapes: V = clips, W = clips to fill from, D = size of a vector, E = episodes, M = queries.
 """
@@ -38,7 +38,7 @@ from learn.evaluation.drop import FILLS, FUSIONS, OF_MODE, UNASKED
 from learn.evaluation.drop import Drop as Drop
 from learn.fewshot import modes as views
 from learn.fewshot import statistics
-from learn.fewshot.fusions import FAMILY, Fusion, Prior
+from learn.fewshot.fusions import FAMILY, Fusion
 from learn.fewshot.fusions._shipped import Encoder, shipped
 from learn.fewshot.heads import Context, Head
 from learn.fewshot.kept import queries_of
@@ -62,7 +62,7 @@ class Missing:
     projection: str
     fusion: str
     fill: str
-    dropped: str  # v or a
+    dropped: str  # the mode: v, a or t
     rate: float
     dropped_clips: int
     filled_from: str  # train, scored, or "" where a fill needs no other clips
@@ -77,7 +77,7 @@ class Missing:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Gaps:
-    """Clips with both modalities under one projection, and the clips to fill from."""
+    """Clips with every modality under one projection, and the clips to fill from."""
 
     scored: EvaluationSet
     base: EvaluationSet | None
@@ -98,8 +98,19 @@ class Gaps:
     @property
     def fusions(self) -> tuple[str, ...]:
         """The fusions that these vectors allow."""
-        both, joint = set(OF_MODE.values()) <= set(self.whole), "av" in self.whole
-        return tuple(name for name in FUSIONS if (joint if name == "learned" else both))
+        every = set(self.scored.rows) <= set(self.whole)
+        joint = self.mode in self.whole
+        return tuple(name for name in FUSIONS if (joint if name == "learned" else every))
+
+    @property
+    def mode(self) -> str:
+        """The mode that looks at every modality."""
+        return views.mode_of(self.scored.rows)
+
+    @property
+    def singles(self) -> list[str]:
+        """The modes that look at one modality each, in the order of the senses."""
+        return [views.MODE_OF[sense] for sense in self.scored.rows]
 
     def lost(self, rate: float) -> Bool[np.ndarray, "V"]:
         """A mask of the clips that lack the modality."""
@@ -155,10 +166,12 @@ def nearest(
     clips: Clips,
     base: EvaluationSet | None,
 ) -> Int64[Tensor, "V"]:
-    """The index of the source clip most like each clip in the other modality, by cosine; among the
-    clips scored themselves only those of other groups."""
-    (shared,) = set(OF_MODE.values()) - {missing}
-    q, g = (F.normalize(x[shared].float(), dim=-1) for x in (vectors, source))
+    """The index of the source clip most like each clip in the other modalities, by the sum of their
+    cosines; among the clips scored themselves only those of other groups."""
+    shared = [m for m in OF_MODE.values() if m in vectors and m != missing]
+    q, g = (
+        torch.cat([F.normalize(x[m].float(), dim=-1) for m in shared], 1) for x in (vectors, source)
+    )
     own = np.arange(len(clips)) if clips.groups is None else clips.groups
     groups = torch.from_numpy(np.asarray(own, np.int64))
     chunks = []
@@ -198,7 +211,7 @@ def curves(
     gaps = {name: Gaps.of(scored, base, run, drop.seed) for name, run in runs.items()}
     plans = {name: _plan(drop, of_run.fusions) for name, of_run in gaps.items()}
     if not any(plans.values()) and not drop.fusions and not drop.fills:
-        raise InputError("`drop` needs a projection of both modalities, or stored vectors of both")
+        raise InputError("`drop` needs a projection of all modalities in play, or stored vectors")
     for kind, asked in (("fusion", drop.fusions), ("fill", drop.fills)):
         done = {pair[kind == "fill"] for plan in plans.values() for pair in plan}
         if never := [word for word in asked if word not in done]:
@@ -215,7 +228,7 @@ def curves(
         for mode in drop.modes
         for point in _Curve(
             spec=spec, head=head, projection=projection, gaps=of_run, fusion=fusion, fill=fill,
-            mode=mode, draws=draws, ci=ci, prior=shipped(encoders),
+            mode=mode, draws=draws, ci=ci, encoders=encoders,
         ).points(drop.rates)
     )  # fmt: skip
 
@@ -243,7 +256,7 @@ class _Curve:
     mode: str  # that goes missing
     draws: Sequence[Episodes]
     ci: str
-    prior: Prior  # of the modalities' weights
+    encoders: Sequence[Encoder]  # of every modality, which tell where weights begin
 
     def points(self, rates: Sequence[float]) -> Iterator[Missing]:
         """A point for every rate and number of shots."""
@@ -277,7 +290,8 @@ class _Curve:
         filled = self.gaps.queries(self.fusion, self.fill, modality, lost)
         ignored = modality if self.fill == "ignored" else ""
         pairs, contexts, weights = [], [], []
-        for mode in ("v", "a") if self.fusion in BY_SENSE else ("av",):
+        modes = self.gaps.singles if self.fusion in BY_SENSE else [self.gaps.mode]
+        for mode in modes:
             pair, context = self._seen_in(mode, filled)
             lacking = torch.from_numpy(lost & (OF_MODE.get(mode) == ignored))
             pairs.append(pair)
@@ -285,15 +299,29 @@ class _Curve:
             weights.append(1.0 - lacking.float())
         if self.fusion in BY_SENSE:
             kind: Fusion = plugins.build(FAMILY, self.fusion)
+            prior = shipped(self.encoders)
             if self.fusion == "weighted":  # a sense that is lacking is none of a fusion's
                 whole = [torch.ones_like(weight) for weight in weights]
-                fused = by_fusion(kind, self.head, pairs, contexts, whole, self.prior)
-                kept = 0 if ignored == "audio" else 1
-                count = queries_of(self.draws)
-                alone = scorer(self.head, pairs[kept], contexts[kept], queries=count)
-                return _either(alone, fused, lost) if ignored and lost.any() else fused
-            return by_fusion(kind, self.head, pairs, contexts, weights, self.prior)
+                fused = by_fusion(kind, self.head, pairs, contexts, whole, prior)
+                if not ignored or not lost.any():
+                    return fused
+                kept = [i for i, m in enumerate(modes) if OF_MODE[m] != ignored]
+                return _either(self._without(kind, kept, pairs, contexts, whole), fused, lost)
+            return by_fusion(kind, self.head, pairs, contexts, weights, prior)
         return scorer(self.head, pairs[0], contexts[0], queries=queries_of(self.draws))
+
+    def _without(
+        self, kind: Fusion, kept: Sequence[int], pairs: Sequence[views.Pair],
+        contexts: Sequence[Context], weights: Sequence[Float[Tensor, "V"]],
+    ) -> Score:  # fmt: skip
+        """What the senses that are left say, joined if there are several."""
+        if len(kept) == 1:
+            (i,) = kept
+            return scorer(self.head, pairs[i], contexts[i], queries=queries_of(self.draws))
+        return by_fusion(
+            kind, self.head, [pairs[i] for i in kept], [contexts[i] for i in kept],
+            [weights[i] for i in kept], shipped([self.encoders[i] for i in kept]),
+        )  # fmt: skip
 
     def _seen_in(
         self, mode: str, filled: Mapping[str, Float[Tensor, "V _"]]
@@ -323,5 +351,5 @@ def _either(first: Score, second: Score, where: Bool[np.ndarray, "V"]) -> Score:
 def _of_fusion(
     vectors: Mapping[str, Float[Tensor, "V _"]], fusion: str
 ) -> dict[str, Float[Tensor, "V _"]]:
-    """The vectors that a fusion uses: without that of both, which views would take for av."""
-    return {name: x for name, x in vectors.items() if fusion == "learned" or name != "av"}
+    """The vectors that a fusion uses: a network's one only where it is learned fusion."""
+    return {n: x for n, x in vectors.items() if fusion == "learned" or n not in views.MODES}

@@ -1,14 +1,27 @@
 """The modes in which the two sides of an episode are seen, by name.
 
-A mode looks at modalities. A modality is a sense, or several where it has several features: the
-first is called by its modality, as `visual`, the others `visual 2`, `visual 3`.
+A mode looks at modalities: `v` at sight, `a` at sound, `t` at the text of a clip, and `av`, `vt`,
+`at`, `avt` at several. A modality is a sense, or several where it has several features: the first
+is called by its modality, as `visual`, the others `visual 2`, `visual 3`.
 """
 
 from collections.abc import Collection, Iterable, Sequence
 
 from store.errors import ConfigError, choices
 
-MODES = {"v": ("visual",), "a": ("audio",), "av": ("visual", "audio")}
+# The fewer modalities, the earlier; those of a store without text as they ever were.
+MODES = {
+    "v": ("visual",),
+    "a": ("audio",),
+    "av": ("visual", "audio"),
+    "t": ("text",),
+    "vt": ("visual", "text"),
+    "at": ("audio", "text"),
+    "avt": ("visual", "audio", "text"),
+}
+SINGLE = {mode: of[0] for mode, of in MODES.items() if len(of) == 1}
+# The mode of a vector by its name: that of a modality, or of what a network makes of several.
+MODE_OF = {**{modality: mode for mode, modality in SINGLE.items()}, "av": "av"}
 
 
 def cells(

@@ -1,10 +1,10 @@
 """From modalities to the vectors a head compares: one per clip for each side of an episode.
 
-A side is seen in a mode: `v` (visual), `a` (audio) or `av` (both).
+A side is seen in a mode: `v` (visual), `a` (audio), `t` (text), or several, as `av`.
 
-    one mode on both sides   v, a: the clip's vector; av: both, each scaled to length 1, joined;
-                             so are several features of one modality
-    two different modes      vectors in the common space of a projection; av: the mean of both
+    one mode on both sides   v, a, t: the clip's vector; of several modalities, each scaled to
+                             length 1, joined; so are several features of one modality
+    two different modes      vectors in the common space of a projection; of several, their mean
 
 A network that makes one vector of both gives it as `av`, which then stands for that mode.
 
@@ -19,15 +19,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from learn.fewshot.mode_pairs import MODE_OF as MODE_OF
 from learn.fewshot.mode_pairs import MODES as MODES
+from learn.fewshot.mode_pairs import SINGLE as SINGLE
 from learn.fewshot.mode_pairs import cells as cells
 from learn.fewshot.mode_pairs import modality_of as modality_of
 from learn.fewshot.mode_pairs import mode_of as mode_of
 from learn.fewshot.mode_pairs import named as named
 from learn.fewshot.mode_pairs import senses_in as senses_in
 from store.errors import InputError
-
-_SINGLE = ("visual", "audio")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -88,7 +88,7 @@ def joined(parts: Sequence[Float[Tensor, "V _"]]) -> Float[Tensor, "V _"]:
 
 
 def common(vectors: Mapping[str, Float[Tensor, "V _"]], mode: str) -> Float[Tensor, "V _"]:
-    """One vector a clip in the common space; for av the network's one, or the mean of both.
+    """One vector a clip in the common space; of several modalities a network's one, or their mean.
 
     Raises:
         InputError: a modality is missing.
@@ -114,7 +114,7 @@ def refusal(known: Collection[str], support: str, query: str, *, common: bool) -
 
 
 def _vectors(vectors: Mapping[str, Float[Tensor, "V _"]], mode: str) -> list[Float[Tensor, "V _"]]:
-    """The vectors of each modality of the mode, or the one of both where a network makes it."""
+    """The vectors of each modality of the mode, or the one of all where a network makes it."""
     if mode in vectors:
         return [vectors[mode]]
     return [vectors[sense] for sense in senses_in(mode, vectors)]
@@ -127,5 +127,6 @@ def _left_out(
     if len(MODES[mode]) > 1:
         return None
     return next(
-        (x for name, x in vectors.items() if name in _SINGLE and name not in MODES[mode]), None
+        (x for name, x in vectors.items() if name in SINGLE.values() and name not in MODES[mode]),
+        None,
     )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from learn.data.features import MODALITIES, choose_feature
+from learn.data.features import SENSED, choose_feature
 from learn.data.group_file import GROUP
 from learn.inference.linkage import RATIO, Background, Sense, joined, sense
 from learn.inference.signatures import signatures
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 DIGEST, SIGHT, SOUND = "digest", "sight", "sound"
 REASONS = (DIGEST, SIGHT, SOUND)
-SENSE_OF = dict(zip(MODALITIES, (SIGHT, SOUND), strict=True))
+SENSE_OF = dict(zip(SENSED, (SIGHT, SOUND), strict=True))
 FEWEST = 3  # clips that can be told apart from one another
 
 Progress = Callable[[int, int, str], None]
@@ -140,7 +140,7 @@ def groups(
         reasons=dict(Counter(_reason(scores[i]) for i in np.flatnonzero(number >= 0).tolist())),
         compared={
             name: Compared(
-                feature=features[MODALITIES[list(SENSE_OF.values()).index(name)]].name,
+                feature=features[SENSED[list(SENSE_OF.values()).index(name)]].name,
                 clips=len(own.of), plain=plain[name], background=own.background,
             )
             for name, own in senses.items()
@@ -199,7 +199,7 @@ def _features(
     store: "Store", by: Sequence[str], visual: str | None, audio: str | None
 ) -> Iterator[tuple[str, "Feature"]]:
     """The features to compare by; digests of media lie beside any."""
-    for modality, name in zip(MODALITIES, (visual, audio), strict=True):
+    for modality, name in zip(SENSED, (visual, audio), strict=True):
         if name is None and not any(store[n].modality == modality for n in store.features):
             continue
         if SENSE_OF[modality] in by or DIGEST in by:

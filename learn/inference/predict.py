@@ -104,6 +104,7 @@ def predict(
     abstain_below: float = 0.0,
     visual: FeatureNames = None,
     audio: FeatureNames = None,
+    text: FeatureNames = None,
     memory_bytes: int = MEMORY_BYTES,
     device: str = "auto",
     progress: Progress | None = None,
@@ -138,7 +139,7 @@ def predict(
     (run,) = runs_of([projection] if projection else [], where).values()
     store = open_store(store_path)
     selection = select_one(
-        store, str(projection or NONE), run, visual=visual, audio=audio,
+        store, str(projection or NONE), run, visual=visual, audio=audio, text=text,
         given=[mode] if mode else [],
     )  # fmt: skip
     prediction = _prepare(settings, store, selection, where)

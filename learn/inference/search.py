@@ -93,6 +93,7 @@ def search(
     fusion: str = DEFAULT,
     visual: FeatureNames = None,
     audio: FeatureNames = None,
+    text: FeatureNames = None,
     device: str = "auto",
     progress: Progress | None = None,
 ) -> SearchResult:
@@ -115,7 +116,7 @@ def search(
         raise ConfigError(f"top={top}: ask for at least one clip")
     (run,) = runs_of([projection] if projection else [], devices.chosen(device)).values()
     selection = select_one(
-        open_store(store_path), str(projection or NONE), run, visual=visual, audio=audio,
+        open_store(store_path), str(projection or NONE), run, visual=visual, audio=audio, text=text,
         given=[mode for mode in (source or target, target or source) if mode],
     )  # fmt: skip
     comparison = _compare(selection, fusion)

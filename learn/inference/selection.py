@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from learn.data.devices import CPU
-from learn.data.features import FeatureNames, choose_feature, names_of
+from learn.data.features import MODALITIES, TEXT, FeatureNames, choose_feature, names_of
 from learn.data.rows import Rows
 from learn.fewshot import modes
 from learn.training.runs import Run, load_run
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from store import Feature, Store
 
 NONE = "none"  # the projection that is none: stored vectors as they are
-MODALITIES = ("visual", "audio")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -41,6 +40,7 @@ def select(
     *,
     visual: FeatureNames = None,
     audio: FeatureNames = None,
+    text: FeatureNames = None,
     support: Sequence[str] = (),
     query: Sequence[str] = (),
     extra_shots: bool = False,
@@ -54,7 +54,7 @@ def select(
         InputError: a feature or modality that is not there, or one that a run was not trained on.
         ConfigError: an unknown mode.
     """
-    asked = dict(zip(MODALITIES, (visual, audio), strict=True))
+    asked = dict(zip(MODALITIES, (visual, audio, text), strict=True))
     if (support or query) and not extra_shots:
         needed = modalities_of(modes.cells(support, query, ()))
         asked = {modality: name for modality, name in asked.items() if modality in needed}
@@ -72,6 +72,7 @@ def select_one(
     *,
     visual: FeatureNames = None,
     audio: FeatureNames = None,
+    text: FeatureNames = None,
     given: Sequence[str] = (),
 ) -> Selection:
     """One projection, and the pair of the modes `given`; of several possible ones the richest.
@@ -79,7 +80,7 @@ def select_one(
     Raises:
         InputError, ConfigError: as `select`.
     """
-    asked = dict(zip(MODALITIES, (visual, audio), strict=True))
+    asked = dict(zip(MODALITIES, (visual, audio, text), strict=True))
     features = features_of(store, {projection: run}, asked)
     usable = _shared(features, {projection: run})
     cell = (modes.cells(given[:1], given[1:], usable) or [("v", "v")])[-1]
@@ -163,11 +164,13 @@ def in_play(
     """
     needed = modalities_of(cells)
     if not needed:
-        raise InputError("no visual or audio feature to score; run: extract run MANIFEST")
+        raise InputError("no feature to score; run: extract run MANIFEST")
     if missing := sorted(needed - set(map(modes.modality_of, features))):
+        what = missing[0]
+        command = "text CSV --store DIR" if what == TEXT else f"run MANIFEST --{what} SPEC"
         raise InputError(
-            f"the modes asked for need {missing[0]} features, and the store has none; run: "
-            f"extract run MANIFEST --{missing[0]} SPEC"
+            f"the modes asked for need {what} features, and the store has none; run: "
+            f"extract {command}"
         )
     return {
         sense: feature

@@ -7,7 +7,10 @@ from learn.reporting.inputs import Question, ReportInputs
 from learn.reporting.naming import RowNames, question_title
 from learn.reporting.sections import Table
 
-SENSES = {"v": "sight", "a": "sound", "av": "both"}
+SENSES = {
+    "v": "sight", "a": "sound", "av": "both", "t": "text", "vt": "sight and text",
+    "at": "sound and text", "avt": "all three",
+}  # fmt: skip
 
 
 def answers_in_short(inputs: ReportInputs) -> Iterator[Table]:

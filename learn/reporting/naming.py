@@ -6,7 +6,10 @@ from pathlib import Path
 from learn.reporting.inputs import Question, ReportInputs, Row
 from learn.reporting.plots import Reference
 
-MODES = {"v": "v (sight)", "a": "a (sound)", "av": "av (both)"}
+MODES = {
+    "v": "v (sight)", "a": "a (sound)", "av": "av (both)", "t": "t (text)",
+    "vt": "vt (sight and text)", "at": "at (sound and text)", "avt": "avt (all three)",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from learn.data.rows import MODALITIES, load_rows
-from learn.fewshot.modes import MODES, pair
+from learn.fewshot.modes import MODES, SINGLE, pair
 from learn.inference.selection import vectors_of
 from learn.training.runs import Run
 from store import open as open_store
@@ -59,7 +59,7 @@ def maps(
     modes = [mode for mode in MODES if set(MODES[mode]) <= set(rows)]
     if run is None:
         return [_map([mode], vectors, ids, names, method) for mode in modes]
-    single = [mode for mode in modes if mode != "av"] if "av" not in vectors else ["av"]
+    single = [mode for mode in modes if mode in SINGLE] if "av" not in vectors else ["av"]
     return [_map(single, vectors, ids, names, method)]
 
 

@@ -18,7 +18,7 @@ from learn.data import class_embeddings
 from learn.data.class_embeddings import ClassEmbeddings
 from learn.data.clips import UNLABELLED, Clips, choose_split, labels_of, load_clips, splits
 from learn.data.group_file import manifest_of
-from learn.data.rows import Padded, choose_feature, load_rows
+from learn.data.rows import MODALITIES, Padded, choose_feature, load_rows
 from learn.data.streaming import BLOCKS, Stored, Streamed, blocks_of, row_bytes
 from learn.fewshot.fusions._shipped import Encoder, encoders_of
 from learn.training import unseen, validation
@@ -215,7 +215,8 @@ class _Needs:
 def _features(store: "Store", recipe: Recipe) -> dict[str, "Feature"]:
     """The feature of each modality that is trained on."""
     chosen = {}
-    for modality, name in (("visual", recipe.data.visual), ("audio", recipe.data.audio)):
+    for modality in MODALITIES:
+        name = getattr(recipe.data, modality)
         feature = None if name == "none" else choose_feature(store, modality, name or None)
         if feature is not None:
             chosen[modality] = feature

@@ -2,7 +2,7 @@
 
 [data]         which clips and features
 [projection]   `name` and the settings of a plug-in of learn/models/projections, for each modality;
-               [projection.visual], [projection.audio] change it for one of them
+               [projection.visual], [projection.audio], [projection.text] change it for one
 [network]      instead of [projection]: a plug-in of learn/models/networks, for all modalities
 [objective]    `name` and the settings of a plug-in of learn/training/objectives; none where the
                projection is solved at once
@@ -24,6 +24,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from learn.data.features import MODALITIES, SENSED
 from store import plugins
 from store.errors import ConfigError, MissingFile, UnknownSetting, choices
 from store.settings import Settings, setting
@@ -40,8 +41,8 @@ FAMILIES = {
     "network": "learn.models.networks",
     "objective": "learn.training.objectives",
 }
+NONE = "none"
 FACTS = ("command", "time", "expect", "source")  # of a recipe's header
-PER_MODALITY = ("visual", "audio")
 # By section and plug-in, what its later settings were before there were any: the value, or what
 # gives it from the run's other settings. Runs of then are read as what they are.
 BEFORE: Mapping[tuple[str, str], Mapping[str, Any]] = {
@@ -80,6 +81,7 @@ class DataSettings(Settings):
     label: str = "label"  # for objectives of several labels, columns may be joined: A,B
     visual: str = ""  # a feature's name; empty: the only one; none: leave it out
     audio: str = ""
+    text: str = NONE  # most recipes are of sight and sound; a feature's name has it learnt too
     # clips without a modality; keep: masked, for objectives that allow it
     missing: str = setting("drop", among=("drop", "keep"))
     labels: str = ""  # a file with a vector for each class name: `learn labels`
@@ -208,12 +210,15 @@ class Recipe:
             }
             for stage in self.stages
         ]
+        data = asdict(self.data)
+        if self.data.text == NONE:  # as recipes were before there was text
+            del data["text"]
         embedding: dict[str, Any] = {"projection": {m: flat(s) for m, s in self.projection.items()}}
         if self.network:
             embedding = {"network": flat(self.network)}
         if not stages:
             embedding["optimiser"] = {"seed": self.seed}
-        return {"data": asdict(self.data), **embedding, "stages": stages}
+        return {"data": data, **embedding, "stages": stages}
 
 
 def recipes(folder: Path = FOLDER) -> list[dict[str, str]]:
@@ -313,14 +318,14 @@ def from_tables(tables: Mapping[str, Any], *, source: str) -> Recipe:
     network = plugin_of("network", tables["network"]) if "network" in tables else None
     if solved:
         seed = plugins.settle(OptimiserSettings, "optimiser", tables.get("optimiser", {})).seed
-        projections = _projections(tables["projection"])
+        projections = _projections(tables)
         return Recipe(data=data, projection=projections, network=None, stages=(), seed=seed)
     built = tuple(_stage(number, table, tables) for number, table in enumerate(stages))
     if len(seeds := {stage.optimiser.seed for stage in built}) > 1:
         raise ConfigError(f"{source}: stages have different seeds; name one in [optimiser]")
     return Recipe(
         data=data,
-        projection={} if network else _projections(tables.get("projection", {})),
+        projection={} if network else _projections(tables),
         network=network,
         stages=built,
         seed=seeds.pop(),
@@ -335,7 +340,7 @@ def _closed_form(tables: Mapping[str, Any], source: str) -> bool:
     """
     if not tables.get("projection"):
         return False
-    projections = _projections(tables["projection"]).values()
+    projections = _projections(tables).values()
     solved = {is_solved(spec) for spec in projections}
     if solved == {False}:
         return False
@@ -493,11 +498,13 @@ def _put(table: dict[str, Any], path: Sequence[str], value: str, change: str) ->
     table[path[-1]] = value
 
 
-def _projections(table: Mapping[str, Any]) -> dict[str, plugins.Spec]:
+def _projections(tables: Mapping[str, Any]) -> dict[str, plugins.Spec]:
     """A projection for each modality: the section's, with that modality's own changes."""
-    base = {key: value for key, value in table.items() if key not in PER_MODALITY}
+    table: Mapping[str, Any] = tables.get("projection", {})
+    trained = SENSED if tables.get("data", {}).get("text", NONE) == NONE else MODALITIES
+    base = {key: value for key, value in table.items() if key not in MODALITIES}
     projections = {}
-    for modality in PER_MODALITY:
+    for modality in trained:
         section = table.get(modality, {})
         if not isinstance(section, dict):
             raise ConfigError(f"projection: {modality} is not a [section]")

@@ -6,9 +6,9 @@ aside, if enough of them can be spared.
 
 A state of a training takes the place of another only where its gain, on the same episodes, is more
 than the gain's own standard error: over episodes or over classes, whichever is larger, as many
-episodes can be drawn from four classes and say little about a fifth. And in no single mode (v, a,
-av) may it have lost more than that against the state before training: answers across modes are no
-reason to spoil those within one.
+episodes can be drawn from four classes and say little about a fifth. And in no mode that is the
+same on both sides may it have lost more than that against the state before training: answers across
+modes are no reason to spoil those within one.
 
 Shapes: V = clips, E = episodes, C = classes, M = modes.
 """
@@ -38,7 +38,6 @@ WAYS, QUERIES = 5, 5
 SPARED = 4  # classes put aside, at least
 SHARE = 5  # one class in so many is put aside
 HEAD = resolved(NAME)  # for runs without a head of their own, and for stored rows: what answers
-MODE_OF = {"visual": "v", "audio": "a", "av": "av"}
 _STREAM = 0x5EED  # of random numbers: which classes are put aside
 
 
@@ -147,10 +146,11 @@ def scores(
 ) -> Scores:
     """The accuracies of a run's vectors in every mode, and across modes where there are several."""
     unit = {name: F.normalize(x, dim=-1).cpu() for name, x in vectors.items()}
-    singles = [MODE_OF[name] for name in unit]
+    singles = [views.MODE_OF[name] for name in unit]
     pairs = [(s, q) for s in singles for q in singles]
-    if {"v", "a"} == set(singles):
-        pairs.append(("av", "av"))
+    if len(singles) > 1 and set(singles) <= set(views.SINGLE):
+        joint = views.mode_of(unit)
+        pairs.append((joint, joint))
     within = [i for i, (s, q) in enumerate(pairs) if s == q]
     classes = np.concatenate([e.classes[:, e.targets].ravel() for e in drawn])  # of every query
     counts = np.bincount(classes, minlength=len(clips.classes))

@@ -55,11 +55,10 @@ def accuracy(
     assert episodes is not None, "whoever watches episodes has asked whether there are any"
     unit = {name: F.normalize(x, dim=-1).cpu() for name, x in vectors.items()}
     head = head or plugins.build("learn.fewshot.heads", "prototypes")
-    modes = {"visual": "v", "audio": "a", "av": "av"}
     means = []
     for support in unit:
         for query in unit:
-            pair = views.pair(unit, modes[support], modes[query], common=True)
+            pair = views.pair(unit, views.MODE_OF[support], views.MODE_OF[query], common=True)
             context = known_of(pair.support, pair.modality_dims)
             score = scorer(head, pair, context, queries=queries_of([episodes]))
             means.append(float(accuracies(episodes, score(episodes)).mean()))

@@ -1,7 +1,7 @@
 """A run's own head: what the classifier that was trained with the projection says.
 
-`av` is the head's answer on the vector of both where the network or the objective makes one, else
-the mean of what it says of either modality. Runs of one store side by side are an ablation: one
+Of several modalities it is the head's answer on their one vector where the network or the objective
+makes it, else the mean of what it says of each. Runs of one store side by side are an ablation: one
 with local attention against one with global, say.
 """
 
@@ -10,10 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
-from learn.data.rows import MODALITIES
 from learn.evaluation import metrics
 from learn.evaluation.protocols import Finding, Material, answers_of, positions
-from learn.fewshot.modes import MODES
+from learn.fewshot.modes import MODE_OF, MODES
 from learn.training.own_head import class_shares
 from store.errors import InputError
 from store.settings import Settings
@@ -49,10 +48,10 @@ class Classify:
                     )
                 kept, class_ids = scored.keep(known >= 0), known[known >= 0]
                 by_output = class_shares(run, kept.rows)
-                if "av" not in by_output and set(MODALITIES) <= set(by_output):
-                    by_output["av"] = torch.stack([by_output[m] for m in MODALITIES]).mean(0)
-                modes = {name: mode for mode, of in MODES.items() for name in of if len(of) == 1}
-                by_mode = {modes.get(name, name): p for name, p in by_output.items()}
+                by_mode = {MODE_OF[name]: p for name, p in by_output.items()}
+                for mode, of in MODES.items():
+                    if mode not in by_mode and set(of) <= set(by_output):
+                        by_mode[mode] = torch.stack([by_output[m] for m in of]).mean(0)
                 asked = list(dict.fromkeys((*material.support, *material.query)))
                 for mode in asked or [mode for mode in MODES if mode in by_mode]:
                     if mode not in by_mode:

@@ -23,7 +23,7 @@ from torch import Tensor
 from learn.evaluation import metrics
 from learn.evaluation.protocols import Finding, Material
 from learn.evaluation.wording import JOINED_BY
-from learn.fewshot.mode_pairs import senses_in
+from learn.fewshot.mode_pairs import SINGLE, senses_in
 from learn.fewshot.modes import Pair
 from store.settings import Settings, setting
 
@@ -50,7 +50,7 @@ class Retrieval:
         for projection, run in material.runs.items():
             ways = material.ways()
             if run is not None and not (material.support or material.query):
-                single = [mode for mode, _ in material.modes() if mode != "av"]
+                single = [mode for mode, _ in material.modes() if mode in SINGLE]
                 ways += [((a, b), "") for a in single for b in single if a != b]
             for number, label in enumerate(material.labels):
                 scored = material.evaluation_set(material.split, label)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from learn.fewshot.mode_pairs import MODE_OF
 from learn.training.objectives import Batch
 from learn.training.objectives._pairs import dice, same_class
 
@@ -55,8 +56,7 @@ def by_distance(
     embeddings: Mapping[str, Float[Tensor, "V E"]], names: Float[Tensor, "C E"]
 ) -> dict[str, Float[Tensor, "V C"]]:
     """Minus the Euclidean distance of each output from each name, by mode."""
-    modes = {"visual": "v", "audio": "a", "av": "av"}
-    return {modes[name]: -torch.cdist(x, names) for name, x in embeddings.items()}
+    return {MODE_OF[name]: -torch.cdist(x, names) for name, x in embeddings.items()}
 
 
 def mean_where(costs: Float[Tensor, "B"], mask: Bool[Tensor, "B"]) -> Float[Tensor, ""]:

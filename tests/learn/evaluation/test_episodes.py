@@ -266,7 +266,7 @@ def test_what_is_no_store_is_refused(tmp_path):
 def test_a_missing_modality_says_how_to_get_it(tmp_path):
     fs = store.create(tmp_path / "s")
     fs.add_manifest(store.Manifest(table={"path": ("a",), "clip_id": ("a",), "label": ("x",)}))
-    with pytest.raises(InputError, match="no visual or audio feature"):
+    with pytest.raises(InputError, match="no feature to score"):
         learn.run_episodes(fs.path)
     fs.add_feature(store.FeatureSpec(slug="v", modality="visual", dim=2, identity={}))
     with pytest.raises(InputError, match=r"need audio features.*extract run MANIFEST --audio"):

@@ -220,5 +220,5 @@ def test_what_cannot_be_dropped_is_one_line(paired, asked, error, says):
 
 
 def test_a_modality_that_is_not_in_play_cannot_go_missing(paired):
-    with pytest.raises(InputError, match="audio is not"):
+    with pytest.raises(InputError, match="needs audio features in play"):
         learn.run_episodes(paired, **FEW, support=("v",), drop=Drop(modes=("a",)))
