@@ -345,6 +345,55 @@ def encoders_command(as_json: Json = False) -> int:
     return console.DONE
 
 
+@app.command("text")
+def text_command(
+    table: Annotated[
+        Path, typer.Argument(metavar="CSV", help="Columns clip_id,text: one row a clip.")
+    ],
+    store_dir: Annotated[str, typer.Option("--store", metavar="DIR", help="That knows the clips.")],
+    encoder: Annotated[
+        str, typer.Option(metavar="SPEC", help="NAME:key=value,…; see `extract texts`.")
+    ] = "ngrams",
+    kind: Annotated[
+        str, typer.Option(metavar="WORD", help="What text it is: transcript, onscreen, title …")
+    ] = "text",
+    device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Where a network runs.")] = "cpu",
+    as_json: Json = False,
+) -> int:
+    """Store what an encoder makes of the text of clips: transcripts, words on screen.
+
+    Text is then the third modality of `learn`: modes t, vt, at, avt. A clip with an empty cell has
+    none; clips that the table does not name may come with another one.
+
+    Example: extract text transcripts.csv --store my_store --encoder sentence --kind transcript
+    """
+    from extract.pipeline.text import check_kind
+    from extract.tables import text_lines
+    from store import plugins
+
+    check_kind(kind)
+    plugins.check("extract.texts", plugins.parse_spec(encoder, "extract.texts"))
+
+    from extract.pipeline.text import text
+
+    with console.progress("clips", quiet=as_json) as progress:
+        result = text(
+            table, store_dir, encoder=encoder, kind=kind, device=device, progress=progress
+        ).to_dict()
+    console.give(result, as_json, lambda: text_lines(result))
+    return console.DONE
+
+
+@app.command("texts")
+def texts_command(as_json: Json = False) -> int:
+    """List the encoders of `extract text`, and their settings."""
+    from store import plugins
+
+    rows = plugins.describe("extract.texts")
+    console.give({"texts": rows}, as_json, lambda: console.plugin_table(rows))
+    return console.DONE
+
+
 @app.command("samplers")
 def samplers_command(as_json: Json = False) -> int:
     """List the policies of `extract run --sample`, and their settings."""

@@ -33,6 +33,17 @@ def run_table(result: Mapping[str, Any]) -> None:
         wrapped(f"note: {note}", indent="    ")
 
 
+def text_lines(result: Mapping[str, Any]) -> None:
+    """Print what became of a table of text."""
+    counts = ", ".join(f"{n} {kind}" for kind, n in result["counts"].items())
+    write_line(f"{result['feature']}  {counts}; {result['new']} new")
+    if result["not_named"]:
+        wrapped(
+            f"{result['not_named']} clips of the manifest are not in the table: learners leave "
+            "them out where they look at text"
+        )
+
+
 def manifest_lines(facts: Mapping[str, Any]) -> None:
     """Print what a manifest of a dataset holds, and what it lacks."""
     kinds = ", ".join(f"{count} of {name}" for name, count in facts["distinct"].items())

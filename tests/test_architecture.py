@@ -46,6 +46,7 @@ FLOORS = {
     "extract": (
         ("processes", "weights"),
         ("media", "encoders", "datasets"),
+        ("texts",),
         ("pipeline",),
         ("trainable",),
         ("tables", "testing"),

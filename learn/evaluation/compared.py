@@ -68,12 +68,7 @@ class Compared:
     @property
     def senses(self) -> list[str]:
         """The senses that the pair of modes looks at."""
-        return senses_of(self._looked_at(self.vectors))
-
-    def _looked_at(self, vectors: Vectors) -> Vectors:
-        """The vectors of one mode's senses, and those that a network makes of several."""
-        names = (*modes.senses_in(self.cell[0], vectors), *(n for n in vectors if n in modes.MODES))
-        return {name: x for name, x in vectors.items() if name in names}
+        return senses_of(modes.looked_at(self.vectors, self.cell[0]))
 
     @property
     def device(self) -> torch.device:
@@ -87,7 +82,9 @@ class Compared:
         if fusion is None:
             found = [modes.pair(vectors, *self.cell, common=self.run is not None)]
         else:
-            seen = vectors if isinstance(fusion, Guarded) else self._looked_at(vectors)
+            seen = vectors
+            if not isinstance(fusion, Guarded):
+                seen = modes.looked_at(vectors, self.cell[0])
             found = pairs_of(fusion, seen)
         return found if self.names is None else [pair.with_names(self.names) for pair in found]
 

@@ -183,7 +183,7 @@ class Guarded:
         self, fusion: Fusion | None, vectors: Mapping[str, Float[Tensor, "V _"]], common: bool
     ) -> tuple[View, ...]:
         if fusion is not None:
-            return fusion.views(vectors)
+            return fusion.views(modes.looked_at(vectors, self.mode))
         pair = modes.pair(vectors, self.mode, self.mode, common=common)
         return (View(vectors=pair.support, modality_dims=pair.modality_dims),)
 

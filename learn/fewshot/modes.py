@@ -80,6 +80,14 @@ def pair(
     )
 
 
+def looked_at(
+    vectors: Mapping[str, Float[Tensor, "V _"]], mode: str
+) -> dict[str, Float[Tensor, "V _"]]:
+    """The vectors of a mode's senses, and those that a network makes of several."""
+    names = (*senses_in(mode, vectors), *(name for name in vectors if name in MODES))
+    return {name: x for name, x in vectors.items() if name in names}
+
+
 def joined(parts: Sequence[Float[Tensor, "V _"]]) -> Float[Tensor, "V _"]:
     """Vectors end to end; of several parts each is scaled to length 1."""
     if len(parts) > 1:

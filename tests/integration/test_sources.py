@@ -1,4 +1,4 @@
-"""docs/sources.md: every command is one that there is; in `make soak` those of `learn` are run.
+"""docs/sources.md: its commands are there, and in `make soak` those of `learn` and of text are run.
 
 A row's commands stand in backticks in its second column. Recipes, plug-ins, options and settings
 are looked up in every run of the suite; running them all takes minutes.
@@ -26,6 +26,7 @@ FAMILIES = {
     "--head": "learn.fewshot.heads", "--protocol": "learn.evaluation.protocols",
     "--fusion": "learn.fewshot.fusions", "--sample": "extract.media.samplers",
     "--visual": "extract.encoders", "--audio": "extract.encoders",
+    "--encoder": "extract.texts",
 }  # fmt: skip
 
 
@@ -97,14 +98,20 @@ def test_the_commands_of_learn_run(tmp_path, monkeypatch):
     # The first class is in the test split alone: zero-shot asks about one that training lacks.
     cells = zip(table.clip_ids, table.column("split"), table.column("label"), strict=True)
     lines = [
-        f"{clip},{'away' if label == names[0] and split != 'test' else split},{label}"
-        for clip, split, label in cells
+        f"{clip},{'away' if label == names[0] and split != 'test' else split},{label},l{i % 2}"
+        for i, (clip, split, label) in enumerate(cells)
     ]
-    Path("now.csv").write_text("\n".join(["path,split,label", *lines]) + "\n")
+    Path("now.csv").write_text("\n".join(["path,split,label,language", *lines]) + "\n")
     made.add_manifest(store.read_manifest("now.csv", ids_suffice=True))
+    said = (f"{clip},{label} {i % 5}" for i, (clip, label) in enumerate(
+        zip(table.clip_ids, table.column("label"), strict=True)
+    ))  # fmt: skip
+    Path("transcripts.csv").write_text("\n".join(["clip_id,text", *said]) + "\n")
     for line in commands(TEXT):
         words = shlex.split(line)
-        if words[0] != "learn" or words[1] in ("finetune", "benchmark"):
+        if words[:2] != ["extract", "text"] and (
+            words[0] != "learn" or words[1] in ("finetune", "benchmark")
+        ):
             continue  # of clips, or of 3MASSIV alone: tests of their own
         once = "--set optimiser.epochs=1 --set optimiser.watch=none"
         short = {"train": once, "sweep": once}

@@ -6,11 +6,13 @@ weights that classes of a collection want; round it, for other collections want 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from learn.data.features import TEXT
 from learn.fewshot.fusions import SPREAD, Prior, equal
 from learn.fewshot.mode_pairs import modality_of
 
@@ -29,6 +31,11 @@ PAIRS: Mapping[tuple[str, ...], tuple[tuple[float, ...], str]] = {
     ),
 }
 
+# Text tells least where clips are few. On 160 real clips with made-up transcripts, of which 30, 60
+# or 95 % named the class, this share cost .6 to 1.2 points at one shot, an even one 9 to 18; at
+# five shots both cost .4 at most.
+OF_TEXT = 0.1
+
 
 class Encoder(NamedTuple):
     """What made a feature."""
@@ -46,6 +53,18 @@ def encoders_of(features: Mapping[str, "Feature"], senses: Iterable[str]) -> lis
     ]
 
 
+def _with_text(rest: Prior, encoders: Sequence[Encoder]) -> Prior:
+    """The prior of encoders of text beside others, which have the rest as they have it without
+    text; the shots are free to say otherwise."""
+    texts, of_others = sum(e.modality == TEXT for e in encoders), iter(rest.value)
+    value = [
+        OF_TEXT / texts if e.modality == TEXT else (1 - OF_TEXT) * next(of_others) for e in encoders
+    ]
+    known = [rest.origin] if len(rest.value) > 1 else []
+    origin = "; ".join([*known, f"shipped: text at {OF_TEXT:g}"])
+    return replace(equal(len(encoders)), value=tuple(value), origin=origin)
+
+
 def shipped(encoders: Sequence[Encoder]) -> Prior:
     """The prior of these encoders' features, in whatever order; equal where none is known, and
     said. A projection of such features starts from it, too.
@@ -53,6 +72,8 @@ def shipped(encoders: Sequence[Encoder]) -> Prior:
     Several features of a modality share its weight evenly, which is the mean over all known pairs
     of encoders.
     """
+    if (rest := [e for e in encoders if e.modality != TEXT]) and len(rest) < len(encoders):
+        return _with_text(shipped(rest), encoders)
     of_modality = {m: [e for e in encoders if e.modality == m] for m, _ in encoders}
     known, origins = [], list[str]()
     for combined in product(*of_modality.values()):
