@@ -5,7 +5,8 @@
 Clips are rendered (moving noise, H.264, a key frame every 250), three geometries. Each is looked at
 sparsely (one frame a second) and densely (every frame), at most 256 pixels on the short side, in a
 decode process, by PyAV and by decord in turns; processor time of the process counts, the best of
-several rounds. decord's time contains the look at the packets that tells whether it is safe.
+several rounds. decord's time contains the look at the packets that tells whether it is safe. Then
+frames handed over as planes, and what it costs on a processor to make RGB of them afterwards.
 
 The same arrays are then carried from a child through a pipe and through shared memory; processor
 time of both sides counts.
@@ -28,7 +29,7 @@ import av
 import numpy as np
 
 from benchmarks._table import show
-from extract.media.clip import Request
+from extract.media.clip import PLANAR, Request
 from extract.media.decode import Decoder
 from extract.media.samplers import Footage
 from extract.media.sampling import Sampling
@@ -89,11 +90,32 @@ def decoders(folder: Path) -> Iterator[dict[str, Any]]:
         path = render(folder / f"{width}.mp4", width, height, frames)
         for how, pick in (("1 frame/s", Sampling(fps=1.0)), ("every frame", every)):
             asked = Request(path=path, pick=pick, short_sides=(SHORT_SIDE,), decoder="pyav")
-            by = ("pyav", "decord", "auto")
-            (ours, _), (theirs, who), (_, chosen) = costs([replace(asked, decoder=d) for d in by])
+            by = ("pyav", "decord", "auto", PLANAR)
+            (ours, _), (theirs, who), (_, chosen), (planes, _) = costs(
+                [replace(asked, decoder=d) for d in by]
+            )
             what = f"{width}x{height}, {frames / 25:g} s, {how}"
             yield row(f"{what}, PyAV", 1000 * ours, f"auto: {chosen}")
             yield row(f"{what}, {who}", 1000 * theirs, "PyAV", theirs / ours)
+            yield row(f"{what}, PyAV, as planes", 1000 * planes, "PyAV", planes / ours)
+            yield row(f"{what}, RGB of the planes", 1000 * made_rgb(asked), "PyAV", None)
+
+
+def made_rgb(asked: Request) -> float:
+    """Processor seconds beside the network that RGB of a clip's planes takes, at its best."""
+    import torch  # here, as decode processes import this module
+
+    from extract.pipeline.pixels import rgb
+
+    torch.set_num_threads(1)
+    planes = Decoder()(replace(asked, decoder=PLANAR)).visual.data[SHORT_SIDE]
+    best = np.inf
+    for _ in range(ROUNDS):
+        begun = time.process_time()
+        for start in range(0, len(planes), 16):
+            rgb(planes, slice(start, start + 16), torch.device("cpu"))
+        best = min(best, time.process_time() - begun)
+    return best
 
 
 def carried(shape: tuple[int, ...], shared: bool, count: int) -> float:

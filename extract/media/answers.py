@@ -6,7 +6,7 @@ take, only the request tells.
 
 from dataclasses import replace
 
-from extract.media.clip import Clip, Request
+from extract.media.clip import PLANAR, Clip, PlanarFrames, Request
 from extract.processes.child import Outcome
 from store import Status
 
@@ -33,8 +33,10 @@ def _problem(value: object, request: Request) -> str:
     if value.visual.more:
         return f"frame {value.visual.more} would be next, and never comes"
     for side, frames in value.visual.data.items():
-        if min(frames.pixels.shape[1:3]) > side:
-            return f"frames of {frames.pixels.shape[1:3]} pixels for a short side of {side}"
+        if isinstance(frames, PlanarFrames) != (request.decoder == PLANAR):
+            return f"a {type(frames).__name__} by {request.decoder}"
+        if min(frames.size) > side:
+            return f"frames of {frames.size} pixels for a short side of {side}"
     for rate, sound in value.audio.data.items():
         if sound.rate != rate:
             return f"sound at {sound.rate} Hz for {rate} Hz"

@@ -16,7 +16,12 @@ from extract.processes.wire import carried
 from store import Status
 
 DECODER = "pyav"  # part of a feature's identity
-DECODERS = ("auto", "pyav", "decord")
+PLANAR = "pyav-yuv"  # PyAV, whose frames stay luma and chroma: features of their own
+DECODERS = ("auto", "pyav", "decord", PLANAR)
+# Parts of red and of blue in luma, by the number that codecs give a matrix (ITU-T H.273, table 4).
+MATRICES = {1: (0.2126, 0.0722), 4: (0.30, 0.11), 5: (0.299, 0.114), 6: (0.299, 0.114),
+            7: (0.212, 0.087), 9: (0.2627, 0.0593), 10: (0.2627, 0.0593)}  # fmt: skip
+USUAL_MATRIX = 5  # where a file names none
 DETAIL_LENGTH = 4096
 LAST_SECOND = 2_000_000.0  # times of rows are stored as milliseconds of 32 bits
 
@@ -30,15 +35,75 @@ class Frames:
     seconds: Float64[np.ndarray, "T"]
 
     def __post_init__(self) -> None:
-        if not len(self.pixels) == len(self.seconds) > 0:
-            raise ValueError(f"{len(self.pixels)} frames with {len(self.seconds)} times")
-        if not self.pixels.size:
-            raise ValueError(f"frames of {self.pixels.shape[1:3]} pixels")
-        # Asked so that a time that is no number fails too.
-        if not (self.seconds[0] >= 0 and np.all(np.diff(self.seconds) >= 0)):
-            raise ValueError("frame times start at 0 or later and never fall")
-        if not self.seconds[-1] < LAST_SECOND:
-            raise ValueError(f"a frame at second {self.seconds[-1]:g}")
+        _check_frames(self.pixels, self.seconds)
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.pixels.shape[1], self.pixels.shape[2]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the pixels."""
+        return self.pixels.nbytes
+
+
+@carried
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PlanarFrames:
+    """Frames as codecs keep them: luma, and chroma at half the size, as they lie in the file; half
+    the bytes of RGB. `extract/pipeline/pixels.py` makes RGB of them.
+    """
+
+    luma: UInt8[np.ndarray, "T H W"]
+    chroma: UInt8[np.ndarray, "T 2 h w"]
+    seconds: Float64[np.ndarray, "T"]
+    matrix: int = USUAL_MATRIX  # of MATRICES
+    full: bool = False  # luma from 0 to 255, not from 16 to 235
+    mirrored: bool = False  # left to right, and then
+    turns: int = 0  # so many quarter turns clockwise
+
+    def __post_init__(self) -> None:
+        _check_frames(self.luma, self.seconds)
+        count, height, width = self.luma.shape
+        if self.chroma.shape != (count, 2, -(-height // 2), -(-width // 2)):
+            raise ValueError(f"chroma of {self.chroma.shape} for luma of {self.luma.shape}")
+        if self.matrix not in MATRICES or not 0 <= self.turns < 4:
+            raise ValueError(f"matrix {self.matrix} and {self.turns} turns")
+
+    def __len__(self) -> int:
+        return len(self.luma)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width, upright."""
+        height, width = self.luma.shape[1:]
+        return (width, height) if self.turns % 2 else (height, width)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the pixels."""
+        return self.luma.nbytes + self.chroma.nbytes
+
+
+AnyFrames = Frames | PlanarFrames
+
+
+def _check_frames(
+    pixels: UInt8[np.ndarray, "T H W ..."], seconds: Float64[np.ndarray, "T"]
+) -> None:
+    if not len(pixels) == len(seconds) > 0:
+        raise ValueError(f"{len(pixels)} frames with {len(seconds)} times")
+    if not pixels.size:
+        raise ValueError(f"frames of {pixels.shape[1:3]} pixels")
+    # Asked so that a time that is no number fails too.
+    if not (seconds[0] >= 0 and np.all(np.diff(seconds) >= 0)):
+        raise ValueError("frame times start at 0 or later and never fall")
+    if not seconds[-1] < LAST_SECOND:
+        raise ValueError(f"a frame at second {seconds[-1]:g}")
 
 
 @carried
@@ -69,7 +134,7 @@ class Request:
     short_sides: tuple[int, ...] = ()  # pixels; larger frames are scaled down to each of these
     first: int = 0  # of the frames picked, the first one wanted: the others have come
     sample_rates: tuple[int, ...] = ()  # Hz; the sound is given at each of these
-    decoder: str = "auto"  # or "pyav" or "decord"
+    decoder: str = "auto"  # or "pyav", "decord" or "pyav-yuv"
     because: str = "asked for"  # why PyAV, where it is `decoder`
     alone: bool = False  # the stream that is not asked for may kill the decoder: leave it be
 
@@ -80,12 +145,17 @@ class Request:
             raise ValueError(f"decoder {self.decoder!r} is none of {', '.join(DECODERS)}")
 
     @property
+    def by_pyav(self) -> str:
+        """The decoder that gives what is asked for and is PyAV."""
+        return PLANAR if self.decoder == PLANAR else DECODER
+
+    @property
     def stop_seconds(self) -> float:
         """The second at which decoding ends."""
         return min(self.end_seconds, self.start_seconds + self.limit_seconds)
 
 
-Data = TypeVar("Data", bound=Frames | Sound)
+Data = TypeVar("Data", bound=AnyFrames | Sound)
 
 
 @carried
@@ -108,7 +178,7 @@ class Stream(Generic[Data]):
 class Clip:
     """A decoded clip. Frames and sound fail apart: broken sound spares the frames."""
 
-    visual: Stream[Frames]
+    visual: Stream[AnyFrames]
     audio: Stream[Sound]
     sha256: bytes = bytes(32)
 

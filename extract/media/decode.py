@@ -14,7 +14,7 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from extract.media.clip import Clip, Frames, Request, Sound, Stream, failed
+from extract.media.clip import AnyFrames, Clip, Request, Sound, Stream, failed
 from extract.media.packets import Media
 from extract.media.parts import joined, rest_of
 from extract.media.probe import Failure, examined, inside, say
@@ -23,7 +23,7 @@ from extract.media.track import Track
 from extract.media.visual import frames_of
 from store import Status
 
-AnyData = TypeVar("AnyData", Frames, Sound)
+AnyData = TypeVar("AnyData", bound=AnyFrames | Sound)
 TOLERANCE_SECONDS = 0.5  # how far beyond the limit a clip may end before its detail says so
 
 
@@ -77,7 +77,7 @@ class Decoder:
 
 def safely(request: Request) -> Request:
     """The request for a second try, by PyAV, after a decode process hung or died."""
-    return replace(request, decoder="pyav", because="second try")
+    return replace(request, decoder=request.by_pyav, because="second try")
 
 
 def failure_of(error: Exception) -> Failure:
@@ -103,7 +103,7 @@ def _clip(media: Media, request: Request) -> Clip:
         failure = failure_of(error)
         broken = Stream(status=failure.status, detail=failure.detail)
     origin = _origin(video, audio, sounding)
-    visual: Stream[Frames] = _without(media, "video")
+    visual: Stream[AnyFrames] = _without(media, "video")
     if video and request.pick:
         over = _over_limit(media, video, origin, request)
         visual = _apart(lambda: frames_of(media, video, origin, request, over))

@@ -102,6 +102,7 @@ def pictures(media: Media, track: Track, plan: Plan, short_side: int, first: Any
         raise Unfit("rotated or HDR")
     scaler = Scaler(track, (short_side,))
     expected = scaler(first).pixels[short_side]
+    assert isinstance(expected, np.ndarray)
     height, width, _ = expected.shape
     if len(timestamps) * expected.nbytes > 2 * PART_BYTES:
         raise Unfit("much memory")

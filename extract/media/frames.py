@@ -17,6 +17,7 @@ from av.sidedata.sidedata import Type as SideData
 from av.video.reformatter import Interpolation
 from jaxtyping import Float, Int, UInt8
 
+from extract.media.clip import MATRICES, USUAL_MATRIX
 from extract.media.probe import Failure, cropping
 from extract.media.samplers import Footage
 from extract.media.stretches import decoded
@@ -36,14 +37,37 @@ SCALING = int(
     | Interpolation.BITEXACT
 )
 HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics
+FULL_RANGE = 2  # of AVColorRange
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planes:
+    """A frame as codecs keep it; its chroma has half the size."""
+
+    luma: UInt8[np.ndarray, "H W"]
+    chroma: UInt8[np.ndarray, "2 h w"]
+
+
+Picture = UInt8[np.ndarray, "H W 3"] | Planes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """What frames that are planes have in common."""
+
+    matrix: int  # of MATRICES
+    full: bool  # luma from 0 to 255
+    mirrored: bool
+    turns: int  # quarter turns clockwise, after that
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pictures:
     """The wanted frames that decode, and what became of the others."""
 
-    frames: Mapping[int, Mapping[int, UInt8[np.ndarray, "H W 3"]]]  # by time stamp and short side
+    frames: Mapping[int, Mapping[int, Picture]]  # by time stamp and short side
     decoder: str  # and why it was this one
+    layout: Layout | None = None  # of planes; RGB is upright
     note: str = ""  # what is odd about them
     damage: str = ""  # what is missing or broken, as far as anybody noticed
 
@@ -205,13 +229,15 @@ def _changes(thumbnails: Sequence[UInt8[np.ndarray, "_ _"] | None]) -> Float[np.
     return changes
 
 
-def pictures(track: Track, plan: Plan, short_sides: tuple[int, ...], reason: str) -> Pictures:
-    """The wanted frames that decode, by PyAV; `reason` says why by it.
+def pictures(
+    track: Track, plan: Plan, short_sides: tuple[int, ...], reason: str, *, planar: bool = False
+) -> Pictures:
+    """The wanted frames that decode, by PyAV; `reason` says why by it. RGB, or planes.
 
     Raises:
         Failure: REFUSED, they take too much memory.
     """
-    scale = Scaler(track, short_sides)
+    scale = Scaler(track, short_sides, planar=planar)
     timestamps = plan.timestamps
     if plan.lead is not None:  # sizes, and which side is up, are of the first part's first frame
         timestamps = sorted({plan.lead, *timestamps})
@@ -226,11 +252,15 @@ def pictures(track: Track, plan: Plan, short_sides: tuple[int, ...], reason: str
     wanted = set(plan.timestamps)
     return Pictures(
         frames={
-            timestamp: {side: turned(rgb, way) for side, rgb in frame.pixels.items()}
+            timestamp: {
+                side: picture if isinstance(picture, Planes) else turned(picture, way)
+                for side, picture in frame.pixels.items()
+            }
             for timestamp, frame in scaled.items()
             if timestamp in wanted
         },
         decoder=f"pyav ({reason})",
+        layout=scale.layout(way) if planar else None,
         note="; ".join(filter(None, notes)),
         damage=damage,
     )
@@ -244,15 +274,16 @@ UPRIGHT: Way = (False, 0)
 class Scaled:
     """A frame as it is stored, by its short side, and the way it asks to be turned."""
 
-    pixels: Mapping[int, UInt8[np.ndarray, "H W 3"]]
+    pixels: Mapping[int, Picture]
     way: Way
 
 
 class Scaler:
-    """Frames as RGB with square pixels, once for each short side."""
+    """Frames with square pixels, once for each short side: RGB, or planes."""
 
-    def __init__(self, track: Track, short_sides: tuple[int, ...]) -> None:
-        self.short_sides = short_sides
+    def __init__(self, track: Track, short_sides: tuple[int, ...], *, planar: bool = False) -> None:
+        self.short_sides, self.planar = short_sides, planar
+        self.colour: tuple[int, int] | None = None  # matrix and range of the first planes
         self.aspect = pixel_aspect(track)
         self.sizes: dict[int, tuple[int, int]] = {}
         self.bytes = 0
@@ -271,11 +302,45 @@ class Scaler:
             raise _too_much()
         given = {}
         for side, (width, height) in self.sizes.items():
+            if self.planar:
+                given[side] = self._planes(frame, width, height)
+                continue
             rgb = frame.reformat(
                 width=width, height=height, format="rgb24", interpolation=SCALING, threads=1
             ).to_ndarray()
             given[side] = rgb
         return Scaled(pixels=given, way=orientation(frame))
+
+    def _planes(self, frame: Any, width: int, height: int) -> Planes:
+        """The frame as luma and chroma, in the colours of the first one."""
+        if not frame.format.name.startswith("yuv"):  # grey, or RGB itself
+            frame = frame.reformat(format="rgb24", interpolation=SCALING, threads=1)
+        asked = {} if self.colour is None else {
+            "dst_colorspace": self.colour[0], "dst_color_range": self.colour[1]
+        }  # fmt: skip
+        asked = asked if self.colour != (frame.colorspace, frame.color_range) else {}
+        # What has full range by its old name keeps it.
+        kind = "yuvj420p" if frame.format.name.startswith("yuvj") else "yuv420p"
+        planar = frame.reformat(
+            width=width, height=height, format=kind, interpolation=SCALING, threads=1, **asked
+        )
+        if self.colour is None:
+            self.colour = planar.colorspace, planar.color_range
+        luma, *chroma = (
+            np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
+            for plane in planar.planes
+        )
+        return Planes(luma=luma.copy(), chroma=np.stack(chroma))
+
+    def layout(self, way: Way) -> Layout:
+        """What the planes have in common, upright that way."""
+        matrix, span = self.colour or (USUAL_MATRIX, 0)
+        return Layout(
+            matrix=matrix if matrix in MATRICES else USUAL_MATRIX,
+            full=span == FULL_RANGE,
+            mirrored=way[0],
+            turns=way[1] % 4,
+        )
 
 
 def turned(rgb: UInt8[np.ndarray, "_ _ 3"], way: Way) -> UInt8[np.ndarray, "_ _ 3"]:

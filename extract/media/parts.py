@@ -11,7 +11,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from extract.media.clip import DETAIL_LENGTH, Clip, Frames, Request, Stream
+from extract.media.clip import (
+    DETAIL_LENGTH,
+    AnyFrames,
+    Clip,
+    Frames,
+    PlanarFrames,
+    Request,
+    Stream,
+)
 from store import Status
 
 
@@ -34,13 +42,7 @@ def joined(clips: Sequence[Clip]) -> Clip:
         return replace(clips[0], visual=replace(streams[0], more=streams[-1].more))
     if any(stream.data.keys() != good[0].data.keys() for stream in good):
         raise ValueError("parts at other sizes")
-    data = {
-        side: Frames(
-            pixels=np.concatenate([stream.data[side].pixels for stream in good]),
-            seconds=np.concatenate([stream.data[side].seconds for stream in good]),
-        )
-        for side in good[0].data
-    }
+    data = {side: _joined([stream.data[side] for stream in good]) for side in good[0].data}
     whole = len(good) == len(streams) and all(stream.status == Status.OK for stream in good)
     details = dict.fromkeys(stream.detail for stream in streams)
     visual = Stream(
@@ -50,3 +52,28 @@ def joined(clips: Sequence[Clip]) -> Clip:
         more=streams[-1].more,
     )
     return replace(clips[0], visual=visual)
+
+
+def _joined(parts: Sequence[AnyFrames]) -> AnyFrames:
+    """One part's frames after the other's.
+
+    Raises:
+        ValueError: they are not of one kind.
+    """
+    seconds = np.concatenate([part.seconds for part in parts])
+    rgb = [part.pixels for part in parts if isinstance(part, Frames)]
+    if len(rgb) == len(parts):
+        return Frames(pixels=np.concatenate(rgb), seconds=seconds)
+    planar = [part for part in parts if isinstance(part, PlanarFrames)]
+    if len(planar) < len(parts) or len({_colours(part) for part in planar}) > 1:
+        raise ValueError("parts in other colours")
+    return replace(
+        planar[0],
+        luma=np.concatenate([part.luma for part in planar]),
+        chroma=np.concatenate([part.chroma for part in planar]),
+        seconds=seconds,
+    )
+
+
+def _colours(part: PlanarFrames) -> tuple[int, bool, bool, int]:
+    return part.matrix, part.full, part.mirrored, part.turns

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from extract.media.answers import checked
-from extract.media.clip import Clip, Request
+from extract.media.clip import Clip, Frames, Request
 from extract.media.decode import Decoder, safely
 from extract.processes.pool import Limits, process_map
 from extract.processes.sandbox import Sandbox
@@ -72,7 +72,7 @@ def thumbnails(
         for outcome in decoding:
             clip = checked(outcome, requests[outcome.index]).value
             frames = clip.visual.data.get(SIDE) if isinstance(clip, Clip) else None
-            images.append(None if frames is None else jpeg(frames.pixels[0]))
+            images.append(jpeg(frames.pixels[0]) if isinstance(frames, Frames) else None)
             if progress:
                 progress(len(images), len(requests))
     return images

@@ -3,14 +3,25 @@
 Shapes: T = frames wanted.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import av
 import numpy as np
+from jaxtyping import Float64
 
 from extract.media import decord_reader
-from extract.media.clip import Frames, Request, Stream, detail
-from extract.media.frames import Pictures, Plan, part_of, pictures, plan
+from extract.media.clip import (
+    PLANAR,
+    AnyFrames,
+    Frames,
+    PlanarFrames,
+    Request,
+    Stream,
+    detail,
+)
+from extract.media.frames import Layout, Pictures, Plan, part_of, pictures, plan
 from extract.media.packets import Media
 from extract.media.probe import Failure
 from extract.media.track import Track
@@ -19,7 +30,7 @@ from store import Status
 
 def frames_of(
     media: Media, track: Track, origin: float, request: Request, over: str
-) -> Stream[Frames]:
+) -> Stream[AnyFrames]:
     """The frames that the request picks, at every size asked for; `over` says what of the piece is
     cut off.
     """
@@ -45,7 +56,7 @@ def frames_of(
 def _pictures(media: Media, track: Track, planned: Plan, request: Request) -> Pictures:
     """The frames from decord if it may and its answer can be trusted, and otherwise from PyAV."""
     reason, short_sides = request.because, request.short_sides
-    if request.decoder != "pyav":
+    if request.decoder not in ("pyav", PLANAR):
         must = request.decoder == "decord"
         reason = decord_reader.not_for(media, track, planned, short_sides, must=must)
     if not reason:
@@ -55,12 +66,12 @@ def _pictures(media: Media, track: Track, planned: Plan, request: Request) -> Pi
             return decord_reader.pictures(media, track, planned, short_sides[0], first)
         except decord_reader.Unfit as unfit:
             reason = str(unfit)
-    return pictures(track, planned, short_sides, reason)
+    return pictures(track, planned, short_sides, reason, planar=request.decoder == PLANAR)
 
 
 def _stream(
     planned: Plan, decoded: Pictures, short_sides: tuple[int, ...], over: str
-) -> Stream[Frames]:
+) -> Stream[AnyFrames]:
     """The wanted frames that decoded, in order, and a detail that says if some did not."""
     kept = [
         (second, timestamp) for timestamp, second in planned.wanted if timestamp in decoded.frames
@@ -77,11 +88,27 @@ def _stream(
         status=Status.PARTIAL if damage else Status.OK,
         detail=detail(decoded.decoder, damage, planned.note, decoded.note, over),
         data={
-            side: Frames(
-                pixels=np.stack([decoded.frames[timestamp][side] for _, timestamp in kept]),
-                seconds=seconds,
+            side: _frames(
+                [decoded.frames[timestamp][side] for _, timestamp in kept], seconds, decoded.layout
             )
             for side in short_sides
         },
         more=planned.more,
+    )
+
+
+def _frames(
+    pictures: Sequence[Any], seconds: Float64[np.ndarray, "T"], layout: Layout | None
+) -> AnyFrames:
+    """The pictures of one size, in an array or two."""
+    if layout is None:
+        return Frames(pixels=np.stack(pictures), seconds=seconds)
+    return PlanarFrames(
+        luma=np.stack([picture.luma for picture in pictures]),
+        chroma=np.stack([picture.chroma for picture in pictures]),
+        seconds=seconds,
+        matrix=layout.matrix,
+        full=layout.full,
+        mirrored=layout.mirrored,
+        turns=layout.turns,
     )

@@ -240,7 +240,9 @@ def _one_by_one(request: Request, outcome: Outcome, limits: Limits) -> Outcome:
     other one may be what does it.
     """
     alone = (
-        replace(request, sample_rates=(), alone=True, decoder="pyav", because="frames alone"),
+        replace(
+            request, sample_rates=(), alone=True, decoder=request.by_pyav, because="frames alone"
+        ),
         replace(request, pick=None, short_sides=(), alone=True),
     )
     clips = []

@@ -222,7 +222,7 @@ def _gathered(
         held.append(outcome)
         clip: Clip | None = outcome.value
         if clip is not None:
-            size += sum(frames.pixels.nbytes for frames in clip.visual.data.values())
+            size += sum(frames.nbytes for frames in clip.visual.data.values())
             size += sum(sound.samples.nbytes for sound in clip.audio.data.values())
         progress(done, total, "", "")
         if size > HELD_BYTES:

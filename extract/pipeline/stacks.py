@@ -1,11 +1,10 @@
 """Stacks of a clip's frames: where each begins, and what fills one that a clip is too short for.
 
-Shapes: N = frames of the clip as they were sampled, R = stacks, T = frames of a stack, H, W =
-pixels.
+Shapes: R = stacks, T = frames of a stack.
 """
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64
 
 from extract.media.clip import DETAIL_LENGTH
 
@@ -18,11 +17,9 @@ def starts(frames: int, stack: int, hop: int) -> Int64[np.ndarray, "R"]:
     return found if found[-1] == last else np.append(found, last)
 
 
-def stacked(
-    pixels: UInt8[np.ndarray, "N H W 3"], start: int, stack: int
-) -> UInt8[np.ndarray, "T H W 3"]:
-    """The frames of one stack; the clip's last frame is held where it has too few."""
-    return pixels[np.minimum(np.arange(start, start + stack), len(pixels) - 1)]
+def stacked(frames: int, start: int, stack: int) -> Int64[np.ndarray, "T"]:
+    """Which frames are in one stack; the clip's last frame is held where it has too few."""
+    return np.minimum(np.arange(start, start + stack), frames - 1)
 
 
 def lacking(detail: str, frames: int, stack: int) -> str:

@@ -14,10 +14,11 @@ from jaxtyping import Float16, Float64, Int32, Int64
 from torch import Tensor
 
 from extract.encoders import AudioEncoder, Encoder, StackEncoder, VisualEncoder
-from extract.media.clip import DECODER, Clip, Stream
+from extract.media.clip import DECODER, AnyFrames, Clip, Frames, Stream
 from extract.media.sampling import Sampling
 from extract.pipeline.batching import Halving, Packer, device_of, items_of, limits_of
 from extract.pipeline.landing import MAX_FLOAT16, as_stored
+from extract.pipeline.pixels import Which, rgb
 from extract.pipeline.stacks import lacking, stacked, starts
 from store import FeatureSpec, Status, UnitRows
 
@@ -115,18 +116,17 @@ class UnitEncoder:
         would take a GB, and twice as long.
         """
         if isinstance(self.encoder, StackEncoder):
-            pixels = stream.data[self.encoder.short_side].pixels
-            for start in self._starts(
-                len(pixels)
-            ).tolist():  # one at a time: they may lie over each other
-                stack = stacked(pixels, start, self.encoder.stack_frames)
-                yield self._prepared(torch.from_numpy(stack)[None])
+            frames = stream.data[self.encoder.short_side]
+            # One at a time: they may lie over each other.
+            for start in self._starts(len(frames)).tolist():
+                of_stack = stacked(len(frames), start, self.encoder.stack_frames)
+                yield self._prepared(self._pixels(frames, of_stack)[None])
             return
         if isinstance(self.encoder, VisualEncoder):
-            pixels = stream.data[self.encoder.short_side].pixels
-            for start in range(0, len(pixels), self.batch_size):
-                piece = np.ascontiguousarray(pixels[start : start + self.batch_size])
-                yield self._prepared(torch.from_numpy(piece))
+            frames = stream.data[self.encoder.short_side]
+            for start in range(0, len(frames), self.batch_size):
+                piece = slice(start, start + self.batch_size)
+                yield self._prepared(self._pixels(frames, piece))
             return
         assert isinstance(self.encoder, AudioEncoder)
         sound = stream.data[self.encoder.sample_rate]
@@ -138,7 +138,13 @@ class UnitEncoder:
 
     def _frames_of(self, stream: Stream[Any]) -> int:
         assert isinstance(self.encoder, VisualEncoder)
-        return len(stream.data[self.encoder.short_side].pixels)
+        return len(stream.data[self.encoder.short_side])
+
+    def _pixels(self, frames: AnyFrames, which: Which) -> Tensor:
+        if isinstance(frames, Frames):
+            return rgb(frames, which, self._device)
+        with self.packer.clock.on(self._device):
+            return rgb(frames, which, self._device)
 
     def _prepared(self, x: Tensor) -> Tensor:
         with self.packer.clock.on(self._device):

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from extract.media.answers import checked
-from extract.media.clip import Clip, Request, failed
+from extract.media.clip import Clip, Frames, Request, failed
 from extract.media.decode import Decoder, safely
 from extract.pipeline.media_folders import media_folders
 from extract.pipeline.options import Options
@@ -134,7 +134,9 @@ class ClipStream:
         clip: Clip = outcome.value or failed(outcome.status, outcome.detail)
         frames = sound = None
         if self.short_side and clip.visual.status.has_rows:
-            pixels = clip.visual.data[self.short_side].pixels
+            found = clip.visual.data[self.short_side]
+            assert isinstance(found, Frames), found
+            pixels = found.pixels
             # Frames that do not decode are missing; their neighbours stand for them.
             places = np.minimum(np.arange(count), len(pixels) - 1)
             frames = pixels if len(pixels) == count else pixels[places]

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from extract.media.answers import checked
-from extract.media.clip import Clip, Frames, Request, Sound, Stream, failed
+from extract.media.clip import (
+    PLANAR,
+    Clip,
+    Frames,
+    PlanarFrames,
+    Request,
+    Sound,
+    Stream,
+    failed,
+)
 from extract.media.decode import Decoder
 from extract.processes.child import Outcome
 from extract.processes.pool import Limits, process_map
@@ -66,6 +75,38 @@ def test_another_answer_is_a_crash(value, says):
     assert outcome.detail.startswith("the decoder answered nonsense: ")
     assert says in outcome.detail
     assert outcome.cpu_seconds == 0.5
+
+
+def planes(height, width, **more):
+    chroma = np.zeros((1, 2, (height + 1) // 2, (width + 1) // 2), np.uint8)
+    luma = np.zeros((1, height, width), np.uint8)
+    return PlanarFrames(**{"luma": luma, "chroma": chroma, "seconds": np.zeros(1), **more})
+
+
+def test_planes_are_an_answer_where_they_were_asked_for():
+    asked = replace(ASKED, decoder=PLANAR, short_sides=(4,))
+    for frame, good in ((planes(9, 4, turns=1), True), (planes(5, 9), False)):
+        value = replace(clip(), visual=Stream(status=Status.OK, data={4: frame}))
+        assert (checked(Outcome(value=value), asked).status == Status.OK) == good
+        told = checked(Outcome(value=value), replace(asked, decoder="pyav"))
+        assert (told.status, "a PlanarFrames by pyav" in told.detail) == (Status.CRASH, True)
+    told = checked(Outcome(value=clip(((4, 9),), sides=(4,))), asked)
+    assert "a Frames by pyav-yuv" in told.detail
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"chroma": np.zeros((1, 2, 2, 4), np.uint8)}, "chroma of"),
+        ({"matrix": 0}, "matrix 0"),
+        ({"turns": 4}, "4 turns"),
+        ({"turns": -1}, "-1 turns"),
+        ({"seconds": np.array([-1.0])}, "start at 0"),
+    ],
+)
+def test_planes_that_are_none_are_refused(wrong, says):
+    with pytest.raises(ValueError, match=says):
+        planes(4, 9, **wrong)
 
 
 def test_a_failure_brings_no_value():
