@@ -3,8 +3,9 @@
 The same clips are seen from two sides, stored and projected, in the same mode. Inner products of
 both are mixed, (1 - b) stored + b projected, b of every episode. Where b begins is told by classes
 that the training did not see; without any it is 0, and one or two shots leave it there. More shots
-speak for themselves (`learn/fewshot/fusions/_evidence.py`). In mode av each side weighs its senses
-as it would alone.
+speak for themselves (`learn/fewshot/fusions/_evidence.py`), and are heard with doubt: what five
+clips say of two projections is mostly noise, and a bad one lost a point by it. In mode av each side
+weighs its senses as it would alone.
 
 Where the projection has a way from the names of classes into its space, names are one more sense:
 every shot is also the name of its class, with which projected queries are compared. How much they
@@ -39,7 +40,7 @@ ONE_SIDE = (1.0,)  # the weights of a side that has one block
 NAMES = "class names"  # the sense of names, and its vectors among those of both sides
 STAND_BACK = Prior(
     value=(1.0, 0.0), origin="stored vectors alone: no classes that training did not see",
-    alone_until=2,
+    alone_until=2, doubt=0.25,
 )  # fmt: skip
 
 

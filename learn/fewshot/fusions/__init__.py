@@ -58,6 +58,7 @@ class Prior:
         SPREAD  # by how much an episode's weights differ from it, as a standard deviation
     )
     alone_until: int = 1  # up to so many shots a class they say too little: it stands as it is
+    doubt: float = 1.0  # of the share that shots may overrule, how much is left to them
 
     def __post_init__(self) -> None:
         if min(self.value, default=-1) < 0 or abs(sum(self.value) - 1) > 1e-6:

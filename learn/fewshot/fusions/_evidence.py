@@ -196,7 +196,7 @@ def weights_of(
 ) -> Float[Tensor, "E B"]:
     """The mean weights of each episode, from what its shots say and the prior; `shots` of a class,
     on average."""
-    even = (1 - 2 / shots).clamp_min(LEAST_EVEN)[..., None]
+    even = (prior.doubt * (1 - 2 / shots)).clamp_min(LEAST_EVEN)[..., None]
     log_prior = prior_of_grid(prior, even).to(likelihood)
     posterior = (EACH_WAY * likelihood + log_prior[..., None]).flatten(1).softmax(1)
     mean = posterior.view(likelihood.shape).sum(2) @ grid(len(prior.value)).to(likelihood)

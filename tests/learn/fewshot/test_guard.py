@@ -185,7 +185,7 @@ def test_five_shots_tell_a_good_projection_from_a_useless_one(clips, mode):
         share[kind] = guarded.weights(episodes)[:, len(SENSES[mode]) :].sum(1).mean()
     stored = (alone(clips, "stored", mode).predict(episodes) == truth).mean()
     bare = (alone(clips, "bad", mode).predict(episodes) == truth).mean()
-    assert share["good"] > 0.5 > 0.25 > share["bad"]
+    assert share["good"] > 0.35 > 0.1 > share["bad"]
     assert right["good"] > stored + 0.02
     assert right["bad"] > stored - 0.01
     assert bare < stored - 0.3
