@@ -312,9 +312,8 @@ def _check_features(
 def _check_recipe(fs: "Store", recipe: recipes.Recipe, manifest: Path | None) -> None:
     """The features, columns and splits that a recipe names."""
     for modality in MODALITIES:
-        name = getattr(recipe.data, modality)
-        if name != NONE:
-            choose_feature(fs, modality, name or None)
+        for name in recipe.data.features(modality):
+            choose_feature(fs, modality, name)
     if recipe.data.labels:
         _check_file(recipe.data.labels, "vectors of class names")
     table = _table(fs, manifest)

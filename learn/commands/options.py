@@ -43,12 +43,12 @@ GroupFile = Annotated[
 ]
 
 
-def _feature(modality: str, *, several: bool = False) -> Any:
+def _feature(modality: str, *, several: bool = False, default: str = "the only one") -> Any:
     """The option of a feature's name, or of several."""
     return typer.Option(
         f"--{modality}", f"--{modality}-feature", metavar="FEATURE",
         help=f"Which {modality} feature, where there are several{'; may repeat' * several}.",
-        show_default="the only one", rich_help_panel=DATA,
+        show_default=default, rich_help_panel=DATA,
     )  # fmt: skip
 
 
@@ -58,6 +58,7 @@ TextFeature = Annotated[str | None, _feature("text")]
 VisualFeatures = Annotated[list[str], _feature("visual", several=True)]
 AudioFeatures = Annotated[list[str], _feature("audio", several=True)]
 TextFeatures = Annotated[list[str], _feature("text", several=True)]
+TrainedText = Annotated[list[str], _feature("text", several=True, default="none")]
 Projections = Annotated[
     list[Path],
     typer.Option(

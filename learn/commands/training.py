@@ -10,6 +10,7 @@ from learn.commands.options import (
     EPISODES,
     OUTPUT,
     TRAINING,
+    AudioFeatures,
     Changes,
     CheckpointSeconds,
     GroupFile,
@@ -18,7 +19,9 @@ from learn.commands.options import (
     Recipe,
     Resume,
     RowMemory,
+    TrainedText,
     TrainOn,
+    VisualFeatures,
     app,
     keep_command,
 )
@@ -45,6 +48,9 @@ def train_command(
             rich_help_panel=DATA,
         ),
     ] = None,
+    visual: VisualFeatures = [],  # noqa: B006
+    audio: AudioFeatures = [],  # noqa: B006
+    text: TrainedText = [],  # noqa: B006
     memory: RowMemory = None,
     resume: Resume = False,
     init: Annotated[
@@ -82,7 +88,9 @@ def train_command(
     """
     from learn.commands.checks import check_train
 
+    features = {"visual": visual, "audio": audio, "text": text}
     aliases = {"data.labels": labels, "data.memory": memory}
+    aliases |= {f"data.{modality}": ",".join(names) for modality, names in features.items()}
     changes = (*setting, *(f"{key}={value}" for key, value in aliases.items() if value))
     check_train(
         directory, recipe, changes, output, manifest=manifest, resume=resume, device=device,

@@ -56,6 +56,11 @@ def modality_of(sense: str) -> str:
     return sense.partition(" ")[0]
 
 
+def modes_of(names: Iterable[str]) -> list[str]:
+    """The mode of each of these senses, or of what a network makes of several; each once."""
+    return list(dict.fromkeys(MODE_OF[modality_of(name)] for name in names))
+
+
 def named(modality: str, count: int) -> list[str]:
     """The names of a modality's senses."""
     return [modality, *(f"{modality} {n}" for n in range(2, count + 1))][:count]

@@ -25,6 +25,7 @@ from learn.fewshot.mode_pairs import SINGLE as SINGLE
 from learn.fewshot.mode_pairs import cells as cells
 from learn.fewshot.mode_pairs import modality_of as modality_of
 from learn.fewshot.mode_pairs import mode_of as mode_of
+from learn.fewshot.mode_pairs import modes_of as modes_of
 from learn.fewshot.mode_pairs import named as named
 from learn.fewshot.mode_pairs import senses_in as senses_in
 from store.errors import InputError
@@ -62,7 +63,8 @@ def pair(
     if why := refusal(vectors, support, query, common=common):
         raise InputError(why)
     support_parts, query_parts = (_vectors(vectors, mode) for mode in (support, query))
-    other_modality = _left_out(vectors, support) if common else None
+    alone = common and len(support_parts) == 1  # else it is no vector of that space
+    other_modality = _left_out(vectors, support) if alone else None
     if support == query:
         side = joined(support_parts)
         modality_dims = tuple(part.shape[1] for part in support_parts)

@@ -110,19 +110,20 @@ def features_of(
     """The features of each modality by sense: asked for, trained on by a run, or the only one.
 
     Raises:
-        InputError: several of a modality beside a run, which was trained on one.
+        InputError: several of a modality beside a run, which was trained on others.
     """
     chosen = {}
     for modality, asked_for in asked.items():
         names = names_of(asked_for)
-        if len(names) > 1 and any(runs.values()):
-            raise InputError(
-                f"a projection is of one {modality} feature, and {', '.join(names)} are "
-                "named; name one, or leave `projection` out"
-            )
-        trained = (run.features.get(modality) for run in runs.values() if run)
-        stored = (feature for feature in trained if feature in store.features)
-        known = [choose_feature(store, modality, name) for name in names or (next(stored, None),)]
+        trained = [of for run in runs.values() if run and (of := run.features_of(modality))]
+        for of in trained:
+            if len(names) > 1 and names != of:
+                raise InputError(
+                    f"a projection was trained on {' and '.join(of)}, and {', '.join(names)} are "
+                    "named; name those, or leave `projection` out"
+                )
+        stored = next((of for of in trained if set(of) <= set(store.features)), (None,))
+        known = [choose_feature(store, modality, name) for name in names or stored]
         for sense, feature in zip(modes.named(modality, len(known)), known, strict=True):
             if feature is None:
                 continue

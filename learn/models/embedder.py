@@ -87,7 +87,7 @@ class Embedder(nn.Module):
 
     def __init__(
         self,
-        projections: Mapping[str, plugins.Spec],  # by modality
+        projections: Mapping[str, plugins.Spec],  # by modality, for all its senses
         network: plugins.Spec | None,  # instead of projections
         dims: Mapping[str, int],
     ) -> None:
@@ -96,9 +96,9 @@ class Embedder(nn.Module):
         self.hidden = {}
         self.joint = network is not None
         if network is None:
-            for modality, dim in dims.items():
-                spec = _of_one_size(projections[modality], dims)
-                self.add_module(modality, Tower(spec, dim))
+            for sense, dim in dims.items():
+                spec = _of_one_size(projections[sense.partition(" ")[0]], dims)
+                self.add_module(sense, Tower(spec, dim))
             self.outputs = {m: self._tower(m).projection.dim_out for m in dims}
         else:
             self.standard = nn.ModuleDict({m: Standardiser(dim) for m, dim in dims.items()})

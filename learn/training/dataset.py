@@ -21,6 +21,7 @@ from learn.data.group_file import manifest_of
 from learn.data.rows import MODALITIES, Padded, choose_feature, load_rows
 from learn.data.streaming import BLOCKS, Stored, Streamed, blocks_of, row_bytes
 from learn.fewshot.fusions._shipped import Encoder, encoders_of
+from learn.fewshot.mode_pairs import named
 from learn.training import unseen, validation
 from learn.training.objectives import Traits
 from learn.training.recipe import DataSettings, Recipe
@@ -78,7 +79,7 @@ class TrainingSetup:
     watches: Mapping[int, str]  # by stage: unseen, loss, episodes or none
     validation: str  # the same in words
     labels: ClassEmbeddings | None  # of every class that the manifest names
-    encoders: Mapping[str, Encoder]  # by modality: what made the features
+    encoders: Mapping[str, Encoder]  # by sense: what made the features
     of_stages: Sequence[Int64[np.ndarray, "_"]] = ()  # positions of each stage's clips in `data`
 
 
@@ -116,7 +117,7 @@ def load_setup(
     return TrainingSetup(
         labels=names,
         store_id=store.store_id,
-        features={modality: feature.name for modality, feature in features.items()},
+        features={sense: feature.name for sense, feature in features.items()},
         encoders=dict(zip(features, encoders_of(features, features), strict=True)),
         data=data,
         val=val_data[0] if val_data else None,
@@ -213,13 +214,14 @@ class _Needs:
 
 
 def _features(store: "Store", recipe: Recipe) -> dict[str, "Feature"]:
-    """The feature of each modality that is trained on."""
+    """The features that are trained on, by sense."""
     chosen = {}
     for modality in MODALITIES:
-        name = getattr(recipe.data, modality)
-        feature = None if name == "none" else choose_feature(store, modality, name or None)
-        if feature is not None:
-            chosen[modality] = feature
+        names = recipe.data.features(modality)
+        known = [choose_feature(store, modality, name) for name in names]
+        for sense, feature in zip(named(modality, len(known)), known, strict=True):
+            if feature is not None:
+                chosen[sense] = feature
     return chosen
 
 
@@ -231,6 +233,14 @@ def _needs(recipe: Recipe, manifest: "Manifest") -> _Needs:
     """
     names = [stage.objective.name for stage in recipe.stages]
     traits = [plugins.module("learn.training.objectives", name).TRAITS for name in names]
+    if several := [m for m in MODALITIES if len(recipe.data.features(m)) > 1]:
+        alone = [n for n, t in zip(names, traits, strict=True) if not t.several_features]
+        alone += [recipe.network.name] if recipe.network else []
+        if alone:
+            raise ConfigError(
+                f"{alone[0]} learns from one {several[0]} feature; name one, or take a recipe such "
+                "as protonet, supcon, cross_entropy or whiten"
+            )
     if len({trait.several_labels for trait in traits}) > 1:
         raise ConfigError("stages with one label a clip and stages with several do not mix")
     keep = recipe.data.missing == "keep"

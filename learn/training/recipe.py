@@ -24,7 +24,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from learn.data.features import MODALITIES, SENSED
+from learn.data.features import MODALITIES, SENSED, names_of
 from store import plugins
 from store.errors import ConfigError, MissingFile, UnknownSetting, choices
 from store.settings import Settings, setting
@@ -79,7 +79,7 @@ class DataSettings(Settings):
     split: str = ""  # trained on; empty: train where there are splits, else all
     val_split: str = "val"  # stops the training early, where the manifest has it
     label: str = "label"  # for objectives of several labels, columns may be joined: A,B
-    visual: str = ""  # a feature's name; empty: the only one; none: leave it out
+    visual: str = ""  # names of features, as A,B; empty: the only one; none: leave it out
     audio: str = ""
     text: str = NONE  # most recipes are of sight and sound; a feature's name has it learnt too
     # clips without a modality; keep: masked, for objectives that allow it
@@ -90,6 +90,13 @@ class DataSettings(Settings):
     def check(self) -> None:
         """Refuse a memory that is no size."""
         parse_size(self.memory)
+
+    def features(self, modality: str) -> tuple[str | None, ...]:
+        """The names of a modality's features; None: the only one there is."""
+        names = str(getattr(self, modality))
+        if names == NONE:
+            return ()
+        return names_of([name.strip() for name in names.split(",") if name.strip()]) or (None,)
 
     @classmethod
     def prefix(cls) -> str:

@@ -36,6 +36,7 @@ from learn.data import class_embeddings, records
 from learn.data.class_embeddings import ClassEmbeddings
 from learn.data.rows import Rows
 from learn.fewshot.guard import Worth
+from learn.fewshot.mode_pairs import modality_of
 from learn.models.embedder import Embedder
 from learn.training import recipe as recipes
 from learn.training.metrics_log import NAME as METRICS
@@ -70,7 +71,7 @@ class Run:
     """A finished training, read back."""
 
     path: Path
-    features: Mapping[str, str]  # modality -> the feature it was trained on
+    features: Mapping[str, str]  # sense -> the feature it was trained on
     space: Embedder
     trained_on: frozenset[str]  # ids of clips that gave gradients or chose the best epoch
     fitted_on: frozenset[str]  # ids of those that gave gradients
@@ -84,12 +85,18 @@ class Run:
         Raises:
             InputError: names both.
         """
-        wanted = self.features.get(feature.modality)
-        if wanted not in (None, feature.name):
+        wanted = self.features_of(feature.modality)
+        if wanted and feature.name not in wanted:
             raise InputError(
-                f"{self.path} was trained on {wanted}, not on {feature.name}; use that feature "
-                "or train again"
+                f"{self.path} was trained on {' and '.join(wanted)}, not on {feature.name}; use "
+                f"{'those' if len(wanted) > 1 else 'that feature'} or train again"
             )
+
+    def features_of(self, modality: str) -> tuple[str, ...]:
+        """The features of a modality that it was trained on, in the order of their senses."""
+        return tuple(
+            name for sense, name in self.features.items() if modality_of(sense) == modality
+        )
 
     def embed(self, rows: Mapping[str, Rows]) -> dict[str, Float[Tensor, "V _"]]:
         """Unit vectors in the common space for every clip: visual, audio, and av of a network

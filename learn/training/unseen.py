@@ -146,7 +146,7 @@ def scores(
 ) -> Scores:
     """The accuracies of a run's vectors in every mode, and across modes where there are several."""
     unit = {name: F.normalize(x, dim=-1).cpu() for name, x in vectors.items()}
-    singles = [views.MODE_OF[name] for name in unit]
+    singles = views.modes_of(unit)
     pairs = [(s, q) for s in singles for q in singles]
     if len(singles) > 1 and set(singles) <= set(views.SINGLE):
         joint = views.mode_of(unit)

@@ -56,9 +56,10 @@ def accuracy(
     unit = {name: F.normalize(x, dim=-1).cpu() for name, x in vectors.items()}
     head = head or plugins.build("learn.fewshot.heads", "prototypes")
     means = []
-    for support in unit:
-        for query in unit:
-            pair = views.pair(unit, views.MODE_OF[support], views.MODE_OF[query], common=True)
+    single = views.modes_of(unit)
+    for support in single:
+        for query in single:
+            pair = views.pair(unit, support, query, common=True)
             context = known_of(pair.support, pair.modality_dims)
             score = scorer(head, pair, context, queries=queries_of([episodes]))
             means.append(float(accuracies(episodes, score(episodes)).mean()))

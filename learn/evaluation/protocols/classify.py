@@ -12,7 +12,7 @@ import torch
 
 from learn.evaluation import metrics
 from learn.evaluation.protocols import Finding, Material, answers_of, positions
-from learn.fewshot.modes import MODE_OF, MODES
+from learn.fewshot.modes import MODES, senses_in
 from learn.training.own_head import class_shares
 from store.errors import InputError
 from store.settings import Settings
@@ -48,10 +48,11 @@ class Classify:
                     )
                 kept, class_ids = scored.keep(known >= 0), known[known >= 0]
                 by_output = class_shares(run, kept.rows)
-                by_mode = {MODE_OF[name]: p for name, p in by_output.items()}
-                for mode, of in MODES.items():
+                by_mode = {name: p for name, p in by_output.items() if name in MODES}
+                for mode, of in MODES.items():  # of several outputs their mean
                     if mode not in by_mode and set(of) <= set(by_output):
-                        by_mode[mode] = torch.stack([by_output[m] for m in of]).mean(0)
+                        parts = [by_output[sense] for sense in senses_in(mode, by_output)]
+                        by_mode[mode] = torch.stack(parts).mean(0)
                 asked = list(dict.fromkeys((*material.support, *material.query)))
                 for mode in asked or [mode for mode in MODES if mode in by_mode]:
                     if mode not in by_mode:

@@ -37,6 +37,7 @@ class Traits:
     missing_modality: bool = False  # can it do with clips that lack one (`Batch.present`)?
     several_labels: bool = False  # is it for clips with any number of labels (`Batch.targets`)?
     of_class: bool = False  # does it compare a clip with others of its class?
+    several_features: bool = False  # can a modality have several, each with a vector of its own?
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

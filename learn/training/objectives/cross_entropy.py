@@ -16,7 +16,7 @@ from learn.training.objectives import Batch, Objective, ObjectiveContext, Traits
 from store.errors import ConfigError
 from store.settings import Settings, setting
 
-TRAITS = Traits(supervised=True)
+TRAITS = Traits(supervised=True, several_features=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

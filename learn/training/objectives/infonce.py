@@ -20,7 +20,7 @@ from learn.training.objectives import Batch, Objective, ObjectiveContext, Traits
 from store.errors import ConfigError
 from store.settings import Settings, setting
 
-TRAITS = Traits(supervised=False)
+TRAITS = Traits(supervised=False, several_features=True)
 HIGHEST = math.log(100)  # of the logits' learnt scale, so that training stays stable
 
 

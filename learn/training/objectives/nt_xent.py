@@ -19,7 +19,7 @@ from learn.training.objectives import Batch, Objective, ObjectiveContext, Traits
 from store.errors import ConfigError
 from store.settings import Settings, setting
 
-TRAITS = Traits(supervised=False)
+TRAITS = Traits(supervised=False, several_features=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from learn.training.objectives import ObjectiveContext, Traits
 from learn.training.objectives._episodic import Episodic, cross_entropy
 from store.settings import Settings, setting
 
-TRAITS = Traits(supervised=True, of_class=True)
+TRAITS = Traits(supervised=True, of_class=True, several_features=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

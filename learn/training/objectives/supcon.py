@@ -17,7 +17,7 @@ from learn.training.objectives import Batch, Objective, ObjectiveContext, Traits
 from learn.training.objectives._pairs import same_class
 from store.settings import Settings, setting
 
-TRAITS = Traits(supervised=True, of_class=True)
+TRAITS = Traits(supervised=True, of_class=True, several_features=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

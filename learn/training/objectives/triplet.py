@@ -24,7 +24,7 @@ from learn.training.objectives import Batch, Objective, ObjectiveContext, Traits
 from learn.training.objectives._pairs import crossings, dice, same_class
 from store.settings import Settings, setting
 
-TRAITS = Traits(supervised=True)
+TRAITS = Traits(supervised=True, several_features=True)
 MININGS = ("random", "semi_hard", "batch_hard")
 
 

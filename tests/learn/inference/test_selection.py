@@ -109,7 +109,7 @@ def test_what_several_features_cannot_be_asked(several, named, tmp_path):
         several, "infonce", run_dir=tmp_path / "run",
         settings=("optimiser.epochs=1", *(f"data.{m}={n[0]}" for m, n in named.items())),
     )  # fmt: skip
-    with pytest.raises(InputError, match="a projection is of one visual feature"):
+    with pytest.raises(InputError, match=r"a projection was trained on .*; name those"):
         learn.run_episodes(several, **FEW, **named, projections=(tmp_path / "run",))
     drop = Drop(modes=("a",))
     with pytest.raises(InputError, match="`drop` is about one feature of each modality"):
