@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from store import console
-from store.console import InsecureTcp, Json, TrustPickle
+from store.console import InsecureTcp, Json, Memory, TrustPickle
 
 if TYPE_CHECKING:
     from extract.pipeline.options import Options
@@ -318,12 +318,15 @@ def plan_command(
 
 
 @app.command("status")
-def status_command(manifest: Manifest, store_dir: StoreOption, as_json: Json = False) -> int:
+def status_command(
+    manifest: Manifest, store_dir: StoreOption, memory: Memory = None, as_json: Json = False
+) -> int:
     """What of a manifest is in a store: committed, failed by kind, pending. 1 if some is not."""
     from extract.pipeline.status import status
     from extract.tables import status_table
 
-    result = status(manifest, store_dir)
+    with console.within(memory), console.progress("lines", quiet=as_json):
+        result = status(manifest, store_dir)
     console.give(result.to_dict(), as_json, lambda: status_table(result.to_dict()))
     return console.FINDINGS if result.findings else console.DONE
 
@@ -431,6 +434,7 @@ def manifest_command(
         bool, typer.Option("--keep-missing", help="Also write clips whose files are not there.")
     ] = False,
     trust_pickle: TrustPickle = False,
+    memory: Memory = None,
     as_json: Json = False,
 ) -> int:
     """Write the manifest of a dataset: labels, splits, groups and pieces as its lists say.
@@ -440,9 +444,11 @@ def manifest_command(
     from extract.datasets import manifest
     from extract.tables import manifest_lines
 
-    facts = manifest.write(
-        layout, source, output, media=media, trust_pickle=trust_pickle, keep_missing=keep_missing
-    )
+    with console.within(memory), console.progress("files", quiet=as_json):
+        facts = manifest.write(
+            layout, source, output, media=media, trust_pickle=trust_pickle,
+            keep_missing=keep_missing,
+        )  # fmt: skip
     console.give(facts, as_json, lambda: manifest_lines(facts))
     return console.DONE
 
@@ -529,6 +535,7 @@ def weights_convert_command(
     """Turn a SimCLRv2 checkpoint into safetensors, every variable used exactly once."""
     from extract.weights import convert
 
-    result = convert.convert(checkpoint, encoder, output, ema=ema)
+    with console.progress("variables", quiet=as_json):
+        result = convert.convert(checkpoint, encoder, output, ema=ema)
     console.give(result, as_json, lambda: console.pairs(result))
     return console.DONE

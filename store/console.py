@@ -12,19 +12,23 @@ import re
 import signal
 import sys
 import textwrap
+import time
 import traceback
+from _thread import interrupt_main
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 from typing import Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperCommand
 
 from store import command_config
-from store.errors import MicroshotError
+from store.errors import MicroshotError, NotEnoughMemory
+from store.progress import listening
+from store.sizes import parse_size
 
 DONE, FINDINGS, FIXABLE, OUR_BUG, STOPPED = 0, 1, 2, 101, 130
 GO_ON = "run the same command to go on"
@@ -47,7 +51,14 @@ InsecureTcp = Annotated[
         help="Let a scheduler be tcp://: whoever reaches it can run programs as you.",
     ),
 ]
-
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="What it may take beside the program itself; told in a line where that is not enough.",
+        show_default="all there is",
+    ),
+]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -193,7 +204,10 @@ def plugin_table(rows: list[dict[str, Any]]) -> None:
 
 @contextmanager
 def progress(noun: str, *, quiet: bool) -> Iterator[Callable[..., None]]:
-    """A bar on a terminal; otherwise the lines that `message` brings, one per commit."""
+    """A bar on a terminal; otherwise the lines that `message` brings, one per commit.
+
+    What takes long below that is told beside the bar, see `store.progress.steps`.
+    """
     if quiet or not sys.stderr.isatty():
 
         def lines(done: int, total: int | None, message: str = "", status: str = "") -> None:
@@ -226,13 +240,23 @@ def progress(noun: str, *, quiet: bool) -> Iterator[Callable[..., None]]:
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(noun, total=None, status="")
+        is_counted = False
 
         def draw(done: int, total: int | None, message: str = "", status: str = "") -> None:
+            nonlocal is_counted
+            is_counted = True
             bar.update(task, completed=done, total=total, status=visible(status))
             if message:
                 bar.console.print(visible(message), highlight=False, markup=False)
 
-        yield draw
+        def step(what: str, done: int, total: int | None) -> None:
+            of = f" of {total:,}" if total is not None else ""
+            bar.update(task, status=f"{what}: {done:,}{of}")
+            if not is_counted:
+                bar.update(task, completed=done, total=total)
+
+        with listening(step):
+            yield draw
 
 
 @contextmanager
@@ -251,6 +275,64 @@ def interruptible() -> Iterator[Event]:
         yield stop
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def within(memory: str | None) -> Iterator[None]:
+    """Let no more memory be held than that, beside what is held by now; None: all there is.
+
+    What is held is looked at many times a second, and a command that holds more ends as by Ctrl-C.
+    Files that are mapped do not count: they give way.
+
+    Raises:
+        ConfigError: it is no size.
+        NotEnoughMemory: says so.
+    """
+    if memory is None:
+        yield
+        return
+    allowed, done, exceeded = parse_size(memory), Event(), Event()
+    with suppress(ImportError):
+        import pyarrow  # noqa: F401 (its threads do not bear an interrupt while it is imported)
+    limit = _held_bytes() + allowed
+
+    def watch() -> None:
+        while not done.wait(_LOOK_SECONDS):
+            if _held_bytes() > limit:
+                exceeded.set()
+                interrupt_main()
+                return
+
+    watcher = Thread(target=watch, daemon=True, name="memory")
+    watcher.start()
+    try:
+        try:
+            yield
+        finally:
+            done.set()
+            watcher.join()
+            time.sleep(0)  # an interrupt of this moment comes here
+    except (KeyboardInterrupt, MemoryError) as error:
+        if isinstance(error, KeyboardInterrupt) and not exceeded.is_set():
+            raise
+        raise NotEnoughMemory(
+            f"`memory` {memory} is not enough here; what is finished stays. Give more, as "
+            f"{max(1, 2 * allowed >> 20)}MiB, or leave the option out"
+        ) from error
+
+
+_LOOK_SECONDS = 0.02
+
+
+def _held_bytes() -> int:
+    """Memory of this process that no file backs."""
+    try:
+        resident, shared = Path("/proc/self/statm").read_text().split()[1:3]
+    except OSError:  # a system that tells less
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
 
 
 class Stopped(int):

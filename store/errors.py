@@ -36,6 +36,12 @@ class InputError(MicroshotError):
     kind = "input"
 
 
+class NotEnoughMemory(MicroshotError):
+    """What a command needs is more than `--memory` gives it."""
+
+    kind = "memory"
+
+
 class MissingFile(InputError):
     """A file or folder that was named is not there."""
 

@@ -81,6 +81,8 @@ class KeptRows:
         try:
             read = file.read_row_group(group, columns=present)
             read.validate(full=True)  # text that is no UTF-8 above all
+        except MemoryError:  # which Arrow has as one of its own
+            raise
         except (pyarrow.ArrowException, OSError) as error:
             raise self._damaged(number, error) from error
         return read
@@ -95,6 +97,8 @@ class KeptRows:
                 return parquet.ParquetFile(root / key, memory_map=True)
             data = self._storage.get(key, limit_bytes=MAX_KEPT_BYTES)
             return parquet.ParquetFile(pyarrow.BufferReader(data))
+        except MemoryError:  # which Arrow has as one of its own
+            raise
         except (pyarrow.ArrowException, OSError) as error:
             raise self._damaged(number, error) from error
 

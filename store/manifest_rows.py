@@ -23,6 +23,7 @@ from jaxtyping import Bool, Int64
 from store.columns import Columns, arrow_of
 from store.errors import ManifestError
 from store.names import MAX_CLIP_ID_BYTES, UNPRINTABLE, clip_id_fault
+from store.progress import in_steps, steps
 
 if TYPE_CHECKING:
     from pyarrow import ChunkedArray
@@ -181,10 +182,12 @@ def read_csv(path: Path) -> Read:
     def flush() -> None:
         cells = dict(zip(header, zip(*waiting, strict=True), strict=True))
         builder.add_columns(lines, {name: _stripped(column) for name, column in cells.items()})
+        advance(len(waiting))
         waiting.clear()
         lines.clear()
 
     rows = _csv_lines(path)
+    advance = steps("lines of the manifest", None)
     for _, cells in rows:
         header = [cell.strip(_BLANKS) for cell in cells]
         break
@@ -254,7 +257,7 @@ def read_jsonl(path: Path) -> Read:
     builder = _Builder()
     try:
         with path.open(encoding="utf-8-sig") as file:
-            for line, text in enumerate(file, start=1):
+            for line, text in enumerate(in_steps("lines of the manifest", file, None), start=1):
                 if not text.strip():
                     continue
                 try:
@@ -282,6 +285,8 @@ def read_parquet(source: Path | BytesIO) -> Read:
             name.strip(): _text_column(table.column(i), problems)
             for i, name in enumerate(table.column_names)
         }
+    except MemoryError:  # which Arrow has as one of its own
+        raise
     except (pyarrow.ArrowException, ValueError) as error:
         where = source if isinstance(source, Path) else "it"
         raise ManifestError(

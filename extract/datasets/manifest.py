@@ -14,6 +14,7 @@ from store import atomic, plugins
 from store.errors import InputError, MissingFile
 from store.manifest import from_rows
 from store.manifest_rows import Row
+from store.progress import in_steps
 
 FAMILY = "extract.datasets.layouts"
 EXAMPLES = 3
@@ -101,7 +102,7 @@ def _located(
     """The rows with their files looked up."""
     located = _LocatedRows()
     seen = dict[str, str]()
-    for row in rows:
+    for row in in_steps("clips", rows, None):
         try:
             path, is_segment = _file_of(row, files)
         except Ambiguous as error:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from store.names import UNPRINTABLE
+from store.progress import in_steps
 
 MEDIA_SUFFIXES = frozenset(
     {".3gp", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv"}
@@ -37,7 +38,7 @@ class MediaFiles:
         self.unread: list[str] = []
         self.unnamed: list[str] = []
         self.paths: list[PurePosixPath] = []
-        for path in sorted(_walk(folder)):
+        for path in sorted(in_steps("files", _walk(folder), None)):
             if path.suffix.lower() in UNREAD_SUFFIXES:
                 self.unread.append(path.as_posix())
             elif UNPRINTABLE.search(name := path.as_posix()) or name != name.strip():

@@ -26,6 +26,7 @@ from jaxtyping import Shaped
 from extract.weights.tensorflow_checkpoint import Checkpoint
 from store.errors import WeightsError
 from store.plugins import check, parse_spec
+from store.progress import in_steps
 
 CONVERTER = 1  # raise when a converted file changes
 ENCODER = "simclrv2"
@@ -229,7 +230,7 @@ def _write(
         output.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
             file.write(struct.pack("<Q", len(text)) + text)
-            for entry in entries:
+            for entry in in_steps("variables", entries, len(entries)):
                 values = source.read(prefix + entry.name) if entry.name else np.zeros(entry.shape)
                 file.write(_turned(values).astype("<f4").tobytes())
             file.flush()

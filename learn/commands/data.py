@@ -8,7 +8,7 @@ import typer
 
 from learn.commands.options import AudioFeature, Group, GroupFile, VisualFeature, app
 from store import console
-from store.console import Json, StoreDir
+from store.console import Json, Memory, StoreDir
 
 
 @app.command("split")
@@ -49,6 +49,7 @@ def split_command(
         bool, typer.Option("--drop-small", help="By clips: too small classes are in no split.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Decides which goes where.")] = 0,
+    memory: Memory = None,
     as_json: Json = False,
 ) -> int:
     """Split clips into train, val and test, sources (column `group`) kept together.
@@ -60,12 +61,13 @@ def split_command(
     from learn.commands.evaluation import numbers
     from learn.data.split import split
 
-    shown = split(
-        source, output, by=by, label=label, group=group, group_file=group_file,
-        stratify=tuple(stratify),
-        shares=None if shares is None else numbers(shares, "--shares"), min_clips=min_clips,
-        drop_small=drop_small, seed=seed,
-    ).to_dict()  # fmt: skip
+    parts = None if shares is None else numbers(shares, "--shares")
+    with console.within(memory), console.progress("lines", quiet=as_json):
+        shown = split(
+            source, output, by=by, label=label, group=group, group_file=group_file,
+            stratify=tuple(stratify), shares=parts, min_clips=min_clips, drop_small=drop_small,
+            seed=seed,
+        ).to_dict()  # fmt: skip
     console.give(shown, as_json, lambda: split_lines(shown))
     return console.DONE
 
@@ -115,6 +117,7 @@ def groups_command(
     visual: VisualFeature = None,
     audio: AudioFeature = None,
     seed: Annotated[int, typer.Option(help="Decides which clips tell what is usual.")] = 0,
+    memory: Memory = None,
     as_json: Json = False,
 ) -> int:
     """Find which clips are of one source: the same file, near copies by sight, by sound.
@@ -127,7 +130,7 @@ def groups_command(
     from learn.data.group_file import GROUP
     from learn.inference.groups import groups
 
-    with console.progress("senses", quiet=as_json) as progress:
+    with console.within(memory), console.progress("senses", quiet=as_json) as progress:
         shown = groups(
             directory,
             output,

@@ -28,7 +28,7 @@ from learn.commands.options import (
     modes_option,
 )
 from store import console
-from store.console import Json, StoreDir
+from store.console import Json, Memory, StoreDir
 from store.grammar import split_specs
 
 
@@ -364,6 +364,7 @@ def evaluate_command(
     ] = False,
     device: Device = "auto",
     output: KeepIn = None,
+    memory: Memory = None,
     as_json: Json = False,
 ) -> int:
     """Score stored features, or a run, by a protocol: probes, retrieval, labels and others.
@@ -383,7 +384,7 @@ def evaluate_command(
     import learn
     from learn.commands.comparison_tables import evaluation_table
 
-    with console.progress("findings", quiet=as_json) as progress:
+    with console.within(memory), console.progress("findings", quiet=as_json) as progress:
         result = learn.run_protocol(
             directory, protocol, manifest=manifest, split=split, train_split=train_split,
             val_split=val_split, labels=tuple(label), group=group, group_file=group_file,
@@ -419,6 +420,7 @@ def compare_command(
         float, typer.Option(help="Accuracies closer than that are the same.")
     ] = 0.005,
     ci: Annotated[str, typer.Option(help="t-ddof1, normal-ddof0 or bootstrap.")] = "t-ddof1",
+    memory: Memory = None,
     as_json: Json = False,
 ) -> int:
     """Tell which result is better, from differences on the same episodes."""
@@ -429,7 +431,8 @@ def compare_command(
     import learn
     from learn.commands.comparison_tables import comparison_table
 
-    result = learn.compare(tuple(runs), against=against, margin=margin, ci=ci).to_dict()
+    with console.within(memory), console.progress("pairs", quiet=as_json):
+        result = learn.compare(tuple(runs), against=against, margin=margin, ci=ci).to_dict()
     console.give(result, as_json, lambda: comparison_table(result))
     return console.DONE
 

@@ -17,7 +17,7 @@ from learn.commands.options import (
     app,
 )
 from store import console
-from store.console import Json, StoreDir
+from store.console import Json, Memory, StoreDir
 
 
 @app.command("benchmark")
@@ -47,6 +47,7 @@ def benchmark_command(
         ),
     ] = None,
     device: Device = "auto",
+    memory: Memory = None,
     as_json: Json = False,
 ) -> int:
     """Make a benchmark of a store: splits and frozen episodes by ids, scores, control tasks.
@@ -59,7 +60,7 @@ def benchmark_command(
 
     from learn.evaluation.frozen import benchmark
 
-    with console.progress("episodes", quiet=as_json) as progress:
+    with console.within(memory), console.progress("episodes", quiet=as_json) as progress:
         shown = benchmark(
             name, directory, output, manifest=manifest, group_file=group_file, visual=visual,
             audio=audio, heads=tuple(head), episodes=episodes, device=device, progress=progress,

@@ -21,7 +21,7 @@ from learn.commands.options import (
     app,
 )
 from store import console
-from store.console import Json, StoreDir
+from store.console import Json, Memory, StoreDir
 
 
 @app.command("predict")
@@ -124,6 +124,7 @@ def predict_command(
     audio: AudioFeatures = [],  # noqa: B006
     text: TextFeatures = [],  # noqa: B006
     device: Device = "auto",
+    memory: Memory = None,
     as_json: Json = False,
 ) -> int:
     """Label clips from a handful of examples per class.
@@ -147,7 +148,7 @@ def predict_command(
     import learn
     from learn.commands.answer_tables import prediction_lines
 
-    with console.progress("clips", quiet=as_json) as progress:
+    with console.within(memory), console.progress("clips", quiet=as_json) as progress:
         result = learn.predict(
             directory, support=support, output=output, query=query, labels=tuple(label),
             group=group, group_file=group_file, manifest=manifest, mode=mode, projection=projection,
@@ -178,6 +179,7 @@ def search_command(
     audio: AudioFeatures = [],  # noqa: B006
     text: TextFeatures = [],  # noqa: B006
     device: Device = "auto",
+    memory: Memory = None,
     as_json: Json = False,
 ) -> int:
     """Find the clips nearest to one clip, across modalities too."""
@@ -192,7 +194,7 @@ def search_command(
     import learn
     from learn.commands.answer_tables import neighbours_table
 
-    with console.progress("clips", quiet=as_json) as progress:
+    with console.within(memory), console.progress("clips", quiet=as_json) as progress:
         result = learn.search(
             directory, clip, projection=projection, top=top, source=source, target=target,
             fusion=fusion, visual=visual, audio=audio, text=text, device=device, progress=progress,

@@ -26,7 +26,7 @@ from learn.commands.options import (
     keep_command,
 )
 from store import console
-from store.console import InsecureTcp, Json, StoreDir, TrustPickle
+from store.console import InsecureTcp, Json, Memory, StoreDir, TrustPickle
 
 if TYPE_CHECKING:
     from learn.training.train import Training
@@ -248,15 +248,17 @@ def labels_command(
         bool, typer.Option("--average-words", help="A name FILE lacks: the mean of its words.")
     ] = False,
     trust_pickle: TrustPickle = False,
+    memory: Memory = None,
     as_json: Json = False,
 ) -> int:
     """Give every class name a vector, for recipes and protocols that compare clips with names."""
     import learn
 
-    facts = learn.make_labels(
-        directory, output, source=source, model=model, label=label, manifest=manifest,
-        names=names, average_words=average_words, trust_pickle=trust_pickle,
-    )  # fmt: skip
+    with console.within(memory), console.progress("lines", quiet=as_json):
+        facts = learn.make_labels(
+            directory, output, source=source, model=model, label=label, manifest=manifest,
+            names=names, average_words=average_words, trust_pickle=trust_pickle,
+        )  # fmt: skip
     console.give(facts, as_json, lambda: console.pairs(facts))
     return console.DONE
 

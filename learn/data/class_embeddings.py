@@ -24,6 +24,7 @@ from jaxtyping import Float32
 
 from store import atomic, safe_pickle
 from store.errors import InputError, MissingFile
+from store.progress import in_steps
 
 LISTED = 5  # missing names in one message
 _SEAMS = re.compile(
@@ -192,7 +193,8 @@ def _table(path: Path) -> Iterator[tuple[str, np.ndarray]]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             header = file.readline()
             delimiter = next((mark for mark in ",;\t|" if mark in header), ",")
-            for row in csv.reader(file, delimiter=delimiter):
+            rows = csv.reader(file, delimiter=delimiter)
+            for row in in_steps("lines of vectors", rows, None):
                 if row:
                     cells = row[1].strip("[] ").split() if len(row) == 2 else row[1:]
                     if not cells:
@@ -209,7 +211,7 @@ def _word_vectors(path: Path, wanted: Iterable[str]) -> Iterator[tuple[str, np.n
     keys |= {name.replace(" ", "_") for name in names}
     seen = set()
     with path.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
+        for line in in_steps("lines of vectors", file, None):
             word, _, rest = line.rstrip().partition(" ")
             wanted_here = word.lower() in keys and word not in seen
             if wanted_here and " " in rest:  # not a header "400000 300"

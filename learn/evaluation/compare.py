@@ -32,6 +32,7 @@ from learn.evaluation.how_compared import AGAINST, METHODS, check_comparison
 from learn.evaluation.results import Saved, load_result
 from learn.fewshot import statistics
 from store.errors import InputError
+from store.progress import in_steps
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -183,7 +184,8 @@ def _of_draw(
         pairs = [(best, sum(pairs[i]) - best) for i in kept]
         tested, adjusted = [tested[i] for i in kept], [adjusted[i] for i in kept]
     differences = []
-    for (a, b), p, p_adjusted in zip(pairs, tested, adjusted, strict=True):
+    tests = zip(pairs, tested, adjusted, strict=True)
+    for (a, b), p, p_adjusted in in_steps("pairs", tests, len(pairs)):
         first, second = rows[a], rows[b]
         paired = second.of_episodes - first.of_episodes
         difference = float(paired.mean())

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float32, Int, Int64
 
 from learn.inference.signatures import Signatures
+from store.progress import in_steps
 
 KEYS = 4  # means of each clip that are looked for
 NEAREST = 16  # other clips that each clip is compared with
@@ -39,7 +40,8 @@ def candidates(of: Signatures) -> Int64[np.ndarray, "P 2"]:
     index.add(keys)
     wanted = min(NEAREST + KEYS, size)
     pairs = []
-    for first in range(0, size, KEYS_AT_ONCE):
+    starts = range(0, size, KEYS_AT_ONCE)
+    for first in in_steps("blocks of candidates", starts, len(starts)):
         chunk = slice(first, first + KEYS_AT_ONCE)
         scores, found = index.search(keys[chunk], wanted)
         own = np.repeat(clip[chunk], wanted)
@@ -70,7 +72,8 @@ def similarity(of: Signatures, pairs: Int[np.ndarray, "P 2"]) -> Float32[np.ndar
     found = np.empty(len(pairs), np.float32)
     longest = of.counts[pairs].max(axis=1) if len(pairs) else np.empty(0, np.int64)
     order = np.argsort(longest, kind="stable")  # pairs of one length are padded the least
-    for first in range(0, len(pairs), PAIRS_AT_ONCE):
+    starts = range(0, len(pairs), PAIRS_AT_ONCE)
+    for first in in_steps("blocks of pairs", starts, len(starts)):
         chosen = order[first : first + PAIRS_AT_ONCE]
         found[chosen] = _similarity(of, pairs[chosen])
     return found

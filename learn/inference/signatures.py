@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Float, Float16, Float32, Int, Int64
 
+from store.progress import in_steps
+
 if TYPE_CHECKING:
     from store import Feature
 
@@ -102,7 +104,8 @@ def _projected(
     feature: "Feature", position: dict[str, int], centre: np.ndarray, directions: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
     """Positions, numbers of rows, signatures, and whether all rows are the same, part by part."""
-    for clip_ids, values, offsets in feature.scan():
+    units = in_steps("units", feature.scan(), len(feature.part_names))
+    for clip_ids, values, offsets in units:
         counts = np.diff(offsets)
         known = np.array([clip in position for clip in clip_ids], bool) & (counts > 0)
         if not known.any():

@@ -27,6 +27,7 @@ from learn.reporting.sections import Section, Table
 from learn.reporting.stores import Stores
 from learn.reporting.trainings import training_section
 from store import atomic
+from store.progress import in_steps
 
 TEMPLATE = "report.html.j2"
 # matplotlib's markers as letters, for the legend of a page
@@ -154,7 +155,7 @@ def render(
 def _sections(inputs: ReportInputs, map_by: str, remote: bool) -> list[Section]:
     """A section for each question, evaluation and training."""
     sections = []
-    for i, question in enumerate(inputs.questions):
+    for i, question in enumerate(in_steps("questions", inputs.questions, len(inputs.questions))):
         title = question_title(question, inputs)
         section = episodes_section(question, inputs, f"q{i}", title)
         if map_by != "none":

@@ -31,6 +31,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8, UInt16, UInt64
 
 from store.errors import DamagedStore
+from store.progress import in_steps
 from store.status import Status
 from store.storage import posix
 
@@ -162,7 +163,7 @@ class ClipIndex:
         """An index in its place, for whoever comes next as well."""
         staging = self._path.with_name(f"tmp-{token_hex(8)}")
         try:
-            build(staging, map(self._load, self.parts), digest=self._digest)
+            build(staging, self._tables(), digest=self._digest)
             opened = _IndexFile(staging, self._digest)
             staging.replace(self._path)
         finally:
@@ -170,11 +171,15 @@ class ClipIndex:
                 staging.unlink()
         return opened
 
+    def _tables(self) -> Iterator[PartTable]:
+        feature = self._key.rpartition("/")[2]
+        return in_steps(f"look-up of {feature}", map(self._load, self.parts), len(self.parts))
+
     def _private(self) -> "_IndexFile":
         """An index for this process alone."""
         with tempfile.TemporaryDirectory() as private, posix.writing(Path(private)):
             path = Path(private, self._path.name)
-            build(path, map(self._load, self.parts), digest=self._digest)
+            build(path, self._tables(), digest=self._digest)
             return _IndexFile(path, self._digest)
 
 

@@ -22,6 +22,7 @@ from store.names import clip_keys
 from store.parts.commit import FeatureKeys
 from store.parts.part import Part
 from store.parts.row_reader import RowArray
+from store.progress import in_steps
 from store.storage.storage import at_once
 
 INDEX_CLIPS = 1 << 18  # from here on a look-up file pays
@@ -101,7 +102,8 @@ class Units:
         keys = _joined([table.clip_key for table in tables], np.empty((0, 2), np.uint64))
         is_current = self.index.lookup(keys).part == part
         ids: list[str] = []
-        for number, current in enumerate(np.split(is_current, np.cumsum(sizes)[:-1])):
+        split = np.split(is_current, np.cumsum(sizes)[:-1])
+        for number, current in enumerate(in_steps("names of clips, units", split, len(split))):
             names = self.part(number).clip_ids if tables else []
             ids += names if current.all() else [names[i] for i in np.flatnonzero(current).tolist()]
         whole = np.empty(0, np.int64)
@@ -129,7 +131,7 @@ class Units:
             [PartTable(keys, np.arange(len(keys)), nothing, nothing.astype(np.uint8))]
         )
         counts = nothing.copy()
-        for number in range(len(self) if len(keys) else 0):
+        for number in in_steps("tries", range(len(self)), len(self)) if len(keys) else ():
             found = among.lookup(self.part(number).clip_keys)
             counts[found.start[found.part >= 0]] += 1  # a clip is in a unit once
         return counts[among.lookup(keys).start]

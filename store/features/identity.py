@@ -46,6 +46,8 @@ def parse_spec(data: bytes, feature_id: str, *, where: str) -> FeatureSpec:
         names = ("slug", "modality", "dim", "identity", "notes")
         spec = FeatureSpec(**{name: attributes[name] for name in names})
         sound = json.loads(layout.group_json(layout.feature_attributes(spec))) == document
+    except MemoryError:  # says nothing of the bytes
+        raise
     except Exception as error:  # whatever a hostile file makes the parser or the value object say
         raise DamagedStore(
             f"{where} does not describe a feature ({type(error).__name__})"

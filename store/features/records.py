@@ -16,6 +16,7 @@ from jaxtyping import Int64
 from store.errors import DamagedStore
 from store.features.segment import Damaged, Segment, Summary, Version, write_segment
 from store.parts.commit import MAX_RECORD_BYTES, CommitRecord, FeatureKeys
+from store.progress import in_steps
 from store.storage import posix
 from store.storage.storage import at_once, directory
 
@@ -104,7 +105,8 @@ class Records(Sequence[CommitRecord]):
             lacking = [unit for unit in lacking if unit not in self._source]
         read = at_once(self._keys.storage, self._read, lacking)
         fresh = {}
-        for unit, (data, record) in zip(lacking, read, strict=True):
+        found = in_steps("commit records", zip(lacking, read, strict=True), len(lacking))
+        for unit, (data, record) in found:
             self._source[unit] = record
             fresh[unit] = data
             self._versions.pop(unit, None)

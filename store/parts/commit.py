@@ -68,6 +68,8 @@ class CommitRecord:
         where = f"commit record {feature_id}/{unit}"
         try:
             document, sound = _parsed(data)
+        except MemoryError:  # says nothing of the bytes
+            raise
         except Exception as error:  # whatever a hostile file makes the parser say
             raise DamagedStore(f"{where} cannot be read ({type(error).__name__})") from error
         if not sound:

@@ -26,6 +26,8 @@ from store.parts.shards import Grid
 from store.status import STORED
 from store.storage.storage import directory
 
+_LARGEST_TABLE = 1 << 30  # that a unit of ours comes near
+
 
 class Part:
     """The arrays of one committed part; each is read on first use and checked.
@@ -131,6 +133,8 @@ class Part:
             return np.asarray(self._zarr_values[start:stop])
         except DamagedStore:
             raise
+        except MemoryError:  # says nothing of the bytes
+            raise
         except Exception as error:  # zarr and its codecs raise many types on damaged bytes
             raise self._damaged("values", f"cannot be read ({type(error).__name__})") from error
 
@@ -186,7 +190,12 @@ class Part:
         if google_crc32c.value(data) != int(file.crc32c, 16):
             raise self._damaged(key, "is not the file that was written")
         with self._reading(key):
-            return table_codec.decode(name, data, **size)
+            try:
+                return table_codec.decode(name, data, **size)
+            except MemoryError:
+                if table_codec.limit_bytes(name, **size) < _LARGEST_TABLE:
+                    raise
+                raise ValueError("it announces more than memory holds") from None
 
     def _metadata(self, name: str) -> dict[str, Any]:
         key = f"{name}/zarr.json" if name else "zarr.json"
@@ -208,7 +217,7 @@ class Part:
             if not isinstance(error, DamagedStore):
                 raise  # the bucket does not answer: that says nothing of the part
             raise self._damaged(key, f"cannot be read ({error})") from error
-        except (ValueError, RuntimeError, MemoryError) as error:  # of codecs, on damaged bytes
+        except (ValueError, RuntimeError) as error:  # of codecs, on damaged bytes
             raise self._damaged(key, f"cannot be decoded ({error})") from error
 
     def _damaged(self, key: str, fault: str) -> DamagedStore:

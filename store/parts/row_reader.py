@@ -24,6 +24,7 @@ from jaxtyping import Shaped
 
 from store.errors import DamagedStore
 from store.parts.shards import CRC_BYTES, Grid
+from store.progress import steps
 from store.storage.posix import OpenFile
 from store.storage.storage import Blob
 
@@ -201,11 +202,13 @@ class RowReader:
                 stored.append(segment)
         stored.sort(key=lambda p: (id(p.source), p.file, p.offset, p.skip))
         target = memoryview(out.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+        advance = steps("rows read", len(out))
         for window in _windows(stored, verify):
             for read in self._fetched(_joined(_reads(window, target, verify)), window, verify):
                 _check(read)
                 for whole, destination in read.copies:
                     destination[:] = whole
+            advance(sum(segment.rows for segment in window))
 
     def _fetched(
         self, reads: Iterable[_Read], window: Sequence[_Segment], verify: bool

@@ -96,7 +96,12 @@ def _announced_bytes(head: bytes) -> int:
 
 def _decompress(data: bytes) -> bytes:
     decompress: Any = _codec()
-    return bytes(decompress(data))
+    try:
+        return bytes(decompress(data))
+    except RuntimeError as error:
+        if "memory" in str(error):  # as zstd says; it says nothing of the bytes
+            raise MemoryError(str(error)) from error
+        raise
 
 
 @lru_cache(1)

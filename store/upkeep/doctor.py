@@ -14,6 +14,7 @@ from secrets import token_hex
 from typing import Any
 
 from store.errors import StoreError
+from store.progress import in_steps
 from store.storage import posix
 from store.storage.storage import Storage, storage_at
 
@@ -132,7 +133,7 @@ def _put_probe(storage: Storage, folder: str) -> str:
 def _race_probe(storage: Storage, folder: str) -> str:
     """Several at once; only one may win, and its bytes stay."""
     with ThreadPoolExecutor(_RACERS) as pool:
-        for number in range(_RACES):
+        for number in in_steps("races", range(_RACES), _RACES):
             key = f"{folder}race{number}"
 
             def put(racer: int, key: str = key) -> bool:
@@ -160,7 +161,7 @@ def _rename_probe(folder: Path) -> str:
 def _fsync_seconds(folder: Path) -> float:
     """The median time to make 4 KiB durable."""
     taken = []
-    for number in range(_FLUSHES):
+    for number in in_steps("flushes", range(_FLUSHES), _FLUSHES):
         with (folder / f"flush{number}").open("wb") as file:
             file.write(bytes(4096))
             began = time.perf_counter()
@@ -172,7 +173,7 @@ def _fsync_seconds(folder: Path) -> float:
 
 def _put_seconds(storage: Storage, folder: str) -> float:
     taken = []
-    for number in range(_FLUSHES):
+    for number in in_steps("puts", range(_FLUSHES), _FLUSHES):
         began = time.perf_counter()
         storage.put_if_absent(f"{folder}flush{number}", bytes(4096))
         taken.append(time.perf_counter() - began)

@@ -23,6 +23,7 @@ from typing import Any, Literal
 from store.errors import DamagedStore, InputError
 from store.names import is_safe_name
 from store.parts.commit import PART_NAME, FeatureKeys, read_record
+from store.progress import in_steps
 from store.storage import posix
 from store.storage.storage import directory
 from store.store import Store
@@ -87,7 +88,8 @@ def gc(
             if dry_run or _remove_part(keys, path.name):
                 parts.append(path.relative_to(store.path).as_posix())
                 size += taken
-        for path in _entries(store.path / "tmp"):
+        staged = _entries(store.path / "tmp")
+        for path in in_steps("entries of tmp/", staged, len(staged)):
             if now - _newest(path) < older_than_seconds:
                 young += 1
                 continue
@@ -130,7 +132,8 @@ def _uncommitted(store: Store, now: float, age: float) -> Iterator[tuple[Feature
             for path in _entries(store.path / "quarantine" / folder.name)
             if now - _stamp_seconds(path.name) < age
         }
-        for path in _entries(parts):
+        entries = _entries(parts)
+        for path in in_steps(f"parts of {folder.name}", entries, len(entries)):
             match = PART_NAME.fullmatch(path.name)
             if match and match[1] not in kept and not _is_named(keys, match[1], path.name):
                 yield keys, path

@@ -45,7 +45,7 @@ def remove(store: Store, name: str) -> Removed:
     """
     path = store.path
     feature = chosen(store, name)
-    clips = len(feature.committed())
+    clips = feature.clips
     places = [(p, posix.inside(path, f"{p}/{feature.name}")) for p in PLACES]
     places.append(("vectors", posix.inside(path, VECTORS)))
     trash = posix.inside(path, f"tmp/removed-{token_hex(8)}")

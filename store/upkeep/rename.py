@@ -13,6 +13,7 @@ import numpy as np
 from store.errors import ConfigError, DamagedStore
 from store.parts.part import Part
 from store.parts.unit_rows import UnitRows
+from store.progress import in_steps
 from store.storage import posix
 from store.store import Store
 from store.upkeep.remove import PLACES, chosen, remove
@@ -52,7 +53,7 @@ def rename(store: Store, old: str, slug: str) -> Renamed:
             posix.inside(path, f"{place}/{of}")
     renamed = store.add_feature(spec)
     parts = feature.parts()
-    for part in parts:
+    for part in in_steps("units", parts, len(parts)):
         part.verify()
         writer = part.attributes().get("writer", {})
         renamed.commit(_rows(part), writer, retry=part.record.retry)

@@ -20,6 +20,7 @@ from store.features.feature import Feature
 from store.names import clip_keys
 from store.parts import layout
 from store.parts.part import Part
+from store.progress import in_steps
 from store.spec import canonical_json
 from store.storage import posix
 from store.store import Store
@@ -114,7 +115,8 @@ def _stage(staged: Path, feature: Feature, parts: list[Part], first_row: np.ndar
     times = _array(staged / "row_time_ms", "row_time_ms", [layout.chunk_rows(feature.dim)], **size)
     _array(staged / "values", "values", [], **size)
     step = layout.shard_rows(feature.dim)
-    for source, begin in zip(parts, first_row.tolist(), strict=False):
+    pairs = zip(parts, first_row.tolist(), strict=False)
+    for source, begin in in_steps("parts", pairs, len(parts)):
         if source.record.rows:
             times[begin : begin + source.record.rows] = source.row_time_ms
         for shard in range(-(-source.record.rows // step)):

@@ -25,6 +25,7 @@ from jaxtyping import Bool, Int, Int32
 
 from learn.data.clips import QUERY, SHOT, UNLABELLED, Clips
 from store.errors import NotEnoughClips
+from store.progress import steps
 
 REDRAWS = 20
 EVEN = 40
@@ -96,9 +97,11 @@ class EpisodeSampler:
         wanted = ask(rng, episodes)
         drawn = np.full((*wanted.classes.shape, shots + queries), -1, np.int32)
         at_once = self.at_once(wanted.classes.shape[1])
+        advance = steps("episodes drawn", episodes)
         for start in range(0, episodes, at_once):
             left = np.arange(start, min(start + at_once, episodes))
             self.complete(rng, wanted, drawn, left, shots, ask)
+            advance(len(left))
         return wanted, drawn
 
     def at_once(self, ways: int) -> int:

@@ -26,6 +26,7 @@ from jaxtyping import Bool, Int, Int32
 from learn.data.clips import Clips
 from learn.fewshot.tasks import GROUPS, Episodes, Traits, _sampler
 from store.errors import ConfigError, NotEnoughClips
+from store.progress import in_steps, steps
 from store.settings import Settings, setting
 
 REDRAWS = 100
@@ -136,10 +137,12 @@ class Task:
 
         size = sampler.at_once(config.ways)
         all_wanted = _sampler.even(classes, config.shots, config.queries)
+        advance = steps("episodes drawn", len(classes))
         for start in range(0, len(classes), size):
             part = slice(start, start + size)
             left = start + np.flatnonzero(_sampler.meet(sampler.groups[drawn[part]], config.shots))
             sampler.complete(rng, all_wanted, drawn, left, config.shots, ask, redraws=0)
+            advance(len(classes[part]))
 
     def _refusal(
         self, clips: Clips, members: list[Int[np.ndarray, "_"]], eligible: Int32[np.ndarray, "_"]
@@ -228,7 +231,7 @@ def _draw(
             c: _FeasibleSets(members[c], groups, shots, queries)
             for c in set(classes[left].tolist())
         }
-        for row in left:
+        for row in in_steps("classes of episodes drawn exactly", left, len(left)):
             support = np.array([counters[classes[row]].draw(exact)], np.int32)
             pool = np.setdiff1d(members[classes[row]], support).astype(np.int32)[None]
             pool = np.concatenate([support, pool], axis=1)

@@ -39,6 +39,8 @@ def opened(path: Path, open_file: Callable[[Path], AbstractContextManager[T]]) -
             yield file
     except MicroshotError:
         raise
+    except MemoryError:  # says nothing of the bytes
+        raise
     except Exception as error:  # zipfile, h5py and pyarrow raise many types on damaged bytes
         lines = str(error).splitlines() or [type(error).__name__]
         raise InputError(f"{path} cannot be read ({lines[0][:160]})") from error
