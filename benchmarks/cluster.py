@@ -34,10 +34,7 @@ def trivial(task: Any) -> dict[str, Any]:
 
     setup = cluster_worker._setup_of(task)
     cluster_worker._Lease(setup, task.number)
-    table = cluster_worker._kept_rows(setup.store, setup.manifest).take(
-        task.rows, cluster_worker.COLUMNS
-    )
-    assert cluster_worker.checksum(table) == task.checksum
+    cluster_worker._rows(setup, task)
     timings = {
         "clips": len(task.rows), "decode_cpu_seconds": 0.0, "waiting": 0.0, "encoding": 0.0,
         "writing": 0.0, "device": 0.0, "decoder_bytes": 0, "confinement": None,
@@ -77,7 +74,7 @@ def units_a_second(folder: Path, url: str, units: int, workers: int) -> tuple[fl
     import store
     from extract.media.sampling import Sampling
     from extract.pipeline import cluster as client_side
-    from extract.pipeline import cluster_worker
+    from extract.pipeline import cluster_task, cluster_worker
     from extract.pipeline.options import Options
     from extract.pipeline.planned import planned
     from extract.pipeline.progress import RunProgress
@@ -90,7 +87,7 @@ def units_a_second(folder: Path, url: str, units: int, workers: int) -> tuple[fl
     fs = store.create(folder / f"s{units}")
     kept = fs.add_manifest(manifest)
     feature = fs.add_feature(FeatureSpec(slug="f", modality="visual", dim=2, identity={}))
-    settings = cluster_worker.Settings(
+    settings = cluster_task.Settings(
         visual=(), audio=(), sampling=Sampling(fps=1.0), options=Options()
     )
     plan = planned(manifest, [feature], frozenset(), CLIPS_PER_UNIT)
@@ -109,7 +106,7 @@ def units_a_second(folder: Path, url: str, units: int, workers: int) -> tuple[fl
         )  # fmt: skip
         with (
             client_side._introduced(client, setup, run),
-            patch.object(cluster_worker, "work", trivial),
+            patch.object(cluster_task, "work", trivial),
         ):
             begun, spent = time.perf_counter(), time.process_time()
             run.work()

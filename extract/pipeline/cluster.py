@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from queue import Empty, Queue
 from secrets import token_hex
@@ -27,8 +28,9 @@ from distributed.scheduler import KilledWorker
 import store
 from extract.datasets.source import read_clips
 from extract.media.sampling import Sampling
-from extract.pipeline import cluster_worker
-from extract.pipeline.cluster_worker import Settings, Setup, SetupPlugin, UnitTask
+from extract.pipeline import cluster_task, cluster_worker
+from extract.pipeline.cluster_task import Settings, UnitTask
+from extract.pipeline.cluster_worker import Setup, SetupPlugin
 from extract.pipeline.options import Options, readable
 from extract.pipeline.outputs import named, second_features, usual_sampling
 from extract.pipeline.planned import Planned, planned
@@ -71,7 +73,7 @@ class _Workers(Protocol):
     def nthreads(self) -> Mapping[str, int]: ...
     def gather(self, futures: list[Any]) -> Any: ...
     def restart_workers(self, workers: list[str], **kwargs: Any) -> Any: ...
-    def submit(self, function: Any, *args: Any, **kwargs: Any) -> Any: ...
+    def map(self, function: Any, *args: Any, **kwargs: Any) -> Any: ...
 
 
 class _Lease(NamedTuple):
@@ -126,18 +128,20 @@ class _ClusterRun:
         """Submit as many units as the present workers can use."""
         if time.monotonic() - self._threads[0] > COUNT_SECONDS:
             self._threads = (time.monotonic(), sum(self.client.nthreads().values()))
-        for _ in range(max(1, UNITS_PER_THREAD * self._threads[1]) - len(self._open)):
-            task = next(self.tasks, None)
-            if task is None:
-                return
-            self._send(task)
+        room = max(1, UNITS_PER_THREAD * self._threads[1]) - len(self._open)
+        if room > 0:
+            self._send(list(islice(self.tasks, room)))
 
-    def _send(self, task: UnitTask) -> None:
-        self._tries[task.number] += 1
-        key = f"microshot-unit-{task.number}-{time.time_ns()}"
-        future = self.client.submit(cluster_worker.work, task, key=key, pure=False)
-        self._open[key] = task
-        future.add_done_callback(self._done.put)
+    def _send(self, tasks: Sequence[UnitTask]) -> None:
+        """Send units, all in one message: each costs the scheduler as much as many do."""
+        if not tasks:
+            return
+        keys = [f"microshot-unit-{task.number}-{time.time_ns()}" for task in tasks]
+        futures = self.client.map(cluster_task.work, tasks, key=keys, pure=False)
+        for task, key, future in zip(tasks, keys, futures, strict=True):
+            self._tries[task.number] += 1
+            self._open[key] = task
+            future.add_done_callback(self._done.put)
 
     def _take_all(self, first: _Promise) -> None:
         """Take all that is done: their results come in one answer, not in one each."""
@@ -166,7 +170,7 @@ class _ClusterRun:
         if error is not None and not isinstance(error, KilledWorker):
             raise error
         if future.status == "error" and self._tries[task.number] < TRIES:
-            self._send(task)
+            self._send([task])
         elif future.status == "error":
             self.lost.append(task.number)
         else:
@@ -384,7 +388,7 @@ def _check_workers(
                     f"worker {address} has {name} {version}, this client {wanted}; install the "
                     "same on both"
                 )
-    future = client.submit(cluster_worker.prepared, settings, pure=False)
+    future = client.submit(cluster_task.prepared, settings, pure=False)
     result: Mapping[str, Any] = future.result()
     return result
 
@@ -408,7 +412,7 @@ def _tasks(units: Planned, manifest: Manifest, setup: Setup) -> Iterator[UnitTas
         yield UnitTask(
             number=number,
             run=setup.run,
-            stretches=cluster_worker.stretches_of(unit),
+            stretches=cluster_task.stretches_of(unit),
             checksum=cluster_worker.checksum(cells.take(rows)),
             retries=tuple(units.retries[number].tolist()),
         )

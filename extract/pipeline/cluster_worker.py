@@ -25,14 +25,13 @@ import google_crc32c
 import numpy as np
 import torch
 from distributed import WorkerPlugin, get_worker
-from jaxtyping import Int64
 
 import store
 from extract.encoders import Encoder
-from extract.media.sampling import Sampling
+from extract.pipeline.cluster_task import Settings, UnitTask
 from extract.pipeline.options import Options
 from extract.pipeline.outputs import Output, Units, decoded, encoders_of, outputs_of, specs_of
-from extract.pipeline.planned import Planned, WantedRow
+from extract.pipeline.planned import Planned
 from extract.pipeline.progress import RunProgress
 from extract.pipeline.result import Timings
 from extract.pipeline.stages import Pipeline
@@ -43,16 +42,6 @@ from store.kept import KeptFile, KeptRows
 
 LIBRARIES = ("torch", "av", "zarr", "numpy", "distributed")
 COLUMNS = ("path", "clip_id", "start_seconds", "end_seconds")  # that a run reads of a clip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """Settings that all units of a run have in common."""
-
-    visual: tuple[str, ...]
-    audio: tuple[str, ...]
-    sampling: Sampling
-    options: Options
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,52 +75,6 @@ class SetupPlugin(WorkerPlugin):
 
 
 _setups: dict[str, Setup] = {}
-
-Stretch = tuple[int, int, tuple[int, ...]]  # rows of the manifest that the same features want
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnitTask:
-    """One unit of a run, as it travels to a worker."""
-
-    number: int
-    run: str  # whose `Setup` it is done by
-    stretches: tuple[Stretch, ...]
-    checksum: int  # of the cells that the worker must find there
-    retries: tuple[int, ...]  # by feature: which retry of its clips the unit is
-
-    @property
-    def planned(self) -> Planned:
-        """The unit as a run on one machine has it, its rows counted from 0."""
-        wanted = np.zeros((len(self.rows), len(self.retries)), bool)
-        done = 0
-        for begin, end, mask in self.stretches:
-            wanted[done : done + end - begin, list(mask)] = True
-            done += end - begin
-        return Planned(
-            rows=np.arange(len(wanted)),
-            wanted=wanted,
-            first=np.array([0, len(wanted)]),
-            retries=np.array([self.retries], np.int64).reshape(1, -1),
-        )
-
-    @property
-    def rows(self) -> Int64[np.ndarray, "_"]:
-        """Its rows of the manifest."""
-        return np.concatenate(
-            [np.empty(0, np.int64), *(np.arange(begin, end) for begin, end, _ in self.stretches)]
-        )
-
-
-def stretches_of(unit: Sequence[WantedRow]) -> tuple[Stretch, ...]:
-    """Rows as stretches that the same features want."""
-    found: list[Stretch] = []
-    for row, mask in unit:
-        if found and found[-1][1:] == (row, mask):
-            found[-1] = (found[-1][0], row + 1, mask)
-        else:
-            found.append((row, row + 1, mask))
-    return tuple(found)
 
 
 def checksum(table: Columns) -> int:
@@ -179,12 +122,7 @@ def work(task: UnitTask) -> dict[str, Any]:
             "the same weights, kind of device and `precision`"
         )
     fs = store.open(setup.store)
-    table = _kept_rows(setup.store, setup.manifest).take(task.rows, COLUMNS)
-    if checksum(table) != task.checksum:
-        raise ClusterError(
-            f"worker {process_name()} finds other clips in {setup.store} than this client; give "
-            "all machines the same store"
-        )
+    table = _rows(setup, task)
     manifest = Manifest(table=table, root=Path(setup.root))
     planned = task.planned
     outputs = outputs_of(fs, encoders, specs, batch_size=options.batch_size, device=options.device)
@@ -220,6 +158,22 @@ def work(task: UnitTask) -> dict[str, Any]:
             for output in outputs
         },
     }
+
+
+def _rows(setup: Setup, task: UnitTask) -> Columns:
+    """The unit's rows of the kept manifest. One thread looks at a time: what it reads, others
+    would read as well."""
+    with _looking:
+        table = _kept_rows(setup.store, setup.manifest).take(task.rows, COLUMNS)
+    if checksum(table) != task.checksum:
+        raise ClusterError(
+            f"worker {process_name()} finds other clips in {setup.store} than this client; give "
+            "all machines the same store"
+        )
+    return table
+
+
+_looking = threading.Lock()
 
 
 class _Lease:

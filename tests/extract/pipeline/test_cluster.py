@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from distributed.scheduler import KilledWorker
 
 import store
 from extract.media.sampling import Sampling
-from extract.pipeline import cluster, cluster_worker
+from extract.pipeline import cluster, cluster_task, cluster_worker
 from extract.pipeline.cluster import Scheduler, run_on
 from extract.pipeline.options import Options
 from extract.pipeline.progress import RunProgress, Watch
@@ -200,7 +201,10 @@ class Dying:
     def nthreads(self):
         return {"one": 1}
 
-    def submit(self, function, job, *, key, pure):
+    def map(self, function, jobs, *, key, pure):
+        return [self.submit(job, name) for job, name in zip(jobs, key, strict=True)]
+
+    def submit(self, job, key):
         self.sent.append(job.number)
         return Gone(key, job.number)
 
@@ -234,7 +238,7 @@ class Gone:
 
 def unit_tasks(count):
     return [
-        cluster_worker.UnitTask(number=k, run="r", stretches=(), checksum=0, retries=())
+        cluster_task.UnitTask(number=k, run="r", stretches=(), checksum=0, retries=())
         for k in range(count)
     ]
 
@@ -259,7 +263,7 @@ class Hanging(Dying):
     def nthreads(self):
         return {"tcp://w": 1}
 
-    def submit(self, function, job, *, key, pure):
+    def submit(self, job, key):
         self.run.hear((0.0, {"unit": job.number, "worker": "tcp://w"}))
         self.sent.append(job.number)
         gone = Gone(key, job.number)
@@ -357,11 +361,9 @@ def test_what_else_a_hung_worker_had_is_not_late_once_it_was_started_anew():
 
 def test_rows_travel_as_stretches():
     unit = [(3, (0, 1)), (4, (0, 1)), (5, (1,)), (7, (1,)), (8, (1,))]
-    stretches = cluster_worker.stretches_of(unit)
+    stretches = cluster_task.stretches_of(unit)
     assert stretches == ((3, 5, (0, 1)), (5, 6, (1,)), (7, 9, (1,)))
-    task = cluster_worker.UnitTask(
-        number=0, run="r", stretches=stretches, checksum=0, retries=(0, 2)
-    )
+    task = cluster_task.UnitTask(number=0, run="r", stretches=stretches, checksum=0, retries=(0, 2))
     assert task.rows.tolist() == [row for row, _ in unit]
     assert [mask for _, mask in task.planned[0]] == [mask for _, mask in unit]
     assert task.planned.retries.tolist() == [[0, 2]]
@@ -541,3 +543,17 @@ def test_two_coordinators(tmp_path):
         rows.astype(float), quiet.read(sorted(quiet.clip_ids))[0].astype(float), atol=2e-3
     )
     print("new by each:", [answer["features"][0]["new"] for answer in answers])
+
+
+def test_what_a_scheduler_unpacks_needs_no_networks():
+    task = unit_tasks(1)[0]
+    settings = cluster_task.Settings(
+        visual=(), audio=(), sampling=Sampling(fps=1.0), options=Options()
+    )
+    sent = pickle.dumps((cluster_task.work, task, cluster_task.prepared, settings))
+    code = (
+        "import pickle, sys; pickle.load(sys.stdin.buffer);"
+        "sys.exit(bool({'torch', 'av', 'zarr'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], input=sent, check=False)
+    assert done.returncode == 0
