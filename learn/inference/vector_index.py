@@ -19,7 +19,8 @@ from learn.data.devices import CPU
 from learn.inference.settings import Inverted as Inverted
 from learn.inference.settings import parse_index as parse_index
 
-SLACK = 8  # neighbours fetched beyond k, so that ties at the edge are seen
+SLACK = 2  # neighbours fetched beyond k, so that ties at the edge are seen
+MORE_SLACK = 8  # where there are some, or where all vectors cannot be looked at
 ROUNDING = 2e-6  # more than float32 products of vectors no longer than 1 are off
 QUERIES_AT_ONCE = 4096
 NUMBERS_AT_ONCE = 4_000_000
@@ -112,8 +113,9 @@ class VectorIndex:
         """The k nearest of each query, or all where there are fewer."""
         k = min(k, len(self))
         whole = np.ascontiguousarray(queries.float().cpu().numpy())
+        slack = SLACK if self.exact else MORE_SLACK
         chunks = [
-            self._search_chunk(whole[first : first + QUERIES_AT_ONCE], k)
+            self._search_chunk(whole[first : first + QUERIES_AT_ONCE], k, slack)
             for first in range(0, len(whole), QUERIES_AT_ONCE)
         ]
         nothing = (np.empty((0, k), np.float32), np.empty((0, k), np.int64))
@@ -149,8 +151,10 @@ class VectorIndex:
         true = by_matmul(torch.from_numpy(self.vectors), sample, k).indices
         return float((searched[:, :, None] == true[:, None, :]).any(1).double().mean())
 
-    def _search_chunk(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        wide = min(len(self), k + SLACK)
+    def _search_chunk(
+        self, queries: np.ndarray, k: int, slack: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        wide = min(len(self), k + slack)
         scores, indices = self._found(queries, wide)
         scores[indices < 0] = -np.inf
         with np.errstate(invalid="ignore"):  # -inf minus -inf, where little was found
@@ -166,8 +170,13 @@ class VectorIndex:
                 queries[rows], scores[rows], indices[rows], unsure[rows]
             )
         if cut is not None and self.exact:
-            # More ties than were fetched: every vector is looked at.
-            for row in np.flatnonzero(cut):
+            # More ties than were fetched: more are, and in the end every vector is looked at.
+            rows = np.flatnonzero(cut)
+            if slack < MORE_SLACK and len(rows):
+                wider = self._search_chunk(queries[rows], k, MORE_SLACK)
+                scores[rows, :k], indices[rows, :k] = wider
+                rows = rows[:0]
+            for row in rows:
                 scores[row], indices[row] = self._rank_all(queries[row : row + 1], wide)
         return scores[:, :k], indices[:, :k]
 
