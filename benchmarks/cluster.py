@@ -74,7 +74,7 @@ def units_a_second(folder: Path, url: str, units: int, workers: int) -> tuple[fl
     import store
     from extract.media.sampling import Sampling
     from extract.pipeline import cluster as client_side
-    from extract.pipeline import cluster_task, cluster_worker
+    from extract.pipeline import cluster_calls, cluster_task, cluster_worker
     from extract.pipeline.options import Options
     from extract.pipeline.planned import planned
     from extract.pipeline.progress import RunProgress
@@ -106,7 +106,7 @@ def units_a_second(folder: Path, url: str, units: int, workers: int) -> tuple[fl
         )  # fmt: skip
         with (
             client_side._introduced(client, setup, run),
-            patch.object(cluster_task, "work", trivial),
+            patch.object(cluster_calls, "work", trivial),
         ):
             begun, spent = time.perf_counter(), time.process_time()
             run.work()

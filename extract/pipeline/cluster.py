@@ -28,7 +28,7 @@ from distributed.scheduler import KilledWorker
 import store
 from extract.datasets.source import read_clips
 from extract.media.sampling import Sampling
-from extract.pipeline import cluster_task, cluster_worker
+from extract.pipeline import cluster_calls, cluster_task, cluster_worker
 from extract.pipeline.cluster_task import Settings, UnitTask
 from extract.pipeline.cluster_worker import Setup, SetupPlugin
 from extract.pipeline.options import Options, readable
@@ -137,7 +137,7 @@ class _ClusterRun:
         if not tasks:
             return
         keys = [f"microshot-unit-{task.number}-{time.time_ns()}" for task in tasks]
-        futures = self.client.map(cluster_task.work, tasks, key=keys, pure=False)
+        futures = self.client.map(cluster_calls.work, tasks, key=keys, pure=False)
         for task, key, future in zip(tasks, keys, futures, strict=True):
             self._tries[task.number] += 1
             self._open[key] = task
@@ -388,7 +388,7 @@ def _check_workers(
                     f"worker {address} has {name} {version}, this client {wanted}; install the "
                     "same on both"
                 )
-    future = client.submit(cluster_task.prepared, settings, pure=False)
+    future = client.submit(cluster_calls.prepared, settings, pure=False)
     result: Mapping[str, Any] = future.result()
     return result
 

@@ -1,13 +1,10 @@
 """What travels to the workers of a cluster: settings, and units as rows of a kept manifest.
 
-The scheduler unpacks all that is submitted, on its way to a worker. So this module imports no
-network, and the work behind its two functions only where they are called: a scheduler needs 0.2
-GiB and no weights.
+The scheduler unpacks all that is submitted, on its way to a worker: so no network is imported here.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
@@ -72,17 +69,3 @@ def stretches_of(unit: Sequence[WantedRow]) -> tuple[Stretch, ...]:
         else:
             found.append((row, row + 1, mask))
     return tuple(found)
-
-
-def prepared(settings: Settings) -> dict[str, Any]:
-    """What a worker answers to `cluster_worker.prepared`."""
-    from extract.pipeline import cluster_worker
-
-    return cluster_worker.prepared(settings)
-
-
-def work(task: UnitTask) -> dict[str, Any]:
-    """What a worker answers to `cluster_worker.work`."""
-    from extract.pipeline import cluster_worker
-
-    return cluster_worker.work(task)

@@ -113,9 +113,8 @@ def part_files(*, clips: int, rows: int, dim: int) -> dict[str, int | None]:
     files: dict[str, int | None] = {"zarr.json": None}
     for name in ARRAYS:
         files[f"{name}/zarr.json"] = None
-        shape = array_metadata(name, clips=clips, rows=rows, dim=dim)["shape"]
-        if name != "values" and shape[0]:
-            files["/".join((name, "c", *("0" for _ in shape)))] = None
+        if name != "values" and (clips, rows)[dimensions(name)[0] == "row"]:
+            files["/".join((name, "c", *("0" for _ in dimensions(name))))] = None
     step, chunk = shard_rows(dim), chunk_rows(dim)
     for i, start in enumerate(range(0, rows, step)):
         chunks = -(-min(step, rows - start) // chunk)

@@ -19,12 +19,14 @@ _TEXTS = ("clip_id", "detail")
 _COUNT = struct.Struct("<I")
 
 
+@lru_cache(1024)
 def shape(name: str, *, clips: int, rows: int) -> tuple[int, ...]:
     """The shape of a table of a part."""
     lengths = {"row": rows, "clip": clips, "half": 2, "byte": 32}
     return tuple(lengths[dimension] for dimension in layout.dimensions(name))
 
 
+@lru_cache
 def dtype(name: str) -> np.dtype:
     """The type that `decode` gives: text as objects."""
     return np.dtype(object if name in _TEXTS else layout.dtype(name))
@@ -57,6 +59,7 @@ def decode(name: str, data: bytes, *, clips: int, rows: int) -> np.ndarray:
     return np.frombuffer(inflated, kind).reshape(shape(name, clips=clips, rows=rows)).copy()
 
 
+@lru_cache(1024)
 def _inflated(name: str, clips: int, rows: int) -> tuple[int, int]:
     """The least and the most bytes of the table before compression."""
     if name in _TEXTS:

@@ -99,11 +99,17 @@ def read_small(path: Path, *, limit_bytes: int) -> bytes:
     Raises:
         DamagedStore: it is missing, unreadable or larger than the limit.
     """
-    if not path.is_file():  # opening a FIFO would wait for ever
-        raise DamagedStore(f"{path} is missing or no plain file")
     try:
-        with path.open("rb") as file:
-            data = file.read(limit_bytes + 1)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # of a FIFO as well
+        with os.fdopen(descriptor, "rb", buffering=0) as file:
+            facts = os.fstat(descriptor)
+            if not stat.S_ISREG(facts.st_mode):
+                raise DamagedStore(f"{path} is missing or no plain file")
+            data = file.read(min(facts.st_size, limit_bytes) + 1)
+            while len(data) <= limit_bytes and (more := file.read(limit_bytes + 1 - len(data))):
+                data += more
+    except (FileNotFoundError, NotADirectoryError):
+        raise DamagedStore(f"{path} is missing or no plain file") from None
     except OSError as error:
         raise DamagedStore(f"cannot read {path}: {error.strerror or error}") from error
     if len(data) > limit_bytes:

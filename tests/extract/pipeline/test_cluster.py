@@ -16,7 +16,7 @@ from distributed.scheduler import KilledWorker
 
 import store
 from extract.media.sampling import Sampling
-from extract.pipeline import cluster, cluster_task, cluster_worker
+from extract.pipeline import cluster, cluster_calls, cluster_task, cluster_worker
 from extract.pipeline.cluster import Scheduler, run_on
 from extract.pipeline.options import Options
 from extract.pipeline.progress import RunProgress, Watch
@@ -550,7 +550,7 @@ def test_what_a_scheduler_unpacks_needs_no_networks():
     settings = cluster_task.Settings(
         visual=(), audio=(), sampling=Sampling(fps=1.0), options=Options()
     )
-    sent = pickle.dumps((cluster_task.work, task, cluster_task.prepared, settings))
+    sent = pickle.dumps((cluster_calls.work, task, cluster_calls.prepared, settings))
     code = (
         "import pickle, sys; pickle.load(sys.stdin.buffer);"
         "sys.exit(bool({'torch', 'av', 'zarr'} & set(sys.modules)))"
