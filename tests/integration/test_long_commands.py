@@ -28,7 +28,8 @@ __all__ = ["world"]
 
 # Their time does not grow with clips: they list, or wait for a person, who sees what goes on.
 SHORT = {
-    "extract encoders", "extract layouts", "extract samplers", "extract weights list",
+    "extract encoders", "extract layouts", "extract samplers", "extract texts",
+    "extract weights list",
     "learn augmentations", "learn fusions", "learn heads", "learn loggers", "learn protocols",
     "learn recipes", "learn strategies", "learn tasks", "store formats", "learn annotate",
 }  # fmt: skip
@@ -59,6 +60,8 @@ def every_command(world, out):
         rows = [line.split(",") for line in support.read_text().splitlines()[1:]]
         text = "".join(f"{clip},{label}\n" for clip, label in rows)
         manifest.write_text("path,label\n" + text)
+        told = "".join(f"{clip},a clip of {label}\n" for clip, label in rows)
+        (world / "texts.csv").write_text("clip_id,text\n" + told)
     return {name: line for name, line in made.items() if name not in exports} | {
         **inner_commands(path),
         "store repair": ("store", "repair", spoilt),
@@ -68,6 +71,7 @@ def every_command(world, out):
         "store doctor": ("store", "doctor", out / "elsewhere"),
         "extract plan": ("extract", "plan", clips, "--store", out / "new", *encoder),
         "extract status": ("extract", "status", manifest, "--store", path),
+        "extract text": ("extract", "text", world / "texts.csv", "--store", path),
         "learn search": ("learn", "search", path, "class000/clip000000.mp4"),
         "learn predict": (
             *("learn", "predict", path, "--support", support, "--by", "prototypes"),
@@ -152,7 +156,7 @@ SLOW = {
 }  # fmt: skip
 KEPT = {  # of these what is finished stays: units, parts, runs, clips
     "extract run", "extract synth", "store import", "store merge", "store rename", "store gc",
-    "store repair", "learn train", "learn sweep", "learn labels",
+    "store repair", "learn train", "learn sweep", "learn labels", "extract text",
 }  # fmt: skip
 
 
