@@ -46,18 +46,28 @@ def trivial(task: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def cluster(folder: Path, workers: int, threads: int) -> Iterator[str]:
-    """A scheduler and workers, at the address that comes."""
+def cluster(
+    folder: Path,
+    workers: int,
+    threads: int,
+    *,
+    preload: str = "",
+    processes: list[subprocess.Popen[bytes]] | None = None,
+) -> Iterator[str]:
+    """A scheduler and workers, which may `preload` a module, at the address that comes; `processes`
+    gets them, the scheduler first."""
     file = folder / "scheduler.json"
     dask = [sys.executable, "-m", "dask"]
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     words = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
-    processes = [subprocess.Popen([*dask, "scheduler", *words], **quiet)]
+    processes = [] if processes is None else processes
+    processes.append(subprocess.Popen([*dask, "scheduler", *words], **quiet))
     try:
         while not file.exists() or not file.read_text():
             time.sleep(0.05)
         words = ["--scheduler-file", str(file), "--nthreads", str(threads), "--no-dashboard"]
         words += ["--host", "127.0.0.1", "--local-directory", str(folder / "w")]
+        words += ["--preload", preload] if preload else []
         for _ in range(workers):
             processes.append(subprocess.Popen([*dask, "worker", *words], **quiet))
         yield json.loads(file.read_text())["address"]
