@@ -1,10 +1,12 @@
 """Stacks of a clip's frames: where each begins, and what fills one that a clip is too short for.
 
-Shapes: R = stacks, T = frames of a stack.
+Shapes: N = frames of a clip, R = stacks, T = frames of a stack, H, W = pixels.
 """
 
 import numpy as np
-from jaxtyping import Int64
+import torch
+from jaxtyping import Int64, Shaped
+from torch import Tensor
 
 from extract.media.clip import DETAIL_LENGTH
 
@@ -20,6 +22,14 @@ def starts(frames: int, stack: int, hop: int) -> Int64[np.ndarray, "R"]:
 def stacked(frames: int, start: int, stack: int) -> Int64[np.ndarray, "T"]:
     """Which frames are in one stack; the clip's last frame is held where it has too few."""
     return np.minimum(np.arange(start, start + stack), frames - 1)
+
+
+def all_stacks(
+    frames: Shaped[Tensor, "N H W 3"], stack: int, hop: int
+) -> Shaped[Tensor, "R T H W 3"]:
+    """All stacks of a clip, of frames that a network at rest is given at once."""
+    first = starts(len(frames), stack, hop).tolist()
+    return torch.stack([frames[stacked(len(frames), start, stack)] for start in first])
 
 
 def lacking(detail: str, frames: int, stack: int) -> str:

@@ -14,8 +14,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from extract import load_encoder
-from extract.encoders import AudioEncoder, Encoder
+from extract.encoders import AudioEncoder, Encoder, StackEncoder
 from extract.encoders._network import Frozen, channels_last, learning
+from extract.pipeline.stacks import all_stacks
 from extract.weights import lineage
 from extract.weights.by_name import Fetching
 from extract.weights.choice import check_modality
@@ -48,6 +49,7 @@ class Trainable:
         self.name, self.modality, self.dim = encoder.name, encoder.modality, encoder.dim
         self.side: int = getattr(encoder, "side", 0)
         self.short_side: int = getattr(encoder, "short_side", 0)
+        self.stack = encoder.stack_frames if isinstance(encoder, StackEncoder) else 0
         self.sample_rate, self.window_samples = 0, 0
         if isinstance(encoder, AudioEncoder):
             self.sample_rate = encoder.sample_rate
@@ -66,10 +68,14 @@ class Trainable:
         with torch.no_grad():
             return self.encoder.preprocess(x).clone()
 
-    def scaled(self, x: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B 3 S S"]:
-        """Pixels of 0..1, at the network's size, as it takes them."""
+    def scaled(self, x: Float[Tensor, "B 3 S S"]) -> Tensor:
+        """Pixels of 0..1, at the network's size, as it takes them; of stacks, the frames of each in
+        a row."""
         scaled: Tensor = cast("Any", self.encoder).scaled(x)
-        return scaled
+        if not self.stack:
+            return scaled
+        stacks = scaled.reshape(-1, self.stack, *scaled.shape[1:])
+        return stacks.transpose(1, 2).contiguous(memory_format=torch.channels_last_3d)
 
     def forward(self, x: Tensor) -> Float[Tensor, "B D"]:
         """Rows of a prepared batch, with gradients where they are asked for."""
@@ -79,6 +85,8 @@ class Trainable:
         """Rows of frames or sound as `extract run` would make them; the network must be in eval
         mode."""
         with torch.inference_mode():
+            if isinstance(self.encoder, StackEncoder):
+                x = all_stacks(x, self.encoder.stack_frames, self.encoder.stack_hop)
             return self.encoder(x)
 
     def tensors(self) -> dict[str, Tensor]:

@@ -27,7 +27,8 @@ def vectors(
     learners: Mapping[str, Learner], stream: Stream, rows: Int64[np.ndarray, "V"]
 ) -> dict[str, Float[Tensor, "V _"]]:
     """A vector for every clip, from networks at rest."""
-    shares = stream.looks or tuple((k + 0.5) / FRAMES for k in range(FRAMES))
+    count = max(FRAMES, *(learner.stack for learner in learners.values()))
+    shares = stream.looks or tuple((k + 0.5) / count for k in range(count))
     wanted = [(int(row), shares) for row in rows]
     found: dict[str, list[Tensor]] = {modality: [] for modality in learners}
     for learner in learners.values():

@@ -34,29 +34,33 @@ def views(
     settings: FrameSettings,
     generator: torch.Generator,
     device: torch.device,
+    each: int = 1,
 ) -> Float[Tensor, "B 3 S S"]:
-    """One copy of every frame of every clip, in their order."""
+    """One copy of every frame of every clip, in their order; `each` frames of a clip in a row are a
+    stack, which is cropped and coloured as one."""
     crops = []
     for frames in clips:
         on_device = torch.from_numpy(np.ascontiguousarray(frames)).to(device)
-        for frame in on_device:
-            crops.append(cropped(frame, side, settings.crop, generator))
+        for number, frame in enumerate(on_device):
+            if number % each == 0:
+                place = box(frame.shape[0], frame.shape[1], settings.crop, generator)
+            crops.append(cut(frame, side, place))
     x = torch.stack(crops)
-    mirrored = _chosen(len(x), settings.flip, generator).to(device)
+    mirrored = _chosen(len(x), settings.flip, generator, each).to(device)
     x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
     if settings.jitter:
-        jittered = _chosen(len(x), settings.jitter_chance, generator)
-        x = jitter(x, settings.jitter, jittered, generator)
+        jittered = _chosen(len(x), settings.jitter_chance, generator, each)
+        x = jitter(x, settings.jitter, jittered, generator, each)
     if settings.grey:
-        grey = _chosen(len(x), settings.grey, generator).to(device)
+        grey = _chosen(len(x), settings.grey, generator, each).to(device)
         x = torch.where(grey[:, None, None, None], luma(x).expand_as(x), x)
     if settings.blur:
-        x = blur(x, _chosen(len(x), settings.blur, generator), generator)
+        x = blur(x, _chosen(len(x), settings.blur, generator, each), generator, each)
     return x
 
 
-def _chosen(count: int, chance: float, generator: torch.Generator) -> Bool[Tensor, "B"]:
-    return torch.rand(count, generator=generator) < chance
+def _chosen(count: int, chance: float, generator: torch.Generator, each: int) -> Bool[Tensor, "B"]:
+    return torch.rand(count // each, generator=generator).repeat_interleave(each) < chance
 
 
 def box(
@@ -79,8 +83,15 @@ def box(
 def cropped(
     frame: UInt8[Tensor, "H W 3"], side: int, least: float, generator: torch.Generator
 ) -> Float[Tensor, "3 S S"]:
-    """A random crop, squashed to the side: bicubic, antialiased where it shrinks."""
-    top, left, h, w = box(frame.shape[0], frame.shape[1], least, generator)
+    """A random crop, squashed to the side."""
+    return cut(frame, side, box(frame.shape[0], frame.shape[1], least, generator))
+
+
+def cut(
+    frame: UInt8[Tensor, "H W 3"], side: int, place: tuple[int, int, int, int]
+) -> Float[Tensor, "3 S S"]:
+    """A part of a frame, squashed to the side: bicubic, antialiased where it shrinks."""
+    top, left, h, w = place
     part = frame[top : top + h, left : left + w].permute(2, 0, 1)[None].float() / 255
     shrinks = max(h, w) > side
     resized = F.interpolate(part, (side, side), mode="bicubic", antialias=shrinks)
@@ -95,6 +106,7 @@ def jitter(
     strength: float,
     wanted: Bool[Tensor, "B"],
     generator: torch.Generator,
+    each: int = 1,
 ) -> Float[Tensor, "B 3 S S"]:
     """Brightness, contrast, saturation and hue of the wanted frames, in an order of each one's own.
 
@@ -102,8 +114,9 @@ def jitter(
     """
     most, turn = 0.8 * strength, 0.2 * strength
     low = max(0.0, 1 - most)
-    draws = torch.rand(4, len(x), generator=generator)
-    order = torch.rand(len(x), 4, generator=generator).argsort(1)
+    stacks = len(x) // each
+    draws = torch.rand(4, stacks, generator=generator).repeat_interleave(each, 1)
+    order = torch.rand(stacks, 4, generator=generator).argsort(1).repeat_interleave(each, 0)
     amounts = torch.cat([low + (1 + most - low) * draws[:3], turn * (2 * draws[3:] - 1)])
     x = x.clone()
     for step in range(4):
@@ -179,11 +192,15 @@ def from_hsv(
 
 
 def blur(
-    x: Float[Tensor, "B 3 S S"], wanted: Bool[Tensor, "B"], generator: torch.Generator
+    x: Float[Tensor, "B 3 S S"],
+    wanted: Bool[Tensor, "B"],
+    generator: torch.Generator,
+    each: int = 1,
 ) -> Float[Tensor, "B 3 S S"]:
     """The wanted frames under Gaussians of .1 to 2 pixels, zeros beyond the border."""
     low, high = SIGMAS
-    sigma = low + (high - low) * torch.rand(len(x), generator=generator)
+    drawn = torch.rand(len(x) // each, generator=generator).repeat_interleave(each)
+    sigma = low + (high - low) * drawn
     rows = wanted.nonzero()[:, 0]
     if not len(rows):
         return x

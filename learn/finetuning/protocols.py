@@ -30,6 +30,7 @@ class Learner(Protocol):
     side: int  # pixels of the input; 0 of sound
     sample_rate: int  # Hz; 0 of frames
     window_samples: int
+    stack: int  # frames that a row is made of; 0: a row a frame, or of sound
     identity: Mapping[str, Any]  # all that decided the rows before the training
 
     @property
@@ -40,8 +41,9 @@ class Learner(Protocol):
     def prepare(self, x: Tensor) -> Tensor:
         """Frames `UInt8[B, H, W, 3]`, or sound `Float[B, N]`, as the network takes them."""
 
-    def scaled(self, x: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B 3 S S"]:
-        """Pixels of 0..1, at the network's size, as it takes them."""
+    def scaled(self, x: Float[Tensor, "B 3 S S"]) -> Tensor:
+        """Pixels of 0..1, at the network's size, as it takes them; of stacks, the frames of each in
+        a row."""
 
     def forward(self, x: Tensor) -> Float[Tensor, "B D"]:
         """Rows of a prepared batch, with gradients."""

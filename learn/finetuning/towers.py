@@ -68,7 +68,14 @@ class Towers:
     _still: list[nn.Module] = field(default_factory=list, init=False)  # norms that keep statistics
 
     def __post_init__(self) -> None:
-        head = self.recipe.head
+        head, frames = self.recipe.head, self.recipe.data.frames
+        for learner in self.learners.values():
+            if learner.stack not in (0, frames):
+                raise ConfigError(
+                    f"{learner.name} sees stacks of {learner.stack} frames, and a step shows "
+                    f"{frames} of a clip; set data.frames={learner.stack} and data.looks to 0 or "
+                    "as many at least"
+                )
         self.heads = nn.ModuleDict(
             {
                 m: Head(x.dim, head.layers, head.hidden, head.dim_out)
@@ -123,8 +130,9 @@ class Towers:
                 if modality == "visual":
                     frames = [_share(clip.frames, copy, data.frames) for clip in clips]
                     x = pictures.views(
-                        frames, learner.side, self.recipe.frames, generator, self.device
-                    )
+                        frames, learner.side, self.recipe.frames, generator, self.device,
+                        max(1, learner.stack),
+                    )  # fmt: skip
                     copies.append(learner.scaled(x))
                 else:
                     sounds = [clip.sound for clip in clips if clip.sound is not None]
@@ -147,7 +155,11 @@ class Towers:
     def _means(self, learner: Learner, x: Tensor) -> Float[Tensor, "B D"]:
         with self._precision():
             rows = learner.forward(x)
-        return rows.float().reshape(-1, self.recipe.data.frames, learner.dim).mean(1)
+        return rows.float().reshape(-1, self.rows(learner), learner.dim).mean(1)
+
+    def rows(self, learner: Learner) -> int:
+        """The rows that a learner makes of a clip in a step."""
+        return 1 if learner.stack else self.recipe.data.frames
 
     def _precision(self) -> AbstractContextManager[Any]:
         wanted = self.recipe.optimiser.precision
@@ -229,11 +241,15 @@ class Towers:
         return sums
 
     def _clips(self, inputs: Inputs) -> int:
-        return len(next(iter(inputs.values()))[0]) // self.recipe.data.frames
+        modality, copies = next(iter(inputs.items()))
+        return len(copies[0]) // self.rows(self.learners[modality])
 
     def _part(self, inputs: Inputs, start: int, size: int) -> Inputs:
-        t = self.recipe.data.frames
-        return {m: tuple(x[start * t : (start + size) * t] for x in xs) for m, xs in inputs.items()}
+        found = {}
+        for modality, copies in inputs.items():
+            t = self.rows(self.learners[modality])
+            found[modality] = tuple(x[start * t : (start + size) * t] for x in copies)
+        return found
 
 
 class Loss:

@@ -1,6 +1,13 @@
 """From clips to weights to features to answers: what `learn finetune` makes is used and told."""
 
 import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -101,3 +108,67 @@ def test_what_cannot_be_meant_is_told_in_a_line(words, says, clips, tmp_path, ca
     with pytest.raises(MicroshotError, match=says):
         run(cli.learn_app, "finetune", clips, *words, "-o", tmp_path / "run", capsys=capsys)
     assert not (tmp_path / "run").exists()
+
+
+KILLS = 20
+LONG = ("optimiser.epochs=60", "optimiser.batch_size=16", "data.frames=1", "data.looks=2")
+
+
+def command(clips, run, *words):
+    changes = [word for change in LONG for word in ("--set", change)]
+    return [
+        sys.executable, "-m", "learn", "finetune", clips, "--recipe", "supervised", "--visual",
+        f"{NETWORK},untrained", "--workers", "1", "--device", "cpu", "--checkpoint-seconds", "0",
+        *changes, "-o", run, "--json", *words,
+    ]  # fmt: skip
+
+
+def bytes_of(run):
+    """All that a training leaves but its duration and what was typed; paths apart."""
+    kept = {path.name: path.read_bytes() for path in run.iterdir()}
+    done = json.loads(kept.pop("done.json"))
+    for own in ("command.txt", "seconds", "frames_per_second"):
+        (kept if own in kept else done).pop(own)
+    kept["done.json"] = json.dumps(done).encode()
+    return {name: data.replace(str(run).encode(), b"RUN") for name, data in kept.items()}
+
+
+@pytest.mark.soak
+def test_killed_twenty_times_the_command_goes_on_to_the_same_bytes(clips, tmp_path):
+    """SIGKILL of the command: in three of four runs soon after it has gone on by a step, else at
+    any time before."""
+    env, root = {**os.environ, "OMP_NUM_THREADS": "1"}, Path(cli.__file__).parent
+
+    def start(run, *words):
+        return subprocess.Popen(
+            command(clips, run, *words), cwd=root, env=env, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    whole, run = tmp_path / "whole", tmp_path / "killed"
+    begun = time.monotonic()
+    _, told = start(whole).communicate()
+    assert (whole / "done.json").is_file(), told.decode()
+    whole_seconds, chance = time.monotonic() - begun, random.Random(0)
+    log, steps = run / "metrics.jsonl", []
+    for kill in range(KILLS):
+        before = log.stat().st_size if log.is_file() else 0
+        process = start(run, *(["--resume"] if run.is_dir() else []))
+        if kill % 4 == 3:
+            time.sleep(chance.random() * whole_seconds / 4)
+        else:
+            while process.poll() is None and not (
+                log.is_file() and log.stat().st_size not in (0, before)
+            ):
+                time.sleep(0.02)
+            time.sleep(chance.random() / 10)
+        assert process.poll() is None, process.communicate()[1].decode()
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        steps.append(log.read_bytes().count(b'"event": "step"') if log.is_file() else 0)
+    _, told = start(run, "--resume").communicate()
+    assert (run / "done.json").is_file(), told.decode()
+    print(f"{KILLS} kills, after steps {steps}")
+    assert len(set(steps)) > KILLS / 3
+    assert bytes_of(run) == bytes_of(whole)

@@ -141,3 +141,31 @@ def test_what_cannot_learn_here_is_refused(tmp_path):
     taken = learner.write(tmp_path / "v.safetensors", **WRITTEN)
     with pytest.raises(WeightsError, match="does not fit"):
         load(taken.replace("narrow=8", "narrow=4"), "visual")
+
+
+STACKS = "r2plus1d:mc3_18,narrow=8,side=32,frames=4"
+
+
+def test_a_network_over_stacks_learns_and_its_file_gives_its_rows(tmp_path):
+    learner = load(f"{STACKS},untrained", "visual")
+    assert learner.stack == 4
+    assert load(SMALL, "visual").stack == 0
+    pixels = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    x = learner.scaled(pixels)
+    assert x.shape == (2, 3, 4, 32, 32)
+    torch.testing.assert_close(x[1, :, 2], learner.encoder.scaled(pixels)[6])
+    learner.module.train()
+    learner.forward(x).square().mean().backward()
+    assert all(p.grad is not None and p.grad.norm() > 0 for p in learner.module.parameters())
+    with torch.no_grad():
+        for parameter in learner.module.parameters():
+            parameter -= 0.1 * parameter.grad
+    learner.module.eval()
+    frames = (torch.rand(6, 40, 48, 3, generator=torch.Generator().manual_seed(1)) * 255).byte()
+    rows = learner.at_rest(frames)  # the frames 0 to 3, and the last four
+    taken = learner.write(tmp_path / "v.safetensors", **WRITTEN)
+    encoder = extract.load_encoder(taken)
+    wanted = encoder(torch.stack([frames[:4], frames[2:]]))
+    torch.testing.assert_close(rows, wanted, rtol=1e-4, atol=1e-5)
+    held = frames[[0, 1, 1, 1]]
+    torch.testing.assert_close(learner.at_rest(frames[:2]), learner.at_rest(held))

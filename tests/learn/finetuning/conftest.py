@@ -56,6 +56,17 @@ class PatchNet(nn.Module):
         return self.visible(x, torch.arange(4).expand(len(x), -1))[:, 0]
 
 
+class StackNet(nn.Module):
+    """A row from all frames of a stack."""
+
+    def __init__(self, dim: int = 6) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(nn.Conv3d(3, dim, 3, padding=1), nn.BatchNorm3d(dim), nn.ReLU())
+
+    def forward(self, x):
+        return self.blocks(x).mean((2, 3, 4))
+
+
 @dataclass(eq=False)
 class TinyLearner:
     """An encoder of 8 x 8 pixels, or of a second of sound as 10 x 10 numbers."""
@@ -66,6 +77,7 @@ class TinyLearner:
     dim: int = 6
     takes_head: bool = False
     patches: bool = False
+    stack: int = 0
     module: nn.Module = field(init=False)
 
     def __post_init__(self) -> None:
@@ -77,6 +89,8 @@ class TinyLearner:
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             self.module = PatchNet() if self.patches else Net(3 if visual else 1)
+            if self.stack:
+                self.module = StackNet()
 
     def prepare(self, x):
         if self.modality == "visual":
@@ -84,7 +98,8 @@ class TinyLearner:
         return x.reshape(-1, 1, 10, 10)
 
     def scaled(self, x):
-        return 2 * x - 1
+        x = 2 * x - 1
+        return x.reshape(-1, self.stack, *x.shape[1:]).transpose(1, 2) if self.stack else x
 
     def forward(self, x):
         return self.module(x)

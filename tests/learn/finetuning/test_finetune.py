@@ -259,3 +259,31 @@ def test_encoders_that_a_recipe_does_not_train_are_refused(
     with pytest.raises(ConfigError, match=says):
         train(manifest, tmp_path / "run", recipe=recipe, modalities=modalities)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("recipe", ["supervised", "simclrv2_unlabelled", "two_tower_pixels"])
+def test_stacks_of_frames_learn_and_parts_of_a_step_go_on_to_the_same_bytes(
+    recipe, manifest, tmp_path
+):
+    def learners():
+        found = {"visual": TinyLearner("visual", stack=3)}
+        return found | ({"audio": TinyLearner("audio")} if recipe == "two_tower_pixels" else {})
+
+    changes = ("data.frames=3", "data.looks=6", "optimiser.epochs=2", "optimiser.at_once=4")
+
+    def train_(run, **how):
+        return begin(manifest, run, *changes, recipe=recipe, learners=learners(), **how)
+
+    whole = train_(tmp_path / "whole")
+    assert whole.gains
+    asked = iter(range(1, 1000))
+    with pytest.raises(KeyboardInterrupt):
+        train_(tmp_path / "killed", stop=lambda: next(asked) == 3)
+    train_(tmp_path / "killed", resume=True)
+    assert files(tmp_path / "killed") == files(tmp_path / "whole")
+
+
+def test_a_step_must_show_a_whole_stack(manifest, tmp_path):
+    with pytest.raises(ConfigError, match=r"stacks of 3 frames.* set data\.frames=3"):
+        train(manifest, tmp_path / "run", learners={"visual": TinyLearner("visual", stack=3)})
+    assert not (tmp_path / "run").exists()

@@ -166,3 +166,17 @@ def test_what_has_no_chance_does_not_happen_and_the_seed_decides_the_rest():
     assert not torch.equal(one, other)
     assert one.min() >= 0
     assert one.max() <= 1
+
+
+def test_the_frames_of_a_stack_are_changed_as_one():
+    """Stacks of equal frames stay so; frames of their own would not."""
+    rng, cpu = np.random.default_rng(0), torch.device("cpu")
+    one = rng.integers(0, 256, (1, 20, 30, 3), np.uint8)
+    clips = [np.repeat(one, 4, 0)] * 6
+    strong = FrameSettings(crop=0.1, flip=0.5, jitter=1.0, jitter_chance=0.5, grey=0.5, blur=0.5)
+    together = pictures.views(clips, SIDE, strong, seed(1), cpu, 4).unflatten(0, (6, 4))
+    for stack in together:
+        torch.testing.assert_close(stack, stack[:1].expand_as(stack))
+    assert all(not torch.allclose(together[0, 0], other) for other in together[1:, 0])
+    alone = pictures.views(clips, SIDE, strong, seed(1), cpu)
+    assert not torch.allclose(alone[0], alone[1])
