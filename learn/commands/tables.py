@@ -72,6 +72,11 @@ def _question_lines(drawn: Mapping[str, Any]) -> None:
     if "query_store" in drawn:
         where = drawn["query_manifest"] or drawn["query_store"]
         wrapped(f"queries from {where}, split {drawn['query_split']}; shots from the others")
+    if shared := drawn.get("groups_in_both"):
+        wrapped(
+            f"{shared} groups have one name in both collections: if they are one source, its clips "
+            "are on both sides, and numbers too high; leave them out with --query-manifest"
+        )
     if drawn.get("until_ci_reached") is False:
         wrapped(
             f"stopped at {drawn['episodes']} episodes: half of some interval is still wider than "

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from learn.data import devices
-from learn.data.clips import Clips, choose_split, splits
+from learn.data.clips import Clips, choose_split, group_names, splits
 from learn.data.evaluation_set import EvaluationSet, load_evaluation_set
 from learn.data.features import FeatureNames
 from learn.data.group_file import manifest_of
@@ -138,6 +138,7 @@ class Question:
     scored: EvaluationSet
     val: EvaluationSet | None  # of the same kind as `scored`, to choose settings on
     query_split: str | None = None  # of the other collection, where queries come from one
+    groups_in_both: int = 0  # that have one name in two stores: perhaps one source
     device: torch.device = devices.CPU  # where heads answer
 
     @property
@@ -215,8 +216,24 @@ def _crossed(config: EpisodesConfig, question: Question) -> Question:
             "`query_manifest` and `query_split` out"
         )
     same = config.query_store in (None, config.store)
-    scored = pools.crossed(question.scored, queries, same_store=same)
-    return replace(question, scored=scored, query_split=split)
+    names = group_names(question.manifest, config.group), group_names(manifest, config.group)
+    scored = pools.crossed(question.scored, queries, same_store=same, groups_of=names)
+    twice = 0 if same else len(_named_twice(scored.clips, *names))
+    return replace(question, scored=scored, query_split=split, groups_in_both=twice)
+
+
+def _named_twice(
+    clips: Clips, support: Mapping[str, str] | None, query: Mapping[str, str] | None
+) -> set[str]:
+    """The groups that have one name in both collections, where clips of both are left."""
+    if support is None or query is None:
+        return set()
+    sides = {"support": support, "query": query}
+    parts = [clip.partition("/") for clip in clips.ids]
+    found = {
+        side: {of[clip] for name, _, clip in parts if name == side} for side, of in sides.items()
+    }
+    return {name for name in found["support"] & found["query"] if not name.startswith("alone ")}
 
 
 def draw(config: EpisodesConfig, question: Question) -> Drawing:
@@ -312,6 +329,7 @@ def _sampling(config: EpisodesConfig, question: Question, drawing: Drawing) -> d
             "query_store": absolute(config.query_store or config.store),
             "query_manifest": absolute(config.query_manifest) if config.query_manifest else None,
             "query_split": question.query_split,
+            **({"groups_in_both": question.groups_in_both} if question.groups_in_both else {}),
         }
     return {
         "store": absolute(config.store),

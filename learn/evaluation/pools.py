@@ -3,6 +3,7 @@
 Shapes: V = clips.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,9 @@ from store.errors import InputError
 
 if TYPE_CHECKING:
     from store import Manifest
+
+
+GroupNames = Mapping[str, str] | None  # the group of every clip, as `group_names` gives it
 
 
 def of_val(everything: EvaluationSet, manifest: "Manifest", split: str) -> EvaluationSet | None:
@@ -69,11 +73,17 @@ def generalised(
     return chosen.keep(roles > 0)
 
 
-def crossed(support: EvaluationSet, query: EvaluationSet, *, same_store: bool) -> EvaluationSet:
+def crossed(
+    support: EvaluationSet,
+    query: EvaluationSet,
+    *,
+    same_store: bool,
+    groups_of: tuple[GroupNames, GroupNames] = (None, None),  # of support and query
+) -> EvaluationSet:
     """Shots from one set of clips and queries from another, of the classes that both have.
 
-    Ids say which; groups of the two are others, whatever their names. Within one store no clip is
-    on both sides.
+    Ids say which. Within one store no clip is on both sides, and groups of one name are one source;
+    those of two stores are others, whatever their names.
 
     Raises:
         InputError: too few classes have one name in both.
@@ -92,9 +102,13 @@ def crossed(support: EvaluationSet, query: EvaluationSet, *, same_store: bool) -
         shared_ids = np.flatnonzero(np.isin(part.clips.classes, shared))
         kept = part.keep(np.isin(part.clips.class_ids, shared_ids))
         parts.append((name, role, kept))
-    groups, first = [], 0
-    for _, _, part in parts:
+    groups, first, number = [], 0, dict[str, int]()
+    for (_, _, part), names in zip(parts, reversed(groups_of), strict=True):
         own = part.clips.groups
+        if same_store and None not in groups_of and names is not None:
+            codes = [number.setdefault(names[clip], len(number)) for clip in part.clips.ids]
+            groups.append(np.array(codes, np.int32))
+            continue
         own = np.arange(len(part.clips), dtype=np.int32) if own is None else own
         groups.append((own + first).astype(np.int32))
         first += int(own.max(initial=-1)) + 1

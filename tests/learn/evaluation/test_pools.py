@@ -1,5 +1,7 @@
 """Shots from one set of clips, queries from another: which clips, which classes, whose rows."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -88,6 +90,44 @@ def test_from_the_stores_to_the_result(filled, manifests, tmp_path, capsys):
         assert [r.accuracy for r in again.results] == [r.accuracy for r in result.results]
     with pytest.raises(InputError, match="another manifest or split"):
         learn.run_episodes(filled, manifest=where / "a.csv", episodes_file=file)
+
+
+def with_groups(filled, path, every):
+    """A manifest of a store whose groups are runs of so many clips."""
+    table = store.open(filled).manifest()
+    cells = zip(table.clip_ids, table.column("label"), strict=True)
+    lines = [f"{clip},{label},g{i // every}" for i, (clip, label) in enumerate(cells)]
+    half = [line for i, line in enumerate(lines) if i // 8 % 2 == (path.stem == "shots")]
+    path.write_text("\n".join(["path,label,group", *half]) + "\n")
+    return path
+
+
+def test_groups_of_one_name_are_one_source_within_a_store(filled, tmp_path):
+    """Clips of one group lie side by side in the two manifests; no episode has one on both."""
+    shots, queries = (with_groups(filled, tmp_path / f"{n}.csv", 40) for n in ("shots", "queries"))
+    result = learn.run_episodes(
+        filled, **FEW, manifest=shots, query_manifest=queries, split="all", query_split="all"
+    )
+    (draw,) = result.draws
+    order = {clip: i // 40 for i, clip in enumerate(store.open(filled).manifest().clip_ids)}
+    groups = np.array([order[clip.partition("/")[2]] for clip in result.clips.ids])
+    for support, query in zip(draw.support, draw.query, strict=True):
+        for way in range(FEW["ways"]):
+            of_class = set(groups[support[way]].ravel().tolist())
+            assert not of_class & set(groups[query[draw.targets == way]].ravel().tolist())
+    assert "groups_in_both" not in result.sampling
+
+
+def test_groups_of_one_name_in_two_stores_are_said(filled, tmp_path, capsys):
+    shutil.copytree(filled, tmp_path / "other")
+    shots, queries = (with_groups(filled, tmp_path / f"{n}.csv", 40) for n in ("shots", "queries"))
+    result = learn.run_episodes(
+        filled, **FEW, manifest=shots, query_manifest=queries, split="all", query_split="all",
+        query_store=tmp_path / "other",
+    )  # fmt: skip
+    assert result.sampling["groups_in_both"] == 12
+    episodes_table(result.to_dict())
+    assert "12 groups have one name in both" in " ".join(capsys.readouterr().out.split())
 
 
 def test_clips_that_a_projection_was_trained_on_are_known_again(filled, manifests, tmp_path):
