@@ -91,7 +91,7 @@ PYTHONPATH="${{PYTHONPATH:+$PYTHONPATH:}}$OURS" exec "{python}" {words} "$@"
 def run(text, folder, shown=None):
     """Run all blocks of a document in a folder; `shown` says whether to hold `text` to it."""
     names = {"__name__": "__main__"}
-    printed = ""
+    printed, exports = "", []
     for before, kind, body in blocks(text):
         if not is_run(kind, body):
             continue
@@ -100,7 +100,8 @@ def run(text, folder, shown=None):
         elif kind == "python":
             exec(compile(body, "page", "exec"), names)
         elif kind == "sh":
-            printed = commands_of(body, folder)
+            printed = commands_of("\n".join([*exports, body]), folder)
+            exports += re.findall(r"^export .*$", body, re.MULTILINE)
         elif kind == "text" and shown:
             assert not (lines := unlike(body, printed)), f"{lines} is not in\n{printed}"
 

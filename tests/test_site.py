@@ -80,8 +80,7 @@ def test_a_row_says_what_holds_if_an_option_is_left_out(pages):
     text = pages["commands/learn-episodes.md"]
     assert "| `--ways <int>` | Classes per episode. | `5` |" in text
     assert (
-        r"| `--group COLUMN\|none` | Clips of one source, kept on one side. | group, if there"
-        in text
+        "| `--group COLUMN|none` | Clips of one source, kept on one side. | group, if there" in text
     )
     assert (
         "| `DIR <str>` | The feature store: a directory or s3://BUCKET/PREFIX. | `required` |"

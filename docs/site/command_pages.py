@@ -113,9 +113,9 @@ def _row(parameter: Any, context: Any) -> str:
     if found := _DEFAULT.search(said):
         said = said[: found.start()]
         default = found["default"] or default
-    spelling = re.sub(r" <bool>$", "", re.sub(r"\s+", " ", written))
-    shown = _cell(default) if " " in default or not default else f"`{_cell(default)}`"
-    return f"| `{_cell(spelling)}` | {_cell(said)} | {shown} |"
+    spelling = re.sub(r" <bool>$", "", " ".join(written.split()))
+    shown = _cell(default) if " " in default or not default else f"`{default}`"
+    return f"| `{spelling}` | {_cell(said)} | {shown} |"  # what is in backticks is not escaped
 
 
 def _cell(text: str) -> str:

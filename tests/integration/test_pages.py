@@ -34,7 +34,6 @@ def follow(tmp_path, monkeypatch):
     folder.mkdir()
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", [])
-    monkeypatch.syspath_prepend(folder)
     monkeypatch.setenv("COLUMNS", "100")
 
     def follow(page, shown=None):
