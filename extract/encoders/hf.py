@@ -5,10 +5,14 @@ the pooled output, else the first token (`pool=mean`: the mean of all). Models a
 found as transformers finds them: a folder, its cache, or the network if that is allowed. Code that
 comes with a model is never run.
 
+Perception encoders of video (PE-V, PE-AV) see a frame as a video of one frame.
+
 Sound is resampled to what the processor wants; windows are as long as `window_seconds` says.
 """
 
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,16 +71,14 @@ def build(config: Config, device: str = "cpu", precision: str = "fp32") -> Libra
     which = {"revision": config.commit} if config.commit else {}
     seed = config.seed if config.untrained else None
     try:
-        settings = transformers.AutoConfig.from_pretrained(config.model, **which)
-        sense = config.sense or _sense(settings)
-        kind = "AutoImageProcessor" if sense == "visual" else "AutoFeatureExtractor"
-        processor = getattr(transformers, kind).from_pretrained(config.model, **which)
-        with seeded(config.seed):
-            network = (
-                transformers.AutoModel.from_config(settings)
-                if config.untrained
-                else transformers.AutoModel.from_pretrained(config.model, **which)
+        # What transformers has to say when it makes a model is talk, and no result.
+        with redirect_stdout(sys.stderr):
+            settings = transformers.AutoConfig.from_pretrained(config.model, **which)
+            sense = config.sense or _sense(settings)
+            processor = getattr(transformers, _processor(settings, sense)).from_pretrained(
+                config.model, **which
             )
+            network = _network(transformers, settings, config, which)
     except ConfigError:
         raise
     except Exception as error:
@@ -112,12 +114,27 @@ def build(config: Config, device: str = "cpu", precision: str = "fp32") -> Libra
     return _of_sound(named, {**identity, **timing}, processor, rows, where, windows)
 
 
+def _network(transformers: Any, settings: Any, config: Config, which: dict[str, str]) -> Any:
+    """The model with its weights, or random ones that were asked for."""
+    with seeded(config.seed):
+        if config.untrained:
+            return transformers.AutoModel.from_config(settings)
+        return transformers.AutoModel.from_pretrained(config.model, **which)
+
+
 def _of_frames(
     named: dict[str, Any], identity: dict[str, Any], processor: Any,
     rows: Callable[[Tensor], Tensor], where: torch.device,
 ) -> LibraryFrames:  # fmt: skip
+    takes_videos = "pixel_values_videos" in processor.model_input_names
+
     def prepare(frames: UInt8[Tensor, "B H W 3"]) -> Tensor:
         pictures = list(frames.cpu().numpy())
+        if takes_videos:
+            videos = [picture[None] for picture in pictures]
+            return processor(videos, return_tensors="pt", do_sample_frames=False)[
+                "pixel_values_videos"
+            ]
         return processor(pictures, return_tensors="pt", input_data_format="channels_last")[
             "pixel_values"
         ]
@@ -160,7 +177,8 @@ def _sense(settings: Any) -> str:
         ConfigError: it has both, or neither.
     """
     has = {
-        "visual": hasattr(settings, "vision_config") or hasattr(settings, "image_size"),
+        "visual": hasattr(settings, "vision_config") or hasattr(settings, "image_size")
+        or hasattr(settings, "video_config"),
         "audio": hasattr(settings, "audio_config")
         or hasattr(settings, "num_mel_bins") or hasattr(settings, "conv_kernel"),
     }  # fmt: skip
@@ -173,8 +191,39 @@ def _sense(settings: Any) -> str:
     return found[0]
 
 
+def _processor(settings: Any, sense: str) -> str:
+    """The class of transformers that finds what prepares a model's input."""
+    if sense == "audio":
+        return "AutoFeatureExtractor"
+    return "AutoVideoProcessor" if hasattr(settings, "video_config") else "AutoImageProcessor"
+
+
+def _of_perception(
+    network: nn.Module, sense: str, pool: str
+) -> Callable[[Tensor], Float[Tensor, "B D"]] | None:
+    """The same of a perception encoder (PE-A, PE-V, PE-AV), which has a head for each sense.
+
+    Its joint vector is written out here, as transformers 5.24 lacks the function for videos.
+    """
+    kind = {"visual": "video", "audio": "audio"}[sense]
+    whole = getattr(network, f"{kind}_model", network)
+    encoder, head = getattr(whole, f"{kind}_encoder", None), getattr(whole, f"{kind}_head", None)
+    if encoder is None or head is None:
+        return None
+
+    def rows(x: Tensor) -> Float[Tensor, "B D"]:
+        out = encoder(x)
+        if pool == "mean":
+            return out.last_hidden_state.mean(1)
+        return head(out.pooler_output) if pool == "model" else out.pooler_output
+
+    return rows
+
+
 def _rows(network: nn.Module, sense: str, pool: str) -> Callable[[Tensor], Float[Tensor, "B D"]]:
     """The function from a prepared batch to rows."""
+    if perception := _of_perception(network, sense, pool):
+        return perception
     joint = getattr(network, {"visual": "get_image_features", "audio": "get_audio_features"}[sense],
                     None)  # fmt: skip
 

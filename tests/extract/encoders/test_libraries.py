@@ -22,6 +22,10 @@ PARITY = 0.9999
 TIMM = ("resnet18", "vit_tiny_patch16_224", "convnext_atto", "mobilenetv3_small_050")
 TORCHVISION = ("resnet18", "mobilenet_v3_small", "efficientnet_b0")
 HF = ("clip", "siglip", "dinov2", "clap", "ast")
+PERCEPTION = (
+    ("pe_audio", "audio"), ("pe_video", "visual"),
+    ("pe_audio_video", "audio"), ("pe_audio_video", "visual"),
+)  # fmt: skip
 
 
 def needs(*libraries):
@@ -159,6 +163,63 @@ def hf_parity(kind, folder):
     return cosine(ours, getattr(theirs, "pooler_output", theirs))
 
 
+def perception_folder(kind, folder):
+    """A small perception encoder with random weights, saved as transformers saves models."""
+    import transformers as hf
+
+    inside = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
+              "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16}  # fmt: skip
+    codec = {"encoder_hidden_size": 4, "downsampling_ratios": [2, 4], "hidden_size": 16,
+             "codebook_dim": 8, "sampling_rate": 16000}  # fmt: skip
+    audio = {**inside, "dac_config": codec}
+    look = {"model_type": "timm_wrapper", "architecture": "vit_tiny_patch16_224", "num_classes": 8,
+            "model_args": {"img_size": 32, "depth": 1}, "do_pooling": True}  # fmt: skip
+    video = {**inside, "vision_config": look}
+    text = {"model_type": "modernbert", "hidden_size": 24, "intermediate_size": 32, "vocab_size": 9,
+            "num_hidden_layers": 1, "num_attention_heads": 2, "pad_token_id": 0, "bos_token_id": 1,
+            "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}  # fmt: skip
+    torch.manual_seed(1)
+    if kind == "pe_audio":
+        model = hf.PeAudioModel(hf.PeAudioConfig(text_config=text, audio_config=audio))
+    elif kind == "pe_video":
+        model = hf.PeVideoModel(hf.PeVideoConfig(text_config=text, video_config=video))
+    else:
+        both = {**inside, "audio_config": audio, "video_config": video}
+        settings = hf.PeAudioVideoConfig(text_config=text, audio_video_config=both)
+        model = hf.PeAudioVideoModel(settings)
+    model.save_pretrained(folder)
+    if kind != "pe_audio":
+        hf.PeVideoVideoProcessor(
+            do_resize=True, do_rescale=True, do_normalize=True, size={"height": 32, "width": 32},
+            image_mean=[0.5] * 3, image_std=[0.5] * 3,
+        ).save_pretrained(folder)  # fmt: skip
+    if kind != "pe_video":
+        hf.PeAudioFeatureExtractor(sampling_rate=16000, hop_length=8).save_pretrained(folder)
+    return model.eval()
+
+
+@torch.inference_mode()
+def perception_parity(kind, sense, folder):
+    """The model's whole call, text and all, gives its vector of the sense."""
+    import transformers as hf
+
+    model = perception_folder(kind, folder)
+    text = {"input_ids": torch.tensor([[1, 5, 2]] * 2)}
+    if sense == "visual":
+        x = frames(2)
+        ours = extract.load_encoder(f'hf:"{folder}",sense=visual')(x)
+        processor = hf.AutoVideoProcessor.from_pretrained(folder)
+        batch = processor([f[None] for f in x.numpy()], return_tensors="pt")
+        theirs = getattr(model, "video_model", model)(**text, **batch).video_embeds
+    else:
+        x = sounds(1.0, 16000)
+        ours = extract.load_encoder(f'hf:"{folder}",sense=audio,window_seconds=1,hop_seconds=1')(x)
+        processor = hf.AutoFeatureExtractor.from_pretrained(folder)
+        batch = processor(list(x.numpy()), sampling_rate=16000, return_tensors="pt")
+        theirs = getattr(model, "audio_model", model)(**text, **batch).audio_embeds
+    return cosine(ours, theirs)
+
+
 def onnx_file(path, channels_last=False, size=(48, 64)):
     """A small network as a file, and the same in torch."""
     torch.manual_seed(0)
@@ -229,6 +290,28 @@ def test_torchvision_gives_what_torchvision_gives(model):
 @pytest.mark.parametrize("kind", HF)
 def test_transformers_give_what_transformers_give(kind, tmp_path):
     assert hf_parity(kind, tmp_path / kind) > PARITY
+
+
+@needs("transformers", "torchvision", "timm")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize(("kind", "sense"), PERCEPTION)
+def test_perception_encoders_give_what_they_give(kind, sense, tmp_path):
+    assert perception_parity(kind, sense, tmp_path / kind) > PARITY
+
+
+@needs("transformers", "torchvision", "timm")
+def test_what_transformers_say_is_no_result(tmp_path, capsys):
+    perception_folder("pe_video", tmp_path)
+    capsys.readouterr()
+    extract.load_encoder(f'hf:"{tmp_path}"')
+    assert not capsys.readouterr().out
+
+
+@needs("transformers", "torchvision", "timm")
+def test_an_encoder_of_both_senses_asks_which(tmp_path):
+    perception_folder("pe_audio_video", tmp_path)
+    with pytest.raises(ConfigError, match="sees and hears; say sense=visual or sense=audio"):
+        extract.load_encoder(f'hf:"{tmp_path}"')
 
 
 @needs("onnxruntime", "onnx")
@@ -341,6 +424,9 @@ def table(folder):
     yield from ((f"timm:{m}", timm_parity(m)) for m in TIMM)
     yield from ((f"torchvision:{m}", torchvision_parity(m)) for m in TORCHVISION)
     yield from ((f"hf: a small {k}", hf_parity(k, Path(folder) / k)) for k in HF)
+    for kind, sense in PERCEPTION:
+        found = perception_parity(kind, sense, Path(folder) / f"{kind}_{sense}")
+        yield f"hf: a small {kind}, {sense}", found
     yield "onnx: a small network", onnx_parity(folder)
 
 
