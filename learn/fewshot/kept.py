@@ -1,5 +1,5 @@
 """What heads, shots and modes of a call have in common: clips as a head embeds them, and the table
-of their products, where one pays.
+of their products, where one pays, or else the products of the episodes that were asked about.
 
 A table is made once all that it is asked for, and was before, would cost more without one.
 
@@ -22,6 +22,7 @@ from learn.fewshot.products import (
     NUMBERS_ON_GPU,
     Embed,
     Gathered,
+    Met,
     Products,
     Table,
     squared_lengths,
@@ -49,16 +50,17 @@ class _Entry:
     left: Float[Tensor, "V D"]
     right: Float[Tensor, "W D"]  # the same as `left` where supports and queries are
     gram: bool  # is the table, if there is one, of supports and queries together?
+    met: Met
     table: Table | None = None
     done: int = 0  # queries answered without a table
 
     @property
     def bytes(self) -> int:
-        """Memory of the vectors and the table."""
+        """Memory of the vectors, and the table or what stands for it."""
         parts = [self.left, self.right]
         parts += [] if self.table is None else [self.table.among, self.table.across]
         each = {id(part): part for part in parts}.values()
-        return sum(part.numel() * part.element_size() for part in each)
+        return self.met.bytes + sum(part.numel() * part.element_size() for part in each)
 
 
 class Kept:
@@ -96,15 +98,20 @@ class Kept:
         if entry is None:
             self._make_room(memory // 2 - vectors)
             left, right = embedded(head, pair, context)
-            entry = _Entry(left=left, right=right, gram=gram)
+            met = Met(lambda: half - sum(known.bytes for known in self._entries) // senses)
+            entry = _Entry(left=left, right=right, gram=gram, met=met)
         self._entries.append(entry)
         if entry.table is None:
             worth = TABLE_WORTH * sides**2 * (queries + entry.done)
             if wanted > half or entries > min(worth, MAX_ENTRIES):
                 entry.done += queries
                 return gathered(
-                    left=entry.left, right=entry.right, square=squared_lengths(entry.right)
+                    left=entry.left,
+                    right=entry.right,
+                    square=squared_lengths(entry.right),
+                    met=entry.met,
                 )
+            entry.met = Met(lambda: 0)
             self._make_room(memory // 2 - wanted, entry)
             entry.table = _table(entry.left, entry.right, gram=gram)
         return entry.table

@@ -8,9 +8,10 @@ Shapes: V and W = clips as supports and as queries, D = size of a vector, E and 
 support clips, M = queries, N = ways, T = S + M points, P = clips of an episode.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, reduce
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -68,6 +69,41 @@ class Table(NamedTuple):
         return look_up(self.among, points, points)
 
 
+class Met:
+    """Products of episodes that other heads, or modes, have asked for, as far as there is room."""
+
+    def __init__(self, room: Callable[[], int]) -> None:
+        self.bytes = 0
+        self._room = room  # bytes left
+        self._blocks: list[tuple[Tensor, Tensor]] = []
+        self._at: dict[bytes, tuple[int, int]] = {}  # of an episode: which block, and its place
+
+    def find(self, keys: Sequence[bytes]) -> tuple[Tensor, Tensor] | None:
+        """Copies of the products of these episodes, if all are known."""
+        if not self._at or not all(key in self._at for key in keys):
+            return None
+        found: list[tuple[Tensor, Tensor]] = []
+        places = [self._at[key] for key in keys]
+        runs = groupby(enumerate(places), lambda x: (x[1][0], x[1][1] - x[0]))  # without a break
+        for (block, _), run in runs:
+            rows = [place for _, (_, place) in run]
+            part = slice(rows[0], rows[-1] + 1)
+            among, across = self._blocks[block]
+            found.append((among[part], across[part]))
+        among, across = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return among, across
+
+    def keep(self, keys: Sequence[bytes], among: Tensor, across: Tensor) -> None:
+        """Remember the products of these episodes, if there is room."""
+        numbers = among.numel() + across.numel()
+        size = numbers * among.element_size() + sum(map(len, keys))
+        if size > self._room():
+            return
+        self.bytes += size
+        self._at.update((key, (len(self._blocks), place)) for place, key in enumerate(keys))
+        self._blocks.append((among.clone(), across.clone()))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Gathered:
     """Products made from the vectors of a few episodes at a time."""
@@ -77,6 +113,7 @@ class Gathered:
     numbers: int  # gathered at once
     square: Float[Tensor, "W"] | None = None  # of queries with themselves, where that is known
     embed: tuple[Embed, Embed] | None = None  # of supports and of queries, if they are not yet
+    met: Met | None = None  # what others have asked for
     _rows: dict[bool, Tensor] = field(default_factory=dict)
 
     @property
@@ -95,6 +132,23 @@ class Gathered:
 
     def of(self, support: Int32[Tensor, "E S"], query: Int32[Tensor, "E M"], means: int = 0) -> Of:
         """The products of shots with each other, of queries with shots and with themselves."""
+        if self.met is None or self.square is None or self.device.type != "cpu":
+            return self._of(support, query, means)
+        pairs = zip(support.numpy(), query.numpy(), strict=True)
+        keys = [s.tobytes() + b":" + q.tobytes() for s, q in pairs]
+        if (known := self.met.find(keys)) is not None:
+            among, across = known[0], known[1].mT
+            if means:
+                among, across = of_means(among, across, means)
+            return among, across, self.square[query]
+        found = self._of(support, query, means)
+        if not means or means == support.shape[1]:
+            self.met.keep(keys, found[0], found[1].mT)
+        return found
+
+    def _of(
+        self, support: Int32[Tensor, "E S"], query: Int32[Tensor, "E M"], means: int = 0
+    ) -> Of:
         episodes, queries = query.shape
         compared = means or support.shape[1]
         among = self._new(episodes, compared, compared)

@@ -8,7 +8,8 @@ from learn.fewshot import kept
 from learn.fewshot.heads import Context
 from learn.fewshot.kept import FETCHED, TABLE_WORTH, Kept, _gram, embedded, queries_of
 from learn.fewshot.modes import Pair
-from learn.fewshot.products import Gathered, Table
+from learn.fewshot.products import Gathered, Met, Table
+from learn.fewshot.scoring import scorer
 from learn.fewshot.tasks import Episodes
 from store import plugins
 
@@ -156,3 +157,79 @@ def test_two_sides_under_two_means_are_embedded_apart(pair):
     assert torch.equal(left, expected[0])
     assert torch.equal(right, expected[1])
     assert not torch.equal(left, right)
+
+
+def drawn(shots, count=30, seed=0):
+    rng = np.random.default_rng([shots, seed])
+    return Episodes(
+        indices=np.stack([
+            rng.permutation(CLIPS)[: 5 * (shots + 3)].reshape(5, -1) for _ in range(count)
+        ]).astype(np.int32),
+        classes=np.tile(np.arange(5, dtype=np.int32), (count, 1)),
+        shots=shots,
+        seed=0,
+        clips_sha256="",
+    )  # fmt: skip
+
+
+def answers(specs, episodes, pair, context, shared, memory):
+    """What the heads answer, one after the other, and how many rows they gathered for it."""
+    rows = []
+    gather = Gathered._gathered
+
+    def counted(self, clips, query):
+        rows.append(clips.numel())
+        return gather(self, clips, query)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Gathered, "_gathered", counted)
+        scorers = [
+            scorer(head(spec), pair, context, queries=60, memory=memory, kept=shared or Kept())
+            for spec in specs
+        ]  # so few queries that no table pays
+        found = [score(draw) for score in scorers for draw in episodes]
+    return found, sum(rows)
+
+
+@pytest.mark.parametrize("shots", [1, 3])
+def test_products_that_another_head_asked_for_are_not_made_again(pair, context, shots):
+    asked_of = [drawn(shots), drawn(shots, seed=1)]
+    specs = ("nearest", "ridge", "prototypes", "nearest")
+    alone, all_rows = answers(specs, asked_of, pair, context, None, 1 << 30)
+    together, rows = answers(specs, asked_of, pair, context, Kept(), 1 << 30)
+    assert rows == all_rows / len(specs)
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_products_that_were_made_take_no_more_memory_than_there_is(pair, context):
+    asked_of = [drawn(3, seed=seed) for seed in range(8)]
+    each = 4 * (15 * 15 + 15 * 15) * 30
+    memory = 2 * (VECTORS + 4 * each)  # some of the eight draws
+    shared = Kept()
+    alone, all_rows = answers(("nearest", "ridge"), asked_of, pair, context, None, memory)
+    together, rows = answers(("nearest", "ridge"), asked_of, pair, context, shared, memory)
+    assert all_rows / 2 < rows < all_rows
+    assert sum(entry.met.bytes for entry in shared._entries) > 0
+    assert sum(entry.bytes for entry in shared._entries) <= memory // 2
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_products_come_back_as_they_were_whatever_became_of_those_handed_out(pair):
+    known = Gathered(
+        left=pair.support, right=pair.query, numbers=1, square=pair.query.square().sum(1),
+        met=Met(lambda: 1 << 20),
+    )  # fmt: skip
+    episodes = drawn(2)
+    support, query = (
+        torch.from_numpy(np.ascontiguousarray(x)).flatten(1)
+        for x in (episodes.support, episodes.asked)
+    )
+    given = known.of(support, query)
+    first = [x.clone() for x in given]
+    for x in (*given, *known.of(support[4:9], query[4:9])):
+        x.zero_()
+    order = torch.tensor([7, 3, 4, 5, 29, 0])
+    for x, expected in zip(known.of(support[order], query[order]), first, strict=True):
+        torch.testing.assert_close(x, expected[order], rtol=0, atol=0)
