@@ -105,15 +105,17 @@ def made_rgb(asked: Request) -> float:
     """Processor seconds beside the network that RGB of a clip's planes takes, at its best."""
     import torch  # here, as decode processes import this module
 
+    from extract.encoders._network import Way
     from extract.pipeline.pixels import rgb
 
     torch.set_num_threads(1)
+    way = Way(torch.device("cpu"))
     planes = Decoder()(replace(asked, decoder=PLANAR)).visual.data[SHORT_SIDE]
     best = np.inf
     for _ in range(ROUNDS):
         begun = time.process_time()
         for start in range(0, len(planes), 16):
-            rgb(planes, slice(start, start + 16), torch.device("cpu"))
+            rgb(planes, slice(start, start + 16), way)
         best = min(best, time.process_time() - begun)
     return best
 

@@ -99,6 +99,29 @@ def channels_last(network: nn.Module) -> None:
     network.to(memory_format=layout)  # type: ignore[call-overload]
 
 
+class Way:
+    """The way onto a device: to a GPU on a stream of its own, while it computes."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._stream: torch.cuda.Stream | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """`x` on the device, or on its way there."""
+        if self.device.type != "cuda" or x.device == self.device:
+            return x.to(self.device)
+        computing = torch.cuda.current_stream(self.device)
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(self._stream):
+            # `pin_memory` of a view would pin all of what it is a view of.
+            pinned = torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x)
+            moved = pinned.to(self.device, non_blocking=True)
+        computing.wait_stream(self._stream)
+        moved.record_stream(computing)
+        return moved
+
+
 class Frozen:
     """A network at rest: evaluation mode, batch norm folded, one device and precision.
 
@@ -124,7 +147,7 @@ class Frozen:
         if _fast.get() and last:
             channels_last(network)
         network.to(self.device, self.dtype)
-        self._copies: torch.cuda.Stream | None = None
+        self._way = Way(self.device)
         if self.device.type == "cuda":
             whole_fp32()
 
@@ -134,22 +157,11 @@ class Frozen:
         return self._network
 
     def take(self, x: Tensor) -> Tensor:
-        """`x` on the network's device; to a GPU on a stream of its own, while it computes.
+        """`x` on the network's device, or on its way there.
 
         Cut from `x` first what is not needed: it is all copied.
         """
-        if self.device.type != "cuda" or x.device == self.device:
-            return x.to(self.device)
-        computing = torch.cuda.current_stream(self.device)
-        if self._copies is None:
-            self._copies = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
-        with torch.cuda.stream(self._copies):
-            # `pin_memory` of a view would pin all of what it is a view of.
-            pinned = torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x)
-            moved = pinned.to(self.device, non_blocking=True)
-        computing.wait_stream(self._copies)
-        moved.record_stream(computing)
-        return moved
+        return self._way(x)
 
     def __call__(self, x: Float[Tensor, "B ..."]) -> Float[Tensor, "B D"]:
         if self.learns and x.is_inference():

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from extract.encoders._network import Way
 from extract.media.clip import MATRICES, AnyFrames, Frames
 
 PIXELS_AT_ONCE = 100_000  # on a processor: what its caches hold as floats
@@ -22,13 +23,16 @@ PIXELS_ON_GPU = 8_000_000  # half a GiB on the way
 Which = slice | Int64[np.ndarray, "T"]
 
 
-def rgb(frames: AnyFrames, which: Which, device: torch.device) -> UInt8[Tensor, "T H W 3"]:
-    """Some of the frames, upright: those that came as planes on the device, others in memory."""
+def rgb(frames: AnyFrames, which: Which, way: Way) -> UInt8[Tensor, "T H W 3"]:
+    """Some of the frames, upright: those that came as planes on the device at the end of the way,
+    others in memory.
+    """
     if isinstance(frames, Frames):
         return torch.from_numpy(np.ascontiguousarray(frames.pixels[which]))
-    luma, chroma = (_sent(x[which], device) for x in (frames.luma, frames.chroma))
+    planes = (np.ascontiguousarray(x[which]) for x in (frames.luma, frames.chroma))
+    luma, chroma = (way(torch.from_numpy(x)) for x in planes)
     matrix, full = MATRICES[frames.matrix], frames.full
-    most = PIXELS_ON_GPU if device.type == "cuda" else PIXELS_AT_ONCE
+    most = PIXELS_ON_GPU if luma.device.type == "cuda" else PIXELS_AT_ONCE
     count = max(1, most // luma[0].numel())
     pixels = torch.empty(len(luma), 3, *luma.shape[1:], dtype=torch.uint8, device=luma.device)
     parts = zip(*(torch.split(x, count) for x in (luma, chroma, pixels)), strict=True)
@@ -37,15 +41,6 @@ def rgb(frames: AnyFrames, which: Which, device: torch.device) -> UInt8[Tensor, 
     if frames.mirrored:
         pixels = pixels.flip(3)
     return pixels.rot90(-frames.turns, (2, 3)).permute(0, 2, 3, 1)
-
-
-def _sent(array: UInt8[np.ndarray, "..."], device: torch.device) -> UInt8[Tensor, "..."]:
-    """The array on the device; on its way there when this returns."""
-    x = torch.from_numpy(np.ascontiguousarray(array))
-    if device.type != "cuda":
-        return x.to(device)
-    pinned = torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x)
-    return pinned.to(device, non_blocking=True)
 
 
 def _of_planes(

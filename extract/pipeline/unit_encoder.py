@@ -14,6 +14,7 @@ from jaxtyping import Float16, Float64, Int32, Int64
 from torch import Tensor
 
 from extract.encoders import AudioEncoder, Encoder, StackEncoder, VisualEncoder
+from extract.encoders._network import Way
 from extract.media.clip import DECODER, AnyFrames, Clip, Frames, Stream
 from extract.media.sampling import Sampling
 from extract.pipeline.batching import Halving, Packer, device_of, items_of, limits_of
@@ -55,6 +56,7 @@ class UnitEncoder:
         self.encoder = encoder
         self.batch_size = batch_size
         limits, self._device = limits_of(encoder), device_of(encoder)
+        self._way = Way(self._device)
         self._preprocess = Halving(encoder.preprocess, limits.preprocess)
         forward = Halving(lambda x: as_stored(encoder.forward(x)), limits.forward)
         # Windows over whole clips are rarely of one length: a batch would be mostly padding.
@@ -142,9 +144,9 @@ class UnitEncoder:
 
     def _pixels(self, frames: AnyFrames, which: Which) -> Tensor:
         if isinstance(frames, Frames):
-            return rgb(frames, which, self._device)
+            return rgb(frames, which, self._way)
         with self.packer.clock.on(self._device):
-            return rgb(frames, which, self._device)
+            return rgb(frames, which, self._way)
 
     def _prepared(self, x: Tensor) -> Tensor:
         with self.packer.clock.on(self._device):

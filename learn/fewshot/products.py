@@ -146,9 +146,7 @@ class Gathered:
             self.met.keep(keys, found[0], found[1].mT)
         return found
 
-    def _of(
-        self, support: Int32[Tensor, "E S"], query: Int32[Tensor, "E M"], means: int = 0
-    ) -> Of:
+    def _of(self, support: Int32[Tensor, "E S"], query: Int32[Tensor, "E M"], means: int = 0) -> Of:
         episodes, queries = query.shape
         compared = means or support.shape[1]
         among = self._new(episodes, compared, compared)

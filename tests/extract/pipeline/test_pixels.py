@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import store
+from extract.encoders._network import Way
 from extract.media.clip import MATRICES, PLANAR, PlanarFrames, Request
 from extract.media.decode import Decoder
 from extract.media.sampling import Sampling
@@ -20,7 +21,7 @@ from extract.pipeline.run import run
 from tests.extract.looking import every
 from tests.fake_cuda import fake_card
 
-CPU = torch.device("cpu")
+HERE = Way(torch.device("cpu"))
 MEDIA = os.environ.get("MICROSHOT_MEDIA", "")
 
 
@@ -56,15 +57,15 @@ def test_every_pixel_is_as_the_standard_has_it(height, width, matrix, full, monk
         luma=luma, chroma=chroma, seconds=np.arange(3.0), matrix=matrix, full=full
     )
     expected = np.stack([literal(*x, matrix, full) for x in zip(luma, chroma, strict=True)])
-    np.testing.assert_array_equal(rgb(frames, slice(0, 9), CPU).numpy(), expected)
-    np.testing.assert_array_equal(rgb(frames, np.array([2, 2, 0]), CPU), expected[[2, 2, 0]])
+    np.testing.assert_array_equal(rgb(frames, slice(0, 9), HERE).numpy(), expected)
+    np.testing.assert_array_equal(rgb(frames, np.array([2, 2, 0]), HERE), expected[[2, 2, 0]])
     turned = PlanarFrames(
         luma=luma, chroma=chroma, seconds=np.arange(3.0), matrix=matrix, full=full,
         mirrored=True, turns=3,
     )  # fmt: skip
     upright = np.rot90(expected[:, :, ::-1], -3, (1, 2))
     assert turned.size == upright.shape[1:3]
-    np.testing.assert_array_equal(rgb(turned, slice(None), CPU).numpy(), upright)
+    np.testing.assert_array_equal(rgb(turned, slice(None), HERE).numpy(), upright)
 
 
 def film(path, *, size=(64, 48), kind="yuv420p", matrix=2, span=0, turn=0):
@@ -117,7 +118,7 @@ def test_what_pyav_makes_of_the_planes_comes_out(name, more, tmp_path):
     assert np.array_equal(told.seconds, planes.seconds)
     assert told.size == planes.size
     assert planes.nbytes <= 0.55 * told.nbytes
-    off = np.abs(rgb(planes, slice(None), CPU).numpy().astype(int) - told.pixels)
+    off = np.abs(rgb(planes, slice(None), HERE).numpy().astype(int) - told.pixels)
     if more.get("kind") == "yuv444p":  # whose chroma is finer than what is handed over
         assert off.mean() < 15
     else:
@@ -127,7 +128,7 @@ def test_what_pyav_makes_of_the_planes_comes_out(name, more, tmp_path):
 def test_frames_that_are_scaled_keep_what_is_not_finer_than_chroma(tmp_path):
     told, planes = both(film(tmp_path / "a.mp4"), 24)
     assert told.size == planes.size == (24, 32)
-    off = np.abs(rgb(planes, slice(None), CPU).numpy().astype(int) - told.pixels)
+    off = np.abs(rgb(planes, slice(None), HERE).numpy().astype(int) - told.pixels)
     assert off.mean() < 15  # blocks in colours of chance, eight pixels wide
 
 
@@ -136,7 +137,7 @@ def test_a_picture_that_lies_on_its_side_is_put_upright():
     path = Path(MEDIA, "torture/derived/d23_rotated_90_with_sound.mp4")
     told, planes = both(path, 256)
     assert planes.turns
-    off = np.abs(rgb(planes, slice(0, 5), CPU).numpy().astype(int) - told.pixels[:5])
+    off = np.abs(rgb(planes, slice(0, 5), HERE).numpy().astype(int) - told.pixels[:5])
     assert off.max() <= 1
 
 
@@ -161,7 +162,7 @@ def test_planes_go_to_a_card_without_waiting_and_are_half_the_bytes():
         luma=np.zeros((4, 48, 64), np.uint8), chroma=chroma, seconds=np.arange(4.0)
     )
     with fake_card() as card:
-        given = rgb(frames, slice(None), torch.device("cuda", 0))
+        given = rgb(frames, slice(None), Way(torch.device("cuda", 0)))
         assert given.device.type == "cuda"
         assert card.bytes("cuda") == frames.nbytes == 4 * 48 * 64 * 3 // 2
         assert card.waits == []

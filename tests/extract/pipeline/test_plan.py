@@ -4,13 +4,15 @@ import json
 from contextlib import contextmanager
 
 import pytest
+import torch
 
 import store
 from extract.media.sampling import Sampling
 from extract.pipeline.checks import Sample
 from extract.pipeline.options import Options
-from extract.pipeline.plan import plan
+from extract.pipeline.plan import _clock, _Trial, plan
 from extract.pipeline.status import status
+from extract.pipeline.unit_encoder import UnitEncoder, feature_spec
 from store.errors import InputError, NotAStore
 from tests.extract import media_files as media
 from tests.extract.fakes import Frames, Whole, Windows, quick
@@ -115,6 +117,21 @@ def test_more_networks_cost_more(source, tmp_path, monkeypatch):
     )
     assert slow.encoder_seconds_per_clip > 1000 * quick.encoder_seconds_per_clip > 0
     assert slow.bottleneck == "encoder"
+
+
+@pytest.mark.parametrize(("device", "waits"), [("cuda:0", 1), ("cpu", 0)])
+def test_a_network_on_a_card_is_timed_to_the_end_of_its_work(device, waits, monkeypatch):
+    """The host has only told the card what to do when `put` returns."""
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    encoder = Frames()
+    encoder.device = torch.device(device)
+    spec, unit = feature_spec(encoder, Sampling(fps=1.0)), UnitEncoder(encoder, batch_size=1)
+    trial = _Trial(encoder, spec, set(), unit)
+    with _clock(trial):
+        assert not waited
+    assert waited == [torch.device(device)] * waits
+    assert trial.seconds > 0
 
 
 class Slow(Frames):
