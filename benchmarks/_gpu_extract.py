@@ -4,6 +4,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -16,13 +18,13 @@ from benchmarks._gpu_kit import Kit, Row, at_least, at_most, load, mean
 from benchmarks.decode import render
 from extract.encoders import Encoder, VisualEncoder, _resize
 from extract.encoders._network import Frozen
-from extract.media.clip import Clip, Frames, Sound, Stream
+from extract.media.clip import PLANAR, Clip, Frames, Sound, Stream
 from extract.media.sampling import Sampling
 from extract.pipeline.batching import limits_of
 from extract.pipeline.options import Options
 from extract.pipeline.run import run
 from extract.pipeline.unit_encoder import UnitEncoder
-from store import Status
+from store import Manifest, Status
 
 MAIN = "simclrv2:variant=r50_1x_sk1,untrained"
 SMALL = "efficientnet_lite"  # in a dry run
@@ -189,6 +191,24 @@ def runs(kit: Kit) -> Iterator[Row]:
                 bare=some / taken, against="clip by clip, frame by frame",
                 **at_least(rate * taken / some, 10),
             )  # fmt: skip
+            if fps > 1 or kit.size(0, 1):
+                yield _planar(place, manifest, encoder, policy, options, rate, f"{name}, {how}")
+
+
+def _planar(
+    place: Path, manifest: Manifest, encoder: Encoder, policy: Sampling, options: Options,
+    rate: float, what: str,
+) -> Row:  # fmt: skip
+    """The same with frames that come as planes, of which the card makes RGB."""
+    result = run(
+        manifest, place / "planes", visual=[encoder], sampling=policy,
+        options=replace(options, decoder=PLANAR),
+    )  # fmt: skip
+    planar = len(manifest) / result.timings.seconds
+    return Row(
+        what=f"{what}: run, frames as planes", value=planar, unit="clips/s", bare=rate,
+        against="frames as RGB", ratio=planar / rate,
+    )  # fmt: skip
 
 
 def _decode_rate(kit: Kit, manifest, every, policy: Sampling, options: Options) -> float:

@@ -58,7 +58,7 @@ STEPS = (
     Step("ceilings", "_gpu_machine", "ceilings", 20, "what the card can do at best"),
     Step("right", "_gpu_extract", "right", 70, "rows are those of the processor"),
     Step("sync", "_gpu_extract", "sync", 40, "no clip waits for the card"),
-    Step("extract", "_gpu_extract", "runs", 150, "extract run as a whole"),
+    Step("extract", "_gpu_extract", "runs", 170, "extract run as a whole"),
     Step("networks", "_gpu_extract", "speeds", 60, "networks at several batch sizes"),
     Step("profile", "_gpu_extract", "profile", 25, "copies that wait, copies that are hidden"),
     Step("memory", "_gpu_extract", "memory", 45, "flat over units, and too little of it"),

@@ -21,6 +21,7 @@ def test_every_step_runs_on_a_processor(tmp_path, capsys):
     assert records[0]["dry"]
     rows = [record for record in records if record["event"] == "row"]
     assert {row["step"] for row in rows} == set(steps)
+    assert any("frames as planes" in row["what"] for row in rows)
     right = [row["value"] for row in rows if row["step"] == "right"]
     assert right == [0, 1, 0, 1]  # the processor against itself
     text = (tmp_path / "table.md").read_text()
