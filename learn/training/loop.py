@@ -287,6 +287,7 @@ class Trainer:
             {
                 "event": "round", "stage": stage.name, "round": self.state.round,
                 "objective": stage.objective.name, "watch": self._watch(),
+                "clips": len(every),
                 "parameters": sum(p.numel() for p in learning.values()), "no_gradient": idle,
             }
         )  # fmt: skip

@@ -111,6 +111,7 @@ def test_each_stage_learns_from_its_clips_alone(made, tmp_path):
     assert load_run(tmp_path / "run").fitted_on == (
         of_manifest(made, "extra") | of_manifest(made, "train", labelled=True)
     )
+    assert {line["stage"]: line["clips"] for line in lines if line["event"] == "round"} == clips
 
 
 def test_members_of_streamed_blocks_are_met_once():
