@@ -17,7 +17,7 @@ def test_modes_pair_up_as_asked():
     assert cells(("v",), (), BOTH) == [("v", "v")]
     assert cells((), ("av",), BOTH) == [("av", "av")]
     assert cells(("v", "a"), ("a",), BOTH) == [("v", "a"), ("a", "a")]
-    with pytest.raises(ConfigError, match="no mode 'va'; there are a, av, v"):
+    with pytest.raises(ConfigError, match="no mode 'va'; there are a, at, av, avt, t, v, vt"):
         cells(("va",), (), BOTH)
 
 

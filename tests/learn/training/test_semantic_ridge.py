@@ -141,7 +141,6 @@ def test_predict_gives_the_same_answers(made, tmp_path, mode):
     result = learn.run_episodes(
         made / "s", ways=8, shots=(2,), queries=4, episodes=2, support=(mode,), groups="mixed",
         projections=(made / "right",), save_episodes=tmp_path / "e.safetensors", split="test",
-        manifest=_without_val(made, tmp_path),
     )  # fmt: skip
     clips, (drawn,) = episode_files.load(tmp_path / "e.safetensors", result.clips)
     (row,) = result.results
@@ -162,15 +161,6 @@ def test_predict_gives_the_same_answers(made, tmp_path, mode):
         (weights,) = summary.labels[0].weights.values()
         assert weights[NAMES] == pytest.approx(row.weights[NAMES]["mean"], abs=1e-5)
         assert float(found[0][f"label_weight_{NAMES}"]) == pytest.approx(weights[NAMES], abs=1e-4)
-
-
-def _without_val(made, tmp_path):
-    """A manifest in which no class is apart, as none is in `learn predict`."""
-    table = store.open(made / "s").manifest()
-    rows = zip(table.clip_ids, table.clip_ids, table.column("label"), table.column("split"),
-               strict=True)  # fmt: skip
-    kept = [row for row in rows if row[3] == "test"]
-    return _write(tmp_path / "m.csv", ["path", "clip_id", "label", "split"], kept)
 
 
 def _write(path, header, rows):
