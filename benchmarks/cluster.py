@@ -10,6 +10,7 @@ manifest and say that they are done.
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -79,6 +80,23 @@ def cluster(
                 process.wait(timeout=20)
 
 
+def seconds_of(pid: int) -> float:
+    """Processor seconds of a process and of those that it started."""
+    folder, total = Path("/proc"), 0.0
+    for path in folder.iterdir():
+        if not path.name.isdigit():
+            continue
+        try:
+            facts = (path / "stat").read_text().rpartition(")")[2].split()
+        except OSError:  # it ended meanwhile
+            continue
+        if int(path.name) == pid:
+            total += sum(map(int, facts[11:15])) / os.sysconf("SC_CLK_TCK")
+        elif int(facts[1]) == pid:
+            total += seconds_of(int(path.name))
+    return total
+
+
 def units_a_second(folder: Path, url: str, units: int, workers: int) -> tuple[float, float, float]:
     """Units a second, milliseconds of this process a unit, and the most memory it held, in MiB."""
     import store
@@ -146,15 +164,25 @@ def plain(url: str, units: int, workers: int) -> float:
 
 def rows_of(sizes: Sequence[int], workers: int) -> Iterator[dict[str, Any]]:
     """A row a figure."""
-    with TemporaryDirectory() as name, cluster(Path(name), workers, THREADS) as url:
+    started: list[subprocess.Popen[bytes]] = []
+    with (
+        TemporaryDirectory() as name,
+        cluster(Path(name), workers, THREADS, processes=started) as url,
+    ):
         bare = plain(url, min(sizes), workers)
         for units in sizes:
+            before = [seconds_of(process.pid) for process in started]
             rate, milliseconds, mebibytes = units_a_second(Path(name), url, units, workers)
+            spent = [
+                1e3 * (seconds_of(process.pid) - then) / units
+                for process, then in zip(started, before, strict=True)
+            ]
             what = f"cluster: {units:,} trivial units, {workers} workers"
             yield {
                 "what": what, "value": rate, "unit": "units/s", "ratio": rate / bare, "goal": None,
                 "against": f"dask alone; {1e3 / milliseconds:.0f}/s by the client's processor time "
-                f"(goal {GOAL:.0f}), {mebibytes:.0f} MiB",
+                f"(goal {GOAL:.0f}), {mebibytes:.0f} MiB; ms a unit: scheduler {spent[0]:.2f}, "
+                f"workers {sum(spent[1:]):.2f}",
             }  # fmt: skip
 
 

@@ -111,6 +111,7 @@ COMMANDS: Mapping[str, Command] = {
         sys.executable, "-c", "import sys, store; store.open(sys.argv[1]).manifest()", str(p.store),
     ],
     "planning": lambda p: [sys.executable, "-c", PLANNING, str(p.store), str(p.manifest)],
+    "planning again": lambda p: [sys.executable, "-c", PLANNING, str(p.store), str(p.manifest)],
     "status": lambda p: _module("extract", "status", p.manifest, "--store", p.store, "--json"),
     "info": lambda p: _module("store", "info", p.store, "--json"),
     "verify": lambda p: _module("store", "verify", p.store, "--json"),

@@ -81,7 +81,7 @@ def measure_one(folder: Path, clips: int) -> dict[str, float]:
     sums = sha256("\n".join(parts).encode())
     index = fs.path / "index" / feature.name / f"{sums.hexdigest()[:32]}.idx"
     index.parent.mkdir(parents=True, exist_ok=True)
-    timed("build the look-up", lambda: build(index, tables, digest=sums.digest()))
+    timed("build the look-up", lambda: build(index, enumerate(tables), parts))
     tables.clear()
     timed("records, one by one", lambda: Records(feature._keys, 32))
     timed("records, from the segment", lambda: Records(feature._keys, 32))

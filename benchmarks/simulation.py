@@ -12,7 +12,6 @@ many units a second each bears whatever encoders take; and that everything was c
 """
 
 import argparse
-import os
 import resource
 import subprocess
 import time
@@ -76,27 +75,10 @@ def dask_setup(worker: Any) -> None:
     cluster_worker._loaded = lambda settings: [Stub()]  # type: ignore[assignment]
 
 
-def seconds_of(pid: int) -> float:
-    """Processor seconds of a process and of those that it started."""
-    folder, total = Path("/proc"), 0.0
-    for path in folder.iterdir():
-        if not path.name.isdigit():
-            continue
-        try:
-            facts = (path / "stat").read_text().rpartition(")")[2].split()
-        except OSError:  # it ended meanwhile
-            continue
-        if int(path.name) == pid:
-            total += sum(map(int, facts[11:15])) / os.sysconf("SC_CLK_TCK")
-        elif int(facts[1]) == pid:
-            total += seconds_of(int(path.name))
-    return total
-
-
 def rows_of(units: int, processes: int, folder: Path | None) -> Iterator[dict[str, Any]]:
     """A row a figure."""
     import store
-    from benchmarks.cluster import cluster
+    from benchmarks.cluster import cluster, seconds_of
     from extract.media.sampling import Sampling
     from extract.pipeline.cluster import Scheduler, run_on
     from extract.pipeline.options import Options

@@ -6,10 +6,12 @@ of parts is another file, and a damaged one is built again. It holds, in this or
     records    32 bytes per clip, sorted by key, in blocks of 512
     fences     uint64 per block: the first half of its first key; kept in memory
     checksums  uint32 per block: crc32c of its records, compared when the block is first used
-    trailer    magic, number of records, digest, crc32c of everything after the records
+    names      of the parts that it was built from, one a line
+    trailer    magic, number of records, bytes of names, digest, crc32c of all after the records
 
 Building sorts runs of bounded size and merges them range by range, so memory does not grow with
-the number of clips.
+the number of clips. Where a file of some of these parts is there, from before the last commits, it
+is one of the runs, and only the other parts' tables are read.
 
 Shapes: n = clips of a part, V = clips asked for.
 """
@@ -20,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import cached_property
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
@@ -51,8 +54,8 @@ _BLOCK = 512
 _BLOCK_BYTES = _BLOCK * _RECORD.itemsize
 _RUN = 4 << 20  # records sorted at once: 128 MiB, and twice that while sorting
 _SAMPLE = 1024
-_TRAILER = struct.Struct("<8sQ32sI")
-_MAGIC = b"clipidx1"
+_TRAILER = struct.Struct("<8sQQ32sI")
+_MAGIC = b"clipidx2"
 _TEMPORARY_SECONDS = 24 * 3600
 
 
@@ -82,7 +85,8 @@ class MemoryIndex:
     """A look-up like `ClipIndex`, in memory and without a file."""
 
     def __init__(self, tables: Sequence[PartTable]) -> None:
-        self._records = _sorted(np.concatenate([np.empty(0, _RECORD), *_runs(tables)]))
+        runs = _runs(enumerate(tables))
+        self._records = _sorted(np.concatenate([np.empty(0, _RECORD), *runs]))
 
     def __len__(self) -> int:
         return len(self._records)
@@ -108,7 +112,7 @@ class ClipIndex:
         self, root: Path, key: str, parts: Iterable[str], load: Callable[[str], PartTable]
     ) -> None:
         self.parts = tuple(sorted(parts))  # `Locations.part` counts these
-        self._digest = sha256("\n".join(self.parts).encode()).digest()
+        self._digest = _digest(self.parts)
         self._root, self._key = root, key
         self._path = root / key / f"{self._digest.hex()[:32]}.idx"
         self._load = load
@@ -163,7 +167,7 @@ class ClipIndex:
         """An index in its place, for whoever comes next as well."""
         staging = self._path.with_name(f"tmp-{token_hex(8)}")
         try:
-            build(staging, self._tables(), digest=self._digest)
+            self._write(staging)
             opened = _IndexFile(staging, self._digest)
             staging.replace(self._path)
         finally:
@@ -171,15 +175,35 @@ class ClipIndex:
                 staging.unlink()
         return opened
 
-    def _tables(self) -> Iterator[PartTable]:
-        feature = self._key.rpartition("/")[2]
-        return in_steps(f"look-up of {feature}", map(self._load, self.parts), len(self.parts))
+    def _write(self, path: Path) -> None:
+        try:
+            self._write_from(path, self._earlier())
+        except _Damaged:  # what was there before
+            self._write_from(path, None)
+
+    def _write_from(self, path: Path, earlier: "_IndexFile | None") -> None:
+        known = frozenset() if earlier is None else frozenset(earlier.parts)
+        new = [(number, part) for number, part in enumerate(self.parts) if part not in known]
+        tables = ((number, self._load(part)) for number, part in new)
+        what = f"look-up of {self._key.rpartition('/')[2]}"
+        build(path, in_steps(what, tables, len(new)), self.parts, earlier)
+
+    def _earlier(self) -> "_IndexFile | None":
+        """The index of the most of these parts, and of no others, if one is there."""
+        here, best = frozenset(self.parts), None
+        for path in (self._root / self._key).glob("*.idx"):
+            with suppress(_Damaged, OSError):
+                file = _IndexFile(path, None)
+                named = _digest(file.parts).hex().startswith(path.stem)
+                if named and here.issuperset(file.parts):
+                    best = max(best or file, file, key=lambda found: len(found.parts))
+        return best
 
     def _private(self) -> "_IndexFile":
         """An index for this process alone."""
         with tempfile.TemporaryDirectory() as private, posix.writing(Path(private)):
             path = Path(private, self._path.name)
-            build(path, self._tables(), digest=self._digest)
+            self._write(path)
             return _IndexFile(path, self._digest)
 
 
@@ -187,20 +211,23 @@ class _IndexFile:
     """One index file, mapped.
 
     Raises:
-        _Damaged: it is not an index of that digest, or not what was written.
+        _Damaged: it is not an index of that digest (of any, if None), or not what was written.
     """
 
-    def __init__(self, path: Path, digest: bytes) -> None:
+    def __init__(self, path: Path, digest: bytes | None) -> None:
         file = posix.OpenFile(path)
         if file.size < _TRAILER.size:
             raise _Damaged
         self._map = mmap.mmap(file.descriptor, file.size, access=mmap.ACCESS_READ)
-        magic, records, digest_read, crc = _TRAILER.unpack(self._map[-_TRAILER.size :])
+        magic, records, names, digest_read, crc = _TRAILER.unpack(self._map[-_TRAILER.size :])
         blocks = -(-records // _BLOCK)
-        if file.size != records * _RECORD.itemsize + 12 * blocks + _TRAILER.size:
+        if file.size != records * _RECORD.itemsize + 12 * blocks + names + _TRAILER.size:
             raise _Damaged
         tail = self._map[records * _RECORD.itemsize :]
-        if (magic, digest_read) != (_MAGIC, digest) or google_crc32c.value(tail[:-4]) != crc:
+        if magic != _MAGIC or google_crc32c.value(tail[:-4]) != crc:
+            raise _Damaged
+        self._names = tail[12 * blocks : 12 * blocks + names]
+        if digest_read != (digest or sha256(self._names).digest()):
             raise _Damaged
         self._records = np.frombuffer(self._map, _RECORD, records)
         self._fences = np.frombuffer(tail, "<u8", blocks)
@@ -209,6 +236,22 @@ class _IndexFile:
 
     def __len__(self) -> int:
         return len(self._records)
+
+    @cached_property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the parts that it was built from, in the order of their numbers."""
+        try:
+            return tuple(self._names.decode("ascii").split("\n")) if self._names else ()
+        except UnicodeDecodeError as error:
+            raise _Damaged from error
+
+    def runs(self) -> Iterator[Records]:
+        """All records, some blocks at a time, compared with their checksums."""
+        step = max(1, _RUN // _BLOCK)
+        for first in range(0, len(self._fences), step):
+            last = min(first + step, len(self._fences))
+            self._verify(np.array([first]), np.array([last]))
+            yield self._records[first * _BLOCK : last * _BLOCK].copy()
 
     def lookup(self, keys: UInt64[np.ndarray, "V 2"], parts: int) -> Locations:
         high = np.ascontiguousarray(keys[:, 0])
@@ -277,26 +320,46 @@ def _search(
     )
 
 
-def build(path: Path, tables: Iterable[PartTable], *, digest: bytes) -> None:
-    """Write the index of these parts, in the order of their numbers.
+def build(
+    path: Path,
+    tables: Iterable[tuple[int, PartTable]],
+    parts: Sequence[str],
+    earlier: _IndexFile | None = None,
+) -> None:
+    """Write the index of these parts from their tables with their numbers, and from an earlier
+    index of some of them, whose tables are then not given.
 
     Raises:
         OSError: the disk refused.
+        _Damaged: the earlier index is not what was written.
     """
     with tempfile.TemporaryFile(dir=path.parent) as spool:
         ends = [0]
+        if earlier is not None:
+            number = {part: i for i, part in enumerate(parts)}
+            renumbered = np.array([number[part] for part in earlier.parts], np.uint32)
+            for records in earlier.runs():
+                if (records["part"] >= len(renumbered)).any():
+                    raise _Damaged
+                records["part"] = renumbered[records["part"]]
+                spool.write(records.tobytes())
+            ends.append(spool.tell() // _RECORD.itemsize)
         for run in _runs(tables):
             spool.write(_sorted(run).tobytes())
             ends.append(spool.tell() // _RECORD.itemsize)
         spool.flush()
         with path.open("wb") as file:
-            _write(file, _merged(spool, ends), digest)
+            _write(file, _merged(spool, ends), parts)
 
 
-def _runs(tables: Iterable[PartTable]) -> Iterator[Records]:
+def _digest(parts: Sequence[str]) -> bytes:
+    return sha256("\n".join(parts).encode()).digest()
+
+
+def _runs(tables: Iterable[tuple[int, PartTable]]) -> Iterator[Records]:
     """Records of the parts in groups that are not much larger than a run."""
     waiting, total = [], 0
-    for number, table in enumerate(tables):
+    for number, table in tables:
         records = np.zeros(len(table.status), dtype=_RECORD)
         records["high"], records["low"] = table.clip_key.T
         records["start"], records["rows"] = table.row_start, table.row_count
@@ -347,7 +410,7 @@ def _sorted(records: Records) -> Records:
     return kept[~again] if again.any() else kept
 
 
-def _write(file: IO[bytes], groups: Iterable[Records], digest: bytes) -> None:
+def _write(file: IO[bytes], groups: Iterable[Records], parts: Sequence[str]) -> None:
     total, fences, checksums = 0, [], []
     rest = np.empty(0, dtype=_RECORD)
 
@@ -366,7 +429,8 @@ def _write(file: IO[bytes], groups: Iterable[Records], digest: bytes) -> None:
         rest = joined[whole:]
     put(rest)
     tail = b"".join(part.tobytes() for part in fences) + np.array(checksums, "<u4").tobytes()
-    tail += _TRAILER.pack(_MAGIC, total, digest, 0)[:-4]
+    names = "\n".join(parts).encode()
+    tail += names + _TRAILER.pack(_MAGIC, total, len(names), _digest(parts), 0)[:-4]
     file.write(tail + google_crc32c.value(tail).to_bytes(4, "little"))
 
 
