@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from extract.encoders._network import PRECISIONS, present
+from extract.encoders._network import PRECISIONS, Way, present, whole_fp32
 from extract.encoders._spectrogram import Windows
 from store.errors import ConfigError, WeightsError, choices
 
@@ -47,7 +47,7 @@ class LibraryEncoder:
     ) -> None:
         self.name, self.slug, self.dim = named.name, named.slug, named.dim
         self.identity, self.notes = named.identity, named.notes
-        self.device = device
+        self.device, self._way = device, Way(device)
         self._prepare, self._network = prepare, network
 
     def forward(self, x: Float[Tensor, "B ..."]) -> Float[Tensor, "B D"]:
@@ -58,7 +58,7 @@ class LibraryEncoder:
     def preprocess(self, x: Tensor) -> Tensor:
         """Frames or sound as the network takes them."""
         with torch.inference_mode():
-            return self._prepare(x).to(self.device)
+            return self._way(self._prepare(x))
 
     def __call__(self, x: Tensor) -> Float[Tensor, "B D"]:
         """Rows of frames or sounds as they were decoded."""
@@ -124,6 +124,8 @@ def at_rest(network: nn.Module, device: str, precision: str, name: str) -> torch
         )
     where = present(device)
     network.eval().requires_grad_(False).to(where)
+    if where.type == "cuda":
+        whole_fp32()
     return where
 
 

@@ -22,6 +22,7 @@ from extract.encoders._library import (
     slug_of,
     weights_of,
 )
+from extract.encoders._network import Way
 from store.errors import ConfigError, choices
 from store.optional import library
 from store.settings import Settings, setting
@@ -84,8 +85,10 @@ def build(config: Config, device: str = "cpu", precision: str = "fp32") -> Libra
         ),
     )  # fmt: skip
 
+    way = Way(where)
+
     def prepare(frames: UInt8[Tensor, "B H W 3"]) -> Tensor:
-        return transform(frames.to(where).permute(0, 3, 1, 2))
+        return transform(way(frames).permute(0, 3, 1, 2))
 
     side = int(transform.resize_size[0])
     return LibraryFrames(named, prepare, network, where, short_side=side)

@@ -9,6 +9,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import extract
+from extract.encoders._library import LibraryFrames, Named, at_rest
 from extract.encoders._network import Frozen
 from extract.media.clip import Clip, Frames, Sound, Stream
 from extract.pipeline.batching import Limit, Packer
@@ -256,6 +257,28 @@ def test_two_threads_leave_fp32_whole():
     finally:
         torch.backends.cudnn.allow_tf32 = before
     assert seen_on == [False]
+
+
+def test_networks_of_libraries_are_whole_too_and_their_clips_wait_for_nothing():
+    """They had TF32 unless one of ours stood beside them, and copies waited for earlier batches."""
+    flags = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    named = Named(name="timm", slug="timm-x", dim=2, identity={}, notes={})
+    try:
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+        with fake_card() as card:
+            device = at_rest(torch.nn.Linear(4, 2), "cuda", "fp32", "timm")
+            assert not torch.backends.cudnn.allow_tf32
+            assert not torch.backends.cuda.matmul.allow_tf32
+            encoder = LibraryFrames(
+                named, lambda x: x.float().flatten(1), torch.nn.Identity(), device, short_side=8
+            )
+            card.copies.clear()
+            given = encoder.preprocess(torch.zeros(3, 8, 8, 3, dtype=torch.uint8))
+            assert given.device.type == "cuda"
+            assert [copy.to for copy in card.copies if copy.to == "cuda"] == ["cuda"]
+            assert card.waits == []
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = flags
 
 
 @pytest.mark.gpu
