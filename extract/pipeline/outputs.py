@@ -17,7 +17,7 @@ from extract.pipeline.batching import items_of, limits_of
 from extract.pipeline.media_folders import media_folders
 from extract.pipeline.options import Options
 from extract.pipeline.planned import Planned
-from extract.pipeline.unit_encoder import UnitEncoder, feature_spec, provenance
+from extract.pipeline.unit_encoder import UnitEncoder, feature_spec, offered_by, provenance
 from extract.processes.child import Outcome
 from extract.processes.pool import Limits, Parts, process_map
 from extract.processes.sandbox import Sandbox
@@ -60,7 +60,7 @@ class Output:
     def notes(self) -> dict[str, Any]:
         """Provenance of a part made now."""
         size = limits_of(self.encoder).batch_size(items_of(self.encoder, self.batch_size))
-        return provenance(device=self.device, batch_size=size)
+        return provenance(device=self.device, batch_size=size) | offered_by(self.encoder)
 
 
 Unit = list[tuple[int, list[Output]]]  # rows of the manifest, each with the features that want it

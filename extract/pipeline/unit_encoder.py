@@ -183,6 +183,19 @@ class UnitEncoder:
         return unit
 
 
+def offered_by(encoder: Encoder) -> dict[str, str]:
+    """The distribution of an encoder that is not ours, with its version, or else its module."""
+    module = type(encoder).__module__
+    package = module.partition(".")[0]
+    if package == __name__.partition(".")[0]:
+        return {}
+    from store import outside
+
+    places = outside.offered("extract.encoders")
+    offered = (p.distribution for p in places if p.module.partition(".")[0] == package)
+    return {"encoder": next(filter(None, offered), module)}
+
+
 def provenance(*, device: str, batch_size: int) -> dict[str, Any]:
     """Facts of the machine and libraries that may change the last bits of a part."""
     return {

@@ -137,6 +137,8 @@ def test_an_outside_encoder_and_head_answer_episodes(outside, tmp_path):
     words = ("--visual", "flat:2", "--store", store, "--json")
     run = json.loads(call(outside, "-m", "extract", "run", clips, *words, cwd=tmp_path))
     assert run["features"][0]["feature"].startswith("flat-")
+    about = json.loads(call(outside, "-m", "store", "info", store, "--json", cwd=tmp_path))
+    assert "flat-colours 0.1" in str(about["features"]), "who made the encoder is written down"
     asked = (
         "--ways",
         3,

@@ -5,9 +5,10 @@ import sys
 import pytest
 
 import cli
+import extract
 import store
 from extract.media.sampling import Sampling
-from extract.pipeline import outputs
+from extract.pipeline import outputs, unit_encoder
 from extract.pipeline.plan import plan
 from store import Status
 from tests.extract import media_files as media
@@ -90,3 +91,8 @@ def test_a_changed_setting_is_told_before_it_makes_a_second_feature(tmp_path):
     assert run(visual=[], audio=[Windows()]) == []  # of the other modality
     (planned,) = plan(manifest, tmp_path / "s", visual=[Frames()], sampling=Sampling(fps=1.0)).notes
     assert "sampling.fps was" in planned
+
+
+def test_who_made_an_encoder_is_said_where_it_is_not_ours():
+    assert unit_encoder.offered_by(extract.load_encoder("logmel")) == {}
+    assert unit_encoder.offered_by(Windows()) == {"encoder": "tests.extract.fakes"}
