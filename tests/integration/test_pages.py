@@ -120,7 +120,7 @@ def test_3massiv(follow, monkeypatch):
             np.save(follow.folder / "features" / post / f"{kind}_feats.npy", rows)
     folder = follow("howto/3massiv.md")
     assert (folder / "bench" / "ids.json").is_file()
-    assert (folder / "bench.html").is_file()
+    assert (folder / "report.html").is_file()
 
 
 def _write_lists(folder, posts):
