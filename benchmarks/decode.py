@@ -5,7 +5,8 @@
 Clips are rendered (moving noise, H.264, a key frame every 250), three geometries. Each is looked at
 sparsely (one frame a second) and densely (every frame), at most 256 pixels on the short side, in a
 decode process, by PyAV and by decord in turns; processor time of the process counts, the best of
-several rounds. decord's time contains the look at the packets that tells whether it is safe. Then
+several rounds; by torchcodec too where it is installed, its start left out. Times of decord and
+torchcodec contain the look at the packets that tells whether they are safe. Then
 frames handed over as planes, and what it costs on a processor to make RGB of them afterwards.
 
 The same arrays are then carried from a child through a pipe and through shared memory; processor
@@ -21,6 +22,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,10 +31,11 @@ import av
 import numpy as np
 
 from benchmarks._table import show
-from extract.media.clip import PLANAR, Request
+from extract.media.clip import DECODER, PLANAR, TORCHCODEC, Request
 from extract.media.decode import Decoder
 from extract.media.samplers import Footage
 from extract.media.sampling import Sampling
+from extract.pipeline.outputs import with_room
 from extract.processes.pool import Limits, process_map
 from extract.processes.sandbox import OFF, Sandbox, confine
 
@@ -77,7 +80,9 @@ def costs(requests: list[Request]) -> list[tuple[float, str]]:
     told = [""] * len(requests)
     folders = tuple({request.path.parent for request in requests})
     limits = Limits(deadline_seconds=120.0, sandbox=Sandbox(readable=folders))
-    for outcome in process_map(Decoder(), turns, workers=1, limits=limits):
+    loaded = TORCHCODEC if find_spec("torchcodec") else DECODER
+    limits = with_room(limits, loaded)
+    for outcome in process_map(Decoder(loaded), turns, workers=1, limits=limits):
         k = outcome.index % len(requests)
         found[k].append(outcome.cpu_seconds)
         told[k] = outcome.value.visual.detail
@@ -91,13 +96,16 @@ def decoders(folder: Path) -> Iterator[dict[str, Any]]:
         for how, pick in (("1 frame/s", Sampling(fps=1.0)), ("every frame", every)):
             asked = Request(path=path, pick=pick, short_sides=(SHORT_SIDE,), decoder="pyav")
             by = ("pyav", "decord", "auto", PLANAR)
-            (ours, _), (theirs, who), (_, chosen), (planes, _) = costs(
+            by = (*by, TORCHCODEC) if find_spec("torchcodec") else by
+            (ours, _), (theirs, who), (_, chosen), (planes, _), *more = costs(
                 [replace(asked, decoder=d) for d in by]
             )
             what = f"{width}x{height}, {frames / 25:g} s, {how}"
             yield row(f"{what}, PyAV", 1000 * ours, f"auto: {chosen}")
             yield row(f"{what}, {who}", 1000 * theirs, "PyAV", theirs / ours)
             yield row(f"{what}, PyAV, as planes", 1000 * planes, "PyAV", planes / ours)
+            for others, name in more:
+                yield row(f"{what}, {name}", 1000 * others, "PyAV", others / ours)
             yield row(f"{what}, RGB of the planes", 1000 * made_rgb(asked), "PyAV", None)
 
 

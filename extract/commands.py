@@ -86,7 +86,10 @@ Workers = Annotated[
     int, typer.Option(help="Decode processes; 0: one per core.", rich_help_panel=WHERE)
 ]
 Decoder = Annotated[
-    str, typer.Option(metavar="auto|pyav|decord|pyav-yuv", help="Who decodes.", rich_help_panel=HOW)
+    str,
+    typer.Option(
+        metavar="auto|pyav|decord|pyav-yuv|torchcodec", help="Who decodes.", rich_help_panel=HOW
+    ),
 ]
 FollowLinks = Annotated[
     bool,

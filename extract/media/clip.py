@@ -17,7 +17,8 @@ from store import Status
 
 DECODER = "pyav"  # part of a feature's identity
 PLANAR = "pyav-yuv"  # PyAV, whose frames stay luma and chroma: features of their own
-DECODERS = ("auto", "pyav", "decord", PLANAR)
+TORCHCODEC, NVDEC = "torchcodec", "torchcodec:device=cuda"  # on a processor; on a card
+DECODERS = ("auto", "pyav", "decord", PLANAR, TORCHCODEC, NVDEC)
 # Parts of red and of blue in luma, by the number that codecs give a matrix (ITU-T H.273, table 4).
 MATRICES = {1: (0.2126, 0.0722), 4: (0.30, 0.11), 5: (0.299, 0.114), 6: (0.299, 0.114),
             7: (0.212, 0.087), 9: (0.2627, 0.0593), 10: (0.2627, 0.0593)}  # fmt: skip
@@ -134,7 +135,7 @@ class Request:
     short_sides: tuple[int, ...] = ()  # pixels; larger frames are scaled down to each of these
     first: int = 0  # of the frames picked, the first one wanted: the others have come
     sample_rates: tuple[int, ...] = ()  # Hz; the sound is given at each of these
-    decoder: str = "auto"  # or "pyav", "decord" or "pyav-yuv"
+    decoder: str = "auto"  # or another of DECODERS
     because: str = "asked for"  # why PyAV, where it is `decoder`
     alone: bool = False  # the stream that is not asked for may kill the decoder: leave it be
 

@@ -14,7 +14,8 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from extract.media.clip import AnyFrames, Clip, Request, Sound, Stream, failed
+from extract.media import torchcodec_reader
+from extract.media.clip import DECODER, AnyFrames, Clip, Request, Sound, Stream, failed
 from extract.media.packets import Media
 from extract.media.parts import joined, rest_of
 from extract.media.probe import Failure, examined, inside, say
@@ -39,11 +40,16 @@ def decode(request: Request) -> Clip:
 
 class Decoder:
     """`decode` for many requests: the file decoded last stays open, for the next one may be for
-    another piece of it.
+    another piece of it. `decoder` is what requests will mostly ask for: its library is loaded where
+    a process receives this, before it is confined.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, decoder: str = DECODER) -> None:
+        self.decoder = decoder
         self.media: Media | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return received, (self.decoder,)
 
     def close(self) -> None:
         """Close the file."""
@@ -73,6 +79,13 @@ class Decoder:
         else:
             self.media = media
         return clip
+
+
+def received(decoder: str) -> Decoder:
+    """A decoder in a decode process that is not confined yet."""
+    if decoder in torchcodec_reader.DEVICES:
+        torchcodec_reader.loaded()
+    return Decoder(decoder)
 
 
 def safely(request: Request) -> Request:

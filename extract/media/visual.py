@@ -11,8 +11,9 @@ import av
 import numpy as np
 from jaxtyping import Float64
 
-from extract.media import decord_reader
+from extract.media import decord_reader, doubted, torchcodec_reader
 from extract.media.clip import (
+    DECODER,
     PLANAR,
     AnyFrames,
     Frames,
@@ -54,17 +55,22 @@ def frames_of(
 
 
 def _pictures(media: Media, track: Track, planned: Plan, request: Request) -> Pictures:
-    """The frames from decord if it may and its answer can be trusted, and otherwise from PyAV."""
+    """The frames from another library if it may and its answer can be trusted, else from PyAV."""
     reason, short_sides = request.because, request.short_sides
-    if request.decoder not in ("pyav", PLANAR):
+    device = torchcodec_reader.DEVICES.get(request.decoder, "")
+    if device:
+        reason = torchcodec_reader.not_for(track, planned)
+    elif request.decoder not in (DECODER, PLANAR):
         must = request.decoder == "decord"
         reason = decord_reader.not_for(media, track, planned, short_sides, must=must)
     if not reason:
-        first, damage = decord_reader.first_frame(track, planned)
+        first, damage = doubted.first_frame(track, planned)
         planned = replace(planned, damage=damage)
         try:
+            if device:
+                return torchcodec_reader.pictures(media, track, planned, short_sides, first, device)
             return decord_reader.pictures(media, track, planned, short_sides[0], first)
-        except decord_reader.Unfit as unfit:
+        except doubted.Unfit as unfit:
             reason = str(unfit)
     return pictures(track, planned, short_sides, reason, planar=request.decoder == PLANAR)
 

@@ -4,15 +4,17 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from resource import RLIM_INFINITY
 from typing import Any, TypeVar
 
 from extract import load_encoder
 from extract.encoders import DEFAULTS, AudioEncoder, Encoder, StackEncoder, VisualEncoder
 from extract.media.answers import checked
-from extract.media.clip import Clip, Request, failed
+from extract.media.clip import NVDEC, Clip, Request, failed
 from extract.media.decode import Decoder, safely
 from extract.media.parts import joined, rest_of
 from extract.media.sampling import Sampling
+from extract.media.torchcodec_reader import DEVICES, RESIDENT_BYTES, TORCH_BYTES
 from extract.pipeline.batching import items_of, limits_of
 from extract.pipeline.media_folders import media_folders
 from extract.pipeline.options import Options
@@ -195,6 +197,19 @@ def outputs_of(
     ]
 
 
+def with_room(limits: Limits, decoder: str) -> Limits:
+    """The limits of a decode process, and room for torch where this decoder needs it. CUDA reserves
+    addresses for all memory there is, so a card's process has no limit of them.
+    """
+    if decoder not in DEVICES:
+        return limits
+    return replace(
+        limits,
+        memory_bytes=RLIM_INFINITY if decoder == NVDEC else limits.memory_bytes + TORCH_BYTES,
+        recycle_bytes=limits.recycle_bytes + RESIDENT_BYTES * (2 if decoder == NVDEC else 1),
+    )
+
+
 def decoded(
     manifest: Manifest,
     wanted: Iterable[tuple[int, Sequence[Encoder]]],
@@ -209,6 +224,7 @@ def decoded(
         deadline_seconds=options.deadline_seconds,
         sandbox=Sandbox(mode=options.sandbox, readable=folders),
     )
+    limits = with_room(limits, options.decoder)
     asked: dict[int, Request] = {}  # and not answered
 
     def requests() -> Iterator[Request]:
@@ -217,7 +233,7 @@ def decoded(
             yield asked[index]
 
     outcomes = process_map(
-        Decoder(),
+        Decoder(options.decoder),
         requests(),
         workers=options.workers,
         limits=limits,

@@ -274,7 +274,7 @@ def _worst(clip: Clip, wanted: Sequence[_Trial]) -> tuple[Status, str]:
 def _decoder(detail: str) -> str:
     """The decoder, and the reason if it was PyAV."""
     decoder = detail.partition(";")[0]
-    return "decord" if decoder.startswith("decord") else decoder
+    return decoder if decoder.startswith("pyav") else decoder.partition(" (")[0]
 
 
 def _scaled(

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from extract.media import decord_reader
+from extract.media import decord_reader, doubted
 from extract.media.clip import Request
 from extract.media.decode import decode, safely
 from extract.media.frames import Plan, plan
@@ -196,7 +196,7 @@ def planned(path) -> tuple[Media, object, Plan, int, object]:
     opened = Media(examined(path))
     track, _ = opened.tracks()
     wanted = plan(track, every, origin=0.0, start_seconds=0.0, end_seconds=9.0)
-    first, _ = decord_reader.first_frame(track, wanted)
+    first, _ = doubted.first_frame(track, wanted)
     return opened, track, wanted, SIDE, first
 
 
@@ -217,7 +217,7 @@ def test_a_wrong_answer_is_not_believed(plain, monkeypatch, wrong, says):
     monkeypatch.setattr(decord_reader, "_read", lambda *_: (frames.pixels, frames.seconds))
     assert len(decord_reader.pictures(*asked).frames) == 50
     monkeypatch.setattr(decord_reader, "_read", lambda *_: wrong(frames.pixels, frames.seconds))
-    with pytest.raises(decord_reader.Unfit, match=says):
+    with pytest.raises(doubted.Unfit, match=says):
         decord_reader.pictures(*asked)
 
 
