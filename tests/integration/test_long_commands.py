@@ -5,6 +5,7 @@ At its first step and at its last one each is interrupted, and told that there i
 """
 
 import hashlib
+import mmap
 import shutil
 import time
 from contextlib import contextmanager
@@ -193,10 +194,11 @@ def test_memory_that_does_not_suffice_is_said_in_a_line(ended, name):
 
 
 def taking(mebibytes):
-    """Takes memory little by little, as work does."""
+    """Takes new memory bit by bit, as work does; not what others of this process gave back."""
     taken = []
     for _ in range(mebibytes):
-        taken.append(np.ones(1 << 17))
+        taken.append(mmap.mmap(-1, 1 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+        taken[-1].write(b"1" * (1 << 20))
         time.sleep(0.002)
     return len(taken)
 
