@@ -5,7 +5,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from learn.commands.tables import caveat_lines, episodes_table, metric_shown, mode_shown
+from learn.commands.tables import (
+    caveat_lines,
+    episodes_table,
+    metric_shown,
+    mode_shown,
+    scarce_text_line,
+)
 from learn.evaluation.wording import SHORT
 from store.console import pairs, table, wrapped, write_line
 
@@ -110,6 +116,7 @@ def evaluation_table(result: Mapping[str, Any], *, per_class: bool = False) -> N
     """Print the metrics of a protocol, shares in percent, a row per mode and projection."""
     data, rows = result["data"], result["results"]
     wrapped(f"{result['protocol']}, split {data['split']}, {rows[0]['clips']} clips")
+    scarce_text_line(data)
     kinds = [(row["label"], row.get("level", ""), row["projection"]) for row in rows]
     for label, level, projection in dict.fromkeys(kinds):
         chosen = [

@@ -88,11 +88,21 @@ def _left_out_lines(drawn: Mapping[str, Any]) -> None:
     """Print the clips and classes that were left out."""
     if dropped := [f"{n} with {reason}" for reason, n in drawn["dropped"].items() if n]:
         write_line(f"left out: {', '.join(dropped)}")
+    scarce_text_line(drawn)
     for draw in drawn["draws"]:
         for reason, names in never_drawn(draw):
             listed = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
             classes = f"{len(names)} class{'es' * (len(names) != 1)}"
             wrapped(f"{draw['shots']}-shot without {classes} {reason}: {listed}")
+
+
+def scarce_text_line(drawn: Mapping[str, Any]) -> None:
+    """Say that text was not looked at, and how it would be."""
+    if scarce := drawn.get("scarce_text"):
+        wrapped(
+            f"text not looked at: {scarce['clips']} of {scarce['of']} clips have any, and all "
+            "modes are about the same clips; name modes that look at it: --support t,avt"
+        )
 
 
 def _accuracies(rows: Sequence[Mapping[str, Any]], most: str, shots: Sequence[int]) -> None:

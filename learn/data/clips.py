@@ -101,6 +101,14 @@ def splits(manifest: "Manifest") -> list[str]:
     return sorted(set(manifest.column("split")) - {""}) if "split" in manifest.columns else []
 
 
+def clips_of(manifest: "Manifest", split: str) -> Sequence[str]:
+    """The ids of one split's clips ("all": of every split), as the manifest has them."""
+    ids = manifest.clip_ids
+    if split == "all":
+        return ids
+    return [clip for clip, of in zip(ids, manifest.column("split"), strict=True) if of == split]
+
+
 def choose_split(manifest: "Manifest", name: str | None, default: str) -> str:
     """The split asked for, or else `default` where the manifest has splits, or "all".
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from learn.data import devices
-from learn.data.clips import Clips, choose_split, group_names, splits
+from learn.data.clips import Clips, choose_split, clips_of, group_names, splits
 from learn.data.evaluation_set import EvaluationSet, load_evaluation_set
 from learn.data.features import FeatureNames
 from learn.data.group_file import manifest_of
@@ -55,7 +55,7 @@ from store import plugins, read_manifest
 from store.errors import ConfigError, InputError, NotEnoughClips
 
 if TYPE_CHECKING:
-    from store import Manifest
+    from store import Manifest, Store
 
 Progress = Callable[[int, int, str], None]
 
@@ -176,12 +176,15 @@ def pose(config: EpisodesConfig, device: torch.device = devices.CPU) -> Question
     every_head = [head for of_run in heads.values() for head in of_run.values()]
     store = open_store(config.store)
     manifest = manifest_of(store, config.manifest, config.group_file, config.group)
+    split = choose_split(manifest, config.split, "test")
+    pool = traits_of(_task_of(config)).pool
+    drops_text = config.drop is not None and "t" in config.drop.modes
     selection = select(
         store, runs, visual=config.visual, audio=config.audio, text=config.text,
         support=config.support, query=config.query, extra_shots=makes_use(every_head, "other"),
+        asked_about=None if drops_text
+        else lambda: _asked_about(config, manifest, "all" if pool == "base" else split),
     )  # fmt: skip
-    split = choose_split(manifest, config.split, "test")
-    pool = traits_of(_task_of(config)).pool
     scored = load_evaluation_set(
         manifest, selection.features, split="all" if pool == "base" else split,
         label=config.label, group=config.group, several=pool == "targets",
@@ -198,6 +201,17 @@ def pose(config: EpisodesConfig, device: torch.device = devices.CPU) -> Question
     if config.query_store or config.query_manifest:
         question = _crossed(config, question)
     return question
+
+
+def _asked_about(
+    config: EpisodesConfig, manifest: "Manifest", split: str
+) -> "Iterator[tuple[Store | None, Sequence[str]]]":
+    """The clips of the episodes, and those of another collection that queries come from."""
+    yield None, clips_of(manifest, split)
+    if config.query_store or config.query_manifest:
+        other = open_store(config.query_store or config.store)
+        table = read_manifest(config.query_manifest) if config.query_manifest else other.manifest()
+        yield other, clips_of(table, choose_split(table, config.query_split, "test"))
 
 
 def _crossed(config: EpisodesConfig, question: Question) -> Question:
@@ -348,6 +362,7 @@ def _sampling(config: EpisodesConfig, question: Question, drawing: Drawing) -> d
         "clips": len(clips),
         "clips_sha256": clips.sha256,
         "dropped": drawing.benchmark.scored.dropped,
+        **({"scarce_text": scarce.to_dict()} if (scarce := question.selection.scarce) else {}),
         "features": {m: feature.name for m, feature in question.selection.features.items()},
     }
 

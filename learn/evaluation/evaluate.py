@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from learn.data import devices
-from learn.data.clips import choose_split
+from learn.data.clips import choose_split, clips_of, splits
 from learn.data.features import FeatureNames
 from learn.data.group_file import manifest_of
 from learn.data.table import frame
@@ -123,10 +123,13 @@ def run_protocol(
     runs = runs_of(projections, devices.chosen(device))
     store = open_store(store_path)
     table = manifest_of(store, manifest, group_file, group)
-    features = select(
-        store, runs, visual=visual, audio=audio, text=text, support=support, query=query
-    ).features
     chosen = choose_split(table, split, "test")
+    used = [chosen, *({train_split} & set(splits(table)) - {chosen})]
+    selection = select(
+        store, runs, visual=visual, audio=audio, text=text, support=support, query=query,
+        asked_about=lambda: [(None, clips_of(table, name)) for name in used],
+    )  # fmt: skip
+    features = selection.features
     material = Material(
         manifest=table, features=features, runs=runs, labels=tuple(dict.fromkeys(labels)),
         split=chosen, train_split=train_split, val_split=val_split, group=group,
@@ -147,6 +150,7 @@ def run_protocol(
             **({"group_file": absolute(group_file)} if group_file else {}),
             "split": chosen,
             "labels": list(material.labels),
+            **({"scarce_text": selection.scarce.to_dict()} if selection.scarce else {}),
             "features": {modality: feature.name for modality, feature in features.items()},
             "seed": seed,
         },

@@ -3,7 +3,7 @@
 Shapes: V = clips, D = size of a vector.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,12 +16,14 @@ from learn.data.devices import CPU
 from learn.data.features import MODALITIES, TEXT, FeatureNames, choose_feature, names_of
 from learn.data.rows import Rows
 from learn.fewshot import modes
+from learn.inference.scarce_text import ScarceText, scarce_text
 from learn.training.runs import Run, load_run
 from store.errors import InputError
 
 if TYPE_CHECKING:
     from store import Feature, Store
 
+Asked = Callable[[], "Iterable[tuple[Store | None, Sequence[str]]]"]
 NONE = "none"  # the projection that is none: stored vectors as they are
 
 
@@ -32,6 +34,7 @@ class Selection:
     runs: Mapping[str, Run | None]  # by projection; None for stored vectors
     features: Mapping[str, "Feature"]  # by sense: those that decide which clips are scored
     cells: Sequence[tuple[str, str]]  # modes of support and query
+    scarce: ScarceText | None = None  # text that was not looked at, since few clips have any
 
 
 def select(
@@ -44,11 +47,13 @@ def select(
     support: Sequence[str] = (),
     query: Sequence[str] = (),
     extra_shots: bool = False,
+    asked_about: Asked | None = None,
 ) -> Selection:
     """The pairs of modes asked for, or all that every projection knows, and their features.
 
     With `extra_shots` a head learns from the modality beside the mode as well, so features that no
-    mode needs stay in play.
+    mode needs stay in play. `asked_about` gives the sets of clips of the call: text that neither
+    modes, features nor runs name is left alone where too few of them have any.
 
     Raises:
         InputError: a feature or modality that is not there, or one that a run was not trained on.
@@ -59,10 +64,16 @@ def select(
         needed = modalities_of(modes.cells(support, query, ()))
         asked = {modality: name for modality, name in asked.items() if modality in needed}
     features = features_of(store, runs, asked)
+    scarce = None
+    if asked_about and not (support or query or text or any(map(_knows_text, runs.values()))):
+        scarce = scarce_text(features, asked_about()) if TEXT in features else None
+    if scarce:
+        features = {s: f for s, f in features.items() if modes.modality_of(s) != TEXT}
     shared = _shared(features, runs)
     cells = modes.cells(support, query, shared)
     kept = shared if extra_shots else ()
-    return Selection(runs=runs, features=in_play(features, cells, kept=kept), cells=cells)
+    in_sight = in_play(features, cells, kept=kept)
+    return Selection(runs=runs, features=in_sight, cells=cells, scarce=scarce)
 
 
 def select_one(
@@ -86,6 +97,11 @@ def select_one(
     cell = (modes.cells(given[:1], given[1:], usable) or [("v", "v")])[-1]
     features = in_play({modality: features[modality] for modality in usable}, [cell])
     return Selection(runs={projection: run}, features=features, cells=[cell])
+
+
+def _knows_text(run: Run | None) -> bool:
+    """Whether a run was trained on text."""
+    return run is not None and bool(run.features_of(TEXT))
 
 
 def _shared(features: Collection[str], runs: Mapping[str, Run | None]) -> list[str]:

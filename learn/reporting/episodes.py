@@ -75,6 +75,8 @@ def _notes(question: Question) -> Iterator[str]:
     sampling = question.sampling
     if dropped := [f"{n} {reason}" for reason, n in sampling["dropped"].items() if n]:
         yield f"Left out, so that every mode is asked about the same clips: {', '.join(dropped)}."
+    if scarce := sampling.get("scarce_text"):
+        yield f"Text was not looked at: {scarce['clips']} of {scarce['of']} clips have any."
     for draw in sampling["draws"]:
         for reason, names in never_drawn(draw):
             yield (

@@ -23,7 +23,7 @@ MAX_METRICS_BYTES = 1 << 30  # a line per step
 # Keys that differ between results of one question.
 _NOT_OF_THE_QUESTION = {
     "store", "manifest", "features", "classes", "clips", "dropped", "draws", "sha256", "episodes",
-    "seed", "until_ci_reached",
+    "seed", "until_ci_reached", "scarce_text",
 }  # fmt: skip
 
 

@@ -8,11 +8,13 @@ import pytest
 
 import learn
 import store
+import store.testing
+from extract.pipeline.text import text as extract_text
 from learn.evaluation.drop import Drop
 from learn.fewshot.fusions._shipped import OF_TEXT, Encoder, shipped
 from learn.fewshot.modes import MODES
 from store import FeatureSpec, Manifest, Status
-from store.errors import ConfigError, InputError
+from store.errors import ConfigError, InputError, NotEnoughClips
 from store.parts.unit_rows import UnitRows
 
 CLIPS, CLASSES, HIDDEN = 240, 8, 6
@@ -223,3 +225,53 @@ def test_modes_have_words_in_reports():
     from learn.reporting.naming import MODES as NAMED
 
     assert set(MODES) == set(SENSES) == set(NAMED) == set(Mode.__args__)
+
+
+@pytest.fixture(scope="module")
+def scarce(tmp_path_factory):
+    """Stores of the same clips without text, with text of ten test clips, and with text of all."""
+    root = tmp_path_factory.mktemp("scarce")
+    found = {}
+    for name, count in (("none", 0), ("ten", 10), ("all", 400)):
+        fs = store.testing.fill(root / name)
+        ids = fs.manifest().clip_ids
+        test = fs.manifest().select(split="test").clip_ids
+        chosen = (test[:10] if count == 10 else ids)[:count]
+        if chosen:
+            lines = "".join(f"{clip},said {i % 7} {i % 5}\n" for i, clip in enumerate(chosen))
+            (root / "said.csv").write_text("clip_id,text\n" + lines)
+            extract_text(root / "said.csv", root / name)
+        found[name] = root / name
+    return found
+
+
+def test_text_of_a_few_clips_changes_no_episodes_that_nobody_asked_of_text(scarce):
+    asked = {"episodes": 100, "queries": 10}
+    before, few = (learn.run_episodes(scarce[name], **asked) for name in ("none", "ten"))
+    assert accuracies(few) == accuracies(before)
+    assert "text" not in few.sampling["features"]
+    assert few.sampling["scarce_text"] == {"clips": 10, "of": 100}
+    assert "scarce_text" not in before.sampling
+    everything = learn.run_episodes(scarce["all"], **asked)
+    assert [r.support for r in everything.results] == list(MODES)
+    assert "scarce_text" not in everything.sampling
+
+
+@pytest.mark.parametrize(
+    "asked", [{"support": ["t"]}, {"text": "ngrams"}, {"drop": Drop(modes=("t",))}]
+)
+def test_text_of_a_few_clips_is_looked_at_where_it_is_named(scarce, asked):
+    with pytest.raises(NotEnoughClips, match="with no text"):
+        learn.run_episodes(scarce["ten"], episodes=10, **asked)
+
+
+def test_queries_of_a_store_without_text_leave_text_out(scarce):
+    result = learn.run_episodes(scarce["all"], episodes=10, queries=5, query_store=scarce["none"])
+    assert result.sampling["scarce_text"] == {"clips": 0, "of": 100}
+    assert {r.support for r in result.results} == {"v", "a", "av"}
+
+
+def test_probes_leave_scarce_text_out_too(scarce):
+    found = learn.run_protocol(scarce["ten"], "linear:folds=2")
+    assert found.data["scarce_text"] == {"clips": 10, "of": 100}
+    assert {f.support for f in found.findings} == {"v", "a", "av"}
