@@ -1,16 +1,17 @@
 """What answers a question of `learn predict`: a head, what joins the senses, and the guard."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from learn.data.evaluation_set import EvaluationSet
+from learn.data.features import TEXT
 from learn.fewshot import default_head
 from learn.fewshot.fusions import DEFAULT, FAMILY, Fusion, Prior
 from learn.fewshot.fusions.weighted import Weighted
 from learn.fewshot.guard import Guarded, refusal
 from learn.fewshot.heads import ExtraShotsHead, Head
-from learn.fewshot.modes import mode_of
+from learn.fewshot.modes import modality_of, mode_of
 from learn.fewshot.sense_prior import Like, guard_prior
 from learn.inference.fitted_head import Judge
 from learn.inference.seen_classes import apart_of, prior_by, worth_of
@@ -24,7 +25,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Judges:
-    """A head under a fusion, for whatever senses a clip has."""
+    """A head under a fusion, for whatever senses a clip has.
+
+    `others` gives the labelled clips, with rows in these features, of classes that are not asked
+    about.
+    """
 
     spec: str  # the head's, in full
     head: Head
@@ -33,7 +38,7 @@ class Judges:
     guard: bool  # do stored vectors stand beside a projection's?
     features: Mapping[str, "Feature"]
     named: bool = False  # are names of classes, which the run knows, one more sense?
-    others: EvaluationSet | None = None  # labelled clips of classes that are not asked about
+    others: "Callable[[Mapping[str, Feature]], EvaluationSet | None]" = lambda _: None
 
     @property
     def learns_from_others(self) -> bool:
@@ -55,8 +60,9 @@ class Judges:
         """What judges clips that have exactly these vectors; `named` if names of classes are a
         sense."""
         kind = self._kind(parts) if len(parts) > 1 else None
+        others = self._others_like(parts) if kind is not None or self.guard else None
         if not self.guard or self.run is None:
-            prior = self._prior(kind, parts, self.run, question)
+            prior = self._prior(kind, parts, self.run, others, question)
             return Judge(head=self.head, fusion=kind, prior=prior)
         joint = parts[0] not in self.features  # a network's one vector of all
         beside: Fusion | None = plugins.build(FAMILY, DEFAULT) if joint else kind
@@ -65,11 +71,11 @@ class Judges:
         senses = tuple(self.features) if joint else parts
         prior = guard_prior(
             self.head,
-            self._prior(beside, senses, None, question),
-            self._prior(kind, parts, self.run, question),
-            apart_of(guarded, self.run, self.others),
+            self._prior(beside, senses, None, others, question),
+            self._prior(kind, parts, self.run, others, question),
+            apart_of(guarded, self.run, others),
             question,
-            names=worth_of(self.run, mode, self.others) if named else None,
+            names=worth_of(self.run, mode, others) if named else None,
         )
         return Judge(head=self.head, fusion=guarded, prior=prior)
 
@@ -79,13 +85,26 @@ class Judges:
             raise ConfigError(f"fusion {self.fusion} needs {need}; use weighted, early or late")
         return built
 
+    def _others_like(self, parts: tuple[str, ...]) -> EvaluationSet | None:
+        """Clips that tell of these senses. Text is not asked of them where `parts` have none: few
+        may have any, and the others tell of sight and sound as well."""
+        text = any(modality_of(part) == TEXT for part in parts)
+        joint = parts[0] not in self.features
+        wanted = {s: f for s, f in self.features.items() if text or joint or modality_of(s) != TEXT}
+        return self.others(wanted)
+
     def _prior(
-        self, kind: Fusion | None, parts: tuple[str, ...], run: Run | None, question: Like
+        self,
+        kind: Fusion | None,
+        parts: tuple[str, ...],
+        run: Run | None,
+        others: EvaluationSet | None,
+        question: Like,
     ) -> Prior | None:
         """Where the weights of these senses begin; None where nothing is weighed."""
         if kind is None:
             return None
-        return prior_by(kind, self.head, self.features, parts, run, self.others, question)
+        return prior_by(kind, self.head, self.features, parts, run, others, question)
 
 
 def judges_of(

@@ -42,7 +42,7 @@ from store.features.streaming import MEMORY_BYTES
 from store.manifest import Manifest
 
 if TYPE_CHECKING:
-    from store import Store
+    from store import Feature, Store
 
 Progress = Callable[..., None]
 
@@ -307,23 +307,33 @@ def _others(
     label: str,
     names: Sequence[str],
     asked: Sequence[str],
-) -> EvaluationSet | None:
-    """The classes that nobody asks about in this question, without the clips that are asked about.
+) -> "Callable[[Mapping[str, Feature]], EvaluationSet | None]":
+    """What gives, of clips with rows in some features, the classes that nobody asks about in this
+    question, without the clips that are asked about; what it has read it keeps.
 
     Of the store's own manifest, which was not named, a column that does not serve says nothing.
     """
     if judges is None or manifest is None:
-        return None
+        return lambda _: None
     group = settings.group if settings.group in (*manifest.columns, "none") else None
-    try:
-        return other_classes(
-            manifest, judges.features, asked=set(names), label=label, group=group,
-            without=frozenset(asked),
-        )  # fmt: skip
-    except InputError:
-        if settings.manifest is not None:
-            raise
-        return None
+    known: dict[tuple[str, ...], EvaluationSet | None] = {}
+
+    def of_features(features: "Mapping[str, Feature]") -> EvaluationSet | None:
+        try:
+            if tuple(features) not in known:
+                known[tuple(features)] = other_classes(
+                    manifest, features, asked=set(names), label=label, group=group,
+                    without=frozenset(asked),
+                )  # fmt: skip
+            return known[tuple(features)]
+        except InputError:
+            if settings.manifest is not None:
+                raise
+            return None
+
+    if settings.manifest is not None:  # what is wrong with it is told, whoever learns from it
+        of_features(judges.features)
+    return of_features
 
 
 def _labeller(

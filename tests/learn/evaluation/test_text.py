@@ -275,3 +275,23 @@ def test_probes_leave_scarce_text_out_too(scarce):
     found = learn.run_protocol(scarce["ten"], "linear:folds=2")
     assert found.data["scarce_text"] == {"clips": 10, "of": 100}
     assert {f.support for f in found.findings} == {"v", "a", "av"}
+
+
+def test_text_of_a_few_clips_changes_no_answer_about_clips_without_text(scarce, tmp_path):
+    fs = store.open(scarce["ten"])
+    table = fs.manifest().select(split="test")
+    labelled = list(zip(table.clip_ids, table.column("label"), strict=True))[60:90]
+    support = tmp_path / "support.csv"
+    support.write_text("clip_id,label\n" + "".join(f"{c},{name}\n" for c, name in labelled))
+    query = tmp_path / "query.csv"
+    query.write_text("clip_id\n" + "".join(f"{clip}\n" for clip in table.clip_ids[20:50]))
+    answers = {}
+    for name in ("none", "ten"):
+        output = tmp_path / f"{name}.csv"
+        learn.predict(scarce[name], support=support, query=query, output=output)
+        with output.open(newline="") as file:
+            answers[name] = [
+                {k: v for k, v in row.items() if "ngrams" not in k} for row in csv.DictReader(file)
+            ]
+    assert {row["mode"] for row in answers["ten"]} == {"av"}
+    assert answers["ten"] == answers["none"]
