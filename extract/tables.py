@@ -21,10 +21,13 @@ def run_table(result: Mapping[str, Any]) -> None:
         fill = ", ".join(f"{share:.0%}" for share in evidence["batch_fill"].values())
         write_line(
             f"bounded by: {result['bottleneck']} (encoders {evidence['encoder_seconds']:.1f} s, "
-            f"waiting for decode {evidence['waiting_for_decode_seconds']:.1f} s,\n"
-            f"    for the disk {evidence['waiting_for_disk_seconds']:.1f} s; decode "
+            f"waiting for decode {evidence['waiting_for_decode_seconds']:.1f} s,"
+        )
+        wrapped(
+            f"for the disk {evidence['waiting_for_disk_seconds']:.1f} s; decode "
             f"{evidence['decode_cpu_seconds_per_clip']:.3f} CPU-s a clip on {evidence['workers']} "
-            f"processes; batch fill {fill})"
+            f"processes; batch fill {fill})",
+            indent="    ",
         )
     _sandbox_line(result["sandbox"])
     for finding in result["findings"]:

@@ -230,12 +230,20 @@ def progress(noun: str, *, quiet: bool) -> Iterator[Callable[..., None]]:
         TransferSpeedColumn,
     )
 
+    class Left(TimeRemainingColumn):
+        """How long it still takes, said so: another time stands beside it."""
+
+        def render(self, task: Any) -> Any:
+            """In brackets; nothing where nobody knows how much there is."""
+            left = super().render(task)
+            left.plain = f"({left.plain} left)" if left.plain else ""
+            return left
+
     counted: tuple[ProgressColumn, ...] = (MofNCompleteColumn(), TextColumn(noun, markup=False))
     if noun == "bytes":
         counted = (DownloadColumn(), TransferSpeedColumn())
     columns = (
-        BarColumn(20), *counted, TimeElapsedColumn(),
-        TextColumn("left"), TimeRemainingColumn(),
+        BarColumn(20), *counted, TimeElapsedColumn(), Left(),
         TextColumn("{task.fields[status]}", markup=False),
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:

@@ -88,6 +88,15 @@ def test_a_row_says_what_holds_if_an_option_is_left_out(pages):
     )
 
 
+def test_every_column_of_a_page_has_a_name(pages):
+    heads = {head for text in pages.values() for head in re.findall(r"(?m)^(.*)\n\|---", text)}
+    assert heads == {
+        "| command | meaning |",
+        "| argument | meaning | default |",
+        "| option | meaning | default |",
+    }
+
+
 def test_a_command_that_lists_shows_what_it_lists(pages):
     assert "prototypes: The nearest class mean" in pages["commands/learn-heads.md"]
     assert "## What it prints" not in pages["commands/learn-train.md"]

@@ -59,7 +59,7 @@ def _index(found: list[tuple[str, Any]]) -> str:
     """A table of all commands for each program."""
     lines = ["# Commands", "", "Each page is what the command's `--help` says."]
     for program in PROGRAMS:
-        lines += ["", f"## {program}", "", "| command | |", "|---|---|"]
+        lines += ["", f"## {program}", "", "| command | meaning |", "|---|---|"]
         for words, command in found:
             if words.split()[0] == program:
                 place = path_of(words).removeprefix("commands/")
@@ -76,7 +76,8 @@ def page(words: str, command: Any) -> str:
     if examples := _EXAMPLE.findall(command.help or ""):
         lines += ["", "```sh", *examples, "```"]
     for panel, parameters in _panels(command, context):
-        lines += ["", f"## {panel}", "", "| | | default |", "|---|---|---|"]
+        kind = "argument" if panel == "Arguments" else "option"
+        lines += ["", f"## {panel}", "", f"| {kind} | meaning | default |", "|---|---|---|"]
         lines += [_row(parameter, context) for parameter in parameters]
     if listed := _listing(words, command):
         lines += ["", "## What it prints", "", "```text", listed, "```"]

@@ -188,7 +188,7 @@ def report_lines(result: Mapping[str, Any]) -> None:
     if result["files"]:
         wrapped(f"{result['files']} files of figures and tables for a paper", "  ")
     if result["stamps"]:
-        wrapped(f"stamped: {', '.join(result['stamps'])}", "  ")
+        wrapped(f"caveats that it begins with: {', '.join(result['stamps'])}", "  ")
     for note in result["notes"]:
         wrapped(note, "  ")
 

@@ -1,6 +1,6 @@
 """Tables of `learn episodes` on a terminal, and what the other tables share with them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from learn.evaluation.wording import (
@@ -171,11 +171,22 @@ def _weights_table(rows: Sequence[Mapping[str, Any]]) -> None:
         for row in weighed
     ]
     table(lines, list(lines[0]))
-    origins = list(dict.fromkeys(row["prior"]["from"] for row in weighed))
-    for origin in origins:
-        of = dict.fromkeys(mode_shown(row) for row in weighed if row["prior"]["from"] == origin)
-        which = f" in {', '.join(of)}" if modes and len(origins) > 1 else ""
+    for which, origin in _origins(weighed, "prior"):
         wrapped(f"weights{which} begin at: {origin}", "  ")
+
+
+def _origins(rows: Sequence[Mapping[str, Any]], of: str) -> Iterator[tuple[str, str]]:
+    """Where weights began, each origin once, with the modes and shots that it is of."""
+    modes, shots = {mode_shown(row) for row in rows}, {row["shots"] for row in rows}
+    for origin in dict.fromkeys(row[of]["from"] for row in rows):
+        at = [row for row in rows if row[of]["from"] == origin]
+        named = list(dict.fromkeys(mode_shown(row) for row in at))
+        numbers = sorted({row["shots"] for row in at})
+        which = f" in {', '.join(named)}" if len(named) < len(modes) else ""
+        which += (
+            f" of {', '.join(f'{k}-shot' for k in numbers)}" if len(numbers) < len(shots) else ""
+        )
+        yield which, origin
 
 
 def _guard_table(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -197,8 +208,8 @@ def _guard_table(rows: Sequence[Mapping[str, Any]]) -> None:
         left_out |= set() if several else {"projection"}
         left_out |= set() if any(line["fusion"] for line in shown) else {"fusion"}
         table(shown, [n for n in shown[0] if n not in left_out])
-        for origin in dict.fromkeys(row["projected"]["from"] for row in guarded):
-            wrapped(f"begins at: {origin}", "  ")
+        for which, origin in _origins(guarded, "projected"):
+            wrapped(f"what counts{which} begins at: {origin}", "  ")
     bare = [row for row in projected if row["guard"] == "off"]
     for reason in dict.fromkeys(row["projected"]["from"] for row in bare):
         if reason != NOT_ASKED:

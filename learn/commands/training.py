@@ -127,7 +127,9 @@ def _training_table(result: "Training") -> None:
 
     facts = result.to_dict()
     against = facts.pop("against_stored")
-    console.pairs(facts)
+    if not facts["epochs"]:  # solved: there is none that could be the best
+        facts.pop("best_epoch")
+    console.pairs({key: value for key, value in facts.items() if value is not None})
     if not against:  # a run of before this was measured
         return
     if against["results"]:

@@ -22,7 +22,7 @@ def training_section(training: SavedTraining, inputs: ReportInputs, key: str) ->
     if not training.finished:
         notes.append("This training is unfinished; what is shown is how far it came.")
     if not training.epochs:
-        solved = "It was solved, not learnt: there are no epochs."
+        solved = f"{name} was solved, not learnt: there are no epochs."
         notes.append(solved if training.finished else "No epoch is over yet.")
     return Section(
         key=key,

@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -95,3 +96,5 @@ def test_progress_is_drawn_on_a_terminal():
     assert done.returncode == 0, drawn
     assert r"unit [b] \x1b]0;x" in drawn
     assert "clips" in drawn
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn)
+    assert re.search(r"2/2 clips 0:00:0\d \(0:00:00 left\) done", plain), plain

@@ -118,7 +118,9 @@ def test_how_decode_processes_were_confined_is_said(source, tmp_path, capsys):
     result = quick(source, tmp_path / "s", sandbox="off").to_dict()
     assert (result["sandbox"]["layers"], result["stopped"]) == ((), None)
     tables.run_table(result)
-    assert "sandbox of the decode processes: off" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "sandbox of the decode processes: off" in shown
+    assert max(map(len, shown.splitlines())) <= 80
     result["sandbox"] = {"layers": ["rlimits"], "missing": {"seccomp": "this kernel has none"}}
     tables.run_table(result)
     out = " ".join(capsys.readouterr().out.split())

@@ -66,6 +66,24 @@ def test_every_fusion_is_a_row_on_the_same_episodes(filled, capsys):
     assert line.rstrip().endswith("*!")
 
 
+def test_each_origin_of_weights_is_told_with_what_it_is_of(filled, capsys):
+    shown = learn.run_episodes(filled, **FEW, split="all", shots=(1, 3)).to_dict()
+    weighed = [row for row in shown["results"] if row["weights"]]
+    assert [row["shots"] for row in weighed] == [1, 3]
+    told = []
+    for origins in (("here", "here"), ("here", "there")):
+        for row, origin in zip(weighed, origins, strict=True):
+            row["prior"] = {**row["prior"], "from": origin}
+        episodes_table(shown)
+        lines = capsys.readouterr().out.splitlines()
+        told += [line.strip() for line in lines if "begin at" in line]
+    assert told == [
+        "weights begin at: here",
+        "weights of 1-shot begin at: here",
+        "weights of 3-shot begin at: there",
+    ]
+
+
 def test_equal_weights_of_bare_prototypes_are_the_joined_vector(filled):
     asked = {**FEW, "split": "all", "heads": ("prototypes",), "support": ("av",)}
     fusions = ("early", "weighted:prior=equal")

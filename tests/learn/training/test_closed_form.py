@@ -8,6 +8,7 @@ import torch
 
 import learn
 import store
+from learn.commands import app
 from learn.data.rows import choose_feature, load_rows
 from learn.models.projections.whiten import Config, build
 from learn.training import recipe
@@ -93,6 +94,13 @@ def test_the_map_is_its_equation():
     wanted = x @ (vectors / np.sqrt(values)) @ vectors.T
     got = projection(means[:, None], torch.ones(60, 1, dtype=torch.bool), torch.zeros(60, 1))
     np.testing.assert_allclose(got.numpy(), wanted, atol=1e-4)
+
+
+def test_a_solved_run_is_told_without_epochs_and_losses(noisy, tmp_path, capsys):
+    words = ["train", str(noisy), "--recipe", "whiten", "-o", str(tmp_path / "run")]
+    assert app(words, standalone_mode=False) == 0
+    told = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert told[:5] == ["run", "clips", "val_clips", "epochs", "seconds"]
 
 
 def test_a_run_is_solved_and_read_back_like_any_other(noisy, tmp_path):
