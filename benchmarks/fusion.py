@@ -30,8 +30,8 @@ import torch
 import learn
 from benchmarks._table import show
 from benchmarks.recipes import halves, missing, stores
+from learn.data import evaluation_set
 from learn.data.rows import Rows
-from learn.evaluation import evaluation_set
 from learn.fewshot.default_head import NAME
 from learn.fewshot.fused import FusedPredictor
 from learn.fewshot.fusions import Prior
