@@ -17,6 +17,7 @@ from torch import Tensor
 from learn.data import class_embeddings
 from learn.data.class_embeddings import ClassEmbeddings
 from learn.data.clips import UNLABELLED, Clips, choose_split, labels_of, load_clips, splits
+from learn.data.features import TEXT
 from learn.data.group_file import manifest_of
 from learn.data.rows import MODALITIES, Padded, choose_feature, load_rows
 from learn.data.streaming import BLOCKS, Stored, Streamed, blocks_of, row_bytes
@@ -99,7 +100,9 @@ def load_setup(
     manifest = manifest_of(store, manifest_path, group_file)
     features = _features(store, recipe)
     if not features:
-        raise InputError(f"{store_path} has no feature to train on; run: extract run MANIFEST")
+        text = [name for name in store.features if store[name].modality == TEXT]
+        way = f"name its text: `text` {text[0]}" if text else "run: extract run MANIFEST"
+        raise InputError(f"{store_path} has no feature to train on; {way}")
     needs = _needs(recipe, manifest)
     parts = _parts(manifest, recipe, needs)
     clips = _of_parts(manifest, features, needs, parts)

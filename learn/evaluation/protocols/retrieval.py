@@ -25,6 +25,7 @@ from learn.evaluation.protocols import Finding, Material
 from learn.evaluation.wording import JOINED_BY
 from learn.fewshot.mode_pairs import SINGLE, senses_in
 from learn.fewshot.modes import Pair
+from store.errors import InputError
 from store.settings import Settings, setting
 
 EARLY, _, WEIGHTED = JOINED_BY
@@ -80,6 +81,12 @@ class Retrieval:
                     values, queries = metrics.retrieval(
                         pair.query, pair.support, class_ids, class_ids, groups, groups
                     )
+                    if not queries:
+                        raise InputError(
+                            f"no clip of split {material.split!r} has another of its {label} to "
+                            f"find{' in other groups' * apart}; name another split or label"
+                            f"{', or retrieval:mixed' * apart}"
+                        )
                     yield material.finding(
                         scored, projection, cell, values, label=label, clips=queries,
                         about={

@@ -346,3 +346,13 @@ def test_an_evaluation_is_kept_whole(filled, tmp_path):
     assert [path.name for path in (tmp_path / "kept").iterdir()] == ["evaluation.json"]
     with pytest.raises(InputError, match="exists"):
         result.save(tmp_path / "kept")
+
+
+def test_retrieval_where_no_clip_has_another_of_its_class_is_refused(tmp_path):
+    testing.fill(tmp_path / "store", clips=20, classes=20)
+    with pytest.raises(InputError, match="no clip of split 'test' has another of its label"):
+        learn.run_protocol(tmp_path / "store", "retrieval")
+    testing.fill(tmp_path / "pairs", clips=40, classes=20)  # whose two clips are of one source
+    with pytest.raises(InputError, match=r"in other groups; .* or retrieval:mixed"):
+        learn.run_protocol(tmp_path / "pairs", "retrieval")
+    assert learn.run_protocol(tmp_path / "pairs", "retrieval:mixed").findings

@@ -295,3 +295,13 @@ def test_text_of_a_few_clips_changes_no_answer_about_clips_without_text(scarce, 
             ]
     assert {row["mode"] for row in answers["ten"]} == {"av"}
     assert answers["ten"] == answers["none"]
+
+
+def test_a_store_of_text_alone_says_how_training_finds_it(tmp_path):
+    fs = store.create(tmp_path / "words")
+    fs.add_manifest(Manifest(table={"path": ("a", "b"), "clip_id": ("a", "b")}))
+    (tmp_path / "said.csv").write_text("clip_id,text\na,one\nb,two\n")
+    name = extract_text(tmp_path / "said.csv", fs.path).feature
+    with pytest.raises(InputError, match=f"name its text: `text` {name}"):
+        learn.train(fs.path, "whiten", run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
