@@ -25,6 +25,7 @@ import store
 from benchmarks._table import show
 from learn.data.evaluation_set import load_evaluation_set
 from learn.fewshot.mode_pairs import MODES
+from learn.fewshot.sense_prior import Like
 from learn.fewshot.tasks import Episodes
 from learn.inference.fitted_head import HeadClassifier, Labelled
 from learn.inference.judges import judges_of
@@ -90,7 +91,8 @@ def _error(
     everything = Labelled(
         vectors=vectors, present=dict.fromkeys(vectors, there), class_ids=ids, groups=groups
     )
-    judge = judges_of(None, None, "off", None, features).of(tuple(vectors))
+    question = Like(ways=drawn.ways, shots=shots, seed=0, groups="within")
+    judge = judges_of(None, None, "off", None, features).of(tuple(vectors), question)
     sure, right, nothing = [], [], 0
     for support, query in zip(drawn.support, drawn.query, strict=True):
         taken = torch.from_numpy(np.ascontiguousarray(support)).long().reshape(-1)
