@@ -1,10 +1,12 @@
 """`learn episodes`, `evaluate` and `compare`: what a store and its runs are worth."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from learn.commands import incomplete as apart
 from learn.commands.options import (
     COMPARED,
     DATA,
@@ -17,6 +19,7 @@ from learn.commands.options import (
     Group,
     GroupFile,
     Guard,
+    Incomplete,
     KeepIn,
     Manifest,
     Names,
@@ -30,6 +33,9 @@ from learn.commands.options import (
 from store import console
 from store.console import Json, Memory, StoreDir
 from store.grammar import split_specs
+
+if TYPE_CHECKING:
+    from learn.evaluation.evaluate import Evaluation
 
 
 @app.command("episodes")
@@ -200,6 +206,7 @@ def episodes_command(
             rich_help_panel=OUTPUT,
         ),
     ] = "1GiB",
+    incomplete: Incomplete = False,
     device: Device = "auto",
     output: KeepIn = None,
     as_json: Json = False,
@@ -235,10 +242,29 @@ def episodes_command(
     }  # fmt: skip
     check_device(device)
     check_episodes(EpisodesConfig.of({"store_path": directory, **asked}), output)
+    if incomplete:
+        apart.check(
+            {"query": query, "drop": drop, "augment": augment, "inflation": inflation,
+             "episodes_file": episodes_file, "save_episodes": save_episodes}
+        )  # fmt: skip
 
     import learn
     from learn.commands.tables import episodes_table
 
+    if incomplete:
+        with console.progress("episodes", quiet=as_json) as progress:
+            of_modes = apart.scored(
+                apart.modes_of(directory, listed(support)),
+                lambda mode: learn.run_episodes(
+                    directory, **{**asked, "support": (mode,)}, device=device, progress=progress
+                ),
+                output,
+            )
+        if output:
+            keep_command(output)
+        clips = {mode: result["episodes"]["clips"] for mode, result in of_modes.items()}
+        apart.give(of_modes, clips, as_json, episodes_table)
+        return console.DONE
     with console.progress("episodes", quiet=as_json) as progress:
         result = learn.run_episodes(
             directory, **asked, device=device, save_episodes=save_episodes, progress=progress
@@ -362,6 +388,7 @@ def evaluate_command(
         bool,
         typer.Option("--per-class", help="A table of the classes too.", rich_help_panel=OUTPUT),
     ] = False,
+    incomplete: Incomplete = False,
     device: Device = "auto",
     output: KeepIn = None,
     memory: Memory = None,
@@ -380,18 +407,38 @@ def evaluate_command(
     )  # fmt: skip
     check_device(device)
     check_protocol(asked, protocol, output, specs(fusion))
+    if incomplete:
+        apart.check({"query": query})
 
     import learn
     from learn.commands.comparison_tables import evaluation_table
 
-    with console.within(memory), console.progress("findings", quiet=as_json) as progress:
-        result = learn.run_protocol(
+    def score(modes: Sequence[str]) -> "Evaluation":
+        return learn.run_protocol(
             directory, protocol, manifest=manifest, split=split, train_split=train_split,
             val_split=val_split, labels=tuple(label), group=group, group_file=group_file,
             visual=visual, audio=audio, text=text, projections=tuple(projection),
-            support=tuple(support), query=tuple(query), seed=seed, fusions=specs(fusion),
+            support=tuple(modes), query=tuple(query), seed=seed, fusions=specs(fusion),
             device=device, progress=progress,
         )  # fmt: skip
+
+    with console.within(memory), console.progress("findings", quiet=as_json) as progress:
+        if incomplete:
+            asked_for = apart.modes_of(directory, support)
+            of_modes = apart.scored(asked_for, lambda mode: score([mode]), output)
+        else:
+            result = score(support)
+    if incomplete:
+        if output:
+            keep_command(output)
+        clips = {
+            mode: max((row["clips"] for row in of["results"]), default=0)
+            for mode, of in of_modes.items()
+        }
+        apart.give(
+            of_modes, clips, as_json, lambda shown: evaluation_table(shown, per_class=per_class)
+        )
+        return console.DONE
     if output:
         result.save(output)
         keep_command(output)

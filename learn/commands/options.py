@@ -151,6 +151,14 @@ NewRun = Annotated[Path, typer.Option("-o", "--output", metavar="RUN", help="New
 TrainOn = Annotated[
     str, typer.Option(metavar="auto|cpu|cuda", help="Where to train.", rich_help_panel=TRAINING)
 ]
+Incomplete = Annotated[
+    bool,
+    typer.Option(
+        "--incomplete",
+        help="Each mode on all clips that have what it looks at, not the same ones in all.",
+        rich_help_panel=COMPARED,
+    ),
+]
 Device = Annotated[
     str,
     typer.Option(
