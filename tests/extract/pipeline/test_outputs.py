@@ -20,7 +20,7 @@ from tests.extract.pipeline.test_run import Overflowing, write_manifest
 def test_a_stream_that_kills_the_decoder_spares_the_other(tmp_path, monkeypatch, dies_of, kept):
     media.write(tmp_path / "a.mp4", [0, 40], sound=media.tone(1.0))
     manifest = write_manifest(tmp_path, ["a.mp4"])
-    monkeypatch.setattr(outputs, "Decoder", lambda: media.Dying(dies_of))
+    monkeypatch.setattr(outputs, "Decoder", lambda *_: media.Dying(dies_of))
     result = quick(manifest, tmp_path / "s", audio=[Windows()])
     statuses = {report.modality: report.counts for report in result.features}
     lost = {"visual": "audio", "audio": "visual"}[kept]

@@ -217,7 +217,7 @@ def troubles(source, tmp_path):
 
 def test_ctrl_c_leaves_no_child(troubles, tmp_path, monkeypatch):
     """One child hangs meanwhile; the traceback, kept here, keeps the run's frames alive."""
-    monkeypatch.setattr(outputs, "Decoder", lambda: media.troubled)
+    monkeypatch.setattr(outputs, "Decoder", lambda *_: media.troubled)
 
     def interrupt(done, total, message="", status=""):
         raise KeyboardInterrupt
@@ -235,7 +235,7 @@ def test_ctrl_c_leaves_no_child(troubles, tmp_path, monkeypatch):
 
 def test_a_clip_that_hangs_holds_up_its_own_unit_only(source, tmp_path, monkeypatch):
     """It is the first of all, and the last to be given up."""
-    monkeypatch.setattr(outputs, "Decoder", lambda: media.troubled)
+    monkeypatch.setattr(outputs, "Decoder", lambda *_: media.troubled)
     (tmp_path / "m").mkdir()
     names = ["hang.mp4", *(f"{k}.mp4" for k in range(12))]
     for name in names:
@@ -253,7 +253,7 @@ def test_a_clip_that_hangs_holds_up_its_own_unit_only(source, tmp_path, monkeypa
 
 
 def test_clips_that_fail_are_data(troubles, tmp_path, monkeypatch):
-    monkeypatch.setattr(outputs, "Decoder", lambda: media.troubled)
+    monkeypatch.setattr(outputs, "Decoder", lambda *_: media.troubled)
     lines = []
     result = quick(
         troubles,
