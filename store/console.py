@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Thread, current_thread, main_thread
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -303,12 +303,17 @@ def within(memory: str | None) -> Iterator[None]:
     with suppress(ImportError):
         import pyarrow  # noqa: F401 (its threads do not bear an interrupt while it is imported)
     limit = _held_bytes() + allowed
+    number, before = signal.SIGINT, None
+    if not callable(signal.getsignal(number)) and current_thread() is main_thread():
+        # In the background of a script Ctrl-C is ignored, and this must not be.
+        number = signal.SIGUSR1
+        before = signal.signal(number, signal.default_int_handler)
 
     def watch() -> None:
         while not done.wait(_LOOK_SECONDS):
             if _held_bytes() > limit:
                 exceeded.set()
-                interrupt_main()
+                interrupt_main(number)
                 return
 
     watcher = Thread(target=watch, daemon=True, name="memory")
@@ -320,6 +325,8 @@ def within(memory: str | None) -> Iterator[None]:
             done.set()
             watcher.join()
             time.sleep(0)  # an interrupt of this moment comes here
+            if before is not None:
+                signal.signal(number, before)
     except (KeyboardInterrupt, MemoryError) as error:
         if isinstance(error, KeyboardInterrupt) and not exceeded.is_set():
             raise

@@ -5,7 +5,6 @@ identity but the decoder.
 import os
 from dataclasses import dataclass, replace
 
-from extract.media import torchcodec_reader
 from extract.media.clip import DECODERS
 from extract.processes.sandbox import check_mode
 from extract.weights.by_name import Fetching
@@ -42,7 +41,11 @@ class Options:
                 f"no decoder {self.decoder!r}; there are {choices(self.decoder, DECODERS)}"
             )
         check_mode(self.sandbox)
-        torchcodec_reader.check(self.decoder, self.sandbox)
+        if self.decoder.startswith("torchcodec"):
+            # Here, as a scheduler that unpacks these options has no need of PyAV.
+            from extract.media import torchcodec_reader
+
+            torchcodec_reader.check(self.decoder, self.sandbox)
         if self.device != "auto" and self.device.partition(":")[0] not in BATCH_SIZE:
             raise ConfigError(
                 f"no device {self.device!r}; write {', '.join(['auto', *BATCH_SIZE])}"

@@ -7,6 +7,7 @@ At its first step and at its last one each is interrupted, and told that there i
 import hashlib
 import mmap
 import shutil
+import signal
 import time
 from contextlib import contextmanager
 
@@ -211,6 +212,17 @@ def test_memory_is_looked_at():
         assert taking(100) == 100
     time.sleep(0.05)  # nobody looks any more
     assert taking(100) == 100
+
+
+def test_memory_is_looked_at_where_interrupts_are_ignored():
+    """As in the background of a script."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with pytest.raises(NotEnoughMemory), console.within("16MiB"):
+            taking(400)
+        assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_files_that_are_mapped_do_not_count(tmp_path):
