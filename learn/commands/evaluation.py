@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from learn.commands import incomplete as apart
+from learn.commands.incomplete import (
+    check_incomplete,
+    give_apart,
+    modes_apart,
+    scored_apart,
+)
 from learn.commands.options import (
     COMPARED,
     DATA,
@@ -243,7 +248,7 @@ def episodes_command(
     check_device(device)
     check_episodes(EpisodesConfig.of({"store_path": directory, **asked}), output)
     if incomplete:
-        apart.check(
+        check_incomplete(
             {"query": query, "drop": drop, "augment": augment, "inflation": inflation,
              "episodes_file": episodes_file, "save_episodes": save_episodes}
         )  # fmt: skip
@@ -253,8 +258,8 @@ def episodes_command(
 
     if incomplete:
         with console.progress("episodes", quiet=as_json) as progress:
-            of_modes = apart.scored(
-                apart.modes_of(directory, listed(support)),
+            of_modes = scored_apart(
+                modes_apart(directory, listed(support)),
                 lambda mode: learn.run_episodes(
                     directory, **{**asked, "support": (mode,)}, device=device, progress=progress
                 ),
@@ -263,7 +268,7 @@ def episodes_command(
         if output:
             keep_command(output)
         clips = {mode: result["episodes"]["clips"] for mode, result in of_modes.items()}
-        apart.give(of_modes, clips, as_json, episodes_table)
+        give_apart(of_modes, clips, as_json, episodes_table)
         return console.DONE
     with console.progress("episodes", quiet=as_json) as progress:
         result = learn.run_episodes(
@@ -408,7 +413,7 @@ def evaluate_command(
     check_device(device)
     check_protocol(asked, protocol, output, specs(fusion))
     if incomplete:
-        apart.check({"query": query})
+        check_incomplete({"query": query})
 
     import learn
     from learn.commands.comparison_tables import evaluation_table
@@ -424,8 +429,8 @@ def evaluate_command(
 
     with console.within(memory), console.progress("findings", quiet=as_json) as progress:
         if incomplete:
-            asked_for = apart.modes_of(directory, support)
-            of_modes = apart.scored(asked_for, lambda mode: score([mode]), output)
+            asked_for = modes_apart(directory, support)
+            of_modes = scored_apart(asked_for, lambda mode: score([mode]), output)
         else:
             result = score(support)
     if incomplete:
@@ -435,7 +440,7 @@ def evaluate_command(
             mode: max((row["clips"] for row in of["results"]), default=0)
             for mode, of in of_modes.items()
         }
-        apart.give(
+        give_apart(
             of_modes, clips, as_json, lambda shown: evaluation_table(shown, per_class=per_class)
         )
         return console.DONE

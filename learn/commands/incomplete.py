@@ -26,7 +26,7 @@ class Kept(Protocol):
         ...
 
 
-def check(taken: Mapping[str, object]) -> None:
+def check_incomplete(taken: Mapping[str, object]) -> None:
     """Refuse options that are about the same clips in every mode.
 
     Raises:
@@ -40,7 +40,7 @@ def check(taken: Mapping[str, object]) -> None:
             )
 
 
-def modes_of(directory: str, asked: Sequence[str]) -> list[str]:
+def modes_apart(directory: str, asked: Sequence[str]) -> list[str]:
     """The modes asked for, or all that the store's modalities allow.
 
     Raises:
@@ -57,7 +57,7 @@ def modes_of(directory: str, asked: Sequence[str]) -> list[str]:
     return found
 
 
-def scored(
+def scored_apart(
     modes: Sequence[str], score: Callable[[str], Kept], output: Path | None
 ) -> dict[str, dict[str, Any]]:
     """What every mode gives, kept in a directory each once all are there."""
@@ -69,7 +69,7 @@ def scored(
     return {mode: result.to_dict() for mode, result in results.items()}
 
 
-def give(
+def give_apart(
     shown: Mapping[str, dict[str, Any]],
     clips: Mapping[str, int],
     as_json: bool,
