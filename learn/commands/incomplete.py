@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from learn.fewshot.mode_pairs import cells
-from store import console
+from store import atomic, console
 from store.errors import ConfigError, InputError
 
 
@@ -60,12 +60,13 @@ def modes_apart(directory: str, asked: Sequence[str]) -> list[str]:
 def scored_apart(
     modes: Sequence[str], score: Callable[[str], Kept], output: Path | None
 ) -> dict[str, dict[str, Any]]:
-    """What every mode gives, kept in a directory each once all are there."""
+    """What every mode gives; kept in a directory each, within one that appears whole or not at
+    all."""
     results = {mode: score(mode) for mode in modes}
     if output is not None:
-        output.mkdir(parents=True)
-        for mode, result in results.items():
-            result.save(output / mode)
+        with atomic.directory(output, durable=True) as staged:
+            for mode, result in results.items():
+                result.save(staged / mode)
     return {mode: result.to_dict() for mode, result in results.items()}
 
 

@@ -8,6 +8,7 @@ import pytest
 
 import learn
 import store
+from learn.commands.incomplete import scored_apart
 
 FEW = ("--ways", "4", "--queries", "3", "--episodes", "60", "--split", "test")
 
@@ -47,6 +48,21 @@ def test_every_mode_has_clips_of_its_own(filled, tmp_path):
     compared = run("compare", kept / "v", kept / "a")
     assert compared.returncode == 2
     assert "other episodes" in compared.stderr
+
+
+def test_what_is_kept_appears_whole_or_not_at_all(tmp_path):
+    class Full:
+        def to_dict(self):
+            return {}
+
+        def save(self, run_dir):
+            if run_dir.name == "a":
+                raise OSError(28, "No space left on device")
+            run_dir.mkdir()
+
+    with pytest.raises(OSError, match="No space"):
+        scored_apart(["v", "a"], lambda _: Full(), tmp_path / "kept")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_protocols_too_and_the_clip_sets_are_said(filled):
