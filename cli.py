@@ -100,7 +100,7 @@ def report_command(
     return console.DONE
 
 
-@learn_app.command("annotate")
+@learn_app.command("annotate", goes_on=True)
 def annotate_command(
     directory: StoreDir,
     media: Annotated[
@@ -273,7 +273,7 @@ def finetune_command(
     return console.FINDINGS if result["failed"] else console.DONE
 
 
-@learn_app.command("try")
+@learn_app.command("try", goes_on=True)
 def try_command(
     source: Annotated[
         Path,

@@ -60,7 +60,9 @@ PARTS = (*RECIPES, "speed", "real")
 GOAL = 0.85
 
 
-def measure(parts: Sequence[str] = PARTS, folder: Path | None = None) -> Iterator[dict]:
+def measure(
+    parts: Sequence[str] = PARTS, folder: Path | None = None, seeds: int = 1
+) -> Iterator[dict]:
     """Rows for every recipe, the speed of the first, and real clips where there are some."""
     with tempfile.TemporaryDirectory() as temporary:
         clips, runs = (folder or Path(temporary)) / "clips", Path(temporary)
@@ -69,8 +71,13 @@ def measure(parts: Sequence[str] = PARTS, folder: Path | None = None) -> Iterato
         for name in parts:
             if name in RECIPES:
                 encoders, changes, goal = RECIPES[name]
-                result, seconds = trained(clips, name, encoders, changes, runs / name)
-                yield from gains(name, [result], goal, f"{seconds / 60:.1f} processor minutes")
+                made = [
+                    trained(clips, name, encoders, changes, runs / f"{name}-{seed}", seed)
+                    for seed in range(seeds)
+                ]
+                minutes = sum(seconds for _, seconds in made) / 60 / seeds
+                results = [result for result, _ in made]
+                yield from gains(name, results, goal, f"{minutes:.1f} processor minutes")
             elif name == "speed":
                 yield speed(clips, runs)
             elif "MICROSHOT_MEDIA" in os.environ and "MICROSHOT_WEIGHTS" in os.environ:
@@ -83,22 +90,29 @@ def gains(name: str, results: Sequence[dict], goal: float | None, told: str) -> 
     for rows in zip(*(result["gains"] for result in results), strict=True):
         before, after = (100 * sum(row[k] for row in rows) / len(rows) for k in ("before", "after"))
         width = 100 * sum(row["ci95"] ** 2 for row in rows) ** 0.5 / len(rows)
+        each = ", ".join(f"{100 * (row['after'] - row['before']):+.1f}" for row in rows)
         yield {
             "what": f"{name}: {rows[0]['mode']} {rows[0]['shots']}-shot, {rows[0]['ways']}-way, "
             f"{before:.1f} → {after:.1f} %, {told}",
-            "value": after - before, "unit": "points", "ratio": None, "against": f"± {width:.1f}",
+            "value": after - before, "unit": "points", "ratio": None,
+            "against": f"± {width:.1f}" + (f" ({each})" if len(rows) > 1 else ""),
             "goal": goal if rows[0]["mode"] != "av" else None,
         }  # fmt: skip
 
 
 def trained(
-    clips: Path, recipe: str, encoders: dict[str, str], changes: Sequence[str], run: Path
+    clips: Path,
+    recipe: str,
+    encoders: dict[str, str],
+    changes: Sequence[str],
+    run: Path,
+    seed: int = 0,
 ) -> tuple[dict, float]:
     """The result of one training, by the command, and what it took of a core in seconds."""
     words = [word for modality, spec in encoders.items() for word in (f"--{modality}", spec)]
     words += [word for change in ("data.val_split=test", *changes) for word in ("--set", change)]
     command = [sys.executable, "-m", "learn", "finetune", str(clips), "--recipe", recipe, *words,
-               "--memory", "3GiB", "-o", str(run), "--json"]  # fmt: skip
+               "--memory", "3GiB", "--seed", str(seed), "-o", str(run), "--json"]  # fmt: skip
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -178,8 +192,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--only", nargs="*", default=PARTS, choices=PARTS)
     parser.add_argument("--folder", type=Path, help="Keep the rendered clips here.")
+    parser.add_argument("--seeds", type=int, default=1, help="Train each recipe so many times.")
     asked = parser.parse_args()
-    show(measure(asked.only, asked.folder))
+    show(measure(asked.only, asked.folder, asked.seeds))
 
 
 if __name__ == "__main__":

@@ -160,7 +160,7 @@ def _fetch_named(specs: list[str], options: "Options", *, quiet: bool) -> None:
             by_name.resolved(plugins.parse_spec(spec, by_name.FAMILY), fetching)
 
 
-@app.command("run")
+@app.command("run", goes_on=True)
 def run_command(
     manifest: Manifest,
     store_dir: StoreOption,
@@ -351,7 +351,7 @@ def encoders_command(as_json: Json = False) -> int:
     return console.DONE
 
 
-@app.command("text")
+@app.command("text", goes_on=True)
 def text_command(
     table: Annotated[
         Path, typer.Argument(metavar="CSV", help="Columns clip_id,text: one row a clip.")
@@ -456,7 +456,7 @@ def manifest_command(
     return console.DONE
 
 
-@app.command("synth")
+@app.command("synth", goes_on=True)
 def synth_command(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A new directory.")],
     classes: Annotated[int, typer.Option(help="How many classes.")] = 20,
@@ -504,7 +504,7 @@ def weights_list_command(as_json: Json = False) -> int:
     return console.DONE
 
 
-@weights_app.command("fetch")
+@weights_app.command("fetch", goes_on=True)
 def weights_fetch_command(
     name: Annotated[str, typer.Argument(metavar="NAME", help="As `extract weights list` says.")],
     sha256: Annotated[

@@ -44,7 +44,7 @@ def verify_command(
     return console.FINDINGS if report.problems else console.DONE
 
 
-@app.command("gc")
+@app.command("gc", goes_on=True)
 def gc_command(
     directory: StoreDir,
     older_than: Annotated[str, typer.Option(metavar="AGE", help="90s, 15m, 24h or 7d.")] = "24h",
@@ -65,7 +65,7 @@ def gc_command(
     return console.DONE
 
 
-@app.command("repair")
+@app.command("repair", goes_on=True)
 def repair_command(
     directory: StoreDir, deep: Deep = False, memory: Memory = None, as_json: Json = False
 ) -> int:
@@ -82,7 +82,7 @@ def repair_command(
     )
 
 
-@app.command("remove")
+@app.command("remove", goes_on=True)
 def remove_command(
     directory: StoreDir,
     feature: Annotated[str, typer.Argument(metavar="FEATURE", help="Its name or a beginning.")],
@@ -99,7 +99,7 @@ def remove_command(
     return console.DONE
 
 
-@app.command("rename")
+@app.command("rename", goes_on=True)
 def rename_command(
     directory: StoreDir,
     old: Annotated[str, typer.Argument(metavar="OLD", help="Its name or a beginning.")],
@@ -120,7 +120,7 @@ def rename_command(
     return console.DONE
 
 
-@app.command("merge")
+@app.command("merge", goes_on=True)
 def merge_command(
     directory: Annotated[
         str, typer.Argument(metavar="DIR", help="A store, or s3://BUCKET/PREFIX.")
@@ -196,7 +196,7 @@ def export_command(
     return console.DONE
 
 
-@app.command("import")
+@app.command("import", goes_on=True)
 def import_command(
     source: Annotated[Path, typer.Argument(metavar="FILE", help="A file or directory.")],
     form: Annotated[str, typer.Option("--format", metavar="F", help="As `store formats` says.")],

@@ -31,7 +31,6 @@ from store.progress import listening
 from store.sizes import parse_size
 
 DONE, FINDINGS, FIXABLE, OUR_BUG, STOPPED = 0, 1, 2, 101, 130
-GO_ON = "run the same command to go on"
 _ClickException = typer.BadParameter.__mro__[2]  # typer keeps its own click and exports no base
 
 # ── options that several commands have ───────────────────────────────────────────────────────────
@@ -64,7 +63,10 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class _Command(TyperCommand):
-    """A command whose help shows every default alike, whether it is a value or said in words."""
+    """A command whose help shows every default alike, whether it is a value or said in words, and
+    that says when it is stopped whether the same line goes on or begins anew."""
+
+    goes_on = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -72,6 +74,26 @@ class _Command(TyperCommand):
             words = getattr(parameter, "show_default", None)
             if isinstance(words, str):  # typer would put them in parentheses
                 vars(parameter)["_get_default_string"] = partial(_said, words)
+
+    def invoke(self, ctx: Any) -> Any:
+        """What the command returns."""
+        try:
+            code = super().invoke(ctx)
+        except (KeyboardInterrupt, typer.Abort):
+            code = STOPPED
+        if code == STOPPED and not isinstance(code, Stopped):
+            return Stopped(_GOES_ON if self.goes_on else _BEGINS_ANEW)
+        return code
+
+
+class _GoingOn(_Command):
+    """A command that keeps what it has finished, and does only the rest when it is run again."""
+
+    goes_on = True
+
+
+_GOES_ON = "what is finished stays, run the same command to go on"
+_BEGINS_ANEW = "nothing is left half-written, the same command begins anew"
 
 
 def _said(words: str, **_: Any) -> str:
@@ -83,10 +105,18 @@ class CommandLine(typer.Typer):
     """A command line, or a group of its commands; without arguments it shows its help."""
 
     def command(  # type: ignore[override]
-        self, name: str | None = None, *, cls: type[TyperCommand] = _Command, **how: Any
+        self,
+        name: str | None = None,
+        *,
+        goes_on: bool = False,
+        cls: type[TyperCommand] | None = None,
+        **how: Any,
     ) -> Callable[[Function], Function]:
-        """Register a command; one of many options can have them from a file."""
-        register = super().command(name, cls=cls, **how)
+        """Register a command; one of many options can have them from a file.
+
+        One that `goes_on` keeps what it has finished and does only the rest when it is run again.
+        """
+        register = super().command(name, cls=cls or (_GoingOn if goes_on else _Command), **how)
 
         def registered(function: Function) -> Function:
             register(command_config.with_files(function))
@@ -395,7 +425,7 @@ def run(command_line: typer.Typer) -> None:
         print("error[bug]: this is ours, not yours; please report the lines above", file=sys.stderr)
         sys.exit(OUR_BUG)
     if code == STOPPED:  # typer turns Ctrl-C into this code by itself
-        how = code.how if isinstance(code, Stopped) else f"what is committed stays, {GO_ON}"
+        how = code.how if isinstance(code, Stopped) else _BEGINS_ANEW
         print(f"stopped; {visible(how)}", file=sys.stderr)
     sys.exit(code or DONE)
 

@@ -157,7 +157,7 @@ def loggers_command(as_json: Json = False) -> int:
     return console.DONE
 
 
-@app.command("sweep")
+@app.command("sweep", goes_on=True)
 def sweep_command(
     directory: StoreDir,
     recipe: Recipe,

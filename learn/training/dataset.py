@@ -106,6 +106,7 @@ def load_setup(
     needs = _needs(recipe, manifest)
     parts = _parts(manifest, recipe, needs)
     clips = _of_parts(manifest, features, needs, parts)
+    _check_classes(recipe, needs, clips)
     of_val: Clips | None = None
     val_split = recipe.data.val_split
     trained = {part.split for part in parts}
@@ -128,6 +129,22 @@ def load_setup(
         validation=what,
         of_stages=[np.flatnonzero(part.of(manifest, clips)) for part in parts],
     )
+
+
+def _check_classes(recipe: Recipe, needs: "_Needs", clips: Clips) -> None:
+    """Refuse a single class where an objective has classes to tell apart.
+
+    Raises:
+        ConfigError: the class, and what learns without.
+    """
+    for stage, traits in zip(recipe.stages, needs.traits, strict=True):
+        if traits.supervised and not traits.several_labels and len(clips.classes) < 2:
+            one = ", ".join(map(repr, clips.classes)) or "none"
+            raise ConfigError(
+                f"objective {stage.objective.name} needs two classes to tell apart, and the "
+                f"{len(clips):,} clips to train on have one ({one}); set data.label to another "
+                "column, or take a recipe that needs no labels, such as infonce"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -160,6 +160,7 @@ KEPT = {  # of these what is finished stays: units, parts, runs, clips
     "extract run", "extract synth", "store import", "store merge", "store rename", "store gc",
     "store repair", "learn train", "learn sweep", "learn labels", "extract text",
 }  # fmt: skip
+GO_ON = KEPT - {"learn train", "learn labels"} | {"store remove"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -171,7 +172,10 @@ def test_it_tells_its_steps_and_can_be_ended_at_each(ended, world, capsys, name)
     for end in sorted(ends):
         code, err, _, before, after, line = ended(name, end=end, error=KeyboardInterrupt())
         assert code == console.STOPPED, (end, code, err)
-        assert err.splitlines()[-1].startswith("stopped; ")
+        said = err.splitlines()[-1]
+        assert said.startswith("stopped; ")
+        if name != "learn train":  # which goes on with --resume, once there is a checkpoint
+            assert ("to go on" in said, "begins anew" in said) == (name in GO_ON, name not in GO_ON)
         if name not in KEPT:
             assert after == before, end
         if name not in SLOW:

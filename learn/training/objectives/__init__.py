@@ -69,15 +69,13 @@ class ObjectiveContext:
         """The vectors of the classes' names, for an objective that needs them.
 
         Raises:
-            ConfigError: none were given, or they are of one class.
+            ConfigError: none were given.
         """
         if self.texts is None:
             raise ConfigError(
                 f"objective {name} compares clips with class names; give their vectors as "
                 "`labels` (see `learn labels`)"
             )
-        if len(self.texts) < 2:
-            raise ConfigError(f"objective {name} needs two classes, not {len(self.texts)}")
         return self.texts
 
     def state(self, name: str, make: Callable[[], S]) -> S:

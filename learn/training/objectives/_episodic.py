@@ -107,8 +107,8 @@ class OwnHead:
         return predict
 
 
-def check_frames_and_classes(name: str, context: ObjectiveContext, frames: int) -> None:
-    """Refuse embeddings that do not divide into `frames`, and a single class.
+def check_frames(name: str, context: ObjectiveContext, frames: int) -> None:
+    """Refuse embeddings that do not divide into `frames`.
 
     Raises:
         ConfigError: says which projection makes frames.
@@ -118,8 +118,6 @@ def check_frames_and_classes(name: str, context: ObjectiveContext, frames: int) 
             f"{name}: embeddings of {context.dim} numbers are no {frames} frames; set "
             f"projection.name=frames and projection.frames={frames}"
         )
-    if len(context.classes) < 2:
-        raise ConfigError(f"{name} needs two classes, not {len(context.classes)}")
 
 
 def cross_entropy(

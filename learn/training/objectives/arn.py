@@ -34,7 +34,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from learn.training.objectives import Batch, ObjectiveContext, Traits
-from learn.training.objectives._episodic import Episodic, check_frames_and_classes, cross_entropy
+from learn.training.objectives._episodic import Episodic, check_frames, cross_entropy
 from learn.training.objectives._pairs import by_clip
 from store.errors import ConfigError
 from store.settings import Settings, setting
@@ -178,5 +178,5 @@ class _Layer(nn.Module):
 
 def build(config: Config, context: ObjectiveContext) -> ARN:
     """The objective with these settings."""
-    check_frames_and_classes("arn", context, config.frames)
+    check_frames("arn", context, config.frames)
     return ARN(config, context)

@@ -207,6 +207,4 @@ def build(config: Config, context: ObjectiveContext) -> CCL:
             f"ccl with teachers={config.teachers} needs visual and its teachers' embeddings; there "
             f"is no {', '.join(sorted(lacking))} (the network `teachers` has them)"
         )
-    if len(context.classes) < 2:
-        raise ConfigError(f"ccl needs two classes to tell apart, not {len(context.classes)}")
     return CCL(config, context)

@@ -13,7 +13,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from learn.training.objectives import Batch, Objective, ObjectiveContext, Traits
-from store.errors import ConfigError
 from store.settings import Settings, setting
 
 TRAITS = Traits(supervised=True, several_features=True)
@@ -69,8 +68,4 @@ def _classifier(config: Config, dim: int, classes: int) -> nn.Module:
 
 def build(config: Config, context: ObjectiveContext) -> CrossEntropy:
     """The objective with these settings."""
-    if len(context.classes) < 2:
-        raise ConfigError(
-            f"cross_entropy needs two classes to tell apart, not {len(context.classes)}"
-        )
     return CrossEntropy(config, context)

@@ -140,6 +140,4 @@ def build(config: Config, context: ObjectiveContext) -> Distillation:
         if name not in context.outputs:
             known = choices(name, list(context.outputs))
             raise ConfigError(f"distillation: no output {name!r}; there are {known}")
-    if len(context.classes) < 2:
-        raise ConfigError(f"distillation needs two classes, not {len(context.classes)}")
     return Distillation(config, context)

@@ -30,7 +30,7 @@ from learn.training.objectives import ObjectiveContext, Traits
 from learn.training.objectives._episodic import (
     NEVER,
     Episodic,
-    check_frames_and_classes,
+    check_frames,
     cross_entropy,
 )
 from store.errors import ConfigError
@@ -153,5 +153,5 @@ def waves(frames: int, dim: int) -> Float[Tensor, "F W"]:
 
 def build(config: Config, context: ObjectiveContext) -> TRX:
     """The objective with these settings."""
-    check_frames_and_classes("trx", context, config.frames)
+    check_frames("trx", context, config.frames)
     return TRX(config, context)

@@ -13,7 +13,7 @@ from learn.data.batching import Batching
 from learn.training import recipe
 from learn.training.dataset import load_setup
 from learn.training.runs import load_run, take_space
-from store import testing
+from store import plugins, testing
 from store.errors import ConfigError, InputError
 
 TWO = """
@@ -170,3 +170,22 @@ def test_a_run_that_does_not_fit_is_one_line(made, first, tmp_path):
     with pytest.raises(ConfigError, match="and this training has other; a run is begun from"):
         take_space(run.space, run, {"visual": "other"})
     assert not (tmp_path / "on").exists()
+
+
+def test_what_tells_classes_apart_refuses_a_single_one(tmp_path):
+    """Of every objective that comes with the package: those with labels of one class each."""
+    path = tmp_path / "store"
+    testing.fill(path, clips=24, rows=2, dim=8, classes=1, disjoint=False)
+    family = "learn.training.objectives"
+    asked = {name: plugins.module(family, name).TRAITS for name in plugins.names(family)}
+    needy = {n for n, traits in asked.items() if traits.supervised and not traits.several_labels}
+    assert {"protonet", "supcon", "cross_entropy", "ccl", "arn", "cjme"} <= needy
+    for name in asked:
+        file = tmp_path / f"{name}.toml"
+        file.write_text(f'[projection]\nname = "mlp"\n[objective]\nname = "{name}"\n')
+        asking = (path, None, recipe.load(file))
+        if name in needy:
+            with pytest.raises(ConfigError, match="needs two classes to tell apart"):
+                load_setup(*asking)
+        else:
+            assert load_setup(*asking).data.clips.classes in ((), ("class000",))
