@@ -1,4 +1,4 @@
-"""The three console scripts, and `learn report`, `annotate` and `try`, which need both halves.
+"""The three console scripts, and those commands of `learn` that need both halves.
 
 Commands stand in `extract/commands.py`, `store/commands.py` and `learn/commands/`; what all of them
 share, exit codes above all, in `store/console.py`.
@@ -17,10 +17,12 @@ from learn.commands import app as learn_app
 from learn.commands.options import (
     AudioEncoder,
     AudioFeature,
+    AudioFeatures,
     Changes,
     CheckpointSeconds,
     ClipMemory,
     DecodeWorkers,
+    Device,
     Group,
     GroupFile,
     NewRun,
@@ -28,15 +30,17 @@ from learn.commands.options import (
     Recipe,
     Resume,
     TextFeature,
+    TextFeatures,
     TrainingSeed,
     TrainOn,
     VisualEncoder,
     VisualFeature,
+    VisualFeatures,
     keep_command,
 )
 from store import console
 from store.commands import app as store_app
-from store.console import Json, StoreDir
+from store.console import Json, Memory, StoreDir
 
 if TYPE_CHECKING:
     from learn.data.media import Media
@@ -97,6 +101,72 @@ def report_command(
             ),
         ).to_dict()  # fmt: skip
     console.give(result, as_json, lambda: report_lines(result))
+    return console.DONE
+
+
+@learn_app.command("search")
+def search_command(
+    directory: StoreDir,
+    clip: Annotated[
+        str, typer.Argument(metavar="CLIP", help="A clip_id of the store.", show_default=False)
+    ] = "",
+    words: Annotated[
+        str,
+        typer.Option(
+            metavar="TEXT", help="Search by a text instead of a clip.", show_default=False
+        ),
+    ] = "",
+    projection: Projection = None,
+    top: Annotated[int, typer.Option(help="How many clips.")] = 10,
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="v|a|t|av|…", show_default="all there is")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option("--to", metavar="v|a|t|av|…", show_default="as --from")
+    ] = None,
+    fusion: Annotated[
+        str, typer.Option(metavar="weighted|early", help="How av joins both similarities.")
+    ] = "weighted",
+    encoder: Annotated[
+        str,
+        typer.Option(
+            metavar="SPEC",
+            help="Of --words, where the clips' text was encoded by a model of a folder.",
+            show_default="that of the clips' text",
+        ),
+    ] = "",
+    visual: VisualFeatures = [],  # noqa: B006
+    audio: AudioFeatures = [],  # noqa: B006
+    text: TextFeatures = [],  # noqa: B006
+    device: Device = "auto",
+    memory: Memory = None,
+    as_json: Json = False,
+) -> int:
+    """Find the clips nearest to one clip, or to a text, across modalities too.
+
+    Example: learn search my_store --words "a church bell" --to a --projection runs/spoken
+    """
+    from learn.commands.checks import check_device, check_search
+
+    check_device(device)
+    check_search(
+        directory, clip=clip, words=words, top=top, modes=(source, target), projection=projection,
+        visual=visual, audio=audio, text=text,
+    )  # fmt: skip
+
+    from functools import partial
+
+    import learn
+    from extract.pipeline.text import rows_of
+    from learn.commands.answer_tables import neighbours_table
+
+    with console.within(memory), console.progress("clips", quiet=as_json) as progress:
+        result = learn.search(
+            directory, clip, words=words, encode=partial(rows_of, encoder=encoder),
+            projection=projection, top=top, source=source, target=target, fusion=fusion,
+            visual=visual, audio=audio, text=text, device=device, progress=progress,
+        ).to_dict()  # fmt: skip
+    console.give(result, as_json, lambda: neighbours_table(result))
     return console.DONE
 
 

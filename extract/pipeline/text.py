@@ -4,19 +4,20 @@ The table names clips by their ids, as the store's manifest has them. A clip who
 no text, which is data; a clip that the table does not name is not looked at, and may come later.
 The digest of each clip's text is kept, so that another text for the same clip is noticed.
 
-Shapes: D = embedding size.
+Shapes: R = rows of a text, D = embedding size.
 """
 
 import csv
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float32
 
 import store
 from extract.pipeline.result import FeatureReport
@@ -115,6 +116,36 @@ def spec_of(encoder: TextEncoder, kind: str) -> FeatureSpec:
         modality="text", dim=encoder.dim, identity={**encoder.identity, "kind": kind},
         notes=encoder.notes,
     )  # fmt: skip
+
+
+def rows_of(feature: Feature, text: str, *, encoder: str = "") -> Float32[np.ndarray, "R D"]:
+    """The rows that the encoder of a feature of text makes of another text, to search by.
+
+    The encoder is the one that the feature's identity names. A model that was read from a folder is
+    told by its SPEC, and must be the same.
+
+    Raises:
+        InputError: no feature of text, or one that this encoder did not make.
+        ConfigError, WeightsError: an encoder that cannot be had.
+    """
+    identity = feature.spec.identity
+    if feature.spec.modality != "text":
+        raise InputError(f"{feature.name} is no feature of text")
+    made: TextEncoder = plugins.build(FAMILY, encoder or _spec_in(identity), device="cpu")
+    if spec_of(made, str(identity.get("kind", KIND))).feature_id != feature.name:
+        raise InputError(
+            f"{feature.name} was made by another encoder than {encoder or made.name}; name it with "
+            "`encoder` as `extract text` was told it"
+        )
+    pieces = made.pieces(text)[:MOST_ROWS]
+    return made(pieces) if pieces else np.empty((0, made.dim), np.float32)
+
+
+def _spec_in(identity: Mapping[str, Any]) -> plugins.Spec:
+    """The encoder that an identity names, with those of its settings that the identity has."""
+    name = str(identity.get("network", ""))
+    keys = [field.name for field in fields(plugins.config_type(FAMILY, name))]
+    return plugins.Spec(name=name, settings={k: identity[k] for k in keys if k in identity})
 
 
 def read_texts(path: Path) -> dict[str, str]:

@@ -26,6 +26,7 @@ from store.settings import Settings, setting
 NAME = "sentence"
 REVISION = 1  # raise when our numbers change
 EXTRA = "text"
+PACKAGED = "all-minilm-l6-v2"
 MARKS = 4  # tokens that a model may put around a piece
 BATCH = 32
 
@@ -45,12 +46,13 @@ class Sentence:
 
     def __init__(self, config: Config, device: str) -> None:
         library("sentence_transformers", EXTRA)
-        model = config.model or _packaged()
+        own = config.model in ("", PACKAGED)
+        model = _packaged() if own else config.model
         self._network = _loaded(model, device)
         where = at_rest(self._network, device, "fp32", NAME)
         self._prefix = config.before
         self.dim = len(self._encoded(["a"])[0])
-        called = Path(model).name if config.model else "all-minilm-l6-v2"
+        called = PACKAGED if own else Path(model).name
         self.slug = slug_of(NAME, called, None)
         self.identity: dict[str, Any] = {
             "network": NAME, "model": called, "revision": REVISION, "before": config.before,

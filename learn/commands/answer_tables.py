@@ -83,8 +83,9 @@ def _novelty_limit(fitted: Mapping[str, Any]) -> str:
 
 def neighbours_table(result: Mapping[str, Any]) -> None:
     """Print the nearest clips, best first."""
+    asked = result["clip"] or repr(result["words"])
     wrapped(
-        f"{result['clip']}, {result['from']}→{result['to']}, the nearest of "
+        f"{asked}, {result['from']}→{result['to']}, the nearest of "
         f"{result['looked_at']} clips; projection: {result['projection']}"
     )
     if result["weights"]:

@@ -20,7 +20,7 @@ from learn.evaluation.how_compared import check_comparison, check_scored
 from learn.evaluation.wording import JOINED_BY
 from learn.fewshot.mode_pairs import cells
 from learn.finetuning import recipe as encoder_recipes
-from learn.inference.settings import PredictSettings, parse_index
+from learn.inference.settings import PredictSettings, check_words, parse_index
 from learn.reporting.asked import check_map, check_report
 from learn.training import recipe as recipes
 from learn.training.run_files import check_finished, refuse_existing
@@ -198,8 +198,8 @@ def check_predict(
 
 
 def check_search(
-    directory: str, *, top: int, modes: Sequence[str | None], projection: Path | None,
-    visual: FeatureNames, audio: FeatureNames, text: FeatureNames,
+    directory: str, *, clip: str, words: str, top: int, modes: Sequence[str | None],
+    projection: Path | None, visual: FeatureNames, audio: FeatureNames, text: FeatureNames,
 ) -> None:  # fmt: skip
     """Refuse what `learn search` cannot be asked.
 
@@ -208,6 +208,7 @@ def check_search(
     """
     if top < 1:
         raise ConfigError(f"top={top}: ask for at least one clip")
+    check_words(clip, words, modes[0])
     _check_place(directory, modes, projection, visual, audio, text)
 
 

