@@ -59,6 +59,7 @@ BEFORE: Mapping[tuple[str, str], Mapping[str, Any]] = {
         "out_dropout": 0.0,
         "fourier_scale": 0.0,
     },
+    ("objective", "avca"): {"decoder": "linear"},
     ("objective", "avgzslnet"): {
         "decoder_hidden": lambda run: run["hidden"],
         "decoder_norm": False,

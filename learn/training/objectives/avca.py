@@ -45,6 +45,9 @@ class Config(Settings):
 
     dropout: float = setting(0.5, at_least=0, below=1)
     momentum: float = setting(0.1, above=0, at_most=1)  # of batch norms
+    # The decoder's end: relu as published, which cannot reach a text's negative numbers, or a
+    # linear layer behind it.
+    decoder: str = setting("relu", among=("relu", "linear"))
     margin: float = setting(1.0, at_least=0)
     extra: float = setting(1.0, at_least=0)  # weights
     reg: float = setting(1.0, at_least=0)
@@ -65,8 +68,9 @@ class AVCA(Objective):
             return block(size_in, size_out, dropout=config.dropout, momentum=config.momentum)
 
         self.text = layer(width, context.dim)
-        # As published it ends in a ReLU, and so cannot reach a text's negative numbers.
-        self.decoder = nn.Sequential(layer(context.dim, width), nn.Linear(width, width))
+        self.decoder = layer(context.dim, width)
+        if config.decoder == "linear":
+            self.decoder = nn.Sequential(self.decoder, nn.Linear(width, width))
         shown = [m for m in CLIPS if f"{m}.before" in context.hidden]
         self.back = nn.ModuleDict(
             {m: layer(context.dim, context.hidden[f"{m}.before"]) for m in shown}

@@ -153,9 +153,11 @@ def dec(objective, x):
     return F.normalize(objective.decoder(x[None])[0], dim=0)
 
 
+@pytest.mark.parametrize("decoder", ["relu", "linear"])
 @torch.no_grad()
-def test_avca_is_its_formula(batch):
-    objective = built(avca, margin=0.7, extra=0.5, reg=2.0)
+def test_avca_is_its_formula(batch, decoder):
+    objective = built(avca, margin=0.7, extra=0.5, reg=2.0, decoder=decoder)
+    assert bool((objective.decoder(batch.embeddings["audio"]) < 0).any()) == (decoder == "linear")
     names, other = objective.embed_texts(texts()), partners(batch)
     words, text = texts()[batch.labels], names[batch.labels]
     rec = mse(objective.decoder(text), words)
