@@ -6,12 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from learn.commands.incomplete import (
-    check_incomplete,
-    give_apart,
-    modes_apart,
-    scored_apart,
-)
+from learn.commands.incomplete import check_incomplete, give_apart, scored_apart
 from learn.commands.options import (
     COMPARED,
     DATA,
@@ -259,7 +254,8 @@ def episodes_command(
     if incomplete:
         with console.progress("episodes", quiet=as_json) as progress:
             of_modes = scored_apart(
-                modes_apart(directory, listed(support)),
+                directory,
+                listed(support),
                 lambda mode: learn.run_episodes(
                     directory, **{**asked, "support": (mode,)}, device=device, progress=progress
                 ),
@@ -267,7 +263,7 @@ def episodes_command(
             )
         if output:
             keep_command(output)
-        clips = {mode: result["episodes"]["clips"] for mode, result in of_modes.items()}
+        clips = {mode: of["episodes"]["clips"] for mode, of in of_modes.results.items()}
         give_apart(of_modes, clips, as_json, episodes_table)
         return console.DONE
     with console.progress("episodes", quiet=as_json) as progress:
@@ -429,8 +425,7 @@ def evaluate_command(
 
     with console.within(memory), console.progress("findings", quiet=as_json) as progress:
         if incomplete:
-            asked_for = modes_apart(directory, support)
-            of_modes = scored_apart(asked_for, lambda mode: score([mode]), output)
+            of_modes = scored_apart(directory, support, lambda mode: score([mode]), output)
         else:
             result = score(support)
     if incomplete:
@@ -438,7 +433,7 @@ def evaluate_command(
             keep_command(output)
         clips = {
             mode: max((row["clips"] for row in of["results"]), default=0)
-            for mode, of in of_modes.items()
+            for mode, of in of_modes.results.items()
         }
         give_apart(
             of_modes, clips, as_json, lambda shown: evaluation_table(shown, per_class=per_class)

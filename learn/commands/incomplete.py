@@ -7,7 +7,7 @@ clips of its own, which nobody may subtract.
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from learn.fewshot.mode_pairs import cells
 from store import atomic, console
@@ -40,7 +40,7 @@ def check_incomplete(taken: Mapping[str, object]) -> None:
             )
 
 
-def modes_apart(directory: str, asked: Sequence[str]) -> list[str]:
+def _modes_apart(directory: str, asked: Sequence[str]) -> list[str]:
     """The modes asked for, or all that the store's modalities allow.
 
     Raises:
@@ -57,21 +57,41 @@ def modes_apart(directory: str, asked: Sequence[str]) -> list[str]:
     return found
 
 
+class OfModes(NamedTuple):
+    """What every mode gives, and why some give nothing."""
+
+    results: dict[str, dict[str, Any]]
+    left_out: dict[str, str]  # mode: the reason
+
+
 def scored_apart(
-    modes: Sequence[str], score: Callable[[str], Kept], output: Path | None
-) -> dict[str, dict[str, Any]]:
-    """What every mode gives; kept in a directory each, within one that appears whole or not at
-    all."""
-    results = {mode: score(mode) for mode in modes}
+    directory: str, asked: Sequence[str], score: Callable[[str], Kept], output: Path | None
+) -> OfModes:
+    """What every mode gives; kept in a directory each, within one that appears whole or not at all.
+    A mode that nobody named is left out where its clips are too few to be asked about.
+
+    Raises:
+        InputError: a mode that was named cannot be scored, or none can.
+    """
+    results: dict[str, Kept] = {}
+    left_out: dict[str, str] = {}
+    modes = _modes_apart(directory, asked)
+    for mode in modes:
+        try:
+            results[mode] = score(mode)
+        except InputError as error:
+            if asked or len(left_out) == len(modes) - 1:
+                raise
+            left_out[mode] = str(error)
     if output is not None:
         with atomic.directory(output, durable=True) as staged:
             for mode, result in results.items():
                 result.save(staged / mode)
-    return {mode: result.to_dict() for mode, result in results.items()}
+    return OfModes({mode: result.to_dict() for mode, result in results.items()}, left_out)
 
 
 def give_apart(
-    shown: Mapping[str, dict[str, Any]],
+    of_modes: OfModes,
     clips: Mapping[str, int],
     as_json: bool,
     table: Callable[[dict[str, Any]], None],
@@ -82,11 +102,15 @@ def give_apart(
     def tables() -> None:
         console.write_line(f"Each mode on the clips that have what it looks at: {counts}.")
         console.write_line("These are other clips, and their differences are not paired.")
-        for mode, result in shown.items():
+        for mode, reason in of_modes.left_out.items():
+            console.wrapped(f"Not scored: mode {mode}. {reason}")
+        for mode, result in of_modes.results.items():
             console.write_line()
             console.write_line(f"mode {mode}")
             table(result)
 
     console.give(
-        {"incomplete": dict(shown), "clips": dict(clips), "paired": False}, as_json, tables
-    )
+        {"incomplete": of_modes.results, "clips": dict(clips), "left_out": of_modes.left_out,
+         "paired": False},
+        as_json, tables,
+    )  # fmt: skip

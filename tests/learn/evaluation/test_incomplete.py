@@ -9,6 +9,7 @@ import pytest
 import learn
 import store
 from learn.commands.incomplete import scored_apart
+from store import testing
 
 FEW = ("--ways", "4", "--queries", "3", "--episodes", "60", "--split", "test")
 
@@ -50,7 +51,7 @@ def test_every_mode_has_clips_of_its_own(filled, tmp_path):
     assert "other episodes" in compared.stderr
 
 
-def test_what_is_kept_appears_whole_or_not_at_all(tmp_path):
+def test_what_is_kept_appears_whole_or_not_at_all(filled, tmp_path):
     class Full:
         def to_dict(self):
             return {}
@@ -61,8 +62,26 @@ def test_what_is_kept_appears_whole_or_not_at_all(tmp_path):
             run_dir.mkdir()
 
     with pytest.raises(OSError, match="No space"):
-        scored_apart(["v", "a"], lambda _: Full(), tmp_path / "kept")
+        scored_apart(str(filled), ["v", "a"], lambda _: Full(), tmp_path / "kept")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mode_of_too_few_clips_is_left_out_and_said_where_nobody_named_it(tmp_path):
+    path, kept = tmp_path / "store", tmp_path / "kept"
+    testing.fill(path, clips=200, rows=2, dim=8, classes=4, disjoint=False, silent_share=0.97)
+    done = run("episodes", path, *FEW, "--incomplete", "-o", kept, "--json")
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(done.stdout)
+    assert set(shown["incomplete"]) == set(shown["clips"]) == {"v"}
+    assert set(shown["left_out"]) == {"a", "av"}
+    assert all("4" in reason for reason in shown["left_out"].values())
+    assert [folder.name for folder in kept.iterdir() if folder.is_dir()] == ["v"]
+    told = run("episodes", path, *FEW, "--incomplete").stdout
+    assert "Not scored: mode a. " in told
+    for named in (("--support", "v,a"), ("--support", "av")):
+        done = run("episodes", path, *FEW, "--incomplete", *named)
+        assert (done.returncode, done.stdout) == (2, ""), done.stdout
+        assert done.stderr.count("\n") == 1
 
 
 def test_protocols_too_and_the_clip_sets_are_said(filled):
