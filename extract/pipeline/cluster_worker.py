@@ -29,6 +29,7 @@ from distributed import WorkerPlugin, get_worker
 import store
 from extract.encoders import Encoder
 from extract.pipeline.cluster_task import Settings, UnitTask
+from extract.pipeline.heap import kept
 from extract.pipeline.options import Options
 from extract.pipeline.outputs import Output, Units, decoded, encoders_of, outputs_of, specs_of
 from extract.pipeline.planned import Planned
@@ -138,7 +139,7 @@ def work(task: UnitTask) -> dict[str, Any]:
         outcomes = decoded(
             manifest, units.wanted(), setup.settings.sampling, options, ordered=False
         )
-        with closing(outcomes), torch.inference_mode():
+        with kept(options.device), closing(outcomes), torch.inference_mode():
             pipeline.work(outcomes)
     timings.seconds = time.perf_counter() - timings.begun
     return {

@@ -28,6 +28,7 @@ from extract.media.clip import Clip, failed
 from extract.media.sampling import Sampling
 from extract.pipeline.batching import device_of
 from extract.pipeline.checks import Sample
+from extract.pipeline.heap import kept
 from extract.pipeline.options import Options, cores, readable
 from extract.pipeline.outputs import (
     decoded,
@@ -168,7 +169,7 @@ def plan(
     tried = _Tried()
     wanted_of = ((row, [t.encoder for t in trials if row in t.pending]) for row in rows)
     outcomes = decoded(manifest, wanted_of, policy, options, ordered=False)
-    with closing(outcomes), torch.inference_mode():
+    with kept(options.device), closing(outcomes), torch.inference_mode():
         for held in _gathered(outcomes, progress, len(rows)):
             for outcome in held:
                 row = rows[outcome.index]

@@ -18,6 +18,7 @@ from extract.datasets.source import read_clips
 from extract.encoders import Encoder
 from extract.media.sampling import Sampling
 from extract.media.sampling import sampling as sampling
+from extract.pipeline.heap import kept
 from extract.pipeline.options import Options, readable
 from extract.pipeline.outputs import (
     Units,
@@ -85,7 +86,7 @@ def run(
     )  # fmt: skip
     pipeline = Pipeline(manifest=manifest, units=units, progress=progress)
     outcomes = decoded(manifest, units.wanted(), policy, options, ordered=False)
-    with closing(outcomes), torch.inference_mode():
+    with kept(options.device), closing(outcomes), torch.inference_mode():
         pipeline.work(outcomes)
     timings.seconds = time.perf_counter() - timings.begun
     reports = [
