@@ -226,10 +226,14 @@ def decoded(
     )
     limits = with_room(limits, options.decoder)
     asked: dict[int, Request] = {}  # and not answered
+    alike: dict[tuple[int, ...], Request] = {}  # by the encoders that want a clip
 
     def requests() -> Iterator[Request]:
         for index, (row, encoders) in enumerate(wanted):
-            asked[index] = _request(manifest, row, encoders, policy, options)
+            of = tuple(map(id, encoders))
+            if of not in alike:
+                alike[of] = _request(manifest, encoders, policy, options)
+            asked[index] = _of_row(alike[of], manifest, row)
             yield asked[index]
 
     outcomes = process_map(
@@ -273,22 +277,31 @@ def _one_by_one(request: Request, outcome: Outcome, limits: Limits) -> Outcome:
 
 
 def _request(
-    manifest: Manifest, row: int, encoders: Sequence[Encoder], policy: Sampling, options: Options
+    manifest: Manifest, encoders: Sequence[Encoder], policy: Sampling, options: Options
 ) -> Request:
-    """The request that one decode of a clip answers for all encoders."""
+    """The request that one decode of a clip answers for all encoders, but for which clip."""
     assert manifest.root is not None
     short_sides = {e.short_side for e in encoders if isinstance(e, VisualEncoder)}
     rates = {e.sample_rate for e in encoders if isinstance(e, AudioEncoder)}
     return Request(
-        path=manifest.root / manifest.paths[row],
+        path=manifest.root,
         root=None if options.follow_links else manifest.root,
-        start_seconds=float(manifest.start_seconds[row]),
-        end_seconds=float(manifest.end_seconds[row]),
         limit_seconds=policy.max_seconds,
         pick=policy if short_sides else None,
         short_sides=tuple(sorted(short_sides)),
         sample_rates=tuple(sorted(rates)),
         decoder=options.decoder,
+    )
+
+
+def _of_row(request: Request, manifest: Manifest, row: int) -> Request:
+    """The same request for one clip."""
+    assert manifest.root is not None
+    return replace(
+        request,
+        path=manifest.root / manifest.paths[row],
+        start_seconds=float(manifest.start_seconds[row]),
+        end_seconds=float(manifest.end_seconds[row]),
     )
 
 

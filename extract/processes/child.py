@@ -1,5 +1,9 @@
 """The life of a decode process: limits first, then one item after the other.
 
+Items come several in a message, and the next message while the last item of one is in hand, so
+that a child need not wait for its parent. It answers each by itself. Where its answers fill their
+room, or one has left something out, it pauses: it forgets all else it was given.
+
 Media libraries die in ways no exception handler sees, and media may be made to make them. A child
 is therefore a fresh interpreter (no fork, no re-import of the caller's main module) that knows
 nothing of the caller's environment, opens no port, may use so much memory, processor time and file
@@ -22,11 +26,12 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from extract.processes.sandbox import Confinement, Sandbox, confine
-from extract.processes.transport import Outbox
-from extract.processes.wire import ARRAY_BYTES, Unsendable, carried
+from extract.processes.transport import FILE_BYTES, Outbox
+from extract.processes.wire import Unsendable, carried
 from store.status import Status
 
 DETAIL_LENGTH = 4096
+SPARE = 1.125  # times an item's processor time: the limit is moved once in many items
 # The way to the parent, so that `risk` can be called from deep inside.
 _outbox: ContextVar[Outbox | None] = ContextVar("outbox", default=None)
 carried(Status)
@@ -46,10 +51,12 @@ class Outcome:
     earlier: str = ""  # what became of a first try, if this is of the second
     resident_bytes: int = 0  # of the child that answered
     confinement: Confinement | None = None  # of that child
+    seconds: float = 0.0  # that the item took by the clock
 
     def __post_init__(self) -> None:
-        if not (0 <= self.cpu_seconds < math.inf and self.resident_bytes >= 0):
-            raise ValueError(f"{self.cpu_seconds} s and {self.resident_bytes} bytes are no cost")
+        times = (self.cpu_seconds, self.seconds)
+        if not (all(0 <= time < math.inf for time in times) and self.resident_bytes >= 0):
+            raise ValueError(f"{times} s and {self.resident_bytes} bytes are no cost")
         if len(self.detail) > DETAIL_LENGTH:
             raise ValueError(f"a detail of {len(self.detail)} characters is none")
 
@@ -60,6 +67,16 @@ class Ready:
     """The child's first message."""
 
     confinement: Confinement
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a child does with each item, and what tells of an answer whether it left something out:
+    the item to ask for next, or None.
+    """
+
+    function: Callable[[Any], Any]
+    rest: Callable[[Any, Any], Any] | None = None
 
 
 @carried
@@ -89,19 +106,24 @@ def serve(parent: Connection, file: int | None, memory_bytes: int, cpu_seconds: 
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: do not outlive the parent
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (ARRAY_BYTES, ARRAY_BYTES))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES))
     outbox, memory = Outbox(parent.fileno(), file), _Memory()
     try:
-        function: Callable[[Any], Any]
+        work: Work
         sandbox: Sandbox
-        function, sandbox = parent.recv()  # with its imports, which may read anything
+        work, sandbox = parent.recv()  # with its imports, which may read anything
         confinement = confine(sandbox)
         outbox.send(Ready(confinement))
         _outbox.set(outbox)
+        limit, pausing = _ProcessorLimit(cpu_seconds), False
         while True:
-            item = parent.recv()
-            _limit_cpu(cpu_seconds)
-            _answer(outbox, function, item, memory)
+            items, answering = parent.recv()
+            if pausing and not answering:
+                continue  # it was sent before the parent knew of the pause
+            outbox.turn()
+            for item in items:
+                if pausing := _answer(outbox, work, item, memory, limit):
+                    break
     except (EOFError, BrokenPipeError, ConnectionResetError):
         os._exit(0)
 
@@ -114,31 +136,48 @@ def processor_seconds() -> float:
     return time.process_time()
 
 
-def _limit_cpu(seconds: float) -> None:
-    """Limit the processor time from now on: the deadline, should the parent be stopped."""
-    limit = int(processor_seconds() + seconds) + 1
-    _, most = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (limit, most))
+class _ProcessorLimit:
+    """The system's limit of processor time, moved on when an item might reach it: the deadline,
+    should the parent be stopped.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self._until = seconds, 0.0  # of an item
+
+    def allow(self, now: float) -> None:
+        """See to it that an item that begins now may take its time, and little more."""
+        if now + self.seconds > self._until:
+            self._until = now + SPARE * self.seconds
+            _, most = resource.getrlimit(resource.RLIMIT_CPU)
+            resource.setrlimit(resource.RLIMIT_CPU, (int(self._until) + 1, most))
 
 
-def _answer(outbox: Outbox, function: Callable[[Any], Any], item: Any, memory: "_Memory") -> None:
-    begun = processor_seconds()
+def _answer(
+    outbox: Outbox, work: "Work", item: Any, memory: "_Memory", limit: _ProcessorLimit
+) -> bool:
+    """Answer an item; whether to forget what else was sent with it or after it."""
+    since, begun, more = time.perf_counter(), processor_seconds(), False
+    limit.allow(begun)
     try:
-        outcome = Outcome(value=function(item))
+        outcome = Outcome(value=work.function(item))
+        more = work.rest is not None and work.rest(item, outcome.value) is not None
     except MemoryError:
         outcome = _failure(Status.OUT_OF_MEMORY, "over the memory limit of a child")
     except Exception as error:  # a bug of ours must not stop a run of a million clips
         outcome = _failure(Status.CRASH, f"{type(error).__name__}: {error}")
     outcome = replace(
-        outcome, cpu_seconds=processor_seconds() - begun, resident_bytes=memory.resident_bytes()
+        outcome,
+        cpu_seconds=processor_seconds() - begun,
+        seconds=time.perf_counter() - since,
+        resident_bytes=memory.resident_bytes(),
     )
     try:
-        outbox.send(outcome)
+        return outbox.send(outcome, pauses=more)
     except Unsendable as error:
         why = _failure(Status.CRASH, f"the answer cannot be sent: {error}")
-        outbox.send(replace(why, cpu_seconds=outcome.cpu_seconds))
+        return outbox.send(replace(why, cpu_seconds=outcome.cpu_seconds))
     except MemoryError:
-        outbox.send(_failure(Status.OUT_OF_MEMORY, "over the memory limit of a child"))
+        return outbox.send(_failure(Status.OUT_OF_MEMORY, "over the memory limit of a child"))
 
 
 def _failure(status: Status, detail: str) -> Outcome:

@@ -2,28 +2,36 @@
 
 A frame says how long its tree is, how many bytes its arrays have (`wire.py`) and whether they
 follow, or lie in an anonymous file that the parent made when it started the child. There is one
-such file a child, and one answer in it at a time: its pages are used again, and a child cannot fill
-memory with more of them. The parent copies the arrays out before it looks at anything, so
-whatever the child does to the file later, shorten it or write into it, meets nobody. Where the
-system has no such files, and for small messages, the bytes go through the pipe.
+such file a child: its pages are used again, and a child cannot fill memory with more of them. The
+answers to what came in one message lie one after the other in a half of it, those to the next
+message in the other half, which the parent has copied out by then. Where a half is full the child
+pauses: it forgets what else it was given, and waits until it is answered. The parent copies
+arrays before it looks at anything, so whatever the child does to the file later, shorten it or
+write into it, meets nobody. Where the system has no such files, and for small messages, the bytes
+go through the pipe.
 """
 
 import os
 import socket
 import struct
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
-from extract.processes.wire import ARRAY_BYTES, TREE_BYTES, Nonsense, decode, encode, places
+from extract.processes.wire import ARRAY_BYTES, TREE_BYTES, Nonsense, decode, encode, padded, pieces
 
 SHARED = hasattr(os, "memfd_create")
 SMALL_BYTES = 1 << 16  # below this, a pipe is as fast
+HALF_BYTES = 8 << 20  # of the file; an answer may lie across the end of its half, and is the last
 KEEP_BYTES = 64 << 20  # of pages that wait for the next answer
+FILE_BYTES = 2 * HALF_BYTES + ARRAY_BYTES
 READ_BYTES = 1 << 20  # at once
-_FRAME = struct.Struct("!IQ?")  # bytes of the tree, bytes of the arrays, whether those are shared
+MOST_PIECES = 64
+# Bytes of the tree, bytes of the arrays, whether those are shared and where, and whether the sender
+# pauses.
+_FRAME = struct.Struct("!IQ?Q?")
 
 
 def shared_file() -> int:
@@ -31,42 +39,64 @@ def shared_file() -> int:
     return os.memfd_create("arrays", os.MFD_CLOEXEC)
 
 
+class Received(NamedTuple):
+    """A message, how many bytes it holds, and whether its sender pauses."""
+
+    message: Any
+    size: int
+    pauses: bool = False
+
+
 class Outbox:
     """The child's end."""
 
     def __init__(self, pipe: int, file: int | None) -> None:
         self.pipe, self.file = pipe, file
+        self._at, self._end = 0, HALF_BYTES  # where the next arrays begin, and where the half ends
 
-    def send(self, message: Any) -> None:
-        """Hand over a message; it may be changed as soon as this returns.
+    def turn(self) -> None:
+        """Go on in the other half of the file, which has been copied out."""
+        self._at = self._end % (2 * HALF_BYTES)
+        self._end = self._at + HALF_BYTES
+
+    def send(self, message: Any, *, pauses: bool = False) -> bool:
+        """Hand over a message, which may be changed as soon as this returns; whether the sender has
+        to pause after it.
 
         Raises:
             Unsendable: it is no data, or too much; nothing was sent.
         """
         tree, arrays = encode(message)
-        begins, end = places(arrays)
-        shared = self.file is not None and end >= SMALL_BYTES
-        frame = _FRAME.pack(len(tree), end, shared) + tree
+        size = sum(map(padded, arrays))
+        shared = self.file is not None and size >= SMALL_BYTES
+        at = self._at if shared else 0
+        pauses = pauses or at + size > self._end
+        frame = _FRAME.pack(len(tree), size, shared, at, pauses) + tree
         if self.file is not None and shared:
-            for begin, array in zip(begins, arrays, strict=True):
-                _write(self.file, array.reshape(-1).view(np.uint8).data, begin)
-            if os.fstat(self.file).st_size < end:  # the last array may end before its place does
-                os.ftruncate(self.file, end)
+            self._at += size
+            _write_all(self.file, pieces(arrays), at)
             _write(self.pipe, frame)
-            return
-        data = bytearray(end)
-        for begin, array in zip(begins, arrays, strict=True):
-            data[begin : begin + array.nbytes] = array.tobytes()
-        _write(self.pipe, frame + data)
+        else:
+            _write(self.pipe, b"".join([frame, *pieces(arrays)]))
+        return pauses
 
 
-def _write(file: int, data: Any, at: int | None = None) -> None:
+def _write_all(file: int, rest: list[Any], at: int) -> None:
+    """All pieces one after the other, in one call as a rule."""
+    while rest:
+        written = os.pwritev(file, rest[:MOST_PIECES], at)
+        at += written
+        while rest and written >= len(rest[0]):
+            written -= len(rest.pop(0))
+        if rest:
+            rest[0] = memoryview(rest[0])[written:]
+
+
+def _write(file: int, data: Any) -> None:
     """All of the data, which the system may take in several bites."""
     rest = memoryview(data)
     while rest:
-        written = os.write(file, rest) if at is None else os.pwrite(file, rest, at)
-        at = None if at is None else at + written
-        rest = rest[written:]
+        rest = rest[os.write(file, rest) :]
 
 
 class Inbox:
@@ -86,17 +116,17 @@ class Inbox:
             os.close(self.file)
             self.file = None
 
-    def receive(self) -> tuple[Any, int] | None:
-        """The next message, and how many bytes it holds; None if it is not whole yet.
+    def receive(self) -> Received | None:
+        """The next message; None if it is not whole yet.
 
         Raises:
             EOFError, OSError: the sender is gone.
             Nonsense, ValueError, RecursionError: it says what no honest sender would.
         """
         while self._fill():
-            tree, size, shared = _FRAME.unpack_from(self._held)
+            tree, size, shared, at, pauses = _FRAME.unpack_from(self._held)
             inline = 0 if shared else size
-            self._check(tree, size, shared)
+            self._check(tree, size, shared, at)
             self._wanted = _FRAME.size + tree + inline
             if len(self._held) < self._wanted:
                 continue
@@ -106,8 +136,8 @@ class Inbox:
                 words = bytes(view[_FRAME.size : _FRAME.size + tree])
                 data = np.array(view[_FRAME.size + tree :], np.uint8)
             if shared:
-                data = self._copied(size)
-            return decode(words, data), tree + size
+                data = self._copied(size, at)
+            return Received(decode(words, data), tree + size, pauses)
         return None
 
     def _fill(self) -> bool:
@@ -124,19 +154,21 @@ class Inbox:
             self._held += piece
         return True
 
-    def _check(self, tree: int, size: int, shared: bool) -> None:
+    def _check(self, tree: int, size: int, shared: bool, at: int) -> None:
         if shared and self.file is None:
             raise Nonsense("arrays in a file, and there is none")
         most = SMALL_BYTES if self.file is not None and not shared else ARRAY_BYTES
         if tree > TREE_BYTES or size > most:
             raise Nonsense(f"a message of {tree} bytes with arrays of {size} bytes")
+        if at > 2 * HALF_BYTES:
+            raise Nonsense(f"arrays from byte {at} of a file on")
 
-    def _copied(self, size: int) -> UInt8[np.ndarray, "_"]:
+    def _copied(self, size: int, at: int) -> UInt8[np.ndarray, "_"]:
         """The arrays out of the file, which is the child's to change again."""
         assert self.file is not None
         data = np.empty(size, np.uint8)
-        if size and os.preadv(self.file, [data.data], 0) != size:
+        if size and os.preadv(self.file, [data.data], at) != size:
             raise Nonsense(f"arrays of {size} bytes in a file that is shorter")
-        if size > KEEP_BYTES:
+        if at + size > KEEP_BYTES:  # and so the child pauses
             os.ftruncate(self.file, 0)
         return data

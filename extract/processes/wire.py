@@ -63,22 +63,22 @@ def encode(message: Any) -> tuple[bytes, list[Shaped[np.ndarray, "..."]]]:
     tree = json.dumps(_packed(message, arrays, DEPTH), separators=(",", ":")).encode()
     if len(tree) > TREE_BYTES:
         raise Unsendable(f"{len(tree)} bytes beside its arrays; at most {TREE_BYTES}")
-    if (held := sum(map(_padded, arrays))) > ARRAY_BYTES:
+    if (held := sum(map(padded, arrays))) > ARRAY_BYTES:
         raise Unsendable(f"arrays of {held} bytes; at most {ARRAY_BYTES}")
     return tree, arrays
 
 
-def places(arrays: Sequence[Shaped[np.ndarray, "..."]]) -> tuple[list[int], int]:
-    """Where each of the arrays begins, and where the last one ends."""
-    begins, end = [], 0
-    for array in arrays:
-        begins.append(end)
-        end += _padded(array)
-    return begins, end
-
-
-def _padded(array: Shaped[np.ndarray, "..."]) -> int:
+def padded(array: Shaped[np.ndarray, "..."]) -> int:
+    """Bytes of the array and of the gap behind it."""
     return -(-array.nbytes // ALIGN) * ALIGN
+
+
+def pieces(arrays: Sequence[Shaped[np.ndarray, "..."]]) -> list[Any]:
+    """The bytes of arrays, with what lies between them."""
+    found: list[Any] = []
+    for array in arrays:
+        found += [array.reshape(-1).view(np.uint8).data, bytes(padded(array) - array.nbytes)]
+    return found
 
 
 def _packed(value: Any, arrays: list[Any], depth: int) -> Any:

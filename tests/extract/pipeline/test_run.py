@@ -247,7 +247,8 @@ def test_a_clip_that_hangs_holds_up_its_own_unit_only(source, tmp_path, monkeypa
 
     manifest = write_manifest(tmp_path / "m", names)
     quick(manifest, tmp_path / "s", clips_per_unit=5, deadline_seconds=6.0, progress=watch)
-    assert units == ["2/3", "3/3", "1/3"]
+    assert sorted(units[:-1]) == ["2/3", "3/3"]
+    assert units[-1] == "1/3"
     feature = store.open(tmp_path / "s")["fake-frames"]
     assert feature.status_of(names).tolist() == [Status.DEADLINE] + [Status.OK] * 12
 

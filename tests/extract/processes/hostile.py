@@ -273,7 +273,10 @@ def raw(data):
 
 def frame(tree, size=0, shared=False, length=None):
     tree = tree if isinstance(tree, bytes) else tree.encode()
-    return transport._FRAME.pack(len(tree) if length is None else length, size, shared) + tree
+    return (
+        transport._FRAME.pack(len(tree) if length is None else length, size, shared, 0, False)
+        + tree
+    )
 
 
 def say(tree, size=0, shared=False, data=b""):
@@ -282,7 +285,7 @@ def say(tree, size=0, shared=False, data=b""):
 
 def outcome(value="null", status='["enum","Status","OK"]', seconds="0.1", rest=""):
     """The tree of an outcome with these parts."""
-    return f'["class","Outcome",{value},{status},"",{seconds},0,"",0,null{rest}]'
+    return f'["class","Outcome",{value},{status},"",{seconds},0,"",0,null,0.1{rest}]'
 
 
 def shrink(_):
@@ -328,8 +331,4 @@ def flood(_):
 def honest(value):
     """What is said of a value, as it should be."""
     tree, arrays = wire.encode(child.Outcome(value=value))
-    begins, end = wire.places(arrays)
-    data = bytearray(end)
-    for begin, array in zip(begins, arrays, strict=True):
-        data[begin : begin + array.nbytes] = array.tobytes()
-    return tree, data
+    return tree, b"".join(wire.pieces(arrays))

@@ -10,14 +10,16 @@ import threading
 import time
 from dataclasses import fields
 from functools import partial
+from itertools import pairwise
 from multiprocessing.connection import Pipe
 from operator import call
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import pytest
 
-from extract.processes import child, pool, transport
+from extract.processes import child, pool, slot, transport
 from extract.processes.child import Outcome
 from extract.processes.pool import Limits, process_map
 from extract.processes.sandbox import OFF
@@ -107,13 +109,110 @@ def test_memory_is_limited():
     assert [o.status for o in outcomes] == [Status.OUT_OF_MEMORY, Status.OK]
 
 
-def test_one_that_hangs_stops_nothing_when_order_does_not_matter():
-    items = [partial(time.sleep, 600), *(partial(abs, -k) for k in range(1, 40))]
-    outcomes = quick(items, ordered=False, deadline_seconds=2.0)
-    first = [next(outcomes) for _ in range(39)]
-    assert sorted(o.index for o in first) == [o.value for o in first] == list(range(1, 40))
+@pytest.mark.parametrize("place", [0, 30])
+def test_one_that_hangs_stops_nothing_when_order_does_not_matter(place):
+    """Neither what comes later nor, in the middle of short ones, what its child had in hand."""
+    items = [partial(abs, -k) for k in range(80)]
+    items[place] = partial(time.sleep, 600)
+    outcomes = quick(items, ordered=False, deadline_seconds=3.0)
+    first = [next(outcomes) for _ in range(79)]
+    assert sorted(o.index for o in first) == sorted(o.value for o in first)
     (last,) = outcomes
-    assert (last.index, last.status) == (0, Status.DEADLINE)
+    assert (last.index, last.status) == (place, Status.DEADLINE)
+    assert len({o.index for o in first}) == 79
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_waits_behind_a_long_item_is_answered_once(workers):
+    """Another child has done it by the time that the long one is done, or else the same one."""
+    items = [partial(abs, -k) for k in range(120)]
+    items[40] = items[60] = partial(time.sleep, 2 * slot.OVERDUE_SECONDS)
+    outcomes = list(quick(items, workers=workers))
+    assert [o.value for o in outcomes] == [None if k in (40, 60) else k for k in range(120)]
+
+
+SHORT = 60  # items, of which a child has many in hand
+
+
+@pytest.mark.parametrize("grief", [partial(os._exit, 3), partial(time.sleep, 600)])
+@pytest.mark.parametrize("ordered", [True, False])
+def test_who_comes_to_grief_among_short_items_is_named_alone(grief, ordered):
+    """Each of them in one try, though others were in hand with it; one follows another at once."""
+    bad = (20, 37, 38, 59)
+    items = [grief if k in bad else partial(abs, -k) for k in range(SHORT)]
+    outcomes = sorted(quick(items, ordered=ordered, deadline_seconds=1.5), key=lambda o: o.index)
+    assert [o.index for o in outcomes] == list(range(SHORT))
+    assert [o.index for o in outcomes if o.status] == list(bad)
+    assert all(o.value == k for k, o in enumerate(outcomes) if k not in bad)
+
+
+def test_what_others_had_in_hand_is_no_second_try(tmp_path):
+    """Nothing of them is told, and their first try is not counted."""
+    mark = tmp_path / "died"
+    items = [("once", mark) if k == 30 else ("", mark) for k in range(SHORT)]
+    outcomes = list(mapped(mortal, items, workers=1, again=lambda item: item))
+    assert [k for k, o in enumerate(outcomes) if o.earlier] == [30]
+    assert all(o.value == "alive" for o in outcomes)
+
+
+def test_short_items_come_several_in_a_message(monkeypatch):
+    sent = []
+    send = slot.Slot._send
+
+    def counting(self, items):
+        sent.append(len(items := list(items)))
+        send(self, items)
+
+    monkeypatch.setattr(slot.Slot, "_send", counting)
+    assert [o.value for o in mapped(abs, range(200), workers=1)] == list(range(200))
+    assert sum(sent) == 200
+    assert max(sent) > 4
+    assert len(sent) < 100
+
+
+def test_long_items_wait_for_no_child_that_is_busy():
+    """Of ten that take as long as messages may, no child has more than its half, begun or not."""
+    seconds = 1.1 * slot.IN_HAND_SECONDS
+    items = [partial(pid_after, seconds)] * 24
+    pids = [outcome.value for outcome in quick(items)]
+    assert max(map(pids.count, pids)) <= 14
+
+
+def test_a_child_begins_the_next_item_without_its_parent(monkeypatch):
+    answered = pool._Pool._answered
+
+    def slowly(self, *words):
+        time.sleep(0.03)
+        return answered(self, *words)
+
+    monkeypatch.setattr(pool._Pool, "_answered", slowly)
+    times = [outcome.value for outcome in mapped(begin_and_end, range(80), workers=1)]
+    pauses = [begun - ended for (_, ended), (begun, _) in pairwise(times[-40:])]
+    assert median(pauses) < 0.02
+
+
+def begin_and_end(_):
+    begun = time.monotonic()
+    time.sleep(0.005)
+    return begun, time.monotonic()
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_answers_of_any_size_are_whole(ordered):
+    """Many in hand: they share a file, whose halves fill, overflow, and are used again."""
+    chance, most = np.random.default_rng(0), slot.HALF_BYTES
+    sizes = chance.choice([0, 100, 1 << 16, most // 9, most // 2, 3 * most], 150)
+    items = list(enumerate(sizes.tolist()))
+    for outcome in mapped(pattern, items, ordered=ordered, recycle_items=40):
+        assert not outcome.status, outcome.detail
+        expected = pattern(items[outcome.index])
+        assert all(map(np.array_equal, outcome.value, expected))
+
+
+def pattern(item):
+    """Arrays that only this item has."""
+    seed, size = item
+    return [np.arange(size, dtype=np.uint32).astype(np.uint8) + np.uint8(seed), np.full(3, seed)]
 
 
 def careless(item):
@@ -149,7 +248,7 @@ def test_who_died_gets_a_second_try_even_without_a_risk(tmp_path):
 
 def mortal(item):
     how, mark = item
-    if how == "always" or not mark.exists():
+    if how == "always" or (how == "once" and not mark.exists()):
         mark.touch()
         os._exit(5)
     return "alive"
@@ -186,14 +285,18 @@ def hasty(pids):
 
 
 def test_items_that_belong_together_go_to_one_child():
-    items = [partial(pid_after, name) for name in "aaabbbccc"]
+    items = [partial(pid_of, name) for name in "aaabbbccc"]
     pids = [o.value for o in quick(items, together=lambda item: item.args[0], workers=2)]
     assert all(len(set(pids[k : k + 3])) == 1 for k in (0, 3, 6))
     assert len(set(pids)) == 2
 
 
-def pid_after(_):
-    time.sleep(0.05)
+def pid_of(_):
+    return pid_after(0.05)
+
+
+def pid_after(seconds):
+    time.sleep(seconds)
     return os.getpid()
 
 
@@ -239,7 +342,7 @@ def test_both_ways_carry_the_same(shared):
     thread.start()
     while (received := inbox.receive()) is None:
         time.sleep(0.01)
-    got, held = received
+    got, held, _ = received
     thread.join()
     inbox.close()
     np.testing.assert_array_equal(got.value, message.value)
@@ -280,7 +383,10 @@ class Nasty:
 def test_processor_time_is_limited():
     (outcome,) = quick([spin], deadline_seconds=0.4, workers=1)
     assert outcome.status == Status.DEADLINE
-    code = "from extract.processes.child import _limit_cpu; _limit_cpu(0.1)\nwhile True: pass"
+    code = (
+        "import time; from extract.processes.child import _ProcessorLimit\n"
+        "_ProcessorLimit(0.1).allow(time.process_time())\nwhile True: pass"
+    )
     done = subprocess.run([sys.executable, "-c", code], timeout=30)
     assert done.returncode == -signal.SIGXCPU
 
@@ -357,7 +463,7 @@ def test_items_that_raise_stop_the_map():
 
 def test_a_child_killed_before_it_is_ready_is_replaced(monkeypatch):
     started = []
-    whole = pool._Child.__init__
+    whole = pool.ChildProcess.__init__
 
     def kill_the_first(self, *words):
         whole(self, *words)
@@ -365,14 +471,14 @@ def test_a_child_killed_before_it_is_ready_is_replaced(monkeypatch):
         if len(started) == 1:
             self.process.kill()
 
-    monkeypatch.setattr(pool._Child, "__init__", kill_the_first)
+    monkeypatch.setattr(pool.ChildProcess, "__init__", kill_the_first)
     outcomes = list(mapped(abs, [-1, -2], workers=1))
     assert [outcome.value for outcome in outcomes] == [1, 2]
     assert len(started) == 2
 
 
 def test_children_that_cannot_start_are_said(monkeypatch):
-    monkeypatch.setattr(pool, "_BOOT", "raise SystemExit(7)")
+    monkeypatch.setattr(slot, "_BOOT", "raise SystemExit(7)")
     with pytest.raises(ProcessError, match="exit code 7 each of 3 times"):
         list(quick([partial(abs, -1)]))
 
@@ -382,7 +488,7 @@ def test_a_system_that_gives_no_more_processes_is_told_as_such(monkeypatch, refu
     def popen(*_, **__):
         raise refused
 
-    monkeypatch.setattr(pool.subprocess, "Popen", popen)
+    monkeypatch.setattr(slot.subprocess, "Popen", popen)
     with pytest.raises(type(refused)) as caught:
         list(quick([partial(abs, -1)]))
     assert re.search("ulimit -u|not enough memory", refusal(caught.value))

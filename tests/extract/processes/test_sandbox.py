@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from extract.processes import landlock, pool, sandbox, seccomp
+from extract.processes import landlock, sandbox, seccomp, slot
 from extract.processes.pool import Limits, process_map
 from extract.processes.sandbox import OFF, Confinement, Sandbox, confine
 from store import Status
@@ -182,7 +182,7 @@ def write_without(name, place):
 
 def test_a_sandbox_that_is_required_and_not_whole_stops_the_run(monkeypatch):
     boot = boot_without_landlock()
-    monkeypatch.setattr(pool, "_BOOT", boot)
+    monkeypatch.setattr(slot, "_BOOT", boot)
     with pytest.raises(ConfigError, match=r"landlock: this kernel has none.*--sandbox"):
         in_child([os.getpid], Sandbox(mode="require"))
     (outcome,) = in_child([os.getpid], Sandbox())
@@ -192,9 +192,9 @@ def test_a_sandbox_that_is_required_and_not_whole_stops_the_run(monkeypatch):
 def boot_without_landlock():
     """The start of a child on whose kernel there is none."""
     serve = "from extract.processes.child import serve; "
-    assert serve in pool._BOOT
+    assert serve in slot._BOOT
     lacking = "import extract.processes.landlock as l; l._CREATE_RULESET = 9999; "
-    return pool._BOOT.replace(serve, serve + lacking)
+    return slot._BOOT.replace(serve, serve + lacking)
 
 
 def test_required_and_whole_it_goes_on():

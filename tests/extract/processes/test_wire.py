@@ -20,10 +20,7 @@ NUMBERS = ["bool", "uint8", "int16", "uint32", "int64", "float16", "float32", "f
 
 def there_and_back(value):
     tree, arrays = wire.encode(value)
-    begins, end = wire.places(arrays)
-    data = np.zeros(end, np.uint8)
-    for begin, array in zip(begins, arrays, strict=True):
-        data[begin : begin + array.nbytes] = np.frombuffer(array.tobytes(), np.uint8)
+    data = np.frombuffer(bytearray().join(wire.pieces(arrays)), np.uint8)
     return wire.decode(tree, data)
 
 
@@ -203,11 +200,11 @@ FORGED_CLIPS = {
     "a rate that is true": SOUND.replace("16000", "true"),
     "a rate of nothing": SOUND.replace("16000", "0"),
     "no samples": SOUND.replace(",7]", ",0]"),
-    "a cost that is no number": f'["class","Outcome",null,{OK},"",NaN,0,"",0,null]',
-    "a negative cost": f'["class","Outcome",null,{OK},"",-1,0,"",0,null]',
-    "a text for a cost": f'["class","Outcome",null,{OK},"","1",0,"",0,null]',
-    "true for a number": f'["class","Outcome",null,{OK},"",1.0,true,"",0,null]',
-    "a long detail": f'["class","Outcome",null,{OK},"{"x" * 5000}",1.0,0,"",0,null]',
+    "a cost that is no number": f'["class","Outcome",null,{OK},"",NaN,0,"",0,null,0.1]',
+    "a negative cost": f'["class","Outcome",null,{OK},"",-1,0,"",0,null,0.1]',
+    "a text for a cost": f'["class","Outcome",null,{OK},"","1",0,"",0,null,0.1]',
+    "true for a number": f'["class","Outcome",null,{OK},"",1.0,true,"",0,null,0.1]',
+    "a long detail": f'["class","Outcome",null,{OK},"{"x" * 5000}",1.0,0,"",0,null,0.1]',
 }  # fmt: skip
 
 
@@ -231,8 +228,10 @@ def test_the_forgeries_differ_from_what_is_honest():
     honest = f'["class","Clip",{stream("4", FRAMES)},{stream("16000", SOUND)},{SHA}]'
     got = wire.decode(honest.encode(), room_for(json.loads(honest)))
     assert got.visual.data[4].pixels.shape == (2, 3, 4, 3)
-    cost = f'["class","Outcome",null,{OK},"",1.0,0,"",0,null]'
-    assert wire.decode(cost.encode(), np.zeros(0, np.uint8)) == Outcome(cpu_seconds=1.0)
+    cost = f'["class","Outcome",null,{OK},"",1.0,0,"",0,null,0.1]'
+    assert wire.decode(cost.encode(), np.zeros(0, np.uint8)) == Outcome(
+        cpu_seconds=1.0, seconds=0.1
+    )
     assert wire.decode(b'["array","uint8",64]', np.zeros(64, np.uint8)).shape == (64,)
 
 
