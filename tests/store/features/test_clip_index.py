@@ -106,6 +106,7 @@ def test_any_keys_any_duplicates(units, absent, run, block):
     )
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_RUN", run)
+        patch.setattr(module, "_KEYS", run + 1)
         patch.setattr(module, "_BLOCK", block)
         patch.setattr(module, "_BLOCK_BYTES", block * module._RECORD.itemsize)
         patch.setattr(module, "_SAMPLE", 1)
@@ -303,6 +304,7 @@ def test_an_index_of_some_of_the_parts_spares_their_tables(units, data, run, blo
     before = Parts({n: parts[n] for n in data.draw(st.sets(st.sampled_from(sorted(parts))))})
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_RUN", run)
+        patch.setattr(module, "_KEYS", run + 1)
         patch.setattr(module, "_BLOCK", block)
         patch.setattr(module, "_BLOCK_BYTES", block * module._RECORD.itemsize)
         patch.setattr(module, "_SAMPLE", 1)
