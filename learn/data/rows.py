@@ -97,6 +97,11 @@ class Rows:
             rows.mul_(mask[..., None])
         return Padded(rows, mask, self.seconds[row] * mask)
 
+    def pieces(self) -> Iterator[tuple[Int64[Tensor, "B"], Padded]]:
+        """All clips once, some at a time: their positions, and their rows."""
+        for indices in torch.split(torch.arange(len(self)), CLIPS_AT_ONCE):
+            yield indices, self.padded(indices)
+
     def to(self, device: torch.device) -> "Rows":
         """The same rows on that device."""
         return Rows(

@@ -85,18 +85,31 @@ class Streamed:
     def means(self) -> Float32[Tensor, "V D"]:
         """The mean of each clip's rows; zero for a clip without any."""
         means = torch.zeros(len(self), self.dim, device=self.device)
-        for indices in self._stretches():
-            means[torch.from_numpy(indices).to(self.device)] = self._window(indices).rows.means()
+        for indices, window in self._stretches():
+            means[torch.from_numpy(indices).to(self.device)] = window.rows.means()
         return means
 
     def chunks(self) -> Iterator[Tensor]:
         """All rows, [R D] at a time."""
-        for indices in self._stretches():
-            yield from self._window(indices).rows.chunks()
+        for _, window in self._stretches():
+            yield from window.rows.chunks()
 
-    def _stretches(self) -> Iterator[Int64[np.ndarray, "W"]]:
+    def pieces(self) -> Iterator[tuple[Int64[Tensor, "B"], Padded]]:
+        """All clips once, some at a time: their positions, and their rows."""
+        for indices, window in self._stretches():
+            for within, rows in window.rows.pieces():
+                yield torch.from_numpy(indices)[within], rows
+
+    def _stretches(self) -> Iterator[tuple[Int64[np.ndarray, "W"], "_Window"]]:
+        """All clips in the order of the disk, a stretch in memory and the next one on its way."""
         order = disk_order(self.feature, self.ids)
-        return cut(order, row_bytes(self.feature) * self.counts.numpy()[order], self.bytes_at_once)
+        sizes = row_bytes(self.feature) * self.counts.numpy()[order]
+        stretches = list(cut(order, sizes, self.bytes_at_once))
+        coming = [_READER.submit(self._window, indices) for indices in stretches[:1]]
+        for i, indices in enumerate(stretches):
+            window = coming.pop().result()
+            coming += [_READER.submit(self._window, then) for then in stretches[i + 1 : i + 2]]
+            yield indices, window
 
     def _window(self, indices: Int64[np.ndarray, "W"]) -> "_Window":
         rows = load_rows(self.feature, [self.ids[i] for i in indices.tolist()])

@@ -10,14 +10,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from learn.data.devices import sent
 from learn.data.rows import CLIPS_AT_ONCE, Padded
 from learn.data.streaming import Stored
+from learn.models.means import Means, Standardised
 from learn.models.networks import Network
-from learn.models.projections import Projection, Residual
+from learn.models.projections import Projection, Residual, mean_of_rows
 from learn.models.projections._residual import blocks, principal_components
 from learn.models.projections.whiten import Whiten
 from store import plugins
@@ -41,6 +42,21 @@ class Standardiser(nn.Module):
     def standardised(self, rows: Float[Tensor, "*any D"]) -> Float[Tensor, "*any D"]:
         """Rows less the mean, in units of the deviation."""
         return rows.sub(self.mean).div_(self.deviation)  # one new array, not two
+
+    def ready(self, rows: Padded) -> Padded:
+        """The rows standardised, unless they are."""
+        if isinstance(rows, Standardised):
+            return rows
+        return Standardised(self.standardised(rows.rows), rows.mask, rows.seconds)
+
+    @torch.no_grad()
+    def means(self, rows: Stored) -> Means:
+        """The mean of every clip's standardised rows, where the rows are."""
+        means = torch.zeros(len(rows), rows.dim, device=rows.device)
+        for indices, padded in rows.pieces():
+            ready = self.ready(padded)
+            means.index_copy_(0, sent(indices, rows.device), mean_of_rows(ready.rows, ready.mask))
+        return Means(values=means, present=sent(rows.counts > 0, rows.device))
 
     def measure(self, rows: Stored) -> None:
         """Take mean and deviation from these rows, in double precision and two passes."""
@@ -68,14 +84,9 @@ class Tower(Standardiser):
         if not self.raw:
             super().measure(rows)
 
-    def forward(
-        self,
-        rows: Float[Tensor, "B T D"],
-        mask: Bool[Tensor, "B T"],
-        seconds: Float[Tensor, "B T"],
-    ) -> Float[Tensor, "B E"]:
+    def forward(self, rows: Padded) -> Float[Tensor, "B E"]:
         """Standardise the rows, then project them."""
-        return self.projection(self.standardised(rows), mask, seconds)
+        return self.projection(*self.ready(rows))
 
 
 class Embedder(nn.Module):
@@ -84,6 +95,7 @@ class Embedder(nn.Module):
 
     outputs: Mapping[str, int]
     hidden: Mapping[str, int]
+    of_means: bool  # it looks at nothing but the mean of each modality's rows
 
     def __init__(
         self,
@@ -100,20 +112,21 @@ class Embedder(nn.Module):
                 spec = _of_one_size(projections[sense.partition(" ")[0]], dims)
                 self.add_module(sense, Tower(spec, dim))
             self.outputs = {m: self._tower(m).projection.dim_out for m in dims}
+            used = {projections[m.partition(" ")[0]].name for m in dims}
+            self.of_means = all(_is_of_means("learn.models.projections", name) for name in used)
         else:
             self.standard = nn.ModuleDict({m: Standardiser(dim) for m, dim in dims.items()})
             self.network: Network = plugins.build("learn.models.networks", network, dims)
             self.outputs = dict(self.network.outputs)
             self.hidden = dict(self.network.hidden)
+            self.of_means = _is_of_means("learn.models.networks", network.name)
 
     def forward(self, inputs: Mapping[str, Padded]) -> dict[str, Float[Tensor, "B _"]]:
         """The vectors of every output, from padded rows by modality."""
         if not self.joint:
-            return {m: self._tower(m)(*inputs[m]) for m in self.modalities if m in inputs}
+            return {m: self._tower(m)(inputs[m]) for m in self.modalities if m in inputs}
         known = {m: x for m, x in inputs.items() if m in self.modalities}
-        return self.network(
-            {m: x._replace(rows=self.of(m).standardised(x.rows)) for m, x in known.items()}
-        )
+        return self.network({m: self.of(m).ready(x) for m, x in known.items()})
 
     def of(self, modality: str) -> Standardiser:
         """The standardiser of a modality's rows."""
@@ -153,8 +166,12 @@ class Embedder(nn.Module):
             if isinstance(p, Residual) and p.penalty
         }
 
+    def means(self, rows: Mapping[str, Stored]) -> dict[str, Means]:
+        """The mean of every clip's standardised rows, where the rows are."""
+        return {modality: self.of(modality).means(stored) for modality, stored in rows.items()}
+
     @torch.inference_mode()
-    def embed(self, rows: Mapping[str, Stored]) -> dict[str, Float[Tensor, "V _"]]:
+    def embed(self, rows: Mapping[str, Stored | Means]) -> dict[str, Float[Tensor, "V _"]]:
         """The vectors of every clip, in eval mode, on the device of the rows; they are computed on
         that of the weights.
         """
@@ -173,7 +190,7 @@ class Embedder(nn.Module):
     def _here(self, rows: Padded) -> Padded:
         """The rows on the device of the weights."""
         held = next(self.parameters(), next(self.buffers(), None))
-        return rows if held is None else Padded(*(sent(x, held.device) for x in rows))
+        return rows if held is None else type(rows)(*(sent(x, held.device) for x in rows))
 
     def part(self, name: str) -> nn.Module:
         """A part that a stage may train by name.
@@ -193,6 +210,11 @@ class Embedder(nn.Module):
         tower = self.get_submodule(modality)
         assert isinstance(tower, Tower)
         return tower
+
+
+def _is_of_means(family: str, name: str) -> bool:
+    traits = getattr(plugins.module(family, name), "TRAITS", None)
+    return traits is not None and bool(traits.of_means)
 
 
 def _of_one_size(projection: plugins.Spec, dims: Mapping[str, int]) -> plugins.Spec:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from learn.data.rows import Padded
 from learn.models.networks import Network
+from learn.models.projections import mean_of_rows
 from store import plugins
 
 FAMILY = "learn.models.networks"
@@ -77,6 +78,24 @@ class NetworkContract:
         for i in range(3):
             one = {m: Padded(*(part[i : i + 1] for part in x)) for m, x in inputs.items()}
             alike(network(one), {key: x[i : i + 1] for key, x in together.items()})
+
+    def test_where_it_says_so_it_looks_at_nothing_but_means(self, name: str, inputs: Any) -> None:
+        traits = getattr(plugins.module(FAMILY, name), "TRAITS", None)
+        if traits is None or not traits.of_means:
+            pytest.skip("it may look at every row")
+        rows, mask, seconds = inputs["audio"]
+        some = mask & torch.tensor([[True], [True], [False]])  # a clip without sound among them
+        inputs = {**inputs, "audio": Padded(rows, some, seconds)}
+        means = {
+            m: Padded(mean_of_rows(x.rows, x.mask)[:, None], x.mask.any(1)[:, None], x[2][:, :1])
+            for m, x in inputs.items()
+        }
+        answers = []
+        for given in (inputs, means):
+            network = build(name).train()
+            torch.manual_seed(1)  # of its dropout
+            answers.append(network(given))
+        assert all(torch.equal(x, answers[1][key]) for key, x in answers[0].items())
 
     @pytest.mark.parametrize("missing", DIMS)
     def test_a_missing_modality_leaves_a_finite_answer(

@@ -161,6 +161,14 @@ class ObjectiveContract:
         for key, value in one.state_dict().items():
             assert torch.equal(value, two.state_dict()[key]), key
 
+    def test_it_says_so_if_it_looks_at_stored_rows(self, batch: Any, name: str) -> None:
+        """They are not at hand where means stand in their place."""
+        if plugins.module(FAMILY, name).TRAITS.of_rows:
+            pytest.skip("it does")
+        blind = replace(batch, inputs={})
+        torch.manual_seed(0)
+        moved(plugins.build(FAMILY, name, context()).eval(), blind)(blind)
+
     def test_clips_of_another_split_cost_something_finite(self, objective: Any, batch: Any) -> None:
         """As in validation: no memory, no cluster and no partner is kept of them."""
         elsewhere = replace(batch, clips=torch.full_like(batch.clips, -1))

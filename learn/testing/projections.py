@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from learn.models.projections import Projection
+from learn.models.projections import Projection, mean_of_rows
 from store import plugins
 
 FAMILY = "learn.models.projections"
@@ -65,6 +65,20 @@ class ProjectionContract:
         for i in range(3):
             alone = projection(*(part[i : i + 1] for part in batch))
             torch.testing.assert_close(alone, together[i : i + 1])
+
+    def test_where_it_says_so_it_looks_at_nothing_but_means(self, name: str, batch: Any) -> None:
+        traits = getattr(plugins.module(FAMILY, name), "TRAITS", None)
+        if traits is None or not traits.of_means:
+            pytest.skip("it may look at every row")
+        rows, mask, seconds = batch
+        mask = mask & torch.tensor([[True], [True], [False]])  # a clip without rows among them
+        mean = mean_of_rows(rows, mask)[:, None], mask.any(1)[:, None], seconds[:, :1]
+        answers = []
+        for given in ((rows, mask, seconds), mean):
+            projection = build(name).train()
+            torch.manual_seed(1)  # of its dropout
+            answers.append(projection(*given))
+        assert torch.equal(*answers)
 
     def test_a_clip_without_rows_is_finite(self, projection: Any, batch: Any) -> None:
         rows, mask, seconds = batch

@@ -3,8 +3,8 @@
 Shapes: B = clips of a batch, V = clips.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from learn.data.rows import MODALITIES, Padded, choose_feature, load_rows
 from learn.data.streaming import BLOCKS, Stored, Streamed, blocks_of, row_bytes
 from learn.fewshot.fusions._shipped import Encoder, encoders_of
 from learn.fewshot.mode_pairs import named
+from learn.models.means import Means
 from learn.training import unseen, validation
 from learn.training.objectives import Traits
 from learn.training.recipe import DataSettings, Recipe
@@ -42,11 +43,17 @@ class TrainingData:
     clips: Clips
     rows: Mapping[str, Stored]
     disk_blocks: Sequence[Int64[np.ndarray, "_"]] = ()  # where rows are streamed
+    spare_bytes: int = 0  # of the memory allowed, what rows leave
+    means: Mapping[str, Means] = field(default_factory=dict)  # in the place of rows, if any
 
     def to(self, device: torch.device) -> "TrainingData":
         """The same clips, with rows that are in memory moved to the device."""
-        rows = {m: rows.to(device) for m, rows in self.rows.items()}
-        return TrainingData(clips=self.clips, rows=rows, disk_blocks=self.disk_blocks)
+        return replace(self, rows={m: rows.to(device) for m, rows in self.rows.items()})
+
+    @property
+    def seen(self) -> Mapping[str, Stored | Means]:
+        """What the network sees of the clips: rows, or means in their place."""
+        return self.means or self.rows
 
     @cached_property
     def counts(self) -> dict[str, Int64[np.ndarray, "V"]]:
@@ -59,14 +66,35 @@ class TrainingData:
         return np.sum(list(self.counts.values()), axis=0)
 
     def inputs(self, indices: Int[Tensor, "B"]) -> dict[str, Padded]:
-        """The rows of these clips, padded."""
-        return {m: rows.padded(indices) for m, rows in self.rows.items()}
+        """The rows of these clips, padded; or the means in their place."""
+        return {m: rows.padded(indices) for m, rows in self.seen.items()}
+
+    def stored(self, indices: Int[Tensor, "B"]) -> Mapping[str, Padded]:
+        """The rows of these clips, padded, of which each modality is fetched if it is asked for."""
+        return _Stored(self.rows, indices)
 
     def hold(self, indices: Int64[np.ndarray, "_"], then: Int64[np.ndarray, "_"] | None) -> None:
         """Bring the streamed rows of these clips into memory, and begin with the next."""
-        for rows in self.rows.values():
+        for rows in self.seen.values():
             if isinstance(rows, Streamed):
                 rows.hold(indices, then)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Stored(Mapping[str, Padded]):
+    """Rows of clips by modality, for the few that ask."""
+
+    rows: Mapping[str, Stored]
+    indices: Int[Tensor, "B"]
+
+    def __getitem__(self, modality: str) -> Padded:
+        return self.rows[modality].padded(self.indices)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -364,7 +392,9 @@ def _rows(
     if wanted <= memory:
         return [
             TrainingData(
-                clips=clips, rows={m: load_rows(f, clips.ids) for m, f in features.items()}
+                clips=clips,
+                rows={m: load_rows(f, clips.ids) for m, f in features.items()},
+                spare_bytes=memory - wanted,
             )
             for clips in of_splits
         ]
@@ -381,6 +411,7 @@ def _rows(
                 for m, feature in features.items()
             },
             disk_blocks=blocks_of(features, rows, clips.ids, memory),
+            spare_bytes=memory - 2 * memory // BLOCKS,  # two stretches are read to take the means
         )
         for clips, rows in zip(of_splits, counts, strict=True)
     ]

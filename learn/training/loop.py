@@ -35,6 +35,7 @@ from learn.training.metrics_log import MetricsLog, check_finite
 from learn.training.objectives import Batch, EpochStart, Objective, TrainingEmbeddings
 from learn.training.optimisers import learning_rate, make_optimiser
 from learn.training.recipe import Stage
+from learn.training.row_means import with_means
 from learn.training.state import TrainerState
 from store.errors import InputError
 
@@ -87,6 +88,7 @@ class Trainer:
     def run(self) -> None:
         """Train from where the state says to the end, and leave the best weights in."""
         resumed = self._resume()
+        self.data, self.val = with_means(self.embedder, self.stages, self.data, self.val)
         self.log = MetricsLog(path=self.run_dir / METRICS, state=self.state, loggers=self.loggers)
         self.log.begin()
         while self.state.stage < len(self.stages):
@@ -189,7 +191,7 @@ class Trainer:
                         yield step, batch, self.data.inputs(batch)
                     step += 1
 
-        if self.device.type != "cpu" or torch.get_num_threads() > 1:
+        if self.data.means or self.device.type != "cpu" or torch.get_num_threads() > 1:
             yield from prepared()
             return
         source = prepared()
@@ -213,11 +215,10 @@ class Trainer:
         seed, views = self._seed(), stage.views
         generator = torch.Generator(self.device).manual_seed(seed)
         places = sent(indices, self.device)
-        differ = views.subclip < 1 or views.feature_dropout > 0 or views.noise > 0
         copies = []
         for _ in range(views.copies):
             seen = inputs
-            if differ and (training or views.copies > 1):
+            if views.differ and (training or views.copies > 1):
                 seen = {
                     m: augment.copy(x, self.embedder.of(m), views, generator)
                     for m, x in inputs.items()
@@ -231,7 +232,7 @@ class Trainer:
             targets=self._targets(data, indices),
             labels=labels[places],
             clips=places if data is self.data else torch.full_like(places, -1),
-            inputs=inputs,
+            inputs=data.stored(indices) if data.means else inputs,
             present={m: x.mask.any(1) for m, x in inputs.items()},
             copies=tuple(outputs),
             seed=seed,
@@ -298,7 +299,7 @@ class Trainer:
         rows = self.data.rows
         means = {m: self.embedder.of(m).standardised(stored.means()) for m, stored in rows.items()}
         return TrainingEmbeddings(
-            embeddings=self.embedder.embed(rows), means=means, labels=self.labels
+            embeddings=self.embedder.embed(self.data.seen), means=means, labels=self.labels
         )
 
     def _watch(self) -> str:
@@ -314,7 +315,7 @@ class Trainer:
             val_loss = self._val_loss(self.val, stage, objective)
         elif self.val is not None and watch == "episodes":
             val_accuracy = validation.accuracy(
-                self.embedder.embed(self.val.rows),
+                self.embedder.embed(self.val.seen),
                 self.val.clips,
                 seed=self.seed,
                 head=copy.deepcopy(objective).cpu().eval().head(),
@@ -375,7 +376,7 @@ class Trainer:
         assert self.val is not None
         clips = unseen.complete(self.val.clips, self.val.counts)
         return unseen.scores(
-            self.embedder.embed(self.val.rows), clips, unseen.draw(clips, self.seed),
+            self.embedder.embed(self.val.seen), clips, unseen.draw(clips, self.seed),
             copy.deepcopy(objective).cpu().eval().head(),
         )  # fmt: skip
 

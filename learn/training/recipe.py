@@ -171,6 +171,11 @@ class ViewSettings(Settings):
     feature_dropout: float = setting(0.0, at_least=0, below=1)
     noise: float = setting(0.0, at_least=0)  # in deviations of the stored dimensions
 
+    @property
+    def differ(self) -> bool:
+        """True if copies differ from the clips they are of."""
+        return self.subclip < 1 or self.feature_dropout > 0 or self.noise > 0
+
     @classmethod
     def prefix(cls) -> str:
         """The section, as `--set` and errors name its settings."""

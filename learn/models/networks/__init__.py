@@ -3,16 +3,24 @@
 Shapes: B = clips, E = embedding size.
 
 Each plug-in offers `Config` and `build(config, dims)`, `dims` being the size of each modality's
-stored rows. Rows arrive standardised.
+stored rows, and `TRAITS` where it has any. Rows arrive standardised.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
 from learn.data.rows import Padded
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traits:
+    """Facts of a network that a training needs; most have none to tell."""
+
+    of_means: bool = False  # does it look at nothing but the mean of each modality's rows?
 
 
 @runtime_checkable

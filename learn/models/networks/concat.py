@@ -16,10 +16,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from learn.data.rows import Padded
+from learn.models.networks import Traits
 from learn.models.networks._missing import MODALITIES, Missing
 from learn.models.projections import mean_of_rows
 from store.errors import ConfigError
 from store.settings import Settings, setting
+
+TRAITS = Traits(of_means=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

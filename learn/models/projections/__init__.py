@@ -21,6 +21,7 @@ class Traits:
 
     closed_form: bool = False  # is it solved, without an objective?
     texts: bool = False  # into the space of class names' vectors?
+    of_means: bool = False  # does it look at nothing but the mean of a clip's rows?
 
 
 @runtime_checkable

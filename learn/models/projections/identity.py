@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from learn.models.projections import mean_of_rows
+from learn.models.projections import Traits, mean_of_rows
+
+TRAITS = Traits(of_means=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

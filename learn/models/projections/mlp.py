@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from learn.models.projections import mean_of_rows
+from learn.models.projections import Traits, mean_of_rows
 from learn.models.projections._residual import Start
 from store.errors import ConfigError
 from store.settings import Settings, setting
+
+TRAITS = Traits(of_means=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,6 +38,7 @@ class Traits:
     several_labels: bool = False  # is it for clips with any number of labels (`Batch.targets`)?
     of_class: bool = False  # does it compare a clip with others of its class?
     several_features: bool = False  # can a modality have several, each with a vector of its own?
+    of_rows: bool = False  # does it look at the stored rows themselves (`Batch.inputs`)?
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -31,7 +31,7 @@ from learn.training.objectives._texts import (
 from store.errors import ConfigError
 from store.settings import Settings, setting
 
-TRAITS = Traits(supervised=True)
+TRAITS = Traits(supervised=True, of_rows=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,9 +30,9 @@ def test_features_of_any_scale_come_out_alike():
     torch.manual_seed(0)
     tower = Tower(LINEAR, 4)
     tower.measure(rows())
-    plain = tower(*rows().padded(EVERY))
+    plain = tower(rows().padded(EVERY))
     tower.measure(rows(64.0))
-    torch.testing.assert_close(tower(*rows(64.0).padded(EVERY)), plain, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(tower(rows(64.0).padded(EVERY)), plain, rtol=1e-3, atol=1e-3)
 
 
 def test_all_clips_are_embedded_in_order(monkeypatch):
