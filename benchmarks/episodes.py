@@ -5,6 +5,9 @@
 Draw and score: clip means are in memory on both sides, groups are kept apart. The loop is
 whole-array numpy. The whole call also opens the store, reads the rows and takes the interval. All
 on one thread, by processor time, the best of three; both sides agree on the same episodes.
+
+Any ways and shots are drawn of 3,543 clips in 26 classes of 25 groups each; the loop draws shots
+until every class has queries of other groups, and other classes after twenty times in vain.
 """
 
 import time
@@ -20,7 +23,7 @@ from threadpoolctl import threadpool_limits
 import learn
 import store
 from benchmarks._table import show
-from learn.data.clips import load_clips
+from learn.data.clips import Clips, load_clips
 from learn.data.rows import load_rows
 from learn.fewshot.heads import Context
 from learn.fewshot.modes import Pair
@@ -29,6 +32,7 @@ from learn.fewshot.tasks import Episodes
 from store import plugins, testing
 
 WAYS, QUERIES, EPISODES, LOOPED = 5, 15, 10_000, 400
+ANY_LOOPED, TRIES = 60, 20
 CLIPS, CLASSES = 4000, 20  # of them 1,000 clips in 5 classes are in the test split
 HEADS = ("prototypes", "prototypes:metric=cl2n", "nearest")
 
@@ -53,6 +57,31 @@ def score(vectors: np.ndarray, support: np.ndarray, query: np.ndarray) -> float:
     return float((distance.argmin(1) == np.repeat(np.arange(WAYS), len(query) // WAYS)).mean())
 
 
+def draw_any(
+    rng: np.random.Generator, members: list[np.ndarray], groups: np.ndarray
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Shots and queries of each class of one episode, as `any_way_any_shot` counts them."""
+    while True:
+        chosen = rng.permutation(len(members))[: rng.integers(5, len(members) + 1)]
+        sizes = np.array([len(members[c]) for c in chosen])
+        queries = min(10, max(1, int(sizes.min()) // 2))
+        left = sizes - queries
+        total = min(500, np.ceil((1 - rng.random()) * np.minimum(100, left)).sum())
+        share = np.exp(rng.uniform(np.log(0.5), np.log(2), len(chosen))) * sizes
+        counts = np.floor(share / share.sum() * max(0, total - len(chosen))).astype(int) + 1
+        counts = np.minimum(np.minimum(counts, left), 100)
+        for _ in range(TRIES):
+            drawn = []
+            for c, k in zip(chosen, counts, strict=True):
+                order = rng.permutation(members[c])
+                apart = order[~np.isin(groups[order], groups[order[:k]])]
+                if len(apart) < queries:
+                    break
+                drawn.append((order[:k], apart[:queries]))
+            else:
+                return drawn
+
+
 def timed(call: Callable[[], Any]) -> tuple[Any, float]:
     """What it gave, and its processor seconds."""
     seconds = []
@@ -74,6 +103,7 @@ def measure() -> Iterator[dict[str, Any]]:
                 yield against_the_loop(path, dim, shots)
             yield in_one_call(path, dim, modes=("v",), heads=("prototypes",), shots=(1,))
             yield in_one_call(path, dim, modes=(), heads=HEADS, shots=(1, 5))
+    yield drawn_any_way()
 
 
 def against_the_loop(path: Path, dim: int, shots: int) -> dict[str, Any]:
@@ -110,6 +140,37 @@ def against_the_loop(path: Path, dim: int, shots: int) -> dict[str, Any]:
         "ratio": each * EPISODES / seconds,
         "against": f"numpy loop, {1e3 * each:.3g} ms an episode; {alike:.1%} of episodes alike",
         "goal": 20 if shots == 1 else None,
+    }
+
+
+def collection() -> Clips:
+    """Clips like those of a collection of actions: many groups of few clips in every class."""
+    rng = np.random.default_rng(0)
+    class_ids = np.arange(3543, dtype=np.int32) % 26
+    return Clips(
+        ids=tuple(f"{i:04}" for i in range(len(class_ids))),
+        class_ids=class_ids,
+        classes=tuple(f"class{c:02}" for c in range(26)),
+        groups=(25 * class_ids + rng.integers(0, 25, len(class_ids))).astype(np.int32),
+        split="test",
+    )
+
+
+def drawn_any_way() -> dict[str, Any]:
+    """Drawing alone, of any ways and shots."""
+    clips, rng = collection(), np.random.default_rng(0)
+    task = plugins.build("learn.fewshot.tasks", "any_way_any_shot")
+    members = [np.flatnonzero(clips.class_ids == c) for c in range(26)]
+    _, seconds = timed(lambda: task(clips, seed=0))
+    _, theirs = timed(lambda: [draw_any(rng, members, clips.groups) for _ in range(ANY_LOOPED)])
+    each = theirs / ANY_LOOPED
+    return {
+        "what": "draw any ways and shots",
+        "value": seconds,
+        "unit": "s",
+        "ratio": each * EPISODES / seconds,
+        "against": f"numpy loop, {1e3 * each:.3g} ms an episode",
+        "goal": 10,
     }
 
 

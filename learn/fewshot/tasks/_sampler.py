@@ -10,8 +10,12 @@ after `EVEN` deals without success, with one that is drawn for each deal.
 The setting `groups` decides what a group is: its number within each class, across all of them, or
 each clip by itself. Clips may be shots or queries as their roles say.
 
-Shapes: as in the package; V = clips, P = clips of the largest class, G = groups, e = episodes
-at a time.
+Most draws that fail do so in the classes that want the largest share of their groups. So these are
+looked at first, and no number is made for the other classes of an episode unless these get what
+they want (`_keys.py`).
+
+Shapes: as in the package; V = clips, P = clips of the largest class, G = groups, L = groups of the
+class that has most, e = episodes at a time, R = classes of these, one after the other.
 
 Source: Moser and Tardos, 2010 (drawing again only what a broken condition depends on).
 """
@@ -24,6 +28,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32
 
 from learn.data.clips import QUERY, SHOT, UNLABELLED, Clips
+from learn.fewshot.tasks._keys import Keys, first
 from store.errors import NotEnoughClips
 from store.progress import steps
 
@@ -31,6 +36,7 @@ REDRAWS = 20
 EVEN = 40
 DEALS = 200
 CLASS_DRAWS = 25
+LOOKED_AT_FIRST = 3  # classes of an episode
 NUMBERS_AT_ONCE = 1_000_000
 
 
@@ -83,7 +89,27 @@ class EpisodeSampler:
         self.table = np.zeros((len(sizes), max(1, sizes.max(initial=0))), np.int32)
         self.mask = np.arange(self.table.shape[1]) < sizes[:, None]
         self.table[self.mask] = order
+        # Of every place of the table; `count` stands for the group of no clip.
+        self.may_support, self.may_query = (
+            self.mask & can[self.table] for can in (self.can_support, self.can_query)
+        )
+        self.group_of = np.where(self.mask, self.groups[self.table], self.count)
+        self._tally()
         self.lacking: Counter[int] = Counter()
+
+    def _tally(self) -> None:
+        """List the groups of each class, with the clips of each that may be shots and queries."""
+        rows, columns = np.nonzero(self.mask)
+        pairs = rows * self.count + self.group_of[rows, columns]
+        known, of_clip = np.unique(pairs, return_inverse=True)
+        c, group = np.divmod(known, self.count)
+        column = np.arange(len(known)) - np.searchsorted(c, c)
+        shape = (len(self.table), int(column.max(initial=0)) + 1)
+        self.group_table = np.full(shape, self.count)
+        self.group_table[c, column] = group
+        self.shots_of, self.queries_of = (np.zeros(shape, np.int32) for _ in range(2))
+        for counts, may in ((self.shots_of, self.may_support), (self.queries_of, self.may_query)):
+            counts[c, column] = np.bincount(of_clip, may[rows, columns], minlength=len(known))
 
     def draw(
         self, rng: np.random.Generator, ask: Ask, *, episodes: int, shots: int, queries: int
@@ -209,23 +235,77 @@ class EpisodeSampler:
         """Draw the episodes `left` once; returns those that have too few queries."""
         if not len(left):
             return left
-        classes, of_support, of_query = (part[left] for part in wanted)
-        clips, mask = self.table[classes], self.mask[classes] & (classes >= 0)[..., None]
-        may_support = mask & self.can_support[clips]
-        support = _chosen(rng, clips, may_support, of_support, shots)
-        taken = np.zeros((len(left), self.count + 1), bool)
-        of_shots = np.where(support >= 0, self.groups[support], self.count).reshape(len(left), -1)
-        np.put_along_axis(taken, of_shots, True, axis=1)
-        rows = np.arange(len(left))[:, None, None]
-        may_query = mask & self.can_query[clips] & ~taken[rows, self.groups[clips]]
-        short = (may_support.sum(2) < of_support) | (may_query.sum(2) < of_query)
-        done = ~short.any(1)
-        drawn[left[done], :, :shots] = support[done]
-        most = drawn.shape[2] - shots
-        drawn[left[done], :, shots:] = _chosen(
-            rng, clips[done], may_query[done], of_query[done], most
-        )
+        asked = Wanted(*(part[left] for part in wanted))
+        ways, keys = asked.classes.shape[1], Keys(rng, self.table.shape[1])
+        enough = (self.shots_of.sum(1)[asked.classes] >= asked.shots) | (asked.classes < 0)
+        done = enough.all(1)
+        for hard in self._hardest(asked):
+            rows = _Rows.of(asked, np.flatnonzero(done), hard[done])
+            done[done] = ~self._shots(keys, rows, len(left), ways, shots).short
+        rows = _Rows.all(asked, done)
+        chosen = self._shots(keys, rows, len(left), ways, shots)
+        done[rows.episode[chosen.short]] = False
+        kept = done[rows.episode]
+        rows, places = rows.only(kept), chosen.places[kept]
+        drawn[left[done]] = -1
+        self._put(drawn[:, :, :shots], left, rows, places, rows.shots)
+        keys.next_table(len(left) * ways)
+        allowed = self.may_query[rows.classes]
+        allowed &= ~_at(chosen.taken, rows, self.group_of)
+        self._choose(keys, drawn[:, :, shots:], left, rows, allowed, rows.queries)
+        keys.close()
         return left[~done]
+
+    def _hardest(self, asked: Wanted) -> Int[np.ndarray, "_ e"]:
+        """Positions of the classes of each episode that are most likely to have no queries left."""
+        groups = (self.group_table < self.count).sum(1)
+        share = np.where(asked.classes < 0, -1, asked.shots / groups[asked.classes])
+        return np.argsort(-share, axis=1)[:, :LOOKED_AT_FIRST].T
+
+    def _shots(self, keys: Keys, rows: "_Rows", episodes: int, ways: int, shots: int) -> "_Shots":
+        """Shots of these classes, and whether they leave too few queries of other groups."""
+        of_row = keys.rows(rows.episode * ways + rows.way)
+        places = first(of_row, self.may_support[rows.classes], shots)
+        wanted = np.arange(places.shape[1]) < rows.shots[:, None]
+        counts = wanted.sum(1)
+        slot = np.repeat(rows.classes * self.table.shape[1], counts) + places[wanted]
+        taken = np.zeros((episodes, self.count + 1), bool)
+        of_shot = np.repeat(rows.episode * (self.count + 1), counts) + self.group_of.take(slot)
+        taken.reshape(-1)[of_shot] = True
+        free = ~_at(taken, rows, self.group_table) * self.queries_of[rows.classes]
+        short = free.sum(1, dtype=np.int32) < rows.queries
+        return _Shots(places, taken, short)
+
+    def _choose(
+        self,
+        keys: Keys,
+        drawn: Int32[np.ndarray, "E N most"],
+        left: Int[np.ndarray, "_"],
+        rows: "_Rows",
+        allowed: Bool[np.ndarray, "R P"],
+        counts: Int[np.ndarray, "R"],
+    ) -> None:
+        """Choose `counts` of the allowed clips of each class, each equally likely, by a table of
+        keys for these episodes alone."""
+        ways, most = drawn.shape[1:]
+        episodes, rank = np.unique(rows.episode, return_inverse=True)
+        places = first(keys.rows(rank * ways + rows.way), allowed, most)
+        self._put(drawn, left, rows, places, counts)
+        keys.next_table(len(episodes) * ways)
+
+    def _put(
+        self,
+        drawn: Int32[np.ndarray, "E N most"],
+        left: Int[np.ndarray, "_"],
+        rows: "_Rows",
+        places: Int[np.ndarray, "R _"],
+        counts: Int[np.ndarray, "R"],
+    ) -> None:
+        """Write the clips of the first `counts` places of each class."""
+        wanted = np.arange(places.shape[1]) < counts[:, None]
+        clips = self.table.take(rows.classes[:, None] * self.table.shape[1] + places)
+        clips = np.where(wanted, clips, np.int32(-1))
+        drawn[left[rows.episode], rows.way, : places.shape[1]] = clips
 
     def _deal(
         self,
@@ -239,48 +319,85 @@ class EpisodeSampler:
         again = np.ones((len(left), self.count), bool)
         side = np.zeros_like(again)
         for deal in range(DEALS if len(left) else 0):
-            classes, of_support, of_query = (part[left] for part in wanted)
-            share = of_support.sum(1) / (of_support.sum(1) + of_query.sum(1))
+            asked = Wanted(*(part[left] for part in wanted))
+            share = asked.shots.sum(1) / (asked.shots.sum(1) + asked.queries.sum(1))
             if deal >= EVEN:
                 share = rng.random(len(left))
             side = np.where(again, rng.random(side.shape) < share[:, None], side)
-            clips, mask = self.table[classes], self.mask[classes] & (classes >= 0)[..., None]
-            theirs = side[np.arange(len(left))[:, None, None], self.groups[clips]]
-            may_support, may_query = (
-                mask & theirs & self.can_support[clips],
-                mask & ~theirs & self.can_query[clips],
-            )
-            short = (may_support.sum(2) < of_support) | (may_query.sum(2) < of_query)
+            short = self._lacks(asked, side)
             done = ~short.any(1)
-            for allowed, count, first, last in (
-                (may_support, of_support, 0, shots),
-                (may_query, of_query, shots, drawn.shape[2]),
-            ):
-                chosen = _chosen(rng, clips[done], allowed[done], count[done], last - first)
-                drawn[left[done], :, first:last] = chosen
+            if done.any():
+                drawn[left[done]] = -1
+                keys = Keys(rng, self.table.shape[1])
+                rows = _Rows.all(asked, done)
+                theirs = _at(_padded(side), rows, self.group_of)
+                for allowed, counts, columns in (
+                    (self.may_support[rows.classes] & theirs, rows.shots, drawn[:, :, :shots]),
+                    (self.may_query[rows.classes] & ~theirs, rows.queries, drawn[:, :, shots:]),
+                ):
+                    self._choose(keys, columns, left, rows, allowed, counts)
+                keys.close()
             if done.all():
                 return left[:0]
-            self.lacking = Counter(classes[short].tolist())
-            bad = (short[..., None] & mask)[~done]
+            self.lacking = Counter(asked.classes[short].tolist())
             left, side = left[~done], side[~done]
-            again = np.zeros_like(side)
-            again[np.nonzero(bad)[0], self.groups[clips[~done][bad]]] = True
+            episode, way = np.nonzero(short[~done])
+            again = _padded(np.zeros_like(side))
+            again[episode[:, None], self.group_table[asked.classes[~done][episode, way]]] = True
+            again = again[:, :-1]
         return left
 
+    def _lacks(self, asked: Wanted, side: Bool[np.ndarray, "e G"]) -> Bool[np.ndarray, "e N"]:
+        """A mask of classes with too few shots on the one side, or queries on the other."""
+        theirs = _padded(side)[np.arange(len(side))[:, None, None], self.group_table[asked.classes]]
+        have_shots = (theirs * self.shots_of[asked.classes]).sum(2)
+        have_queries = (~theirs * self.queries_of[asked.classes]).sum(2)
+        return (have_shots < asked.shots) | (have_queries < asked.queries)
 
-def _chosen(
-    rng: np.random.Generator,
-    clips: Int32[np.ndarray, "e N P"],
-    allowed: Bool[np.ndarray, "e N P"],
-    counts: Int32[np.ndarray, "e N"],
-    most: int,
-) -> Int32[np.ndarray, "e N most"]:
-    """`counts` of the allowed clips, each equally likely, then -1."""
-    key = np.where(allowed, rng.random(allowed.shape), 2.0)
-    order = np.argsort(key, axis=2)[:, :, :most]  # only clips not allowed tie
-    chosen = np.full((*counts.shape, most), -1, np.int32)
-    chosen[:, :, : order.shape[2]] = np.take_along_axis(clips, order, axis=2)
-    return np.where(np.arange(most) < counts[..., None], chosen, np.int32(-1))
+
+class _Rows(NamedTuple):
+    """Classes of some episodes, one after the other: where they stand, what they shall give."""
+
+    episode: Int[np.ndarray, "R"]
+    way: Int[np.ndarray, "R"]
+    classes: Int[np.ndarray, "R"]
+    shots: Int[np.ndarray, "R"]
+    queries: Int[np.ndarray, "R"]
+
+    @classmethod
+    def of(cls, asked: Wanted, episode: Int[np.ndarray, "R"], way: Int[np.ndarray, "R"]) -> "_Rows":
+        """The classes at these positions."""
+        return cls(episode, way, *(part[episode, way] for part in asked))
+
+    @classmethod
+    def all(cls, asked: Wanted, which: Bool[np.ndarray, "e"]) -> "_Rows":
+        """All classes of these episodes."""
+        return cls.of(asked, *np.nonzero((asked.classes >= 0) & which[:, None]))
+
+    def only(self, wanted: Bool[np.ndarray, "R"]) -> "_Rows":
+        """Some of them."""
+        return _Rows(*(part[wanted] for part in self))
+
+
+class _Shots(NamedTuple):
+    """Shots of some classes."""
+
+    places: Int[np.ndarray, "R _"]  # in their order; as many as are wanted count
+    taken: Bool[np.ndarray, "e G_plus_1"]  # groups of each episode that have a shot
+    short: Bool[np.ndarray, "R"]  # of a class: too few queries are left
+
+
+def _at(
+    of_group: Bool[np.ndarray, "e G_plus_1"], rows: _Rows, groups: Int[np.ndarray, "classes W"]
+) -> Bool[np.ndarray, "R W"]:
+    """What is said of each of these groups of a class in the episode of the class."""
+    first_of_episode = rows.episode * of_group.shape[1]
+    return of_group.reshape(-1).take(first_of_episode[:, None] + groups[rows.classes])
+
+
+def _padded(of_group: Bool[np.ndarray, "e G"]) -> Bool[np.ndarray, "e G_plus_1"]:
+    """With a column for the group that stands where there is none."""
+    return np.pad(of_group, ((0, 0), (0, 1)))
 
 
 def enough(groups: Int[np.ndarray, "_"], shots: int, queries: int) -> bool:
