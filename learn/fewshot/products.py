@@ -1,8 +1,8 @@
 """Inner products of an episode's clips: looked up in a table of all clips, or made as they come.
 
-A table costs a product of every two clips once. Without one the vectors of a few episodes at a time
-are gathered into rows that stay in the processor's cache, and multiplied there. Both give the same
-products up to rounding.
+A table costs a product of every two clips once. Without one the vectors of an episode (on a GPU, of
+many) are gathered into rows that stay in the processor's cache, and multiplied there. Both give the
+same products up to rounding.
 
 Shapes: V and W = clips as supports and as queries, D = size of a vector, E and e = episodes, S =
 support clips, M = queries, N = ways, T = S + M points, P = clips of an episode.
@@ -147,6 +147,9 @@ class Gathered:
         return found
 
     def _of(self, support: Int32[Tensor, "E S"], query: Int32[Tensor, "E M"], means: int = 0) -> Of:
+        if self.device.type == "cpu" and self.square is not None and self.embed is None:
+            among, across = self._one_by_one(support, query, means)
+            return among, across.mT, self.square[query]
         episodes, queries = query.shape
         compared = means or support.shape[1]
         among = self._new(episodes, compared, compared)
@@ -162,6 +165,28 @@ class Gathered:
             if self.square is None:
                 square[part] = squared_lengths(q)
         return among, across.mT, square
+
+    def _one_by_one(
+        self, support: Int32[Tensor, "E S"], query: Int32[Tensor, "E M"], means: int
+    ) -> tuple[Float[Tensor, "E A A"], Float[Tensor, "E A M"]]:
+        """Products of shots, or class means, with each other and with queries: an episode's rows in
+        one piece, which the processor's cache still holds when they are multiplied, at once."""
+        queries, shots = query.shape[1], support.shape[1]
+        compared = means or shots
+        rows = self._new(queries + shots, self.left.shape[1])
+        x, y = rows[queries:], rows[: queries + compared]
+        products = self._new(len(query), compared, queries + compared)
+        left, right, to = x[:compared].numpy(), y.T.numpy(), products.numpy()
+        at_once = SMALL // y.numel() if _small_kernels() else compared
+        parts = [slice(i, i + max(1, at_once)) for i in range(0, compared, max(1, at_once))]
+        for episode in range(len(query)):
+            torch.index_select(self.right, 0, query[episode], out=rows[:queries])
+            torch.index_select(self.left, 0, support[episode], out=x)
+            if compared < shots:
+                x[:means] = x.view(means, -1, x.shape[1]).mean(1)
+            for part in parts:
+                np.matmul(left[part], right, out=to[episode, part])
+        return products[..., queries:].contiguous(), products[..., :queries].contiguous()
 
     def of_points(
         self, support: Int32[Tensor, "E S"], query: Int32[Tensor, "E M"]

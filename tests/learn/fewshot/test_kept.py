@@ -175,14 +175,14 @@ def drawn(shots, count=30, seed=0):
 def answers(specs, episodes, pair, context, shared, memory):
     """What the heads answer, one after the other, and how many rows they gathered for it."""
     rows = []
-    gather = Gathered._gathered
+    make = Gathered._of
 
-    def counted(self, clips, query):
-        rows.append(clips.numel())
-        return gather(self, clips, query)
+    def counted(self, support, query, means=0):
+        rows.append(support.numel() + query.numel())
+        return make(self, support, query, means)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Gathered, "_gathered", counted)
+        patch.setattr(Gathered, "_of", counted)
         scorers = [
             scorer(head(spec), pair, context, queries=60, memory=memory, kept=shared or Kept())
             for spec in specs
