@@ -47,8 +47,10 @@ class Keys:
         self._bits.state = self._before
         self._bits.advance(self._begin)
         if self._before["has_uint32"]:  # going on forgets it
-            kept = {name: self._before[name] for name in ("has_uint32", "uinteger")}
-            self._bits.state = {**self._bits.state, **kept}
+            state = self._bits.state
+            state["has_uint32"] = self._before["has_uint32"]
+            state["uinteger"] = self._before["uinteger"]
+            self._bits.state = state
 
 
 def first(

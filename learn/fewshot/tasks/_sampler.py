@@ -325,7 +325,7 @@ class EpisodeSampler:
                 share = rng.random(len(left))
             side = np.where(again, rng.random(side.shape) < share[:, None], side)
             short = self._lacks(asked, side)
-            done = ~short.any(1)
+            done = np.asarray(~short.any(1))
             if done.any():
                 drawn[left[done]] = -1
                 keys = Keys(rng, self.table.shape[1])
