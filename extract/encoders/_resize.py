@@ -153,4 +153,4 @@ def separable(
 
 def _eight_bits(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
     """Rounded with halves up, as Pillow does; torch would round them to even."""
-    return (images + 0.5).floor().clamp(0, 255)
+    return (images + 0.5).floor_().clamp_(0, 255)

@@ -6,6 +6,7 @@ repeats frames that do not decode (the table is in docs/decoding.md). So it is d
 (`doubted.py`). Only decode processes import it, never beside a GPU.
 """
 
+import math
 import os
 from importlib.util import find_spec
 from typing import Any
@@ -31,6 +32,7 @@ from extract.processes import child
 
 DENSE = 0.75  # share of the frames from which on decord is faster, where none is scaled;
 MANY = 100  # and how many they must be to make up for opening the file twice
+MOST_BYTES = 128 << 20  # of frames: memory for more comes anew for each clip, and twice
 CONTAINERS = ("mov", "matroska")
 CODECS = ("h264", "hevc", "mpeg4", "vp8", "vp9")
 # decord's default, 10240, burns seconds at the end of a damaged file; at 128 every second good one
@@ -49,6 +51,7 @@ def not_for(
         "few of the frames": plan.share < DENSE and not must,
         "few frames": len(plan.timestamps) < MANY and not must,
         "frames are scaled": shrunk and not must,
+        "many large frames": 3 * math.prod(size) * len(plan.timestamps) > MOST_BYTES and not must,
         "no decord here": find_spec("decord") is None,
         "several sizes": len(short_sides) != 1,
         "the container": not media.container.format.name.startswith(CONTAINERS),

@@ -29,13 +29,13 @@ from distributed import WorkerPlugin, get_worker
 import store
 from extract.encoders import Encoder
 from extract.pipeline.cluster_task import Settings, UnitTask
-from extract.pipeline.heap import kept
 from extract.pipeline.options import Options
 from extract.pipeline.outputs import Output, Units, decoded, encoders_of, outputs_of, specs_of
 from extract.pipeline.planned import Planned
 from extract.pipeline.progress import RunProgress
 from extract.pipeline.result import Timings
 from extract.pipeline.stages import Pipeline
+from extract.processes.heap import kept
 from store import FeatureSpec, Manifest
 from store.columns import Columns
 from store.errors import ClusterError

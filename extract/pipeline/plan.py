@@ -28,7 +28,6 @@ from extract.media.clip import Clip, failed
 from extract.media.sampling import Sampling
 from extract.pipeline.batching import device_of
 from extract.pipeline.checks import Sample
-from extract.pipeline.heap import kept
 from extract.pipeline.options import Options, cores, readable
 from extract.pipeline.outputs import (
     decoded,
@@ -42,6 +41,7 @@ from extract.pipeline.planned import wanted
 from extract.pipeline.progress import Progress, silent
 from extract.pipeline.unit_encoder import UnitEncoder
 from extract.processes.child import Outcome
+from extract.processes.heap import kept
 from extract.processes.sandbox import Confinement
 from store import FeatureSpec, Manifest, Status
 from store.parts.layout import CHUNK_BYTES

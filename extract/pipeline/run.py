@@ -18,7 +18,6 @@ from extract.datasets.source import read_clips
 from extract.encoders import Encoder
 from extract.media.sampling import Sampling
 from extract.media.sampling import sampling as sampling
-from extract.pipeline.heap import kept
 from extract.pipeline.options import Options, readable
 from extract.pipeline.outputs import (
     Units,
@@ -34,6 +33,7 @@ from extract.pipeline.planned import planned
 from extract.pipeline.progress import RunProgress, Watch, metrics_writer
 from extract.pipeline.result import FeatureReport, RunResult, Timings
 from extract.pipeline.stages import Pipeline
+from extract.processes.heap import kept
 from store import Manifest, Store
 
 

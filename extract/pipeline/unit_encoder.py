@@ -54,13 +54,17 @@ class UnitEncoder:
 
     def __init__(self, encoder: Encoder, *, batch_size: int) -> None:
         self.encoder = encoder
+        # What kind it is, asked once: a question about a protocol looks at all of its members.
+        self._visual = encoder if isinstance(encoder, VisualEncoder) else None
+        self._stack = encoder if isinstance(encoder, StackEncoder) else None
+        self._audio = encoder if isinstance(encoder, AudioEncoder) else None
         self.batch_size = batch_size
         limits, self._device = limits_of(encoder), device_of(encoder)
         self._way = Way(self._device)
         self._preprocess = Halving(encoder.preprocess, limits.preprocess)
         forward = Halving(lambda x: as_stored(encoder.forward(x)), limits.forward)
         # Windows over whole clips are rarely of one length: a batch would be mostly padding.
-        whole = isinstance(encoder, AudioEncoder) and encoder.window_seconds == 0
+        whole = self._audio is not None and self._audio.window_seconds == 0
         self.packer = Packer(forward, 1 if whole else items_of(encoder, batch_size), limits.buffer)
         self._clear()
 
@@ -95,8 +99,8 @@ class UnitEncoder:
                     count += len(items)
                 assert count == len(times), (clip_id, count, len(times))
                 self._times.append(np.round(1000 * times).astype(np.int32))
-                if isinstance(self.encoder, StackEncoder):
-                    detail = lacking(detail, self._frames_of(stream), self.encoder.stack_frames)
+                if self._stack is not None:
+                    detail = lacking(detail, self._frames_of(stream), self._stack.stack_frames)
         self._clip_ids.append(clip_id)
         self._status.append(status)
         self._detail.append(detail)
@@ -104,43 +108,41 @@ class UnitEncoder:
 
     def _times_of(self, stream: Stream[Any]) -> Float64[np.ndarray, "n"]:
         """The second of each row."""
-        if isinstance(self.encoder, VisualEncoder):
-            seconds: Float64[np.ndarray, "_"] = stream.data[self.encoder.short_side].seconds
-            if isinstance(self.encoder, StackEncoder):
-                return seconds[self._starts(len(seconds))]
-            return seconds
-        assert isinstance(self.encoder, AudioEncoder)
-        sound = stream.data[self.encoder.sample_rate]
-        return self.encoder.window_starts_seconds(len(sound.samples))
+        if self._visual is not None:
+            seconds: Float64[np.ndarray, "_"] = stream.data[self._visual.short_side].seconds
+            return seconds if self._stack is None else seconds[self._starts(len(seconds))]
+        assert self._audio is not None
+        sound = stream.data[self._audio.sample_rate]
+        return self._audio.window_starts_seconds(len(sound.samples))
 
     def _items(self, stream: Stream[Any]) -> Iterator[Tensor]:
         """The network's input, a batch of frames at a time: all frames of a long clip as floats
         would take a GB, and twice as long.
         """
-        if isinstance(self.encoder, StackEncoder):
-            frames = stream.data[self.encoder.short_side]
+        if self._stack is not None:
+            frames = stream.data[self._stack.short_side]
             # One at a time: they may lie over each other.
             for start in self._starts(len(frames)).tolist():
-                of_stack = stacked(len(frames), start, self.encoder.stack_frames)
+                of_stack = stacked(len(frames), start, self._stack.stack_frames)
                 yield self._prepared(self._pixels(frames, of_stack)[None])
             return
-        if isinstance(self.encoder, VisualEncoder):
-            frames = stream.data[self.encoder.short_side]
+        if self._visual is not None:
+            frames = stream.data[self._visual.short_side]
             for start in range(0, len(frames), self.batch_size):
                 piece = slice(start, start + self.batch_size)
                 yield self._prepared(self._pixels(frames, piece))
             return
-        assert isinstance(self.encoder, AudioEncoder)
-        sound = stream.data[self.encoder.sample_rate]
+        assert self._audio is not None
+        sound = stream.data[self._audio.sample_rate]
         yield self._prepared(torch.from_numpy(sound.samples)[None])
 
     def _starts(self, frames: int) -> Int64[np.ndarray, "_"]:
-        assert isinstance(self.encoder, StackEncoder)
-        return starts(frames, self.encoder.stack_frames, self.encoder.stack_hop)
+        assert self._stack is not None
+        return starts(frames, self._stack.stack_frames, self._stack.stack_hop)
 
     def _frames_of(self, stream: Stream[Any]) -> int:
-        assert isinstance(self.encoder, VisualEncoder)
-        return len(stream.data[self.encoder.short_side])
+        assert self._visual is not None
+        return len(stream.data[self._visual.short_side])
 
     def _pixels(self, frames: AnyFrames, which: Which) -> Tensor:
         if isinstance(frames, Frames):

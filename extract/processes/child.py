@@ -25,12 +25,15 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any
 
+from extract.processes import heap
 from extract.processes.sandbox import Confinement, Sandbox, confine
 from extract.processes.transport import FILE_BYTES, Outbox
 from extract.processes.wire import Unsendable, carried
 from store.status import Status
 
 DETAIL_LENGTH = 4096
+KEPT_BLOCK_BYTES = 128 << 20  # of memory that is freed after a clip and kept for the next,
+KEPT_BYTES = 256 << 20  # and of all of it
 SPARE = 1.125  # times an item's processor time: the limit is moved once in many items
 # The way to the parent, so that `risk` can be called from deep inside.
 _outbox: ContextVar[Outbox | None] = ContextVar("outbox", default=None)
@@ -107,6 +110,7 @@ def serve(parent: Connection, file: int | None, memory_bytes: int, cpu_seconds: 
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES))
+    heap.keep(KEPT_BLOCK_BYTES, KEPT_BYTES)
     outbox, memory = Outbox(parent.fileno(), file), _Memory()
     try:
         work: Work

@@ -106,6 +106,12 @@ def test_decord_is_taken_where_it_pays(plain, long):
     assert indices(clips[4]) == list(range(25, 125))
 
 
+def test_decord_is_not_taken_where_its_memory_would_come_anew(long, monkeypatch):
+    monkeypatch.setattr(decord_reader, "MOST_BYTES", 1)
+    clip = decode(Request(path=long, pick=every, short_sides=(SIDE,)))
+    assert clip.visual.detail == "pyav (many large frames)"
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
