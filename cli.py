@@ -300,6 +300,7 @@ def finetune_command(
 
     from extract.datasets.source import read_clips
     from extract.pipeline.options import readable
+    from extract.processes.heap import kept
     from extract.trainable import clips as trainable
     from extract.trainable.network import load
     from learn.commands.comparison_tables import finetuned_lines
@@ -323,7 +324,11 @@ def finetune_command(
             sample_rate=max(learner.sample_rate for learner in learners.values()),
         )
 
-    with console.progress("steps", quiet=as_json) as progress, console.interruptible() as stop:
+    with (
+        kept(torch_device.type),
+        console.progress("steps", quiet=as_json) as progress,
+        console.interruptible() as stop,
+    ):
         for note in notes:
             progress(0, None, note)
         try:
