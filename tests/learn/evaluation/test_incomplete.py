@@ -8,7 +8,7 @@ import pytest
 
 import learn
 import store
-from learn.commands.incomplete import scored_apart
+from learn.commands.incomplete import OfModes, give_apart, scored_apart
 from store import testing
 
 FEW = ("--ways", "4", "--queries", "3", "--episodes", "60", "--split", "test")
@@ -66,7 +66,7 @@ def test_what_is_kept_appears_whole_or_not_at_all(filled, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_mode_of_too_few_clips_is_left_out_and_said_where_nobody_named_it(tmp_path):
+def test_a_mode_of_too_few_clips_is_left_out_and_said_where_nobody_named_it(tmp_path, capsys):
     path, kept = tmp_path / "store", tmp_path / "kept"
     testing.fill(path, clips=200, rows=2, dim=8, classes=4, disjoint=False, silent_share=0.97)
     done = run("episodes", path, *FEW, "--incomplete", "-o", kept, "--json")
@@ -76,12 +76,11 @@ def test_a_mode_of_too_few_clips_is_left_out_and_said_where_nobody_named_it(tmp_
     assert set(shown["left_out"]) == {"a", "av"}
     assert all("4" in reason for reason in shown["left_out"].values())
     assert [folder.name for folder in kept.iterdir() if folder.is_dir()] == ["v"]
-    told = run("episodes", path, *FEW, "--incomplete").stdout
-    assert "Not scored: mode a. " in told
-    for named in (("--support", "v,a"), ("--support", "av")):
-        done = run("episodes", path, *FEW, "--incomplete", *named)
-        assert (done.returncode, done.stdout) == (2, ""), done.stdout
-        assert done.stderr.count("\n") == 1
+    give_apart(OfModes(shown["incomplete"], shown["left_out"]), {"v": 48}, False, lambda _: None)
+    assert "Not scored: mode a. " in capsys.readouterr().out
+    done = run("episodes", path, *FEW, "--incomplete", "--support", "v,a")
+    assert (done.returncode, done.stdout) == (2, ""), done.stdout
+    assert done.stderr.count("\n") == 1
 
 
 def test_protocols_too_and_the_clip_sets_are_said(filled):
