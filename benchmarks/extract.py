@@ -43,6 +43,7 @@ from extract.pipeline.options import Options, cores
 from extract.pipeline.outputs import decoded
 from extract.pipeline.run import run
 from extract.pipeline.unit_encoder import UnitEncoder
+from extract.processes.heap import kept
 from store import Manifest
 
 GEOMETRIES = {(256, 192): (96, 24), (1280, 720): (48, 12), (1080, 1920): (32, 12)}  # clips
@@ -109,11 +110,12 @@ def speeds(
     )
 
     frames = sum(len(clip.visual.data[encoder.short_side].pixels) for clip in held)
-    bare_rate = bare(encoder, held[0], options.batch_size)
     unit = UnitEncoder(encoder, batch_size=options.batch_size)
-    cpu = time.process_time()
-    stage_seconds, _ = timed(lambda: stage(unit, held))
-    stage_cpu = (time.process_time() - cpu) / len(held)
+    with kept(options.device):  # as a run computes
+        bare_rate = bare(encoder, held[0], options.batch_size)
+        cpu = time.process_time()
+        stage_seconds, _ = timed(lambda: stage(unit, held))
+        stage_cpu = (time.process_time() - cpu) / len(held)
     stage_rate = frames / stage_seconds * unit.packer.fill
     stage_clips = stage_rate * len(held) / frames
     yield row(
