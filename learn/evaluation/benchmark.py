@@ -296,9 +296,12 @@ def possible(
         reasons |= {cell: reason for cell, reason in refusals.items() if reason}
         if not cells_of[projection]:
             raise InputError(next(reason for reason in refusals.values() if reason))
+    answered = {cell for compared in cells_of.values() for cell in compared}
     for cell in cells:
-        if not any(cell in compared for compared in cells_of.values()):
-            raise InputError(reasons[cell])
+        if cell not in answered:
+            others = ",".join(dict.fromkeys(s for s, q in cells if (s, q) in answered and s == q))
+            step = f"; leave that mode out: `support` {others}" if others else ""
+            raise InputError(reasons[cell] + step)
     return cells_of
 
 

@@ -6,6 +6,7 @@ from safetensors.torch import load_file
 import learn
 from learn.training.runs import load_run
 from store import testing
+from store.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -41,3 +42,14 @@ def test_the_student_learns_from_teachers_that_stand_still(
     assert any(not one[key].equal(two[key]) for key in one if "network.student" in key)
     run = load_run(tmp_path / "two")
     assert set(run.space.outputs) >= {"visual"}
+
+
+def test_a_mode_that_no_projection_gives_is_named_with_those_that_it_does(filled, tmp_path):
+    learn.train(
+        filled, "listen_to_look", settings=("optimiser.epochs=1", "optimiser.watch=none"),
+        run_dir=tmp_path / "run",
+    )  # fmt: skip
+    asked = {"ways": 4, "queries": 1, "episodes": 9, "guard": "off"}
+    with pytest.raises(InputError, match=r"mode a needs audio .*out: `support` v,av$"):
+        learn.run_episodes(filled, projections=(tmp_path / "run",), **asked)
+    learn.run_episodes(filled, projections=(tmp_path / "run",), support=("v", "av"), **asked)
