@@ -130,7 +130,8 @@ def _uncommitted(store: Store, now: float, age: float) -> Iterator[tuple[Feature
         kept = {
             path.name[:22]
             for path in _entries(store.path / "quarantine" / folder.name)
-            if now - _stamp_seconds(path.name) < age
+            # A file system's clock may be some milliseconds behind the one of the stamp.
+            if max(now - _stamp_seconds(path.name), 0.0) < age
         }
         entries = _entries(parts)
         for path in in_steps(f"parts of {folder.name}", entries, len(entries)):

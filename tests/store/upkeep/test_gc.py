@@ -123,6 +123,21 @@ def test_a_part_that_was_set_aside_lately_stays(fs, feature, make_rows):
     assert gc(fs).parts == [part.relative_to(fs.path).as_posix()]
 
 
+def test_of_any_age_means_any_though_the_disk_s_clock_is_behind(
+    fs, feature, make_rows, monkeypatch
+):
+    """A unit was set aside a moment ago, and the stamp that says so is of another clock."""
+    feature.commit(make_rows({"a": 2}))
+    (part,) = fs.path.glob("data.zarr/*/parts/u-*")
+    (part / "status" / "c" / "0").write_bytes(b"broken")
+    assert len(repair(fs).units) == 1
+    now = time.time() + 60
+    monkeypatch.setattr(collector, "_file_system_time", lambda _: now)
+    monkeypatch.setattr(collector, "_stamp_seconds", lambda _: now + 0.002)
+    assert gc(fs, older_than_seconds=30.0).parts == []
+    assert gc(fs, older_than_seconds=0.0).parts == [part.relative_to(fs.path).as_posix()]
+
+
 def test_a_writer_that_wakes_up_while_its_part_is_moved_keeps_it(
     fs, feature, make_rows, monkeypatch
 ):
