@@ -2,7 +2,7 @@
 clips, and how fast training is.
 
     python -m benchmarks finetune
-    python -m benchmarks.finetune --only supervised --folder /tmp/clips
+    python -m benchmarks.finetune --only supervised --folder rendered
     MICROSHOT_MEDIA=… MICROSHOT_WEIGHTS=… python -m benchmarks.finetune --only real
 
 Gains are points of few-shot accuracy, 5 ways, before against after, on the same episodes of
